@@ -1,0 +1,215 @@
+import type { ByteSource, ByteStore, OnProgress } from '../storage/store.ts';
+
+/** Where guest bytes lie, by one layer alone. */
+export type Place =
+  | {
+      readonly kind: 'data';
+      readonly source: ByteSource;
+      /** Byte offset in `source` of the run's first byte. */
+      readonly at: number;
+      /** The format may have laid this over holes of the source: ask `source.extent` whether it is zero. */
+      readonly mayBeSparse?: boolean;
+    }
+  | {
+      readonly kind: 'packed';
+      /** Unpacks the whole unit (cluster, grain). May return a buffer that the next unpack reuses. */
+      unpack(): Promise<Uint8Array>;
+      /** Bytes of the unpacked unit that precede the run. */
+      readonly skip: number;
+    }
+  | {
+      /** Reads as zeroes by this layer's decree, whatever the backing image holds. */
+      readonly kind: 'zero';
+      /** Set where host space is kept for it (a preallocated zero cluster, a hole of a raw file). */
+      readonly source?: ByteSource;
+      readonly at?: number;
+    }
+  /** This layer is silent: ask the backing image; without one, zeroes. */
+  | { readonly kind: 'hole' };
+
+/** A stretch of guest bytes of one kind. `offset` and `length` are guest bytes. */
+export type Run = { readonly offset: number; readonly length: number } & Place;
+
+/** A reference to another image, as it is written in this one. A format never opens it. */
+export interface BackingReference {
+  readonly path: string;
+  /** The format's name as written (qcow2: the backing format header extension). */
+  readonly format?: string;
+}
+
+/** What `info` shows of a layer. Keys in `formatSpecific.data` are QEMU's (`qemu-img info --output json`). */
+export interface LayerDetails {
+  readonly clusterSize?: number;
+  readonly encrypted?: boolean;
+  readonly compressed?: boolean;
+  readonly dirty?: boolean;
+  readonly snapshots?: readonly SnapshotInfo[];
+  readonly formatSpecific?: { readonly type: string; readonly data: Readonly<Record<string, unknown>> };
+}
+
+export interface SnapshotInfo {
+  readonly id: string;
+  readonly name: string;
+  readonly vmStateSize: number;
+  readonly dateSeconds: number;
+  readonly dateNanoseconds: number;
+  readonly vmClockNanoseconds: bigint;
+  readonly icount?: bigint;
+  /** Guest bytes at the time of the snapshot. */
+  readonly diskSize?: number;
+}
+
+/** One image file's map from guest bytes to places. Metadata is synchronous when resident. */
+export interface Layer extends AsyncDisposable {
+  readonly format: string;
+  /** The source that was opened (the one that names the image in messages). */
+  readonly source: ByteSource;
+  /** Guest bytes. */
+  readonly size: number;
+  /** Bytes per allocation unit (cluster, grain, block); raw says 1. */
+  readonly grain: number;
+  readonly backing?: BackingReference;
+  /**
+   * The run that begins at `offset` (inside the image), at most `length` bytes, merged as far as the resident
+   * table tells. Undefined: the table is not resident; `await fault(offset)` and ask again, in a loop.
+   */
+  locate(offset: number, length: number): Run | undefined;
+  /** Loads the table that `locate(offset)` lacked. Throws `corrupt` for a table that cannot be true. */
+  fault(offset: number): Promise<void>;
+  details(): Promise<LayerDetails>;
+}
+
+/**
+ * Space that nobody can see yet, for guest bytes [offset, offset + length). Disposed unpublished: given back.
+ * The engine writes the data at `at` and then publishes.
+ */
+export interface Reservation extends AsyncDisposable {
+  /** Guest bytes; at or before the offset asked for (fresh space comes in whole grains). */
+  readonly offset: number;
+  readonly length: number;
+  readonly store: ByteStore;
+  readonly at: number;
+  /** True: new space, so every byte of it must be written (old content copied) before `publish`. */
+  readonly fresh: boolean;
+  /** Fresh space that is known to read as zeroes already (it lay past the end of the file). */
+  readonly zeroed?: boolean;
+  /** The map names this space from now on (in memory; on disk by `flush`). Synchronous. */
+  publish(): void;
+}
+
+export interface WritableLayer extends Layer {
+  readonly writable: true;
+  /** Space for a write that begins at `offset`; covers as much of `length` as lies in one piece. */
+  reserve(offset: number, length: number): Promise<Reservation>;
+  /**
+   * Makes grain-aligned guest bytes (or up to the image's end) read as zeroes ('zero') or as the backing image
+   * ('hole'). `discard` true gives the space back to the host. Answers false where the format has no such mark:
+   * the engine then writes zeroes.
+   */
+  mark(
+    kind: 'zero' | 'hole',
+    offset: number,
+    length: number,
+    options?: { readonly discard?: boolean },
+  ): Promise<boolean>;
+  /** Stores one grain in packed form, for `convert -c`; `bytes` is the grain's content, short at the end. */
+  pack?(offset: number, bytes: Uint8Array): Promise<void>;
+  /** Changes the guest size. Shrinking drops what lies past the end. */
+  resize?(size: number, options?: ResizeOptions): Promise<void>;
+  /** Rewrites the backing reference (`undefined` drops it). Guest content may change: the caller answers for it. */
+  setBacking?(reference: BackingReference | undefined): Promise<void>;
+  /** Durable on return, in an order that a power cut cannot turn into corruption: data, refcounts, maps. */
+  flush(): Promise<void>;
+}
+
+export interface ResizeOptions {
+  readonly preallocation?: 'off' | 'metadata' | 'falloc' | 'full';
+  readonly onProgress?: OnProgress;
+}
+
+/** What an opened format may ask of the world. All of it comes from `image/open.ts`, the one gate. */
+export interface OpenContext {
+  readonly writable: boolean;
+  /** Opens only as far as `info` and `check` need: no refusal for a corrupt or dirty mark. */
+  readonly metadataOnly?: boolean;
+  /** Runtime options by QEMU's names (`lazy-refcounts`, `l2-cache-size` …). */
+  readonly options?: Readonly<Record<string, unknown>>;
+  /** Opens a file that the format names beside itself (an extent, a data file), under the caller's policy. */
+  sibling?(name: string, writable: boolean): Promise<ByteSource>;
+  secret?(id: string): Promise<Uint8Array>;
+}
+
+export interface CreateContext {
+  readonly backing?: BackingReference;
+  readonly onProgress?: OnProgress;
+  sibling?(name: string): Promise<ByteStore>;
+}
+
+/** One creation option: feeds `-o`, `-o help`, the docs, and forms. */
+export interface OptionSpec {
+  readonly name: string;
+  readonly type: 'size' | 'string' | 'boolean' | 'number';
+  /** QEMU's help line for it. */
+  readonly help: string;
+  readonly default?: string | number | boolean;
+}
+export type OptionValues = Readonly<Record<string, string | number | boolean | undefined>>;
+
+/** A problem that `check` found. */
+export interface Finding {
+  /** `leak`: space lost, data safe. `corruption`: two owners, or a pointer that cannot be true. */
+  readonly kind: 'leak' | 'corruption' | 'error';
+  readonly message: string;
+  readonly offset?: number;
+  readonly fixed?: boolean;
+}
+
+export interface CheckResult {
+  readonly corruptions: number;
+  readonly leaks: number;
+  readonly checkErrors: number;
+  readonly corruptionsFixed: number;
+  readonly leaksFixed: number;
+  /** Clusters: of the guest's disk, allocated, compressed, not following their predecessor in the file. */
+  readonly totalClusters?: number;
+  readonly allocatedClusters?: number;
+  readonly compressedClusters?: number;
+  readonly fragmentedClusters?: number;
+  /** Bytes: where the image's used space ends in the file. */
+  readonly imageEndOffset?: number;
+}
+
+export interface CheckOptions {
+  readonly repair?: 'none' | 'leaks' | 'all';
+  readonly onFinding?: (finding: Finding) => void;
+  readonly onProgress?: OnProgress;
+  readonly signal?: AbortSignal;
+}
+
+/** What a probe is shown: the first bytes (up to 64 KiB) and the last 512 of a source of `size` bytes. */
+export interface ProbeView {
+  readonly head: Uint8Array;
+  readonly tail: Uint8Array;
+  readonly size: number;
+  readonly name: string;
+}
+
+/** A disk-image format. Stateless; listed once in `formats/index.ts`. */
+export interface FormatDriver {
+  readonly name: string;
+  /** Creation options, in the order that `-o help` lists them. */
+  readonly createOptions: readonly OptionSpec[];
+  /** 0 (not mine) to 100 (sure). Raw answers 1. */
+  probe(view: ProbeView): number;
+  open(source: ByteSource, context: OpenContext): Promise<Layer>;
+  /** Lays an empty image of `size` guest bytes into `store` (emptied first). */
+  create?(store: ByteStore, size: number, options: OptionValues, context: CreateContext): Promise<void>;
+  check?(layer: Layer, options: CheckOptions): Promise<CheckResult>;
+  /** Whether `layer.pack` works (`convert -c`). */
+  readonly canPack?: boolean;
+}
+
+/** True when the layer was opened for writing by a format that can. */
+export function isWritable(layer: Layer): layer is WritableLayer {
+  return 'writable' in layer && layer.writable === true;
+}

@@ -1,0 +1,11 @@
+import type { FormatDriver } from './driver.ts';
+import { qcow2 } from './qcow2/index.ts';
+import { raw } from './raw/index.ts';
+
+/** Every format. Adding one is its own folder and one line here. */
+export const formats: readonly FormatDriver[] = [qcow2, raw];
+
+/** The driver of that name, or undefined. */
+export function findFormat(name: string): FormatDriver | undefined {
+  return formats.find((format) => format.name === name);
+}

@@ -1,0 +1,41 @@
+import type { Layer, Run } from '../formats/driver.ts';
+
+/** A run of the chain: the layer's own, and which layer it was (0: the image itself, 1: its backing …). */
+export type ChainRun = Run & { readonly depth: number };
+
+export interface RunScope {
+  /** Guest bytes; default 0 and the image's size. */
+  readonly from?: number;
+  readonly to?: number;
+  /**
+   * 'chain' (default): a hole is looked up in the backing images, so a 'hole' in the answer is one in every
+   * layer. 'layer': this layer alone.
+   */
+  readonly depth?: 'chain' | 'layer';
+}
+
+/**
+ * A disk image with its backing chain, whatever its format. One implementation serves every format; ranges are
+ * checked here once. Offsets and lengths are guest bytes. Disposing closes the chain (flushing first where it
+ * is writable).
+ */
+export interface Image extends AsyncDisposable {
+  readonly size: number;
+  readonly layer: Layer;
+  readonly backing?: Image;
+  readonly writable: boolean;
+  /** Fills `into` from `offset`. Throws `out-of-range` past the end. */
+  read(offset: number, into: Uint8Array): Promise<void>;
+  /** Writes `from` at `offset`, copying up what a fresh cluster needs. Throws `out-of-range`, `read-only`. */
+  write(offset: number, from: Uint8Array): Promise<void>;
+  /** Makes the range read as zeroes; `unmap` also gives its space back to the host. */
+  zero(offset: number, length: number, options?: { readonly unmap?: boolean }): Promise<void>;
+  /** The guest no longer needs the range: whole grains of it are given back and then read as zeroes. */
+  discard(offset: number, length: number): Promise<void>;
+  /** Stores the grain at `offset` packed (`convert -c`). Throws `unsupported` where the format cannot. */
+  writePacked(offset: number, from: Uint8Array): Promise<void>;
+  /** Pages of merged runs in order, which together cover the scope without gaps. */
+  runs(scope?: RunScope): AsyncIterable<readonly ChainRun[]>;
+  /** Durable on return. */
+  flush(): Promise<void>;
+}

@@ -1,0 +1,67 @@
+import type { ImageLock } from './image-lock.ts';
+
+/** A stretch of a source, in bytes: `data` may hold anything, a hole reads as zeroes and takes no space. */
+export interface Extent {
+  readonly offset: number;
+  readonly length: number;
+  readonly data: boolean;
+}
+
+/** How space is set aside when a store grows (QEMU's `preallocation` of the protocol layer). */
+export type Preallocation = 'off' | 'falloc' | 'full';
+
+/** Progress of long work, in bytes (or in the unit that the operation names). Called often; keep it cheap. */
+export type OnProgress = (done: number, total: number) => void;
+
+/**
+ * Bytes at offsets. Knows nothing of disks or formats.
+ *
+ * Offsets and lengths are bytes, safe integers. Concurrent calls are allowed.
+ */
+export interface ByteSource extends AsyncDisposable {
+  /** For messages only; never parsed. A file's is its path as the user gave it. */
+  readonly name: string;
+  /** Bytes. A store's grows with writes past its end. */
+  readonly size: number;
+  /** Fills `into` whole from `at`, or throws: never short. Past `size` throws `out-of-range`. */
+  read(at: number, into: Uint8Array): Promise<void>;
+  /**
+   * The extent that byte `at` lies in, cut to begin at `at`; its length is > 0 and it ends at or before
+   * `size`. A source that cannot tell says it is all data.
+   */
+  extent(at: number): Promise<Extent>;
+  /** Bytes that the host spends on it (`du`), or undefined where that has no meaning. */
+  allocated(): Promise<number | undefined>;
+}
+
+/** A source that can be written. */
+export interface ByteStore extends ByteSource {
+  /** Writes all of `from` at `at`, or throws. A file grows as needed (the gap is a hole). */
+  write(at: number, from: Uint8Array): Promise<void>;
+  /**
+   * Makes the range read as zeroes: punches a hole where it can (`punch` false keeps the space), else
+   * writes zeroes. Grows the store when the range ends past its end.
+   */
+  zero(at: number, length: number, options?: { readonly punch?: boolean }): Promise<void>;
+  /** Sets the size; new bytes read as zeroes. `allocate` says how their space is set aside. */
+  resize(
+    size: number,
+    allocate?: { readonly preallocation: Preallocation; readonly onProgress?: OnProgress },
+  ): Promise<void>;
+  /** Durable on return: everything written before the call survives a power cut. */
+  flush(): Promise<void>;
+}
+
+/** What a host file or device adds to bytes: QEMU's image locks, and a path. */
+export interface HostFile {
+  readonly path: string;
+  /** What the path leads to. */
+  readonly fileKind: 'regular' | 'block';
+  /** Takes, changes or (with `{ hold: 0, shared: all }`) gives back QEMU's locks on the file. Throws `locked`. */
+  lock(lock: ImageLock): Promise<void>;
+}
+
+/** The host-file side of a source, where it has one. */
+export function hostFileOf(source: ByteSource): HostFile | undefined {
+  return 'fileKind' in source ? (source as ByteSource & HostFile) : undefined;
+}
