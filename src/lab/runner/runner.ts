@@ -1,0 +1,68 @@
+import type { Seat } from '../seat.ts';
+
+/**
+ * What a seat's guest is doing.
+ *
+ * - `off`: not running; it was shut down, or never started.
+ * - `starting`: its hypervisor is up, the guest not yet.
+ * - `crashed`: its hypervisor ended without cleaning up (killed, out of memory), or reports an internal error.
+ * - `unknown`: something answers for it that cannot be asked now.
+ */
+export type SeatState = 'off' | 'starting' | 'running' | 'paused' | 'crashed' | 'unknown';
+
+/** How a guest's run ended. */
+export type SeatEnd = 'powered-off' | 'crashed';
+
+export interface StartOptions {
+  readonly signal?: AbortSignal;
+}
+
+export interface StopOptions {
+  /**
+   * Milliseconds that the guest has for its own shutdown after the power button was pressed; 0 does not ask it.
+   * After that the power goes off. Default 10,000.
+   */
+  readonly gracefulMs?: number;
+  readonly signal?: AbortSignal;
+}
+
+export interface ConsoleOptions {
+  /** Goes on with what the guest prints, until it is off. Default false: what is there now. */
+  readonly follow?: boolean;
+  readonly signal?: AbortSignal;
+}
+
+export interface WaitOptions {
+  /** Throws `aborted` (field `timeout`) when the guest is still up then. Default: no limit. */
+  readonly timeoutMs?: number;
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Boots seats. One instance serves any number of seats at once; every call may run concurrently with calls for
+ * other seats. Disposing gives back the runner's own connections, never the guests: they outlive the tool.
+ */
+export interface Runner extends AsyncDisposable {
+  /** As the lab file's `runner:` names it. */
+  readonly name: string;
+  /** False for a runner that boots nothing: `start` throws, every state is `off`. */
+  readonly boots: boolean;
+  /**
+   * Says in one sentence why this runner cannot boot here and how to change that; undefined when it can.
+   * Cheap enough to call before any work.
+   */
+  unavailable(): Promise<string | undefined>;
+  /** Makes the seat known (a domain, a runtime directory). Doing it again changes nothing. */
+  define(seat: Seat): Promise<void>;
+  /** Forgets the seat. Throws `in-use` while it is up. Unknown seats are no error. */
+  undefine(seat: Seat): Promise<void>;
+  /** Boots it; returns when its virtual machine runs. Throws `in-use` when it is up already. */
+  start(seat: Seat, options?: StartOptions): Promise<void>;
+  /** Stops it: by request first, then hard. Returns when it is off; no error when it was. */
+  stop(seat: Seat, options?: StopOptions): Promise<void>;
+  state(seat: Seat): Promise<SeatState>;
+  /** Waits until the seat is off and says how that came. */
+  waitOff(seat: Seat, options?: WaitOptions): Promise<SeatEnd>;
+  /** The serial port's output since the last boot began, in pieces as they come. */
+  console(seat: Seat, options?: ConsoleOptions): AsyncIterable<Uint8Array>;
+}

@@ -1,0 +1,48 @@
+/**
+ * One seat of a lab as a runner and the domain XML need it: a plain value, everything decided, paths absolute.
+ * The lab makes it from the specification; nothing here is looked up or defaulted later.
+ */
+export interface Seat {
+  /** The lab's name. */
+  readonly lab: string;
+  /** The seat's name, unique in its lab (`student-07`). */
+  readonly name: string;
+  /** RFC 9562 text form, lower case. The same on every run. */
+  readonly uuid: string;
+  /** `52:54:00:xx:xx:xx`, lower case. */
+  readonly mac: string;
+  readonly memoryMiB: number;
+  readonly cpus: number;
+  readonly disk: SeatDisk;
+  readonly network: SeatNetwork;
+  /** Absolute path of an ISO image, read-only to the guest. The disk is tried first at boot. */
+  readonly cdrom?: string;
+  /** Absolute path of the file that the serial port COM1 is appended to. */
+  readonly serialLog: string;
+  /** Absolute path of the master, for the domain's metadata and for messages. */
+  readonly master?: string;
+  /** 'none' gives the guest no display adapter; 'vnc' a VGA card and VNC on a unix socket. */
+  readonly graphics: 'none' | 'vnc';
+  /** How the machine boots. UEFI comes with its own work. */
+  readonly firmware: 'bios';
+}
+
+export interface SeatDisk {
+  /** Absolute path. */
+  readonly path: string;
+  /** QEMU's driver name (`qcow2`, `raw`). Always given, so that nothing a guest wrote is ever probed. */
+  readonly format: string;
+  readonly bus: DiskBus;
+}
+
+export const diskBuses = ['virtio', 'ide', 'sata'] as const;
+export type DiskBus = (typeof diskBuses)[number];
+
+export type SeatNetwork =
+  | { readonly kind: 'none' }
+  /** The hypervisor's own NAT without privileges; guests do not see each other. */
+  | { readonly kind: 'user' }
+  /** A libvirt network by name. */
+  | { readonly kind: 'network'; readonly name: string }
+  /** A host bridge by name. */
+  | { readonly kind: 'bridge'; readonly name: string };
