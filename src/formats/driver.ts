@@ -70,6 +70,11 @@ export interface Layer extends AsyncDisposable {
   readonly grain: number;
   readonly backing?: BackingReference;
   /**
+   * Set where guest bytes lie in one piece from `at` on (raw, flat extents): the engine then reads and writes
+   * there without asking `locate`. Guest bytes past the source's end read as zeroes.
+   */
+  readonly flat?: { readonly source: ByteSource; readonly at: number };
+  /**
    * The run that begins at `offset` (inside the image), at most `length` bytes, merged as far as the resident
    * table tells. Undefined: the table is not resident; `await fault(offset)` and ask again, in a loop.
    */

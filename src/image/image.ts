@@ -1,4 +1,4 @@
-import type { Layer, Run } from '../formats/driver.ts';
+import type { Layer, ResizeOptions, Run } from '../formats/driver.ts';
 
 /** A run of the chain: the layer's own, and which layer it was (0: the image itself, 1: its backing …). */
 export type ChainRun = Run & { readonly depth: number };
@@ -24,6 +24,11 @@ export interface Image extends AsyncDisposable {
   readonly layer: Layer;
   readonly backing?: Image;
   readonly writable: boolean;
+  /**
+   * The format was guessed, not given. A raw image that was only guessed may not have its first sector written
+   * so that it would be guessed as something else: such a write throws `denied`.
+   */
+  readonly probed: boolean;
   /** Fills `into` from `offset`. Throws `out-of-range` past the end. */
   read(offset: number, into: Uint8Array): Promise<void>;
   /** Writes `from` at `offset`, copying up what a fresh cluster needs. Throws `out-of-range`, `read-only`. */
@@ -34,6 +39,11 @@ export interface Image extends AsyncDisposable {
   discard(offset: number, length: number): Promise<void>;
   /** Stores the grain at `offset` packed (`convert -c`). Throws `unsupported` where the format cannot. */
   writePacked(offset: number, from: Uint8Array): Promise<void>;
+  /**
+   * Changes the guest size; new bytes read as zeroes, shrinking drops what lies past the end. Throws
+   * `unsupported` where the format cannot.
+   */
+  resize(size: number, options?: ResizeOptions): Promise<void>;
   /** Pages of merged runs in order, which together cover the scope without gaps. */
   runs(scope?: RunScope): AsyncIterable<readonly ChainRun[]>;
   /** Durable on return. */

@@ -1,0 +1,131 @@
+import { alignUp } from '../../bytes/numbers.ts';
+import { DiskError } from '../../errors.ts';
+import type { ByteSource, ByteStore, Extent } from '../../storage/store.ts';
+import { hostFileOf } from '../../storage/store.ts';
+import type { Layer, LayerDetails, Reservation, ResizeOptions, Run, WritableLayer } from '../driver.ts';
+
+/** Guest sizes are whole sectors: QEMU rounds a raw file's size up, and the missing bytes read as zeroes. */
+export const sectorBytes = 512;
+
+/** A raw image open for reading. */
+export class RawLayer implements Layer {
+  readonly format = 'raw';
+  readonly source: ByteSource;
+  readonly grain = 1;
+  readonly flat: { readonly source: ByteSource; readonly at: number };
+  /** What the last `fault` learned. Used once: the file may change between two questions. */
+  #extent: Extent | undefined;
+
+  constructor(source: ByteSource) {
+    this.source = source;
+    this.flat = { source, at: 0 };
+  }
+
+  get size(): number {
+    return alignUp(this.source.size, sectorBytes);
+  }
+
+  locate(offset: number, length: number): Run | undefined {
+    const end = Math.min(offset + length, this.size);
+    if (offset >= this.source.size) {
+      return { offset, length: end - offset, kind: 'zero', source: this.source, at: offset };
+    }
+    const extent = this.#extent;
+    if (!extent || offset < extent.offset || offset >= extent.offset + extent.length) return undefined;
+    this.#extent = undefined;
+    let extentEnd = extent.offset + extent.length;
+    // The bytes that round the size up to a sector belong to the last extent.
+    if (extentEnd >= this.source.size) extentEnd = this.size;
+    return {
+      offset,
+      length: Math.min(end, extentEnd) - offset,
+      kind: extent.data ? 'data' : 'zero',
+      source: this.source,
+      at: offset,
+    };
+  }
+
+  async fault(offset: number): Promise<void> {
+    this.#extent = await this.source.extent(offset);
+  }
+
+  async details(): Promise<LayerDetails> {
+    return {};
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.source[Symbol.asyncDispose]();
+  }
+}
+
+/** A raw image open for writing: every byte has its place already, so nothing is ever reserved anew. */
+export class WritableRawLayer extends RawLayer implements WritableLayer {
+  readonly writable = true;
+  readonly #store: ByteStore;
+
+  constructor(store: ByteStore) {
+    super(store);
+    this.#store = store;
+  }
+
+  async reserve(offset: number, length: number): Promise<Reservation> {
+    return new InPlace(this.#store, offset, length);
+  }
+
+  async mark(
+    _kind: 'zero' | 'hole',
+    offset: number,
+    length: number,
+    options?: { readonly discard?: boolean },
+  ): Promise<boolean> {
+    await this.#store.zero(offset, length, { punch: options?.discard ?? false });
+    return true;
+  }
+
+  async resize(size: number, options: ResizeOptions = {}): Promise<void> {
+    const { preallocation = 'off', onProgress } = options;
+    if (preallocation === 'metadata') {
+      throw new DiskError('bad-argument', 'A raw image has no preallocation mode metadata', {
+        path: this.#store.name,
+        field: 'preallocation',
+        detail: { value: preallocation },
+      });
+    }
+    if (hostFileOf(this.#store)?.fileKind === 'block') {
+      if (size <= this.#store.size) return;
+      throw new DiskError('out-of-space', `The device has ${this.#store.size} bytes and cannot grow`, {
+        path: this.#store.name,
+        field: 'size',
+        detail: { size, device: this.#store.size },
+      });
+    }
+    await this.#store.resize(size, { preallocation, onProgress });
+  }
+
+  async flush(): Promise<void> {
+    await this.#store.flush();
+  }
+}
+
+class InPlace implements Reservation {
+  readonly offset: number;
+  readonly length: number;
+  readonly store: ByteStore;
+  readonly at: number;
+  readonly fresh = false;
+
+  constructor(store: ByteStore, offset: number, length: number) {
+    this.store = store;
+    this.offset = offset;
+    this.length = length;
+    this.at = offset;
+  }
+
+  publish(): void {
+    // The place was visible all along.
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    // Nothing was taken, so nothing is given back.
+  }
+}
