@@ -1,0 +1,208 @@
+import { readdirSync, realpathSync, rmdirSync, rmSync, statSync } from 'node:fs';
+import { basename, dirname, join, relative, resolve } from 'node:path';
+import { DiskError } from '../errors.ts';
+import { backingNameOf } from './backing-name.ts';
+import { fileError, readJsonFile, syncFolder, writeJsonFile } from './json-file.ts';
+
+/*
+ * Who stands on an image is remembered beside it, in `.cowherd/NAME.dependents/`: one small JSON file for each
+ * recorder (a lab), so that two labs never write the same file. Paths in it are relative to the image's folder. A
+ * record is only a hint where to look: an entry counts when that file still exists and still names the image, so
+ * a record that outlived a crash, or a deleted clone, blocks nothing.
+ */
+
+/** The folder that Cowherd keeps beside images. */
+export const recordFolder = '.cowherd';
+
+/** A record of more than this many bytes is not ours. */
+const recordLimit = 64 * 1024 * 1024;
+
+export interface Recorder {
+  /** Who records: a name that is a legal file name and the same on every run (a lab's UUID). */
+  readonly by: string;
+  /** The same for people: `lab networking-101`. */
+  readonly label: string;
+  /** Whatever the recorder wants back from `recordsFor`. */
+  readonly note?: Readonly<Record<string, unknown>>;
+}
+
+export interface DependentsRecord extends Recorder {
+  /** Absolute paths, as recorded: they need not exist any more. */
+  readonly dependents: readonly string[];
+}
+
+/** A file that stands on the image now. */
+export interface Dependent {
+  /** Absolute path. */
+  readonly path: string;
+  /** The recorder's label. */
+  readonly label: string;
+}
+
+/** The image's real path; undefined where there is no such file. */
+function realPath(path: string): string | undefined {
+  try {
+    return realpathSync(path);
+  } catch {
+    return undefined;
+  }
+}
+
+function recordsFolder(real: string): string {
+  return join(dirname(real), recordFolder, `${basename(real)}.dependents`);
+}
+
+function recordPath(real: string, by: string): string {
+  return join(recordsFolder(real), `${by}.json`);
+}
+
+/**
+ * Remembers that `dependents` (absolute paths; they need not exist yet) have `path` as their backing file, in place
+ * of what this recorder said before. Durable and whole or not at all; writes nothing when the record says so
+ * already. Throws `not-found` when there is no `path`, `denied` or `read-only` where its folder cannot be written.
+ */
+export async function recordDependents(
+  path: string,
+  dependents: readonly string[],
+  recorder: Recorder,
+): Promise<void> {
+  const real = realPath(path);
+  if (real === undefined) throw new DiskError('not-found', 'no such image', { path });
+  writeJsonFile(recordPath(real, recorder.by), {
+    version: 1,
+    image: basename(real),
+    by: recorder.by,
+    label: recorder.label,
+    note: recorder.note,
+    dependents: dependents.map((one) => relative(dirname(real), resolve(one))),
+  });
+}
+
+/** Takes back what this recorder said of `path`. No error where it said nothing. */
+export async function forgetDependents(path: string, by: string): Promise<void> {
+  const real = realPath(path) ?? resolve(path);
+  const folder = recordsFolder(real);
+  try {
+    rmSync(join(folder, `${by}.json`), { force: true });
+  } catch (cause) {
+    throw fileError(cause, path, 'cannot remove the record of dependents');
+  }
+  for (const empty of [folder, dirname(folder)]) {
+    try {
+      rmdirSync(empty);
+    } catch {
+      // Someone else's records are in it, or it never was.
+      return;
+    }
+  }
+  syncFolder(dirname(real));
+}
+
+/** All records about `path`, by recorder. Throws `corrupt` for a damaged one, naming the file. */
+export function recordsFor(path: string): readonly DependentsRecord[] {
+  const real = realPath(path);
+  if (real === undefined) return [];
+  const folder = recordsFolder(real);
+  let names: string[];
+  try {
+    names = readdirSync(folder);
+  } catch (cause) {
+    const errno = (cause as NodeJS.ErrnoException).code;
+    if (errno === 'ENOENT' || errno === 'ENOTDIR') return [];
+    throw fileError(cause, folder, 'cannot read the records of dependents');
+  }
+  const records: DependentsRecord[] = [];
+  for (const name of names.sort()) {
+    if (!name.endsWith('.json') || name.startsWith('.')) continue;
+    const record = readJsonFile(join(folder, name), recordLimit);
+    if (record) records.push(parseRecord(record, join(folder, name), dirname(real)));
+  }
+  return records;
+}
+
+function parseRecord(record: Record<string, unknown>, path: string, base: string): DependentsRecord {
+  const { by, label, dependents, note } = record;
+  if (
+    typeof by !== 'string' ||
+    typeof label !== 'string' ||
+    !Array.isArray(dependents) ||
+    !dependents.every((one) => typeof one === 'string')
+  ) {
+    throw new DiskError(
+      'corrupt',
+      'the record of dependents is damaged: delete it if no lab uses the image',
+      {
+        path,
+      },
+    );
+  }
+  return {
+    by,
+    label,
+    note: typeof note === 'object' && note !== null ? (note as Record<string, unknown>) : undefined,
+    dependents: dependents.map((one) => resolve(base, one as string)),
+  };
+}
+
+/**
+ * The files that have `path` as their backing file now, by the records: each was looked at. `except` are paths that
+ * do not count (the overlay that is being committed). Bounded: one page is read of each.
+ */
+export async function knownDependents(
+  path: string,
+  options: { readonly except?: readonly string[] } = {},
+): Promise<readonly Dependent[]> {
+  const records = recordsFor(path);
+  if (records.length === 0) return [];
+  const excepted = new Set((options.except ?? []).map((one) => realPath(one) ?? resolve(one)));
+  const found = new Map<string, Dependent>();
+  const stat = statSync(path, { bigint: true });
+  for (const { label, dependents } of records) {
+    for (const dependent of dependents) {
+      const real = realPath(dependent);
+      if (real === undefined || found.has(real) || excepted.has(real)) continue;
+      if (standsOn(dependent, stat)) found.set(real, { path: dependent, label });
+    }
+  }
+  return [...found.values()];
+}
+
+/** Whether the file's header names the image. What cannot be read or understood counts as yes: better refuse. */
+function standsOn(dependent: string, image: { readonly dev: bigint; readonly ino: bigint }): boolean {
+  try {
+    const name = backingNameOf(dependent);
+    if (name === null) return false;
+    if (name === undefined || name === '' || name.startsWith('json:')) return true;
+    const file = resolve(dirname(dependent), name.startsWith('file:') ? name.slice(5) : name);
+    const named = statSync(file, { bigint: true });
+    return named.dev === image.dev && named.ino === image.ino;
+  } catch (cause) {
+    return (cause as NodeJS.ErrnoException).code !== 'ENOENT';
+  }
+}
+
+/** The flag of every verb that writes to an image although others stand on it. */
+export const corruptDependentsFlag = '--corrupt-dependents';
+
+/**
+ * Throws `in-use` when files are known to stand on `path`, since writing to it would silently change all of them;
+ * names up to three. `force` is for `--corrupt-dependents`. Call it before the first byte is written; one failed
+ * directory look-up where nothing is recorded.
+ */
+export async function assertNoDependents(
+  path: string,
+  options: { readonly force?: boolean; readonly except?: readonly string[] } = {},
+): Promise<void> {
+  if (options.force) return;
+  const dependents = await knownDependents(path, options);
+  if (dependents.length === 0) return;
+  const names = dependents.slice(0, 3).map((one) => relative(process.cwd(), one.path) || one.path);
+  const more = dependents.length - names.length;
+  const list = more > 0 ? `${names.join(', ')} and ${more} more` : names.join(', ');
+  throw new DiskError(
+    'in-use',
+    `it is the backing file of ${list}, which writing to it would corrupt; ` +
+      `${corruptDependentsFlag} does it nevertheless`,
+    { path, detail: { dependents: dependents.length, names: list, flag: corruptDependentsFlag } },
+  );
+}

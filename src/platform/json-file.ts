@@ -1,0 +1,145 @@
+import { randomBytes } from 'node:crypto';
+import {
+  closeSync,
+  fstatSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { DiskError, type DiskErrorCode } from '../errors.ts';
+
+const codes: Readonly<Record<string, DiskErrorCode>> = {
+  ENOENT: 'not-found',
+  ENOTDIR: 'not-found',
+  EEXIST: 'exists',
+  EACCES: 'denied',
+  EPERM: 'denied',
+  EROFS: 'read-only',
+  ENOSPC: 'out-of-space',
+  EDQUOT: 'out-of-space',
+  EFBIG: 'out-of-space',
+};
+
+/** Node's error of a file operation as a DiskError: `what` says what was tried, e.g. `cannot write the record`. */
+export function fileError(cause: unknown, path: string, what: string): DiskError {
+  if (cause instanceof DiskError) return cause;
+  const errno = (cause as NodeJS.ErrnoException).code ?? 'EIO';
+  return new DiskError(codes[errno] ?? 'io', what, { path, detail: { errno }, cause });
+}
+
+/** Makes a folder's entries durable: new names in it survive a power cut. */
+export function syncFolder(path: string): void {
+  const fd = openSync(path, 'r');
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/**
+ * The text of a small file, or undefined where there is none. Throws `corrupt` past `limit` bytes: what we
+ * write ourselves is small, so a large one is not ours.
+ */
+export function readSmallText(path: string, limit: number): string | undefined {
+  let fd: number;
+  try {
+    fd = openSync(path, 'r');
+  } catch (cause) {
+    const errno = (cause as NodeJS.ErrnoException).code;
+    if (errno === 'ENOENT' || errno === 'ENOTDIR') return undefined;
+    throw fileError(cause, path, 'cannot open the file');
+  }
+  try {
+    const { size } = fstatSync(fd);
+    if (size > limit) {
+      throw new DiskError('corrupt', `the file is larger than the ${limit} bytes it can have`, { path });
+    }
+    return readFileSync(fd, 'utf8');
+  } catch (cause) {
+    throw fileError(cause, path, 'cannot read the file');
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Parses a small JSON file; undefined where there is none. Throws `corrupt` for what is no JSON object. */
+export function readJsonFile(path: string, limit: number): Record<string, unknown> | undefined {
+  const text = readSmallText(path, limit);
+  if (text === undefined) return undefined;
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new DiskError('corrupt', 'the file is not JSON', { path, cause });
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new DiskError('corrupt', 'the file holds no JSON object', { path });
+  }
+  return value as Record<string, unknown>;
+}
+
+/**
+ * Writes a small text file whole or not at all (aside, fsync, rename, fsync of the folder), making its folder
+ * where that is missing. Nothing is touched when the file holds exactly this already; answers whether it wrote.
+ */
+export function writeTextFile(path: string, text: string): boolean {
+  if (holds(path, text)) return false;
+  const folder = dirname(path);
+  const aside = join(
+    folder,
+    `.${basename(path)}.cowherd-${process.pid}-${randomBytes(4).toString('hex')}.part`,
+  );
+  try {
+    mkdirSync(folder, { recursive: true });
+    const fd = openSync(aside, 'wx', 0o644);
+    try {
+      const bytes = new TextEncoder().encode(text);
+      for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done);
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+    renameSync(aside, path);
+    syncFolder(folder);
+  } catch (cause) {
+    rmSync(aside, { force: true });
+    throw fileError(cause, path, 'cannot write the file');
+  }
+  return true;
+}
+
+/** `writeTextFile` for a value, as JSON that people can read. */
+export function writeJsonFile(path: string, value: unknown): boolean {
+  return writeTextFile(path, `${JSON.stringify(value, undefined, 2)}\n`);
+}
+
+function holds(path: string, text: string): boolean {
+  try {
+    return readSmallText(path, 64 * 1024 * 1024) === text;
+  } catch {
+    return false;
+  }
+}
+
+/** Up to `length` bytes from the start of a file, synchronously: for scans over many headers. */
+export function readHead(path: string, into: Uint8Array): number {
+  const fd = openSync(path, 'r');
+  try {
+    let done = 0;
+    while (done < into.length) {
+      const got = readSync(fd, into, done, into.length - done, done);
+      if (got === 0) break;
+      done += got;
+    }
+    return done;
+  } finally {
+    closeSync(fd);
+  }
+}
