@@ -1,0 +1,109 @@
+import { read, readSync, write, writeSync } from 'node:fs';
+import { DiskError } from '../errors.ts';
+import { asSystemError, errnoOf, systemError } from './errno.ts';
+
+/** One call's limit: a request in the pool stays interruptible, and under the kernel's 2 GiB. */
+const largestCall = 64 * 1024 * 1024;
+const patience = 1000;
+
+/** An open file, for the functions here: its descriptor, and its name for messages. */
+export interface OpenFile {
+  readonly fd: number;
+  readonly path: string;
+}
+
+/**
+ * Fills `into` from byte `at`, on this thread. Throws `changed` where the file ends before: whoever asked knew
+ * a larger size, so somebody cut it.
+ */
+export function readWhole(file: OpenFile, at: number, into: Uint8Array): void {
+  for (let done = 0, retries = 0; done < into.length; ) {
+    let count: number;
+    try {
+      count = readSync(file.fd, into, done, Math.min(into.length - done, largestCall), at + done);
+    } catch (error) {
+      if (isTransient(error) && retries++ < patience) continue;
+      throw asSystemError(error, 'read from', file.path, { offset: at + done });
+    }
+    if (count === 0) throw endedEarly(file, at + done);
+    done += count;
+  }
+}
+
+/** The same in libuv's pool: the event loop stays free. */
+export function readWholeInPool(file: OpenFile, at: number, into: Uint8Array): Promise<void> {
+  return new Promise((resolve, reject) => {
+    let done = 0;
+    let retries = 0;
+    const next = () =>
+      read(file.fd, into, done, Math.min(into.length - done, largestCall), at + done, (error, count) => {
+        if (error) {
+          if (isTransient(error) && retries++ < patience) next();
+          else reject(asSystemError(error, 'read from', file.path, { offset: at + done }));
+        } else if (count === 0) {
+          reject(endedEarly(file, at + done));
+        } else {
+          done += count;
+          if (done < into.length) next();
+          else resolve();
+        }
+      });
+    next();
+  });
+}
+
+/** Writes all of `from` at byte `at`, on this thread. */
+export function writeWhole(file: OpenFile, at: number, from: Uint8Array): void {
+  for (let done = 0, retries = 0; done < from.length; ) {
+    try {
+      const count = writeSync(file.fd, from, done, Math.min(from.length - done, largestCall), at + done);
+      if (count === 0 && retries++ >= patience) throw noProgress(file, at + done);
+      done += count;
+    } catch (error) {
+      if (isTransient(error) && retries++ < patience) continue;
+      throw asSystemError(error, 'write to', file.path, { offset: at + done });
+    }
+  }
+}
+
+/** The same in libuv's pool. */
+export function writeWholeInPool(file: OpenFile, at: number, from: Uint8Array): Promise<void> {
+  return new Promise((resolve, reject) => {
+    let done = 0;
+    let retries = 0;
+    const next = () =>
+      write(file.fd, from, done, Math.min(from.length - done, largestCall), at + done, (error, count) => {
+        if (error) {
+          if (isTransient(error) && retries++ < patience) next();
+          else reject(asSystemError(error, 'write to', file.path, { offset: at + done }));
+        } else if (count === 0 && retries++ >= patience) {
+          reject(noProgress(file, at + done));
+        } else {
+          done += count;
+          if (done < from.length) next();
+          else resolve();
+        }
+      });
+    next();
+  });
+}
+
+function isTransient(error: unknown): boolean {
+  const name = errnoOf(error);
+  return name === 'EINTR' || name === 'EAGAIN';
+}
+
+function endedEarly(file: OpenFile, offset: number): DiskError {
+  return new DiskError(
+    'changed',
+    `'${file.path}' became shorter while it was open: it ends before byte ${offset}`,
+    {
+      path: file.path,
+      offset,
+    },
+  );
+}
+
+function noProgress(file: OpenFile, offset: number): DiskError {
+  return systemError('EIO', 'write to', file.path, { offset });
+}

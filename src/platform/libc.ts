@@ -1,0 +1,136 @@
+import { createRequire } from 'node:module';
+
+/** The kernel's numbers for what Node's own `fs` leaves out (Linux; the same on x64, arm64 and riscv64). */
+export const kernel = {
+  SEEK_DATA: 3,
+  SEEK_HOLE: 4,
+  SEEK_END: 2,
+  F_RDLCK: 0,
+  F_WRLCK: 1,
+  F_UNLCK: 2,
+  F_OFD_GETLK: 36,
+  F_OFD_SETLK: 37,
+  FALLOC_FL_KEEP_SIZE: 0x01,
+  FALLOC_FL_PUNCH_HOLE: 0x02,
+  FALLOC_FL_ZERO_RANGE: 0x10,
+  FICLONE: 0x4004_9409,
+  FICLONERANGE: 0x4020_940d,
+  FS_IOC_GETFLAGS: 0x8008_6601,
+  FS_IOC_SETFLAGS: 0x4008_6602,
+  FS_IMMUTABLE_FL: 0x10,
+  BLKROGET: 0x125e,
+  BLKDISCARD: 0x1277,
+  BLKZEROOUT: 0x127f,
+  BLKGETSIZE64: 0x8008_1272,
+  POSIX_FADV_DONTNEED: 4,
+} as const;
+
+/**
+ * The C library's calls that Node lacks. Each answers what the call answers, or the negated error number
+ * (`-ENXIO` is -6) where the call fails; none throws. Those in `pool` run on a thread of libuv's pool: for calls
+ * that may take long, since one costs 40 µs. (All of these take offsets and lengths in bytes.)
+ */
+export interface Libc {
+  lseek(fd: number, offset: number, whence: number): number;
+  fallocate(fd: number, mode: number, offset: number, length: number): number;
+  copyFileRange(from: number, fromAt: number, to: number, toAt: number, length: number): number;
+  /** `argument` is a structure in memory, which the call may fill. */
+  fcntl(fd: number, command: number, argument: Uint8Array): number;
+  ioctl(fd: number, request: number, argument: Uint8Array): number;
+  /** For requests whose argument is a number (FICLONE: a file descriptor). */
+  ioctlNumber(fd: number, request: number, argument: number): number;
+  posixFadvise(fd: number, offset: number, length: number, advice: number): number;
+  readonly pool: {
+    fallocate(fd: number, mode: number, offset: number, length: number): Promise<number>;
+    copyFileRange(from: number, fromAt: number, to: number, toAt: number, length: number): Promise<number>;
+    ioctl(fd: number, request: number, argument: Uint8Array): Promise<number>;
+    ioctlNumber(fd: number, request: number, argument: number): Promise<number>;
+  };
+}
+
+let loaded: { readonly libc: Libc | undefined } | undefined;
+
+/**
+ * The C library through koffi, loaded at the first call (10 ms); undefined where koffi is not installed, where
+ * the system is not Linux on a 64-bit machine, or where COWHERD_NO_KOFFI=1 says to do without.
+ */
+export function libc(): Libc | undefined {
+  loaded ??= { libc: load() };
+  return loaded.libc;
+}
+
+/** Forgets what was loaded, so that a test can change COWHERD_NO_KOFFI. */
+export function reloadLibc(): void {
+  loaded = undefined;
+}
+
+interface KoffiFunction {
+  (...args: unknown[]): number | bigint;
+  async(...args: unknown[]): void;
+}
+interface Koffi {
+  load(path: string | null): { func(definition: string): KoffiFunction };
+  errno(): number;
+}
+
+function load(): Libc | undefined {
+  if (process.env.COWHERD_NO_KOFFI === '1') return undefined;
+  if (process.platform !== 'linux' || !['x64', 'arm64', 'riscv64'].includes(process.arch)) return undefined;
+  try {
+    return bind(createRequire(import.meta.url)('koffi') as Koffi);
+  } catch {
+    // An optional dependency: its absence, or a C library that lacks a call, costs speed only.
+    return undefined;
+  }
+}
+
+function bind(koffi: Koffi): Libc {
+  const own = koffi.load(null);
+  // Variadic in C, but on these machines a variadic integer or pointer is passed as any other.
+  const lseek = own.func('int64_t lseek(int fd, int64_t offset, int whence)');
+  const fallocate = own.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
+  const copyFileRange = own.func(
+    'int64_t copy_file_range(int from, void *fromAt, int to, void *toAt, size_t length, unsigned int flags)',
+  );
+  const fcntl = own.func('int fcntl(int fd, int command, void *argument)');
+  const ioctl = own.func('int ioctl(int fd, unsigned long request, void *argument)');
+  const ioctlNumber = own.func('int ioctl(int fd, unsigned long request, long argument)');
+  const posixFadvise = own.func('int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)');
+
+  const call = (code: KoffiFunction, ...args: unknown[]): number => {
+    const answer = Number(code(...args));
+    return answer < 0 ? -koffi.errno() : answer;
+  };
+  const inPool = (code: KoffiFunction, ...args: unknown[]): Promise<number> =>
+    new Promise((resolve, reject) => {
+      code.async(...args, (error: unknown, answer: number | bigint) => {
+        if (error) reject(error);
+        // errno belongs to the pool's thread and is lost there; a call that failed at once fails the same way
+        // again, here, where it can be read. (Should it succeed now, that is the answer.)
+        else resolve(Number(answer) < 0 ? call(code, ...args) : Number(answer));
+      });
+    });
+
+  return {
+    lseek: (fd, offset, whence) => call(lseek, fd, offset, whence),
+    fallocate: (fd, mode, offset, length) => call(fallocate, fd, mode, offset, length),
+    copyFileRange: (from, fromAt, to, toAt, length) =>
+      call(copyFileRange, from, offsetCell(fromAt), to, offsetCell(toAt), length, 0),
+    fcntl: (fd, command, argument) => call(fcntl, fd, command, argument),
+    ioctl: (fd, request, argument) => call(ioctl, fd, request, argument),
+    ioctlNumber: (fd, request, argument) => call(ioctlNumber, fd, request, argument),
+    // The one that answers its error number itself.
+    posixFadvise: (fd, offset, length, advice) => -Number(posixFadvise(fd, offset, length, advice)),
+    pool: {
+      fallocate: (fd, mode, offset, length) => inPool(fallocate, fd, mode, offset, length),
+      copyFileRange: (from, fromAt, to, toAt, length) =>
+        inPool(copyFileRange, from, offsetCell(fromAt), to, offsetCell(toAt), length, 0),
+      ioctl: (fd, request, argument) => inPool(ioctl, fd, request, argument),
+      ioctlNumber: (fd, request, argument) => inPool(ioctlNumber, fd, request, argument),
+    },
+  };
+}
+
+function offsetCell(offset: number): BigInt64Array {
+  return new BigInt64Array([BigInt(offset)]);
+}
