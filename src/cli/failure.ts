@@ -1,0 +1,28 @@
+/**
+ * Ends a verb with a message and an exit code. The program's name is put before the message; `hint` lines follow
+ * it without the name. An empty message prints nothing.
+ */
+export class CliFailure extends Error {
+  readonly exitCode: number;
+  readonly hint?: string;
+
+  constructor(message: string, options: { exitCode?: number; hint?: string; cause?: unknown } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = 'CliFailure';
+    this.exitCode = options.exitCode ?? 1;
+    this.hint = options.hint;
+  }
+}
+
+/** A command line that cannot be understood: the message and where to read on. */
+export class UsageFailure extends CliFailure {
+  constructor(message: string, exitCode = 1) {
+    super(message, { exitCode });
+    this.name = 'UsageFailure';
+  }
+}
+
+/** `-h` or `--help` among a verb's options: the whole help is printed, exit code 0. */
+export class HelpWanted extends Error {
+  override readonly name = 'HelpWanted';
+}

@@ -1,0 +1,72 @@
+import { formats } from '../formats/index.ts';
+import type { CliContext } from './context.ts';
+import { versionText } from './version.ts';
+
+/** Synopses of the verbs, in the order of the help. The notation is qemu-img's. */
+const synopses: readonly string[] = [
+  'check [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] filename',
+  'compare [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] filename1 filename2',
+  'convert [--target-is-zero] [-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] [--corrupt-dependents] filename [filename2 [...]] output_filename',
+  'create [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] [--corrupt-dependents] filename [size]',
+  'info [-f fmt] [--output=ofmt] [--backing-chain] [-U] filename',
+  'map [-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] filename',
+  'resize [-f fmt] [--preallocation=prealloc] [-q] [--shrink] [--corrupt-dependents] filename [+ | -]size',
+];
+
+/** The whole help, for `-h` and `--help` with or without a verb. */
+export function helpText(context: CliContext): string {
+  const { program } = context;
+  return `${versionText(context)}usage: ${program} [standard options] command [command options]
+Disk images of virtual machines: make, look into, convert and repair them
+
+    '-h', '--help'       this text
+    '-V', '--version'    the version
+    '-T', '--trace'      accepted for qemu-img's sake; traces nothing
+
+Command syntax:
+${synopses.map((line) => `  ${line}\n`).join('')}
+Command parameters:
+  'filename'      the image: a file or a block device
+  'fmt'           the image's format; found out from its first bytes when absent
+  'output_fmt'    the format to write
+  'size'          bytes, or with a suffix of 1024's powers: k, M, G, T, P, E (1.5G, 512M)
+  'options'       the format's own settings, name=value,name=value; '-o help' lists them
+  'ofmt'          'human' (default) or 'json'
+  'cache'         accepted for qemu-img's sake: none, writeback, writethrough, directsync, unsafe
+  'backing_file'  the image that the new one is laid over; '-F' names its format and is required with it
+  '-u'            (create) write the backing file's name without opening it
+  '-U'            read the image although another program has it open for writing
+  '-q'            say nothing but errors
+  '-p'            show progress; without it SIGUSR1 prints how far the work is
+  '-c'            (convert) compress
+  '-n'            (convert) write into a target that exists
+  '-S'            (convert) runs of this many zero bytes become holes (default 4k; 0: write everything)
+  '-W', '-m'      accepted for qemu-img's sake: work in flight and its order are chosen by the program
+  '-s'            (compare) strict: sizes and allocation must be equal as well
+  '-r'            (check) repair: 'leaks' gives lost space back, 'all' mends the tables too, at a risk
+  '--shrink'      (resize) really throw away what lies past the new size
+  '--corrupt-dependents'
+                  write although other images are laid over this one and will read changed contents
+
+Examples:
+  ${program} create -f qcow2 disk.qcow2 20G
+      An empty disk of 20 GiB that takes 200 kB until something is written.
+  ${program} create -f qcow2 -b master.qcow2 -F qcow2 clone.qcow2
+      A clone of a master image: it holds only what the clone changes.
+  ${program} info --backing-chain clone.qcow2
+      What it is, how large, and which images it stands on.
+  ${program} convert -p -O qcow2 -c disk.raw disk.qcow2
+      The same contents, compressed, in another format.
+  ${program} check -r leaks disk.qcow2
+      Finds errors in the tables and gives lost space back.
+  ${program} resize disk.qcow2 +10G
+      10 GiB more for the guest.
+
+Supported formats: ${formats
+    .map((format) => format.name)
+    .sort()
+    .join(' ')}
+
+Where the answers differ from qemu-img's, docs/differences.md says why.
+`;
+}

@@ -1,0 +1,19 @@
+/**
+ * The program `cow-img`, a drop-in for `qemu-img` (also by a link of that name: messages carry the name that it
+ * was started by).
+ *
+ * How a verb is added:
+ * 1. `verbs/NAME.ts` exports `run: Command`. It gets the arguments with the verb's own name as `args[0]` and
+ *    returns the exit code. Options are read by `readOptions` (verb-options.ts); output goes to
+ *    `context.stdout.write`, and what ends the verb is thrown: `CliFailure` (message, exit code, hint lines),
+ *    `UsageFailure` (adds "Try 'qemu-img --help' …"), `HelpWanted`. A DiskError that nobody worded is worded by
+ *    `messages.ts`, the one home of qemu-img's words: `couldNotOpen(filename, error, exitCode?)` makes
+ *    the usual failure of opening an image.
+ * 2. One line in the table `verbs` of cow-img.ts, and its synopsis in help.ts.
+ * 3. Rows in test/differential/ that run it against the installed qemu-img.
+ * The work itself lives in `operations/`; a verb only translates words.
+ */
+import { cowImg } from './cow-img.ts';
+import { processContext } from './process-context.ts';
+
+process.exitCode = await cowImg(process.argv.slice(2), processContext('cow-img'));

@@ -1,0 +1,207 @@
+import type { FormatDriver, OptionSpec, OptionValues } from '../formats/driver.ts';
+import type { CliContext } from './context.ts';
+import { CliFailure } from './failure.ts';
+import { parseSize, warnOfHexSuffix } from './sizes.ts';
+
+/** What QEMU's `file` protocol can be asked at creation, whatever the format. In the order of `Formatting …`. */
+const fileOptions: readonly OptionSpec[] = [
+  { name: 'size', type: 'size', help: 'Virtual disk size' },
+  { name: 'nocow', type: 'boolean', help: 'Turn off copy-on-write (valid only on btrfs)' },
+  { name: 'preallocation', type: 'string', help: 'Preallocation mode (allowed values: off, falloc, full)' },
+  { name: 'extent_size_hint', type: 'size', help: 'Extent size hint for the image file, 0 to disable' },
+];
+
+/** Options whose order in qemu-img's `Formatting` line is not the alphabetical one of its help. */
+const formattingOrder: Readonly<Record<string, readonly string[]>> = {
+  raw: ['size'],
+  qcow2: [
+    'encryption',
+    'encrypt.format',
+    'encrypt.key-secret',
+    'encrypt.cipher-alg',
+    'encrypt.cipher-mode',
+    'encrypt.ivgen-alg',
+    'encrypt.ivgen-hash-alg',
+    'encrypt.hash-alg',
+    'encrypt.iter-time',
+    'cluster_size',
+    'extended_l2',
+    'preallocation',
+    'compression_type',
+    'size',
+    'compat',
+    'backing_file',
+    'backing_fmt',
+    'data_file',
+    'data_file_raw',
+    'lazy_refcounts',
+    'refcount_bits',
+  ],
+};
+
+/** The format's own options, in `Formatting` order. */
+function formatOptions(driver: FormatDriver): readonly OptionSpec[] {
+  const order = formattingOrder[driver.name];
+  if (!order) return driver.createOptions;
+  return order.flatMap((name) => driver.createOptions.find((option) => option.name === name) ?? []);
+}
+
+/** All options that creating a file of this format accepts, in `Formatting` order. */
+export function creationOptions(driver: FormatDriver): readonly OptionSpec[] {
+  const own = formatOptions(driver);
+  return [...own, ...fileOptions.filter((option) => !own.some((known) => known.name === option.name))];
+}
+
+/**
+ * Appends the argument of one more `-o` to those before it. Throws CliFailure for a list that would not survive
+ * being joined: empty, or with a comma at an end.
+ */
+export function joinOptionLists(before: string | undefined, list: string): string {
+  const trailing = list.length - list.replace(/,*$/, '').length;
+  if (list === '' || list.startsWith(',') || trailing % 2 === 1) {
+    throw new CliFailure(`Invalid option list: ${list}`);
+  }
+  return before === undefined ? list : `${before},${list}`;
+}
+
+interface Assignment {
+  readonly name: string;
+  readonly value: string;
+  /** Written without a value: `name` (on) or `noname` (off). */
+  readonly flag: boolean;
+}
+
+/** `name=value,flag,noflag`; a comma in a value is written twice. */
+export function splitOptions(list: string): Assignment[] {
+  const found: Assignment[] = [];
+  let at = 0;
+  while (at < list.length) {
+    const rest = list.slice(at);
+    const nameLength = rest.search(/[=,]/) < 0 ? rest.length : rest.search(/[=,]/);
+    const name = rest.slice(0, nameLength);
+    at += nameLength;
+    if (list[at] === '=') {
+      at++;
+      let value = '';
+      for (; at < list.length; at++) {
+        if (list[at] === ',') {
+          if (list[at + 1] !== ',') break;
+          at++;
+        }
+        value += list[at];
+      }
+      found.push({ name, value, flag: false });
+    } else if (name.startsWith('no')) found.push({ name: name.slice(2), value: 'off', flag: true });
+    else found.push({ name, value: 'on', flag: true });
+    if (list[at] === ',') at++;
+  }
+  return found;
+}
+
+/** Whether `help` or `?` stands among the options. */
+export function wantsHelp(list: string): boolean {
+  return splitOptions(list).some(({ name, flag }) => flag && (name === 'help' || name === '?'));
+}
+
+/** A list of options understood against what may be given. */
+export interface CreationOptions {
+  /** For the driver: sizes and numbers as numbers where they are safe integers. */
+  readonly values: OptionValues;
+  /** As given, by name: what `Formatting` prints. */
+  readonly shown: ReadonlyMap<string, string>;
+  /** Sizes and numbers as they were understood. */
+  readonly numbers: ReadonlyMap<string, bigint>;
+}
+
+/** Reads `list` against `specs`. The last one of a name wins. Throws CliFailure for the first that is wrong. */
+export function parseOptions(
+  context: CliContext,
+  specs: readonly OptionSpec[],
+  list: string,
+  where: string,
+): CreationOptions {
+  const values: Record<string, string | number | boolean> = {};
+  const shown = new Map<string, string>();
+  const numbers = new Map<string, bigint>();
+  for (const { name, value } of splitOptions(list)) {
+    const spec = specs.find((option) => option.name === name);
+    if (!spec) throw new CliFailure(`${where}: Invalid parameter '${name}'`);
+    shown.set(name, value);
+    if (spec.type === 'string') values[name] = value;
+    else if (spec.type === 'boolean') values[name] = parseBoolean(name, value, where);
+    else {
+      const number =
+        spec.type === 'size' ? sizeOption(context, name, value, where) : numberOption(name, value, where);
+      numbers.set(name, number);
+      values[name] = Number(number);
+    }
+  }
+  return { values, shown, numbers };
+}
+
+function parseBoolean(name: string, value: string, where: string): boolean {
+  if (['on', 'yes', 'true', 'y'].includes(value)) return true;
+  if (['off', 'no', 'false', 'n'].includes(value)) return false;
+  throw new CliFailure(`${where}: Parameter '${name}' expects 'on' or 'off'`);
+}
+
+function sizeOption(context: CliContext, name: string, value: string, where: string): bigint {
+  const parsed = parseSize(value);
+  if (parsed.kind === 'invalid') {
+    throw new CliFailure(`${where}: Parameter '${name}' expects a non-negative number below 2^64`, {
+      hint:
+        'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n' +
+        'and exabytes, respectively.',
+    });
+  }
+  if (parsed.kind === 'too-large') {
+    throw new CliFailure(`${where}: Value '${value}' is out of range for parameter '${name}'`);
+  }
+  if (parsed.hexSuffix) warnOfHexSuffix(context, value);
+  return parsed.bytes;
+}
+
+/** C's strtoull with base 0: 0x hexadecimal, a leading 0 octal, a minus wraps around 2^64. */
+function numberOption(name: string, value: string, where: string): bigint {
+  const match = /^[ \t\n\v\f\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))$/.exec(value);
+  if (!match) throw new CliFailure(`${where}: Parameter '${name}' expects a number`);
+  const [, sign, hex, octal, decimal] = match;
+  const magnitude = hex ? BigInt(`0x${hex}`) : octal ? BigInt(`0o0${octal}`) : BigInt(decimal);
+  if (magnitude >= 1n << 64n) {
+    throw new CliFailure(`${where}: Value '${value}' is too large for parameter '${name}'`);
+  }
+  return sign === '-' ? BigInt.asUintN(64, -magnitude) : magnitude;
+}
+
+const typeNames = { size: 'size', string: 'str', boolean: 'bool (on/off)', number: 'num' } as const;
+
+/** The text of `-o help`. With `withFile` the options of the file itself are included, as qemu-img does. */
+export function optionHelp(driver: FormatDriver, withFile: boolean): string {
+  const options = withFile ? creationOptions(driver) : formatOptions(driver);
+  const lines = [...options]
+    .sort((a, b) => (a.name < b.name ? -1 : 1))
+    .map(({ name, type, help }) => `${`  ${name}=<${typeNames[type]}>`.padEnd(24)} - ${help}\n`)
+    .join('');
+  if (withFile) return `Supported options:\n${lines}`;
+  return (
+    `Supported ${driver.name} options:\n${lines}\n` +
+    'The protocol level may support further options.\nSpecify the target filename to include those options.\n'
+  );
+}
+
+/** The options of qemu-img's line `Formatting 'x', fmt=…`, each with a blank before it. */
+export function formattingLine(specs: readonly OptionSpec[], options: CreationOptions): string {
+  let line = '';
+  for (const { name, type, default: byDefault } of specs) {
+    const given = options.shown.get(name) ?? (byDefault === undefined ? undefined : shownDefault(byDefault));
+    if (given === undefined) continue;
+    const number = options.numbers.get(name);
+    if (type === 'string') line += ` ${name}=${given.replaceAll(',', ',,')}`;
+    else line += ` ${name}=${number === undefined ? given : BigInt.asIntN(64, number)}`;
+  }
+  return line;
+}
+
+function shownDefault(value: string | number | boolean): string {
+  return typeof value === 'boolean' ? (value ? 'on' : 'off') : String(value);
+}

@@ -1,0 +1,64 @@
+import { basename } from 'node:path';
+import type { CliContext, OutputStream } from './context.ts';
+
+const endingSignals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
+/**
+ * The world of a real process. `program` is the name to use where the process was not started by one of its
+ * own (`node cow-img.mjs`).
+ *
+ * The first SIGINT, SIGTERM or SIGHUP aborts `signal` with the signal's name as its reason, so that work can
+ * be undone; the second of them ends the process at once.
+ */
+export function processContext(program: string): CliContext {
+  const ending = new AbortController();
+  for (const name of endingSignals) {
+    process.on(name, () => {
+      if (ending.signal.aborted) process.kill(process.pid, 'SIGKILL');
+      ending.abort(name);
+    });
+  }
+  const listeners = new Set<() => void>();
+  // Always listened to: left alone, Node would open its debugger's port at SIGUSR1.
+  process.on('SIGUSR1', () => {
+    for (const listener of listeners) listener();
+  });
+  return {
+    program: startedAs(process.argv[1]) ?? program,
+    stdout: outputStream(process.stdout),
+    stderr: outputStream(process.stderr),
+    get stdin() {
+      return process.stdin;
+    },
+    env: process.env,
+    cwd: process.cwd(),
+    signal: ending.signal,
+    onProgressSignal(listener) {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+    now: () => Date.now(),
+  };
+}
+
+/** The name in messages: that of the link the program was started by, without an extension of ours. */
+function startedAs(path: string | undefined): string | undefined {
+  if (!path) return undefined;
+  return basename(path).replace(/\.(?:[cm]?js|ts)$/, '') || undefined;
+}
+
+function outputStream(stream: NodeJS.WriteStream): OutputStream {
+  // A reader that went away (`| head`) is no reason for a stack trace.
+  stream.on('error', () => undefined);
+  return {
+    write(text) {
+      stream.write(text);
+    },
+    get isTTY() {
+      return stream.isTTY === true;
+    },
+    get columns() {
+      return stream.columns ?? 80;
+    },
+  };
+}
