@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { testContext } from '../cli/test-context.ts';
+import { testContext } from '../../test/support/cli-context.ts';
 import { cowNbd } from './cow-nbd.ts';
 
 it('answers --version and --help', async () => {

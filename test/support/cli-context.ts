@@ -1,4 +1,4 @@
-import type { CliContext, OutputStream } from './context.ts';
+import type { CliContext, OutputStream } from '../../src/cli/context.ts';
 
 /** A context that keeps what is written, for tests of commands without a process. */
 export interface TestContext extends CliContext {
