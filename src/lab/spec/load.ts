@@ -1,0 +1,173 @@
+import { homedir } from 'node:os';
+import { dirname, isAbsolute, join, resolve } from 'node:path';
+import { type Document, LineCounter, parseDocument } from 'yaml';
+import { DiskError } from '../../errors.ts';
+import { readSmallText } from '../../platform/json-file.ts';
+import type { DiskBus, SeatNetwork } from '../seat.ts';
+import { explain, rangeOf } from './explain.ts';
+import { labFileError, type Mistake, type SourceText } from './mistakes.ts';
+import { type LabDocument, labSchema, sizePattern } from './schema.ts';
+import { seatNames } from './seats.ts';
+
+/** What a lab shall be: every default filled in, every path absolute. */
+export interface LabSpec {
+  /** The lab file's absolute path. */
+  readonly file: string;
+  readonly name: string;
+  readonly master: { readonly path: string; readonly format?: 'qcow2' | 'raw' };
+  /** Absolute path of the folder of the seats' files. */
+  readonly pool: string;
+  /** In the lab file's order; at least one. */
+  readonly seats: readonly string[];
+  readonly runner: 'qemu' | 'files';
+  readonly memoryMiB: number;
+  readonly cpus: number;
+  readonly network: SeatNetwork;
+  readonly cdrom?: string;
+  readonly disk: {
+    /** Guest bytes; undefined: the master's. */
+    readonly size?: number;
+    readonly bus: DiskBus;
+  };
+  readonly graphics: 'none' | 'vnc';
+  readonly guard: 'read-only' | 'immutable';
+  readonly guest: 'any' | 'demo';
+  /** An error about the value at `path` of the lab file, with its line. */
+  mistake(path: readonly (string | number)[], message: string, fix?: string): DiskError;
+}
+
+/** A lab file of more than this many bytes is something else. */
+const largestFile = 4 * 1024 * 1024;
+
+/**
+ * Reads a lab file. Throws `not-found`, or `bad-argument` with every mistake in the file (see `labFileError`).
+ * `name` is the path as the user gave it, relative to `cwd`.
+ */
+export function loadLab(name: string, cwd: string): LabSpec {
+  const file = resolve(cwd, name);
+  const text = readSmallText(file, largestFile);
+  if (text === undefined) {
+    throw new DiskError('not-found', 'there is no such lab file', {
+      path: name,
+      detail: { fix: 'three lines make one: lab: NAME, master: IMAGE, seats: 40' },
+    });
+  }
+  return parseLab(text, { name, file });
+}
+
+/** `loadLab` for a text that was read already. */
+export function parseLab(text: string, where: { readonly name: string; readonly file: string }): LabSpec {
+  const lines = new LineCounter();
+  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, version: '1.2' });
+  const source: SourceText = { name: where.name, text, lines };
+  if (document.errors.length > 0) {
+    throw labFileError(
+      source,
+      document.errors
+        .filter((error, i) => error.pos[0] !== document.errors[i - 1]?.pos[0])
+        .map((error) => syntaxMistake(error, text)),
+    );
+  }
+  const read = (): unknown => {
+    try {
+      return document.toJS({ maxAliasCount: 100 });
+    } catch (cause) {
+      const message = `its aliases (*name) cannot be followed: ${(cause as Error).message}`;
+      throw labFileError(source, [{ from: 0, to: 1, message, fix: 'write the values out' }]);
+    }
+  };
+  const value = read();
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw labFileError(source, [
+      {
+        ...rangeOf(document, []),
+        message:
+          value === null ? 'the lab file is empty' : 'the lab file must be a mapping of keys to values',
+        fix: 'three lines are enough: lab: NAME, master: IMAGE, seats: 40',
+      },
+    ]);
+  }
+  const parsed = labSchema.safeParse(value);
+  if (!parsed.success) throw labFileError(source, explain(document, parsed.error.issues));
+  return resolveSpec(parsed.data, document, source, where.file);
+}
+
+function syntaxMistake(
+  error: { pos: [number, number]; code: string; message: string },
+  text: string,
+): Mistake {
+  const [from, to] = error.pos;
+  const tab = text.slice(from, to + 1).includes('\t') || error.code === 'TAB_AS_INDENT';
+  const nesting = 'keys of one mapping begin in the same column; a value with ": " in it needs quotes';
+  const fixes: Readonly<Record<string, string>> = {
+    DUPLICATE_KEY: 'keep one of them',
+    BAD_INDENT: 'close what was opened; begin keys of one mapping in the same column',
+    BLOCK_AS_IMPLICIT_KEY: nesting,
+    MULTILINE_IMPLICIT_KEY: nesting,
+    MISSING_CHAR: 'close what was opened: a quote, a bracket or a brace',
+  };
+  return {
+    from,
+    to,
+    message: `this is not YAML: ${error.message.charAt(0).toLowerCase()}${error.message.slice(1)}`,
+    fix: tab ? 'indent with spaces: YAML allows no tabs' : fixes[error.code],
+  };
+}
+
+function resolveSpec(data: LabDocument, document: Document, source: SourceText, file: string): LabSpec {
+  const mistakes: Mistake[] = [];
+  const wrong = (path: readonly (string | number)[], message: string, fix?: string) =>
+    mistakes.push({ ...rangeOf(document, path), message, fix });
+  const base = dirname(file);
+  const local = (path: string) => {
+    const home = path === '~' || path.startsWith('~/') ? join(homedir(), path.slice(1)) : path;
+    return isAbsolute(home) ? home : join(base, home);
+  };
+
+  const seats = seatNames(data.seats, wrong);
+  const memoryMiB = typeof data.memory === 'number' ? data.memory : sizeOf(data.memory) / (1024 * 1024);
+  if (!Number.isInteger(memoryMiB) || memoryMiB < 1 || memoryMiB > 16 * 1024 * 1024) {
+    wrong(['memory'], 'memory must be a whole number of MiB, up to 16T', 'write for example: memory: 2G');
+  }
+  const size = data.disk.size === undefined ? undefined : sizeOf(data.disk.size);
+  if (size !== undefined && (!Number.isSafeInteger(size) || size % 512 !== 0 || size === 0)) {
+    wrong(
+      ['disk', 'size'],
+      "the disk's size must be a multiple of 512 bytes",
+      'write for example: size: 40G',
+    );
+  }
+  if (mistakes.length > 0) throw labFileError(source, mistakes);
+
+  const master = typeof data.master === 'string' ? { path: data.master } : data.master;
+  return {
+    file,
+    name: data.lab,
+    master: { ...master, path: local(master.path) },
+    pool: local(data.pool ?? data.lab),
+    seats,
+    runner: data.runner,
+    memoryMiB,
+    cpus: data.cpus,
+    network: networkOf(data.network),
+    cdrom: data.cdrom === undefined ? undefined : local(data.cdrom),
+    disk: { size, bus: data.disk.bus },
+    graphics: data.graphics,
+    guard: data.guard,
+    guest: data.guest,
+    mistake: (path, message, fix) => labFileError(source, [{ ...rangeOf(document, path), message, fix }]),
+  };
+}
+
+function networkOf(network: LabDocument['network']): SeatNetwork {
+  if (typeof network === 'string') return { kind: network };
+  return 'network' in network
+    ? { kind: 'network', name: network.network }
+    : { kind: 'bridge', name: network.bridge };
+}
+
+/** Bytes of a text that `sizePattern` matches. */
+function sizeOf(text: string): number {
+  const [, number, unit] = sizePattern.exec(text)!;
+  return Number(number) * 1024 ** ('KMGT'.indexOf(unit.toUpperCase()) + 1);
+}

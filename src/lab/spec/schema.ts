@@ -1,0 +1,153 @@
+import { z } from 'zod';
+import { diskBuses } from '../seat.ts';
+
+/** The most seats that one lab may have: a typing error should not fill a disk. */
+export const mostSeats = 10_000;
+
+/** Names become file names, host names and domain names: letters, digits, `-`, `_` and `.`, no leading dot. */
+const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]*$/;
+const nameRule = 'letters, digits, "-", "_" and ".", beginning with a letter or a digit';
+
+/** `512M`, `1.5 GiB`: a number and a binary unit. */
+export const sizePattern = /^(\d+(?:\.\d+)?)\s*([KMGTkmgt])(?:i?B)?$/;
+
+const name = (what: string) =>
+  z
+    .string({ error: `${what} must be a name: ${nameRule}` })
+    .min(1, { error: `${what} must not be empty` })
+    .max(60, { error: `${what} must have at most 60 characters` })
+    .regex(namePattern, { error: `${what} must be made of ${nameRule}` });
+
+const path = (what: string) =>
+  z.string({ error: `${what} must be a path` }).min(1, { error: `${what} must not be empty` });
+
+const whole = (what: string, least: number, most: number) =>
+  z
+    .int({ error: `${what} must be a whole number` })
+    .min(least, { error: `${what} must be at least ${least}` })
+    .max(most, { error: `${what} must be at most ${most}` });
+
+const seatCount = whole('the number of seats', 1, mostSeats);
+
+const seatPattern = z
+  .string({ error: 'the seats\' name must be a text with {n}, {nn} or {nnn}, such as "student-{nn}"' })
+  .regex(/^[A-Za-z0-9{][A-Za-z0-9._-]*(\{n+\}[A-Za-z0-9._-]*)?$/, {
+    error: `the seats' name must be made of ${nameRule}, and one of {n}, {nn} or {nnn}`,
+  })
+  .regex(/\{n+\}/, { error: "the seats' name needs {n}, {nn} or {nnn}, where the number goes" });
+
+const seats = z.union(
+  [
+    seatCount.meta({ description: 'How many: student-01, student-02 …' }),
+    z
+      .array(name('a seat'))
+      .min(1, { error: 'seats must have at least one name' })
+      .max(mostSeats, { error: `seats must have at most ${mostSeats} names` })
+      .meta({ description: 'Their names' }),
+    z
+      .strictObject({
+        count: seatCount,
+        name: seatPattern
+          .default('student-{nn}')
+          .meta({ description: 'The names; {nn} becomes the number, with at least two digits' }),
+        first: whole("the first seat's number", 0, 1_000_000)
+          .default(1)
+          .meta({ description: 'The first number' }),
+      })
+      .meta({ description: 'How many, and how they are called' }),
+  ],
+  { error: 'seats must be a number, a list of names, or {count: 40, name: "student-{nn}"}' },
+);
+
+const memory = z.union(
+  [
+    whole('memory', 1, 16 * 1024 * 1024).meta({ description: 'MiB' }),
+    z
+      .string({ error: 'memory must be a size such as 512M or 2G, or a number of MiB' })
+      .regex(sizePattern, { error: 'memory must be a size such as 512M or 2G, or a number of MiB' }),
+  ],
+  { error: 'memory must be a size such as 512M or 2G, or a number of MiB' },
+);
+
+const network = z.union(
+  [
+    z.enum(['user', 'none'], { error: 'network must be user, none, {network: NAME} or {bridge: NAME}' }),
+    z
+      .strictObject({ network: name('the network') })
+      .meta({ description: 'A network of the hypervisor (libvirt), by name' }),
+    z.strictObject({ bridge: name('the bridge') }).meta({ description: 'A bridge of the host, by name' }),
+  ],
+  { error: 'network must be user, none, {network: NAME} or {bridge: NAME}' },
+);
+
+/** The lab file, as people write it. Descriptions show up in editors through the JSON Schema. */
+export const labSchema = z
+  .strictObject({
+    lab: name('lab').meta({ description: "The lab's name. Seats' UUIDs and MAC addresses come from it." }),
+    master: z
+      .union(
+        [
+          path('master'),
+          z.strictObject({
+            path: path("the master's path"),
+            format: z
+              .enum(['qcow2', 'raw'], { error: "the master's format must be qcow2 or raw" })
+              .optional()
+              .meta({ description: 'Default: found out from the file' }),
+          }),
+        ],
+        { error: 'master must be a path, or {path: FILE, format: qcow2}' },
+      )
+      .meta({ description: 'The image that all seats share, relative to this file' }),
+    seats: seats.meta({ description: 'The seats: a number, a list of names, or {count, name}' }),
+    pool: path('pool')
+      .optional()
+      .meta({ description: "Folder of the seats' files, relative to this file. Default: ./LAB/" }),
+    runner: z
+      .enum(['qemu', 'files'], { error: 'runner must be qemu (boots guests) or files (images and XML only)' })
+      .default('qemu')
+      .meta({ description: 'qemu: guests are child processes. files: images and domain XML only' }),
+    memory: memory.default('1G').meta({ description: "A guest's memory: 512M, 2G, or a number of MiB" }),
+    cpus: whole('cpus', 1, 255).default(1).meta({ description: "A guest's processors" }),
+    network: network.default('user').meta({ description: 'user: NAT without privileges. none: no card' }),
+    cdrom: path('cdrom').optional().meta({ description: 'An ISO image in the drive of every seat' }),
+    disk: z
+      .strictObject(
+        {
+          size: z
+            .string({ error: "the disk's size must be a size such as 40G" })
+            .regex(sizePattern, { error: "the disk's size must be a size such as 40G" })
+            .optional()
+            .meta({ description: "Bytes the guest sees, at least the master's. Default: the master's" }),
+          bus: z
+            .enum(diskBuses, {
+              error: `the disk's bus must be ${diskBuses.slice(0, -1).join(', ')} or ${diskBuses.at(-1)}`,
+            })
+            .default('virtio')
+            .meta({ description: 'What the guest sees the disk on' }),
+        },
+        { error: 'disk must be a mapping, such as {size: 40G, bus: virtio}' },
+      )
+      .prefault({})
+      .meta({ description: "The seats' disks" }),
+    graphics: z
+      .enum(['none', 'vnc'], { error: 'graphics must be none or vnc' })
+      .default('none')
+      .meta({ description: 'vnc: a screen on a unix socket. none: serial port only' }),
+    guard: z
+      .enum(['read-only', 'immutable'], { error: 'guard must be read-only or immutable' })
+      .default('read-only')
+      .meta({ description: 'How the master is protected while the lab is up; immutable needs root' }),
+    guest: z.enum(['any', 'demo'], { error: 'guest must be any or demo' }).default('any').meta({
+      description:
+        "any: new disks are exactly the master. demo: Cowherd's own demo guest; its name is written into each disk",
+    }),
+  })
+  .meta({ title: 'Cowherd lab', description: 'One master image, many seats' });
+
+export type LabDocument = z.output<typeof labSchema>;
+
+/** The JSON Schema of the lab file, for editors. */
+export function labJsonSchema(): Record<string, unknown> {
+  return z.toJSONSchema(labSchema, { io: 'input', target: 'draft-7' });
+}
