@@ -2,7 +2,8 @@ import { readdirSync, realpathSync, rmdirSync, rmSync, statSync } from 'node:fs'
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { backingNameOf } from './backing-name.ts';
-import { fileError, readJsonFile, syncFolder, writeJsonFile } from './json-file.ts';
+import { asSystemError, errnoOf } from './errno.ts';
+import { readJsonFile, syncFolder, writeJsonFile } from './json-file.ts';
 
 /*
  * Who stands on an image is remembered beside it, in `.cowherd/NAME.dependents/`: one small JSON file for each
@@ -67,7 +68,7 @@ export async function recordDependents(
   recorder: Recorder,
 ): Promise<void> {
   const real = realPath(path);
-  if (real === undefined) throw new DiskError('not-found', 'no such image', { path });
+  if (real === undefined) throw new DiskError('not-found', `There is no image '${path}'`, { path });
   writeJsonFile(recordPath(real, recorder.by), {
     version: 1,
     image: basename(real),
@@ -85,7 +86,7 @@ export async function forgetDependents(path: string, by: string): Promise<void> 
   try {
     rmSync(join(folder, `${by}.json`), { force: true });
   } catch (cause) {
-    throw fileError(cause, path, 'cannot remove the record of dependents');
+    throw asSystemError(cause, 'remove the record of dependents of', path);
   }
   for (const empty of [folder, dirname(folder)]) {
     try {
@@ -107,9 +108,9 @@ export function recordsFor(path: string): readonly DependentsRecord[] {
   try {
     names = readdirSync(folder);
   } catch (cause) {
-    const errno = (cause as NodeJS.ErrnoException).code;
+    const errno = errnoOf(cause);
     if (errno === 'ENOENT' || errno === 'ENOTDIR') return [];
-    throw fileError(cause, folder, 'cannot read the records of dependents');
+    throw asSystemError(cause, 'read', folder);
   }
   const records: DependentsRecord[] = [];
   for (const name of names.sort()) {
@@ -130,7 +131,7 @@ function parseRecord(record: Record<string, unknown>, path: string, base: string
   ) {
     throw new DiskError(
       'corrupt',
-      'the record of dependents is damaged: delete it if no lab uses the image',
+      `The record of dependents '${path}' is damaged: delete it if no lab uses the image`,
       {
         path,
       },
@@ -177,7 +178,7 @@ function standsOn(dependent: string, image: { readonly dev: bigint; readonly ino
     const named = statSync(file, { bigint: true });
     return named.dev === image.dev && named.ino === image.ino;
   } catch (cause) {
-    return (cause as NodeJS.ErrnoException).code !== 'ENOENT';
+    return errnoOf(cause) !== 'ENOENT';
   }
 }
 
@@ -201,7 +202,7 @@ export async function assertNoDependents(
   const list = more > 0 ? `${names.join(', ')} and ${more} more` : names.join(', ');
   throw new DiskError(
     'in-use',
-    `it is the backing file of ${list}, which writing to it would corrupt; ` +
+    `'${path}' is the backing file of ${list}: writing to it would corrupt them. ` +
       `${corruptDependentsFlag} does it nevertheless`,
     { path, detail: { dependents: dependents.length, names: list, flag: corruptDependentsFlag } },
   );

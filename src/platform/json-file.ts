@@ -12,26 +12,8 @@ import {
   writeSync,
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { DiskError, type DiskErrorCode } from '../errors.ts';
-
-const codes: Readonly<Record<string, DiskErrorCode>> = {
-  ENOENT: 'not-found',
-  ENOTDIR: 'not-found',
-  EEXIST: 'exists',
-  EACCES: 'denied',
-  EPERM: 'denied',
-  EROFS: 'read-only',
-  ENOSPC: 'out-of-space',
-  EDQUOT: 'out-of-space',
-  EFBIG: 'out-of-space',
-};
-
-/** Node's error of a file operation as a DiskError: `what` says what was tried, e.g. `cannot write the record`. */
-export function fileError(cause: unknown, path: string, what: string): DiskError {
-  if (cause instanceof DiskError) return cause;
-  const errno = (cause as NodeJS.ErrnoException).code ?? 'EIO';
-  return new DiskError(codes[errno] ?? 'io', what, { path, detail: { errno }, cause });
-}
+import { DiskError } from '../errors.ts';
+import { asSystemError, errnoOf } from './errno.ts';
 
 /** Makes a folder's entries durable: new names in it survive a power cut. */
 export function syncFolder(path: string): void {
@@ -52,18 +34,18 @@ export function readSmallText(path: string, limit: number): string | undefined {
   try {
     fd = openSync(path, 'r');
   } catch (cause) {
-    const errno = (cause as NodeJS.ErrnoException).code;
+    const errno = errnoOf(cause);
     if (errno === 'ENOENT' || errno === 'ENOTDIR') return undefined;
-    throw fileError(cause, path, 'cannot open the file');
+    throw asSystemError(cause, 'open', path);
   }
   try {
     const { size } = fstatSync(fd);
     if (size > limit) {
-      throw new DiskError('corrupt', `the file is larger than the ${limit} bytes it can have`, { path });
+      throw new DiskError('corrupt', `'${path}' is larger than the ${limit} bytes it can have`, { path });
     }
     return readFileSync(fd, 'utf8');
   } catch (cause) {
-    throw fileError(cause, path, 'cannot read the file');
+    throw asSystemError(cause, 'read', path);
   } finally {
     closeSync(fd);
   }
@@ -77,10 +59,10 @@ export function readJsonFile(path: string, limit: number): Record<string, unknow
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw new DiskError('corrupt', 'the file is not JSON', { path, cause });
+    throw new DiskError('corrupt', `'${path}' is not JSON`, { path, cause });
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new DiskError('corrupt', 'the file holds no JSON object', { path });
+    throw new DiskError('corrupt', `'${path}' holds no JSON object`, { path });
   }
   return value as Record<string, unknown>;
 }
@@ -110,7 +92,7 @@ export function writeTextFile(path: string, text: string): boolean {
     syncFolder(folder);
   } catch (cause) {
     rmSync(aside, { force: true });
-    throw fileError(cause, path, 'cannot write the file');
+    throw asSystemError(cause, 'write', path);
   }
   return true;
 }
