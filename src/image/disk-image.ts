@@ -1,0 +1,271 @@
+import { alignDown, alignUp, isOffset } from '../bytes/numbers.ts';
+import { DiskError, type DiskErrorCode } from '../errors.ts';
+import { type FormatDriver, isWritable, type Layer, type ResizeOptions } from '../formats/driver.ts';
+import type { ByteStore } from '../storage/store.ts';
+import { ChainReader, readPadded } from './chain-reader.ts';
+import type { ChainRun, Image, RunScope } from './image.ts';
+import { ImageWriter } from './image-writer.ts';
+import { guessFormat } from './probe.ts';
+import { type HeldRange, RangeLock } from './range-lock.ts';
+import { RunCollector } from './runs.ts';
+
+/** What a probe of the first sector decides by: as many bytes as QEMU looks at. */
+const probedBytes = 512;
+
+export interface DiskImageOptions {
+  readonly backing?: DiskImage;
+  readonly probed: boolean;
+  /** The formats that the image was chosen from. */
+  readonly formats: readonly FormatDriver[];
+  readonly signal?: AbortSignal;
+}
+
+/** The engine: one implementation of reading, writing, zeroing, discarding and mapping over every format. */
+export class DiskImage implements Image {
+  readonly layer: Layer;
+  readonly backing?: DiskImage;
+  readonly probed: boolean;
+  readonly #reader: ChainReader;
+  readonly #writer: ImageWriter | undefined;
+  /** Where every byte of a writable image has its place for good, no map can change under a reader. */
+  readonly #flat: { readonly store: ByteStore; readonly at: number } | undefined;
+  readonly #locks = new RangeLock();
+  readonly #formats: readonly FormatDriver[];
+  readonly #signal: AbortSignal | undefined;
+  #disposed = false;
+
+  constructor(layer: Layer, options: DiskImageOptions) {
+    this.layer = layer;
+    this.backing = options.backing;
+    this.probed = options.probed;
+    this.#formats = options.formats;
+    this.#signal = options.signal;
+    this.#reader = new ChainReader([layer, ...(options.backing?.layers ?? [])]);
+    if (!isWritable(layer)) return;
+    this.#writer = new ImageWriter(layer, this.#reader);
+    if (layer.flat) this.#flat = { store: layer.flat.source as ByteStore, at: layer.flat.at };
+  }
+
+  /** The layers of the chain, this image's own first. */
+  get layers(): readonly Layer[] {
+    return this.#reader.layers;
+  }
+
+  get size(): number {
+    return this.layer.size;
+  }
+
+  get writable(): boolean {
+    return this.#writer !== undefined;
+  }
+
+  async read(offset: number, into: Uint8Array): Promise<void> {
+    this.#check(offset, into.length);
+    if (into.length === 0) return;
+    const { flat } = this.layer;
+    if (flat) return readPadded(flat.source, flat.at + offset, into);
+    if (!this.#writer) return this.#reader.read(offset, into);
+    const held = await this.#hold(offset, offset + into.length, false);
+    try {
+      await this.#reader.read(offset, into);
+    } finally {
+      this.#locks.unlock(held);
+    }
+  }
+
+  async write(offset: number, from: Uint8Array): Promise<void> {
+    const writer = this.#checkWrite(offset, from.length);
+    if (from.length === 0) return;
+    if (this.#flat && this.probed && offset < probedBytes) return this.#writeGuarded(offset, from);
+    if (this.#flat) return this.#flat.store.write(this.#flat.at + offset, from);
+    const held = await this.#holdGrains(offset, from.length);
+    try {
+      await writer.write(offset, from);
+    } finally {
+      this.#locks.unlock(held);
+    }
+  }
+
+  async zero(offset: number, length: number, options: { readonly unmap?: boolean } = {}): Promise<void> {
+    const writer = this.#checkWrite(offset, length);
+    if (length === 0) return;
+    const unmap = options.unmap ?? false;
+    if (this.#flat) return this.#flat.store.zero(this.#flat.at + offset, length, { punch: unmap });
+    const held = await this.#holdGrains(offset, length);
+    try {
+      await writer.zero(offset, offset + length, unmap);
+    } finally {
+      this.#locks.unlock(held);
+    }
+  }
+
+  async discard(offset: number, length: number): Promise<void> {
+    const writer = this.#checkWrite(offset, length);
+    if (length === 0) return;
+    if (this.#flat) {
+      const { store, at } = this.#flat;
+      // A file that ends inside its last sector is not made longer by giving space back.
+      const end = Math.min(at + offset + length, store.size);
+      if (end > at + offset) await store.zero(at + offset, end - at - offset, { punch: true });
+      return;
+    }
+    const held = await this.#holdGrains(offset, length);
+    try {
+      await writer.discard(offset, offset + length, this.layer.backing !== undefined);
+    } finally {
+      this.#locks.unlock(held);
+    }
+  }
+
+  async writePacked(offset: number, from: Uint8Array): Promise<void> {
+    const writer = this.#checkWrite(offset, from.length);
+    const { grain, size, format } = this.layer;
+    if (!isWritable(this.layer) || !this.layer.pack) {
+      throw this.#error('unsupported', `Images in ${format} format cannot be written compressed`, {
+        field: 'format',
+        detail: { format },
+      });
+    }
+    if (offset % grain !== 0 || from.length === 0 || from.length !== Math.min(grain, size - offset)) {
+      throw this.#error('bad-argument', `${from.length} bytes at ${offset} are not one grain of ${grain}`, {
+        offset,
+      });
+    }
+    const held = await this.#holdGrains(offset, from.length);
+    try {
+      await writer.pack(offset, from);
+    } finally {
+      this.#locks.unlock(held);
+    }
+  }
+
+  async *runs(scope: RunScope = {}): AsyncIterable<readonly ChainRun[]> {
+    const { from = 0, to = this.size, depth = 'chain' } = scope;
+    this.#check(from, to - from);
+    const collector = new RunCollector(depth === 'layer' ? [this.layer] : this.layers, from, to);
+    while (!collector.done) {
+      // The map stands still for a page; whoever takes it may then write.
+      const held = this.writable ? await this.#hold(collector.position, to, false) : undefined;
+      let page: ChainRun[];
+      try {
+        page = await collector.page(() => this.#checkAborted());
+      } finally {
+        if (held) this.#locks.unlock(held);
+      }
+      if (page.length > 0) yield page;
+    }
+  }
+
+  async resize(size: number, options?: ResizeOptions): Promise<void> {
+    this.#checkWrite(0, 0);
+    const { layer } = this;
+    if (!isWritable(layer) || !layer.resize) {
+      throw this.#error('unsupported', `Images in ${layer.format} format cannot be resized`, {
+        field: 'format',
+        detail: { format: layer.format },
+      });
+    }
+    if (!isOffset(size))
+      throw this.#error('bad-argument', `An image cannot have ${size} bytes`, { field: 'size' });
+    const held = await this.#hold(0, Number.POSITIVE_INFINITY, true);
+    try {
+      this.#reader.unpacked.invalidate(layer, 0, Number.POSITIVE_INFINITY);
+      await layer.resize(size, options);
+    } finally {
+      this.#locks.unlock(held);
+    }
+  }
+
+  async flush(): Promise<void> {
+    if (isWritable(this.layer)) await this.layer.flush();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    const failures: unknown[] = [];
+    const attempt = async (work: PromiseLike<void>) => {
+      try {
+        await work;
+      } catch (error) {
+        failures.push(error);
+      }
+    };
+    await attempt(this.flush());
+    await attempt(this.layer[Symbol.asyncDispose]());
+    if (this.backing) await attempt(this.backing[Symbol.asyncDispose]());
+    if (failures.length > 0) throw failures[0];
+  }
+
+  /** Writes into the first sector of a guessed raw image, if it goes on looking like raw. */
+  async #writeGuarded(offset: number, from: Uint8Array): Promise<void> {
+    const { store, at } = this.#flat!;
+    const held = await this.#hold(0, probedBytes, true);
+    try {
+      const sector = new Uint8Array(probedBytes);
+      await readPadded(store, at, sector);
+      sector.set(from.subarray(0, probedBytes - offset), offset);
+      const guess = guessFormat(
+        { head: sector, tail: sector.subarray(0, 0), size: this.size, name: store.name },
+        this.#formats,
+      );
+      if (guess !== this.layer.format) {
+        throw this.#error(
+          'denied',
+          `The image was taken for raw; with this write it would be taken for ${guess}`,
+          {
+            offset,
+            field: 'probed',
+            detail: { format: guess, errno: 'EPERM' },
+          },
+        );
+      }
+      await store.write(at + offset, from);
+    } finally {
+      this.#locks.unlock(held);
+    }
+  }
+
+  async #hold(start: number, end: number, exclusive: boolean): Promise<HeldRange> {
+    return this.#locks.tryLock(start, end, exclusive) ?? this.#locks.lock(start, end, exclusive);
+  }
+
+  #holdGrains(offset: number, length: number): Promise<HeldRange> {
+    const { grain } = this.layer;
+    return this.#hold(alignDown(offset, grain), alignUp(offset + length, grain), true);
+  }
+
+  #check(offset: number, length: number): void {
+    this.#checkAborted();
+    if (this.#disposed) throw this.#error('bad-argument', 'The image is closed');
+    if (isOffset(offset) && isOffset(length) && offset + length <= this.size) return;
+    throw this.#error(
+      'out-of-range',
+      `${length} bytes at ${offset} are not inside an image of ${this.size}`,
+      {
+        offset: isOffset(offset) ? offset : undefined,
+        detail: { length, size: this.size },
+      },
+    );
+  }
+
+  #checkWrite(offset: number, length: number): ImageWriter {
+    if (!this.#writer) throw this.#error('read-only', 'The image was opened for reading only');
+    this.#check(offset, length);
+    return this.#writer;
+  }
+
+  #checkAborted(): void {
+    if (this.#signal?.aborted) {
+      throw this.#error('aborted', 'The work on the image was stopped', { cause: this.#signal.reason });
+    }
+  }
+
+  #error(
+    code: DiskErrorCode,
+    message: string,
+    place: ConstructorParameters<typeof DiskError>[2] = {},
+  ): DiskError {
+    return new DiskError(code, message, { path: this.layer.source.name, ...place });
+  }
+}

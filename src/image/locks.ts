@@ -1,0 +1,33 @@
+import { allPermissions, type ImageLock, Permission } from '../storage/image-lock.ts';
+
+/** What an opening is for, as far as QEMU's image locks ask. */
+export interface LockRequest {
+  readonly format: string;
+  readonly writable: boolean;
+  /** The image is named by another one, which relies on its content staying as it is. */
+  readonly backing: boolean;
+  /** Only headers and tables are read (`info`). */
+  readonly metadataOnly: boolean;
+  /** The size will change; a format other than raw always counts on that when it is writable. */
+  readonly resize: boolean;
+}
+
+/**
+ * The permissions that QEMU's tools use and leave to others, per image file. Raw is a filter to QEMU: it asks for
+ * what its user asks for, and forbids others nothing of its own accord. Every other format keeps tables in the
+ * file, so that others may neither write nor resize while it is open.
+ */
+export function lockFor(request: LockRequest): ImageLock {
+  const { writable, backing, metadataOnly, resize } = request;
+  const raw = request.format === 'raw';
+  let hold = metadataOnly ? 0 : Permission.consistentRead;
+  if (writable) hold |= Permission.write;
+  if (writable && (resize || !raw)) hold |= Permission.resize;
+  const alone = backing || !raw;
+  return { hold, shared: alone ? allPermissions & ~(Permission.write | Permission.resize) : allPermissions };
+}
+
+/** `-U`: reads along with whoever writes, and forbids nobody anything. */
+export function sharedLockFor(metadataOnly: boolean): ImageLock {
+  return { hold: metadataOnly ? 0 : Permission.consistentRead, shared: allPermissions };
+}

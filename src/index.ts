@@ -1,0 +1,35 @@
+/**
+ * Cowherd's runtime-independent surface: disk images over bytes, wherever these lie. Nothing here, and nothing it
+ * reaches, imports a module of Node, so that it runs in a browser over a Blob or HTTP ranges. Files and block
+ * devices are in `cowherd/node`.
+ *
+ * ```ts
+ * await using image = await openImage(new BlobSource(file));
+ * const sector = new Uint8Array(512);
+ * await image.read(0, sector);
+ * ```
+ *
+ * @module
+ */
+export { DiskError, type DiskErrorCode, type ErrorPlace, isDiskError } from './errors.ts';
+export type * from './formats/driver.ts';
+export { isWritable } from './formats/driver.ts';
+export { findFormat, formats } from './formats/index.ts';
+export type { ChainRun, Image, RunScope } from './image/image.ts';
+export {
+  createImage,
+  type OpenedLayer,
+  type OpenImageOptions,
+  type OpenLayerOptions,
+  openImage,
+  openLayer,
+  type ReferenceRequest,
+  type ResolveReference,
+} from './image/open.ts';
+export { type NamingImage, type ReferencePolicy, trustedImages, untrustedImages } from './image/policy.ts';
+export { combineReference, parseReference, type Reference } from './image/reference.ts';
+export { BlobSource } from './storage/blob.ts';
+export { allPermissions, type ImageLock, Permission } from './storage/image-lock.ts';
+export { MemoryStore } from './storage/memory.ts';
+export type * from './storage/store.ts';
+export { hostFileOf } from './storage/store.ts';
