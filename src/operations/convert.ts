@@ -1,0 +1,336 @@
+import { pageAligned } from '../bytes/page-buffer.ts';
+import { isZero } from '../bytes/zero.ts';
+import { DiskError } from '../errors.ts';
+import type { Image } from '../image/image.ts';
+import type { OnProgress } from '../storage/store.ts';
+import { type Batch, ConvertPlan, type PlanOptions, sectorBytes } from './convert-plan.ts';
+import { SparseDetector } from './sparse-detection.ts';
+
+export interface ConvertOptions {
+  /**
+   * Bytes of zeroes in a row that are worth leaving out, whole sectors; default 4096. 0: nothing is left out, the
+   * target is allocated in full.
+   */
+  readonly sparseBytes?: number;
+  /** The target reads as zeroes where nothing was written (new and without a backing image, or by promise). */
+  readonly targetIsZero?: boolean;
+  /**
+   * The target has a backing image that stands for the first source's: only what the source's top layer holds is
+   * copied. `bytes` is its guest size, where it is known.
+   */
+  readonly targetBacking?: { readonly bytes?: number };
+  /** Stores every cluster packed (compressed). The target's format must be able to. */
+  readonly packed?: boolean;
+  /** Requests in flight, 1 to 16; default 4. */
+  readonly requests?: number;
+  /** Writes need not follow the guest's order. */
+  readonly unordered?: boolean;
+  /** Data is copied as it is, without looking for zeroes in it. */
+  readonly verbatim?: boolean;
+  /** Bytes that a second may write at most. */
+  readonly bytesPerSecond?: number;
+  /** Goes on where a source cannot be read: told of each failure, and zeroes are written for the sector. */
+  readonly onUnreadable?: (failure: { step: 'state' | 'read'; offset: number; error: unknown }) => void;
+  /** Bytes of data copied, of those that there are to copy. */
+  readonly onProgress?: OnProgress;
+  readonly signal?: AbortSignal;
+}
+
+const requestBytes = 2 * 1024 * 1024;
+const defaultSparseBytes = 4096;
+
+/**
+ * Copies what a guest reads from the sources, one after the other, to the target, which must be writable and at
+ * least as large. Neither may be written by others meanwhile. Does not flush the target.
+ *
+ * Throws `bad-argument` for a target that is too small; failures of reading and writing carry `detail.step`
+ * ('state', 'read', 'write') and `detail.offset`, the guest's byte; `aborted` through the signal. After a failure
+ * the target holds a part of the content.
+ */
+export async function convertImages(
+  sources: readonly Image[],
+  target: Image,
+  options: ConvertOptions = {},
+): Promise<void> {
+  const conversion = new Conversion(sources, target, options);
+  await conversion.run();
+}
+
+class Conversion {
+  readonly #target: Image;
+  readonly #sources: readonly Image[];
+  readonly #options: ConvertOptions;
+  readonly #sparseBytes: number;
+  readonly #detector: SparseDetector | undefined;
+  readonly #packedBytes: number | undefined;
+  #plan!: ConvertPlan;
+  /** The batch being planned: batches are handed out one after the other. */
+  #planning: Promise<unknown> = Promise.resolve();
+  /** Settles when the batch handed out last has been written. */
+  #written: Promise<void> = Promise.resolve();
+  #failure: { readonly error: unknown } | undefined;
+  #done = 0;
+  #total = 0;
+  #paid = 0;
+
+  constructor(sources: readonly Image[], target: Image, options: ConvertOptions) {
+    this.#sources = sources;
+    this.#target = target;
+    this.#options = options;
+    this.#sparseBytes = options.sparseBytes ?? defaultSparseBytes;
+    this.#packedBytes = options.packed ? target.layer.grain : undefined;
+    if (this.#sparseBytes > 0 && !options.verbatim) {
+      this.#detector = new SparseDetector(this.#sparseBytes / sectorBytes);
+    }
+  }
+
+  async run(): Promise<void> {
+    const { onProgress, requests = 4 } = this.#options;
+    this.#plan = await ConvertPlan.of(this.#sources, this.#planOptions());
+    if (this.#plan.total > this.#target.size) {
+      throw new DiskError(
+        'bad-argument',
+        `The target has ${this.#target.size} bytes of ${this.#plan.total}`,
+        {
+          path: this.#target.layer.source.name,
+          field: 'size',
+          detail: { size: this.#plan.total, target: this.#target.size },
+        },
+      );
+    }
+    if (onProgress) this.#total = await this.#countData();
+    await Promise.all(Array.from({ length: requests }, () => this.#work()));
+    if (this.#failure) throw this.#failure.error;
+  }
+
+  #planOptions(): PlanOptions {
+    const { targetBacking, targetIsZero = false, onUnreadable } = this.#options;
+    return {
+      requestBytes: Math.max(requestBytes, this.#packedBytes ?? 0),
+      packedBytes: this.#packedBytes,
+      keepUnallocated: targetBacking !== undefined,
+      backingBytes: targetBacking?.bytes,
+      zeroesAreData: this.#sparseBytes === 0,
+      skipZeroes: targetIsZero,
+      onUnreadable:
+        onUnreadable &&
+        ((offset, error) => {
+          onUnreadable({ step: 'state', offset, error });
+          return true;
+        }),
+    };
+  }
+
+  async #countData(): Promise<number> {
+    const quiet = { ...this.#planOptions(), skipZeroes: true };
+    const plan = await ConvertPlan.of(
+      this.#sources,
+      quiet.onUnreadable ? { ...quiet, onUnreadable: () => true } : quiet,
+    );
+    let bytes = 0;
+    for (let batch = await plan.next(); batch; batch = await plan.next()) bytes += batch.length;
+    return bytes;
+  }
+
+  /** One request after the other, until none is left or one failed. */
+  async #work(): Promise<void> {
+    let buffer: Uint8Array | undefined;
+    for (;;) {
+      const taken = await this.#take();
+      if (!taken) return;
+      const { batch, previous, finish } = taken;
+      try {
+        let bytes: Uint8Array | undefined;
+        if (batch.kind === 'data') {
+          buffer ??= pageAligned(Math.max(requestBytes, this.#packedBytes ?? 0));
+          bytes = buffer.subarray(0, batch.length);
+          await this.#read(batch, bytes);
+        }
+        if (!this.#options.unordered) await previous;
+        if (this.#failure) return;
+        if (bytes) await this.#write(batch, bytes);
+        else await this.#zero(batch.offset, batch.length);
+        if (batch.kind === 'data') {
+          this.#done += batch.length;
+          this.#options.onProgress?.(this.#done, this.#total);
+        }
+      } catch (error) {
+        this.#failure ??= { error };
+      } finally {
+        finish();
+      }
+    }
+  }
+
+  /** The next batch, whether the one before it has been written, and what to call when this one has. */
+  #take(): Promise<{ batch: Batch; previous: Promise<void>; finish: () => void } | undefined> {
+    const turn = this.#planning.then(async () => {
+      if (this.#failure) return undefined;
+      let batch: Batch | undefined;
+      try {
+        this.#options.signal?.throwIfAborted();
+        batch = await this.#plan.next();
+      } catch (error) {
+        this.#failure ??= { error: failureAt('state', this.#plan.position, error) };
+      }
+      if (!batch) return undefined;
+      const previous = this.#written;
+      let finish = (): void => undefined;
+      this.#written = new Promise((resolve) => {
+        finish = resolve;
+      });
+      return { batch, previous, finish };
+    });
+    this.#planning = turn;
+    return turn;
+  }
+
+  async #read({ offset, steps }: Batch, into: Uint8Array): Promise<void> {
+    try {
+      await this.#readRange(offset, into);
+    } catch {
+      // Once more in the plan's steps, to say where it failed and to save what can be saved.
+      let at = 0;
+      for (const length of steps) {
+        const part = into.subarray(at, at + length);
+        try {
+          await this.#readRange(offset + at, part);
+        } catch (error) {
+          if (!this.#options.onUnreadable) throw failureAt('read', offset + at, error);
+          await this.#salvage(offset + at, part);
+        }
+        at += length;
+      }
+    }
+  }
+
+  async #readRange(offset: number, into: Uint8Array): Promise<void> {
+    for (const { image, start, end } of this.#plan.parts) {
+      const from = Math.max(offset, start);
+      const to = Math.min(offset + into.length, end);
+      if (from >= to) continue;
+      await readPadded(image, from - start, into.subarray(from - offset, to - offset));
+    }
+  }
+
+  async #salvage(offset: number, into: Uint8Array): Promise<void> {
+    for (let at = 0; at < into.length; at += sectorBytes) {
+      const sector = into.subarray(at, at + sectorBytes);
+      try {
+        await this.#readRange(offset + at, sector);
+      } catch (error) {
+        this.#options.onUnreadable?.({ step: 'read', offset: offset + at, error });
+        sector.fill(0);
+      }
+    }
+  }
+
+  async #write({ offset, steps }: Batch, bytes: Uint8Array): Promise<void> {
+    if (this.#packedBytes !== undefined) return this.#pack(offset, bytes, this.#packedBytes);
+    if (!this.#detector) return this.#writeRange(offset, bytes);
+    const words = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+    const guest = offset / sectorBytes;
+    // Stretches of one kind go out in one request, also across steps.
+    let open = 0;
+    let openIsZero = false;
+    let sector = 0;
+    for (const length of steps) {
+      const end = sector + length / sectorBytes;
+      while (sector < end) {
+        const stretch = this.#detector.stretch(words, sector, end, guest + sector);
+        if (stretch < 0 !== openIsZero) {
+          await this.#put(offset, bytes, open, sector, openIsZero);
+          open = sector;
+          openIsZero = stretch < 0;
+        }
+        sector += Math.abs(stretch);
+      }
+    }
+    await this.#put(offset, bytes, open, sector, openIsZero);
+  }
+
+  /** Writes or leaves out the sectors [from, to) of a batch. */
+  async #put(offset: number, bytes: Uint8Array, from: number, to: number, zero: boolean): Promise<void> {
+    if (from === to) return;
+    const at = from * sectorBytes;
+    const length = (to - from) * sectorBytes;
+    if (!zero) return this.#writeRange(offset + at, bytes.subarray(at, at + length));
+    if (!this.#options.targetIsZero) await this.#zero(offset + at, length);
+  }
+
+  async #pack(offset: number, bytes: Uint8Array, clusterBytes: number): Promise<void> {
+    const packing: Promise<void>[] = [];
+    for (let at = 0; at < bytes.length; at += clusterBytes) {
+      const cluster = bytes.subarray(at, at + clusterBytes);
+      if (this.#sparseBytes > 0 && isZero(cluster)) {
+        if (!this.#options.targetIsZero) packing.push(this.#zero(offset + at, cluster.length));
+        continue;
+      }
+      packing.push(this.#packOne(offset + at, cluster));
+    }
+    const results = await Promise.allSettled(packing);
+    for (const result of results) if (result.status === 'rejected') throw result.reason;
+  }
+
+  async #packOne(offset: number, cluster: Uint8Array): Promise<void> {
+    try {
+      await this.#target.writePacked(offset, cluster);
+    } catch (error) {
+      throw failureAt('write', offset, error);
+    }
+    await this.#pay(cluster.length);
+  }
+
+  async #writeRange(offset: number, bytes: Uint8Array): Promise<void> {
+    try {
+      await this.#target.write(offset, bytes);
+    } catch (error) {
+      throw failureAt('write', offset, error);
+    }
+    await this.#pay(bytes.length);
+  }
+
+  async #zero(offset: number, length: number): Promise<void> {
+    try {
+      await this.#target.zero(offset, length, { unmap: true });
+    } catch (error) {
+      throw failureAt('write', offset, error);
+    }
+  }
+
+  /** Waits until the rate allows what was written so far. */
+  async #pay(bytes: number): Promise<void> {
+    const { bytesPerSecond, signal } = this.#options;
+    if (!bytesPerSecond) return;
+    const now = performance.now();
+    this.#paid = Math.max(this.#paid, now) + (bytes / bytesPerSecond) * 1000;
+    const wait = this.#paid - now;
+    if (wait < 1) return;
+    await new Promise<void>((resolve) => {
+      const end = (): void => {
+        clearTimeout(timer);
+        signal?.removeEventListener('abort', end);
+        resolve();
+      };
+      const timer = setTimeout(end, wait);
+      signal?.addEventListener('abort', end, { once: true });
+    });
+  }
+}
+
+/** Reads guest bytes; those that round the image's size up to a sector are zeroes. */
+async function readPadded(image: Image, offset: number, into: Uint8Array): Promise<void> {
+  const there = Math.max(0, Math.min(into.length, image.size - offset));
+  if (there > 0) await image.read(offset, into.subarray(0, there));
+  into.fill(0, there);
+}
+
+function failureAt(step: 'state' | 'read' | 'write', offset: number, cause: unknown): unknown {
+  if (!(cause instanceof DiskError) || cause.code === 'aborted') return cause;
+  return new DiskError(cause.code, `Could not ${step === 'write' ? 'write' : 'read'} at byte ${offset}`, {
+    path: cause.path,
+    offset,
+    detail: { ...cause.detail, step, offset },
+    cause,
+  });
+}
