@@ -58,7 +58,7 @@ function answerFor(error: unknown, context: CliContext): number {
   }
   const { text, hint } = explain(error);
   if (text !== '') report(context, text);
-  if (hint) context.stderr.write(`${hint}\n`);
+  if (hint) context.stderr.write(hint);
   if (error instanceof UsageFailure) {
     context.stderr.write(`Try '${context.program} --help' for more information\n`);
   }

@@ -1,6 +1,6 @@
 /**
- * Ends a verb with a message and an exit code. The program's name is put before the message; `hint` lines follow
- * it without the name. An empty message prints nothing.
+ * Ends a verb with a message and an exit code. The program's name is put before the message; `hint` follows
+ * it as it is, on the next line, without the name. An empty message prints nothing.
  */
 export class CliFailure extends Error {
   readonly exitCode: number;

@@ -151,7 +151,7 @@ function sizeOption(context: CliContext, name: string, value: string, where: str
     throw new CliFailure(`${where}: Parameter '${name}' expects a non-negative number below 2^64`, {
       hint:
         'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n' +
-        'and exabytes, respectively.',
+        'and exabytes, respectively.\n',
     });
   }
   if (parsed.kind === 'too-large') {

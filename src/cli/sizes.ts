@@ -77,20 +77,20 @@ const binaryPrefixes = ['', 'Ki', 'Mi', 'Gi', 'Ti', 'Pi', 'Ei'];
 
 /** Bytes for people, as QEMU writes them: three significant digits, `1.5 GiB`, `0 B`. */
 export function humanSize(bytes: number | bigint): string {
-  const value = Number(bytes);
+  const value = BigInt(Math.max(0, Math.trunc(Number(bytes))));
   // QEMU goes over to the next prefix where the figure would reach 1000, not 1024.
-  const exponent = value === 0 ? 0 : Math.floor(Math.floor(Math.log2(value * 1.024) + 1e-15) / 10);
-  return `${general(value / 2 ** (10 * exponent), 3)} ${binaryPrefixes[exponent]}B`;
+  let power = 0;
+  while (power < binaryPrefixes.length - 1 && value >= 1000n << BigInt(10 * power)) power++;
+  return `${threeDigits(value, 1n << BigInt(10 * power))} ${binaryPrefixes[power]}B`;
 }
 
-/** C's `%.{digits}g`. */
-function general(value: number, digits: number): string {
-  if (value === 0) return '0';
-  const exponent = Number(value.toExponential(digits - 1).split('e')[1]);
-  if (exponent >= -4 && exponent < digits) {
-    return String(Number(value.toFixed(digits - 1 - exponent)));
-  }
-  const [mantissa, power] = value.toExponential(digits - 1).split('e');
-  const sign = power.startsWith('-') ? '-' : '+';
-  return `${Number(mantissa)}e${sign}${power.replace(/^[+-]/, '').padStart(2, '0')}`;
+/** C's `%0.3g` of value / unit, where that is below 1000: exact, and half goes to even as in C. */
+function threeDigits(value: bigint, unit: bigint): string {
+  let decimals = 0;
+  while (decimals < 3 && value * 10n ** BigInt(decimals) < 100n * unit) decimals++;
+  const scaled = value * 10n ** BigInt(decimals);
+  let digits = scaled / unit;
+  const twiceRest = (scaled % unit) * 2n;
+  if (twiceRest > unit || (twiceRest === unit && digits % 2n === 1n)) digits++;
+  return decimals === 0 && digits === 1000n ? '1e+03' : String(Number(digits) / 10 ** decimals);
 }
