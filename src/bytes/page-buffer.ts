@@ -1,5 +1,6 @@
 const pageBytes = 4096;
 const wasmPageBytes = 65536;
+const mostWasmPages = 65536;
 const arenaBytes = 8 * 1024 * 1024;
 
 let arena = new Uint8Array(0);
@@ -30,8 +31,8 @@ export function pageAligned(bytes: number): Uint8Array<ArrayBuffer> {
 }
 
 function memoryOf(bytes: number): Uint8Array<ArrayBuffer> | undefined {
-  if (refused || typeof WebAssembly === 'undefined') return undefined;
   const pages = Math.max(1, Math.ceil(bytes / wasmPageBytes));
+  if (refused || pages > mostWasmPages || typeof WebAssembly === 'undefined') return undefined;
   try {
     return new Uint8Array(new WebAssembly.Memory({ initial: pages, maximum: pages }).buffer as ArrayBuffer);
   } catch {

@@ -1,4 +1,5 @@
-import { read, readSync, write, writeSync } from 'node:fs';
+import { closeSync, fdatasync, fstatSync, fsync, read, readSync, write, writeSync } from 'node:fs';
+import { promisify } from 'node:util';
 import { DiskError } from '../errors.ts';
 import { asSystemError, errnoOf, systemError } from './errno.ts';
 
@@ -9,7 +10,7 @@ const patience = 1000;
 /** An open file, for the functions here: its descriptor, and its name for messages. */
 export interface OpenFile {
   readonly fd: number;
-  readonly path: string;
+  readonly name: string;
 }
 
 /**
@@ -23,7 +24,7 @@ export function readWhole(file: OpenFile, at: number, into: Uint8Array): void {
       count = readSync(file.fd, into, done, Math.min(into.length - done, largestCall), at + done);
     } catch (error) {
       if (isTransient(error) && retries++ < patience) continue;
-      throw asSystemError(error, 'read from', file.path, { offset: at + done });
+      throw asSystemError(error, 'read from', file.name, { offset: at + done });
     }
     if (count === 0) throw endedEarly(file, at + done);
     done += count;
@@ -39,7 +40,7 @@ export function readWholeInPool(file: OpenFile, at: number, into: Uint8Array): P
       read(file.fd, into, done, Math.min(into.length - done, largestCall), at + done, (error, count) => {
         if (error) {
           if (isTransient(error) && retries++ < patience) next();
-          else reject(asSystemError(error, 'read from', file.path, { offset: at + done }));
+          else reject(asSystemError(error, 'read from', file.name, { offset: at + done }));
         } else if (count === 0) {
           reject(endedEarly(file, at + done));
         } else {
@@ -61,7 +62,7 @@ export function writeWhole(file: OpenFile, at: number, from: Uint8Array): void {
       done += count;
     } catch (error) {
       if (isTransient(error) && retries++ < patience) continue;
-      throw asSystemError(error, 'write to', file.path, { offset: at + done });
+      throw asSystemError(error, 'write to', file.name, { offset: at + done });
     }
   }
 }
@@ -75,7 +76,7 @@ export function writeWholeInPool(file: OpenFile, at: number, from: Uint8Array): 
       write(file.fd, from, done, Math.min(from.length - done, largestCall), at + done, (error, count) => {
         if (error) {
           if (isTransient(error) && retries++ < patience) next();
-          else reject(asSystemError(error, 'write to', file.path, { offset: at + done }));
+          else reject(asSystemError(error, 'write to', file.name, { offset: at + done }));
         } else if (count === 0 && retries++ >= patience) {
           reject(noProgress(file, at + done));
         } else {
@@ -88,6 +89,30 @@ export function writeWholeInPool(file: OpenFile, at: number, from: Uint8Array): 
   });
 }
 
+/** Waits until what was written is on the disk; `metadata` where the size has changed too. */
+export async function syncFile(file: OpenFile, metadata: boolean): Promise<void> {
+  try {
+    await promisify(metadata ? fsync : fdatasync)(file.fd);
+  } catch (error) {
+    throw asSystemError(error, 'flush', file.name);
+  }
+}
+
+/** Throws what the system held back until now (a network file system reports a full disk here). */
+export function closeFile(file: OpenFile): void {
+  try {
+    closeSync(file.fd);
+  } catch (error) {
+    throw asSystemError(error, 'close', file.name);
+  }
+}
+
+/** Bytes of an open regular file, and bytes that its blocks take. */
+export function measureFile(file: OpenFile): { readonly size: number; readonly allocated: number } {
+  const { size, blocks } = fstatSync(file.fd);
+  return { size, allocated: blocks * 512 };
+}
+
 function isTransient(error: unknown): boolean {
   const name = errnoOf(error);
   return name === 'EINTR' || name === 'EAGAIN';
@@ -96,14 +121,14 @@ function isTransient(error: unknown): boolean {
 function endedEarly(file: OpenFile, offset: number): DiskError {
   return new DiskError(
     'changed',
-    `'${file.path}' became shorter while it was open: it ends before byte ${offset}`,
+    `'${file.name}' became shorter while it was open: it ends before byte ${offset}`,
     {
-      path: file.path,
+      path: file.name,
       offset,
     },
   );
 }
 
 function noProgress(file: OpenFile, offset: number): DiskError {
-  return systemError('EIO', 'write to', file.path, { offset });
+  return systemError('EIO', 'write to', file.name, { offset });
 }

@@ -14,15 +14,11 @@ export const kernel = {
   FALLOC_FL_PUNCH_HOLE: 0x02,
   FALLOC_FL_ZERO_RANGE: 0x10,
   FICLONE: 0x4004_9409,
-  FICLONERANGE: 0x4020_940d,
   FS_IOC_GETFLAGS: 0x8008_6601,
   FS_IOC_SETFLAGS: 0x4008_6602,
   FS_IMMUTABLE_FL: 0x10,
   BLKROGET: 0x125e,
-  BLKDISCARD: 0x1277,
   BLKZEROOUT: 0x127f,
-  BLKGETSIZE64: 0x8008_1272,
-  POSIX_FADV_DONTNEED: 4,
 } as const;
 
 /**
@@ -39,7 +35,6 @@ export interface Libc {
   ioctl(fd: number, request: number, argument: Uint8Array): number;
   /** For requests whose argument is a number (FICLONE: a file descriptor). */
   ioctlNumber(fd: number, request: number, argument: number): number;
-  posixFadvise(fd: number, offset: number, length: number, advice: number): number;
   readonly pool: {
     fallocate(fd: number, mode: number, offset: number, length: number): Promise<number>;
     copyFileRange(from: number, fromAt: number, to: number, toAt: number, length: number): Promise<number>;
@@ -95,7 +90,6 @@ function bind(koffi: Koffi): Libc {
   const fcntl = own.func('int fcntl(int fd, int command, void *argument)');
   const ioctl = own.func('int ioctl(int fd, unsigned long request, void *argument)');
   const ioctlNumber = own.func('int ioctl(int fd, unsigned long request, long argument)');
-  const posixFadvise = own.func('int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)');
 
   const call = (code: KoffiFunction, ...args: unknown[]): number => {
     const answer = Number(code(...args));
@@ -119,8 +113,6 @@ function bind(koffi: Koffi): Libc {
     fcntl: (fd, command, argument) => call(fcntl, fd, command, argument),
     ioctl: (fd, request, argument) => call(ioctl, fd, request, argument),
     ioctlNumber: (fd, request, argument) => call(ioctlNumber, fd, request, argument),
-    // The one that answers its error number itself.
-    posixFadvise: (fd, offset, length, advice) => -Number(posixFadvise(fd, offset, length, advice)),
     pool: {
       fallocate: (fd, mode, offset, length) => inPool(fallocate, fd, mode, offset, length),
       copyFileRange: (from, fromAt, to, toAt, length) =>

@@ -1,0 +1,302 @@
+import { isOffset } from '../bytes/numbers.ts';
+import { DiskError } from '../errors.ts';
+import { cloneInKernel, copyInKernel } from '../platform/copy-range.ts';
+import {
+  closeFile,
+  measureFile,
+  readWhole,
+  readWholeInPool,
+  syncFile,
+  writeWhole,
+  writeWholeInPool,
+} from '../platform/file-io.ts';
+import { growAllocated, refuseDeviceResize, resizeFile } from '../platform/preallocate.ts';
+import { findExtent, truncate, zeroDevice, zeroInside } from '../platform/sparse.ts';
+import { changeLocks, type LockBits, noLocks } from './file-lock.ts';
+import { allPermissions, type ImageLock } from './image-lock.ts';
+import type { ByteStore, Extent, HostFile, OnProgress, Preallocation } from './store.ts';
+
+/** Up to here a call that blocks costs less than a trip through the thread pool (measured on a warm cache). */
+const inlineBytes = 64 * 1024;
+const done: Promise<void> = Promise.resolve();
+
+/**
+ * A regular file or block device as a store. Disposing waits for requests in flight, closes it, and with it
+ * gives back its locks. `size` is what was found at open and what we made of it since; a file that another
+ * process grows meanwhile keeps the old one here.
+ */
+export class FileStore implements ByteStore, HostFile {
+  readonly name: string;
+  readonly path: string;
+  readonly fileKind: 'regular' | 'block';
+  readonly writable: boolean;
+  readonly fd: number;
+  readonly inode: bigint;
+  #size: number;
+  #sizeChanged = false;
+  #closed = false;
+  #inFlight = 0;
+  /** Requests in flight that make the file longer: to `end`. */
+  readonly #growing = new Set<{ readonly end: number; readonly settled: Promise<void> }>();
+  #idle: (() => void)[] = [];
+  #locks: LockBits = noLocks;
+  /**
+   * The last extent of data that the system told of. Kept since SEEK_HOLE can cost a walk over it, and safe
+   * though others may punch holes into the file: calling a hole data is never wrong. (Holes are not kept.)
+   */
+  #data = { from: 0, to: 0 };
+
+  /** For `openFileStore`. */
+  constructor(opened: Pick<FileStore, 'path' | 'name' | 'fd' | 'inode' | 'fileKind' | 'size' | 'writable'>) {
+    this.path = opened.path;
+    this.name = opened.name;
+    this.fd = opened.fd;
+    this.inode = opened.inode;
+    this.fileKind = opened.fileKind;
+    this.#size = opened.size;
+    this.writable = opened.writable;
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  read(at: number, into: Uint8Array): Promise<void> {
+    try {
+      this.#check(at, into.length);
+      if (at + into.length > this.#size) throw this.#outOfRange('Read', at, into.length);
+      if (into.length > inlineBytes) return this.#track(readWholeInPool(this, at, into));
+      readWhole(this, at, into);
+      return done;
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
+  write(at: number, from: Uint8Array): Promise<void> {
+    try {
+      this.#checkWrite(at, from.length);
+      if (from.length > inlineBytes) {
+        const end = at + from.length;
+        return this.#trackGrowth(end, writeWholeInPool(this, at, from), () => end);
+      }
+      if (from.length > 0) {
+        writeWhole(this, at, from);
+        this.#grewTo(at + from.length);
+      }
+      return done;
+    } catch (error) {
+      if (!this.#closed) this.#findSize();
+      return Promise.reject(error);
+    }
+  }
+
+  async zero(at: number, length: number, options: { readonly punch?: boolean } = {}): Promise<void> {
+    this.#checkWrite(at, length);
+    if (length === 0) return;
+    const punch = options.punch !== false;
+    this.#data = { from: 0, to: 0 };
+    if (this.fileKind === 'block') return this.#track(zeroDevice(this, at, length, punch));
+    const end = at + length;
+    for (let wait = this.#longerThan(end); wait; wait = this.#longerThan(end)) await wait;
+    this.#check(at, length);
+    const before = Math.min(end, this.#size);
+    try {
+      // What lies past the end is fresh: no need to make zeroes of it, only to take its space or not.
+      if (end > before && punch) truncate(this, end);
+      else if (end > before) await this.#track(growAllocated(this, Math.max(at, before), end));
+      this.#grewTo(end);
+      if (at < before) await this.#track(zeroInside(this, at, before - at, punch));
+    } catch (error) {
+      this.#findSize();
+      throw error;
+    }
+  }
+
+  /**
+   * Sets the size. Preallocation is as QEMU's file driver does it: 'falloc' takes the space, 'full' writes zeroes
+   * into it; a file that grows from nothing gets its first block in any case. When that fails the old size is
+   * restored. Throws `unsupported` for preallocation while shrinking and for a device made smaller, and
+   * `out-of-space` for a device made larger.
+   */
+  async resize(
+    size: number,
+    allocate?: { readonly preallocation: Preallocation; readonly onProgress?: OnProgress },
+  ): Promise<void> {
+    this.#checkWrite(size, 0);
+    if (this.fileKind === 'block') {
+      refuseDeviceResize(this, this.#size, size);
+      return;
+    }
+    const grows = size >= this.#size;
+    for (let wait = this.#longerThan(size); wait; wait = this.#longerThan(size)) await wait;
+    this.#check(size, 0);
+    // Asked to grow, and outgrown meanwhile by a write: that is no wish to cut off what it wrote.
+    if (grows && size < this.#size) return;
+    this.#data = { from: 0, to: 0 };
+    const { preallocation = 'off', onProgress } = allocate ?? {};
+    try {
+      await this.#track(resizeFile(this, this.#size, size, preallocation, onProgress));
+    } finally {
+      this.#findSize();
+      this.#sizeChanged = true;
+    }
+  }
+
+  async flush(): Promise<void> {
+    this.#check(0, 0);
+    const changed = this.#sizeChanged;
+    this.#sizeChanged = false;
+    try {
+      await this.#track(syncFile(this, changed));
+    } catch (error) {
+      this.#sizeChanged = changed;
+      throw error;
+    }
+  }
+
+  async extent(at: number): Promise<Extent> {
+    this.#check(at, 1);
+    if (at >= this.#size) throw this.#outOfRange('Extent', at, 1);
+    if (this.fileKind === 'block') return { offset: at, length: this.#size - at, data: true };
+    if (at >= this.#data.from && at < this.#data.to) {
+      return { offset: at, length: Math.min(this.#data.to, this.#size) - at, data: true };
+    }
+    const extent = findExtent(this, at, this.#size);
+    if (extent.data) this.#data = { from: at, to: at + extent.length };
+    return extent;
+  }
+
+  async allocated(): Promise<number> {
+    this.#check(0, 0);
+    return measureFile(this).allocated;
+  }
+
+  async lock(lock: ImageLock): Promise<void> {
+    this.#check(0, 0);
+    const wanted = { held: lock.hold & allPermissions, unshared: ~lock.shared & allPermissions };
+    changeLocks(this, this.#locks, wanted);
+    this.#locks = wanted;
+  }
+
+  /**
+   * Copies bytes to another file inside the kernel, sharing blocks where the file system can. Answers how many
+   * were done, 0 to `length`: the caller copies the rest through memory. Throws when a disk is full or broken.
+   */
+  async copyRangeTo(target: FileStore, from: number, to: number, length: number): Promise<number> {
+    this.#check(from, length);
+    target.#checkWrite(to, length);
+    if (from + length > this.#size) throw this.#outOfRange('Copy', from, length);
+    if (this.fileKind === 'block' || target.fileKind === 'block') return 0;
+    const copying = copyInKernel(this, from, target, to, length);
+    return this.#track(target.#trackGrowth(to + length, copying, (copied) => to + copied));
+  }
+
+  /**
+   * Makes `target`, an empty file, a copy of this one that shares its blocks (FICLONE). False, and nothing done,
+   * where the file system cannot.
+   */
+  async cloneTo(target: FileStore): Promise<boolean> {
+    this.#check(0, 0);
+    target.#checkWrite(0, 0);
+    if (this.fileKind === 'block' || target.fileKind === 'block') return false;
+    if (target.size !== 0) {
+      throw new DiskError('bad-argument', `'${target.name}' is not empty`, { path: target.name });
+    }
+    const cloned = await this.#track(target.#track(cloneInKernel(this, target)));
+    target.#findSize();
+    target.#sizeChanged = true;
+    return cloned;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    // A descriptor closed under a request in flight could by then name another file.
+    while (this.#inFlight > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
+    if (this.#locks !== noLocks) changeLocks(this, this.#locks, noLocks);
+    closeFile(this);
+  }
+
+  /** Counts a request that is in flight, so that closing waits for it. */
+  async #track<T>(request: Promise<T>): Promise<T> {
+    this.#inFlight++;
+    try {
+      return await request;
+    } finally {
+      if (--this.#inFlight === 0) for (const wake of this.#idle.splice(0)) wake();
+    }
+  }
+
+  async #trackGrowth<T>(end: number, request: Promise<T>, reached: (answer: T) => number): Promise<T> {
+    const tracked = this.#track(request);
+    const growing = end > this.#size ? { end, settled: tracked.then(ignore, ignore) } : undefined;
+    if (growing) this.#growing.add(growing);
+    try {
+      const answer = await tracked;
+      this.#grewTo(reached(answer));
+      return answer;
+    } catch (error) {
+      this.#findSize();
+      throw error;
+    } finally {
+      if (growing) this.#growing.delete(growing);
+    }
+  }
+
+  /**
+   * A promise to wait for, should a request be in flight that makes the file longer than `end`; setting the size to
+   * `end` now could cut off what it has just written. Ask again, and act in the same breath.
+   */
+  #longerThan(end: number): Promise<void> | undefined {
+    for (const write of this.#growing) if (write.end > end) return write.settled;
+    return undefined;
+  }
+
+  #grewTo(end: number): void {
+    if (end <= this.#size) return;
+    this.#size = end;
+    this.#sizeChanged = true;
+  }
+
+  /** After a request that failed half-way: the file may have grown by part of it. */
+  #findSize(): void {
+    if (this.fileKind === 'regular') this.#size = measureFile(this).size;
+  }
+
+  #check(at: number, length: number): void {
+    if (this.#closed) throw new DiskError('bad-argument', `'${this.name}' is closed`, { path: this.name });
+    if (!isOffset(at) || !isOffset(length) || !isOffset(at + length)) {
+      const range = `${length} bytes at ${at}`;
+      throw new DiskError('bad-argument', `${range} of '${this.name}': no offsets of 0 to 2^53 - 1`, {
+        path: this.name,
+      });
+    }
+  }
+
+  #checkWrite(at: number, length: number): void {
+    this.#check(at, length);
+    if (!this.writable) {
+      throw new DiskError('read-only', `'${this.name}' was opened only to read`, { path: this.name });
+    }
+    if (this.fileKind === 'block' && at + length > this.#size && length > 0) {
+      throw new DiskError('out-of-space', `The device '${this.name}' ends at ${this.#size}`, {
+        path: this.name,
+        offset: at,
+        detail: { errno: 'ENOSPC', length, size: this.#size },
+      });
+    }
+  }
+
+  #outOfRange(what: string, at: number, length: number): DiskError {
+    return new DiskError('out-of-range', `${what} of ${length} bytes at ${at} ends past ${this.#size}`, {
+      path: this.name,
+      offset: at,
+      detail: { length, size: this.#size },
+    });
+  }
+}
+
+function ignore(): void {
+  // Whoever made the request hears of its failure.
+}
