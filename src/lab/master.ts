@@ -1,0 +1,175 @@
+import { createHash } from 'node:crypto';
+import { realpathSync, statSync } from 'node:fs';
+import { basename, dirname, join, relative, resolve } from 'node:path';
+import { DiskError } from '../errors.ts';
+import type { Image } from '../image/image.ts';
+import { openImageFile } from '../node.ts';
+import { recordFolder } from '../platform/dependents.ts';
+import { asSystemError } from '../platform/errno.ts';
+import { readHead, readJsonFile, writeJsonFile } from '../platform/json-file.ts';
+import { hostFileOf, type OnProgress } from '../storage/store.ts';
+import { contentDigest, contentDigestPrefix } from './content-digest.ts';
+import type { FileFacts, MasterState } from './state.ts';
+
+/** Bytes at a file's start that are hashed: the first cluster of a qcow2 image, and so its header. */
+const headBytes = 64 * 1024;
+
+/** A master as it is now. Paths are absolute. */
+export interface Master {
+  /** Symbolic links resolved: what overlays name. */
+  readonly path: string;
+  readonly format: string;
+  /** Guest bytes. */
+  readonly size: number;
+  readonly files: readonly FileFacts[];
+}
+
+/** Facts about a file, without reading more of it than its head. Throws `not-found`, `denied` … */
+export function fileFacts(path: string): FileFacts {
+  try {
+    const stat = statSync(path, { bigint: true });
+    const head = new Uint8Array(headBytes);
+    const got = readHead(path, head);
+    const device = stat.isBlockDevice();
+    return {
+      path,
+      size: Number(stat.size),
+      mtime: device ? '0' : String(stat.mtimeNs),
+      inode: device ? '0' : String(stat.ino),
+      head: createHash('sha256').update(head.subarray(0, got)).digest('hex'),
+    };
+  } catch (cause) {
+    throw asSystemError(cause, 'read', path);
+  }
+}
+
+/** What differs between two facts about the same file, in words; undefined when nothing does. */
+export function factsDiffer(before: FileFacts, now: FileFacts): string | undefined {
+  if (before.size !== now.size) return `its size was ${before.size} bytes and is ${now.size}`;
+  if (before.head !== now.head) return 'its header changed';
+  if (before.inode !== now.inode) return 'it is another file now (its inode changed)';
+  if (before.mtime !== now.mtime) return `it was written to at ${timeOf(now.mtime)}`;
+  return undefined;
+}
+
+function timeOf(nanoseconds: string): string {
+  return new Date(Number(BigInt(nanoseconds) / 1_000_000n)).toISOString();
+}
+
+/** Opens the master and looks at it and its chain. Throws what opening throws. */
+export async function inspectMaster(path: string, format?: string): Promise<Master> {
+  const real = realPathOf(path);
+  await using image = await openImageFile(real, { format, writable: false });
+  const files: FileFacts[] = [];
+  for (let one: Image | undefined = image; one; one = one.backing) {
+    files.push(fileFacts(realPathOf(hostFileOf(one.layer.source)?.path ?? one.layer.source.name)));
+  }
+  return { path: real, format: image.layer.format, size: image.size, files };
+}
+
+function realPathOf(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch (cause) {
+    throw asSystemError(cause, 'open', path);
+  }
+}
+
+/** The master's state for a lab's pool: file paths become relative to it. */
+export function masterState(master: Master, content: string, pool: string): MasterState {
+  return {
+    format: master.format,
+    size: master.size,
+    content,
+    files: master.files.map((one) => ({ ...one, path: pathFrom(pool, one.path) })),
+  };
+}
+
+/** A path as something in `folder` names it: relative, but absolute for what is below /dev. */
+export function pathFrom(folder: string, path: string): string {
+  return path.startsWith('/dev/') ? path : relative(folder, path);
+}
+
+/** A file of a master's state that is not as it was. */
+export interface MasterChange {
+  /** Absolute path. */
+  readonly path: string;
+  /** In words, for people. */
+  readonly what: string;
+}
+
+/** Compares the files of a recorded master with what is there. Reads 64 KiB of each. */
+export function masterChanges(state: MasterState, pool: string): readonly MasterChange[] {
+  const changes: MasterChange[] = [];
+  for (const before of state.files) {
+    const path = resolve(pool, before.path);
+    try {
+      const what = factsDiffer(before, fileFacts(path));
+      if (what !== undefined) changes.push({ path, what });
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error;
+      changes.push({ path, what: error.code === 'not-found' ? 'it is gone' : error.message });
+    }
+  }
+  return changes;
+}
+
+export interface DigestOptions {
+  readonly onProgress?: OnProgress;
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * The digest of the master's content, computed; throws `changed` when its files changed meanwhile, and `locked`
+ * while a program writes to it.
+ */
+export async function computeContent(master: Master, options: DigestOptions = {}): Promise<string> {
+  let content: string;
+  {
+    await using image = await openImageFile(master.path, { format: master.format, writable: false });
+    content = await contentDigest(image, options);
+  }
+  for (const before of master.files) {
+    const what = factsDiffer(before, fileFacts(before.path));
+    if (what === undefined) continue;
+    throw new DiskError('changed', `'${before.path}' changed while it was read: ${what}`, {
+      path: before.path,
+      detail: { fix: 'shut down what writes to it and try again' },
+    });
+  }
+  rememberContent(master, content);
+  return content;
+}
+
+/** What was computed for this master before, if its files have not been touched since. */
+export function rememberedContent(master: Master): string | undefined {
+  let value: Record<string, unknown> | undefined;
+  try {
+    value = readJsonFile(contentRecord(master.path), 1024 * 1024);
+  } catch (error) {
+    // A damaged or unreadable memory is none: it can be computed again.
+    if (error instanceof DiskError) return undefined;
+    throw error;
+  }
+  const { content, files } = (value ?? {}) as { content?: unknown; files?: unknown };
+  if (typeof content !== 'string' || !content.startsWith(contentDigestPrefix)) return undefined;
+  return JSON.stringify(files) === JSON.stringify(relativeFiles(master)) ? content : undefined;
+}
+
+function rememberContent(master: Master, content: string): void {
+  try {
+    writeJsonFile(contentRecord(master.path), { version: 1, content, files: relativeFiles(master) });
+  } catch (error) {
+    // A folder that cannot be written only costs the next lab the time to compute it again.
+    if (!(error instanceof DiskError)) throw error;
+  }
+}
+
+function contentRecord(path: string): string {
+  return join(dirname(path), recordFolder, `${basename(path)}.content.json`);
+}
+
+function relativeFiles(master: Master): readonly FileFacts[] {
+  const folder = dirname(master.path);
+  return master.files.map((one) => ({ ...one, path: pathFrom(folder, one.path) }));
+}

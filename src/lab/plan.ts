@@ -1,0 +1,201 @@
+import { pathFrom } from './master.ts';
+import { backingPathOf, fileIdentity, type ImageHead } from './overlay.ts';
+import type { LabState } from './state.ts';
+
+/** One thing that `up` would do. Paths are absolute. */
+export type Step =
+  | { readonly do: 'guard'; readonly path: string; readonly what: string }
+  | { readonly do: 'create'; readonly seat: string; readonly path: string; readonly lost: boolean }
+  | {
+      readonly do: 'define';
+      readonly seat: string;
+      readonly path: string;
+      readonly change: 'new' | 'rewrite';
+    }
+  | {
+      readonly do: 'relink';
+      readonly seat: string;
+      readonly path: string;
+      readonly from: string;
+      readonly to: string;
+    }
+  | {
+      readonly do: 'grow';
+      readonly seat: string;
+      readonly path: string;
+      readonly from: number;
+      readonly to: number;
+    }
+  | { readonly do: 'remove'; readonly seat: string; readonly paths: readonly string[] }
+  | { readonly do: 'remember'; readonly path: string };
+
+/** Something that `up` does not do by itself, and what the user can. */
+export interface Problem {
+  readonly seat?: string;
+  readonly path: string;
+  readonly what: string;
+  readonly fix: string;
+}
+
+/** What is wanted, what is there, and the way from one to the other. */
+export interface Plan {
+  readonly steps: readonly Step[];
+  /** These stop `up` before it changes anything. */
+  readonly problems: readonly Problem[];
+  /** Seats whose disks stand on another content of the master: they do not start until they are reset. */
+  readonly stale: readonly string[];
+  /** Seats that were made and are not in the lab file any more: kept, unless `up --prune`. */
+  readonly unlisted: readonly string[];
+  /** For people: what is left as it is although the lab file says otherwise. */
+  readonly notes: readonly string[];
+}
+
+/** A seat's files as they are. */
+export interface SeatFiles {
+  readonly name: string;
+  readonly disk: { readonly path: string; readonly head?: ImageHead };
+  readonly definition: { readonly path: string; readonly owner?: SeatOwner };
+}
+
+/** Who wrote a definition, by its own metadata: 'foreign' is somebody else. */
+export interface SeatOwner {
+  readonly kind: 'ours' | 'foreign';
+  readonly text: string;
+}
+
+export interface PlanInput {
+  readonly lab: string;
+  readonly pool: string;
+  readonly master: {
+    readonly path: string;
+    readonly format: string;
+    /** Guest bytes. */
+    readonly size: number;
+    /** Undefined while it was not computed: nothing can be called stale then. */
+    readonly content?: string;
+  };
+  /** Guest bytes of a seat's disk, where the lab file says. */
+  readonly size?: number;
+  /** Of the seats in the lab file, in order: what their definitions shall say. */
+  readonly wanted: ReadonlyMap<string, { readonly definition: string }>;
+  /** Of all seats: those of the lab file, and those that were made before. */
+  readonly files: readonly SeatFiles[];
+  readonly prune: boolean;
+  readonly guard: readonly Step[];
+  readonly state: { readonly path: string; readonly before?: LabState; readonly after?: LabState };
+}
+
+/** Compares what is wanted with what is there. Pure, but for looking where backing names lead. */
+export function makePlan(input: PlanInput): Plan {
+  const steps: Step[] = [...input.guard];
+  const problems: Problem[] = [];
+  const stale: string[] = [];
+  const unlisted: string[] = [];
+  const notes: string[] = [];
+  const plan = { steps, problems, stale, unlisted, notes };
+  const masterIdentity = fileIdentity(input.master.path);
+
+  for (const files of input.files) {
+    const wanted = input.wanted.get(files.name);
+    if (!wanted) {
+      planUnlisted(input, files, plan);
+      continue;
+    }
+    planDisk(input, files, masterIdentity, plan);
+    planDefinition(files, wanted.definition, plan);
+  }
+  const { before, after } = input.state;
+  if (after === undefined || JSON.stringify(before) !== JSON.stringify(after)) {
+    steps.push({ do: 'remember', path: input.state.path });
+  }
+  return plan;
+}
+
+interface Draft {
+  readonly steps: Step[];
+  readonly problems: Problem[];
+  readonly stale: string[];
+  readonly unlisted: string[];
+  readonly notes: string[];
+}
+
+/** Whether a seat's disk is one that this lab made for it. */
+export function isOurs(head: ImageHead, lab: string, seat: string): boolean {
+  return head.provenance?.lab === lab && head.provenance.seat === seat;
+}
+
+function planDisk(
+  input: PlanInput,
+  { name: seat, disk }: SeatFiles,
+  masterIdentity: string | undefined,
+  draft: Draft,
+): void {
+  const { head, path } = disk;
+  if (head === undefined) {
+    const lost = input.state.before?.seats.some((one) => one.name === seat) ?? false;
+    draft.steps.push({ do: 'create', seat, path, lost });
+    return;
+  }
+  if (!isOurs(head, input.lab, seat)) {
+    draft.problems.push({
+      seat,
+      path,
+      what: foreignDisk(head),
+      fix: `move it away, or call the seat otherwise`,
+    });
+    return;
+  }
+  const { content } = input.master;
+  if (content !== undefined && head.provenance!.master !== content) {
+    draft.stale.push(seat);
+    return;
+  }
+  const backing = backingPathOf(head);
+  const sound =
+    backing !== undefined &&
+    fileIdentity(backing) === masterIdentity &&
+    head.backing?.format === input.master.format;
+  if (!sound) {
+    const to = pathFrom(input.pool, input.master.path);
+    draft.steps.push({ do: 'relink', seat, path, from: head.backing?.path ?? 'nothing', to });
+  }
+  const size = input.size ?? input.master.size;
+  if (head.size! < size) draft.steps.push({ do: 'grow', seat, path, from: head.size!, to: size });
+  else if (head.size! > size) {
+    draft.notes.push(
+      `${seat}: its disk has ${head.size} bytes, more than the lab file's ${size}; 'cowherd reset' makes it new`,
+    );
+  }
+}
+
+/** Why a disk in a seat's place is not the seat's. */
+export function foreignDisk(head: ImageHead): string {
+  if (head.damage !== undefined) return `its disk cannot be read: ${head.damage}`;
+  if (!head.provenance) return 'a file that Cowherd did not make is in the place of its disk';
+  return `the disk in its place was made for ${head.provenance.seat} of the lab "${head.provenance.lab}"`;
+}
+
+function planDefinition(files: SeatFiles, wanted: string, draft: Draft): void {
+  const { path, owner } = files.definition;
+  const seat = files.name;
+  if (owner?.kind === 'foreign') {
+    draft.problems.push({
+      seat,
+      path,
+      what: 'a file that Cowherd did not make is in the place of its definition',
+      fix: 'move it away, or call the seat otherwise',
+    });
+  } else if (owner?.text !== wanted) {
+    draft.steps.push({ do: 'define', seat, path, change: owner ? 'rewrite' : 'new' });
+  }
+}
+
+function planUnlisted(input: PlanInput, files: SeatFiles, draft: Draft): void {
+  const { head } = files.disk;
+  const paths: string[] = [];
+  if (head && isOurs(head, input.lab, files.name)) paths.push(files.disk.path);
+  if (files.definition.owner?.kind === 'ours') paths.push(files.definition.path);
+  if (paths.length === 0) return;
+  draft.unlisted.push(files.name);
+  if (input.prune) draft.steps.push({ do: 'remove', seat: files.name, paths });
+}

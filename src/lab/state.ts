@@ -1,0 +1,116 @@
+import { rmdirSync, rmSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { z } from 'zod';
+import { DiskError } from '../errors.ts';
+import { recordFolder } from '../platform/dependents.ts';
+import { asSystemError } from '../platform/errno.ts';
+import { readJsonFile, writeJsonFile } from '../platform/json-file.ts';
+
+/** What tells whether a file was touched, without reading it. Numbers past 2^53 are decimal texts. */
+const fileFactsSchema = z.object({
+  /** Relative to the pool; absolute for a device. */
+  path: z.string(),
+  /** Bytes. */
+  size: z.number(),
+  /** Nanoseconds since the epoch. */
+  mtime: z.string(),
+  inode: z.string(),
+  /** SHA-256 of the first 64 KiB, in hexadecimal. */
+  head: z.string(),
+});
+
+const masterStateSchema = z.object({
+  format: z.string(),
+  /** Guest bytes. */
+  size: z.number(),
+  /** `contentDigest` of the chain. */
+  content: z.string(),
+  /** The image's own file, then those of its backing chain, downwards. */
+  files: z.array(fileFactsSchema).min(1),
+});
+
+const seatStateSchema = z.object({
+  name: z.string(),
+  mac: z.string(),
+});
+
+const labStateSchema = z.object({
+  version: z.literal(1),
+  /** Signs records beside masters. */
+  id: z.string(),
+  lab: z.string(),
+  master: masterStateSchema,
+  seats: z.array(seatStateSchema),
+});
+
+export type FileFacts = z.infer<typeof fileFactsSchema>;
+export type MasterState = z.infer<typeof masterStateSchema>;
+/**
+ * What was made for a lab, remembered in its pool: no database, one small file, written before the first file of a
+ * seat appears. Whether those files are there is asked of the files themselves.
+ */
+export type LabState = z.infer<typeof labStateSchema>;
+
+const stateLimit = 64 * 1024 * 1024;
+
+/** The state file of a lab in its pool. */
+export function statePath(pool: string, lab: string): string {
+  return join(pool, recordFolder, `lab-${lab}.json`);
+}
+
+/** The lab's state, or undefined where none was made. Throws `corrupt` for a damaged one. */
+export function readState(pool: string, lab: string): LabState | undefined {
+  return readStateFile(statePath(pool, lab));
+}
+
+/** `readState` by the file's path. */
+export function readStateFile(path: string): LabState | undefined {
+  const value = readJsonFile(path, stateLimit);
+  if (value === undefined) return undefined;
+  const parsed = labStateSchema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  if (typeof value.version === 'number' && value.version > 1) {
+    throw new DiskError('unsupported', `'${path}' was written by a newer version of Cowherd`, {
+      path,
+      field: 'version',
+      detail: { version: value.version, fix: 'use that version for this lab' },
+    });
+  }
+  const field = parsed.error.issues[0]?.path.map(String).join('.');
+  throw new DiskError('corrupt', `The lab's state '${path}' is damaged at "${field}"`, {
+    path,
+    field,
+    detail: { fix: `move it away and run 'cowherd up' again: seats are recognised by their own headers` },
+  });
+}
+
+/** Writes the state, whole or not at all; answers whether it had to. */
+export function writeState(pool: string, state: LabState): boolean {
+  return writeJsonFile(statePath(pool, state.lab), state);
+}
+
+/** Removes the state, and the pool's folders where nothing else is in them. */
+export function removeState(pool: string, lab: string): void {
+  const path = statePath(pool, lab);
+  try {
+    rmSync(path, { force: true });
+  } catch (cause) {
+    throw asSystemError(cause, 'remove', path);
+  }
+}
+
+/** Removes the pool's folders that are empty now. */
+export function removeEmptyPool(pool: string): void {
+  for (const folder of [join(pool, recordFolder), pool]) {
+    try {
+      rmdirSync(folder);
+    } catch {
+      // Something else is in it, or it never was: it stays.
+    }
+  }
+}
+
+/** The folder that a lab's seats' relative names start from, by its state file's path. */
+export function poolOfState(path: string): string {
+  return dirname(dirname(path));
+}
