@@ -1,0 +1,28 @@
+import { InflateCodec } from './inflate.ts';
+
+/** Names of compressions as image formats mean them: raw deflate (RFC 1951) and zstd frames (RFC 8878). */
+export type CodecName = 'deflate' | 'zstd';
+
+/** Packs and unpacks whole units (clusters, grains). Stateless to its callers: calls may overlap. */
+export interface Codec {
+  readonly name: CodecName;
+  /**
+   * Fills `into` exactly from `packed`, whatever padding follows the packed data. Throws `corrupt` when the data
+   * is damaged or yields less than `into` holds.
+   */
+  unpack(packed: Uint8Array, into: Uint8Array): Promise<void>;
+  /** The packed form of `bytes`, or undefined when it takes more than `limit` bytes. Absent: it cannot pack. */
+  pack?(bytes: Uint8Array, limit: number): Promise<Uint8Array | undefined>;
+}
+
+const codecs = new Map<CodecName, Codec>([['deflate', new InflateCodec()]]);
+
+/** Makes `codec` the one for its name from now on; a runtime brings faster ones than the built-in. */
+export function registerCodec(codec: Codec): void {
+  codecs.set(codec.name, codec);
+}
+
+/** The codec of that name, or undefined where this runtime has none. */
+export function findCodec(name: CodecName): Codec | undefined {
+  return codecs.get(name);
+}

@@ -1,0 +1,47 @@
+import { deflateRawSync } from 'node:zlib';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { findCodec } from '../codecs/codec.ts';
+import { inflate } from '../codecs/inflate.ts';
+import { registerZlibCodec } from './zlib-codec.ts';
+
+const text = new TextEncoder().encode('Golden images, herds of clones. '.repeat(2048));
+
+describe('zlib codec', () => {
+  beforeAll(registerZlibCodec);
+
+  test('packs with a window that a 4 KiB reader takes, and unpacks in spite of padding', async () => {
+    const codec = findCodec('deflate')!;
+    const packed = await codec.pack!(text, text.length - 1);
+    expect(packed!.length).toBeLessThan(2000);
+    const withPadding = new Uint8Array(packed!.length + 300).fill(0xff);
+    withPadding.set(packed!);
+    const into = new Uint8Array(text.length);
+    await codec.unpack(withPadding, into);
+    expect(Buffer.compare(into, text)).toBe(0);
+    inflate(packed!, into.fill(0));
+    expect(Buffer.compare(into, text)).toBe(0);
+  });
+
+  test('says when the packed form is not smaller', async () => {
+    const noise = crypto.getRandomValues(new Uint8Array(65536));
+    expect(await findCodec('deflate')!.pack!(noise, noise.length - 1)).toBeUndefined();
+  });
+
+  test('refuses damaged, short and long data', async () => {
+    const codec = findCodec('deflate')!;
+    const packed = deflateRawSync(text);
+    await expect(codec.unpack(packed.subarray(0, 40), new Uint8Array(text.length))).rejects.toThrow(
+      /damaged/,
+    );
+    await expect(codec.unpack(new Uint8Array(64).fill(0xff), new Uint8Array(4096))).rejects.toThrow(
+      /damaged/,
+    );
+    await expect(codec.unpack(packed, new Uint8Array(text.length + 1))).rejects.toThrow(/damaged/);
+  });
+
+  test('takes the first bytes when the data holds more than was asked for', async () => {
+    const into = new Uint8Array(4096);
+    await findCodec('deflate')!.unpack(deflateRawSync(text), into);
+    expect(Buffer.compare(into, text.subarray(0, 4096))).toBe(0);
+  });
+});

@@ -1,0 +1,58 @@
+import { constants, deflateRaw, inflateRaw } from 'node:zlib';
+import { type Codec, registerCodec } from '../codecs/codec.ts';
+import { InflateCodec } from '../codecs/inflate.ts';
+import { DiskError } from '../errors.ts';
+
+const plain = new InflateCodec();
+
+/** Node's zlib, on the thread pool: several units at a time use several cores. */
+class ZlibCodec implements Codec {
+  readonly name = 'deflate';
+
+  unpack(packed: Uint8Array, into: Uint8Array): Promise<void> {
+    // Readers take any window; padding after the data is not looked at, as raw deflate ends itself.
+    const options = {
+      finishFlush: constants.Z_SYNC_FLUSH,
+      chunkSize: Math.max(64, into.length),
+      maxOutputLength: Math.max(1, into.length),
+    };
+    return new Promise((resolve, reject) => {
+      inflateRaw(packed, options, (error, bytes) => {
+        if (!error && bytes.length === into.length) {
+          into.set(bytes);
+          resolve();
+          return;
+        }
+        if (error && 'code' in error && error.code === 'ERR_BUFFER_TOO_LARGE') {
+          // The data holds more than the unit: its first bytes count, and zlib's wrapper cannot stop there.
+          resolve(plain.unpack(packed, into));
+          return;
+        }
+        const why = error ? error.message : `${bytes.length} bytes where ${into.length} are due`;
+        const message = `The compressed data is damaged: ${why}`;
+        reject(new DiskError('corrupt', message, { cause: error, detail: { errno: 'EIO' } }));
+      });
+    });
+  }
+
+  pack(bytes: Uint8Array, limit: number): Promise<Uint8Array | undefined> {
+    // A window of 4 KiB is what the format allows; level and memory are zlib's own choice for level 6.
+    const options = {
+      windowBits: 12,
+      memLevel: 9,
+      level: constants.Z_DEFAULT_COMPRESSION,
+      chunkSize: Math.max(64, bytes.length),
+    };
+    return new Promise((resolve, reject) => {
+      deflateRaw(bytes, options, (error, packed) => {
+        if (error) reject(new DiskError('io', 'Compressing failed', { cause: error }));
+        else resolve(packed.length <= limit ? packed : undefined);
+      });
+    });
+  }
+}
+
+/** Makes Node's zlib the codec for deflate. */
+export function registerZlibCodec(): void {
+  registerCodec(new ZlibCodec());
+}
