@@ -1,81 +1,81 @@
-import { randomBytes } from 'node:crypto';
-import { linkSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { DiskError } from '../errors.ts';
+import { DiskError, isDiskError } from '../errors.ts';
+import { createAside } from '../platform/atomic-file.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { readSmallText } from '../platform/json-file.ts';
-import { isAlive, markOf, type ProcessMark } from './runner/process-mark.ts';
+import { isAlive, processPlace, processStart } from '../platform/process-identity.ts';
 
 /** One command at a time changes a lab. Disposing gives the lock back; a killed holder's is taken over. */
 export interface PoolLock extends Disposable {
   readonly path: string;
 }
 
+const longest = 4096;
+
 /** Takes the lab's lock. Throws `in-use`, naming the process that has it. */
-export function lockPool(path: string, lab: string): PoolLock {
-  const unique = `${path}.${process.pid}-${randomBytes(4).toString('hex')}`;
-  const mine = `${process.pid} ${markOf(process.pid)?.started ?? ''}`;
+export async function lockPool(path: string, lab: string): Promise<PoolLock> {
+  const mine = `${process.pid} ${processStart(process.pid) ?? ''} ${processPlace()}`;
   try {
     mkdirSync(dirname(path), { recursive: true });
-    writeFileSync(unique, mine, { flag: 'wx' });
     for (let tries = 0; tries < 100; tries++) {
-      if (tryLink(unique, path)) return { path, [Symbol.dispose]: () => release(path, mine) };
-      const holder = readSmallText(path, 4096);
+      if (await tryCreate(path, mine)) return { path, [Symbol.dispose]: () => release(path, mine) };
+      const holder = readSmallText(path, longest);
       // Gone again meanwhile: its holder is done.
       if (holder === undefined) continue;
       if (isHeld(holder)) throw inUse(path, lab, holder);
-      takeAway(path, holder, unique);
+      await takeAway(path, holder);
     }
-    throw inUse(path, lab, readSmallText(path, 4096) ?? '');
+    throw inUse(path, lab, readSmallText(path, longest) ?? '');
   } catch (cause) {
     throw asSystemError(cause, 'lock', path);
-  } finally {
-    rmSync(unique, { force: true });
   }
 }
 
-function tryLink(from: string, to: string): boolean {
+async function tryCreate(path: string, text: string): Promise<boolean> {
+  await using aside = createAside(path);
+  writeFileSync(aside.path, text, { flag: 'wx' });
   try {
-    linkSync(from, to);
+    await aside.commit({ replace: false, durable: false });
     return true;
-  } catch (cause) {
-    if (errnoOf(cause) === 'EEXIST') return false;
-    throw cause;
+  } catch (error) {
+    if (isDiskError(error, 'exists')) return false;
+    throw error;
   }
 }
 
 /** Removes a dead process's lock, and not one that somebody took in this moment. */
-function takeAway(path: string, holder: string, unique: string): void {
-  const away = `${unique}.stale`;
+async function takeAway(path: string, holder: string): Promise<void> {
+  await using aside = createAside(path);
   try {
-    renameSync(path, away);
+    renameSync(path, aside.path);
   } catch (cause) {
     if (errnoOf(cause) === 'ENOENT') return;
     throw cause;
   }
-  if (readFileSync(away, 'utf8') !== holder) tryLink(away, path);
-  rmSync(away, { force: true });
+  const taken = readFileSync(aside.path, 'utf8');
+  if (taken !== holder) await tryCreate(path, taken);
 }
 
 function release(path: string, mine: string): void {
-  if (readSmallText(path, 4096) === mine) rmSync(path, { force: true });
+  if (readSmallText(path, longest) === mine) rmSync(path, { force: true });
 }
 
 function inUse(path: string, lab: string, holder: string): DiskError {
-  const pid = parseMark(holder)?.pid;
+  const pid = Number.parseInt(holder, 10);
   return new DiskError('in-use', `Another cowherd (process ${pid}) is working on the lab "${lab}"`, {
     path,
     detail: { pid, fix: 'wait for it to end and try again' },
   });
 }
 
-function parseMark(text: string): ProcessMark | undefined {
-  const [pid, ...started] = text.split(' ');
-  return /^\d+$/.test(pid) ? { pid: Number(pid), started: started.join(' ') } : undefined;
-}
-
-/** What cannot be read as a process's mark was left by nobody who is still there. */
+/**
+ * A killed process's lock is no lock. Nor is one of another boot or container, whose processes cannot be asked: should
+ * two commands really meet so, no file of one is overwritten by the other while it is made.
+ */
 function isHeld(text: string): boolean {
-  const mark = parseMark(text);
-  return mark !== undefined && isAlive(mark);
+  const [digits, start, place] = text.split(' ');
+  const pid = Number(digits);
+  if (!Number.isSafeInteger(pid) || pid < 1 || place !== processPlace()) return false;
+  return start === '' ? isAlive(pid) : processStart(pid) === start;
 }

@@ -1,9 +1,10 @@
 import { readdirSync, realpathSync, rmdirSync, rmSync, statSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { DiskError } from '../errors.ts';
+import { syncDirectory } from './atomic-file.ts';
 import { backingNameOf } from './backing-name.ts';
 import { asSystemError, errnoOf } from './errno.ts';
-import { readJsonFile, syncFolder, writeJsonFile } from './json-file.ts';
+import { readJsonFile, writeJsonFile } from './json-file.ts';
 
 /*
  * Who stands on an image is remembered beside it, in `.cowherd/NAME.dependents/`: one small JSON file for each
@@ -69,7 +70,7 @@ export async function recordDependents(
 ): Promise<void> {
   const real = realPath(path);
   if (real === undefined) throw new DiskError('not-found', `There is no image '${path}'`, { path });
-  writeJsonFile(recordPath(real, recorder.by), {
+  await writeJsonFile(recordPath(real, recorder.by), {
     version: 1,
     image: basename(real),
     by: recorder.by,
@@ -96,7 +97,7 @@ export async function forgetDependents(path: string, by: string): Promise<void> 
       return;
     }
   }
-  syncFolder(dirname(real));
+  syncDirectory(dirname(real));
 }
 
 /** All records about `path`, by recorder. Throws `corrupt` for a damaged one, naming the file. */

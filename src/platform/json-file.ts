@@ -1,29 +1,8 @@
-import { randomBytes } from 'node:crypto';
-import {
-  closeSync,
-  fstatSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  readSync,
-  renameSync,
-  rmSync,
-  writeSync,
-} from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import { closeSync, fstatSync, mkdirSync, openSync, readFileSync, readSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { DiskError } from '../errors.ts';
+import { createAside } from './atomic-file.ts';
 import { asSystemError, errnoOf } from './errno.ts';
-
-/** Makes a folder's entries durable: new names in it survive a power cut. */
-export function syncFolder(path: string): void {
-  const fd = openSync(path, 'r');
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
-}
 
 /**
  * The text of a small file, or undefined where there is none. Throws `corrupt` past `limit` bytes: what we
@@ -68,37 +47,24 @@ export function readJsonFile(path: string, limit: number): Record<string, unknow
 }
 
 /**
- * Writes a small text file whole or not at all (aside, fsync, rename, fsync of the folder), making its folder
- * where that is missing. Nothing is touched when the file holds exactly this already; answers whether it wrote.
+ * Writes a small text file whole or not at all, durably, making its folder where that is missing. Nothing is touched
+ * when the file holds exactly this already; answers whether it wrote.
  */
-export function writeTextFile(path: string, text: string): boolean {
+export async function writeTextFile(path: string, text: string): Promise<boolean> {
   if (holds(path, text)) return false;
-  const folder = dirname(path);
-  const aside = join(
-    folder,
-    `.${basename(path)}.cowherd-${process.pid}-${randomBytes(4).toString('hex')}.part`,
-  );
   try {
-    mkdirSync(folder, { recursive: true });
-    const fd = openSync(aside, 'wx', 0o644);
-    try {
-      const bytes = new TextEncoder().encode(text);
-      for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done);
-      fsyncSync(fd);
-    } finally {
-      closeSync(fd);
-    }
-    renameSync(aside, path);
-    syncFolder(folder);
+    mkdirSync(dirname(path), { recursive: true });
+    await using aside = createAside(path);
+    writeFileSync(aside.path, text, { flag: 'wx' });
+    await aside.commit();
   } catch (cause) {
-    rmSync(aside, { force: true });
     throw asSystemError(cause, 'write', path);
   }
   return true;
 }
 
 /** `writeTextFile` for a value, as JSON that people can read. */
-export function writeJsonFile(path: string, value: unknown): boolean {
+export function writeJsonFile(path: string, value: unknown): Promise<boolean> {
   return writeTextFile(path, `${JSON.stringify(value, undefined, 2)}\n`);
 }
 
