@@ -137,7 +137,7 @@ export async function computeContent(master: Master, options: DigestOptions = {}
       detail: { fix: 'shut down what writes to it and try again' },
     });
   }
-  await rememberContent(master, content);
+  rememberContent(master, content);
   return content;
 }
 
@@ -156,9 +156,9 @@ export function rememberedContent(master: Master): string | undefined {
   return JSON.stringify(files) === JSON.stringify(relativeFiles(master)) ? content : undefined;
 }
 
-async function rememberContent(master: Master, content: string): Promise<void> {
+function rememberContent(master: Master, content: string): void {
   try {
-    await writeJsonFile(contentRecord(master.path), { version: 1, content, files: relativeFiles(master) });
+    writeJsonFile(contentRecord(master.path), { version: 1, content, files: relativeFiles(master) });
   } catch (error) {
     // A folder that cannot be written only costs the next lab the time to compute it again.
     if (!(error instanceof DiskError)) throw error;

@@ -85,7 +85,7 @@ export function readStateFile(path: string): LabState | undefined {
 }
 
 /** Writes the state, whole or not at all; answers whether it had to. */
-export function writeState(pool: string, state: LabState): Promise<boolean> {
+export function writeState(pool: string, state: LabState): boolean {
   return writeJsonFile(statePath(pool, state.lab), state);
 }
 

@@ -70,7 +70,7 @@ export async function recordDependents(
 ): Promise<void> {
   const real = realPath(path);
   if (real === undefined) throw new DiskError('not-found', `There is no image '${path}'`, { path });
-  await writeJsonFile(recordPath(real, recorder.by), {
+  writeJsonFile(recordPath(real, recorder.by), {
     version: 1,
     image: basename(real),
     by: recorder.by,

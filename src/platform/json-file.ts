@@ -1,7 +1,17 @@
-import { closeSync, fstatSync, mkdirSync, openSync, readFileSync, readSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  fstatSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname } from 'node:path';
 import { DiskError } from '../errors.ts';
-import { createAside } from './atomic-file.ts';
+import { createAside, syncDirectory } from './atomic-file.ts';
 import { asSystemError, errnoOf } from './errno.ts';
 
 /**
@@ -48,15 +58,26 @@ export function readJsonFile(path: string, limit: number): Record<string, unknow
 
 /**
  * Writes a small text file whole or not at all, durably, making its folder where that is missing. Nothing is touched
- * when the file holds exactly this already; answers whether it wrote.
+ * when the file holds exactly this already; answers whether it wrote. Synchronous, as it is small.
  */
-export async function writeTextFile(path: string, text: string): Promise<boolean> {
+export function writeTextFile(path: string, text: string): boolean {
   if (holds(path, text)) return false;
   try {
     mkdirSync(dirname(path), { recursive: true });
-    await using aside = createAside(path);
-    writeFileSync(aside.path, text, { flag: 'wx' });
-    await aside.commit();
+    const aside = createAside(path);
+    try {
+      const fd = openSync(aside.path, 'wx', 0o644);
+      try {
+        writeFileSync(fd, text);
+        fsyncSync(fd);
+      } finally {
+        closeSync(fd);
+      }
+      renameSync(aside.path, aside.target);
+      syncDirectory(dirname(aside.target));
+    } finally {
+      aside.abandon().catch(() => undefined);
+    }
   } catch (cause) {
     throw asSystemError(cause, 'write', path);
   }
@@ -64,7 +85,7 @@ export async function writeTextFile(path: string, text: string): Promise<boolean
 }
 
 /** `writeTextFile` for a value, as JSON that people can read. */
-export function writeJsonFile(path: string, value: unknown): Promise<boolean> {
+export function writeJsonFile(path: string, value: unknown): boolean {
   return writeTextFile(path, `${JSON.stringify(value, undefined, 2)}\n`);
 }
 
