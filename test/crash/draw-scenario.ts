@@ -1,0 +1,120 @@
+import { drawOperations } from './operations.ts';
+import type { Random } from './random.ts';
+import type { BackingPlan, Scenario } from './session.ts';
+
+const KiB = 1024;
+const MiB = 1024 * KiB;
+
+/** A kind of image that is put to the test. */
+export interface Subject {
+  /** For the names of tests. */
+  readonly name: string;
+  /** Its share of the states, against the others. */
+  readonly share: number;
+  /** Creation options, size and so on of one image; its operations are drawn by `drawScenario`. */
+  draw(random: Random): Omit<Scenario, 'operations'> & { readonly grain: number };
+}
+
+/** Every kind of image that we write. A new format is one more entry. */
+export const subjects: readonly Subject[] = [
+  {
+    name: 'raw',
+    share: 1,
+    draw: (random) => ({
+      format: 'raw',
+      size: random.between(1, 600) * 512,
+      options: random.chance(0.3) ? { preallocation: random.pick(['falloc', 'full']) } : {},
+      grain: 4096,
+    }),
+  },
+  {
+    name: 'qcow2',
+    share: 4,
+    draw: (random) => {
+      const { clusterSize, size } = drawGeometry(random);
+      return { format: 'qcow2', size, options: drawQcow2(random, clusterSize), grain: clusterSize };
+    },
+  },
+  {
+    name: 'qcow2 over a backing image',
+    share: 3,
+    draw: (random) => {
+      const { clusterSize, size } = drawGeometry(random);
+      const options = { ...drawQcow2(random, clusterSize), preallocation: undefined };
+      return { format: 'qcow2', size, options, grain: clusterSize, backing: drawBacking(random, size) };
+    },
+  },
+  {
+    name: 'qcow2 with lazy refcounts',
+    share: 2,
+    draw: (random) => {
+      const { clusterSize, size } = drawGeometry(random);
+      const backing = random.chance(0.3) ? drawBacking(random, size) : undefined;
+      const drawn = { ...drawQcow2(random, clusterSize), compat: '1.1', lazy_refcounts: true };
+      const options = backing === undefined ? drawn : { ...drawn, preallocation: undefined };
+      return { format: 'qcow2', size, options, grain: clusterSize, backing };
+    },
+  },
+];
+
+/** An image of the subject and what is done to it. */
+export function drawScenario(random: Random, subject: Subject, operationCount: number): Scenario {
+  const { grain, ...image } = subject.draw(random);
+  const operations = drawOperations(
+    random,
+    {
+      size: image.size,
+      grain,
+      format: image.format,
+      hasBacking: image.backing !== undefined,
+      maxSize: 4 * MiB,
+    },
+    operationCount,
+  );
+  return { ...image, operations };
+}
+
+/** Sizes small enough to be read whole for every state, and large enough to need several tables. */
+function drawGeometry(random: Random): { clusterSize: number; size: number } {
+  const clusterSize = random.weighted([
+    [6, 512],
+    [3, 1 * KiB],
+    [2, 2 * KiB],
+    [4, 4 * KiB],
+    [2, 16 * KiB],
+    [3, 64 * KiB],
+    [1, 2 * MiB],
+  ]);
+  const limit = clusterSize === 512 && random.chance(0.3) ? 3 * MiB : clusterSize < 64 * KiB ? MiB : 2 * MiB;
+  const size = clusterSize === 2 * MiB ? 4 * MiB : random.between(16, limit / 512) * 512;
+  return { clusterSize, size };
+}
+
+function drawQcow2(
+  random: Random,
+  clusterSize: number,
+): Record<string, string | number | boolean | undefined> {
+  const old = random.chance(0.25);
+  return {
+    cluster_size: clusterSize,
+    compat: old ? '0.10' : '1.1',
+    refcount_bits: old
+      ? undefined
+      : random.weighted([[4, 16] as const, ...[1, 2, 4, 8, 32, 64].map((n) => [1, n] as const)]),
+    preallocation: random.weighted([
+      [8, undefined],
+      [1, 'metadata'],
+      [1, 'falloc'],
+      [1, 'full'],
+    ]),
+  };
+}
+
+function drawBacking(random: Random, size: number): BackingPlan {
+  const scale = random.pick([0.4, 1, 1, 1.3]);
+  return {
+    format: random.pick(['raw', 'qcow2']),
+    size: Math.max(512, Math.round((size * scale) / 512) * 512),
+    stamp: random.word(),
+  };
+}

@@ -1,0 +1,229 @@
+import { isWritable } from '../../src/formats/driver.ts';
+import type { Random } from './random.ts';
+import { openScenarioImage, type Session, stamped } from './session.ts';
+
+/** Guest bytes [at, at + length). */
+interface Range {
+  readonly at: number;
+  readonly length: number;
+}
+
+/** What can happen to an image. Plain values, so that a failing sequence can be printed and run again. */
+export type Operation =
+  | ({ readonly kind: 'write'; readonly stamp: number; readonly content: Content } & Range)
+  | {
+      readonly kind: 'writes';
+      readonly parts: readonly (Range & { readonly stamp: number })[];
+      readonly flush: boolean;
+    }
+  | ({ readonly kind: 'zero'; readonly unmap: boolean } & Range)
+  | ({ readonly kind: 'discard' } & Range)
+  | {
+      readonly kind: 'resize';
+      readonly size: number;
+      readonly preallocation: 'off' | 'metadata' | 'falloc' | 'full';
+    }
+  | { readonly kind: 'flush' }
+  | { readonly kind: 'reopen' };
+
+type Content = 'stamp' | 'zeroes' | 'half zeroes';
+type OperationOf<Kind> = Extract<Operation, { readonly kind: Kind }>;
+
+/** What a drawing operation may look at. */
+export interface Shape {
+  readonly size: number;
+  readonly grain: number;
+  readonly format: string;
+  readonly hasBacking: boolean;
+  /** Guest bytes that a drawn resize may not go past. */
+  readonly maxSize: number;
+}
+
+interface OperationKind<Kind extends Operation['kind']> {
+  /** How often it is drawn, against the others. */
+  readonly weight: number;
+  /** Undefined: not for this image. */
+  draw(random: Random, shape: Shape): OperationOf<Kind> | undefined;
+  run(session: Session, operation: OperationOf<Kind>): Promise<void>;
+}
+
+/** Every kind of operation. A new verb is one more entry here and in `Operation`. */
+export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKind<Kind> } = {
+  write: {
+    weight: 40,
+    draw: (random, shape) => ({
+      kind: 'write',
+      ...drawRange(random, shape),
+      stamp: random.word(),
+      content: random.weighted<Content>([
+        [8, 'stamp'],
+        [1, 'zeroes'],
+        [1, 'half zeroes'],
+      ]),
+    }),
+    async run({ disk, model, image }, { at, length, stamp, content }) {
+      const bytes = contentOf(content, stamp, length);
+      const edit = model.write(disk.tick(), at, bytes);
+      await image.write(at, bytes);
+      edit.done(disk.tick());
+    },
+  },
+
+  // Several at once, which do not overlap by sectors, and a flush that races them.
+  writes: {
+    weight: 8,
+    draw(random, shape) {
+      const parts: (Range & { stamp: number })[] = [];
+      let at = 0;
+      for (let i = random.between(2, 5); i > 0; i -= 1) {
+        const range = drawRange(random, { ...shape, size: Math.floor(shape.size / 4) });
+        at = Math.ceil((at + range.at) / 512) * 512;
+        if (at + range.length > shape.size) break;
+        parts.push({ at, length: range.length, stamp: random.word() });
+        at += range.length;
+      }
+      return parts.length === 0 ? undefined : { kind: 'writes', parts, flush: random.chance(0.5) };
+    },
+    async run(session, { parts, flush }) {
+      const running = parts.map((part) =>
+        operationKinds.write.run(session, { kind: 'write', content: 'stamp', ...part }),
+      );
+      if (flush) running.push(operationKinds.flush.run(session, { kind: 'flush' }));
+      // All of them come to their end, also when one fails.
+      for (const result of await Promise.allSettled(running))
+        if (result.status === 'rejected') throw result.reason;
+    },
+  },
+
+  zero: {
+    weight: 12,
+    draw: (random, shape) => ({ kind: 'zero', ...drawRange(random, shape), unmap: random.chance(0.5) }),
+    async run({ disk, model, image }, { at, length, unmap }) {
+      const edit = model.write(disk.tick(), at, new Uint8Array(length));
+      await image.zero(at, length, { unmap });
+      edit.done(disk.tick());
+    },
+  },
+
+  discard: {
+    weight: 12,
+    draw: (random, shape) => ({ kind: 'discard', ...drawRange(random, shape) }),
+    async run(session, { at, length }) {
+      const before = session.disk.tick();
+      // Zeroes at the most; a format may keep some of it, and half-way any part may be gone.
+      session.model.write(before, at, new Uint8Array(length));
+      await session.image.discard(at, length);
+      await noteLive(session, before, at, length);
+    },
+  },
+
+  resize: {
+    weight: 5,
+    draw(random, shape) {
+      const unit = shape.format === 'raw' || random.chance(0.5) ? 512 : shape.grain;
+      const target = random.chance(0.3)
+        ? random.between(1, Math.ceil(shape.size / unit)) * unit
+        : shape.size + random.between(0, Math.ceil(shape.size / 3 / unit)) * unit;
+      const size = Math.min(target, shape.maxSize);
+      const preallocation = size > shape.size && !shape.hasBacking && random.chance(0.3);
+      return {
+        kind: 'resize',
+        size,
+        preallocation: preallocation
+          ? random.pick(shape.format === 'raw' ? ['falloc', 'full'] : ['metadata', 'falloc', 'full'])
+          : 'off',
+      };
+    },
+    async run(session, { size, preallocation }) {
+      const { disk, model, image } = session;
+      const { layer } = image;
+      if (!isWritable(layer) || layer.resize === undefined)
+        throw new Error(`${layer.format} cannot be resized`);
+      const before = model.size;
+      const edit = model.resize(disk.tick(), size);
+      await layer.resize(size, { preallocation });
+      edit.done(disk.tick());
+      // What comes new may be the backing image's: what is there now is what must be there later.
+      if (size > before) await noteLive(session, disk.tick(), before, size - before);
+    },
+  },
+
+  flush: {
+    weight: 14,
+    draw: () => ({ kind: 'flush' }),
+    async run({ disk, model, image }) {
+      const edit = model.flush(disk.tick());
+      await image.flush();
+      edit.done(disk.tick());
+    },
+  },
+
+  reopen: {
+    weight: 3,
+    draw: () => ({ kind: 'reopen' }),
+    async run(session) {
+      // Closing an image flushes it.
+      const edit = session.model.flush(session.disk.tick());
+      await session.image[Symbol.asyncDispose]();
+      edit.done(session.disk.tick());
+      session.image = await openScenarioImage(session, session.disk.store(0), true);
+    },
+  },
+};
+
+/** A sequence of operations for an image of that shape. */
+export function drawOperations(random: Random, start: Shape, count: number): Operation[] {
+  const kinds = Object.entries(operationKinds).map(
+    ([kind, { weight }]) => [weight, kind as Operation['kind']] as const,
+  );
+  const operations: Operation[] = [];
+  let shape = start;
+  while (operations.length < count) {
+    const operation = operationKinds[random.weighted(kinds)].draw(random, shape);
+    if (operation === undefined) continue;
+    operations.push(operation);
+    if (operation.kind === 'resize') shape = { ...shape, size: operation.size };
+  }
+  return operations;
+}
+
+/** Takes what the image holds now as the value that was put there since `before`. */
+async function noteLive(
+  { disk, model, image }: Pick<Session, 'disk' | 'model' | 'image'>,
+  before: number,
+  at: number,
+  length: number,
+): Promise<void> {
+  const live = new Uint8Array(length);
+  await image.read(at, live);
+  model.write(before, at, live).done(disk.tick());
+}
+
+function contentOf(content: Content, stamp: number, length: number): Uint8Array {
+  if (content === 'zeroes') return new Uint8Array(length);
+  const bytes = stamped(stamp, length);
+  if (content === 'half zeroes') bytes.fill(0, Math.floor(length / 2));
+  return bytes;
+}
+
+/** Ranges as guests ask for them, and as they hurt: sectors, parts of them, whole grains, grains and a bit. */
+function drawRange(
+  random: Random,
+  { size, grain }: { readonly size: number; readonly grain: number },
+): Range {
+  const unit = Math.max(512, Math.min(grain, size));
+  const [at, length] = random.weighted<() => readonly [number, number]>([
+    [6, () => [sectors(random, size), random.between(1, 16) * 512]],
+    [2, () => [random.below(size), random.between(1, 2000)]],
+    [4, () => [random.below(Math.ceil(size / unit)) * unit, random.between(1, 4) * unit]],
+    [3, () => [sectors(random, size), random.between(1, 6) * unit + random.between(-3, 3) * 512]],
+    [1, () => [sectors(random, size / 2), Math.ceil(size / random.between(3, 12))]],
+    [1, () => [Math.max(0, size - random.between(1, 4096)), 4096]],
+  ])();
+  const start = Math.min(at, size - 1);
+  return { at: start, length: Math.max(1, Math.min(length, size - start, 512 * 1024)) };
+}
+
+function sectors(random: Random, size: number): number {
+  return random.below(Math.max(1, Math.floor(size / 512))) * 512;
+}

@@ -1,0 +1,54 @@
+import { open, readFile, writeFile } from 'node:fs/promises';
+import { run, type TempDir } from '../support/programs.ts';
+import type { Findings, Verdict } from './judge.ts';
+import { fileNames, type Recorded } from './session.ts';
+import { pageSize, type SparseBytes } from './sparse-bytes.ts';
+
+/**
+ * What qemu-img says of a state: that it has at most leaks, and reads as the bytes that we found. A dirty image
+ * (lazy refcounts) is repaired first, as QEMU does when it opens one for writing.
+ */
+export async function judgeByQemu(
+  recorded: Recorded,
+  files: readonly SparseBytes[],
+  findings: Findings,
+  folder: TempDir,
+): Promise<Verdict> {
+  const { scenario, backing } = recorded;
+  const image = folder.file(fileNames.image);
+  const out = folder.file('content');
+  await writeSparse(image, files[0]!);
+  if (backing !== undefined) await writeSparse(folder.file(fileNames.backing), backing);
+  const options = { cwd: folder.path };
+  if (scenario.format !== 'raw') {
+    const repair = scenario.options.lazy_refcounts === true ? ['-r', 'all'] : [];
+    const checked = await run('qemu-img', ['check', '-f', scenario.format, ...repair, image], options);
+    if (checked.code !== 0 && checked.code !== 3) {
+      return `qemu-img check: exit code ${checked.code}: ${checked.stdout}${checked.stderr}`.trim();
+    }
+  }
+  const converted = await run(
+    'qemu-img',
+    ['convert', '-f', scenario.format, '-O', 'raw', image, out],
+    options,
+  );
+  if (converted.code !== 0) return `qemu-img convert: ${converted.stderr}`.trim();
+  const content = await readFile(out);
+  if (Buffer.compare(content, findings.content) !== 0) {
+    return `qemu-img reads byte ${content.findIndex((byte, i) => byte !== findings.content[i])} otherwise than we do`;
+  }
+  return undefined;
+}
+
+async function writeSparse(path: string, content: SparseBytes): Promise<void> {
+  await writeFile(path, '');
+  await using handle = await open(path, 'r+');
+  await handle.truncate(content.size);
+  const page = new Uint8Array(pageSize);
+  for (let index = content.nextPage(0); index !== undefined; index = content.nextPage(index + 1)) {
+    const at = index * pageSize;
+    if (at >= content.size) break;
+    content.read(at, page);
+    await handle.write(page, 0, Math.min(pageSize, content.size - at), at);
+  }
+}
