@@ -1,0 +1,224 @@
+import { randomBytes } from 'node:crypto';
+import {
+  chmodSync,
+  chownSync,
+  closeSync,
+  fsyncSync,
+  linkSync,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  renameSync,
+  type Stats,
+  statSync,
+  unlinkSync,
+} from 'node:fs';
+import { basename, dirname, join, resolve } from 'node:path';
+import { asSystemError, errnoOf, systemError } from './errno.ts';
+import { isAlive, processPlace, processStart } from './process-identity.ts';
+
+/** A file that is written aside, in the same directory, and takes its place whole or not at all. */
+export interface Aside extends AsyncDisposable {
+  /** Where to write: a name that nothing has yet. Create it yourself, and close it before `commit`. */
+  readonly path: string;
+  /** The place that it will take: the path asked for, symbolic links followed. */
+  readonly target: string;
+  /**
+   * Makes the file durable, gives it the permissions and owner of the file that it replaces, moves it into place and
+   * makes that durable. `replace` false throws `exists` where there is a file now. Other hard links to the replaced
+   * file, and programs that have it open, keep the old one.
+   */
+  commit(options?: CommitOptions): Promise<void>;
+  /** Deletes what was written. After `commit`, nothing. Disposing does the same. */
+  abandon(): Promise<void>;
+}
+
+export interface CommitOptions {
+  /** Default true. */
+  readonly replace?: boolean;
+  /** False leaves it to the system when the bytes reach the disk. Default true. */
+  readonly durable?: boolean;
+}
+
+/** Temporary files that have not been committed or abandoned, for the process that ends early. */
+const live = new Set<string>();
+let exitHooked = false;
+
+/** Names longer than this are cut, so that the temporary name stays under the usual limit of 255 bytes. */
+const longestName = 180;
+const maxLinks = 40;
+
+/**
+ * Prepares to write `path` aside: `.NAME.cowherd-PID-START.PLACE.RANDOM.part` beside it (START and PLACE tell this
+ * process from a later one of the same number). Nothing is created yet. Should the process end before `commit`,
+ * by `process.exit` or an uncaught error, the temporary file is deleted; after a kill -9, `sweepAsides` does it.
+ */
+export function createAside(path: string): Aside {
+  const target = followLinks(path);
+  const random = randomBytes(6).toString('hex');
+  const owner = `${process.pid}-${processStart(process.pid) ?? ''}.${processPlace()}.${random}`;
+  const temporary = join(dirname(target), `.${cutName(basename(target))}.cowherd-${owner}.part`);
+  live.add(temporary);
+  if (!exitHooked) {
+    exitHooked = true;
+    process.on('exit', removeAsides);
+  }
+  const abandon = async () => {
+    if (!live.delete(temporary)) return;
+    removeFile(temporary);
+  };
+  return {
+    path: temporary,
+    target,
+    async commit({ replace = true, durable = true } = {}) {
+      try {
+        if (durable) syncPath(temporary);
+        if (replace) {
+          copyAttributes(target, temporary);
+          renameSync(temporary, target);
+        } else {
+          moveUnlessExists(temporary, target);
+        }
+        live.delete(temporary);
+        if (durable) syncDirectory(dirname(target));
+      } catch (error) {
+        throw asSystemError(error, 'create', path);
+      }
+    },
+    abandon,
+    [Symbol.asyncDispose]: abandon,
+  };
+}
+
+/** Deletes every temporary file of this process that is not committed; at once, for a process about to end. */
+export function removeAsides(): void {
+  for (const path of live) {
+    try {
+      unlinkSync(path);
+    } catch {
+      // Never created, or out of reach: this is the last moment, and there is nobody to tell.
+    }
+  }
+  live.clear();
+}
+
+export interface SweepOptions {
+  /** Milliseconds since the epoch, for tests. */
+  readonly now?: number;
+}
+
+/** How long a leftover of another boot, host or container must have been still: its process cannot be asked. */
+const strangerAge = 24 * 3600 * 1000;
+
+/**
+ * Deletes temporary files that processes left in `directory` when they were killed, and answers their paths. A
+ * process that runs keeps its own: of this boot and container, that is known (number and start time); of another,
+ * files that changed in the last day are kept.
+ */
+export function sweepAsides(directory: string, options: SweepOptions = {}): string[] {
+  const removed: string[] = [];
+  let names: string[];
+  try {
+    names = readdirSync(directory);
+  } catch (error) {
+    throw asSystemError(error, 'list', directory);
+  }
+  for (const name of names) {
+    const owner = /^\..+\.cowherd-(\d+)-([0-9a-z.]*)\.part$/.exec(name);
+    if (!owner) continue;
+    const path = join(directory, name);
+    if (live.has(path) || !isLeftover(path, Number(owner[1]), owner[2], options.now ?? Date.now())) continue;
+    if (removeFile(path)) removed.push(path);
+  }
+  return removed;
+}
+
+function isLeftover(path: string, pid: number, mark: string, now: number): boolean {
+  const [start, place] = mark.split('.');
+  if (place !== undefined && place !== '' && place === processPlace() && start !== '') {
+    return processStart(pid) !== start;
+  }
+  const stats = lstatIfAny(path);
+  if (!stats || now - stats.mtimeMs < strangerAge) return false;
+  // Without a mark, a number that is in use here may be the writer's own.
+  return mark.includes('.') || !isAlive(pid);
+}
+
+/** Where a path leads by symbolic links, the last of which may lead to nothing yet. */
+function followLinks(path: string): string {
+  let at = resolve(path);
+  for (let links = 0; links < maxLinks; links++) {
+    if (!lstatIfAny(at)?.isSymbolicLink()) return at;
+    at = resolve(dirname(at), readlinkSync(at));
+  }
+  throw systemError('ELOOP', 'create', path);
+}
+
+function cutName(name: string): string {
+  let cut = name;
+  while (Buffer.byteLength(cut) > longestName) cut = cut.slice(0, -1);
+  return cut;
+}
+
+function lstatIfAny(path: string): Stats | undefined {
+  return lstatSync(path, { throwIfNoEntry: false });
+}
+
+function removeFile(path: string): boolean {
+  try {
+    unlinkSync(path);
+    return true;
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return false;
+    throw asSystemError(error, 'delete', path);
+  }
+}
+
+function copyAttributes(from: string, to: string): void {
+  const old = statSync(from, { throwIfNoEntry: false });
+  if (!old) return;
+  const own = statSync(to);
+  // The owner first: changing it clears the set-user-ID bits. Only the superuser can, and it is no reason to fail.
+  if (old.uid !== own.uid || old.gid !== own.gid) {
+    try {
+      chownSync(to, old.uid, old.gid);
+    } catch (error) {
+      if (errnoOf(error) !== 'EPERM') throw error;
+    }
+  }
+  chmodSync(to, old.mode % 0o10000);
+}
+
+/** A hard link fails where a name exists, unlike a rename. Where there are no hard links, look and then move. */
+function moveUnlessExists(from: string, to: string): void {
+  try {
+    linkSync(from, to);
+  } catch (error) {
+    const errno = errnoOf(error);
+    if (errno !== 'EPERM' && errno !== 'ENOTSUP' && errno !== 'EMLINK') throw error;
+    if (lstatIfAny(to)) throw systemError('EEXIST', 'create', to);
+    renameSync(from, to);
+    return;
+  }
+  unlinkSync(from);
+}
+
+function syncPath(path: string): void {
+  const fd = openSync(path, 'r');
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Makes a directory's entries durable, where the system lets us (one that may be written but not read does not). */
+export function syncDirectory(path: string): void {
+  try {
+    syncPath(path);
+  } catch (error) {
+    const errno = errnoOf(error);
+    if (errno !== 'EACCES' && errno !== 'EINVAL' && errno !== 'ENOTSUP') throw error;
+  }
+}

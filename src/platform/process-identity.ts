@@ -1,0 +1,50 @@
+import { createHash } from 'node:crypto';
+import { readFileSync, readlinkSync } from 'node:fs';
+
+/**
+ * Where process numbers mean what they mean here: this boot of this kernel, this PID namespace (container). Eight
+ * hexadecimal digits; empty where the system does not tell.
+ */
+export function processPlace(): string {
+  place ??= findPlace();
+  return place;
+}
+
+let place: string | undefined;
+
+function findPlace(): string {
+  try {
+    const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+    return createHash('sha256')
+      .update(`${boot} ${readlinkSync('/proc/self/ns/pid')}`)
+      .digest('hex')
+      .slice(0, 8);
+  } catch {
+    return '';
+  }
+}
+
+/**
+ * When a process began, in clock ticks since boot, as a decimal number: with its number it names one process of
+ * this boot for good, though numbers are used again. Undefined when there is no such process.
+ */
+export function processStart(pid: number): string | undefined {
+  let text: string;
+  try {
+    text = readFileSync(`/proc/${pid}/stat`, 'utf8');
+  } catch {
+    return undefined;
+  }
+  // The second field is the program's name in parentheses, and may hold anything; starttime is the 22nd.
+  return text.slice(text.lastIndexOf(')') + 2).split(' ')[19];
+}
+
+/** Whether a process of that number exists, even somebody else's. */
+export function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}

@@ -1,0 +1,58 @@
+import { constants } from 'node:os';
+import { removeAsides } from './atomic-file.ts';
+
+const ending = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+type EndingSignal = (typeof ending)[number];
+
+/** Signals of the process as a value that commands take. */
+export interface SignalWatch extends Disposable {
+  /** Aborted by the first SIGINT, SIGTERM or SIGHUP; its reason is a `SignalReceived`. */
+  readonly signal: AbortSignal;
+  /** The exit code by convention, 128 + number, once a signal came. */
+  readonly exitCode: number | undefined;
+}
+
+/** Why work was aborted. */
+export class SignalReceived extends Error {
+  readonly signalName: string;
+  readonly exitCode: number;
+
+  constructor(signalName: EndingSignal) {
+    super(`Ended by ${signalName}`);
+    this.name = 'SignalReceived';
+    this.signalName = signalName;
+    this.exitCode = exitCodeOf(signalName);
+  }
+}
+
+/** 128 + the signal's number: 130 for SIGINT, 143 for SIGTERM. */
+export function exitCodeOf(signalName: NodeJS.Signals): number {
+  return 128 + constants.signals[signalName];
+}
+
+/**
+ * Turns the first SIGINT, SIGTERM or SIGHUP into an abort, so that work in hand can undo what it left half-done.
+ * A second one ends the process there and then, its temporary files deleted. Disposing restores the defaults.
+ */
+export function watchSignals(): SignalWatch {
+  const controller = new AbortController();
+  let exitCode: number | undefined;
+  const onSignal = (name: NodeJS.Signals) => {
+    if (exitCode !== undefined) {
+      removeAsides();
+      process.exit(exitCodeOf(name));
+    }
+    exitCode = exitCodeOf(name);
+    controller.abort(new SignalReceived(name as EndingSignal));
+  };
+  for (const name of ending) process.on(name, onSignal);
+  return {
+    signal: controller.signal,
+    get exitCode() {
+      return exitCode;
+    },
+    [Symbol.dispose]() {
+      for (const name of ending) process.off(name, onSignal);
+    },
+  };
+}
