@@ -1,0 +1,111 @@
+import { accessSync, constants, statSync } from 'node:fs';
+import { delimiter, join } from 'node:path';
+import { DiskError } from '../../errors.ts';
+import type { DiskBus, Seat } from '../seat.ts';
+import type { Accelerator } from './accelerator.ts';
+import type { SeatFiles } from './runtime-dir.ts';
+
+const names = ['qemu-system-x86_64', 'qemu-kvm', 'qemu-system-i386'];
+/** Where Red Hat and its kin keep theirs, off the PATH. */
+const otherFolders = ['/usr/libexec', '/usr/local/bin', '/opt/homebrew/bin'];
+
+/** The QEMU that boots PCs: `COWHERD_QEMU`, or the first on PATH; undefined when there is none. */
+export function findQemu(
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): string | undefined {
+  if (env.COWHERD_QEMU) return isProgram(env.COWHERD_QEMU) ? env.COWHERD_QEMU : undefined;
+  const folders = [...(env.PATH ?? '').split(delimiter).filter((folder) => folder !== ''), ...otherFolders];
+  for (const name of names) {
+    for (const folder of folders) if (isProgram(join(folder, name))) return join(folder, name);
+  }
+  return undefined;
+}
+
+/** How to get QEMU, in one sentence. */
+export const qemuMissing =
+  "No qemu-system-x86_64 was found, so nothing can boot here. Install it ('apt install qemu-system-x86', 'dnf install qemu-kvm', 'brew install qemu'), or set COWHERD_QEMU to its path";
+
+function isProgram(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return statSync(path).isFile();
+  } catch {
+    return false;
+  }
+}
+
+/** QEMU's arguments for a seat. Nothing of the user's QEMU configuration plays a part. */
+export function qemuArguments(seat: Seat, files: SeatFiles, accelerator: Accelerator): string[] {
+  return [
+    ...['-name', `guest=${option(seat.name)}`, '-uuid', seat.uuid],
+    ...['-no-user-config', '-nodefaults', '-machine', 'pc', '-accel', accelerator],
+    // Under emulation 'max' is what the emulator can do; under KVM the host's own processor is the fastest.
+    ...['-cpu', accelerator === 'kvm' ? 'host' : 'max'],
+    ...['-m', `${seat.memoryMiB}M`, '-smp', String(seat.cpus), '-boot', 'menu=off,strict=on'],
+    ...['-pidfile', files.pid],
+    ...['-chardev', `socket,id=qmp,path=${option(files.qmp)},server=on,wait=off`],
+    ...['-mon', 'chardev=qmp,mode=control'],
+    ...['-chardev', `file,id=serial0,path=${option(seat.serialLog)},append=on`, '-serial', 'chardev:serial0'],
+    ...diskArguments(seat),
+    ...(seat.cdrom === undefined ? [] : cdromArguments(seat.cdrom)),
+    ...networkArguments(seat),
+    ...(seat.graphics === 'vnc'
+      ? ['-vga', 'std', '-vnc', `unix:${option(files.vnc)}`]
+      : ['-vga', 'none', '-display', 'none']),
+  ];
+}
+
+const diskDevices: Readonly<Record<DiskBus, readonly string[]>> = {
+  virtio: ['-device', 'virtio-blk-pci,drive=disk,bootindex=1'],
+  ide: ['-device', 'ide-hd,drive=disk,bus=ide.0,bootindex=1'],
+  sata: ['-device', 'ahci,id=ahci', '-device', 'ide-hd,drive=disk,bus=ahci.0,bootindex=1'],
+};
+
+/**
+ * The disk as JSON, so that no character of its path means anything. Image locking is QEMU's default: on where
+ * the system has the locks for it. The backing chain is opened by what the image says, with its formats.
+ */
+function diskArguments(seat: Seat): string[] {
+  const blockdev = {
+    'node-name': 'disk',
+    driver: seat.disk.format,
+    discard: 'unmap',
+    file: { driver: 'file', filename: seat.disk.path, discard: 'unmap' },
+  };
+  return ['-blockdev', JSON.stringify(blockdev), ...diskDevices[seat.disk.bus]];
+}
+
+function cdromArguments(path: string): string[] {
+  const blockdev = {
+    'node-name': 'cdrom',
+    driver: 'raw',
+    'read-only': true,
+    file: { driver: 'file', filename: path },
+  };
+  return ['-blockdev', JSON.stringify(blockdev), '-device', 'ide-cd,drive=cdrom,bus=ide.1,bootindex=2'];
+}
+
+function networkArguments(seat: Seat): string[] {
+  switch (seat.network.kind) {
+    case 'none':
+      return ['-nic', 'none'];
+    case 'user':
+      return ['-netdev', 'user,id=net', '-device', `virtio-net-pci,netdev=net,mac=${seat.mac},romfile=`];
+    case 'bridge':
+      return [
+        ...['-netdev', `bridge,id=net,br=${option(seat.network.name)}`],
+        ...['-device', `virtio-net-pci,netdev=net,mac=${seat.mac},romfile=`],
+      ];
+    case 'network':
+      throw new DiskError(
+        'unsupported',
+        `Seat '${seat.name}' is on the libvirt network '${seat.network.name}', which the qemu runner cannot join: use 'network: user', 'none' or a bridge`,
+        { field: 'network' },
+      );
+  }
+}
+
+/** A text inside QEMU's comma-separated options. */
+function option(text: string): string {
+  return text.replaceAll(',', ',,');
+}

@@ -1,0 +1,21 @@
+import { FilesRunner } from './files-runner.ts';
+import { QemuRunner, type QemuRunnerOptions } from './qemu-runner.ts';
+import type { Runner } from './runner.ts';
+
+/** Every runner, by the name that a lab file gives it, with a line of help. */
+export const runnerNames = ['qemu', 'files'] as const;
+export type RunnerName = (typeof runnerNames)[number];
+
+export interface RunnerOptions {
+  readonly qemu?: QemuRunnerOptions;
+}
+
+/** Makes a runner. Nothing is started, and no accelerator tried, before the first `start`. */
+export function createRunner(name: RunnerName, options: RunnerOptions = {}): Runner {
+  switch (name) {
+    case 'qemu':
+      return new QemuRunner(options.qemu);
+    case 'files':
+      return new FilesRunner();
+  }
+}
