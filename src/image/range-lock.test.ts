@@ -1,0 +1,70 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { RangeLock } from './range-lock.ts';
+
+describe('RangeLock', () => {
+  it('gives what nobody stands against at once', () => {
+    const locks = new RangeLock();
+    const read = locks.tryLock(0, 10, false)!;
+    expect(locks.tryLock(5, 15, false)).toBeDefined();
+    expect(locks.tryLock(5, 15, true)).toBeUndefined();
+    expect(locks.tryLock(15, 20, true)).toBeDefined();
+    expect(locks.tryLock(19, 30, false)).toBeUndefined();
+    locks.unlock(read);
+    expect(locks.tryLock(0, 5, true)).toBeDefined();
+  });
+
+  it('lets no reader overtake a waiting writer', async () => {
+    const locks = new RangeLock();
+    const order: string[] = [];
+    const first = await locks.lock(0, 10, false);
+    const writer = locks.lock(0, 10, true).then((held) => {
+      order.push('writer');
+      return held;
+    });
+    const reader = locks.lock(5, 6, false).then((held) => {
+      order.push('reader');
+      return held;
+    });
+    expect(locks.tryLock(9, 10, false)).toBeUndefined();
+    locks.unlock(first);
+    locks.unlock(await writer);
+    locks.unlock(await reader);
+    expect(order).toEqual(['writer', 'reader']);
+  });
+
+  it('never lets two that conflict hold at once, and lets everybody through', async () => {
+    const request = fc.record({
+      start: fc.nat({ max: 20 }),
+      length: fc.integer({ min: 1, max: 10 }),
+      exclusive: fc.boolean(),
+      turns: fc.nat({ max: 4 }),
+    });
+    await fc.assert(
+      fc.asyncProperty(fc.array(request, { maxLength: 30 }), async (requests) => {
+        const locks = new RangeLock();
+        const inside = new Set<(typeof requests)[number]>();
+        let through = 0;
+        await Promise.all(
+          requests.map(async (mine) => {
+            const end = mine.start + mine.length;
+            const held =
+              locks.tryLock(mine.start, end, mine.exclusive) ??
+              (await locks.lock(mine.start, end, mine.exclusive));
+            for (const other of inside) {
+              const overlap = other.start < end && mine.start < other.start + other.length;
+              expect(overlap && (mine.exclusive || other.exclusive)).toBe(false);
+            }
+            inside.add(mine);
+            for (let turn = 0; turn < mine.turns; turn++) await null;
+            inside.delete(mine);
+            locks.unlock(held);
+            through++;
+          }),
+        );
+        expect(through).toBe(requests.length);
+        expect(locks.tryLock(0, 100, true)).toBeDefined();
+      }),
+    );
+  });
+});
