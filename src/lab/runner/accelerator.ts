@@ -21,11 +21,11 @@ export interface ChooseOptions {
   /** Where the answer is remembered until the next boot; default the user's cache folder. */
   readonly cacheDir?: string;
   readonly kvmDevice?: string;
+  /** Milliseconds that a boot may take; default 8,000, for a guest of less than a second. */
+  readonly limitMs?: number;
   readonly signal?: AbortSignal;
 }
 
-/** A guest of half a second: beyond this KVM hangs, whatever it says. */
-const limitMs = 8_000;
 /** Up to here nobody need ask whether emulation would be faster. */
 const plainlyFastMs = 1_300;
 /** KVM that takes this many times emulation's time for the same guest crawls (nested without help, say). */
@@ -47,7 +47,7 @@ export async function chooseAccelerator(options: ChooseOptions): Promise<Acceler
   const key = `${bootId()} ${options.qemu} ${device} ${changeTime(options.qemu)}`;
   const known = recall(cacheFile, key);
   if (known) return known;
-  const choice = await probe(options.qemu, options.signal);
+  const choice = await probe(options);
   try {
     writeJsonFile(cacheFile, { key, ...choice });
   } catch {
@@ -79,12 +79,13 @@ function recall(file: string, key: string): AcceleratorChoice | undefined {
   }
 }
 
-async function probe(qemu: string, signal: AbortSignal | undefined): Promise<AcceleratorChoice> {
+async function probe(options: ChooseOptions): Promise<AcceleratorChoice> {
+  const limitMs = options.limitMs ?? 8_000;
   const folder = mkdtempSync(join(tmpdir(), 'cowherd-probe-'));
   try {
     const disk = join(folder, 'probe.raw');
     await makeDemoMaster(disk, { size: 2 * 1024 * 1024, payloadBytes: 0, label: 'probe' });
-    const kvmMs = await bootOnce(qemu, 'kvm', folder, disk, signal);
+    const kvmMs = await bootOnce(options, 'kvm', folder, disk, limitMs);
     if (kvmMs === undefined) {
       return {
         accelerator: 'tcg',
@@ -92,7 +93,7 @@ async function probe(qemu: string, signal: AbortSignal | undefined): Promise<Acc
       };
     }
     if (kvmMs <= plainlyFastMs) return { accelerator: 'kvm', reason: 'KVM works' };
-    const tcgMs = await bootOnce(qemu, 'tcg', folder, disk, signal);
+    const tcgMs = await bootOnce(options, 'tcg', folder, disk, limitMs);
     if (tcgMs === undefined || kvmMs <= crawlFactor * tcgMs)
       return { accelerator: 'kvm', reason: 'KVM works' };
     return {
@@ -110,11 +111,11 @@ function seconds(ms: number): string {
 
 /** Milliseconds of a whole boot; undefined when it failed or took too long. */
 function bootOnce(
-  qemu: string,
+  { qemu, signal }: ChooseOptions,
   accelerator: Accelerator,
   folder: string,
   disk: string,
-  signal: AbortSignal | undefined,
+  limitMs: number,
 ): Promise<number | undefined> {
   const serial = join(folder, `${accelerator}.log`);
   const args = [
