@@ -1,8 +1,10 @@
 import { readdirSync, realpathSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { recordFolder } from '../platform/dependents.ts';
+import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { identities, labUuid, uuidV5 } from './identity.ts';
+import { readImageHead } from './overlay.ts';
 import type { Seat } from './seat.ts';
 import type { LabSpec } from './spec/load.ts';
 import { loadLab } from './spec/load.ts';
@@ -12,7 +14,7 @@ import { type LabState, readState, readStateFile, statePath } from './state.ts';
 export interface Lab {
   readonly spec: LabSpec;
   readonly name: string;
-  /** Absolute path of the seats' folder. */
+  /** Real path of the seats' folder. */
   readonly pool: string;
   readonly statePath: string;
   readonly lockPath: string;
@@ -48,7 +50,9 @@ export function openLab(file: string, cwd: string): Lab {
 
 /** `openLab` for a specification. */
 export function labOf(spec: LabSpec): Lab {
-  const { name, pool } = spec;
+  const { name } = spec;
+  // Relative names of masters start from where the folder really is.
+  const pool = realPath(spec.pool);
   const state = readState(pool, name);
   const given = new Map(state?.seats.map((seat) => [seat.name, seat.mac]));
   const identity = identities(name, spec.seats, given, macsOfOthers(pool, name));
@@ -71,12 +75,9 @@ export function labOf(spec: LabSpec): Lab {
     };
   };
   const listed = new Set(spec.seats);
-  const gone = (state?.seats ?? []).filter((seat) => !listed.has(seat.name));
-  const goneIdentities = identities(
-    name,
-    gone.map((seat) => seat.name),
-    given,
-  );
+  const recorded = (state?.seats ?? []).map((seat) => seat.name).filter((seat) => !listed.has(seat));
+  const gone = [...recorded, ...unrecorded(pool, name, new Set([...spec.seats, ...recorded]))];
+  const goneIdentities = identities(name, gone, given);
   const seats = (names: readonly string[], from: typeof identity) =>
     new Map(names.map((seat) => [seat, seatOf(seat, from.get(seat)!.mac, from.get(seat)!.uuid)]));
   return {
@@ -86,25 +87,38 @@ export function labOf(spec: LabSpec): Lab {
     statePath: statePath(pool, name),
     lockPath: join(pool, recordFolder, `lab-${name}.lock`),
     state,
-    id: state?.id ?? uuidV5(realPath(pool), labUuid(name)),
+    id: state?.id ?? uuidV5(pool, labUuid(name)),
     seats: seats(spec.seats, identity),
-    unlisted: seats(
-      gone.map((seat) => seat.name),
-      goneIdentities,
-    ),
+    unlisted: seats(gone, goneIdentities),
   };
+}
+
+/** Seats whose disks say that they are this lab's, though neither the lab file nor the state knows them. */
+function unrecorded(pool: string, lab: string, known: ReadonlySet<string>): readonly string[] {
+  const found: string[] = [];
+  for (const file of namesIn(pool)) {
+    const seat = /^([^.].*)\.qcow2$/.exec(file)?.[1];
+    if (seat === undefined || known.has(seat)) continue;
+    const provenance = readImageHead(join(pool, file))?.provenance;
+    if (provenance?.lab === lab && provenance.seat === seat) found.push(seat);
+  }
+  return found.sort();
+}
+
+function namesIn(folder: string): readonly string[] {
+  try {
+    return readdirSync(folder);
+  } catch (cause) {
+    const errno = errnoOf(cause);
+    if (errno === 'ENOENT') return [];
+    throw asSystemError(cause, 'look into', folder);
+  }
 }
 
 /** MAC addresses that other labs of the pool have given out. */
 function macsOfOthers(pool: string, lab: string): readonly string[] {
   const folder = join(pool, recordFolder);
-  let names: string[];
-  try {
-    names = readdirSync(folder);
-  } catch {
-    return [];
-  }
-  return names
+  return namesIn(folder)
     .filter((name) => /^lab-.*\.json$/.test(name) && name !== `lab-${lab}.json`)
     .flatMap((name) => {
       try {
@@ -117,11 +131,13 @@ function macsOfOthers(pool: string, lab: string): readonly string[] {
     });
 }
 
-/** The path with its symbolic links resolved, as far as it exists. */
+/** The path with its symbolic links resolved, as far down as it exists. */
 export function realPath(path: string): string {
+  const absolute = resolve(path);
   try {
-    return realpathSync(path);
+    return realpathSync(absolute);
   } catch {
-    return resolve(path);
+    const parent = dirname(absolute);
+    return parent === absolute ? absolute : join(realPath(parent), basename(absolute));
   }
 }

@@ -9,6 +9,7 @@ import { asSystemError } from '../platform/errno.ts';
 import { readHead, readJsonFile, writeJsonFile } from '../platform/json-file.ts';
 import { hostFileOf, type OnProgress } from '../storage/store.ts';
 import { contentDigest, contentDigestPrefix } from './content-digest.ts';
+import { describeSeats } from './describe.ts';
 import type { FileFacts, MasterState } from './state.ts';
 
 /** Bytes at a file's start that are hashed: the first cluster of a qcow2 image, and so its header. */
@@ -85,9 +86,14 @@ export function masterState(master: Master, content: string, pool: string): Mast
   };
 }
 
-/** A path as something in `folder` names it: relative, but absolute for what is below /dev. */
+/**
+ * A path as an image in `folder` names it: relative, but absolute for what is below /dev. Both are real paths. A colon in
+ * the first part would be taken for a protocol, so a `./` precedes it.
+ */
 export function pathFrom(folder: string, path: string): string {
-  return path.startsWith('/dev/') ? path : relative(folder, path);
+  if (path.startsWith('/dev/')) return path;
+  const name = relative(folder, path);
+  return /^[^/]*:/.test(name) ? `./${name}` : name;
 }
 
 /** A file of a master's state that is not as it was. */
@@ -96,6 +102,7 @@ export interface MasterChange {
   readonly path: string;
   /** In words, for people. */
   readonly what: string;
+  readonly gone: boolean;
 }
 
 /** Compares the files of a recorded master with what is there. Reads 64 KiB of each. */
@@ -105,10 +112,11 @@ export function masterChanges(state: MasterState, pool: string): readonly Master
     const path = resolve(pool, before.path);
     try {
       const what = factsDiffer(before, fileFacts(path));
-      if (what !== undefined) changes.push({ path, what });
+      if (what !== undefined) changes.push({ path, what, gone: false });
     } catch (error) {
       if (!(error instanceof DiskError)) throw error;
-      changes.push({ path, what: error.code === 'not-found' ? 'it is gone' : error.message });
+      const gone = error.code === 'not-found';
+      changes.push({ path, what: gone ? 'it is gone' : error.message, gone });
     }
   }
   return changes;
@@ -172,4 +180,25 @@ function contentRecord(path: string): string {
 function relativeFiles(master: Master): readonly FileFacts[] {
   const folder = dirname(master.path);
   return master.files.map((one) => ({ ...one, path: pathFrom(folder, one.path) }));
+}
+
+/** The refusal to use seats whose master is not what it was when they were made. */
+export function masterChanged(
+  lab: { readonly spec: { readonly master: { readonly path: string } } },
+  seats: readonly string[],
+  what: string,
+): DiskError {
+  const { path } = lab.spec.master;
+  const affected = describeSeats(seats);
+  return new DiskError('changed', `The master '${path}' changed since its clones were made: ${what}`, {
+    path,
+    detail: {
+      seats: affected,
+      fix: [
+        `Affected: ${affected}. Their disks are wrong on a changed master, so nothing was started or altered.`,
+        "'cowherd status --verify' compares the whole content: if only a date changed, it says so and all is well.",
+        "Else bring the master back from a backup; or 'cowherd reset all --accept-master' makes the seats new.",
+      ].join('\n'),
+    },
+  });
 }

@@ -11,6 +11,7 @@ export type Step =
       readonly seat: string;
       readonly path: string;
       readonly change: 'new' | 'rewrite';
+      readonly text: string;
     }
   | {
       readonly do: 'relink';
@@ -186,7 +187,7 @@ function planDefinition(files: SeatFiles, wanted: string, draft: Draft): void {
       fix: 'move it away, or call the seat otherwise',
     });
   } else if (owner?.text !== wanted) {
-    draft.steps.push({ do: 'define', seat, path, change: owner ? 'rewrite' : 'new' });
+    draft.steps.push({ do: 'define', seat, path, change: owner ? 'rewrite' : 'new', text: wanted });
   }
 }
 

@@ -1,0 +1,109 @@
+import { existsSync } from 'node:fs';
+import { relative, resolve } from 'node:path';
+import pc from 'picocolors';
+import type { CliContext } from '../../cli/context.ts';
+import type { Progress } from '../../cli/progress.ts';
+import { progressBar } from '../../cli/progress-bar.ts';
+import { DiskError } from '../../errors.ts';
+import { type Lab, openLab } from '../lab.ts';
+import { lockPool } from '../pool-lock.ts';
+import type { Runner } from '../runner/runner.ts';
+import { selectSeats } from '../selection.ts';
+
+/** A command's arguments as the program's front has read them. */
+export interface Input {
+  readonly operands: readonly string[];
+  readonly options: Readonly<Record<string, string | boolean | undefined>>;
+}
+
+/** What a command is: a function that returns the exit code. Errors are thrown and worded by the program's front. */
+export type LabCommand = (input: Input, context: CliContext) => Promise<number>;
+
+/** The lab file that commands take where none is given. */
+export const defaultLabFile = 'lab.yaml';
+
+/** The lab that the first operand names, or the one in this folder; and the operands after it. */
+export function labFrom(
+  input: Input,
+  context: CliContext,
+): { lab: Lab; file: string; rest: readonly string[] } {
+  const [first, ...rest] = input.operands;
+  const named = first !== undefined && (/\.(ya?ml|json)$/i.test(first) || first.includes('/'));
+  const file = named ? first : defaultLabFile;
+  if (!named && !existsSync(resolve(context.cwd, file))) {
+    throw new DiskError(
+      'not-found',
+      first === undefined
+        ? 'No lab file was named, and there is no lab.yaml here'
+        : `"${first}" is no lab file, and there is no lab.yaml here`,
+      { detail: { fix: `write for example: ${context.program} up classroom.yaml` } },
+    );
+  }
+  return { lab: openLab(file, context.cwd), file, rest: named ? rest : input.operands };
+}
+
+/** The seats that operands select; all of them where there is none. */
+export function seatsFrom(lab: Lab, selections: readonly string[]): readonly string[] {
+  const names = [...lab.seats.keys()];
+  return selections.length === 0 ? names : selectSeats(selections, names);
+}
+
+/** Does the work while holding the lab's lock. */
+export async function locked<T>(lab: Lab, work: () => Promise<T>): Promise<T> {
+  using _lock = await lockPool(lab.lockPath, lab.name);
+  return await work();
+}
+
+/** The lab's runner; loaded when it is needed. */
+export async function runnerOf(lab: Lab): Promise<Runner> {
+  const { createRunner } = await import('../runner/runners.ts');
+  return createRunner(lab.spec.runner);
+}
+
+/** One line to stdout. */
+export function say(context: CliContext, line = ''): void {
+  context.stdout.write(`${line}\n`);
+}
+
+/** One line to stderr: what does not belong to the result. */
+export function warn(context: CliContext, line: string): void {
+  context.stderr.write(`${context.program}: warning: ${line}\n`);
+}
+
+export function wantsJson(input: Input): boolean {
+  return input.options.output === 'json';
+}
+
+export function sayJson(context: CliContext, value: unknown): void {
+  say(context, JSON.stringify(value, undefined, 2));
+}
+
+/** Colours for stdout: none where it is no terminal, or NO_COLOR is set. */
+export function colours(context: CliContext): ReturnType<typeof pc.createColors> {
+  return pc.createColors(context.stdout.isTTY && !context.env.NO_COLOR && context.env.TERM !== 'dumb');
+}
+
+/** A path as short as it can be said from here. */
+export function shown(context: CliContext, path: string): string {
+  const short = relative(context.cwd, path);
+  return short === '' ? '.' : short.length < path.length ? short : path;
+}
+
+/** Work shorter than this needs no display of its progress. */
+const quietMs = 700;
+
+/** A display that appears only when the work takes long enough to wonder about. */
+export function lazyProgress(context: CliContext, label: string, unit: 'bytes' | string): Progress {
+  const began = context.now();
+  let bar: Progress | undefined;
+  return {
+    update(done, total) {
+      if (!bar && context.now() - began < quietMs) return;
+      bar ??= progressBar(context, { label, unit });
+      bar.update(done, total);
+    },
+    end() {
+      bar?.end();
+    },
+  };
+}

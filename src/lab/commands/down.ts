@@ -1,0 +1,54 @@
+import { humanSize } from '../../cli/sizes.ts';
+import { count, describeSeats } from '../describe.ts';
+import { planDown, takeDown } from '../down.ts';
+import { openLab } from '../lab.ts';
+import { assertNotRunning } from '../release.ts';
+import { removeEmptyPool } from '../state.ts';
+import {
+  type LabCommand,
+  labFrom,
+  locked,
+  runnerOf,
+  say,
+  sayJson,
+  shown,
+  wantsJson,
+  warn,
+} from './command.ts';
+import { stopSeats } from './stop.ts';
+
+/** `cowherd down`: removes what `up` made, and gives the master back. */
+export const run: LabCommand = async (input, context) => {
+  const { lab } = labFrom(input, context);
+  const dryRun = input.options.dryRun === true;
+  await using runner = await runnerOf(lab);
+  const seats = [...lab.seats.values(), ...lab.unlisted.values()];
+  const nothing = lab.state === undefined && (await planDown(lab)).files.length === 0;
+  if (nothing) {
+    if (wantsJson(input))
+      sayJson(context, { lab: lab.name, seats: [], files: [], freed: 0, kept: [], dryRun });
+    else say(context, `${lab.name}: there is nothing to take down`);
+    return 0;
+  }
+  const work = async () => {
+    if (input.options.stop === true && !dryRun) await stopSeats(seats, runner, { signal: context.signal });
+    await assertNotRunning(seats, runner, 'down');
+    const again = openLab(lab.spec.file, context.cwd);
+    const plan = await planDown(again);
+    return { plan, restored: dryRun ? [] : await takeDown(again, plan, runner) };
+  };
+  const { plan, restored } = dryRun ? await work() : await locked(lab, work);
+  if (!dryRun) removeEmptyPool(lab.pool);
+  if (wantsJson(input)) {
+    sayJson(context, { lab: lab.name, ...plan, restored, dryRun });
+    return 0;
+  }
+  const verb = dryRun ? 'Would remove' : 'Removed';
+  say(
+    context,
+    `${verb} ${count(plan.seats.length, 'seat')}, ${count(plan.files.length, 'file')}, ${humanSize(plan.freed)}: ${describeSeats(plan.seats)}`,
+  );
+  for (const path of restored) say(context, `${shown(context, path)} is as writable as before`);
+  for (const path of plan.kept) warn(context, `'${shown(context, path)}' was not made by this lab and stays`);
+  return 0;
+};

@@ -1,0 +1,35 @@
+import { count } from '../describe.ts';
+import { prepareUp } from '../up.ts';
+import { type LabCommand, labFrom, say, sayJson, shown, wantsJson } from './command.ts';
+import { describePlan } from './describe-plan.ts';
+
+/** `cowherd plan`: what `up` would do. Changes nothing. */
+export const run: LabCommand = async (input, context) => {
+  const { lab, file } = labFrom(input, context);
+  const prepared = await prepareUp(lab, { prune: input.options.prune === true });
+  const { plan, master, content } = prepared;
+  if (wantsJson(input)) {
+    const steps = plan.steps.map((step) => (step.do === 'define' ? { ...step, text: undefined } : step));
+    sayJson(context, {
+      lab: lab.name,
+      pool: lab.pool,
+      master: { path: master.path, format: master.format, size: master.size, content: content ?? null },
+      ...plan,
+      steps,
+    });
+    return plan.problems.length > 0 ? 1 : 0;
+  }
+  const head = `${lab.name}: ${count(lab.seats.size, 'seat')} on ${shown(context, master.path)}`;
+  const lines = describePlan(plan, context);
+  const work = plan.steps.some((step) => step.do !== 'remember');
+  if (!work && plan.problems.length === 0) {
+    say(context, `${head}: nothing to do`);
+    for (const line of lines) say(context, line);
+    return 0;
+  }
+  say(context, head);
+  for (const line of lines) say(context, line);
+  if (plan.problems.length > 0) return 1;
+  say(context, `\n${context.program} up ${file} does this.`);
+  return 0;
+};

@@ -1,0 +1,71 @@
+import { humanSize } from '../../cli/sizes.ts';
+import { DiskError } from '../../errors.ts';
+import { count, describeSeats, milliseconds } from '../describe.ts';
+import { openLab } from '../lab.ts';
+import { assertNotRunning } from '../release.ts';
+import { resetSeats } from '../reset.ts';
+import {
+  type LabCommand,
+  labFrom,
+  lazyProgress,
+  locked,
+  runnerOf,
+  say,
+  sayJson,
+  seatsFrom,
+  wantsJson,
+} from './command.ts';
+import { stopSeats } from './stop.ts';
+
+/** `cowherd reset`: throws seats' disks away and makes them as fresh as the master. */
+export const run: LabCommand = async (input, context) => {
+  const { lab, file, rest } = labFrom(input, context);
+  if (rest.length === 0) {
+    throw new DiskError('bad-argument', 'Which seats? Reset throws their disks away', {
+      detail: {
+        fix: `write for example: ${context.program} reset ${file} student-03,student-10..17; or "all"`,
+      },
+    });
+  }
+  const names = seatsFrom(lab, rest);
+  const seats = names.map((name) => lab.seats.get(name)!);
+  await using runner = await runnerOf(lab);
+  const dryRun = input.options.dryRun === true;
+  const bar = lazyProgress(context, 'making disks', 'disks');
+  const reading = lazyProgress(context, 'reading the master', 'bytes');
+  let ms = 0;
+  const work = async () => {
+    if (input.options.stop === true && !dryRun) await stopSeats(seats, runner, { signal: context.signal });
+    const began = performance.now();
+    await assertNotRunning(seats, runner, 'reset');
+    const done = await resetSeats(openLab(lab.spec.file, context.cwd), names, {
+      acceptMaster: input.options.acceptMaster === true,
+      dryRun,
+      digest: { signal: context.signal, onProgress: reading.update },
+      onProgress: bar.update,
+      signal: context.signal,
+    });
+    ms = performance.now() - began;
+    return done;
+  };
+  try {
+    const result = dryRun ? await work() : await locked(lab, work);
+    bar.end();
+    if (wantsJson(input))
+      sayJson(context, { lab: lab.name, ...result, dryRun, milliseconds: Number(ms.toFixed(1)) });
+    else if (dryRun) {
+      say(
+        context,
+        `Would throw away ${count(names.length, 'disk')} (${humanSize(result.freed)}): ${describeSeats(names)}`,
+      );
+    } else {
+      say(context, `${count(names.length, 'seat')} reset in ${milliseconds(ms)}: ${describeSeats(names)}`);
+    }
+  } finally {
+    bar.end();
+    reading.end();
+  }
+  if (input.options.start !== true || dryRun) return 0;
+  const { run: start } = await import('./start.ts');
+  return start({ operands: [file, ...rest], options: input.options }, context);
+};

@@ -1,0 +1,123 @@
+import type { CliContext } from '../../cli/context.ts';
+import { DiskError } from '../../errors.ts';
+import { count, describeSeats, milliseconds } from '../describe.ts';
+import type { BootEvent } from '../runner/boot-many.ts';
+import type { Runner } from '../runner/runner.ts';
+import type { Seat } from '../seat.ts';
+import { seatsToStart } from '../start.ts';
+import {
+  colours,
+  type Input,
+  type LabCommand,
+  labFrom,
+  runnerOf,
+  say,
+  sayJson,
+  seatsFrom,
+  wantsJson,
+} from './command.ts';
+
+/** `cowherd start`: boots seats, some at a time. With --watch until each guest is off, with what it prints. */
+export const run: LabCommand = async (input, context) => {
+  const { lab, rest } = labFrom(input, context);
+  const names = seatsFrom(lab, rest);
+  await using runner = await runnerOf(lab);
+  const unavailable = await runner.unavailable();
+  if (unavailable !== undefined) throw new DiskError('unsupported', unavailable, { field: 'runner' });
+  const wanted = await seatsToStart(lab, names);
+  const { down, up } = await divide(wanted, runner);
+  if (up.length > 0 && !wantsJson(input)) {
+    say(context, `${count(up.length, 'seat')} running already: ${describeSeats(up)}`);
+  }
+  return boot(down, up, runner, input, context);
+};
+
+/** Seats that are off, and the names of those that are not. */
+async function divide(seats: readonly Seat[], runner: Runner): Promise<{ down: Seat[]; up: string[] }> {
+  const down: Seat[] = [];
+  const up: string[] = [];
+  for (const seat of seats) {
+    const state = await runner.state(seat);
+    if (state === 'off' || state === 'crashed') down.push(seat);
+    else up.push(seat.name);
+  }
+  return { down, up };
+}
+
+async function boot(
+  seats: readonly Seat[],
+  running: readonly string[],
+  runner: Runner,
+  input: Input,
+  context: CliContext,
+): Promise<number> {
+  const { bootMany } = await import('../runner/boot-many.ts');
+  const watch = input.options.watch === true;
+  const began = performance.now();
+  const results: { seat: string; ok: boolean; lines: string[]; error?: string; milliseconds: number }[] = [];
+  const lines = new Map<string, string[]>();
+  const display = wantsJson(input) ? () => undefined : shower(context, seats, watch);
+  const events = bootMany(runner, seats, {
+    until: watch ? 'off' : 'up',
+    parallel: input.options.parallel === undefined ? undefined : Number(input.options.parallel),
+    signal: context.signal,
+  });
+  for await (const event of events) {
+    const { name } = event.seat;
+    if (event.kind === 'line') lines.set(name, [...(lines.get(name) ?? []), event.text]);
+    if (event.kind === 'done' || event.kind === 'failed') {
+      results.push({
+        seat: name,
+        ok: event.kind === 'done' && event.end !== 'crashed',
+        lines: lines.get(name) ?? [],
+        error: event.kind === 'failed' ? event.error.message : undefined,
+        milliseconds: Math.round(event.ms),
+      });
+    }
+    display(event);
+  }
+  const failed = results.filter((one) => !one.ok);
+  const ms = performance.now() - began;
+  if (context.signal.aborted)
+    throw new DiskError('aborted', 'Starting was interrupted; what it had started was stopped');
+  if (wantsJson(input)) {
+    sayJson(context, { started: results, running, milliseconds: Math.round(ms) });
+  } else if (seats.length > 0) {
+    const done = results.length - failed.length;
+    say(
+      context,
+      `${count(done, 'seat')} ${watch ? 'booted and switched off' : 'started'} in ${milliseconds(ms)}`,
+    );
+    if (failed.length > 0)
+      say(context, `${failed.length} failed: ${describeSeats(failed.map((one) => one.seat))}`);
+  }
+  return failed.length > 0 ? 1 : 0;
+}
+
+/** Shows events as they come: serial lines, and a line for each seat. */
+function shower(context: CliContext, seats: readonly Seat[], watch: boolean): (event: BootEvent) => void {
+  const c = colours(context);
+  const width = Math.max(0, ...seats.map((seat) => seat.name.length));
+  const digits = String(seats.length).length;
+  let done = 0;
+  return (event) => {
+    const name = event.seat.name.padEnd(width);
+    switch (event.kind) {
+      case 'started':
+        return;
+      case 'line':
+        say(context, `${name} ${c.dim('│')} ${event.text}`);
+        return;
+      case 'done': {
+        done += 1;
+        const counter = `[${String(done).padStart(digits)}/${seats.length}]`;
+        if (!watch) say(context, `${counter} ${name} up in ${milliseconds(event.ms)}`);
+        else if (event.end === 'crashed') say(context, `${counter} ${name} ${c.red('crashed')}`);
+        return;
+      }
+      case 'failed':
+        done += 1;
+        say(context, `${name} ${c.red('✗')} ${event.error.message}`);
+    }
+  };
+}

@@ -1,0 +1,112 @@
+import type { CliContext } from '../../cli/context.ts';
+import { humanSize } from '../../cli/sizes.ts';
+import { count, table } from '../describe.ts';
+import type { Lab } from '../lab.ts';
+import { type LabStatus, type SeatStatus, statusOf } from '../status.ts';
+import { describeChanges, type MasterVerdict } from '../verify.ts';
+import {
+  colours,
+  type LabCommand,
+  labFrom,
+  lazyProgress,
+  runnerOf,
+  say,
+  sayJson,
+  shown,
+  wantsJson,
+} from './command.ts';
+
+/** `cowherd status`: the master and every seat as they are. Exit code 1 when the master is not what it was. */
+export const run: LabCommand = async (input, context) => {
+  const { lab } = labFrom(input, context);
+  await using runner = await runnerOf(lab);
+  const bar = lazyProgress(context, 'reading the master', 'bytes');
+  const digest =
+    input.options.verify === true ? { signal: context.signal, onProgress: bar.update } : undefined;
+  let status: LabStatus;
+  try {
+    status = await statusOf(lab, runner, digest);
+  } finally {
+    bar.end();
+  }
+  if (wantsJson(input)) sayJson(context, jsonOf(lab, status));
+  else for (const line of linesOf(lab, status, context)) say(context, line);
+  const { state } = status.master;
+  return state === 'as-it-was' || state === 'unknown' ? 0 : 1;
+};
+
+function jsonOf(lab: Lab, { master, seats }: LabStatus): unknown {
+  const known = lab.state?.master;
+  return {
+    lab: lab.name,
+    file: lab.spec.file,
+    pool: lab.pool,
+    runner: lab.spec.runner,
+    master: {
+      path: lab.spec.master.path,
+      format: known?.format ?? null,
+      size: known?.size ?? null,
+      content: known?.content ?? null,
+      ...master,
+    },
+    seats,
+  };
+}
+
+function linesOf(lab: Lab, { master, seats }: LabStatus, context: CliContext): readonly string[] {
+  const c = colours(context);
+  const lines = [
+    `${c.bold(lab.name)}: ${count(lab.seats.size, 'seat')} in ${shown(context, lab.pool)}, runner ${lab.spec.runner}`,
+    `master ${shown(context, lab.spec.master.path)}: ${verdictText(master, c)}`,
+  ];
+  if (seats.length > 0) {
+    const rows = seats.map((seat) => [
+      seat.name,
+      stateText(seat),
+      seat.apparent === 0 ? '-' : humanSize(seat.apparent),
+      seat.apparent === 0 ? '-' : humanSize(seat.allocated),
+      noteOn(seat),
+    ]);
+    lines.push('', table([['SEAT', 'STATE', 'SIZE', 'ON DISK', ''], ...rows], [2, 3]), '');
+  }
+  lines.push(summary(seats));
+  return lines;
+}
+
+function verdictText(verdict: MasterVerdict, c: ReturnType<typeof colours>): string {
+  switch (verdict.state) {
+    case 'as-it-was':
+      return verdict.verified ? c.green('as it was (its whole content compared)') : c.green('as it was');
+    case 'unknown':
+      return "no seat was made yet ('cowherd up')";
+    case 'touched':
+      return `${c.yellow('touched')}: ${describeChanges(verdict.changes)}. 'cowherd status --verify' compares its content`;
+    case 'missing':
+      return `${c.red('missing')}: ${describeChanges(verdict.changes)}`;
+    case 'changed':
+      return `${c.red('changed')}: ${describeChanges(verdict.changes)}. Bring it back from a backup, or make seats new: 'cowherd reset all --accept-master'`;
+  }
+}
+
+function stateText(seat: SeatStatus): string {
+  return seat.disk === 'missing' && seat.state === 'off' ? 'not made' : seat.state;
+}
+
+function noteOn(seat: SeatStatus): string {
+  const notes: string[] = [];
+  if (seat.disk === 'stale') notes.push('on an older master: reset it');
+  if (seat.disk === 'foreign') notes.push('its disk is not of this lab');
+  if (seat.disk === 'damaged') notes.push('its disk is damaged');
+  if (!seat.listed) notes.push('not in the lab file any more');
+  if (seat.disk !== 'missing' && !seat.defined && seat.listed) notes.push("no definition: 'cowherd up'");
+  return notes.join('; ');
+}
+
+function summary(seats: readonly SeatStatus[]): string {
+  const counts = new Map<string, number>();
+  for (const seat of seats) counts.set(stateText(seat), (counts.get(stateText(seat)) ?? 0) + 1);
+  const states = [...counts].map(([state, number]) => `${number} ${state}`).join(', ');
+  const apparent = seats.reduce((sum, seat) => sum + seat.apparent, 0);
+  const allocated = seats.reduce((sum, seat) => sum + seat.allocated, 0);
+  return `${states}; disks ${humanSize(apparent)} by ls -l, ${humanSize(allocated)} by du`;
+}

@@ -1,0 +1,60 @@
+import { DiskError } from '../../errors.ts';
+import { count, describeSeats, milliseconds } from '../describe.ts';
+import type { Runner } from '../runner/runner.ts';
+import type { Seat } from '../seat.ts';
+import { type LabCommand, labFrom, runnerOf, say, sayJson, seatsFrom, wantsJson } from './command.ts';
+
+/** `cowherd stop`: asks guests to shut down, and turns them off when they do not. */
+export const run: LabCommand = async (input, context) => {
+  const { lab, rest } = labFrom(input, context);
+  const names = seatsFrom(lab, rest);
+  await using runner = await runnerOf(lab);
+  const began = performance.now();
+  const gracefulMs = input.options.now === true ? 0 : secondsOf(input.options.wait);
+  const seats = names.map((name) => lab.seats.get(name)!);
+  const stopped = await stopSeats(seats, runner, { gracefulMs, signal: context.signal });
+  if (wantsJson(input)) {
+    sayJson(context, { stopped, milliseconds: Math.round(performance.now() - began) });
+  } else if (stopped.length === 0) {
+    say(context, `None of ${count(names.length, 'seat')} was running`);
+  } else {
+    say(
+      context,
+      `${count(stopped.length, 'seat')} stopped in ${milliseconds(performance.now() - began)}: ${describeSeats(stopped)}`,
+    );
+  }
+  return 0;
+};
+
+function secondsOf(value: string | boolean | undefined): number | undefined {
+  if (typeof value !== 'string') return undefined;
+  const seconds = Number(value);
+  if (!(seconds >= 0 && seconds <= 3600)) {
+    throw new DiskError('bad-argument', `--wait takes seconds from 0 to 3600, not "${value}"`);
+  }
+  return seconds * 1000;
+}
+
+/** Guests that are shut down at the same time. */
+const together = 16;
+
+/** Stops the seats that are up; gives their names. */
+export async function stopSeats(
+  seats: readonly Seat[],
+  runner: Runner,
+  options: { readonly gracefulMs?: number; readonly signal?: AbortSignal },
+): Promise<readonly string[]> {
+  const stopped = new Set<string>();
+  let next = 0;
+  const worker = async () => {
+    while (next < seats.length && !options.signal?.aborted) {
+      const seat = seats[next++];
+      const state = await runner.state(seat);
+      if (state === 'off') continue;
+      await runner.stop(seat, options);
+      stopped.add(seat.name);
+    }
+  };
+  await Promise.all(Array.from({ length: together }, worker));
+  return seats.map((seat) => seat.name).filter((name) => stopped.has(name));
+}

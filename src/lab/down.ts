@@ -1,0 +1,88 @@
+import { rmSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { asSystemError } from '../platform/errno.ts';
+import { releaseHold } from './guard.ts';
+import { type Lab, seatPaths } from './lab.ts';
+import { nameExists } from './overlay.ts';
+import { isOurs, type SeatFiles } from './plan.ts';
+import { assertNobodyStandsOn } from './release.ts';
+import type { Runner } from './runner/runner.ts';
+import { removeState } from './state.ts';
+import { removeLeftovers, seatFilesIn } from './up.ts';
+
+/** What `down` removes, and what it leaves although it lies in the place of a seat's file. */
+export interface DownPlan {
+  readonly seats: readonly string[];
+  /** Absolute paths, disks first. */
+  readonly files: readonly string[];
+  /** Bytes that they take, as `du` says. */
+  readonly freed: number;
+  /** Files that this lab did not make. */
+  readonly kept: readonly string[];
+}
+
+/** Looks for everything that `up` made. Throws `in-use` when an image outside the lab stands on one of its disks. */
+export async function planDown(lab: Lab): Promise<DownPlan> {
+  const disks: string[] = [];
+  const others: string[] = [];
+  const kept: string[] = [];
+  const seats: string[] = [];
+  let freed = 0;
+  for (const files of seatFilesIn(lab)) {
+    const found = ownFiles(lab, files);
+    if (found.disk !== undefined) disks.push(found.disk);
+    others.push(...found.others);
+    kept.push(...found.kept);
+    freed += found.freed;
+    if (found.disk !== undefined || found.others.length > 0) seats.push(files.name);
+  }
+  await assertNobodyStandsOn(disks, lab.pool);
+  return { seats, files: [...disks, ...others], freed, kept };
+}
+
+interface OwnFiles {
+  readonly disk?: string;
+  readonly others: readonly string[];
+  readonly kept: readonly string[];
+  readonly freed: number;
+}
+
+function ownFiles(lab: Lab, files: SeatFiles): OwnFiles {
+  const others: string[] = [];
+  const kept: string[] = [];
+  let disk: string | undefined;
+  const { head } = files.disk;
+  if (head && isOurs(head, lab.name, files.name)) disk = files.disk.path;
+  else if (head) kept.push(files.disk.path);
+  const { owner } = files.definition;
+  if (owner?.kind === 'ours') others.push(files.definition.path);
+  else if (owner) kept.push(files.definition.path);
+  // The serial log has no mark of its own: it is a seat's where the rest is.
+  const { log } = seatPaths(lab.pool, files.name);
+  if ((disk !== undefined || others.length > 0) && nameExists(log)) others.push(log);
+  return { disk, others, kept, freed: disk === undefined ? 0 : head!.allocated };
+}
+
+/**
+ * Removes what the plan says, gives the master back, and forgets the lab. A run that was killed is finished by the next:
+ * the state goes last. The caller holds the lab's lock and has seen that none of the seats runs. Answers the paths of
+ * master files that are as writable as before the lab.
+ */
+export async function takeDown(lab: Lab, plan: DownPlan, runner: Runner): Promise<readonly string[]> {
+  for (const name of plan.seats) {
+    const seat = lab.seats.get(name) ?? lab.unlisted.get(name);
+    if (seat) await runner.undefine(seat);
+  }
+  for (const path of plan.files) {
+    try {
+      rmSync(path, { force: true });
+    } catch (cause) {
+      throw asSystemError(cause, 'remove', path);
+    }
+  }
+  removeLeftovers(lab.pool);
+  const files = lab.state?.master.files.map((one) => resolve(lab.pool, one.path)) ?? [];
+  const restored = await releaseHold({ id: lab.id, files });
+  removeState(lab.pool, lab.name);
+  return restored;
+}

@@ -1,0 +1,28 @@
+import type { CliContext } from '../cli/context.ts';
+import { type DiskError, type DiskErrorCode, isDiskError } from '../errors.ts';
+
+/** What to do about errors that do not say it themselves. */
+const fixes: Readonly<Partial<Record<DiskErrorCode, string>>> = {
+  denied: 'you may not do that with this file: ask its owner, or run as a user who may',
+  'out-of-space': 'make room on that file system, and run the command again: it goes on where it stopped',
+  locked: "a running guest or another program has it open: shut that down first ('cowherd stop')",
+  'read-only': 'the file system or the image cannot be written',
+};
+
+/** An error for people: one sentence, and below it what to do. */
+export function describeError(error: unknown, context: CliContext): string {
+  if (!isDiskError(error)) {
+    const message = error instanceof Error ? error.message : String(error);
+    return `${context.program}: ${message}\nThis is a fault of the program: please report it (COWHERD_DEBUG=1 shows more).`;
+  }
+  const { report } = error.detail;
+  if (typeof report === 'string') return report;
+  const fix = fixOf(error);
+  const lines = fix === undefined ? [] : fix.split('\n').map((line) => `  ${line}`);
+  return [`${context.program}: ${error.message}`, ...lines].join('\n');
+}
+
+function fixOf(error: DiskError): string | undefined {
+  const { fix } = error.detail;
+  return typeof fix === 'string' ? fix : fixes[error.code];
+}

@@ -1,0 +1,115 @@
+import { DiskError } from '../errors.ts';
+import { lockFor } from '../image/locks.ts';
+import { type FileStore, openFileStore } from '../storage/file.ts';
+import { type Lab, seatPaths } from './lab.ts';
+import { makeOverlays, type OverlayJob } from './make-overlays.ts';
+import { computeContent, type DigestOptions, inspectMaster, masterState } from './master.ts';
+import { nameExists, readImageHead } from './overlay.ts';
+import { foreignDisk, isOurs } from './plan.ts';
+import { assertNobodyStandsOn } from './release.ts';
+import { writeState } from './state.ts';
+import { overlayKind, removeLeftovers } from './up.ts';
+import { assertMasterUnchanged } from './verify.ts';
+
+export interface ResetOptions {
+  /** The master was changed on purpose: the seats are made new on what it holds now. */
+  readonly acceptMaster?: boolean;
+  /** Looks and says what would be thrown away; changes nothing. */
+  readonly dryRun?: boolean;
+  readonly digest?: DigestOptions;
+  readonly onProgress?: (done: number, total: number) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface ResetResult {
+  readonly seats: readonly string[];
+  /** Bytes that the old disks took, as `du` says. */
+  readonly freed: number;
+}
+
+/**
+ * Throws seats' disks away and makes new ones, as fresh as the master: each new disk is written aside and takes the old
+ * one's place in one instant. Only disks that this lab made. Throws `in-use` for one that another image stands on,
+ * `changed` for a changed master, `locked` for one that a program opened since the caller looked (earlier ones are new
+ * then). The caller holds the lab's lock and has seen that none of the seats runs.
+ */
+export async function resetSeats(
+  lab: Lab,
+  names: readonly string[],
+  options: ResetOptions = {},
+): Promise<ResetResult> {
+  const { state } = lab;
+  if (!state) {
+    throw new DiskError('not-found', `The lab "${lab.name}" has no seats yet`, {
+      path: lab.pool,
+      detail: { fix: "'cowherd up' makes them" },
+    });
+  }
+  const jobs = names.map((seat): OverlayJob => ({ seat, path: seatPaths(lab.pool, seat).disk }));
+  const freed = checkDisks(lab, jobs);
+  if (!options.acceptMaster) await assertMasterUnchanged(lab, names);
+  await assertNobodyStandsOn(
+    jobs.map((job) => job.path),
+    lab.pool,
+  );
+  if (options.dryRun) return { seats: names, freed };
+
+  const master = await inspectMaster(lab.spec.master.path, lab.spec.master.format);
+  let { content } = state.master;
+  if (options.acceptMaster) {
+    content = await computeContent(master, options.digest);
+    writeState(lab.pool, { ...state, master: masterState(master, content, lab.pool) });
+  }
+  removeLeftovers(lab.pool);
+  await makeOverlays(overlayKind(lab, master, content), jobs, {
+    replace: true,
+    beforePlacing: holdDisks,
+    onProgress: options.onProgress,
+    signal: options.signal,
+  });
+  return { seats: names, freed };
+}
+
+/** Throws `exists` where a disk is not the lab's own; gives the bytes that the disks take. */
+function checkDisks(lab: Lab, jobs: readonly OverlayJob[]): number {
+  let allocated = 0;
+  for (const { seat, path } of jobs) {
+    const head = readImageHead(path);
+    if (!head) continue;
+    if (!isOurs(head, lab.name, seat)) {
+      throw new DiskError('exists', `${seat}: ${foreignDisk(head)}: '${path}'`, {
+        path,
+        detail: { fix: 'move it away; only disks of the lab itself are thrown away' },
+      });
+    }
+    allocated += head.allocated;
+  }
+  return allocated;
+}
+
+/** Takes the disks' image locks, so that no guest starts from one while it is replaced. */
+async function holdDisks(jobs: readonly OverlayJob[]): Promise<AsyncDisposable> {
+  const held: FileStore[] = [];
+  const release = async () => {
+    for (const store of held) await store[Symbol.asyncDispose]();
+  };
+  const lock = lockFor({
+    format: 'qcow2',
+    writable: true,
+    backing: false,
+    metadataOnly: false,
+    resize: false,
+  });
+  try {
+    for (const { path } of jobs) {
+      if (!nameExists(path)) continue;
+      const store = await openFileStore(path, { writable: true });
+      held.push(store);
+      await store.lock(lock);
+    }
+  } catch (error) {
+    await release();
+    throw error;
+  }
+  return { [Symbol.asyncDispose]: release };
+}

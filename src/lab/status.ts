@@ -1,0 +1,71 @@
+import { probeLock } from '../storage/file.ts';
+import type { Lab } from './lab.ts';
+import { seatPaths } from './lab.ts';
+import type { DigestOptions } from './master.ts';
+import { type ImageHead, nameExists, readImageHead } from './overlay.ts';
+import { isOurs } from './plan.ts';
+import type { Runner, SeatState } from './runner/runner.ts';
+import { type MasterVerdict, verifyMaster } from './verify.ts';
+
+/** A seat as it is now. */
+export interface SeatStatus {
+  readonly name: string;
+  readonly uuid: string;
+  readonly mac: string;
+  /** As the runner says; 'in use' when it knows nothing of it, and another program has the disk open. */
+  readonly state: SeatState | 'in use';
+  /** 'stale': it stands on an older content of the master, and does not start until it is reset. */
+  readonly disk: 'ok' | 'missing' | 'stale' | 'foreign' | 'damaged';
+  readonly path: string;
+  /** Guest bytes. */
+  readonly size?: number;
+  /** Bytes, as `ls -l` says. */
+  readonly apparent: number;
+  /** Bytes, as `du` says. */
+  readonly allocated: number;
+  /** It has a definition. */
+  readonly defined: boolean;
+  /** It is in the lab file. */
+  readonly listed: boolean;
+}
+
+export interface LabStatus {
+  readonly master: MasterVerdict;
+  readonly seats: readonly SeatStatus[];
+}
+
+/** Looks at every seat, and at the master: at once, or with `digest` at its whole content. */
+export async function statusOf(lab: Lab, runner: Runner, digest?: DigestOptions): Promise<LabStatus> {
+  const master = await verifyMaster(lab, digest);
+  const seats: SeatStatus[] = [];
+  for (const seat of [...lab.seats.values(), ...lab.unlisted.values()]) {
+    const paths = seatPaths(lab.pool, seat.name);
+    const head = readImageHead(paths.disk);
+    const state = await runner.state(seat);
+    const idle = state === 'off' || state === 'crashed';
+    const used = idle && head !== undefined && (await probeLock(paths.disk)).inUse;
+    seats.push({
+      name: seat.name,
+      uuid: seat.uuid,
+      mac: seat.mac,
+      state: used ? 'in use' : state,
+      disk: conditionOf(lab, seat.name, head),
+      path: paths.disk,
+      size: head?.size,
+      apparent: head?.apparent ?? 0,
+      allocated: head?.allocated ?? 0,
+      defined: nameExists(paths.definition),
+      listed: lab.seats.has(seat.name),
+    });
+  }
+  return { master, seats };
+}
+
+/** What is to be said of a seat's disk. */
+export function conditionOf(lab: Lab, seat: string, head: ImageHead | undefined): SeatStatus['disk'] {
+  if (!head) return 'missing';
+  if (head.damage !== undefined) return 'damaged';
+  if (!isOurs(head, lab.name, seat)) return 'foreign';
+  const known = lab.state?.master.content;
+  return known !== undefined && head.provenance!.master !== known ? 'stale' : 'ok';
+}

@@ -1,0 +1,88 @@
+import { isDiskError } from '../errors.ts';
+import type { Lab } from './lab.ts';
+import {
+  computeContent,
+  type DigestOptions,
+  inspectMaster,
+  type Master,
+  type MasterChange,
+  masterChanged,
+  masterChanges,
+  masterState,
+  rememberedContent,
+} from './master.ts';
+import { lockPool } from './pool-lock.ts';
+import { type LabState, writeState } from './state.ts';
+
+/** What became of a master since its clones were made. */
+export interface MasterVerdict {
+  /**
+   * 'as-it-was': nothing touched its files, or their content was compared and is the same. 'touched': something did, and
+   * the content was not compared. 'changed': it was, and is another one. 'missing': a file of its chain is gone.
+   * 'unknown': no clone was made yet.
+   */
+  readonly state: 'as-it-was' | 'touched' | 'changed' | 'missing' | 'unknown';
+  readonly changes: readonly MasterChange[];
+  /** The whole content was read and compared just now. */
+  readonly verified: boolean;
+}
+
+/**
+ * Compares the master with what the lab remembers: at once by size, time, inode and header; with `digest` by its whole
+ * content. Where only dates differ, and the content is known to be the same, the lab remembers the new dates.
+ */
+export async function verifyMaster(lab: Lab, digest?: DigestOptions): Promise<MasterVerdict> {
+  const { state } = lab;
+  if (!state) return { state: 'unknown', changes: [], verified: false };
+  const changes = masterChanges(state.master, lab.pool);
+  if (changes.length === 0 && !digest) return { state: 'as-it-was', changes, verified: false };
+  let master: Master;
+  try {
+    master = await inspectMaster(lab.spec.master.path, state.master.format);
+  } catch (error) {
+    if (!isDiskError(error)) throw error;
+    const missing = isDiskError(error, 'not-found') || changes.some((change) => change.gone);
+    return {
+      state: missing ? 'missing' : 'changed',
+      changes: orSay(changes, lab, error.message),
+      verified: false,
+    };
+  }
+  const content = digest ? await computeContent(master, digest) : rememberedContent(master);
+  const verified = digest !== undefined;
+  if (content === undefined) {
+    const missing = changes.some((change) => change.gone);
+    return { state: missing ? 'missing' : 'touched', changes, verified };
+  }
+  if (content !== state.master.content) {
+    return { state: 'changed', changes: orSay(changes, lab, 'its content is another one'), verified };
+  }
+  if (changes.length > 0) await rememberDates(lab, state, master);
+  return { state: 'as-it-was', changes: [], verified };
+}
+
+function orSay(changes: readonly MasterChange[], lab: Lab, what: string): readonly MasterChange[] {
+  return changes.length > 0 ? changes : [{ path: lab.spec.master.path, what, gone: false }];
+}
+
+async function rememberDates(lab: Lab, state: LabState, master: Master): Promise<void> {
+  try {
+    using _lock = await lockPool(lab.lockPath, lab.name);
+    writeState(lab.pool, { ...state, master: masterState(master, state.master.content, lab.pool) });
+  } catch (error) {
+    // Another command works on the lab, or it cannot be written: the dates are compared again next time.
+    if (!isDiskError(error)) throw error;
+  }
+}
+
+/** Throws `changed`, naming the seats, unless the master is as it was. */
+export async function assertMasterUnchanged(lab: Lab, seats: readonly string[]): Promise<void> {
+  const verdict = await verifyMaster(lab);
+  if (verdict.state === 'as-it-was') return;
+  throw masterChanged(lab, seats, describeChanges(verdict.changes));
+}
+
+/** What changed, in words. */
+export function describeChanges(changes: readonly MasterChange[]): string {
+  return changes.map((change) => `${change.path}: ${change.what}`).join('; ');
+}
