@@ -1,4 +1,5 @@
 import { isDiskError } from '../errors.ts';
+import { SignalReceived } from '../platform/signals.ts';
 import type { CliContext, Command } from './context.ts';
 import { CliFailure, HelpWanted, UsageFailure } from './failure.ts';
 import { Getopt } from './getopt.ts';
@@ -6,7 +7,11 @@ import { explain, report } from './messages.ts';
 import { versionText } from './version.ts';
 
 /** The verbs that exist. Each is loaded when it is called, so that start-up stays short. */
-const verbs: Readonly<Record<string, () => Promise<{ readonly run: Command }>>> = {};
+const verbs: Readonly<Record<string, () => Promise<{ readonly run: Command }>>> = {
+  create: () => import('./verbs/create.ts'),
+  info: () => import('./verbs/info.ts'),
+  resize: () => import('./verbs/resize.ts'),
+};
 
 /** Verbs of qemu-img that cow-img does not have yet: a clear answer beats "Command not found". */
 const absentVerbs = ['amend', 'bench', 'bitmap', 'commit', 'dd', 'measure', 'rebase', 'snapshot'];
@@ -52,9 +57,10 @@ async function dispatch(args: readonly string[], context: CliContext): Promise<n
 
 function answerFor(error: unknown, context: CliContext): number {
   if (context.env.COWHERD_DEBUG === '1' && error instanceof Error) context.stderr.write(`${error.stack}\n`);
-  if (context.signal.aborted && (isDiskError(error, 'aborted') || (error as Error)?.name === 'AbortError')) {
-    report(context, 'Interrupted');
-    return exitCodeOfSignal(context.signal);
+  if (context.signal.aborted && (error === context.signal.reason || isDiskError(error, 'aborted'))) {
+    // As if the signal had ended the process, which is what scripts that look at the code expect.
+    const { reason } = context.signal;
+    return reason instanceof SignalReceived ? reason.exitCode : 130;
   }
   const { text, hint } = explain(error);
   if (text !== '') report(context, text);
@@ -63,13 +69,4 @@ function answerFor(error: unknown, context: CliContext): number {
     context.stderr.write(`Try '${context.program} --help' for more information\n`);
   }
   return error instanceof CliFailure ? error.exitCode : 1;
-}
-
-const signalNumbers: Readonly<Record<string, number>> = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 };
-
-/** The shells' convention for a program that a signal ended: 128 + its number. The reason names the signal. */
-function exitCodeOfSignal(signal: AbortSignal): number {
-  const name =
-    typeof signal.reason === 'string' ? signal.reason : (signal.reason as { signal?: string })?.signal;
-  return 128 + (signalNumbers[name ?? ''] ?? 2);
 }

@@ -2,9 +2,10 @@ import { type DiskError, isDiskError } from '../errors.ts';
 import type { CliContext } from './context.ts';
 import { CliFailure } from './failure.ts';
 
-/**
+/*
  * The one home of the words that cow-img speaks: they are qemu-img's, since scripts look for them. The engine
- * only says what happened (a DiskError's code, field and detail).
+ * only says what happened (a DiskError's code, field and detail). Where the engine's own sentence is already the
+ * one that users of QEMU know (the formats' headers), it is passed on.
  */
 
 /** `program: message` on the error stream. */
@@ -17,13 +18,22 @@ export function warn(context: CliContext, message: string): void {
   report(context, `warning: ${message}`);
 }
 
-/** Text for the user of an error, and the lines that follow it. */
+/** QEMU's warning at opening a raw image for writing whose format nobody gave. */
+export function warnOfProbedRaw(context: CliContext, filename: string): void {
+  context.stderr.write(
+    `WARNING: Image format was not specified for '${filename}' and probing guessed raw.\n` +
+      '         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n' +
+      "         Specify the 'raw' format explicitly to remove the restrictions.\n",
+  );
+}
+
+/** Text for the user of an error, and what follows it without the program's name. */
 export interface Explanation {
   readonly text: string;
   readonly hint?: string;
 }
 
-/** QEMU's words for what went wrong when the file itself was opened, read or written. */
+/** What went wrong, in QEMU's words. */
 export function explain(error: unknown): Explanation {
   if (error instanceof CliFailure) return { text: error.message, hint: error.hint };
   if (isDiskError(error)) return explainDiskError(error);
@@ -37,5 +47,58 @@ export function couldNotOpen(filename: string, error: unknown, exitCode = 1): Cl
 }
 
 function explainDiskError(error: DiskError): Explanation {
+  const { detail, field, path } = error;
+  if (detail.role === 'backing' && isDiskError(error.cause)) {
+    const { text, hint } = explainDiskError(error.cause);
+    return { text: `${'Could not open backing file: '.repeat(Number(detail.depth ?? 1))}${text}`, hint };
+  }
+  if (error.code === 'locked') return explainLock(error);
+  if (field === 'protocol') return { text: unknownProtocol(`${detail.protocol}:`) };
+  if (field === 'format' && detail.format !== undefined) {
+    return { text: unknownFormat('Unknown driver', String(detail.format)) };
+  }
+  if (field === 'backing_fmt' && detail.detected !== undefined) {
+    return { text: error.message, hint: `Detected format of ${detail.detected}.` };
+  }
+  if (field === 'preallocation' && detail.value === 'metadata') {
+    return { text: 'Unsupported preallocation mode: metadata' };
+  }
+  if (field === 'backing chain' && detail.name !== undefined) {
+    return { text: `Backing file '${detail.name}' creates an infinite loop.` };
+  }
+  if (detail.kind === 'a directory' && detail.errno === undefined) {
+    return { text: `'file' driver requires '${path}' to be a regular file` };
+  }
   return { text: error.message };
+}
+
+function explainLock(error: DiskError): Explanation {
+  const { permission, shared } = error.detail;
+  if (permission === undefined) return { text: error.message };
+  return {
+    text: `Failed to get ${shared ? 'shared ' : ''}"${permission}" lock`,
+    hint: `Is another process using the image [${error.path}]?\n`,
+  };
+}
+
+/** Formats and protocols that QEMU 7.2 has: a name among them is no slip. */
+const knownToQemu = new Set(
+  (
+    'blkdebug blklogwrites blkverify bochs cloop compress copy-before-write copy-on-read dmg file ftp ftps gluster ' +
+    'host_cdrom host_device http https iscsi iser json luks nbd nfs null-aio null-co nvme parallels preallocate ' +
+    'qcow qcow2 qed quorum raw rbd replication snapshot-access ssh throttle vdi vhdx vmdk vpc vvfat'
+  ).split(' '),
+);
+
+/** For a format that we cannot use: `unknown` ('Unknown driver') and the name in quotes, or that it is not built yet. */
+export function unknownFormat(unknown: string, format: string): string {
+  return knownToQemu.has(format) ? `The format '${format}' is not supported yet` : `${unknown} '${format}'`;
+}
+
+/** The same for the protocol that a file name begins with. */
+export function unknownProtocol(filename: string): string {
+  const protocol = filename.slice(0, filename.indexOf(':'));
+  return knownToQemu.has(protocol)
+    ? `The protocol '${protocol}' is not supported yet`
+    : `Unknown protocol '${protocol}'`;
 }

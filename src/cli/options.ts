@@ -108,9 +108,9 @@ export interface CreationOptions {
   /** For the driver: sizes and numbers as numbers where they are safe integers. */
   readonly values: OptionValues;
   /** As given, by name: what `Formatting` prints. */
-  readonly shown: ReadonlyMap<string, string>;
+  readonly shown: Map<string, string>;
   /** Sizes and numbers as they were understood. */
-  readonly numbers: ReadonlyMap<string, bigint>;
+  readonly numbers: Map<string, bigint>;
 }
 
 /** Reads `list` against `specs`. The last one of a name wins. Throws CliFailure for the first that is wrong. */
@@ -118,20 +118,18 @@ export function parseOptions(
   context: CliContext,
   specs: readonly OptionSpec[],
   list: string,
-  where: string,
 ): CreationOptions {
   const values: Record<string, string | number | boolean> = {};
   const shown = new Map<string, string>();
   const numbers = new Map<string, bigint>();
   for (const { name, value } of splitOptions(list)) {
     const spec = specs.find((option) => option.name === name);
-    if (!spec) throw new CliFailure(`${where}: Invalid parameter '${name}'`);
+    if (!spec) throw new CliFailure(`Invalid parameter '${name}'`);
     shown.set(name, value);
     if (spec.type === 'string') values[name] = value;
-    else if (spec.type === 'boolean') values[name] = parseBoolean(name, value, where);
+    else if (spec.type === 'boolean') values[name] = parseBoolean(name, value);
     else {
-      const number =
-        spec.type === 'size' ? sizeOption(context, name, value, where) : numberOption(name, value, where);
+      const number = spec.type === 'size' ? sizeParameter(context, name, value) : numberOption(name, value);
       numbers.set(name, number);
       values[name] = Number(number);
     }
@@ -139,36 +137,37 @@ export function parseOptions(
   return { values, shown, numbers };
 }
 
-function parseBoolean(name: string, value: string, where: string): boolean {
+function parseBoolean(name: string, value: string): boolean {
   if (['on', 'yes', 'true', 'y'].includes(value)) return true;
   if (['off', 'no', 'false', 'n'].includes(value)) return false;
-  throw new CliFailure(`${where}: Parameter '${name}' expects 'on' or 'off'`);
+  throw new CliFailure(`Parameter '${name}' expects 'on' or 'off'`);
 }
 
-function sizeOption(context: CliContext, name: string, value: string, where: string): bigint {
+/** A parameter that is a size, below 2^64 bytes. Throws CliFailure. */
+export function sizeParameter(context: CliContext, name: string, value: string): bigint {
   const parsed = parseSize(value);
   if (parsed.kind === 'invalid') {
-    throw new CliFailure(`${where}: Parameter '${name}' expects a non-negative number below 2^64`, {
+    throw new CliFailure(`Parameter '${name}' expects a non-negative number below 2^64`, {
       hint:
         'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n' +
         'and exabytes, respectively.\n',
     });
   }
   if (parsed.kind === 'too-large') {
-    throw new CliFailure(`${where}: Value '${value}' is out of range for parameter '${name}'`);
+    throw new CliFailure(`Value '${value}' is out of range for parameter '${name}'`);
   }
   if (parsed.hexSuffix) warnOfHexSuffix(context, value);
   return parsed.bytes;
 }
 
 /** C's strtoull with base 0: 0x hexadecimal, a leading 0 octal, a minus wraps around 2^64. */
-function numberOption(name: string, value: string, where: string): bigint {
+function numberOption(name: string, value: string): bigint {
   const match = /^[ \t\n\v\f\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))$/.exec(value);
-  if (!match) throw new CliFailure(`${where}: Parameter '${name}' expects a number`);
+  if (!match) throw new CliFailure(`Parameter '${name}' expects a number`);
   const [, sign, hex, octal, decimal] = match;
   const magnitude = hex ? BigInt(`0x${hex}`) : octal ? BigInt(`0o0${octal}`) : BigInt(decimal);
   if (magnitude >= 1n << 64n) {
-    throw new CliFailure(`${where}: Value '${value}' is too large for parameter '${name}'`);
+    throw new CliFailure(`Value '${value}' is too large for parameter '${name}'`);
   }
   return sign === '-' ? BigInt.asUintN(64, -magnitude) : magnitude;
 }

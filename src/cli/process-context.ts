@@ -1,23 +1,16 @@
 import { basename } from 'node:path';
+import { watchSignals } from '../platform/signals.ts';
 import type { CliContext, OutputStream } from './context.ts';
-
-const endingSignals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /**
  * The world of a real process. `program` is the name to use where the process was not started by one of its
  * own (`node cow-img.mjs`).
  *
- * The first SIGINT, SIGTERM or SIGHUP aborts `signal` with the signal's name as its reason, so that work can
- * be undone; the second of them ends the process at once.
+ * The first SIGINT, SIGTERM or SIGHUP aborts `signal`, so that work can be undone; the second of them ends the
+ * process at once.
  */
 export function processContext(program: string): CliContext {
-  const ending = new AbortController();
-  for (const name of endingSignals) {
-    process.on(name, () => {
-      if (ending.signal.aborted) process.kill(process.pid, 'SIGKILL');
-      ending.abort(name);
-    });
-  }
+  const { signal } = watchSignals();
   const listeners = new Set<() => void>();
   // Always listened to: left alone, Node would open its debugger's port at SIGUSR1.
   process.on('SIGUSR1', () => {
@@ -32,7 +25,7 @@ export function processContext(program: string): CliContext {
     },
     env: process.env,
     cwd: process.cwd(),
-    signal: ending.signal,
+    signal,
     onProgressSignal(listener) {
       listeners.add(listener);
       return () => listeners.delete(listener);

@@ -1,0 +1,174 @@
+import type { FormatDriver, OptionValues } from '../../formats/driver.ts';
+import { findFormat } from '../../formats/index.ts';
+import { parseReference } from '../../image/reference.ts';
+import { createImageFile, openImageFile } from '../../node.ts';
+import { type BackingFacts, planImage } from '../../operations/create.ts';
+import type { CliContext, Command } from '../context.ts';
+import { CliFailure, UsageFailure } from '../failure.ts';
+import { explain, unknownFormat, unknownProtocol } from '../messages.ts';
+import { acceptObject } from '../objects.ts';
+import { checkName } from '../open-image.ts';
+import {
+  type CreationOptions,
+  creationOptions,
+  formattingLine,
+  joinOptionLists,
+  optionHelp,
+  parseOptions,
+  wantsHelp,
+} from '../options.ts';
+import { refuseOversize } from '../oversize.ts';
+import { sizeArgument } from '../sizes.ts';
+import { flag, readOptions, valued } from '../verb-options.ts';
+
+interface CreateArguments {
+  format: string;
+  backingFile?: string;
+  backingFormat?: string;
+  optionList?: string;
+  quiet: boolean;
+  /** `-u`: the backing file is not opened. */
+  unsafe: boolean;
+  force: boolean;
+}
+
+/** `create`: makes an empty image, or a clone that stands on a backing file. */
+export const run: Command = async (args, context) => {
+  const wish: CreateArguments = { format: 'raw', quiet: false, unsafe: false, force: false };
+  const operands = readOptions(
+    args,
+    'F:b:f:o:qu',
+    [valued('object'), flag('corrupt-dependents')],
+    (key, value) => {
+      if (key === 'F') wish.backingFormat = value;
+      else if (key === 'b') wish.backingFile = value;
+      else if (key === 'f') wish.format = value;
+      else if (key === 'o') wish.optionList = joinOptionLists(wish.optionList, value);
+      else if (key === 'q') wish.quiet = true;
+      else if (key === 'u') wish.unsafe = true;
+      else if (key === 'corrupt-dependents') wish.force = true;
+      else acceptObject(value);
+    },
+  );
+  const [path, sizeText, unexpected] = operands;
+  if (wish.optionList !== undefined && wantsHelp(wish.optionList)) {
+    context.stdout.write(helpFor(wish.format, path));
+    return 0;
+  }
+  if (path === undefined) throw new UsageFailure('Expecting image file name');
+  const size = sizeText === undefined ? undefined : sizeArgument(context, 'image size', sizeText);
+  if (unexpected !== undefined) throw new UsageFailure(`Unexpected argument: ${unexpected}`);
+  try {
+    await create(context, path, size, wish);
+  } catch (error) {
+    const { text, hint } = explain(error);
+    throw new CliFailure(`${path}: ${text}`, { hint, cause: error });
+  }
+  return 0;
+};
+
+function helpFor(format: string, path: string | undefined): string {
+  const driver = findFormat(format);
+  if (!driver) throw new CliFailure(unknownFormat('Unknown file format', format));
+  const reference = path === undefined ? undefined : parseReference(path);
+  if (reference && reference.kind !== 'file') throw new CliFailure(unknownProtocol(path!));
+  return optionHelp(driver, path !== undefined);
+}
+
+async function create(
+  context: CliContext,
+  path: string,
+  sizeArgumentBytes: bigint | undefined,
+  wish: CreateArguments,
+): Promise<void> {
+  const driver = findFormat(wish.format);
+  if (!driver) throw new CliFailure(unknownFormat('Unknown file format', wish.format));
+  if (parseReference(path).kind !== 'file') throw new CliFailure(unknownProtocol(path));
+  const specs = creationOptions(driver);
+  const options = parseOptions(context, specs, wish.optionList ?? '');
+  const backing = backingOf(driver, options, wish);
+  const plan = await planImage(
+    { path, size: sizeOf(options, sizeArgumentBytes), backing, openBacking: !wish.unsafe },
+    lookAtBacking,
+  );
+  if (!wish.quiet) {
+    options.numbers.set('size', plan.size);
+    options.shown.set('size', String(plan.size));
+    context.stdout.write(`Formatting '${path}', fmt=${wish.format}${formattingLine(specs, options)}\n`);
+  }
+  refuseOversize(driver.name, plan.size, options);
+  checkFileOptions(driver, options);
+  await createImageFile(path, {
+    format: driver.name,
+    size: Number(plan.size),
+    options: driverOptions(driver, options),
+    backing,
+    corruptDependents: wish.force,
+    signal: context.signal,
+  });
+}
+
+/** The backing file by `-b` and `-F`, which win over `-o`; what is printed later is put into `options`. */
+function backingOf(driver: FormatDriver, options: CreationOptions, wish: CreateArguments) {
+  const knows = (name: string) => driver.createOptions.some((option) => option.name === name);
+  if (wish.backingFile !== undefined) {
+    if (!knows('backing_file'))
+      throw new CliFailure(`Backing file not supported for file format '${driver.name}'`);
+    options.shown.set('backing_file', wish.backingFile);
+  }
+  if (wish.backingFormat !== undefined) {
+    if (!knows('backing_fmt')) {
+      throw new CliFailure(`Backing file format not supported for file format '${driver.name}'`);
+    }
+    options.shown.set('backing_fmt', wish.backingFormat);
+  }
+  const path = options.shown.get('backing_file');
+  return path === undefined ? undefined : { path, format: options.shown.get('backing_fmt') };
+}
+
+/** 2^64 - 1 is QEMU's "no size given". */
+function sizeOf(options: CreationOptions, argument: bigint | undefined): bigint | undefined {
+  const option = options.numbers.get('size');
+  if (option !== undefined && argument !== undefined) {
+    throw new CliFailure('The image size must be specified only once');
+  }
+  const size = option ?? argument;
+  return size === (1n << 64n) - 1n ? undefined : size;
+}
+
+async function lookAtBacking(name: string, format: string | undefined): Promise<BackingFacts> {
+  try {
+    checkName(name, format);
+    await using image = await openImageFile(name, { format, locks: 'share', metadataOnly: true });
+    return { format: image.layer.format, size: image.size };
+  } catch (error) {
+    const { text, hint = '' } = explain(error);
+    throw new CliFailure(text, { hint: `${hint}Could not open backing image.\n`, cause: error });
+  }
+}
+
+/** Options of the file itself, whatever the format. Values that QEMU refuses only after its line `Formatting`. */
+function checkFileOptions(driver: FormatDriver, options: CreationOptions): void {
+  if ((options.numbers.get('extent_size_hint') ?? 0n) >= 1n << 32n) {
+    throw new CliFailure('Extent size hint is too large');
+  }
+  const preallocation = options.shown.get('preallocation') ?? 'off';
+  if (driver.name !== 'raw' || ['off', 'falloc', 'full'].includes(preallocation)) return;
+  throw new CliFailure(
+    preallocation === 'metadata'
+      ? 'Unsupported preallocation mode: metadata'
+      : `invalid parameter value: ${preallocation}`,
+  );
+}
+
+/** What the driver gets: its own options, without those that are handed over by name. */
+function driverOptions(driver: FormatDriver, options: CreationOptions): OptionValues {
+  const own = new Set(driver.createOptions.map((option) => option.name));
+  const entries = Object.entries({
+    ...options.values,
+    backing_fmt: options.shown.get('backing_fmt'),
+  }).filter(
+    ([name, value]) => own.has(name) && name !== 'size' && name !== 'backing_file' && value !== undefined,
+  );
+  return Object.fromEntries(entries);
+}

@@ -1,0 +1,74 @@
+import { resizeImage } from '../../operations/resize.ts';
+import type { CliContext, Command } from '../context.ts';
+import { CliFailure, UsageFailure } from '../failure.ts';
+import { acceptObject, refuseImageOptions } from '../objects.ts';
+import { openForVerb } from '../open-image.ts';
+import { sizeParameter } from '../options.ts';
+import { toOffset } from '../sizes.ts';
+import { flag, readOptions, valued } from '../verb-options.ts';
+
+const preallocations = ['off', 'metadata', 'falloc', 'full'] as const;
+type Preallocation = (typeof preallocations)[number];
+
+/** `resize`: changes an image's guest size, to an absolute figure or by +N or -N. */
+export const run: Command = async (args, context) => {
+  let format: string | undefined;
+  let quiet = false;
+  let shrink = false;
+  let force = false;
+  let preallocation: Preallocation = 'off';
+  // The size is taken off first: `-1G` is a size here and no option.
+  if (args.length < 3) throw new UsageFailure('Not enough arguments');
+  const operands = readOptions(
+    args.slice(0, -1),
+    'f:q',
+    [
+      valued('object'),
+      flag('image-opts'),
+      valued('preallocation'),
+      flag('shrink'),
+      flag('corrupt-dependents'),
+    ],
+    (key, value) => {
+      if (key === 'f') format = value;
+      else if (key === 'q') quiet = true;
+      else if (key === 'shrink') shrink = true;
+      else if (key === 'corrupt-dependents') force = true;
+      else if (key === 'preallocation') preallocation = preallocationOf(value);
+      else if (key === 'object') acceptObject(value);
+      else refuseImageOptions();
+    },
+  );
+  if (operands.length !== 1) throw new UsageFailure('Expecting image file name and size');
+  const sizeText = args[args.length - 1];
+  const relative = sizeText.startsWith('+') ? 1n : sizeText.startsWith('-') ? -1n : 0n;
+  const figure = sizeParameter(context, 'size', relative === 0n ? sizeText : sizeText.slice(1));
+
+  await using image = await openForVerb(context, operands[0], {
+    format,
+    writable: true,
+    resize: true,
+    corruptDependents: force,
+  });
+  const current = BigInt(image.size);
+  const size = BigInt.asIntN(64, relative === 0n ? figure : current + relative * figure);
+  if (size <= 0n) throw new CliFailure('New image size must be positive');
+  if (size <= current && preallocation !== 'off') {
+    throw new CliFailure('Preallocation can only be used for growing images');
+  }
+  if (size < current && !shrink) throw shrinkRefused(context);
+  await resizeImage(image, toOffset(size, 'image size'), { preallocation });
+  if (!quiet) context.stdout.write('Image resized.\n');
+  return 0;
+};
+
+function shrinkRefused(context: CliContext): CliFailure {
+  return new CliFailure('Use the --shrink option to perform a shrink operation.', {
+    hint: `${context.program}: warning: Shrinking an image will delete all data beyond the shrunken image's end. Before performing such an operation, make sure there is no important data there.\n`,
+  });
+}
+
+function preallocationOf(value: string): Preallocation {
+  if (preallocations.includes(value as Preallocation)) return value as Preallocation;
+  throw new CliFailure(`Invalid preallocation mode '${value}'`);
+}

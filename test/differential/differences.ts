@@ -1,0 +1,53 @@
+/**
+ * Where cow-img's answers knowingly differ from qemu-img's. docs/differences.md is this list as a page (a test keeps
+ * it current), and a command line whose answer differs must name its entry here: no difference is silent.
+ */
+export interface Difference {
+  readonly id: string;
+  /** What differs, in a sentence. */
+  readonly what: string;
+  readonly qemuImg: string;
+  readonly cowImg: string;
+  readonly reason: string;
+}
+
+export const differences = [
+  {
+    id: 'help',
+    what: 'The text of `--help` and `--version`',
+    qemuImg: 'its own text and its list of formats',
+    cowImg: 'our own text in the same shape; `qemu-img version 7.2.0 (cowherd X.Y.Z)` on the first line',
+    reason:
+      'The words are ours, and it should be visible who answers. Scripts that read the version find it.',
+  },
+  {
+    id: 'fifo',
+    what: 'A FIFO given as an image',
+    qemuImg: 'waits for a writer, possibly for ever',
+    cowImg: 'refuses it at once',
+    reason: 'An image is read at random offsets, which a FIFO cannot do: waiting helps nobody.',
+  },
+  {
+    id: 'character-device',
+    what: 'A character device (`/dev/null`) given as an image',
+    qemuImg: 'takes it for a raw image of 0 bytes',
+    cowImg: 'refuses it',
+    reason: 'It has no size and no offsets; the likely cause is a slip.',
+  },
+  {
+    id: 'failed-create',
+    what: '`create` that fails',
+    qemuImg: 'has emptied or removed the file that was there, and may leave an empty one',
+    cowImg: 'leaves everything as it was: the image is written aside and renamed when it is whole',
+    reason: 'A slip in a command line, a full disk or a power cut must not cost an image.',
+  },
+  {
+    id: 'not-yet-verb',
+    what: 'The commands amend, bench, bitmap, commit, dd, measure, rebase and snapshot',
+    qemuImg: 'has them',
+    cowImg: 'answers that they are not supported yet, exit code 1',
+    reason: 'Not built yet.',
+  },
+] as const satisfies readonly Difference[];
+
+export type DifferenceId = (typeof differences)[number]['id'];

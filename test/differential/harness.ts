@@ -1,0 +1,173 @@
+import { lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { cowImg } from '../../src/cli/cow-img.ts';
+import { testContext } from '../support/cli-context.ts';
+import { have, mustRun, openQemuIo, run, type TempDir, tempDir } from '../support/programs.ts';
+import type { DifferenceId } from './differences.ts';
+import { normalised } from './normalise.ts';
+import { buildWorld } from './world.ts';
+
+/*
+ * Runs one command line through the installed qemu-img and through cow-img, in two identical copies of a prepared
+ * directory (world.ts), and compares stdout, stderr, exit code, and the files that result.
+ *
+ * A row is the line as one would type it after `qemu-img`; single and double quotes group words, and `$PWD` is the
+ * directory. Lines run in order, each on a fresh copy (unless the table only reads). A line whose answer
+ * differs names its entry of differences.ts and says what ours answers.
+ */
+
+export interface Row {
+  readonly line: string;
+  /** Why the answers differ, and what ours is: the exit code, and a part of stderr (or of stdout). */
+  readonly differs?: DifferenceId;
+  readonly ours?: { readonly code: number; readonly stderr?: string; readonly stdout?: string };
+  /** A file of the world that a qemu-io holds open for writing meanwhile. */
+  readonly held?: string;
+  /**
+   * How equal the files must be afterwards: 'bytes' (default), or 'contents': equal to qemu-img compare, clean to its
+   * check, equal to its info.
+   */
+  readonly files?: 'bytes' | 'contents';
+}
+
+export interface TableOptions {
+  /** The lines change nothing: both programs work in one directory, and that it did not change is checked. */
+  readonly readOnly?: boolean;
+}
+
+interface Answer {
+  readonly stdout: string;
+  readonly stderr: string;
+  readonly code: number;
+}
+
+/** A describe block with one test a row. */
+export function lines(title: string, rows: readonly (string | Row)[], options: TableOptions = {}): void {
+  describe.skipIf(!have('qemu-img') || !have('qemu-io'))(title, () => {
+    let world: TempDir;
+    let before: Map<string, string>;
+    const home = process.cwd();
+
+    beforeAll(async () => {
+      world = await tempDir('cowherd-lines-');
+      await buildWorld(world.file('world'));
+      before = listing(world.file('world'));
+    });
+
+    afterAll(async () => {
+      process.chdir(home);
+      if (options.readOnly) expect(listing(world.file('world'))).toEqual(before);
+      await world.remove();
+    });
+
+    for (const entry of rows) {
+      const row: Row = typeof entry === 'string' ? { line: entry } : entry;
+      it(row.line, async () => {
+        if (options.readOnly) {
+          await compareAnswers(row, world.file('world'), world.file('world'));
+          return;
+        }
+        await using copies = await tempDir('cowherd-line-');
+        await mustRun('cp', ['-a', '--sparse=always', world.file('world'), copies.file('a')]);
+        await mustRun('cp', ['-a', '--sparse=always', world.file('world'), copies.file('b')]);
+        await compareAnswers(row, copies.file('a'), copies.file('b'));
+        if (row.differs === undefined) await compareFiles(row, copies.file('a'), copies.file('b'));
+      });
+    }
+  });
+}
+
+async function compareAnswers(row: Row, theirDirectory: string, ourDirectory: string): Promise<void> {
+  const theirs = await holding(row, theirDirectory, () => runTheirs(row.line, theirDirectory));
+  const ours = await holding(row, ourDirectory, () => runOurs(row.line, ourDirectory));
+  if (row.differs === undefined) {
+    expect(normalised(ours, ourDirectory), row.line).toEqual(normalised(theirs, theirDirectory));
+    return;
+  }
+  expect(normalised(ours, ourDirectory), `${row.line}: the difference is gone`).not.toEqual(
+    normalised(theirs, theirDirectory),
+  );
+  expect(row.ours, `${row.line}: what ours answers must be said`).toBeDefined();
+  expect(ours).toMatchObject({
+    code: row.ours!.code,
+    stderr: expect.stringContaining(row.ours!.stderr ?? ''),
+    stdout: expect.stringContaining(row.ours!.stdout ?? ''),
+  });
+}
+
+async function holding<T>(row: Row, directory: string, work: () => Promise<T>): Promise<T> {
+  if (row.held === undefined) return work();
+  await using _holder = await openQemuIo([row.held], directory);
+  return await work();
+}
+
+/** 3 s: a line that waits longer waits for ever (a FIFO), and its exit code is then 137. */
+async function runTheirs(line: string, directory: string): Promise<Answer> {
+  return run('qemu-img', words(line, directory), { cwd: directory, timeout: 3000 });
+}
+
+async function runOurs(line: string, directory: string): Promise<Answer> {
+  process.chdir(directory);
+  const context = testContext({ program: 'qemu-img', cwd: directory });
+  const code = await cowImg(words(line, directory), context);
+  return { stdout: context.out(), stderr: context.err(), code };
+}
+
+/** Takes a line apart as a shell does, as far as quotes and `$PWD` go. */
+export function words(line: string, directory: string): string[] {
+  const found: string[] = [];
+  for (const match of line.matchAll(/(?:'[^']*'|"[^"]*"|[^\s'"])+/g)) {
+    found.push(match[0].replace(/'([^']*)'|"([^"]*)"/g, (_all, single, double) => single ?? double ?? ''));
+  }
+  return found.map((word) => word.replaceAll('$PWD', directory));
+}
+
+/** Each path below `directory` with what it is: type, permissions, size, times, link target. */
+function listing(directory: string): Map<string, string> {
+  const found = new Map<string, string>();
+  for (const path of paths(directory)) {
+    const stats = lstatSync(join(directory, path));
+    found.set(path, [kindOf(directory, path), stats.size, stats.mtimeMs, stats.ino].join(' '));
+  }
+  return found;
+}
+
+function paths(directory: string): string[] {
+  return readdirSync(directory, { recursive: true, encoding: 'utf8' }).sort();
+}
+
+function kindOf(directory: string, path: string): string {
+  const stats = lstatSync(join(directory, path));
+  const link = stats.isSymbolicLink() ? readlinkSync(join(directory, path)) : '';
+  return `${stats.mode.toString(8)} ${link}`;
+}
+
+async function compareFiles(row: Row, theirs: string, ours: string): Promise<void> {
+  const kinds = (directory: string) => paths(directory).map((path) => `${path} ${kindOf(directory, path)}`);
+  expect(kinds(ours), `${row.line}: files`).toEqual(kinds(theirs));
+  for (const path of paths(theirs)) {
+    const [their, our] = [join(theirs, path), join(ours, path)];
+    if (!lstatSync(their).isFile() || sameBytes(their, our)) continue;
+    if (row.files !== 'contents') throw new Error(`${row.line}: the bytes of ${path} differ`);
+    await compareImages(path, their, our);
+  }
+}
+
+function sameBytes(a: string, b: string): boolean {
+  if (lstatSync(a).size !== lstatSync(b).size) return false;
+  if (lstatSync(a).size > 64 * 1024 * 1024) return false;
+  return readFileSync(a).equals(readFileSync(b));
+}
+
+/** Two images that may lie differently in their files, judged by qemu-img. */
+async function compareImages(name: string, their: string, our: string): Promise<void> {
+  const info = async (path: string) => {
+    const found = JSON.parse(await mustRun('qemu-img', ['info', '-U', '--output=json', path]));
+    return { ...found, filename: undefined, 'actual-size': undefined, 'full-backing-filename': undefined };
+  };
+  const ours = await info(our);
+  expect(ours, name).toEqual(await info(their));
+  await mustRun('qemu-img', ['compare', '-f', ours.format, '-F', ours.format, their, our]);
+  if (ours.format !== 'raw') await mustRun('qemu-img', ['check', '-f', ours.format, our]);
+}
