@@ -167,6 +167,8 @@ export interface Finding {
   readonly message: string;
   readonly offset?: number;
   readonly fixed?: boolean;
+  /** The program's own report, to be shown under its name; else a line as it is. */
+  readonly reported?: boolean;
 }
 
 export interface CheckResult {
