@@ -5,6 +5,7 @@
  */
 import { fstatSync } from 'node:fs';
 import { realpath } from 'node:fs/promises';
+import { DiskError, isDiskError } from './errors.ts';
 import type { BackingReference, CreateContext, OptionValues } from './formats/driver.ts';
 import type { Image } from './image/image.ts';
 import {
@@ -16,8 +17,10 @@ import {
   type ReferenceRequest,
 } from './image/open.ts';
 import { combineReference, requireFile } from './image/reference.ts';
+import { createAside } from './platform/atomic-file.ts';
 import { assertNoDependents } from './platform/dependents.ts';
 import { FileStore, openFileStore } from './storage/file.ts';
+import { allPermissions, Permission } from './storage/image-lock.ts';
 import type { ByteSource } from './storage/store.ts';
 
 export * from './index.ts';
@@ -55,19 +58,115 @@ export interface CreateImageFileOptions extends Omit<CreateContext, 'sibling'> {
   readonly backing?: BackingReference;
   /** Replaces an image that others are known to stand on. */
   readonly corruptDependents?: boolean;
+  /** False leaves it to the system when the file reaches the disk. Default true. */
+  readonly durable?: boolean;
   readonly signal?: AbortSignal;
 }
 
-/** Creates an image file, or lays an image over a block device. A file that is there is replaced. */
+/**
+ * Creates an image file, or lays an image over a block device. A file that is there is replaced when the new one is
+ * whole: until then, and if this throws, it stays as it was (see `createTarget` for when that cannot be).
+ *
+ * Throws `locked` and `in-use` when the file that is there is used, and what the format's `create` throws.
+ */
 export async function createImageFile(path: string, options: CreateImageFileOptions): Promise<void> {
+  await using target = await createTarget(path, options);
+  const { signal, onProgress } = options;
+  await createImage(target.store, options.format, options.size, options.options, {
+    backing: options.backing,
+    onProgress: (done, total) => {
+      if (signal?.aborted) {
+        throw new DiskError('aborted', 'The creation was stopped', { path, cause: signal.reason });
+      }
+      onProgress?.(done, total);
+    },
+  });
+  await target.commit({ durable: options.durable });
+}
+
+/** A file about to be made or replaced. Disposed without `commit`: nothing has happened. */
+export interface TargetFile extends AsyncDisposable {
+  /** Empty (a block device keeps its size). An image may be opened over it, which closes it: then commit. */
+  readonly store: FileStore;
+  /** False: the bytes are written in place, so that a failure leaves a part of them there. */
+  readonly aside: boolean;
+  /** Closes the store and puts the file in its place; durable on return unless told otherwise. */
+  commit(options?: { readonly durable?: boolean }): Promise<void>;
+}
+
+/**
+ * Prepares a file to be written aside and to take the place of `path` when it is whole. Written in place are block
+ * devices, files with other hard links (which would keep the old content), and files in a directory where
+ * nothing can be created.
+ *
+ * Throws `locked` while another program uses the file that is there, `in-use` when other images stand on it.
+ */
+export async function createTarget(
+  path: string,
+  options: { readonly corruptDependents?: boolean } = {},
+): Promise<TargetFile> {
   const file = requireFile(path);
   await assertNoDependents(file, { force: options.corruptDependents });
-  await using store = await openFileStore(file, { create: 'truncate' });
-  await createImage(store, options.format, options.size, options.options, {
-    backing: options.backing,
-    onProgress: options.onProgress,
-  });
-  await store.flush();
+  const old = await openExisting(file);
+  if (old && (old.fileKind === 'block' || fstatSync(old.fd).nlink > 1)) return writtenInPlace(file, old);
+  const aside = createAside(file);
+  let store: FileStore;
+  try {
+    // Until the name leads to the new file, nobody else may start to use the old one for writing.
+    await old?.lock(creationLock);
+    store = await openFileStore(aside.path, { create: 'exclusive', name: file });
+  } catch (error) {
+    await aside.abandon();
+    if (old && isDiskError(error, 'denied')) return writtenInPlace(file, old);
+    await old?.[Symbol.asyncDispose]();
+    throw error;
+  }
+  return {
+    store,
+    aside: true,
+    async commit(how) {
+      await store[Symbol.asyncDispose]();
+      await aside.commit(how);
+    },
+    async [Symbol.asyncDispose]() {
+      await store[Symbol.asyncDispose]();
+      await aside.abandon();
+      await old?.[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** What QEMU's tools ask for while they empty and fill a file. */
+const creationLock = {
+  hold: Permission.write | Permission.resize,
+  shared: allPermissions & ~Permission.resize,
+};
+
+async function openExisting(file: string): Promise<FileStore | undefined> {
+  try {
+    return await openFileStore(file, { writable: true });
+  } catch (error) {
+    if (isDiskError(error, 'not-found')) return undefined;
+    throw error;
+  }
+}
+
+async function writtenInPlace(file: string, old: FileStore): Promise<TargetFile> {
+  await old[Symbol.asyncDispose]();
+  const store = await openFileStore(file, { create: 'truncate' });
+  const close = async () => store[Symbol.asyncDispose]();
+  return {
+    store,
+    aside: false,
+    async commit({ durable = true } = {}) {
+      await close();
+      if (!durable) return;
+      // Whoever wrote through `store` may have closed it; the file is the same through any other opening.
+      await using again = await openFileStore(file, { writable: true });
+      await again.flush();
+    },
+    [Symbol.asyncDispose]: close,
+  };
 }
 
 async function openTop(path: string, options: OpenImageFileOptions): Promise<FileStore> {
