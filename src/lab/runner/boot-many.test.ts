@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { have, type TempDir, tempDir } from '../../../test/support/programs.ts';
 import {
@@ -47,7 +48,7 @@ class PretendRunner extends FilesRunner implements Runner {
   }
 
   override async waitOff(seat: Seat, options: WaitOptions = {}): Promise<SeatEnd> {
-    await pause(5);
+    await sleep(5, undefined, { signal: options.signal }).catch(() => undefined);
     if (seat.name === 'slow') {
       while (!options.signal?.aborted) await pause(5);
       throw new DiskError('aborted', 'stopped');
@@ -146,6 +147,22 @@ describe('bootMany', () => {
     }
     expect(runner.stopped).toContain('c');
     expect(runner.stopped).not.toContain('e');
+  });
+
+  it('does not alarm Node by the number of seats that wait', async () => {
+    const warnings: Error[] = [];
+    const listener = (warning: Error) => warnings.push(warning);
+    process.on('warning', listener);
+    try {
+      const seats = named(...Array.from({ length: 30 }, (_, i) => `seat-${i}`));
+      for await (const event of bootMany(new PretendRunner(), seats, { until: 'off', parallel: 30 })) {
+        expect(event.kind).not.toBe('failed');
+      }
+      await pause(0);
+    } finally {
+      process.off('warning', listener);
+    }
+    expect(warnings).toEqual([]);
   });
 
   it('has nothing to say about no seats', async () => {

@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import { availableParallelism } from 'node:os';
 import { DiskError, isDiskError } from '../../errors.ts';
 import type { Seat } from '../seat.ts';
@@ -41,6 +42,8 @@ export async function* bootMany(
   const events = new EventQueue();
   const ours = new AbortController();
   const signal = options.signal ? AbortSignal.any([options.signal, ours.signal]) : ours.signal;
+  // Every seat at work listens to it; Node warns from eleven on, in case they were forgotten.
+  setMaxListeners(0, signal);
   const started = new Set<Seat>();
   let next = 0;
 
