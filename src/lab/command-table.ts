@@ -68,6 +68,7 @@ export const commands: readonly CommandSpec[] = [
       'from. Exit code 1 when it is not.',
     options: [
       { flags: '--verify', help: "compare the master's whole content, not only its dates and header" },
+      { flags: '--brief', help: 'without the table of seats' },
       output,
     ],
     examples: ['status classroom.yaml', 'status classroom.yaml --verify'],
@@ -165,5 +166,16 @@ export const commands: readonly CommandSpec[] = [
     options: [],
     examples: ['schema > lab.schema.json'],
     load: () => import('./commands/schema.ts'),
+  },
+  {
+    name: 'demo',
+    operands: '[folder]',
+    summary: 'everything at work, in a minute',
+    description:
+      'Makes a master image with a tiny guest, forty seats on it, boots them all, resets one: by the commands that you would ' +
+      'type. What it makes lies in .demo/ of the folder (this one).',
+    options: [],
+    examples: ['demo', 'demo /tmp/try'],
+    load: () => import('./commands/demo.ts'),
   },
 ];

@@ -1,6 +1,6 @@
-import { accessSync, chmodSync, constants, existsSync, type Stats, statSync } from 'node:fs';
+import { accessSync, constants, existsSync, type Stats, statSync } from 'node:fs';
 import { dirname, relative, resolve } from 'node:path';
-import { isDiskError } from '../errors.ts';
+import { type DiskError, isDiskError } from '../errors.ts';
 import {
   type DependentsRecord,
   forgetDependents,
@@ -9,6 +9,8 @@ import {
   recordsFor,
 } from '../platform/dependents.ts';
 import { asSystemError } from '../platform/errno.ts';
+import { isImmutable, setImmutable, setMode } from '../platform/file-facts.ts';
+import { forgetContent } from './master.ts';
 
 /*
  * A master is guarded in three ways, each for whom the others do not stop: its mode (nobody may write), the record of
@@ -27,6 +29,8 @@ export interface Hold {
   readonly files: readonly string[];
   /** Absolute paths of the seats' disks. */
   readonly disks: readonly string[];
+  /** The lab file asks for the immutable flag. */
+  readonly immutable: boolean;
 }
 
 const writeBits = 0o222;
@@ -44,6 +48,8 @@ export function guardNeeds(hold: Hold): readonly GuardNeed[] {
     const stat = statOf(path);
     if (canChangeMode(stat) && (stat.mode & writeBits) !== 0) {
       needs.push({ path, what: 'make it read-only' });
+    } else if (hold.immutable && stat.isFile() && process.geteuid?.() === 0 && isImmutable(path) === false) {
+      needs.push({ path, what: 'make it immutable' });
     } else if (stat.isFile() && !isRecorded(hold, path, depth) && canRecord(path)) {
       needs.push({ path, what: 'record who stands on it' });
     }
@@ -87,26 +93,36 @@ export async function takeHold(hold: Hold): Promise<readonly string[]> {
     const stat = statOf(path);
     if (!stat.isFile()) continue;
     const mode = keptMode(path) ?? stat.mode & 0o7777;
+    const flag =
+      hold.immutable || recordsFor(path).some((one) => one.by === hold.id && one.note?.immutable === true);
     try {
       await recordDependents(path, dependentsAt(hold, depth), {
         by: hold.id,
         label: `lab ${hold.lab}`,
-        note: { mode, state: relative(dirname(path), hold.state) },
+        note: { mode, immutable: flag ? true : undefined, state: relative(dirname(path), hold.state) },
       });
     } catch (error) {
       if (!isDiskError(error, 'denied') && !isDiskError(error, 'read-only')) throw error;
       warnings.push(`Nobody can be told that clones stand on '${path}': its folder cannot be written`);
     }
-    if ((stat.mode & writeBits) === 0 || !canChangeMode(stat)) continue;
-    try {
-      chmodSync(path, stat.mode & 0o7777 & ~writeBits);
-    } catch (cause) {
-      const error = asSystemError(cause, 'make read-only', path);
-      if (!isDiskError(error, 'denied') && !isDiskError(error, 'read-only')) throw error;
-      warnings.push(error.message);
-    }
+    attempt(warnings, () => {
+      if ((stat.mode & writeBits) !== 0 && canChangeMode(stat))
+        setMode(path, stat.mode & 0o7777 & ~writeBits);
+      if (hold.immutable && isImmutable(path) !== true) setImmutable(path, true);
+    });
   }
   return warnings;
+}
+
+/** Does what may be refused without harm: the refusal becomes a warning. */
+function attempt(warnings: string[], work: () => void): void {
+  try {
+    work();
+  } catch (error) {
+    const codes = ['denied', 'read-only', 'unsupported'] as const;
+    if (!codes.some((code) => isDiskError(error, code))) throw error;
+    warnings.push((error as DiskError).message);
+  }
 }
 
 /** Gives the files back: forgets this lab's record, and restores the mode where no other lab holds the file. */
@@ -117,13 +133,15 @@ export async function releaseHold(hold: Pick<Hold, 'id' | 'files'>): Promise<rea
     const mine = recordsFor(path).find((one) => one.by === hold.id);
     if (!mine) continue;
     const others = await otherHolds(path, hold.id);
-    const mode = mine.note?.mode;
-    if (others.length === 0 && typeof mode === 'number') {
+    const { mode, immutable } = mine.note ?? {};
+    if (others.length === 0) {
+      if (immutable === true && isImmutable(path)) setImmutable(path, false);
       const stat = statOf(path);
-      if ((stat.mode & 0o7777) !== mode && canChangeMode(stat)) {
-        chmodSync(path, mode);
+      if (typeof mode === 'number' && (stat.mode & 0o7777) !== mode && canChangeMode(stat)) {
+        setMode(path, mode);
         restored.push(path);
       }
+      forgetContent(path);
     }
     await forgetDependents(path, hold.id);
   }

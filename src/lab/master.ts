@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { realpathSync, statSync } from 'node:fs';
+import { realpathSync, rmSync, statSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { DiskError } from '../errors.ts';
 import type { Image } from '../image/image.ts';
@@ -171,6 +171,11 @@ function rememberContent(master: Master, content: string): void {
     // A folder that cannot be written only costs the next lab the time to compute it again.
     if (!(error instanceof DiskError)) throw error;
   }
+}
+
+/** Forgets what was computed for a master that no lab holds any more. */
+export function forgetContent(path: string): void {
+  rmSync(contentRecord(path), { force: true });
 }
 
 function contentRecord(path: string): string {

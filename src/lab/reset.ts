@@ -88,7 +88,7 @@ function checkDisks(lab: Lab, jobs: readonly OverlayJob[]): number {
 }
 
 /** Takes the disks' image locks, so that no guest starts from one while it is replaced. */
-async function holdDisks(jobs: readonly OverlayJob[]): Promise<AsyncDisposable> {
+async function holdDisks(paths: readonly string[]): Promise<AsyncDisposable> {
   const held: FileStore[] = [];
   const release = async () => {
     for (const store of held) await store[Symbol.asyncDispose]();
@@ -101,7 +101,7 @@ async function holdDisks(jobs: readonly OverlayJob[]): Promise<AsyncDisposable> 
     resize: false,
   });
   try {
-    for (const { path } of jobs) {
+    for (const path of paths) {
       if (!nameExists(path)) continue;
       const store = await openFileStore(path, { writable: true });
       held.push(store);

@@ -6,7 +6,6 @@ import { openImageFile } from '../node.ts';
 import { sweepAsides } from '../platform/atomic-file.ts';
 import { recordFolder } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
-import { writeTextFile } from '../platform/json-file.ts';
 import { definitionOf, definitionOwner } from './definition.ts';
 import { guardNeeds, type Hold, takeHold } from './guard.ts';
 import { type Lab, seatPaths } from './lab.ts';
@@ -22,6 +21,7 @@ import {
   rememberedContent,
 } from './master.ts';
 import { readImageHead } from './overlay.ts';
+import { placeFiles } from './place-files.ts';
 import { makePlan, type Plan, type PlanInput, type SeatFiles, type Step } from './plan.ts';
 import { assertNobodyStandsOn } from './release.ts';
 import type { LabState } from './state.ts';
@@ -62,6 +62,7 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
     state: lab.statePath,
     files: master.files.map((one) => one.path),
     disks: kept.map((one) => one.disk.path),
+    immutable: spec.guard === 'immutable',
   };
   const after = content === undefined ? undefined : stateAfter(lab, master, content, kept);
   const plan = makePlan({
@@ -192,15 +193,14 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions = {}): P
     if (step.do === 'relink') await relink(step.path, step.to, prepared.master.format);
     if (step.do === 'grow') await grow(step.path, step.to);
   }
-  let defined = 0;
-  for (const step of plan.steps) {
-    if (step.do !== 'define') continue;
-    writeTextFile(step.path, step.text);
-    defined += 1;
-  }
+  const definitions = plan.steps.flatMap((step) => (step.do === 'define' ? [step] : []));
+  await placeFiles(
+    definitions.map(({ path, text }) => ({ path, content: () => new TextEncoder().encode(text) })),
+    { replace: true, signal: options.signal },
+  );
   for (const path of removals.flatMap((step) => step.paths)) rmSync(path, { force: true });
   if (during !== after) writeState(lab.pool, after);
-  return { created, defined, removed: removals.map((step) => step.seat), warnings };
+  return { created, defined: definitions.length, removed: removals.map((step) => step.seat), warnings };
 }
 
 function withRemovals(lab: Lab, after: LabState, seats: readonly string[]): LabState {

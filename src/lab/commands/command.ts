@@ -89,21 +89,19 @@ export function shown(context: CliContext, path: string): string {
   return short === '' ? '.' : short.length < path.length ? short : path;
 }
 
-/** Work shorter than this needs no display of its progress. */
-const quietMs = 700;
-
-/** A display that appears only when the work takes long enough to wonder about. */
+/** A display that appears only when the work takes long enough to wonder about; later where it cannot be redrawn. */
 export function lazyProgress(context: CliContext, label: string, unit: 'bytes' | string): Progress {
+  const quietMs = context.stderr.isTTY ? 300 : 2000;
   const began = context.now();
-  let bar: Progress | undefined;
+  const bar = progressBar(context, { label, unit });
+  let visible = false;
   return {
     update(done, total) {
-      if (!bar && context.now() - began < quietMs) return;
-      bar ??= progressBar(context, { label, unit });
-      bar.update(done, total);
+      visible ||= context.now() - began >= quietMs;
+      if (visible) bar.update(done, total);
     },
     end() {
-      bar?.end();
+      if (visible) bar.end();
     },
   };
 }

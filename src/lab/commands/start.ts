@@ -1,4 +1,5 @@
 import type { CliContext } from '../../cli/context.ts';
+import { progressBar } from '../../cli/progress-bar.ts';
 import { DiskError } from '../../errors.ts';
 import { count, describeSeats, milliseconds } from '../describe.ts';
 import type { BootEvent } from '../runner/boot-many.ts';
@@ -59,9 +60,10 @@ async function boot(
   const display = wantsJson(input) ? () => undefined : shower(context, seats, watch);
   const events = bootMany(runner, seats, {
     until: watch ? 'off' : 'up',
-    parallel: input.options.parallel === undefined ? undefined : Number(input.options.parallel),
+    parallel: parallelOf(input),
     signal: context.signal,
   });
+  const bar = bootBar(context, seats.length, watch && !wantsJson(input));
   for await (const event of events) {
     const { name } = event.seat;
     if (event.kind === 'line') lines.set(name, [...(lines.get(name) ?? []), event.text]);
@@ -74,8 +76,11 @@ async function boot(
         milliseconds: Math.round(event.ms),
       });
     }
+    bar.hide();
     display(event);
+    bar.show(results.length);
   }
+  bar.hide();
   const failed = results.filter((one) => !one.ok);
   const ms = performance.now() - began;
   if (context.signal.aborted)
@@ -92,6 +97,26 @@ async function boot(
       say(context, `${failed.length} failed: ${describeSeats(failed.map((one) => one.seat))}`);
   }
   return failed.length > 0 ? 1 : 0;
+}
+
+function parallelOf(input: Input): number | undefined {
+  const { parallel } = input.options;
+  if (parallel === undefined) return undefined;
+  const number = Number(parallel);
+  if (Number.isInteger(number) && number >= 1 && number <= 10_000) return number;
+  throw new DiskError('bad-argument', `--parallel takes a whole number from 1, not "${parallel}"`);
+}
+
+/** On a terminal, a bar below the lines that scroll by. */
+function bootBar(
+  context: CliContext,
+  total: number,
+  wanted: boolean,
+): { show(done: number): void; hide(): void } {
+  const { stderr } = context;
+  if (!wanted || !stderr.isTTY || total < 5) return { show: () => undefined, hide: () => undefined };
+  const bar = progressBar(context, { label: 'booting', unit: 'seats', every: 0 });
+  return { show: (done) => bar.update(done, total), hide: () => stderr.write('\r\x1b[K') };
 }
 
 /** Shows events as they come: serial lines, and a line for each seat. */

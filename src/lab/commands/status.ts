@@ -30,7 +30,7 @@ export const run: LabCommand = async (input, context) => {
     bar.end();
   }
   if (wantsJson(input)) sayJson(context, jsonOf(lab, status));
-  else for (const line of linesOf(lab, status, context)) say(context, line);
+  else for (const line of linesOf(lab, status, context, input.options.brief === true)) say(context, line);
   const { state } = status.master;
   return state === 'as-it-was' || state === 'unknown' ? 0 : 1;
 };
@@ -53,13 +53,18 @@ function jsonOf(lab: Lab, { master, seats }: LabStatus): unknown {
   };
 }
 
-function linesOf(lab: Lab, { master, seats }: LabStatus, context: CliContext): readonly string[] {
+function linesOf(
+  lab: Lab,
+  { master, seats }: LabStatus,
+  context: CliContext,
+  brief: boolean,
+): readonly string[] {
   const c = colours(context);
   const lines = [
     `${c.bold(lab.name)}: ${count(lab.seats.size, 'seat')} in ${shown(context, lab.pool)}, runner ${lab.spec.runner}`,
     `master ${shown(context, lab.spec.master.path)}: ${verdictText(master, c)}`,
   ];
-  if (seats.length > 0) {
+  if (seats.length > 0 && !brief) {
     const rows = seats.map((seat) => [
       seat.name,
       stateText(seat),

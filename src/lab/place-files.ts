@@ -1,0 +1,122 @@
+import { closeSync, fsync, ftruncateSync, mkdirSync, openSync, writeSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { promisify } from 'node:util';
+import { firstNonZero } from '../bytes/zero.ts';
+import { DiskError } from '../errors.ts';
+import { type Aside, createAside, syncDirectory } from '../platform/atomic-file.ts';
+import { asSystemError } from '../platform/errno.ts';
+
+/** A file to be made. */
+export interface FileJob {
+  /** Absolute. */
+  readonly path: string;
+  content(): Uint8Array | Promise<Uint8Array>;
+}
+
+export interface PlaceOptions {
+  /** False: a file that is in the way is an error and stays. True: it is replaced, in one instant. */
+  readonly replace: boolean;
+  /** Called for each batch once it is written, before any of it is put in place; what it gives is disposed after. */
+  readonly beforePlacing?: (paths: readonly string[]) => Promise<AsyncDisposable>;
+  readonly onProgress?: (done: number, total: number) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** Files that are written, then made durable, then put in place together. */
+const batch = 64;
+/** Files that are made durable at the same time. */
+const syncing = 4;
+const pieceBytes = 4096;
+
+/**
+ * Makes many small files, durably: each is written aside and put in place whole, so that a kill at any moment leaves those
+ * that are done, and some leftovers that `sweepAsides` knows. Runs of zeroes become holes. Throws `exists`,
+ * `out-of-space`, `aborted` … with the earlier batches in place.
+ */
+export async function placeFiles(jobs: readonly FileJob[], options: PlaceOptions): Promise<void> {
+  let done = 0;
+  for (let from = 0; from < jobs.length; from += batch) {
+    throwIfAborted(options.signal);
+    const some = jobs.slice(from, from + batch);
+    makeFolders(some);
+    const asides: Aside[] = [];
+    try {
+      for (const job of some) {
+        const aside = createAside(job.path);
+        asides.push(aside);
+        writeSparse(aside.path, await job.content());
+      }
+      await syncAll(asides.map((aside) => aside.path));
+      throwIfAborted(options.signal);
+      await using _held = await options.beforePlacing?.(some.map((job) => job.path));
+      for (const aside of asides) {
+        await aside.commit({ replace: options.replace, durable: false });
+        done += 1;
+        options.onProgress?.(done, jobs.length);
+      }
+    } finally {
+      for (const aside of asides) await aside.abandon();
+    }
+    for (const folder of new Set(asides.map((aside) => dirname(aside.target)))) syncDirectory(folder);
+  }
+}
+
+function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new DiskError('aborted', 'Interrupted; the files that are made are whole');
+}
+
+function makeFolders(jobs: readonly FileJob[]): void {
+  for (const folder of new Set(jobs.map((job) => dirname(job.path)))) {
+    try {
+      mkdirSync(folder, { recursive: true });
+    } catch (cause) {
+      throw asSystemError(cause, 'create the folder', folder);
+    }
+  }
+}
+
+/** Writes a new file whose runs of zeroes are holes. */
+function writeSparse(path: string, bytes: Uint8Array): void {
+  try {
+    const fd = openSync(path, 'wx', 0o644);
+    try {
+      ftruncateSync(fd, bytes.length);
+      for (let at = nextPiece(bytes, 0); at < bytes.length; at = nextPiece(bytes, at)) {
+        let end = at;
+        while (end < bytes.length && nextPiece(bytes, end) === end) end += pieceBytes;
+        end = Math.min(end, bytes.length);
+        while (at < end) at += writeSync(fd, bytes, at, end - at, at);
+      }
+    } finally {
+      closeSync(fd);
+    }
+  } catch (cause) {
+    throw asSystemError(cause, 'write', path);
+  }
+}
+
+/** The first piece at or after `at` (a multiple of a piece) that is not all zero. */
+function nextPiece(bytes: Uint8Array, at: number): number {
+  const found = firstNonZero(bytes, at);
+  return found === bytes.length ? found : found - (found % pieceBytes);
+}
+
+async function syncAll(paths: readonly string[]): Promise<void> {
+  const sync = promisify(fsync);
+  let next = 0;
+  const worker = async () => {
+    for (let i = next++; i < paths.length; i = next++) {
+      try {
+        const fd = openSync(paths[i], 'r');
+        try {
+          await sync(fd);
+        } finally {
+          closeSync(fd);
+        }
+      } catch (cause) {
+        throw asSystemError(cause, 'flush', paths[i]);
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: syncing }, worker));
+}
