@@ -1,0 +1,90 @@
+import { alignUp } from '../../bytes/numbers.ts';
+import { DiskError } from '../../errors.ts';
+import { type ByteStore, hostFileOf } from '../../storage/store.ts';
+import type { CreateContext, OptionValues } from '../driver.ts';
+import { maxL1Bytes } from './constants.ts';
+import type { HeaderExtension } from './extensions.ts';
+import { encodeHeader, newHeader } from './header-encode.ts';
+import { openForWriting } from './open.ts';
+import { parseCreateOptions, type Qcow2CreateOptions } from './options.ts';
+import { refcountAccess } from './refcount-width.ts';
+
+/** A new image before it is written: its file's content from the first byte to the last. */
+export interface NewImage {
+  readonly bytes: Uint8Array;
+  readonly options: Qcow2CreateOptions;
+  /** Guest bytes, rounded up to whole sectors. */
+  readonly size: number;
+  /** Guest bytes that the image as encoded has: 0 when the L1 table must still be made by growing it. */
+  readonly encodedSize: number;
+}
+
+/**
+ * The content of an empty image: header, refcount table in cluster 1, refcount block in cluster 2, L1 table from
+ * cluster 3 on: byte for byte what qemu-img writes. Pure; `extensions` are added to the header. Throws
+ * `bad-argument` for options, `out-of-range` for a size or a name that does not fit.
+ */
+export function encodeNewImage(
+  size: number,
+  values: OptionValues,
+  context: Pick<CreateContext, 'backing'> & { readonly extensions?: readonly HeaderExtension[] } = {},
+): NewImage {
+  const backingFile = context.backing?.path ?? stringOf(values.backing_file);
+  const backingFormat = context.backing?.format ?? stringOf(values.backing_fmt);
+  const options = parseCreateOptions(values, backingFile !== undefined);
+  if (options.extendedL2) {
+    throw new DiskError('unsupported', 'Extended L2 entries are not supported', { field: 'extended_l2' });
+  }
+  const { clusterSize } = options;
+  const guestSize = alignUp(size, 512);
+  const l1Size = Math.ceil(guestSize / (clusterSize * (clusterSize / 8)));
+  if (!Number.isSafeInteger(guestSize) || size < 0 || l1Size * 8 > maxL1Bytes) {
+    const message = "The image size is too large for file format 'qcow2' (try using a larger cluster size)";
+    throw new DiskError('out-of-range', message, { field: 'size', detail: { size, errno: 'EFBIG' } });
+  }
+  const clusters = 3 + Math.ceil((l1Size * 8) / clusterSize);
+  const fits = clusters <= (clusterSize * 8) / 2 ** options.refcountOrder;
+  const header = newHeader({
+    ...options,
+    size: fits ? guestSize : 0,
+    l1Size: fits ? l1Size : 0,
+    l1TableOffset: fits && l1Size > 0 ? 3 * clusterSize : 0,
+    backingFile,
+    backingFormat,
+    extensions: context.extensions,
+  });
+  const bytes = new Uint8Array(3 * clusterSize + (fits ? l1Size * 8 : 0));
+  bytes.set(encodeHeader(header));
+  const view = new DataView(bytes.buffer);
+  view.setBigUint64(clusterSize, BigInt(2 * clusterSize));
+  const block = new DataView(bytes.buffer, 2 * clusterSize, clusterSize);
+  refcountAccess(options.refcountOrder).fill(block, 0, fits ? clusters : 3, 1);
+  return { bytes, options, size: guestSize, encodedSize: header.size };
+}
+
+/**
+ * Lays an empty image into `store`, emptied first. Not flushed: the caller decides when it must be durable.
+ * Throws as `encodeNewImage` does.
+ */
+export async function createQcow2(
+  store: ByteStore,
+  size: number,
+  values: OptionValues,
+  context: CreateContext,
+): Promise<void> {
+  const image = encodeNewImage(size, values, context);
+  const { preallocation } = image.options;
+  if (store.size > 0 && hostFileOf(store)?.fileKind !== 'block') await store.resize(0);
+  await store.write(0, image.bytes);
+  if (preallocation === 'off' && image.encodedSize === image.size) return;
+  const layer = await openForWriting(store);
+  if (image.encodedSize !== image.size) await layer.resize(image.size);
+  if (preallocation !== 'off') {
+    await layer.preallocate(0, image.size, preallocation, context.onProgress);
+  }
+  await layer.finish();
+}
+
+function stringOf(value: string | number | boolean | undefined): string | undefined {
+  return value === undefined || value === '' ? undefined : String(value);
+}

@@ -1,0 +1,190 @@
+import type { ByteSource, OnProgress } from '../../storage/store.ts';
+import type {
+  BackingReference,
+  Layer,
+  LayerDetails,
+  Reservation,
+  ResizeOptions,
+  Run,
+  WritableLayer,
+} from '../driver.ts';
+import { ExtensionType } from './constants.ts';
+import { detailsOf } from './details.ts';
+import { backingFileOf, backingFormatOf, findExtension, withExtension } from './extensions.ts';
+import { flushImage } from './flush.ts';
+import type { Qcow2Header } from './header.ts';
+import { replaceHeader } from './header-write.ts';
+import { type LocateContext, locate } from './locate.ts';
+import type { Mapping } from './mapping.ts';
+import { mark } from './mark.ts';
+import type { PreallocationMode } from './options.ts';
+import { pack } from './pack.ts';
+import { preallocate } from './preallocate.ts';
+import { reserve } from './reserve.ts';
+import { resize } from './resize.ts';
+import { looksPreallocated } from './sparse.ts';
+import { unpackCluster } from './unpack.ts';
+import type { Qcow2Writer } from './writer.ts';
+
+/** A qcow2 image open for reading. */
+export class Qcow2Layer implements Layer, LocateContext {
+  readonly format = 'qcow2';
+  readonly source: ByteSource;
+  readonly data: ByteSource;
+  readonly mapping: Mapping;
+  readonly grain: number;
+  mayBeSparse = false;
+  readonly #header: Qcow2Header;
+  /** Why guest data cannot be read, though the header can (opened for `info` or `check`). */
+  readonly #refusal: Error | undefined;
+  #sparseKnown = false;
+
+  constructor(source: ByteSource, header: Qcow2Header, mapping: Mapping, refusal?: Error) {
+    this.source = source;
+    this.data = source;
+    this.#header = header;
+    this.mapping = mapping;
+    this.grain = mapping.geometry.clusterSize;
+    this.#refusal = refusal;
+  }
+
+  get header(): Qcow2Header {
+    return this.#header;
+  }
+
+  get size(): number {
+    return this.header.size;
+  }
+
+  get backing(): BackingReference | undefined {
+    const path = backingFileOf(this.header);
+    return path === undefined ? undefined : { path, format: backingFormatOf(this.header) };
+  }
+
+  locate(offset: number, length: number): Run | undefined {
+    return locate(this, offset, length);
+  }
+
+  async fault(offset: number): Promise<void> {
+    if (this.#refusal) throw this.#refusal;
+    if (!this.#sparseKnown) {
+      this.#sparseKnown = true;
+      this.mayBeSparse = await looksPreallocated(this.source, this.header);
+    }
+    await this.mapping.fault(Math.floor(offset / this.mapping.geometry.l2Span));
+  }
+
+  unpack(offset: number, length: number): Promise<Uint8Array> {
+    const { compressionType } = this.header;
+    return unpackCluster(this.source, compressionType, this.grain, offset, length);
+  }
+
+  details(): Promise<LayerDetails> {
+    return detailsOf(this.source, this.header);
+  }
+
+  /** The data of a header extension (a copy), or undefined. */
+  extension(type: number): Uint8Array | undefined {
+    return findExtension(this.header, type)?.slice();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.source[Symbol.asyncDispose]();
+  }
+}
+
+/** A qcow2 image open for writing. */
+export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
+  readonly writable = true;
+  readonly #writer: Qcow2Writer;
+
+  constructor(writer: Qcow2Writer, refusal?: Error) {
+    super(writer.store, writer.header, writer.mapping, refusal);
+    this.#writer = writer;
+  }
+
+  override get header(): Qcow2Header {
+    return this.#writer.header;
+  }
+
+  reserve(offset: number, length: number): Promise<Reservation> {
+    return reserve(this.#writer, offset, length);
+  }
+
+  mark(
+    kind: 'zero' | 'hole',
+    offset: number,
+    length: number,
+    options?: { readonly discard?: boolean },
+  ): Promise<boolean> {
+    return mark(this.#writer, kind, offset, length, options?.discard ?? false);
+  }
+
+  pack(offset: number, bytes: Uint8Array): Promise<void> {
+    return pack(this.#writer, offset, bytes);
+  }
+
+  /** Durable on return: the old size or the new one after a power cut. */
+  async resize(size: number, options?: ResizeOptions): Promise<void> {
+    await this.#writer.mutex.run(() => resize(this.#writer, size, options));
+    if (options?.preallocation && options.preallocation !== 'off') this.mayBeSparse = true;
+  }
+
+  /** Gives guest bytes [from, to) host space that reads as zeroes, where they have none. */
+  async preallocate(
+    from: number,
+    to: number,
+    mode: Exclude<PreallocationMode, 'off'>,
+    onProgress?: OnProgress,
+  ): Promise<void> {
+    await this.#writer.mutex.run(() => preallocate(this.#writer, from, to, mode, onProgress));
+    this.mayBeSparse = true;
+  }
+
+  /** Durable on return. */
+  async setBacking(reference: BackingReference | undefined): Promise<void> {
+    const encoder = new TextEncoder();
+    const format = reference?.format === undefined ? undefined : encoder.encode(reference.format);
+    await this.#changeHeader((header) => ({
+      ...header,
+      extensions: withExtension(header.extensions, ExtensionType.backingFormat, format, 'first'),
+      backingFileBytes: reference ? encoder.encode(reference.path) : undefined,
+    }));
+  }
+
+  /** Sets (or drops) a header extension, durably. Throws `out-of-range` when the first cluster has no room. */
+  async setExtension(type: number, data: Uint8Array | undefined): Promise<void> {
+    await this.#changeHeader((header) => ({
+      ...header,
+      extensions: withExtension(header.extensions, type, data),
+    }));
+  }
+
+  async #changeHeader(change: (header: Qcow2Header) => Qcow2Header): Promise<void> {
+    const writer = this.#writer;
+    await writer.mutex.run(async () => {
+      await writer.prepare();
+      await flushImage(writer);
+      writer.header = await replaceHeader(writer.store, writer.header, change(writer.header));
+    });
+  }
+
+  async flush(): Promise<void> {
+    const writer = this.#writer;
+    if (!writer.prepared) return writer.store.flush();
+    await writer.mutex.run(() => flushImage(writer));
+  }
+
+  /** Flushes, and leaves the image as one that is not open; the source stays open. */
+  async finish(): Promise<void> {
+    await this.#writer.mutex.run(() => this.#writer.finish());
+  }
+
+  override async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      await this.finish();
+    } finally {
+      await super[Symbol.asyncDispose]();
+    }
+  }
+}

@@ -1,0 +1,109 @@
+import { DiskError } from '../../errors.ts';
+import type { ByteSource, ByteStore } from '../../storage/store.ts';
+import type { OpenContext } from '../driver.ts';
+import { CryptMethod, defaultL2CacheBytes, Incompatible } from './constants.ts';
+import { unsupported } from './errors.ts';
+import { hasIncompatible, type Qcow2Header, readHeader } from './header.ts';
+import { Qcow2Layer, WritableQcow2Layer } from './layer.ts';
+import { Mapping } from './mapping.ts';
+import { readSnapshots } from './snapshots.ts';
+import { Qcow2Writer } from './writer.ts';
+
+/** What opening needs of the rest of the format's folder. */
+export interface OpenHooks {
+  /** Rebuilds the refcounts of an image that was not closed properly; durable on return. */
+  repairDirty?(store: ByteStore): Promise<unknown>;
+}
+
+/**
+ * Opens an image. Throws `corrupt` and `unsupported` with QEMU's sentences; with `metadataOnly`, what can be
+ * said of the header is no error, only reading guest data then is.
+ */
+export async function openQcow2(
+  source: ByteSource,
+  context: OpenContext,
+  hooks: OpenHooks = {},
+): Promise<Qcow2Layer> {
+  const { metadataOnly = false, writable } = context;
+  let header = await readHeader(source, { lenient: metadataOnly });
+  const refusal = refusalOf(source.name, header);
+  if (refusal && !metadataOnly) throw refusal;
+  if (!metadataOnly) {
+    if (writable && hasIncompatible(header, Incompatible.corrupt)) {
+      throw new DiskError('corrupt', 'qcow2: Image is corrupt; cannot be opened read/write', {
+        path: source.name,
+        field: 'incompatible_features',
+        detail: { errno: 'EACCES' },
+      });
+    }
+    if (header.snapshotCount > 0) await readSnapshots(source, header);
+    if (writable && hasIncompatible(header, Incompatible.dirty)) header = await repair(source, header, hooks);
+  }
+  const mapping = new Mapping(source, header, cacheBytes(context));
+  if (!metadataOnly) mapping.checkL1();
+  if (!writable) return new Qcow2Layer(source, header, mapping, refusal);
+  const writer = new Qcow2Writer(source as ByteStore, header, mapping, {
+    lazyRefcounts: booleanOption(context.options?.['lazy-refcounts']),
+    refcountCacheBytes: sizeOption(context.options?.['refcount-cache-size']),
+  });
+  return new WritableQcow2Layer(writer, refusal);
+}
+
+/** Opens an image that was just created. */
+export async function openForWriting(store: ByteStore): Promise<WritableQcow2Layer> {
+  return (await openQcow2(store, { writable: true })) as WritableQcow2Layer;
+}
+
+/** Why the guest's data cannot be had, if so. */
+function refusalOf(path: string, header: Qcow2Header): DiskError | undefined {
+  if (header.cryptMethod !== CryptMethod.none) {
+    const method = header.cryptMethod === CryptMethod.luks ? 'luks' : 'aes';
+    const message = `Encrypted qcow2 images (${method}) are not supported`;
+    return unsupported(path, 'crypt_method', message, { method });
+  }
+  if (hasIncompatible(header, Incompatible.extendedL2)) {
+    return unsupported(path, 'incompatible_features', 'Extended L2 entries are not supported', {
+      features: 'extended L2 entries',
+    });
+  }
+  if (hasIncompatible(header, Incompatible.dataFile)) {
+    return unsupported(path, 'incompatible_features', 'External data files are not supported', {
+      features: 'external data file',
+    });
+  }
+  return undefined;
+}
+
+async function repair(source: ByteSource, header: Qcow2Header, hooks: OpenHooks): Promise<Qcow2Header> {
+  if (!hooks.repairDirty) {
+    throw unsupported(
+      source.name,
+      'incompatible_features',
+      'The image was not closed properly: repair it first',
+    );
+  }
+  await hooks.repairDirty(source as ByteStore);
+  const repaired = await readHeader(source);
+  if (!hasIncompatible(repaired, Incompatible.dirty)) return repaired;
+  throw new DiskError('corrupt', 'Could not repair dirty image', {
+    path: source.name,
+    field: 'incompatible_features',
+    detail: { errno: 'EIO', clusterBits: header.clusterBits },
+  });
+}
+
+/** Bytes of L2 tables to keep, by QEMU's option names. */
+function cacheBytes(context: OpenContext): number {
+  const { options } = context;
+  return sizeOption(options?.['l2-cache-size']) ?? sizeOption(options?.['cache-size']) ?? defaultL2CacheBytes;
+}
+
+function sizeOption(value: unknown): number | undefined {
+  const size = Number(value);
+  return value !== undefined && Number.isSafeInteger(size) && size > 0 ? size : undefined;
+}
+
+function booleanOption(value: unknown): boolean | undefined {
+  if (value === true || value === 'on') return true;
+  return value === false || value === 'off' ? false : undefined;
+}

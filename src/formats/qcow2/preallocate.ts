@@ -1,0 +1,63 @@
+import { alignUp } from '../../bytes/numbers.ts';
+import type { OnProgress } from '../../storage/store.ts';
+import { flushImage } from './flush.ts';
+import type { PreallocationMode } from './options.ts';
+import { reserveLocked } from './reserve.ts';
+import type { Qcow2Writer } from './writer.ts';
+
+/**
+ * Gives every guest cluster in [from, to) that has none a host cluster that reads as zeroes, in order, past the
+ * end of the file; the file is then made long enough ('metadata'), or its space is set aside as well ('falloc',
+ * 'full'). The caller holds the mutex and flushes. Progress counts the file's bytes that are set aside.
+ */
+export async function preallocate(
+  writer: Qcow2Writer,
+  from: number,
+  to: number,
+  mode: Exclude<PreallocationMode, 'off'>,
+  onProgress?: OnProgress,
+): Promise<void> {
+  await writer.prepare();
+  // Everything before this is where it should be, and what lies past the end of the file then is ours.
+  await flushImage(writer);
+  const { store, refcounts, mapping } = writer;
+  const { clusterSize } = mapping.geometry;
+  const firstNew = Math.ceil(store.size / clusterSize);
+  const total = to - from;
+  let end = firstNew * clusterSize;
+
+  const fill = async (target: number) => {
+    if (target <= store.size) return;
+    const done = store.size - firstNew * clusterSize;
+    await store.resize(target, {
+      preallocation: mode === 'metadata' ? 'off' : mode,
+      onProgress: onProgress && ((part) => onProgress(Math.min(total, Math.max(0, done) + part), total)),
+    });
+  };
+  const searchedFrom = refcounts.searchFrom(firstNew);
+  writer.beforeGrowth = fill;
+  try {
+    for (let offset = alignUp(from, clusterSize); offset < to; ) {
+      const place = await reserveLocked(writer, offset, to - offset);
+      try {
+        if (place.fresh && place.at < firstNew * clusterSize) {
+          await store.zero(place.at, place.length, { punch: false });
+        }
+        place.publish();
+      } finally {
+        await place[Symbol.asyncDispose]();
+      }
+      offset = place.offset + place.length;
+      end = Math.max(end, place.at + place.length);
+      if (writer.mustRelieve) {
+        await fill(end);
+        await flushImage(writer);
+      }
+    }
+    await fill(end);
+    onProgress?.(total, total);
+  } finally {
+    writer.beforeGrowth = undefined;
+    refcounts.searchFrom(searchedFrom);
+  }
+}

@@ -1,0 +1,258 @@
+import { alignUp } from '../../bytes/numbers.ts';
+import { DiskError } from '../../errors.ts';
+import type { ByteStore } from '../../storage/store.ts';
+import * as c from './constants.ts';
+import { corrupt, hex, unsupported } from './errors.ts';
+import { bitmapsOf, findExtension } from './extensions.ts';
+import { flushImage, writeBlocks, writeRefcountTable } from './flush.ts';
+import { hasIncompatible, type Qcow2Header } from './header.ts';
+import { writeHeaderFields } from './header-write.ts';
+import type { Mapping } from './mapping.ts';
+import { MetadataMap } from './metadata-map.ts';
+import { Mutex } from './mutex.ts';
+import { PendingFrees } from './pending-frees.ts';
+import { growRefcountTable } from './refcount-growth.ts';
+import { type ClusterRun, Refcounts } from './refcounts.ts';
+import { readSnapshots } from './snapshots.ts';
+import { Table } from './table.ts';
+
+export interface WriterOptions {
+  /** Postpone refcounts; default: as the header says. */
+  readonly lazyRefcounts?: boolean;
+  readonly refcountCacheBytes?: number;
+}
+
+/** The state that all changes of an open image share. Everything asynchronous here runs under `mutex`. */
+export class Qcow2Writer {
+  readonly store: ByteStore;
+  readonly mapping: Mapping;
+  readonly mutex = new Mutex();
+  readonly frees = new PendingFrees();
+  readonly metadata: MetadataMap;
+  /** As on disk, the fields that a flush does not write aside. */
+  header: Qcow2Header;
+  /** Refcounts are postponed. */
+  readonly lazy: boolean;
+  /** Where the next packed cluster may begin, in a host cluster that has packed ones; 0: nowhere. */
+  packingAt = 0;
+  /** The turn of the last packed write, so that they land in the order in which they were asked for. */
+  packingTurn: Promise<void> = Promise.resolve();
+  /** Told before the refcount table moves to this host offset, past all that is allocated. */
+  beforeGrowth: ((end: number) => Promise<void>) | undefined;
+  readonly #options: WriterOptions;
+  #refcounts: Refcounts | undefined;
+  #preparing: Promise<void> | undefined;
+  #broken: unknown;
+
+  constructor(store: ByteStore, header: Qcow2Header, mapping: Mapping, options: WriterOptions = {}) {
+    this.store = store;
+    this.header = header;
+    this.mapping = mapping;
+    this.metadata = new MetadataMap(store.name);
+    this.#options = options;
+    const lazyBit = (header.compatibleFeatures & c.Compatible.lazyRefcounts) !== 0n;
+    this.lazy = header.version >= 3 && (options.lazyRefcounts ?? lazyBit);
+  }
+
+  /** True when the first change has been prepared for: tables are loaded, checked and marked. */
+  get prepared(): boolean {
+    return this.#refcounts !== undefined;
+  }
+
+  get refcounts(): Refcounts {
+    return this.#refcounts!;
+  }
+
+  /** To be awaited before the first change: nothing is written to an image that is only opened for writing. */
+  async prepare(): Promise<void> {
+    this.checkUsable();
+    if (this.#refcounts) return;
+    this.#preparing ??= this.#prepare().finally(() => {
+      this.#preparing = undefined;
+    });
+    await this.#preparing;
+  }
+
+  /** Throws `io` when a header write has failed in a way that leaves its outcome open. */
+  checkUsable(): void {
+    if (this.#broken === undefined) return;
+    throw new DiskError('io', 'The image cannot be written any more: a write of its header failed', {
+      path: this.store.name,
+      cause: this.#broken,
+      detail: { errno: 'EIO' },
+    });
+  }
+
+  async #prepare(): Promise<void> {
+    const { store, metadata, header, mapping } = this;
+    const { clusterSize } = mapping.geometry;
+    if (bitmapsOf(header)) {
+      throw unsupported(
+        store.name,
+        'bitmaps',
+        'Writing to an image with persistent bitmaps is not supported',
+      );
+    }
+    const l1 = await mapping.loadL1();
+    metadata.add('qcow2_header', 0);
+    metadata.add('active L1 table', l1.at / clusterSize, Math.ceil((l1.size * 8) / clusterSize));
+    for (
+      let index = l1.nextAllocated(0, l1.size);
+      index < l1.size;
+      index = l1.nextAllocated(index + 1, l1.size)
+    ) {
+      this.#addL2(index, l1.offset(index));
+    }
+    await this.#addSnapshots();
+    const { refcountCacheBytes } = this.#options;
+    const refcounts = await Refcounts.load(
+      store,
+      header,
+      metadata,
+      (entries) => growRefcountTable(this, entries),
+      refcountCacheBytes,
+    );
+    await this.#markHeader();
+    this.#refcounts = refcounts;
+  }
+
+  #addL2(index: number, at: number): void {
+    const { clusterSize } = this.mapping.geometry;
+    if (at % clusterSize !== 0) {
+      const message = `L2 table offset ${hex(at)} unaligned (L1 index: ${hex(index)})`;
+      throw corrupt(this.store.name, 'L2 table offset', message, at, { l1Index: index });
+    }
+    if (at >= this.store.size) {
+      const message = `L2 table offset ${hex(at)} past the end of the file (L1 index: ${hex(index)})`;
+      throw corrupt(this.store.name, 'L2 table offset', message, at, { l1Index: index });
+    }
+    this.metadata.add('active L2 table', at / clusterSize);
+  }
+
+  async #addSnapshots(): Promise<void> {
+    const { clusterSize } = this.mapping.geometry;
+    if (this.header.snapshotCount === 0) return;
+    const table = await readSnapshots(this.store, this.header);
+    const first = this.header.snapshotsOffset / clusterSize;
+    this.metadata.add('snapshot table', first, Math.ceil(table.bytes / clusterSize));
+    for (const { l1TableOffset, l1Size } of table.entries) {
+      const clusters = Math.ceil((l1Size * 8) / clusterSize);
+      this.metadata.add('inactive L1 table', l1TableOffset / clusterSize, clusters);
+    }
+  }
+
+  /** Clears autoclear bits that we do not keep true, and sets the dirty bit for lazy refcounts. */
+  async #markHeader(): Promise<void> {
+    const { header } = this;
+    let { autoclearFeatures, incompatibleFeatures } = header;
+    autoclearFeatures &= c.knownAutoclear;
+    // Without a table the bit means nothing, and it is an error for the next reader.
+    if (!findExtension(header, c.ExtensionType.bitmaps)) autoclearFeatures &= ~c.Autoclear.bitmaps;
+    if (this.lazy) incompatibleFeatures |= c.Incompatible.dirty;
+    if (
+      autoclearFeatures === header.autoclearFeatures &&
+      incompatibleFeatures === header.incompatibleFeatures
+    ) {
+      return;
+    }
+    await this.writeFields({ ...header, autoclearFeatures, incompatibleFeatures });
+  }
+
+  /** Changes header fields durably; all that was written before is durable first. */
+  async writeFields(header: Qcow2Header): Promise<void> {
+    try {
+      await writeHeaderFields(this.store, header);
+    } catch (error) {
+      // Which header the disk holds now must be known before anything else is written.
+      await writeHeaderFields(this.store, this.header).catch(() => {
+        this.#broken = error;
+      });
+      throw error;
+    }
+    this.header = header;
+  }
+
+  /**
+   * The L2 table for an L1 index, loaded, and its own (refcount 1): made when there is none, copied when it is
+   * shared with a snapshot. It comes pinned, so that it stays resident: the caller takes the pin away.
+   */
+  async tableForWriting(index: number): Promise<Table> {
+    const { mapping, refcounts } = this;
+    const { clusterSize } = mapping.geometry;
+    const l1 = mapping.l1!;
+    const old = l1.offset(index);
+    if (old !== 0 && l1.copied(index)) {
+      for (;;) {
+        const table = mapping.tables.get(index);
+        if (table) {
+          table.pins++;
+          return table;
+        }
+        await mapping.fault(index);
+      }
+    }
+    const bytes = old === 0 ? new Uint8Array(clusterSize) : await this.#contentOf(index, old);
+    const { first } = await refcounts.allocate(1);
+    this.metadata.add('active L2 table', first);
+    mapping.tables.remove(index);
+    const table = new Table(index, first * clusterSize, bytes);
+    table.pins++;
+    mapping.tables.add(table);
+    mapping.tables.change(table, 0, clusterSize);
+    l1.set(index, table.at);
+    if (old !== 0) this.frees.add(old / clusterSize, 1, false);
+    return table;
+  }
+
+  async #contentOf(index: number, at: number): Promise<Uint8Array> {
+    const resident = this.mapping.tables.get(index);
+    return resident ? resident.bytes.slice() : this.mapping.readTable(index, at);
+  }
+
+  /** True when changed metadata takes more memory than it should. */
+  get mustRelieve(): boolean {
+    const { tables } = this.mapping;
+    const { blocks } = this.refcounts;
+    return tables.dirtyBytes > tables.budgetBytes / 2 || blocks.dirtyBytes > blocks.budgetBytes / 2;
+  }
+
+  /** Flushes when it must be. */
+  async relieve(): Promise<void> {
+    if (!this.mustRelieve) return;
+    if (this.lazy) await this.writeRefcounts();
+    await flushImage(this);
+  }
+
+  /** Writes all refcounts; what comes after needs its own flush. */
+  async writeRefcounts(): Promise<void> {
+    await writeBlocks(this.refcounts);
+    await this.store.flush();
+    await writeRefcountTable(this.refcounts);
+  }
+
+  /** Packed clusters may end inside a sector; a file that ends there confuses readers that use whole sectors. */
+  async alignEnd(): Promise<void> {
+    const end = alignUp(this.packingAt, 512);
+    if (this.store.size >= end) return;
+    await this.store.write(this.packingAt, new Uint8Array(end - this.packingAt));
+  }
+
+  /** Packed data must not go on in a cluster that has become free. */
+  forgetPacking(free: readonly ClusterRun[]): void {
+    if (this.packingAt === 0) return;
+    const cluster = Math.floor((this.packingAt - 1) / this.mapping.geometry.clusterSize);
+    if (free.some(({ first, count }) => cluster >= first && cluster < first + count)) this.packingAt = 0;
+  }
+
+  /** Everything durable, refcounts included, and the dirty bit cleared. */
+  async finish(): Promise<void> {
+    if (!this.#refcounts) return;
+    await flushImage(this);
+    if (!this.lazy) return;
+    await this.writeRefcounts();
+    const incompatibleFeatures = this.header.incompatibleFeatures & ~c.Incompatible.dirty;
+    if (hasIncompatible(this.header, c.Incompatible.dirty)) {
+      await this.writeFields({ ...this.header, incompatibleFeatures });
+    }
+  }
+}
