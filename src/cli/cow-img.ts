@@ -8,8 +8,11 @@ import { versionText } from './version.ts';
 
 /** The verbs that exist. Each is loaded when it is called, so that start-up stays short. */
 const verbs: Readonly<Record<string, () => Promise<{ readonly run: Command }>>> = {
+  check: () => import('./verbs/check.ts'),
+  compare: () => import('./verbs/compare.ts'),
   create: () => import('./verbs/create.ts'),
   info: () => import('./verbs/info.ts'),
+  map: () => import('./verbs/map.ts'),
   resize: () => import('./verbs/resize.ts'),
 };
 

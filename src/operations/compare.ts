@@ -9,7 +9,7 @@ import { firstDifference } from './first-difference.ts';
 export interface CompareOptions {
   /** Also the sizes and the state of every stretch (stored, zero, unallocated) must be equal. */
   readonly strict?: boolean;
-  /** Bytes done, of the larger image's size. */
+  /** Bytes done, of the larger image's size; called for each step that qemu-img counts, in order. */
   readonly onProgress?: OnProgress;
   /** Called once, before the rest of the longer image is looked at, when the sizes differ. */
   readonly onSizesDiffer?: () => void;
@@ -28,12 +28,16 @@ export type Comparison =
 const sectorBytes = 512;
 const requestBytes = 2 * 1024 * 1024;
 const requestsInFlight = 3;
+/** Steps that wait to be reported at most. */
+const maxEnds = 4096;
 
 /** Both sides of a stretch are read and compared, or one of them must be all zeroes. */
 interface Stretch {
-  readonly kind: 'both' | 'first' | 'second' | 'state';
+  readonly kind: 'both' | 'first' | 'second' | 'state' | 'nothing';
   readonly offset: number;
   length: number;
+  /** Where steps end that are done with this stretch, those that needed no reading before it included. */
+  readonly ends: number[];
 }
 
 /**
@@ -76,12 +80,12 @@ export async function compareImages(
         if (!oldest) return undefined;
         const { stretch } = oldest;
         const difference = await oldest.difference;
+        const offset = difference < 0 ? Number.POSITIVE_INFINITY : stretch.offset + difference;
+        for (const end of stretch.ends) if (end <= offset) onProgress?.(end, total);
         if (difference >= 0) {
-          const offset = stretch.offset + difference;
           return { equal: false, difference: stretch.kind === 'state' ? 'state' : 'content', offset };
         }
         idle.push(oldest.reader);
-        onProgress?.(stretch.offset + stretch.length, total);
       }
     } finally {
       await Promise.allSettled(pending.map((request) => request.difference));
@@ -93,29 +97,34 @@ export async function compareImages(
 async function* commonStretches(first: Image, second: Image, strict: boolean): AsyncGenerator<Stretch> {
   const chains = [await ChainStatus.of(first), await ChainStatus.of(second)];
   const end = Math.min(first.size, second.size);
-  let open: Stretch | undefined;
+  let open: Stretch = { kind: 'nothing', offset: 0, length: 0, ends: [] };
   for (let offset = 0; offset < end; ) {
     const a = await statusAt(chains[0], offset, first.size - offset, 1, first);
     const b = await statusAt(chains[1], offset, second.size - offset, 2, second);
     let length = Math.min(a.length, b.length);
     if (strict && !sameState(a, b)) {
-      if (open) yield open;
-      yield { kind: 'state', offset, length };
+      yield open;
+      yield { kind: 'state', offset, length, ends: [] };
       return;
     }
     if (!(a.zero && b.zero)) {
       const kind = a.allocated === b.allocated ? 'both' : a.allocated ? 'first' : 'second';
       length = Math.min(length, requestBytes);
-      if (open?.kind === kind && open.offset + open.length === offset && canGrow(open, length)) {
+      if (open.kind === kind && open.offset + open.length === offset && canGrow(open, length)) {
         open.length += length;
       } else {
-        if (open) yield open;
-        open = { kind, offset, length };
+        yield open;
+        open = { kind, offset, length, ends: [] };
       }
     }
     offset += length;
+    open.ends.push(offset);
+    if (open.ends.length === maxEnds) {
+      yield open;
+      open = { kind: 'nothing', offset, length: 0, ends: [] };
+    }
   }
-  if (open) yield open;
+  yield open;
 }
 
 /** A stretch grows in whole sectors only, since a difference is reported by its sector within the stretch. */
@@ -129,11 +138,10 @@ async function* restStretches(first: Image, second: Image): AsyncGenerator<Stret
   const chain = await ChainStatus.of(longer);
   for (let offset = Math.min(first.size, second.size); offset < longer.size; ) {
     const status = await statusAt(chain, offset, longer.size - offset, longer === first ? 1 : 2, longer);
-    let { length } = status;
-    if (status.allocated && !status.zero) {
-      length = Math.min(length, requestBytes);
-      yield { kind: longer === first ? 'first' : 'second', offset, length };
-    }
+    const stored = status.allocated && !status.zero;
+    const length = stored ? Math.min(status.length, requestBytes) : status.length;
+    const kind = !stored ? 'nothing' : longer === first ? 'first' : 'second';
+    yield { kind, offset, length, ends: [offset + length] };
     offset += length;
   }
 }
@@ -175,6 +183,7 @@ class StretchReader {
   /** Offset, within the stretch, of the first sector that differs; -1: none does. */
   async difference({ kind, offset, length }: Stretch): Promise<number> {
     if (kind === 'state') return 0;
+    if (kind === 'nothing') return -1;
     this.#buffers ??= [pageAligned(requestBytes), pageAligned(requestBytes)];
     const a = this.#buffers[0].subarray(0, length);
     const b = this.#buffers[1].subarray(0, length);

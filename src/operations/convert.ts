@@ -151,8 +151,10 @@ class Conversion {
         if (bytes) await this.#write(batch, bytes);
         else await this.#zero(batch.offset, batch.length);
         if (batch.kind === 'data') {
-          this.#done += batch.length;
-          this.#options.onProgress?.(this.#done, this.#total);
+          for (const step of batch.steps) {
+            this.#done += step;
+            this.#options.onProgress?.(this.#done, this.#total);
+          }
         }
       } catch (error) {
         this.#failure ??= { error };

@@ -1,0 +1,9 @@
+/** How a file's caches are used, as QEMU's `-t` and `-T` name it. Only `unsafe` changes anything: no flush waits. */
+export type CacheMode = 'none' | 'off' | 'directsync' | 'writeback' | 'writethrough' | 'unsafe';
+
+const modes: readonly string[] = ['none', 'off', 'directsync', 'writeback', 'writethrough', 'unsafe'];
+
+/** Whether qemu-img would accept the mode. */
+export function isCacheMode(text: string): text is CacheMode {
+  return modes.includes(text);
+}
