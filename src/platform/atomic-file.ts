@@ -44,6 +44,7 @@ export interface CommitOptions {
 /** Temporary files that have not been committed or abandoned, for the process that ends early. */
 const live = new Set<string>();
 let exitHooked = false;
+let ownMark: string | undefined;
 
 /** Names longer than this are cut, so that the temporary name stays under the usual limit of 255 bytes. */
 const longestName = 180;
@@ -57,8 +58,8 @@ const maxLinks = 40;
 export function createAside(path: string): Aside {
   const target = followLinks(path);
   const random = randomBytes(6).toString('hex');
-  const owner = `${process.pid}-${processStart(process.pid) ?? ''}.${processPlace()}.${random}`;
-  const temporary = join(dirname(target), `.${cutName(basename(target))}.cowherd-${owner}.part`);
+  ownMark ??= `${process.pid}-${processStart(process.pid) ?? ''}.${processPlace()}`;
+  const temporary = join(dirname(target), `.${cutName(basename(target))}.cowherd-${ownMark}.${random}.part`);
   live.add(temporary);
   if (!exitHooked) {
     exitHooked = true;

@@ -90,7 +90,7 @@ describe('guards', () => {
 
   it.skipIf(!libc() || !isRoot || !have('lsattr'))(
     'sets the immutable flag, which lsattr sees and even root obeys',
-    async () => {
+    async ({ skip }) => {
       const path = folder.file('master');
       writeFileSync(path, 'golden');
       if (isImmutable(path) === undefined) skip('the file system has no flags');

@@ -17,7 +17,7 @@ import { allPermissions, type ImageLock } from './image-lock.ts';
 import type { ByteStore, Extent, HostFile, OnProgress, Preallocation } from './store.ts';
 
 /** Up to here a call that blocks costs less than a trip through the thread pool (measured on a warm cache). */
-const inlineBytes = 64 * 1024;
+const inlineBytes = 128 * 1024;
 const done: Promise<void> = Promise.resolve();
 
 /**
