@@ -1,4 +1,5 @@
 import { type DiskError, isDiskError } from '../errors.ts';
+import { strerror } from '../platform/errno.ts';
 import type { CliContext } from './context.ts';
 import { CliFailure } from './failure.ts';
 
@@ -66,8 +67,9 @@ function explainDiskError(error: DiskError): Explanation {
   if (field === 'backing chain' && detail.name !== undefined) {
     return { text: `Backing file '${detail.name}' creates an infinite loop.` };
   }
-  if (detail.kind === 'a directory' && detail.errno === undefined) {
-    return { text: `'file' driver requires '${path}' to be a regular file` };
+  if (detail.kind === 'a directory') {
+    if (detail.errno === undefined) return { text: `'file' driver requires '${path}' to be a regular file` };
+    return { text: `Could not open '${path}': ${strerror(String(detail.errno))}` };
   }
   return { text: error.message };
 }

@@ -19,7 +19,12 @@ export function refuseOversize(format: string, size: bigint, options: CreationOp
   if (format === 'qcow2' && whole > largest) {
     throw new CliFailure(`Could not resize image: offset(${whole}) exceeds maximum(${largest})`);
   }
+  throw tooLarge(format, options);
+}
+
+/** QEMU's refusal of a size that the format or the host's file system cannot hold. */
+export function tooLarge(format: string, options: CreationOptions): CliFailure {
   const clusters = options.numbers.get('cluster_size') ?? 65536n;
   const advice = format === 'qcow2' && clusters < 2097152n ? ' (try using a larger cluster size)' : '';
-  throw new CliFailure(`The image size is too large for file format '${format}'${advice}`);
+  return new CliFailure(`The image size is too large for file format '${format}'${advice}`);
 }

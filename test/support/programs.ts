@@ -123,33 +123,46 @@ export interface OpenQemuIo extends AsyncDisposable {
   close(): Promise<void>;
 }
 
-/** Starts `qemu-io ARGS` and waits until it has opened the image. */
+/** Starts `qemu-io ARGS` and waits until it has opened the image. Throws with what it said if it cannot. */
 export async function openQemuIo(args: readonly string[], cwd?: string): Promise<OpenQemuIo> {
   const child: ChildProcess = spawn('qemu-io', args, { cwd, stdio: ['pipe', 'pipe', 'pipe'] });
   let output = '';
-  let marks = 0;
-  child.stdout!.on('data', (chunk: Buffer) => {
-    output += chunk.toString();
-  });
-  child.stderr!.on('data', (chunk: Buffer) => {
-    output += chunk.toString();
-  });
+  for (const stream of [child.stdout!, child.stderr!]) {
+    stream.on('data', (chunk: Buffer) => {
+      output += chunk.toString();
+    });
+  }
+  child.stdin!.on('error', () => undefined);
   const ended = new Promise<void>((resolve) => child.on('close', () => resolve()));
-  // An unknown command answers with its name at once, after the commands before it are done.
-  const send = async (command: string) => {
-    const mark = `no-such-command-${++marks}`;
-    child.stdin!.write(`${command}\n${mark}\n`);
+  // It says that it is ready by its prompt. Only one line at a time: of two that come together it reads the first.
+  const promptCount = () => output.split('qemu-io> ').length - 1;
+  const prompted = async (count: number) => {
     const limit = Date.now() + 20_000;
-    while (!output.includes(`"${mark}"`)) {
+    while (promptCount() < count) {
       if (child.exitCode !== null || Date.now() > limit) throw new Error(`qemu-io ended or hangs: ${output}`);
       await new Promise((resolve) => setTimeout(resolve, 5));
     }
-    return output;
   };
   const close = async () => {
     if (child.exitCode === null) child.stdin!.end('quit\n');
     await ended;
   };
-  await send('');
-  return { pid: child.pid!, send, close, [Symbol.asyncDispose]: close };
+  try {
+    await prompted(1);
+  } catch (error) {
+    child.kill('SIGKILL');
+    await ended;
+    throw error;
+  }
+  return {
+    pid: child.pid!,
+    async send(command) {
+      const before = promptCount();
+      child.stdin!.write(`${command}\n`);
+      await prompted(before + 1);
+      return output;
+    },
+    close,
+    [Symbol.asyncDispose]: close,
+  };
 }

@@ -1,8 +1,10 @@
+import { isDiskError } from '../../errors.ts';
 import type { FormatDriver, OptionValues } from '../../formats/driver.ts';
 import { findFormat } from '../../formats/index.ts';
 import { parseReference } from '../../image/reference.ts';
 import { createImageFile, openImageFile } from '../../node.ts';
 import { type BackingFacts, planImage } from '../../operations/create.ts';
+import { strerror } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
 import { explain, unknownFormat, unknownProtocol } from '../messages.ts';
@@ -17,7 +19,7 @@ import {
   parseOptions,
   wantsHelp,
 } from '../options.ts';
-import { refuseOversize } from '../oversize.ts';
+import { refuseOversize, tooLarge } from '../oversize.ts';
 import { sizeArgument } from '../sizes.ts';
 import { flag, readOptions, valued } from '../verb-options.ts';
 
@@ -98,14 +100,26 @@ async function create(
   }
   refuseOversize(driver.name, plan.size, options);
   checkFileOptions(driver, options);
-  await createImageFile(path, {
-    format: driver.name,
-    size: Number(plan.size),
-    options: driverOptions(driver, options),
-    backing,
-    corruptDependents: wish.force,
-    signal: context.signal,
-  });
+  try {
+    await createImageFile(path, {
+      format: driver.name,
+      size: Number(plan.size),
+      options: driverOptions(driver, options),
+      backing,
+      corruptDependents: wish.force,
+      signal: context.signal,
+    });
+  } catch (error) {
+    throw worded(error, path, driver, options);
+  }
+}
+
+/** What qemu-img says otherwise when it creates than when it opens. */
+function worded(error: unknown, path: string, driver: FormatDriver, options: CreationOptions): unknown {
+  const errno = isDiskError(error) ? error.detail.errno : undefined;
+  if (errno === 'EISDIR') return new CliFailure(`Could not create '${path}': ${strerror('EISDIR')}`);
+  if (errno === 'EFBIG') return tooLarge(driver.name, options);
+  return error;
 }
 
 /** The backing file by `-b` and `-F`, which win over `-o`; what is printed later is put into `options`. */

@@ -1,10 +1,12 @@
+import { maxOffset } from '../../bytes/numbers.ts';
+import { isDiskError } from '../../errors.ts';
 import { resizeImage } from '../../operations/resize.ts';
+import { strerror, systemError } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
 import { acceptObject, refuseImageOptions } from '../objects.ts';
 import { openForVerb } from '../open-image.ts';
 import { sizeParameter } from '../options.ts';
-import { toOffset } from '../sizes.ts';
 import { flag, readOptions, valued } from '../verb-options.ts';
 
 const preallocations = ['off', 'metadata', 'falloc', 'full'] as const;
@@ -57,10 +59,24 @@ export const run: Command = async (args, context) => {
     throw new CliFailure('Preallocation can only be used for growing images');
   }
   if (size < current && !shrink) throw shrinkRefused(context);
-  await resizeImage(image, toOffset(size, 'image size'), { preallocation });
+  try {
+    if (size > BigInt(maxOffset)) throw systemError('EFBIG', 'resize', operands[0]);
+    await resizeImage(image, Number(size), { preallocation });
+  } catch (error) {
+    throw worded(error, image.layer.format);
+  }
   if (!quiet) context.stdout.write('Image resized.\n');
   return 0;
 };
+
+/** What the host's file system refuses, in QEMU's words. */
+function worded(error: unknown, format: string): unknown {
+  const errno = isDiskError(error) ? error.detail.errno : undefined;
+  if (errno === undefined) return error;
+  const what =
+    format === 'qcow2' && errno === 'EFBIG' ? 'Failed to grow the L1 table' : 'Could not resize file';
+  return new CliFailure(`${what}: ${strerror(String(errno))}`, { cause: error });
+}
 
 function shrinkRefused(context: CliContext): CliFailure {
   return new CliFailure('Use the --shrink option to perform a shrink operation.', {
