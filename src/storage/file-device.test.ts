@@ -3,6 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { have, isRoot, mustRun, run, type TempDir, tempDir } from '../../test/support/programs.ts';
 import { libc, reloadLibc } from '../platform/libc.ts';
 import { openFileStore } from './file.ts';
+import { allPermissions, Permission } from './image-lock.ts';
 
 const mebi = 1024 * 1024;
 const canLoop = isRoot && have('losetup') && (await run('losetup', ['-f'])).code === 0;
@@ -90,6 +91,14 @@ describe.skipIf(!canLoop).each([
     expect(store.size).toBe(end);
     await using again = await openFileStore(device, { create: 'truncate' });
     expect(again.size).toBe(end);
+  });
+
+  it.skipIf(!koffi || !koffiFound || !have('qemu-io'))('is locked for qemu as a file is', async () => {
+    await using store = await openFileStore(device, { writable: true });
+    await store.lock({ hold: Permission.write, shared: allPermissions & ~Permission.write });
+    const { code, stderr } = await run('qemu-io', ['-f', 'raw', '-c', 'write 0 512', device]);
+    expect(code).toBe(1);
+    expect(stderr).toContain('Failed to get "write" lock');
   });
 
   it('is refused for writing when it is set read-only', async () => {
