@@ -28,17 +28,15 @@ export class RawLayer implements Layer {
   locate(offset: number, length: number): Run | undefined {
     const end = Math.min(offset + length, this.size);
     if (offset >= this.source.size) {
+      // The bytes that round the size up to a sector.
       return { offset, length: end - offset, kind: 'zero', source: this.source, at: offset };
     }
     const extent = this.#extent;
     if (!extent || offset < extent.offset || offset >= extent.offset + extent.length) return undefined;
     this.#extent = undefined;
-    let extentEnd = extent.offset + extent.length;
-    // The bytes that round the size up to a sector belong to the last extent.
-    if (extentEnd >= this.source.size) extentEnd = this.size;
     return {
       offset,
-      length: Math.min(end, extentEnd) - offset,
+      length: Math.min(end, extent.offset + extent.length) - offset,
       kind: extent.data ? 'data' : 'zero',
       source: this.source,
       at: offset,
