@@ -92,11 +92,13 @@ describe.each([
           for (const each of requests) {
             if (each.kind === 'write') {
               await store.write(each.at, Buffer.alloc(each.length, each.byte));
-              if (each.length > 0) grow(each.at + each.length);
+              if (each.length === 0) continue;
+              grow(each.at + each.length);
               model.fill(each.byte, each.at, each.at + each.length);
             } else if (each.kind === 'zero') {
               await store.zero(each.at, each.length, { punch: each.punch });
-              if (each.length > 0) grow(each.at + each.length);
+              if (each.length === 0) continue;
+              grow(each.at + each.length);
               model.fill(0, each.at, each.at + each.length);
             } else {
               const preallocation = each.size < model.length ? 'off' : each.preallocation;
