@@ -1,6 +1,7 @@
-import { existsSync, renameSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { DiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
+import { createAside } from '../../platform/atomic-file.ts';
 import { openFileStore } from '../../storage/file.ts';
 import type { ByteStore, OnProgress } from '../../storage/store.ts';
 import { seatProgram } from './program.ts';
@@ -33,15 +34,12 @@ export async function makeDemoMaster(
 ): Promise<void> {
   if (typeof target !== 'string') return writeMaster(target, options);
   if (existsSync(target)) throw new DiskError('exists', `'${target}' exists already`, { path: target });
-  const aside = `${target}.part`;
-  const store = await openFileStore(aside, { create: 'truncate' });
-  try {
+  await using aside = createAside(target);
+  {
+    await using store = await openFileStore(aside.path, { create: 'exclusive', name: target });
     await writeMaster(store, options);
-    await store.flush();
-  } finally {
-    await store[Symbol.asyncDispose]();
   }
-  renameSync(aside, target);
+  await aside.commit({ replace: false });
 }
 
 async function writeMaster(store: ByteStore, options: DemoMasterOptions): Promise<void> {

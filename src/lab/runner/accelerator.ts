@@ -5,7 +5,6 @@ import { join } from 'node:path';
 import { DiskError } from '../../errors.ts';
 import { readJsonFile, writeJsonFile } from '../../platform/json-file.ts';
 import { makeDemoMaster } from '../guest/demo-master.ts';
-import { bootId } from './process-mark.ts';
 
 /** How QEMU runs a guest's instructions: by the processor, or by translating them. */
 export type Accelerator = 'kvm' | 'tcg';
@@ -58,6 +57,11 @@ export async function chooseAccelerator(options: ChooseOptions): Promise<Acceler
 
 function cacheFolder(): string {
   return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'cowherd');
+}
+
+/** Names the time since this machine booted; empty where the system does not tell. */
+function bootId(): string {
+  return readText('/proc/sys/kernel/random/boot_id').trim();
 }
 
 function changeTime(path: string): number {

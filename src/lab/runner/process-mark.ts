@@ -1,6 +1,7 @@
 import { type ExecFileSyncOptionsWithStringEncoding, execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { processPlace } from '../../platform/process-identity.ts';
 
 /**
  * A process that can be told from a later one with the same number: a pid alone may have been given to another
@@ -73,7 +74,7 @@ function startedOnLinux(pid: number): string | undefined {
     // The second field is the program's name in parentheses and may hold anything.
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
     if (fields[0] === 'Z' || fields[0] === 'X') return undefined;
-    return `${bootId()} ${fields[19]}`;
+    return `${processPlace()} ${fields[19]}`;
   } catch {
     return undefined;
   }
@@ -94,17 +95,3 @@ const psOptions: ExecFileSyncOptionsWithStringEncoding = {
   encoding: 'utf8',
   stdio: ['ignore', 'pipe', 'ignore'],
 };
-
-let knownBootId: string | undefined;
-
-/** A name for the time since this machine booted; empty where the system has none. */
-export function bootId(): string {
-  if (knownBootId === undefined) {
-    try {
-      knownBootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
-    } catch {
-      knownBootId = '';
-    }
-  }
-  return knownBootId;
-}

@@ -103,6 +103,11 @@ export class QemuRunner implements Runner {
       const gracefulMs = options.gracefulMs ?? 10_000;
       if (gracefulMs > 0 && (await tellMonitor(seat, files, 'system_powerdown', askLimitMs))) {
         await waitUntilGone(mark, gracefulMs, options.signal);
+        if (options.signal?.aborted && isAlive(mark)) {
+          throw new DiskError('aborted', `Stopped while seat '${seat.name}' was shutting down`, {
+            path: seat.disk.path,
+          });
+        }
       }
       if (isAlive(mark) && (await tellMonitor(seat, files, 'quit', askLimitMs))) {
         await waitUntilGone(mark, quitLimitMs);

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, existsSync, openSync, readFileSync, statSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { asSystemError } from '../../platform/errno.ts';
@@ -45,6 +45,8 @@ export async function startQemu(
   } catch (error) {
     child.kill('SIGKILL');
     if (mark) await waitUntilGone(mark, killLimitMs);
+    // Its own pid file stays behind a kill and would look like a crash.
+    if (child.pid !== undefined && pidIn(files) === child.pid) rmSync(files.pid, { force: true });
     throw error;
   }
   return { mark, ended: ended.then((code) => (code === 0 ? 'powered-off' : 'crashed')) };

@@ -23,6 +23,7 @@ export interface StopOptions {
    * After that the power goes off. Default 10,000.
    */
   readonly gracefulMs?: number;
+  /** Aborted while the guest shuts down: throws `aborted`, and its power stays on. */
   readonly signal?: AbortSignal;
 }
 
