@@ -23,10 +23,10 @@ export interface Scan {
 }
 
 /**
- * Looks at the head of every file below the folders (and at the files given), once each. Symbolic links to files are
- * followed, those to folders are not. Bounded in depth and number.
+ * Looks at the head of every file below the folders (and at the files given), once each; of `shallow` folders only at
+ * the files in them. Symbolic links to files are followed, those to folders are not. Bounded in depth and number.
  */
-export function scanImages(places: readonly string[]): Scan {
+export function scanImages(places: readonly string[], shallow: readonly string[] = []): Scan {
   const images: ImageHead[] = [];
   const warnings: string[] = [];
   const seen = new Set<string>();
@@ -63,6 +63,7 @@ export function scanImages(places: readonly string[]): Scan {
     }
   };
   for (const place of new Set(places.map((one) => resolve(one)))) lookInto(place, 0);
+  for (const place of new Set(shallow.map((one) => resolve(one)))) lookInto(place, deepest);
   if (files >= mostFiles) warnings.push(`Only the first ${mostFiles} files were looked at`);
   return { images, files, warnings };
 }

@@ -1,4 +1,4 @@
-import { statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { recordsFor } from '../platform/dependents.ts';
@@ -45,9 +45,9 @@ export function imageTree(path: string, folders: readonly string[]): TreeNode {
       throw error;
     }
   });
-  const places = [...folders, ...new Set(recorded.map((one) => dirname(one))), ...chain];
+  const beside = [...recorded, ...chain].map((one) => dirname(one)).filter((one) => existsSync(one));
   const byBacking = new Map<string, ImageHead[]>();
-  for (const image of scanImages(places).images) {
+  for (const image of scanImages(folders, beside).images) {
     const backing = backingPathOf(image);
     const identity = backing === undefined ? undefined : fileIdentity(backing);
     if (identity === undefined) continue;

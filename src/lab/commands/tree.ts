@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { dirname, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
 import { DiskError } from '../../errors.ts';
@@ -19,7 +19,7 @@ export const run: LabCommand = async (input, context) => {
   let folders: string[];
   if (isImage) {
     path = resolve(context.cwd, first);
-    folders = [dirname(path)];
+    folders = [];
   } else {
     const { lab } = labFrom(input, context);
     path = lab.spec.master.path;

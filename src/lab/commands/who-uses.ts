@@ -20,8 +20,10 @@ export const run: LabCommand = async (input, context) => {
   }
   const began = performance.now();
   const recorded = recordsFor(path).flatMap((record) => record.dependents.map((one) => dirname(one)));
-  const places = [...folders.map((folder) => resolve(context.cwd, folder)), ...recorded, dirname(path)];
-  const scan = scanImages(places.filter((place) => existsSync(place)));
+  const scan = scanImages(
+    folders.map((folder) => resolve(context.cwd, folder)),
+    [...recorded, dirname(path)].filter((place) => existsSync(place)),
+  );
   const users = standingOn(path, scan.images);
   const ms = performance.now() - began;
   for (const warning of scan.warnings) warn(context, warning);
