@@ -130,6 +130,8 @@ export interface WritableLayer extends Layer {
 export interface ResizeOptions {
   readonly preallocation?: 'off' | 'metadata' | 'falloc' | 'full';
   readonly onProgress?: OnProgress;
+  /** The backing image is longer than this one was: it must not come to light where this one grows. */
+  readonly hideBacking?: boolean;
 }
 
 /** What an opened format may ask of the world. All of it comes from `image/open.ts`, the one gate. */

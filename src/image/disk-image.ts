@@ -170,7 +170,15 @@ export class DiskImage implements Image {
     const held = await this.#hold(0, Number.POSITIVE_INFINITY, true);
     try {
       this.#reader.unpacked.invalidate(layer, 0, Number.POSITIVE_INFINITY);
-      await layer.resize(size, options);
+      const { size: before, grain } = layer;
+      const hideBacking = size > before && this.backing !== undefined && this.backing.size > before;
+      if (hideBacking && before % grain !== 0) {
+        // The grain that the end lies in must be this layer's own: then the layer can clear the rest of it.
+        const last = new Uint8Array(1);
+        await this.#reader.read(before - 1, last);
+        await this.#writer!.write(before - 1, last);
+      }
+      await layer.resize(size, { ...options, hideBacking });
     } finally {
       this.#locks.unlock(held);
     }

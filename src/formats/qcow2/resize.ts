@@ -48,6 +48,7 @@ export async function resize(writer: Qcow2Writer, size: number, options: ResizeO
   await clearPastEnd(writer, oldSize);
   await zeroTail(writer, oldSize);
   await growL1(writer, l1Size);
+  if (options.hideBacking) await hideBacking(writer, oldSize, size);
   if (preallocation !== 'off') await preallocate(writer, oldSize, size, preallocation, onProgress);
   await flushImage(writer);
   if (size !== oldSize) await writer.writeFields({ ...writer.header, size });
@@ -60,6 +61,19 @@ async function clearPastEnd(writer: Qcow2Writer, oldSize: number): Promise<void>
   const from = alignUp(oldSize, clusterSize);
   const to = mapping.l1!.size * l2Span;
   if (from < to) await markLocked(writer, 'hole', from, to - from, false);
+}
+
+/** Zero clusters where the image grows, so that a longer backing file stays hidden. */
+async function hideBacking(writer: Qcow2Writer, oldSize: number, size: number): Promise<void> {
+  const from = alignUp(oldSize, writer.mapping.geometry.clusterSize);
+  if (writer.header.version < 3) {
+    throw unsupported(
+      writer.store.name,
+      'version',
+      'Failed to zero out new clusters: Operation not supported',
+    );
+  }
+  if (from < size) await markLocked(writer, 'zero', from, size - from, false);
 }
 
 /** The rest of the last cluster must read as zeroes when the image grows over it. */
