@@ -10,6 +10,12 @@ export interface LockBits {
   readonly unshared: number;
 }
 
+/** An open file, and what names it among all files of the machine. */
+export interface LockableFile extends OpenFile {
+  readonly device: bigint;
+  readonly inode: bigint;
+}
+
 export const noLocks: LockBits = { held: 0, unshared: 0 };
 
 let missingListener: ((message: string) => void) | undefined;
@@ -29,11 +35,7 @@ export function onLocksMissing(listener: (message: string) => void): void {
  * `before` and `locked` is thrown; its `detail.permission` and `detail.shared` are what QEMU puts into
  * `Failed to get "write" lock` and `Failed to get shared "write" lock`. (QEMU, block/file-posix.c.)
  */
-export function changeLocks(
-  file: OpenFile & { readonly inode: bigint },
-  before: LockBits,
-  after: LockBits,
-): void {
+export function changeLocks(file: LockableFile, before: LockBits, after: LockBits): void {
   const locks = byteLocks();
   if (!locks) {
     changeWithoutLocks(file, before, after);
@@ -57,7 +59,7 @@ export function changeLocks(
 }
 
 /** What others hold on an open file: bits of `Permission`. */
-export function othersLocks(file: OpenFile & { readonly inode: bigint }): LockBits {
+export function othersLocks(file: LockableFile): LockBits {
   const locks = byteLocks();
   let isLocked: (byte: number) => boolean;
   if (locks) isLocked = (byte) => locks.isLocked(file.fd, byte) === 1;
@@ -116,13 +118,9 @@ function lockFailure(file: OpenFile, answer: number, byte: number): DiskError {
 }
 
 /** Locks of this process where the system's cannot be taken, by file descriptor: at least we see ourselves. */
-const ownLocks = new Map<number, LockBits & { readonly inode: bigint }>();
+const ownLocks = new Map<number, LockBits & Pick<LockableFile, 'device' | 'inode'>>();
 
-function changeWithoutLocks(
-  file: OpenFile & { readonly inode: bigint },
-  before: LockBits,
-  after: LockBits,
-): void {
+function changeWithoutLocks(file: LockableFile, before: LockBits, after: LockBits): void {
   if ((after.held & ~before.held) !== 0 || (after.unshared & ~before.unshared) !== 0) {
     const isForeign = inRanges(lockedRanges(file.fd, file.inode) ?? []);
     refuseConflicts(file, after, (byte) => isForeign(byte) || isOwn(file, byte));
@@ -134,12 +132,12 @@ function changeWithoutLocks(
     }
   }
   if (after.held === 0 && after.unshared === 0) ownLocks.delete(file.fd);
-  else ownLocks.set(file.fd, { ...after, inode: file.inode });
+  else ownLocks.set(file.fd, { ...after, device: file.device, inode: file.inode });
 }
 
-function isOwn(file: OpenFile & { readonly inode: bigint }, byte: number): boolean {
-  for (const [fd, { inode, held, unshared }] of ownLocks) {
-    if (fd === file.fd || inode !== file.inode) continue;
+function isOwn(file: LockableFile, byte: number): boolean {
+  for (const [fd, { device, inode, held, unshared }] of ownLocks) {
+    if (fd === file.fd || inode !== file.inode || device !== file.device) continue;
     const bits = byte >= lockBytes.unshared ? unshared : held;
     const index = byte - (byte >= lockBytes.unshared ? lockBytes.unshared : lockBytes.held);
     if ((bits & (1 << index)) !== 0) return true;

@@ -31,6 +31,8 @@ export class FileStore implements ByteStore, HostFile {
   readonly fileKind: 'regular' | 'block';
   readonly writable: boolean;
   readonly fd: number;
+  /** The file system's number; with `inode` it names the file. */
+  readonly device: bigint;
   readonly inode: bigint;
   #size: number;
   #sizeChanged = false;
@@ -47,10 +49,13 @@ export class FileStore implements ByteStore, HostFile {
   #data = { from: 0, to: 0 };
 
   /** For `openFileStore`. */
-  constructor(opened: Pick<FileStore, 'path' | 'name' | 'fd' | 'inode' | 'fileKind' | 'size' | 'writable'>) {
+  constructor(
+    opened: Pick<FileStore, 'path' | 'name' | 'fd' | 'device' | 'inode' | 'fileKind' | 'size' | 'writable'>,
+  ) {
     this.path = opened.path;
     this.name = opened.name;
     this.fd = opened.fd;
+    this.device = opened.device;
     this.inode = opened.inode;
     this.fileKind = opened.fileKind;
     this.#size = opened.size;

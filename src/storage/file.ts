@@ -51,8 +51,8 @@ export async function openFileStore(path: string, options: OpenFileOptions = {})
     const stats = fstatSync(fd, { bigint: true });
     checkKind(name, stats, writable);
     const block = stats.isBlockDevice();
-    const device = Number(stats.rdev);
-    if (block && writable && isDeviceReadOnly(fd, device)) {
+    const rdev = Number(stats.rdev);
+    if (block && writable && isDeviceReadOnly(fd, rdev)) {
       throw new DiskError('denied', `The device '${name}' is not writable`, {
         path: name,
         detail: { errno: 'EACCES', kind: 'a read-only device' },
@@ -62,9 +62,10 @@ export async function openFileStore(path: string, options: OpenFileOptions = {})
       path,
       name,
       fd,
+      device: stats.dev,
       inode: stats.ino,
       fileKind: block ? 'block' : 'regular',
-      size: block ? blockDeviceSize(fd, device, name) : Number(stats.size),
+      size: block ? blockDeviceSize(fd, rdev, name) : Number(stats.size),
       writable,
     });
     if (options.create === 'truncate' && !block) await emptyUnlessInUse(store);
