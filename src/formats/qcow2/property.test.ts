@@ -342,7 +342,10 @@ class Life {
     for (const { name, model } of this.#snapshots) {
       const args = ['convert', '-f', 'qcow2', '-O', 'raw', '-l', `snapshot.name=${name}`, this.file];
       await mustRun('qemu-img', [...args, folder.file('read.raw')]);
-      expectSame(await readFile(folder.file('read.raw')), model, `snapshot ${name}`);
+      // qemu-img shows a snapshot by the size that the image has now.
+      const there = Math.min(model.length, this.model.length);
+      const found = (await readFile(folder.file('read.raw'))).subarray(0, there);
+      expectSame(found, model.subarray(0, there), `snapshot ${name}`);
     }
   }
 }
