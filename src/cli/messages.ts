@@ -51,6 +51,7 @@ function explainDiskError(error: DiskError): Explanation {
   const { detail, field, path } = error;
   if (detail.role === 'backing' && isDiskError(error.cause)) {
     const { text, hint } = explainDiskError(error.cause);
+    if (isLoop(error)) return { text, hint };
     return { text: `${'Could not open backing file: '.repeat(Number(detail.depth ?? 1))}${text}`, hint };
   }
   if (error.code === 'locked') return explainLock(error);
@@ -64,14 +65,16 @@ function explainDiskError(error: DiskError): Explanation {
   if (field === 'preallocation' && detail.value === 'metadata') {
     return { text: 'Unsupported preallocation mode: metadata' };
   }
-  if (field === 'backing chain' && detail.name !== undefined) {
-    return { text: `Backing file '${detail.name}' creates an infinite loop.` };
-  }
+  if (isLoop(error)) return { text: `Backing file '${path}' creates an infinite loop.` };
   if (detail.kind === 'a directory') {
     if (detail.errno === undefined) return { text: `'file' driver requires '${path}' to be a regular file` };
     return { text: `Could not open '${path}': ${strerror(String(detail.errno))}` };
   }
   return { text: error.message };
+}
+
+function isLoop({ field, detail }: DiskError): boolean {
+  return field === 'backing chain' && detail.loop === true;
 }
 
 function explainLock(error: DiskError): Explanation {
@@ -91,6 +94,10 @@ const knownToQemu = new Set(
     'qcow qcow2 qed quorum raw rbd replication snapshot-access ssh throttle vdi vhdx vmdk vpc vvfat'
   ).split(' '),
 );
+
+export function isKnownToQemu(format: string): boolean {
+  return knownToQemu.has(format);
+}
 
 /** For a format that we cannot use: `unknown` ('Unknown driver') and the name in quotes, or that it is not built yet. */
 export function unknownFormat(unknown: string, format: string): string {

@@ -1,6 +1,7 @@
 import type { FormatDriver, OptionSpec, OptionValues } from '../formats/driver.ts';
 import type { CliContext } from './context.ts';
 import { CliFailure } from './failure.ts';
+import { qdictOrder } from './json.ts';
 import { parseSize, warnOfHexSuffix } from './sizes.ts';
 
 /** What QEMU's `file` protocol can be asked at creation, whatever the format. In the order of `Formatting …`. */
@@ -203,4 +204,24 @@ export function formattingLine(specs: readonly OptionSpec[], options: CreationOp
 
 function shownDefault(value: string | number | boolean): string {
   return typeof value === 'boolean' ? (value ? 'on' : 'off') : String(value);
+}
+
+/**
+ * Prints once more what was deprecated in the options: QEMU reads those of the file a second time when it creates
+ * it, and the cluster size when it lays the image out.
+ */
+export function warnAgain(
+  context: CliContext,
+  driver: FormatDriver,
+  specs: readonly OptionSpec[],
+  options: CreationOptions,
+): void {
+  const ofFile = fileOptions.filter(({ name }) => options.shown.has(name)).map(({ name }) => name);
+  const names = [...qdictOrder(ofFile), ...(driver.name === 'raw' ? [] : ['cluster_size'])];
+  for (const name of names) {
+    const text = options.shown.get(name);
+    if (text === undefined || specs.find((spec) => spec.name === name)?.type !== 'size') continue;
+    const parsed = parseSize(text);
+    if (parsed.kind === 'size' && parsed.hexSuffix) warnOfHexSuffix(context, text);
+  }
 }

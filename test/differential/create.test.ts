@@ -149,11 +149,11 @@ lines('create, raw sizes', [
 ]);
 
 lines('create, cluster sizes against sizes', [
-  'create -f qcow2 -o cluster_size=512 new.qcow2 128G',
+  { line: 'create -f qcow2 -o cluster_size=512 new.qcow2 8G', files: 'contents' },
   'create -f qcow2 -o cluster_size=512 new.qcow2 129G',
   'create -f qcow2 -o cluster_size=512 new.qcow2 1T',
   'create -f qcow2 -o cluster_size=2M new.qcow2 4P',
-  'create -f qcow2 -o cluster_size=512,refcount_bits=64 new.qcow2 1G',
+  { line: 'create -f qcow2 -o cluster_size=512,refcount_bits=64 new.qcow2 1G', files: 'contents' },
   'create -f qcow2 -o cluster_size=1k,refcount_bits=1 new.qcow2 4G',
   {
     line: 'create -f qcow2 -o cluster_size=2M new.qcow2 64P',
@@ -171,6 +171,8 @@ lines('create, raw', [
   'create -o preallocation=full new.img 1M',
   'create -o size=1M new.img',
   'create -o size=0x10k new.img',
+  'create -o size=0x10k,extent_size_hint=0x20k new.img',
+  'create -f qcow2 -o cluster_size=0x10k,size=0x400k,extent_size_hint=0x20k new.qcow2',
   'create -o nocow=on -o size=1M new.img',
   'create -o size=1M,nocow=on -f raw new.img',
   'create file:new.img 1M',
@@ -241,6 +243,9 @@ lines('create, backing files refused', [
   'create -f qcow2 -b plain.qcow2 -F qcow2 -o preallocation=metadata new.qcow2',
   'create -f qcow2 -b plain.qcow2 -F qcow2 -o size=1M new.qcow2 1M',
   `create -f qcow2 -u -b ${'x'.repeat(1024)} -F raw new.qcow2 1M`,
+  `create -f qcow2 -u -o cluster_size=512 -b ${'x'.repeat(500)} -F raw new.qcow2 1M`,
+  `create -f qcow2 -u -o cluster_size=512 -b ${'x'.repeat(100)} -F raw new.qcow2 1M`,
+  `create -f qcow2 -u -o cluster_size=512,compat=0.10 -b ${'x'.repeat(400)} -F raw new.qcow2 1M`,
   {
     line: 'create -f qcow2 -b loop1.qcow2 -F qcow2 new.qcow2',
     differs: 'backing-loop',

@@ -57,6 +57,27 @@ export const differences = [
     reason: 'A crash is no answer.',
   },
   {
+    id: 'resize-v2-overlay',
+    what: '`resize` of an overlay in qcow2 version 2 that grows while its backing image is longer',
+    qemuImg: 'fails: `Failed to zero out new clusters: Operation not supported`',
+    cowImg: 'writes the zeroes that hide the backing image',
+    reason: 'Version 2 has no zero clusters, but the answer can be right all the same.',
+  },
+  {
+    id: 'l1-past-end',
+    what: 'A qcow2 image whose L1 table lies past the end of the file, opened for its data',
+    qemuImg: 'takes what is missing for zeroes: the guest sees an empty disk',
+    cowImg: 'refuses it',
+    reason: 'The file was cut short. Going on would hide that, and writing would finish the damage.',
+  },
+  {
+    id: 'header-errors',
+    what: 'A qcow2 header with several lies, or lies of which `info` needs nothing',
+    qemuImg: 'names one of them, or crashes',
+    cowImg: 'names another of them, or shows what can be shown',
+    reason: 'Checks come in another order; what `info` cannot be wrong about is no reason to refuse.',
+  },
+  {
     id: 'size-limit',
     what: 'Images of more than 2^53 - 1 bytes (8 PiB)',
     qemuImg: 'takes up to 8 EiB, as far as the format goes',

@@ -1,5 +1,5 @@
 import { lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { cowImg } from '../../src/cli/cow-img.ts';
 import { testContext } from '../support/cli-context.ts';
@@ -65,7 +65,7 @@ export function lines(title: string, rows: readonly (string | Row)[], options: T
 
     for (const entry of rows) {
       const row: Row = typeof entry === 'string' ? { line: entry } : entry;
-      it(row.line, async () => {
+      it(short(row.line), async () => {
         if (options.readOnly) {
           await compareAnswers(row, world.file('world'), world.file('world'));
           return;
@@ -97,6 +97,11 @@ const bulky = ['bad', 'c2m.qcow2', 'full.qcow2'];
 
 function entriesFor(line: string, world: string): string[] {
   return readdirSync(world).filter((name) => !bulky.includes(name) || line.includes(name));
+}
+
+/** A line as a test's title. */
+function short(line: string): string {
+  return line.length > 100 ? `${line.slice(0, 60)} … (${line.length} characters)` : line;
 }
 
 async function compareAnswers(row: Row, theirDirectory: string, ourDirectory: string): Promise<void> {
@@ -180,7 +185,14 @@ async function sameBytes(a: string, b: string): Promise<boolean> {
   const [first, second] = [lstatSync(a, { bigint: true }), lstatSync(b, { bigint: true })];
   if (first.size !== second.size) return false;
   if (first.mtimeNs === second.mtimeNs) return true;
-  if (first.size <= 64n * 1024n * 1024n) return readFileSync(a).equals(readFileSync(b));
+  if (first.size <= 64n * 1024n * 1024n) {
+    const [one, other] = [readFileSync(a), readFileSync(b)];
+    // Copies have paths of one length: an image may name its own directory.
+    return (
+      one.equals(other) ||
+      one.toString('latin1').replaceAll(dirname(a), dirname(b)) === other.toString('latin1')
+    );
+  }
   // Large and sparse: qemu-img skips the holes.
   return (await run('qemu-img', ['compare', '-f', 'raw', '-F', 'raw', a, b])).code === 0;
 }

@@ -1,13 +1,13 @@
 import { isDiskError } from '../../errors.ts';
 import type { FormatDriver, OptionValues } from '../../formats/driver.ts';
 import { findFormat } from '../../formats/index.ts';
-import { parseReference } from '../../image/reference.ts';
+import { parseReference, requireFile } from '../../image/reference.ts';
 import { createImageFile, openImageFile } from '../../node.ts';
 import { type BackingFacts, planImage } from '../../operations/create.ts';
-import { strerror } from '../../platform/errno.ts';
+import { errnoOf, strerror, systemError } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
-import { explain, unknownFormat, unknownProtocol } from '../messages.ts';
+import { explain, isKnownToQemu, unknownFormat, unknownProtocol } from '../messages.ts';
 import { acceptObject } from '../objects.ts';
 import { checkName } from '../open-image.ts';
 import {
@@ -18,6 +18,7 @@ import {
   optionHelp,
   parseOptions,
   wantsHelp,
+  warnAgain,
 } from '../options.ts';
 import { refuseOversize, tooLarge } from '../oversize.ts';
 import { sizeArgument } from '../sizes.ts';
@@ -95,12 +96,14 @@ async function create(
   );
   if (!wish.quiet) {
     options.numbers.set('size', plan.size);
-    options.shown.set('size', String(plan.size));
+    if (!options.shown.has('size')) options.shown.set('size', String(plan.size));
     context.stdout.write(`Formatting '${path}', fmt=${wish.format}${formattingLine(specs, options)}\n`);
   }
   refuseOversize(driver.name, plan.size, options);
   checkFileOptions(driver, options);
+  warnAgain(context, driver, specs, options);
   try {
+    checkFileName(path);
     await createImageFile(path, {
       format: driver.name,
       size: Number(plan.size),
@@ -114,12 +117,30 @@ async function create(
   }
 }
 
+/** Refusals of the place itself: QEMU says of them that it could not create the file. */
+const placeErrors = 'EACCES EBUSY EISDIR ELOOP ENAMETOOLONG ENOENT ENOTDIR EPERM EROFS ETXTBSY'.split(' ');
+
 /** What qemu-img says otherwise when it creates than when it opens. */
 function worded(error: unknown, path: string, driver: FormatDriver, options: CreationOptions): unknown {
-  const errno = isDiskError(error) ? error.detail.errno : undefined;
-  if (errno === 'EISDIR') return new CliFailure(`Could not create '${path}': ${strerror('EISDIR')}`);
+  const errno = isDiskError(error) ? error.detail.errno : errnoOf(error);
   if (errno === 'EFBIG') return tooLarge(driver.name, options);
-  return error;
+  const backing = options.shown.get('backing_file');
+  if (backing !== undefined && isDiskError(error) && error.detail.used !== undefined) {
+    // The header has no room for the name.
+    const reason = strerror(error.field === 'backing_file_size' ? 'EINVAL' : String(errno));
+    return new CliFailure(
+      `Could not assign backing file '${backing}' with format '${options.shown.get('backing_fmt')}': ${reason}`,
+    );
+  }
+  if (typeof errno !== 'string' || !placeErrors.includes(errno)) return error;
+  return new CliFailure(`Could not create '${path}': ${strerror(errno)}`, { cause: error });
+}
+
+/** A name that can only be a directory's: the system would say so at opening it. */
+function checkFileName(path: string): void {
+  const name = requireFile(path);
+  if (name === '') throw systemError('ENOENT', 'create', path);
+  if (name.endsWith('/')) throw systemError('EISDIR', 'create', path);
 }
 
 /** The backing file by `-b` and `-F`, which win over `-o`; what is printed later is put into `options`. */
@@ -161,12 +182,16 @@ async function lookAtBacking(name: string, format: string | undefined): Promise<
   }
 }
 
-/** Options of the file itself, whatever the format. Values that QEMU refuses only after its line `Formatting`. */
+/** Values that QEMU refuses only after its line `Formatting`. */
 function checkFileOptions(driver: FormatDriver, options: CreationOptions): void {
   if ((options.numbers.get('extent_size_hint') ?? 0n) >= 1n << 32n) {
     throw new CliFailure('Extent size hint is too large');
   }
   const preallocation = options.shown.get('preallocation') ?? 'off';
+  const backingFormat = options.shown.get('backing_fmt');
+  if (backingFormat !== undefined && !isKnownToQemu(backingFormat)) {
+    throw new CliFailure(`Parameter 'backing-fmt' does not accept value '${backingFormat}'`);
+  }
   if (driver.name !== 'raw' || ['off', 'falloc', 'full'].includes(preallocation)) return;
   throw new CliFailure(
     preallocation === 'metadata'

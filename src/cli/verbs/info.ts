@@ -1,9 +1,11 @@
+import { isDiskError } from '../../errors.ts';
 import type { LayerDetails, SnapshotInfo } from '../../formats/driver.ts';
 import { describeChain, type ImageInfo } from '../../operations/info.ts';
 import type { CliContext, Command } from '../context.ts';
 import { UsageFailure } from '../failure.ts';
 import { humanTree } from '../human-tree.ts';
 import { type JsonValue, prettyJson } from '../json.ts';
+import { couldNotOpen } from '../messages.ts';
 import { acceptObject, refuseImageOptions } from '../objects.ts';
 import { openLayerForVerb } from '../open-image.ts';
 import { outputFormat } from '../output-format.ts';
@@ -60,9 +62,17 @@ async function collect(name: string, wish: Wish): Promise<ImageInfo[]> {
     });
     return layer;
   });
-  for await (const info of chain) {
-    found.push(info);
-    if (!wish.wholeChain) break;
+  try {
+    for await (const info of chain) {
+      found.push(info);
+      if (!wish.wholeChain) break;
+    }
+  } catch (error) {
+    // What QEMU reads at opening and we only when asked (the snapshot table) is worded as a failure to open.
+    if (isDiskError(error) && error.code === 'corrupt' && !error.detail.loop) {
+      throw couldNotOpen(error.path ?? name, error);
+    }
+    throw error;
   }
   return found;
 }

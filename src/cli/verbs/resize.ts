@@ -1,7 +1,8 @@
 import { maxOffset } from '../../bytes/numbers.ts';
 import { isDiskError } from '../../errors.ts';
+import type { Layer } from '../../formats/driver.ts';
 import { resizeImage } from '../../operations/resize.ts';
-import { strerror, systemError } from '../../platform/errno.ts';
+import { strerror } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
 import { acceptObject, refuseImageOptions } from '../objects.ts';
@@ -60,7 +61,7 @@ export const run: Command = async (args, context) => {
   }
   if (size < current && !shrink) throw shrinkRefused(context);
   try {
-    if (size > BigInt(maxOffset)) throw systemError('EFBIG', 'resize', operands[0]);
+    if (size > BigInt(maxOffset)) throw pastLimit(image.layer);
     await resizeImage(image, Number(size), { preallocation });
   } catch (error) {
     throw worded(error, image.layer.format);
@@ -69,13 +70,17 @@ export const run: Command = async (args, context) => {
   return 0;
 };
 
-/** What the host's file system refuses, in QEMU's words. */
+/** No `number` holds such a size, and neither does the image: QEMU's words for that. */
+function pastLimit(layer: Layer): CliFailure {
+  const what = layer.format === 'raw' ? 'Could not resize file' : 'Failed to grow the L1 table';
+  return new CliFailure(`${what}: ${strerror('EFBIG')}`);
+}
+
+/** What the host's file system refuses a raw image, in QEMU's words. */
 function worded(error: unknown, format: string): unknown {
   const errno = isDiskError(error) ? error.detail.errno : undefined;
-  if (errno === undefined) return error;
-  const what =
-    format === 'qcow2' && errno === 'EFBIG' ? 'Failed to grow the L1 table' : 'Could not resize file';
-  return new CliFailure(`${what}: ${strerror(String(errno))}`, { cause: error });
+  if (format !== 'raw' || errno === undefined) return error;
+  return new CliFailure(`Could not resize file: ${strerror(String(errno))}`, { cause: error });
 }
 
 function shrinkRefused(context: CliContext): CliFailure {
