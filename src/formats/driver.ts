@@ -139,6 +139,8 @@ export interface OpenContext {
   readonly writable: boolean;
   /** Opens only as far as `info` and `check` need: no refusal for a corrupt or dirty mark. */
   readonly metadataOnly?: boolean;
+  /** Opened to be checked: tables of which the checker itself says that they are wrong are no error at opening. */
+  readonly checking?: boolean;
   /** Runtime options by QEMU's names (`lazy-refcounts`, `l2-cache-size` …). */
   readonly options?: Readonly<Record<string, unknown>>;
   /** Opens a file that the format names beside itself (an extent, a data file), under the caller's policy. */

@@ -37,6 +37,8 @@ export interface OpenLayerOptions {
   readonly canonicalPath?: (path: string) => Promise<string>;
   /** As far as `info` and `check` need: no refusal for a corrupt or dirty mark. */
   readonly metadataOnly?: boolean;
+  /** For the checker: what it reports itself is no error at opening. */
+  readonly checking?: boolean;
   /**
    * QEMU's image locks on host files: 'take' (default), 'share' (as `-U`: beside a program that writes; for
    * reading only) or 'none'.
@@ -210,6 +212,7 @@ function openContext(source: ByteSource, options: OpenLayerOptions, depth: numbe
   return {
     writable: options.writable ?? false,
     metadataOnly: options.metadataOnly,
+    checking: options.checking,
     options: options.layerOptions,
     secret: options.secret,
     sibling: (path, writable) =>

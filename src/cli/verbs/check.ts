@@ -109,6 +109,7 @@ class CheckVerb {
       format,
       writable: repair !== 'none',
       metadataOnly: true,
+      checking: true,
       locks: share ? 'share' : 'take',
       corruptDependents: force,
     });

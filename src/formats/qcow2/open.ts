@@ -25,7 +25,7 @@ export async function openQcow2(
   hooks: OpenHooks = {},
 ): Promise<Qcow2Layer> {
   const { metadataOnly = false, writable } = context;
-  let header = await readHeader(source, { lenient: metadataOnly });
+  let header = await readHeader(source, { lenient: context.checking });
   const refusal = refusalOf(source.name, header);
   if (refusal && !metadataOnly) throw refusal;
   if (!metadataOnly) {
