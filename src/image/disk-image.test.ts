@@ -220,6 +220,26 @@ describe('writing', () => {
     );
   });
 
+  it('with the backing image left closed takes whole grains only, since a part would lose what that holds', async () => {
+    const layer = new ToyLayer({ size: 8 * grain + 512, backing: { path: 'closed' } });
+    const image = imageOf(layer);
+    const refused = { code: 'bad-argument', field: 'backing' };
+    await expect(image.write(100, pattern(100, 1))).rejects.toMatchObject(refused);
+    await expect(image.write(grain, pattern(grain + 1, 1))).rejects.toMatchObject(refused);
+    await expect(image.zero(grain, 100)).rejects.toMatchObject(refused);
+    await expect(image.resize(9 * grain)).rejects.toMatchObject(refused);
+    await image.write(2 * grain, pattern(grain, 1));
+    await image.write(2 * grain + 5, pattern(100, 1));
+    await image.zero(3 * grain, grain);
+    await image.zero(3 * grain + 5, 100);
+    await image.write(8 * grain, pattern(512, 2));
+    await image.resize(9 * grain);
+    expect(layer.open).toBe(0);
+    const without = new ToyLayer({ size: 2 * grain, backing: { path: 'closed' }, canMarkZero: false });
+    await imageOf(without).zero(0, 2 * grain);
+    expect([...without.grains.values()].map(({ kind }) => kind)).toEqual(['data', 'data']);
+  });
+
   it('stops when the signal is given', async () => {
     const stop = new AbortController();
     const image = imageOf(new ToyLayer({ size: 8 * grain }), undefined, stop.signal);

@@ -157,8 +157,8 @@ export class DiskImage implements Image {
   }
 
   async resize(size: number, options?: ResizeOptions): Promise<void> {
-    this.#checkWrite(0, 0);
-    const { layer } = this;
+    const writer = this.#checkWrite(0, 0);
+    const { layer, backing } = this;
     if (!isWritable(layer) || !layer.resize) {
       throw this.#error('unsupported', `Images in ${layer.format} format cannot be resized`, {
         field: 'format',
@@ -171,13 +171,11 @@ export class DiskImage implements Image {
     try {
       this.#reader.unpacked.invalidate(layer, 0, Number.POSITIVE_INFINITY);
       const { size: before, grain } = layer;
-      const hideBacking = size > before && this.backing !== undefined && this.backing.size > before;
-      if (hideBacking && before % grain !== 0) {
-        // The grain that the end lies in must be this layer's own: then the layer can clear the rest of it.
-        const last = new Uint8Array(1);
-        await this.#reader.read(before - 1, last);
-        await this.#writer!.write(before - 1, last);
-      }
+      // A backing image that was left closed may be of any length.
+      const backingSize = backing?.size ?? (layer.backing ? Number.POSITIVE_INFINITY : 0);
+      const hideBacking = size > before && backingSize > before;
+      // The grain that the end lies in must be this layer's own: then the layer can clear the rest of it.
+      if (hideBacking && before % grain !== 0) await writer.own(before - 1);
       await layer.resize(size, { ...options, hideBacking });
     } finally {
       this.#locks.unlock(held);

@@ -1,6 +1,7 @@
 import { alignDown, alignUp } from '../bytes/numbers.ts';
 import { pageAligned } from '../bytes/page-buffer.ts';
 import { isZero } from '../bytes/zero.ts';
+import { DiskError } from '../errors.ts';
 import type { Layer, Reservation, Run, WritableLayer } from '../formats/driver.ts';
 import { ChainCursor } from './chain-cursor.ts';
 import type { ChainReader } from './chain-reader.ts';
@@ -23,6 +24,11 @@ export class ImageWriter {
   constructor(layer: WritableLayer, reader: ChainReader) {
     this.#layer = layer;
     this.#reader = reader;
+  }
+
+  /** True when the layer names a backing image that was left closed: what a hole holds is then unknown. */
+  get #backingClosed(): boolean {
+    return this.#layer.backing !== undefined && this.#reader.layers.length === 1;
   }
 
   async write(offset: number, from: Uint8Array): Promise<void> {
@@ -80,6 +86,13 @@ export class ImageWriter {
     if (start < to) await this.#giveBack(start, to, hasBacking);
   }
 
+  /** Makes the grain that `offset` lies in the layer's own, its content as it was. */
+  async own(offset: number): Promise<void> {
+    const byte = new Uint8Array(1);
+    await this.#readOld(offset, byte);
+    await this.write(offset, byte);
+  }
+
   async pack(offset: number, from: Uint8Array): Promise<void> {
     await this.#layer.pack!(offset, from);
     this.#reader.unpacked.invalidate(this.#layer, offset, offset + from.length);
@@ -135,8 +148,8 @@ export class ImageWriter {
     try {
       const before = scratch.subarray(0, head);
       const after = scratch.subarray(head + data.length, fresh.length);
-      if (head > 0) await this.#reader.read(fresh.offset, before);
-      if (tail > 0) await this.#reader.read(offset + data.length, after);
+      await this.#readOld(fresh.offset, before);
+      await this.#readOld(offset + data.length, after);
       scratch.set(data, head);
       const from = fresh.zeroed && isZero(before) ? head : 0;
       const to = fresh.zeroed && isZero(after) ? head + data.length : fresh.length;
@@ -153,12 +166,39 @@ export class ImageWriter {
     try {
       for (let at = from; at < to; at += scratchBytes) {
         const part = scratch.subarray(0, Math.min(scratchBytes, to - at));
-        await this.#reader.read(at, part);
+        await this.#readOld(at, part);
         if (fresh.zeroed && isZero(part)) continue;
         await fresh.store.write(fresh.at + (at - fresh.offset), part);
       }
     } finally {
       this.#giveScratch(scratch);
+    }
+  }
+
+  async #readOld(offset: number, into: Uint8Array): Promise<void> {
+    if (into.length === 0) return;
+    if (this.#backingClosed && offset < this.#layer.size) await this.#assertOwn(offset, into.length);
+    await this.#reader.read(offset, into);
+  }
+
+  /** Throws where the old content of [offset, offset + length) lies in a backing image that is not open. */
+  async #assertOwn(offset: number, length: number): Promise<void> {
+    const end = Math.min(offset + length, this.#layer.size);
+    const cursor = new ChainCursor([this.#layer], 'map');
+    for (let at = offset; at < end; ) {
+      const run = await this.#runAt(cursor, at, end);
+      if (run.kind === 'hole') {
+        throw new DiskError(
+          'bad-argument',
+          'A part of a grain cannot be written: its backing image is not open',
+          {
+            path: this.#layer.source.name,
+            offset: at,
+            field: 'backing',
+          },
+        );
+      }
+      at += run.length;
     }
   }
 
@@ -172,6 +212,7 @@ export class ImageWriter {
    */
   async #isZeroAround(grainStart: number, offset: number, end: number): Promise<boolean> {
     const grainEnd = Math.min(grainStart + this.#layer.grain, this.#layer.size);
+    if (this.#backingClosed) return false;
     if (!(await this.#isEmpty([this.#layer], grainStart, grainEnd))) return false;
     return (
       (await this.#isEmpty(this.#reader.layers, grainStart, Math.max(grainStart, offset))) &&
@@ -206,7 +247,8 @@ export class ImageWriter {
     for (let at = from; at < to; ) {
       const run = await this.#runAt(cursor, at, to);
       const next = at + run.length;
-      if (run.kind === 'data' || run.kind === 'packed') {
+      const unknown = run.kind === 'hole' && this.#backingClosed;
+      if (run.kind === 'data' || run.kind === 'packed' || unknown) {
         await this.#writeZeroes(at, next);
         // The map has changed under the cursor.
         cursor.restart();
