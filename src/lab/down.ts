@@ -1,8 +1,11 @@
 import { rmSync } from 'node:fs';
 import { resolve } from 'node:path';
+import { isDiskError } from '../errors.ts';
+import { recordsFor } from '../platform/dependents.ts';
 import { asSystemError } from '../platform/errno.ts';
 import { releaseHold } from './guard.ts';
 import { type Lab, seatPaths } from './lab.ts';
+import { inspectMaster } from './master.ts';
 import { nameExists } from './overlay.ts';
 import { isOurs, type SeatFiles } from './plan.ts';
 import { assertNobodyStandsOn } from './release.ts';
@@ -81,8 +84,25 @@ export async function takeDown(lab: Lab, plan: DownPlan, runner: Runner): Promis
     }
   }
   removeLeftovers(lab.pool);
-  const files = lab.state?.master.files.map((one) => resolve(lab.pool, one.path)) ?? [];
-  const restored = await releaseHold({ id: lab.id, files });
+  const restored = await releaseHold({ id: lab.id, files: await heldFiles(lab) });
   removeState(lab.pool, lab.name);
   return restored;
+}
+
+/** The files of the master's chain that the lab may hold. Without a state, the master itself is asked. */
+async function heldFiles(lab: Lab): Promise<readonly string[]> {
+  if (lab.state) return lab.state.master.files.map((one) => resolve(lab.pool, one.path));
+  const { path, format } = lab.spec.master;
+  try {
+    return (await inspectMaster(path, format)).files.map((one) => one.path);
+  } catch (error) {
+    if (!isDiskError(error)) throw error;
+    return [path];
+  }
+}
+
+/** Whether nothing is left of the lab: no state, no file, no record beside the master. */
+export async function isDown(lab: Lab): Promise<boolean> {
+  if (lab.state || (await planDown(lab)).files.length > 0) return false;
+  return !recordsFor(lab.spec.master.path).some((record) => record.by === lab.id);
 }

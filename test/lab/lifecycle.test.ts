@@ -205,6 +205,17 @@ describe('down', () => {
     expect(inode(Object.values(after)[0])).toEqual(inode(Object.values(before)[0]));
   });
 
+  it('gives the master back even when the state is lost', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml');
+    await bench.must('up');
+    rmSync(bench.path('class'), { recursive: true });
+    expect(statSync(bench.path('masters/m.raw')).mode & 0o222).toBe(0);
+    await bench.must('down');
+    expect(statSync(bench.path('masters/m.raw')).mode & 0o200).not.toBe(0);
+    expect(existsSync(bench.path('masters/.cowherd'))).toBe(false);
+  });
+
   it('leaves files of others, and the folder with them', async () => {
     await using bench = await labBench();
     bench.write('lab.yaml', { seats: 2 });

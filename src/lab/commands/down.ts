@@ -1,6 +1,6 @@
 import { humanSize } from '../../cli/sizes.ts';
 import { count, describeSeats } from '../describe.ts';
-import { planDown, takeDown } from '../down.ts';
+import { isDown, planDown, takeDown } from '../down.ts';
 import { openLab } from '../lab.ts';
 import { assertNotRunning } from '../release.ts';
 import { removeEmptyPool } from '../state.ts';
@@ -23,8 +23,7 @@ export const run: LabCommand = async (input, context) => {
   const dryRun = input.options.dryRun === true;
   await using runner = await runnerOf(lab);
   const seats = [...lab.seats.values(), ...lab.unlisted.values()];
-  const nothing = lab.state === undefined && (await planDown(lab)).files.length === 0;
-  if (nothing) {
+  if (await isDown(lab)) {
     if (wantsJson(input))
       sayJson(context, { lab: lab.name, seats: [], files: [], freed: 0, kept: [], dryRun });
     else say(context, `${lab.name}: there is nothing to take down`);
