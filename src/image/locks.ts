@@ -4,8 +4,6 @@ import { allPermissions, type ImageLock, Permission } from '../storage/image-loc
 export interface LockRequest {
   readonly format: string;
   readonly writable: boolean;
-  /** The image is named by another one, which relies on its content staying as it is. */
-  readonly backing: boolean;
   /** Only headers and tables are read (`info`). */
   readonly metadataOnly: boolean;
   /** The size will change; a format other than raw always counts on that when it is writable. */
@@ -15,16 +13,16 @@ export interface LockRequest {
 /**
  * The permissions that QEMU's tools use and leave to others, per image file. Raw is a filter to QEMU: it asks for
  * what its user asks for, and forbids others nothing of its own accord. Every other format keeps tables in the
- * file, so that others may neither write nor resize while it is open.
+ * file, so that others may neither write nor resize while it is open. It is the same for a backing image, since
+ * the tools let others write to the image on top of it.
  */
 export function lockFor(request: LockRequest): ImageLock {
-  const { writable, backing, metadataOnly, resize } = request;
+  const { writable, metadataOnly, resize } = request;
   const raw = request.format === 'raw';
   let hold = metadataOnly ? 0 : Permission.consistentRead;
   if (writable) hold |= Permission.write;
   if (writable && (resize || !raw)) hold |= Permission.resize;
-  const alone = backing || !raw;
-  return { hold, shared: alone ? allPermissions & ~(Permission.write | Permission.resize) : allPermissions };
+  return { hold, shared: raw ? allPermissions : allPermissions & ~(Permission.write | Permission.resize) };
 }
 
 /** `-U`: reads along with whoever writes, and forbids nobody anything. */

@@ -181,7 +181,7 @@ async function openLayerAt(
     const driver = probed
       ? probeFormat(await readProbeView(source), drivers)
       : requireFormat(options.format!, drivers, source.name);
-    await takeLocks(source, driver.name, options, depth > 0);
+    await takeLocks(source, driver.name, options);
     const layer = await driver.open(source, openContext(source, options, depth));
     return { layer, probed };
   } catch (error) {
@@ -190,7 +190,7 @@ async function openLayerAt(
   }
 }
 
-async function takeLocks(source: ByteSource, format: string, options: OpenLayerOptions, backing: boolean) {
+async function takeLocks(source: ByteSource, format: string, options: OpenLayerOptions) {
   const { locks = 'take', writable = false, metadataOnly = false, resize = false } = options;
   if (locks === 'share' && writable) {
     throw new DiskError('bad-argument', 'An image can be shared with its writer only for reading', {
@@ -201,9 +201,7 @@ async function takeLocks(source: ByteSource, format: string, options: OpenLayerO
   const host = hostFileOf(source);
   if (!host || locks === 'none') return;
   const lock =
-    locks === 'share'
-      ? sharedLockFor(metadataOnly)
-      : lockFor({ format, writable, backing, metadataOnly, resize });
+    locks === 'share' ? sharedLockFor(metadataOnly) : lockFor({ format, writable, metadataOnly, resize });
   await host.lock(lock);
 }
 

@@ -1,0 +1,237 @@
+import { readFileSync, statSync } from 'node:fs';
+import { chmod, link, mkdir, readdir, readFile, rename, symlink, writeFile } from 'node:fs/promises';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { have, mustRun, openQemuIo, run, type TempDir, tempDir } from '../test/support/programs.ts';
+import { createImageFile, createTarget, openImageFile, openLayerFile, untrustedImages } from './node.ts';
+
+const size = 1 << 20;
+const qemu = have('qemu-img') && have('qemu-io');
+
+let dir: TempDir;
+beforeEach(async () => {
+  dir = await tempDir();
+});
+afterEach(() => dir.remove());
+
+const create = (args: string) => mustRun('qemu-img', ['create', '-q', ...args.split(' ')], { cwd: dir.path });
+
+/** The bytes on which any process holds locks of the file: `R100 R201 …`. */
+function locksOn(path: string): string {
+  const { ino } = statSync(path);
+  // The kernel writes the list in pieces; a lock may be in two of them while others come and go.
+  const bytes = new Set<string>();
+  for (const line of readFileSync('/proc/locks', 'utf8').split('\n')) {
+    const found = /: OFDLCK +\w+ +READ +-?\d+ \w+:\w+:(\d+) (\d+) (\d+)/.exec(line);
+    if (!found || Number(found[1]) !== ino) continue;
+    for (let byte = Number(found[2]); byte <= Number(found[3]); byte++) bytes.add(String(byte));
+  }
+  return [...bytes].sort().join(' ');
+}
+
+describe.skipIf(!qemu)('a chain of files', () => {
+  it('is found relative to each file, by its own directory', async () => {
+    await mkdir(dir.file('a'));
+    await mkdir(dir.file('b'));
+    await create('-f raw a/base.raw 1M');
+    await mustRun('qemu-io', ['-f', 'raw', '-c', 'write -P 7 0 64k', dir.file('a/base.raw')]);
+    await create('-u -f qcow2 -b base.raw -F raw a/middle.qcow2 1M');
+    await create('-u -f qcow2 -b ../a/middle.qcow2 -F qcow2 b/top.qcow2 1M');
+    await mustRun('qemu-io', ['-c', 'write -P 9 4k 4k', dir.file('b/top.qcow2')]);
+    await using image = await openImageFile(dir.file('b/top.qcow2'));
+    expect(image.backing?.backing?.layer.source.name).toBe(`${dir.path}/b/../a/base.raw`);
+    const bytes = new Uint8Array(size);
+    await image.read(0, bytes);
+    await mustRun('qemu-img', ['convert', '-O', 'raw', dir.file('b/top.qcow2'), dir.file('out')]);
+    expect((await readFile(dir.file('out'))).equals(bytes)).toBe(true);
+  });
+
+  it('that loops is refused, whatever the names are', async () => {
+    await create('-f qcow2 one.qcow2 1M');
+    await create('-u -f qcow2 -b one.qcow2 -F qcow2 two.qcow2 1M');
+    await symlink('two.qcow2', dir.file('alias.qcow2'));
+    await mustRun('qemu-img', ['rebase', '-u', '-b', './alias.qcow2', '-F', 'qcow2', dir.file('one.qcow2')]);
+    await expect(openImageFile(dir.file('one.qcow2'))).rejects.toMatchObject({
+      code: 'corrupt',
+      field: 'backing chain',
+      detail: { loop: true },
+    });
+    const { layer } = await openLayerFile(dir.file('one.qcow2'));
+    expect(layer.backing?.path).toBe('./alias.qcow2');
+    await layer[Symbol.asyncDispose]();
+  });
+
+  it('of 300 opens, as qemu opens it', async () => {
+    await create('-f qcow2 0.qcow2 1M');
+    await mustRun('qemu-io', ['-c', 'write -P 5 0 1M', dir.file('0.qcow2')]);
+    for (let index = 1; index < 300; index++) {
+      await createImageFile(dir.file(`${index}.qcow2`), {
+        format: 'qcow2',
+        size,
+        backing: { path: `${index - 1}.qcow2`, format: 'qcow2' },
+        durable: false,
+      });
+    }
+    await using image = await openImageFile(dir.file('299.qcow2'));
+    const bytes = new Uint8Array(size);
+    await image.read(0, bytes);
+    expect(bytes.every((byte) => byte === 5)).toBe(true);
+  });
+
+  it('that names a protocol, a strange format, or nothing that is there, is refused in one place', async () => {
+    await create('-f qcow2 top.qcow2 1M');
+    const rebase = (to: string, format: string) =>
+      mustRun('qemu-img', ['rebase', '-u', '-b', to, '-F', format, dir.file('top.qcow2')]);
+    await rebase('nbd://localhost/x', 'raw');
+    const place = { role: 'backing', depth: 1, from: dir.file('top.qcow2') };
+    await expect(openImageFile(dir.file('top.qcow2'))).rejects.toMatchObject({
+      code: 'unsupported',
+      detail: { ...place, protocol: 'nbd', reference: 'nbd://localhost/x' },
+    });
+    await rebase('gone.qcow2', 'qcow2');
+    await expect(openImageFile(dir.file('top.qcow2'))).rejects.toMatchObject({
+      code: 'not-found',
+      path: dir.file('gone.qcow2'),
+      detail: place,
+    });
+    await rebase('/etc/hostname', 'raw');
+    await expect(openImageFile(dir.file('top.qcow2'), { policy: untrustedImages })).rejects.toMatchObject({
+      code: 'denied',
+      detail: place,
+    });
+    await symlink('/etc/hostname', dir.file('inside'));
+    await rebase('inside', 'raw');
+    await expect(openImageFile(dir.file('top.qcow2'), { policy: untrustedImages })).rejects.toMatchObject({
+      code: 'denied',
+    });
+    await using image = await openImageFile(dir.file('top.qcow2'));
+    expect(image.backing?.layer.format).toBe('raw');
+  });
+});
+
+describe.skipIf(!qemu)('image locks', () => {
+  it('are those that qemu-io takes, file by file', async () => {
+    await create('-f raw base.raw 1M');
+    await create('-f qcow2 -b base.raw -F raw middle.qcow2');
+    await create('-f qcow2 -b middle.qcow2 -F qcow2 top.qcow2');
+    const files = ['base.raw', 'middle.qcow2', 'top.qcow2'].map((name) => dir.file(name));
+    const all = () => files.map(locksOn);
+    const cases: { file: string; args: string[]; options: Parameters<typeof openImageFile>[1] }[] = [
+      { file: 'top.qcow2', args: ['-r'], options: {} },
+      { file: 'top.qcow2', args: [], options: { writable: true } },
+      { file: 'top.qcow2', args: ['-r', '-U'], options: { locks: 'share' } },
+      { file: 'base.raw', args: ['-r', '-f', 'raw'], options: { format: 'raw' } },
+      { file: 'base.raw', args: ['-f', 'raw'], options: { format: 'raw', writable: true } },
+      { file: 'base.raw', args: ['-r', '-U', '-f', 'raw'], options: { format: 'raw', locks: 'share' } },
+    ];
+    for (const { file, args, options } of cases) {
+      const theirs = await (async () => {
+        await using _open = await openQemuIo([...args, dir.file(file)]);
+        return all();
+      })();
+      const ours = await (async () => {
+        await using _open = await openImageFile(dir.file(file), options);
+        return all();
+      })();
+      expect(theirs.join()).not.toBe(',,');
+      expect(ours, `${file} ${args.join(' ')}`).toEqual(theirs);
+      expect(all()).toEqual(['', '', '']);
+    }
+  });
+
+  it('keep qemu out while we write, and us while qemu writes', async () => {
+    await create('-f qcow2 top.qcow2 1M');
+    const path = dir.file('top.qcow2');
+    {
+      await using _image = await openImageFile(path, { writable: true });
+      const refused = await run('qemu-io', ['-c', 'write 0 512', path]);
+      expect(refused.code).toBe(1);
+      expect(refused.stderr).toContain('Failed to get "write" lock');
+      expect((await run('qemu-img', ['info', '-U', path])).code).toBe(0);
+    }
+    await using _guest = await openQemuIo([path]);
+    await expect(openImageFile(path, { writable: true })).rejects.toMatchObject({ code: 'locked' });
+    await expect(openImageFile(path)).rejects.toMatchObject({ code: 'locked' });
+    await expect(openImageFile(path, { writable: true, locks: 'share' })).rejects.toMatchObject({
+      code: 'bad-argument',
+    });
+    const shared = await openImageFile(path, { locks: 'share' });
+    await shared[Symbol.asyncDispose]();
+    const before = await readFile(path);
+    await expect(createImageFile(path, { format: 'qcow2', size })).rejects.toMatchObject({ code: 'locked' });
+    expect((await readFile(path)).equals(before)).toBe(true);
+  });
+});
+
+describe('creating a file', () => {
+  const options = { format: 'raw', size };
+
+  it('leaves the one that is there as it was when it fails, and nothing beside it', async () => {
+    const path = dir.file('disk');
+    await writeFile(path, 'precious');
+    const stop = new AbortController();
+    stop.abort();
+    await expect(
+      createImageFile(path, { ...options, options: { preallocation: 'full' }, signal: stop.signal }),
+    ).rejects.toMatchObject({
+      code: 'aborted',
+    });
+    await expect(createImageFile(path, { format: 'none', size })).rejects.toMatchObject({
+      code: 'bad-argument',
+      path,
+    });
+    await expect(
+      createImageFile(path, { format: 'raw', size, backing: { path: 'x' } }),
+    ).rejects.toMatchObject({ path });
+    expect(await readFile(path, 'utf8')).toBe('precious');
+    expect(await readdir(dir.path)).toEqual(['disk']);
+  });
+
+  it('replaces it whole, with its permissions, behind symbolic links', async () => {
+    const path = dir.file('disk');
+    await writeFile(path, 'old');
+    await chmod(path, 0o640);
+    await symlink('disk', dir.file('name'));
+    await createImageFile(`file:${dir.file('name')}`, options);
+    expect(statSync(path).size).toBe(size);
+    expect(statSync(path).mode & 0o777).toBe(0o640);
+    expect(await readdir(dir.path)).toEqual(['disk', 'name']);
+  });
+
+  it('writes in place where other names lead to the file', async () => {
+    const path = dir.file('disk');
+    await writeFile(path, 'old');
+    await link(path, dir.file('other'));
+    await createImageFile(path, options);
+    expect(statSync(dir.file('other')).size).toBe(size);
+    await using target = await createTarget(path);
+    expect([target.aside, target.store.size]).toEqual([false, 0]);
+    await target.store.write(0, new Uint8Array(10));
+    await target.store[Symbol.asyncDispose]();
+    await target.commit();
+  });
+
+  it('refuses protocols, directories and places that are not there, by their own names', async () => {
+    await expect(createImageFile('nbd://x/y', options)).rejects.toMatchObject({
+      code: 'unsupported',
+      field: 'protocol',
+    });
+    await expect(createImageFile(dir.path, options)).rejects.toMatchObject({
+      code: 'bad-argument',
+      path: dir.path,
+    });
+    const path = dir.file('gone/disk');
+    await expect(createImageFile(path, options)).rejects.toMatchObject({ code: 'not-found', path });
+  });
+
+  it('gives an image that is opened over the target its name', async () => {
+    const path = dir.file('disk');
+    await using target = await createTarget(path);
+    expect(target.aside).toBe(true);
+    expect(target.store.name).toBe(path);
+    await target.store.write(0, new Uint8Array(10).fill(1));
+    await expect(readFile(path)).rejects.toThrow('ENOENT');
+    await target.commit();
+    expect(statSync(path).size).toBe(10);
+    await rename(path, dir.file('moved'));
+  });
+});
