@@ -30,7 +30,8 @@ export const run: LabCommand = async (input, context) => {
     return 0;
   }
   const work = async () => {
-    if (input.options.stop === true && !dryRun) await stopSeats(seats, runner, { signal: context.signal });
+    if (input.options.stop === true && !dryRun)
+      await stopSeats(seats, runner, { gracefulMs: 0, signal: context.signal });
     await assertNotRunning(seats, runner, 'down');
     const again = openLab(lab.spec.file, context.cwd);
     const plan = await planDown(again);

@@ -35,7 +35,8 @@ export const run: LabCommand = async (input, context) => {
   const reading = lazyProgress(context, 'reading the master', 'bytes');
   let ms = 0;
   const work = async () => {
-    if (input.options.stop === true && !dryRun) await stopSeats(seats, runner, { signal: context.signal });
+    if (input.options.stop === true && !dryRun)
+      await stopSeats(seats, runner, { gracefulMs: 0, signal: context.signal });
     const began = performance.now();
     await assertNotRunning(seats, runner, 'reset');
     const done = await resetSeats(openLab(lab.spec.file, context.cwd), names, {
