@@ -49,7 +49,8 @@ async function dispatch(args: readonly string[], context: CliContext): Promise<n
     // -T: tracing is QEMU's own; nothing here has trace points, so the option is accepted and does nothing.
   }
   const [verb, ...rest] = getopt.operands();
-  if (verb === undefined) throw new UsageFailure('Not enough arguments');
+  // qemu-img takes options without a command for nothing to do.
+  if (verb === undefined) return 0;
   if (!Object.hasOwn(verbs, verb)) {
     if (absentVerbs.includes(verb)) throw new CliFailure(`The command '${verb}' is not supported yet`);
     throw new UsageFailure(`Command not found: ${verb}`);

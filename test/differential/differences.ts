@@ -21,6 +21,13 @@ export const differences = [
       'The words are ours, and it should be visible who answers. Scripts that read the version find it.',
   },
   {
+    id: 'trace',
+    what: '`-T`, `--trace`',
+    qemuImg: 'switches its trace points on, and warns of unknown ones',
+    cowImg: 'accepts it and does nothing',
+    reason: "The trace points are QEMU's own.",
+  },
+  {
     id: 'fifo',
     what: 'A FIFO given as an image',
     qemuImg: 'waits for a writer, possibly for ever',
@@ -76,6 +83,13 @@ export const differences = [
     qemuImg: 'names one of them, or crashes',
     cowImg: 'names another of them, or shows what can be shown',
     reason: 'Checks come in another order; what `info` cannot be wrong about is no reason to refuse.',
+  },
+  {
+    id: 'odd-size',
+    what: 'A qcow2 header with a size that is no multiple of 512',
+    qemuImg: 'drops the bytes past the last whole sector',
+    cowImg: 'keeps them',
+    reason: "They are the guest's bytes; no program of today writes such a size.",
   },
   {
     id: 'size-limit',

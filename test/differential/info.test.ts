@@ -1,4 +1,4 @@
-import { lines } from './harness.ts';
+import { lines, type Row } from './harness.ts';
 import { liarNames } from './world.ts';
 
 const images = [
@@ -205,14 +205,26 @@ lines(
   { readOnly: true },
 );
 
+/** What ours answers to headers where it differs; the rest must be answered alike. */
+const lies: Readonly<Record<string, Omit<Row, 'line'>>> = {
+  sizemax: { differs: 'header-errors', ours: { code: 1, stderr: 'Image is too big' } },
+  sizeodd: { differs: 'odd-size', ours: { code: 0, stdout: '1000001' } },
+  crypt2: { differs: 'crypt-crash', ours: { code: 0, stdout: 'luks' } },
+  l1far: { differs: 'header-errors', ours: { code: 1, stderr: 'Active L1 table offset invalid' } },
+  snapone: { differs: 'header-errors', ours: { code: 1, stderr: 'Snapshot L1 table offset invalid' } },
+  fmtlong: { differs: 'header-errors', ours: { code: 1, stderr: 'Header extension too large' } },
+};
+
+function liarRows(command: string, more: Readonly<Record<string, Omit<Row, 'line'>>> = {}): Row[] {
+  return liarNames.map((name) => ({ line: `${command} bad/${name}.qcow2`, ...lies[name], ...more[name] }));
+}
+
 lines(
   'info of headers that lie',
-  liarNames.map((name) => `info ${name}`),
+  liarRows('info', {
+    version1: { differs: 'formats', ours: { code: 1, stderr: "The format 'qcow' is not supported yet" } },
+  }),
   { readOnly: true },
 );
 
-lines(
-  'info of headers that lie, as qcow2',
-  liarNames.map((name) => `info -f qcow2 --output=json ${name}`),
-  { readOnly: true },
-);
+lines('info of headers that lie, as qcow2', liarRows('info -f qcow2 --output=json'), { readOnly: true });

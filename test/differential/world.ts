@@ -190,8 +190,8 @@ async function makeLiars(path: string): Promise<void> {
   }
 }
 
-/** The names of the lying images, for lines over all of them. */
-export const liarNames: readonly string[] = Object.keys(liars).map((name) => `bad/${name}.qcow2`);
+/** The names of the lying images, for lines over all of them: `bad/NAME.qcow2`. */
+export const liarNames: readonly string[] = Object.keys(liars);
 
 /** A chain of `count` images `NNN.qcow2`, the last of which stands on all the others. */
 export async function buildChain(path: string, count: number): Promise<void> {
