@@ -96,7 +96,6 @@ async function holdDisks(paths: readonly string[]): Promise<AsyncDisposable> {
   const lock = lockFor({
     format: 'qcow2',
     writable: true,
-    backing: false,
     metadataOnly: false,
     resize: false,
   });
