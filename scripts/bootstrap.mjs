@@ -50,7 +50,8 @@ export function installPackages() {
 function newest(folder) {
   let latest = 0;
   for (const entry of readdirSync(folder, { withFileTypes: true, recursive: true })) {
-    if (entry.isFile()) latest = Math.max(latest, statSync(join(entry.parentPath ?? entry.path, entry.name)).mtimeMs);
+    if (entry.isFile())
+      latest = Math.max(latest, statSync(join(entry.parentPath ?? entry.path, entry.name)).mtimeMs);
   }
   return latest;
 }
@@ -58,9 +59,14 @@ function newest(folder) {
 /** Builds dist/ when a source is newer than it. */
 export function buildWhenNeeded() {
   const built = join(root, 'dist/programs/cowherd.mjs');
-  if (existsSync(built) && statSync(built).mtimeMs >= Math.max(newest(join(root, 'src')), newest(join(root, 'scripts')))) return;
+  if (
+    existsSync(built) &&
+    statSync(built).mtimeMs >= Math.max(newest(join(root, 'src')), newest(join(root, 'scripts')))
+  )
+    return;
   console.log('Building …');
-  if (run(process.execPath, ['scripts/build.mjs'], { quiet: true }) !== 0) fail('The build failed; its output is above.');
+  if (run(process.execPath, ['scripts/build.mjs'], { quiet: true }) !== 0)
+    fail('The build failed; its output is above.');
 }
 
 function debianPackagesCanBeInstalled() {
@@ -73,7 +79,13 @@ function debianPackagesCanBeInstalled() {
  * @returns {string[]} packages that are still missing
  */
 export function installDebianPackages(wanted) {
-  const missing = () => [...new Set(Object.entries(wanted).filter(([program]) => !onPath(program)).map(([, name]) => name))];
+  const missing = () => [
+    ...new Set(
+      Object.entries(wanted)
+        .filter(([program]) => !onPath(program))
+        .map(([, name]) => name),
+    ),
+  ];
   const names = missing();
   if (names.length === 0) return [];
   if (debianPackagesCanBeInstalled()) {
@@ -82,7 +94,8 @@ export function installDebianPackages(wanted) {
     rmSync('/var/lib/man-db/auto-update', { force: true });
     const env = { DEBIAN_FRONTEND: 'noninteractive' };
     run('apt-get', ['update', '-qq'], { quiet: true, env });
-    const install = (list) => run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...list], { quiet: true, env });
+    const install = (list) =>
+      run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...list], { quiet: true, env });
     // One unknown name fails the whole call: then each by itself.
     if (install(names) !== 0) for (const name of names) install([name]);
   }

@@ -37,6 +37,8 @@ await build({
   target: 'node20',
   // Native, optional, and found at run time beside the package.
   external: ['koffi'],
-  banner: { js: "import { createRequire as __createRequire } from 'node:module';const require = __createRequire(import.meta.url);" },
+  banner: {
+    js: "import { createRequire as __createRequire } from 'node:module';const require = __createRequire(import.meta.url);",
+  },
   logLevel: 'warning',
 });

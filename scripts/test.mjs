@@ -59,9 +59,11 @@ try {
   const names = [];
   for (const suite of result.testResults) {
     // A file that could not be loaded has failed without a test to its name.
-    if (suite.status === 'failed' && suite.assertionResults.every((one) => one.status !== 'failed')) failed += 1;
+    if (suite.status === 'failed' && suite.assertionResults.every((one) => one.status !== 'failed'))
+      failed += 1;
     for (const one of suite.assertionResults) {
-      if (one.status === 'pending' || one.status === 'skipped' || one.status === 'todo') names.push(one.fullName);
+      if (one.status === 'pending' || one.status === 'skipped' || one.status === 'todo')
+        names.push(one.fullName);
     }
   }
   if (names.length > 0) console.log(`Skipped:\n${names.map((name) => `  ${name}`).join('\n')}`);
