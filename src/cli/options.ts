@@ -1,8 +1,11 @@
 import type { FormatDriver, OptionSpec, OptionValues } from '../formats/driver.ts';
+import { splitOptions } from '../image/nodes/option-list.ts';
 import type { CliContext } from './context.ts';
 import { CliFailure } from './failure.ts';
 import { qdictOrder } from './json.ts';
 import { parseSize, warnOfHexSuffix } from './sizes.ts';
+
+export { splitOptions };
 
 /** What QEMU's `file` protocol can be asked at creation, whatever the format. In the order of `Formatting …`. */
 const fileOptions: readonly OptionSpec[] = [
@@ -63,40 +66,6 @@ export function joinOptionLists(before: string | undefined, list: string): strin
     throw new CliFailure(`Invalid option list: ${list}`);
   }
   return before === undefined ? list : `${before},${list}`;
-}
-
-interface Assignment {
-  readonly name: string;
-  readonly value: string;
-  /** Written without a value: `name` (on) or `noname` (off). */
-  readonly flag: boolean;
-}
-
-/** `name=value,flag,noflag`; a comma in a value is written twice. */
-export function splitOptions(list: string): Assignment[] {
-  const found: Assignment[] = [];
-  let at = 0;
-  while (at < list.length) {
-    const rest = list.slice(at);
-    const nameLength = rest.search(/[=,]/) < 0 ? rest.length : rest.search(/[=,]/);
-    const name = rest.slice(0, nameLength);
-    at += nameLength;
-    if (list[at] === '=') {
-      at++;
-      let value = '';
-      for (; at < list.length; at++) {
-        if (list[at] === ',') {
-          if (list[at + 1] !== ',') break;
-          at++;
-        }
-        value += list[at];
-      }
-      found.push({ name, value, flag: false });
-    } else if (name.startsWith('no')) found.push({ name: name.slice(2), value: 'off', flag: true });
-    else found.push({ name, value: 'on', flag: true });
-    if (list[at] === ',') at++;
-  }
-  return found;
 }
 
 /** Whether `help` or `?` stands among the options. */

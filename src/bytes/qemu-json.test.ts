@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { compactJson, jsonString, prettyJson, qdictOrder } from './json.ts';
+import { compactJson, jsonString, prettyJson, qdictOrder } from './qemu-json.ts';
 
 it("orders keys as QEMU's hash table does", () => {
   const keys = [
