@@ -1,0 +1,77 @@
+import { readFile, writeFile } from 'node:fs/promises';
+import type { BackingReference } from '../../src/formats/driver.ts';
+import type { Image } from '../../src/image/image.ts';
+import { createImage, openImage } from '../../src/image/open.ts';
+import { openFileStore } from '../../src/node.ts';
+import { MemoryStore } from '../../src/storage/memory.ts';
+import type { ByteStore } from '../../src/storage/store.ts';
+import { tempDir } from '../support/programs.ts';
+import type { Subject } from './subjects.ts';
+
+/** Named stores of one kind, in which images and their backing images live. */
+export interface World extends AsyncDisposable {
+  /** Opens what was stored under the name, or a new empty store. */
+  open(name: string, writable: boolean): Promise<ByteStore>;
+  bytesOf(name: string): Promise<Uint8Array>;
+}
+
+export interface WorldKind {
+  readonly name: string;
+  make(): Promise<World>;
+}
+
+export const worldKinds: readonly WorldKind[] = [
+  { name: 'memory', make: async () => new MemoryWorld() },
+  { name: 'files', make: makeFileWorld },
+];
+
+class MemoryWorld implements World {
+  readonly #stores = new Map<string, MemoryStore>();
+
+  async open(name: string): Promise<ByteStore> {
+    const store = this.#stores.get(name) ?? new MemoryStore({ name });
+    this.#stores.set(name, store);
+    return store;
+  }
+
+  async bytesOf(name: string): Promise<Uint8Array> {
+    return this.#stores.get(name)!.toBytes();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stores.clear();
+  }
+}
+
+async function makeFileWorld(): Promise<World> {
+  const dir = await tempDir('cowherd-contract-');
+  return {
+    async open(name, writable) {
+      if (writable) await writeFile(dir.file(name), '', { flag: 'a' });
+      return openFileStore(dir.file(name), { writable });
+    },
+    bytesOf: (name) => readFile(dir.file(name)),
+    [Symbol.asyncDispose]: () => dir.remove(),
+  };
+}
+
+/** Creates an image of the subject under `name`. */
+export async function createIn(
+  world: World,
+  name: string,
+  subject: Subject,
+  size: number,
+  backing?: BackingReference,
+): Promise<void> {
+  await using store = await world.open(name, true);
+  await createImage(store, subject.driver.name, size, subject.options, { backing });
+}
+
+/** Opens an image and what it stands on. */
+export async function openIn(world: World, name: string, subject: Subject, writable = true): Promise<Image> {
+  return openImage(await world.open(name, writable), {
+    format: subject.driver.name,
+    writable,
+    resolve: ({ path }) => world.open(path, false),
+  });
+}
