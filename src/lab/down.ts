@@ -8,10 +8,11 @@ import { type Lab, seatPaths } from './lab.ts';
 import { inspectMaster } from './master.ts';
 import { nameExists } from './overlay.ts';
 import { isOurs, type SeatFiles } from './plan.ts';
+import { seatFilesIn } from './prepare.ts';
 import { assertNobodyStandsOn } from './release.ts';
 import type { Runner } from './runner/runner.ts';
 import { removeState } from './state.ts';
-import { removeLeftovers, seatFilesIn } from './up.ts';
+import { removeLeftovers } from './up.ts';
 
 /** What `down` removes, and what it leaves although it lies in the place of a seat's file. */
 export interface DownPlan {

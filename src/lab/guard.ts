@@ -8,7 +8,7 @@ import {
   recordDependents,
   recordsFor,
 } from '../platform/dependents.ts';
-import { asSystemError } from '../platform/errno.ts';
+import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { isImmutable, setImmutable, setMode } from '../platform/file-facts.ts';
 import { forgetContent } from './master.ts';
 
@@ -46,7 +46,7 @@ export function guardNeeds(hold: Hold): readonly GuardNeed[] {
   const needs: GuardNeed[] = [];
   for (const [depth, path] of hold.files.entries()) {
     const stat = statOf(path);
-    if (canChangeMode(stat) && (stat.mode & writeBits) !== 0) {
+    if (canChangeMode(stat) && (stat.mode & writeBits) !== 0 && !isOnReadOnlyFileSystem(path)) {
       needs.push({ path, what: 'make it read-only' });
     } else if (hold.immutable && stat.isFile() && process.geteuid?.() === 0 && isImmutable(path) === false) {
       needs.push({ path, what: 'make it immutable' });
@@ -60,6 +60,15 @@ export function guardNeeds(hold: Hold): readonly GuardNeed[] {
 function isRecorded(hold: Hold, path: string, depth: number): boolean {
   const record = recordsFor(path).find((one) => one.by === hold.id);
   return record !== undefined && sameNames(record.dependents, dependentsAt(hold, depth));
+}
+
+function isOnReadOnlyFileSystem(path: string): boolean {
+  try {
+    accessSync(path, constants.W_OK);
+    return false;
+  } catch (cause) {
+    return errnoOf(cause) === 'EROFS';
+  }
 }
 
 /** Whether the file's folder can be written; on a read-only file system not even the superuser can. */

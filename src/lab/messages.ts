@@ -19,7 +19,20 @@ export function describeError(error: unknown, context: CliContext): string {
   if (typeof report === 'string') return report;
   const fix = fixOf(error);
   const lines = fix === undefined ? [] : fix.split('\n').map((line) => `  ${line}`);
-  return [`${context.program}: ${error.message}`, ...lines].join('\n');
+  return [`${context.program}: ${wholeMessage(error)}`, ...lines].map(withoutControls).join('\n');
+}
+
+/** A line in which names of files and images (anybody can choose those) cannot command the terminal. */
+export function withoutControls(line: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is taken out
+  return line.replace(/[\x00-\x1f\x7f-\x9f]/g, '?');
+}
+
+/** The error's sentence with those of what caused it. */
+export function wholeMessage(error: DiskError): string {
+  const { cause } = error;
+  if (!isDiskError(cause) || error.message.includes(cause.message)) return error.message;
+  return `${error.message}: ${wholeMessage(cause)}`;
 }
 
 function fixOf(error: DiskError): string | undefined {

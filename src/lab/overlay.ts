@@ -33,11 +33,17 @@ export function provenanceOf(header: Pick<Qcow2Header, 'extensions'>): Provenanc
     ) as Partial<Provenance> | null;
     if (typeof value !== 'object' || value === null || value.v !== 1) return undefined;
     const { lab, seat, master } = value;
-    if (typeof lab !== 'string' || typeof seat !== 'string' || typeof master !== 'string') return undefined;
+    // Anybody can write a header: what is no name is not shown to anyone.
+    if (!isName(lab) || !isName(seat) || typeof master !== 'string' || !/^[\w:]{1,128}$/.test(master))
+      return undefined;
     return { v: 1, lab, seat, master };
   } catch {
     return undefined;
   }
+}
+
+function isName(value: unknown): value is string {
+  return typeof value === 'string' && /^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$/.test(value);
 }
 
 /** What the head of an image file tells. */

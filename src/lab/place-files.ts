@@ -1,10 +1,11 @@
-import { closeSync, fsync, ftruncateSync, mkdirSync, openSync, writeSync } from 'node:fs';
+import { closeSync, fsync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { firstNonZero } from '../bytes/zero.ts';
 import { DiskError } from '../errors.ts';
 import { type Aside, createAside, syncDirectory } from '../platform/atomic-file.ts';
 import { asSystemError } from '../platform/errno.ts';
+import { makeFolder } from '../platform/json-file.ts';
 
 /** A file to be made. */
 export interface FileJob {
@@ -38,7 +39,7 @@ export async function placeFiles(jobs: readonly FileJob[], options: PlaceOptions
   for (let from = 0; from < jobs.length; from += batch) {
     throwIfAborted(options.signal);
     const some = jobs.slice(from, from + batch);
-    makeFolders(some);
+    for (const folder of new Set(some.map((job) => dirname(job.path)))) makeFolder(folder);
     const asides: Aside[] = [];
     try {
       for (const job of some) {
@@ -63,16 +64,6 @@ export async function placeFiles(jobs: readonly FileJob[], options: PlaceOptions
 
 function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw new DiskError('aborted', 'Interrupted; the files that are made are whole');
-}
-
-function makeFolders(jobs: readonly FileJob[]): void {
-  for (const folder of new Set(jobs.map((job) => dirname(job.path)))) {
-    try {
-      mkdirSync(folder, { recursive: true });
-    } catch (cause) {
-      throw asSystemError(cause, 'create the folder', folder);
-    }
-  }
 }
 
 /** Writes a new file whose runs of zeroes are holes. */

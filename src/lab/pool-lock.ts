@@ -1,9 +1,9 @@
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { createAside } from '../platform/atomic-file.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
-import { readSmallText } from '../platform/json-file.ts';
+import { makeFolder, readSmallText } from '../platform/json-file.ts';
 import { isAlive, processPlace, processStart } from '../platform/process-identity.ts';
 
 /** One command at a time changes a lab. Disposing gives the lock back; a killed holder's is taken over. */
@@ -17,7 +17,7 @@ const longest = 4096;
 export async function lockPool(path: string, lab: string): Promise<PoolLock> {
   const mine = `${process.pid} ${processStart(process.pid) ?? ''} ${processPlace()}`;
   try {
-    mkdirSync(dirname(path), { recursive: true });
+    makeFolder(dirname(path));
     for (let tries = 0; tries < 100; tries++) {
       if (await tryCreate(path, mine)) return { path, [Symbol.dispose]: () => release(path, mine) };
       const holder = readSmallText(path, longest);

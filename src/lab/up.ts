@@ -6,145 +6,14 @@ import { openImageFile } from '../node.ts';
 import { sweepAsides } from '../platform/atomic-file.ts';
 import { recordFolder } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
-import { definitionOf, definitionOwner } from './definition.ts';
-import { guardNeeds, type Hold, takeHold } from './guard.ts';
-import { type Lab, seatPaths } from './lab.ts';
-import { makeOverlays } from './make-overlays.ts';
-import {
-  computeContent,
-  type DigestOptions,
-  factsDiffer,
-  inspectMaster,
-  type Master,
-  masterChanged,
-  masterState,
-  rememberedContent,
-} from './master.ts';
-import { readImageHead } from './overlay.ts';
+import { takeHold } from './guard.ts';
+import type { Lab } from './lab.ts';
+import { makeOverlays, type OverlayKind } from './make-overlays.ts';
+import { type Master, masterChanged } from './master.ts';
 import { placeFiles } from './place-files.ts';
-import { makePlan, type Plan, type PlanInput, type SeatFiles, type Step } from './plan.ts';
+import type { Prepared } from './prepare.ts';
 import { assertNobodyStandsOn } from './release.ts';
-import type { LabState } from './state.ts';
-import { writeState } from './state.ts';
-
-/** What `up` found and would do. */
-export interface Prepared {
-  readonly lab: Lab;
-  readonly master: Master;
-  /** Undefined: it has not been computed. */
-  readonly content?: string;
-  readonly hold: Hold;
-  readonly after?: LabState;
-  readonly plan: Plan;
-}
-
-export interface PrepareOptions {
-  /** Removes seats that are not in the lab file any more. */
-  readonly prune?: boolean;
-  /** Computes the master's digest where it is not known. Absent: it stays unknown. */
-  readonly digest?: DigestOptions;
-}
-
-/** Looks at the master and the pool and makes the plan. Changes nothing but the memory of the master's digest. */
-export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise<Prepared> {
-  const master = await masterOf(lab);
-  const { spec, state } = lab;
-  checkSize(lab, master);
-  let content = knownContent(lab, master);
-  if (content === undefined && options.digest) content = await computeContent(master, options.digest);
-
-  const files = seatFilesIn(lab);
-  const listed = files.filter((one) => lab.seats.has(one.name));
-  const kept = options.prune ? listed : files;
-  const hold: Hold = {
-    id: lab.id,
-    lab: lab.name,
-    state: lab.statePath,
-    files: master.files.map((one) => one.path),
-    disks: kept.map((one) => one.disk.path),
-    immutable: spec.guard === 'immutable',
-  };
-  const after = content === undefined ? undefined : stateAfter(lab, master, content, kept);
-  const plan = makePlan({
-    lab: lab.name,
-    pool: lab.pool,
-    master: { path: master.path, format: master.format, size: master.size, content },
-    size: spec.disk.size,
-    wanted: wantedDefinitions(lab, files),
-    files,
-    prune: options.prune ?? false,
-    guard: guardNeeds(hold).map((need): Step => ({ do: 'guard', ...need })),
-    state: { path: lab.statePath, before: state, after },
-  });
-  return { lab, master, content, hold, after, plan };
-}
-
-function wantedDefinitions(lab: Lab, files: readonly SeatFiles[]): PlanInput['wanted'] {
-  const wanted = new Map<string, { definition: string }>();
-  for (const { name, definition } of files) {
-    const seat = lab.seats.get(name);
-    if (seat) wanted.set(name, { definition: definitionOf(seat, definition.owner?.text) });
-  }
-  return wanted;
-}
-
-/** The master as it is. Blames the lab file's line where it cannot be opened. */
-async function masterOf(lab: Lab): Promise<Master> {
-  const { path, format } = lab.spec.master;
-  try {
-    return await inspectMaster(path, format);
-  } catch (error) {
-    if (!(error instanceof DiskError) || error.code !== 'not-found') throw error;
-    const hint =
-      lab.spec.guest === 'demo'
-        ? `'cowherd demo' makes the demo master`
-        : 'paths are relative to the lab file; is the name right?';
-    throw lab.spec.mistake(['master'], error.message, hint);
-  }
-}
-
-function checkSize(lab: Lab, master: Master): void {
-  const { size } = lab.spec.disk;
-  if (size === undefined || size >= master.size) return;
-  throw lab.spec.mistake(
-    ['disk', 'size'],
-    `the disk would be smaller than its master, which has ${master.size} bytes`,
-    'leave it out, or make it at least as large',
-  );
-}
-
-/** The master's digest as far as it is known without reading it whole. */
-function knownContent(lab: Lab, master: Master): string | undefined {
-  const known = lab.state?.master;
-  if (known) {
-    const state = masterState(master, known.content, lab.pool);
-    const same =
-      known.files.length === state.files.length &&
-      known.files.every((one, i) => one.path === state.files[i].path && !factsDiffer(one, state.files[i]));
-    if (same) return known.content;
-  }
-  return rememberedContent(master);
-}
-
-function stateAfter(lab: Lab, master: Master, content: string, files: readonly SeatFiles[]): LabState {
-  const seats = files.map(({ name }) => {
-    const seat = lab.seats.get(name) ?? lab.unlisted.get(name);
-    return { name, mac: seat?.mac ?? '' };
-  });
-  return { version: 1, id: lab.id, lab: lab.name, master: masterState(master, content, lab.pool), seats };
-}
-
-/** The files of every seat: those of the lab file in its order, then those that were made before. */
-export function seatFilesIn(lab: Lab): readonly SeatFiles[] {
-  return [...lab.seats.keys(), ...lab.unlisted.keys()].map((name) => {
-    const paths = seatPaths(lab.pool, name);
-    return {
-      name,
-      disk: { path: paths.disk, head: readImageHead(paths.disk) },
-      definition: { path: paths.definition, owner: definitionOwner(paths.definition, lab.name, name) },
-    };
-  });
-}
+import { type LabState, writeState } from './state.ts';
 
 export interface ApplyOptions {
   readonly onProgress?: (done: number, total: number) => void;
@@ -231,7 +100,7 @@ async function createDisks(prepared: Prepared, options: ApplyOptions): Promise<r
 }
 
 /** What the lab's new disks have in common. */
-export function overlayKind(lab: Lab, master: Master, content: string) {
+export function overlayKind(lab: Lab, master: Master, content: string): OverlayKind {
   return {
     lab: lab.name,
     pool: lab.pool,

@@ -7,6 +7,7 @@ import {
   readFileSync,
   readSync,
   renameSync,
+  statSync,
   writeFileSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
@@ -57,13 +58,29 @@ export function readJsonFile(path: string, limit: number): Record<string, unknow
 }
 
 /**
+ * Makes a folder and those above it, where they are missing. (Node's own `recursive` says ENOENT of a read-only file
+ * system.) Throws `denied`, `read-only`, `exists` where something else has the name.
+ */
+export function makeFolder(path: string): void {
+  try {
+    mkdirSync(path);
+  } catch (cause) {
+    const errno = errnoOf(cause);
+    if (errno === 'EEXIST' && statSync(path).isDirectory()) return;
+    if (errno !== 'ENOENT' || dirname(path) === path) throw asSystemError(cause, 'create the folder', path);
+    makeFolder(dirname(path));
+    makeFolder(path);
+  }
+}
+
+/**
  * Writes a small text file whole or not at all, durably, making its folder where that is missing. Nothing is touched
  * when the file holds exactly this already; answers whether it wrote. Synchronous, as it is small.
  */
 export function writeTextFile(path: string, text: string): boolean {
   if (holds(path, text)) return false;
   try {
-    mkdirSync(dirname(path), { recursive: true });
+    makeFolder(dirname(path));
     const aside = createAside(path);
     try {
       const fd = openSync(aside.path, 'wx', 0o644);

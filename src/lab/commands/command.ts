@@ -6,6 +6,7 @@ import type { Progress } from '../../cli/progress.ts';
 import { progressBar } from '../../cli/progress-bar.ts';
 import { DiskError } from '../../errors.ts';
 import { type Lab, openLab } from '../lab.ts';
+import { withoutControls } from '../messages.ts';
 import { lockPool } from '../pool-lock.ts';
 import type { Runner } from '../runner/runner.ts';
 import { selectSeats } from '../selection.ts';
@@ -83,10 +84,10 @@ export function colours(context: CliContext): ReturnType<typeof pc.createColors>
   return pc.createColors(context.stdout.isTTY && !context.env.NO_COLOR && context.env.TERM !== 'dumb');
 }
 
-/** A path as short as it can be said from here. */
+/** A path as short as it can be said from here, without the means to command the terminal. */
 export function shown(context: CliContext, path: string): string {
   const short = relative(context.cwd, path);
-  return short === '' ? '.' : short.length < path.length ? short : path;
+  return withoutControls(short === '' ? '.' : short.length < path.length ? short : path);
 }
 
 /** A display that appears only when the work takes long enough to wonder about; later where it cannot be redrawn. */
@@ -104,4 +105,29 @@ export function lazyProgress(context: CliContext, label: string, unit: 'bytes' |
       if (visible) bar.end();
     },
   };
+}
+
+/**
+ * Goes on with `start` after a command that makes disks. With --output json both answers are one document: `own` with
+ * what `start` says as its member `start`.
+ */
+export async function startToo(
+  input: Input,
+  context: CliContext,
+  operands: readonly string[],
+  own: Readonly<Record<string, unknown>>,
+): Promise<number> {
+  const { run } = await import('./start.ts');
+  if (!wantsJson(input)) return run({ ...input, operands }, context);
+  let heard = '';
+  const stdout = {
+    isTTY: false,
+    columns: context.stdout.columns,
+    write(text: string | Uint8Array) {
+      heard += text;
+    },
+  };
+  const code = await run({ ...input, operands }, { ...context, stdin: context.stdin, stdout });
+  sayJson(context, { ...own, start: JSON.parse(heard) as unknown });
+  return code;
 }

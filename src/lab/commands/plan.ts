@@ -1,5 +1,5 @@
 import { count } from '../describe.ts';
-import { prepareUp } from '../up.ts';
+import { type Prepared, prepareUp } from '../prepare.ts';
 import { type LabCommand, labFrom, say, sayJson, shown, wantsJson } from './command.ts';
 import { describePlan } from './describe-plan.ts';
 
@@ -7,16 +7,9 @@ import { describePlan } from './describe-plan.ts';
 export const run: LabCommand = async (input, context) => {
   const { lab, file } = labFrom(input, context);
   const prepared = await prepareUp(lab, { prune: input.options.prune === true });
-  const { plan, master, content } = prepared;
+  const { plan, master } = prepared;
   if (wantsJson(input)) {
-    const steps = plan.steps.map((step) => (step.do === 'define' ? { ...step, text: undefined } : step));
-    sayJson(context, {
-      lab: lab.name,
-      pool: lab.pool,
-      master: { path: master.path, format: master.format, size: master.size, content: content ?? null },
-      ...plan,
-      steps,
-    });
+    sayJson(context, planJson(prepared));
     return plan.problems.length > 0 ? 1 : 0;
   }
   const head = `${lab.name}: ${count(lab.seats.size, 'seat')} on ${shown(context, master.path)}`;
@@ -33,3 +26,14 @@ export const run: LabCommand = async (input, context) => {
   say(context, `\n${context.program} up ${file} does this.`);
   return 0;
 };
+
+/** The plan for programs. */
+export function planJson({ lab, plan, master, content }: Prepared): unknown {
+  return {
+    lab: lab.name,
+    pool: lab.pool,
+    master: { path: master.path, format: master.format, size: master.size, content: content ?? null },
+    ...plan,
+    steps: plan.steps.map((step) => (step.do === 'define' ? { ...step, text: undefined } : step)),
+  };
+}

@@ -3,7 +3,7 @@ import { DiskError } from '../../errors.ts';
 import { count, describeSeats, milliseconds } from '../describe.ts';
 import { openLab } from '../lab.ts';
 import { assertNotRunning } from '../release.ts';
-import { resetSeats } from '../reset.ts';
+import { type ResetResult, resetSeats } from '../reset.ts';
 import {
   type LabCommand,
   labFrom,
@@ -13,6 +13,7 @@ import {
   say,
   sayJson,
   seatsFrom,
+  startToo,
   wantsJson,
 } from './command.ts';
 import { stopSeats } from './stop.ts';
@@ -49,24 +50,22 @@ export const run: LabCommand = async (input, context) => {
     ms = performance.now() - began;
     return done;
   };
+  let result: ResetResult;
   try {
-    const result = dryRun ? await work() : await locked(lab, work);
-    bar.end();
-    if (wantsJson(input))
-      sayJson(context, { lab: lab.name, ...result, dryRun, milliseconds: Number(ms.toFixed(1)) });
-    else if (dryRun) {
-      say(
-        context,
-        `Would throw away ${count(names.length, 'disk')} (${humanSize(result.freed)}): ${describeSeats(names)}`,
-      );
-    } else {
-      say(context, `${count(names.length, 'seat')} reset in ${milliseconds(ms)}: ${describeSeats(names)}`);
-    }
+    result = dryRun ? await work() : await locked(lab, work);
   } finally {
     bar.end();
     reading.end();
   }
-  if (input.options.start !== true || dryRun) return 0;
-  const { run: start } = await import('./start.ts');
-  return start({ operands: [file, ...rest], options: input.options }, context);
+  const answer = { lab: lab.name, ...result, dryRun, milliseconds: Number(ms.toFixed(1)) };
+  const json = wantsJson(input);
+  const which = describeSeats(names);
+  if (dryRun && !json) {
+    say(context, `Would throw away ${count(names.length, 'disk')} (${humanSize(result.freed)}): ${which}`);
+  } else if (!json) {
+    say(context, `${count(names.length, 'seat')} reset in ${milliseconds(ms)}: ${which}`);
+  }
+  if (input.options.start === true && !dryRun) return startToo(input, context, [file, ...rest], answer);
+  if (json) sayJson(context, answer);
+  return 0;
 };

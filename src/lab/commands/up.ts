@@ -3,7 +3,8 @@ import { humanSize } from '../../cli/sizes.ts';
 import { count, milliseconds } from '../describe.ts';
 import { type Lab, openLab } from '../lab.ts';
 import { readImageHead } from '../overlay.ts';
-import { type Applied, applyUp, type Prepared, prepareUp } from '../up.ts';
+import { type Prepared, prepareUp } from '../prepare.ts';
+import { type Applied, applyUp } from '../up.ts';
 import {
   type LabCommand,
   labFrom,
@@ -12,10 +13,12 @@ import {
   say,
   sayJson,
   shown,
+  startToo,
   wantsJson,
   warn,
 } from './command.ts';
 import { describePlan, isEmpty } from './describe-plan.ts';
+import { planJson } from './plan.ts';
 
 /** `cowherd up`: makes what the lab file asks for and is not there. */
 export const run: LabCommand = async (input, context) => {
@@ -24,8 +27,11 @@ export const run: LabCommand = async (input, context) => {
   const prune = input.options.prune === true;
   let prepared = await prepareWithDigest(lab, prune, context);
   if (input.options.dryRun === true) {
-    for (const line of describePlan(prepared.plan, context)) say(context, line);
-    say(context, 'Nothing was changed (--dry-run).');
+    if (wantsJson(input)) sayJson(context, planJson(prepared));
+    else {
+      for (const line of describePlan(prepared.plan, context)) say(context, line);
+      say(context, 'Nothing was changed (--dry-run).');
+    }
     return prepared.plan.problems.length > 0 ? 1 : 0;
   }
   let applied: Applied = { created: [], defined: 0, removed: [], warnings: [] };
@@ -37,10 +43,13 @@ export const run: LabCommand = async (input, context) => {
       return { prepared: again, applied: await apply(again, context) };
     }));
   }
-  report(prepared, applied, idle, performance.now() - began, { json: wantsJson(input), context, file });
-  if (input.options.start !== true) return 0;
-  const { run: start } = await import('./start.ts');
-  return start({ operands: [file], options: input.options }, context);
+  for (const warning of applied.warnings) warn(context, warning);
+  const answer = answerOf(prepared, applied, performance.now() - began);
+  const json = wantsJson(input);
+  if (!json) report(prepared, answer, idle, context);
+  if (input.options.start === true) return startToo(input, context, [file], answer);
+  if (json) sayJson(context, answer);
+  return 0;
 };
 
 async function prepareWithDigest(lab: Lab, prune: boolean, context: CliContext): Promise<Prepared> {
@@ -61,48 +70,37 @@ async function apply(prepared: Prepared, context: CliContext): Promise<Applied> 
   }
 }
 
-function report(
-  prepared: Prepared,
-  applied: Applied,
-  idle: boolean,
-  ms: number,
-  to: { json: boolean; context: CliContext; file: string },
-): void {
-  const { lab, plan, master, hold } = prepared;
-  const { context } = to;
-  for (const warning of applied.warnings) warn(context, warning);
+/** What `up` did and what there is now, for programs. */
+function answerOf({ lab, plan, master, hold, content }: Prepared, applied: Applied, ms: number) {
   const heads = hold.disks.map(readImageHead);
-  const apparent = heads.reduce((sum, head) => sum + (head?.apparent ?? 0), 0);
-  const allocated = heads.reduce((sum, head) => sum + (head?.allocated ?? 0), 0);
-  if (to.json) {
-    sayJson(context, {
-      lab: lab.name,
-      pool: lab.pool,
-      master: { path: master.path, format: master.format, size: master.size, content: prepared.content },
-      seats: lab.seats.size,
-      created: applied.created,
-      defined: applied.defined,
-      removed: applied.removed,
-      unlisted: plan.unlisted,
-      stale: plan.stale,
-      apparent,
-      allocated,
-      milliseconds: Math.round(ms),
-    });
-    return;
-  }
+  return {
+    lab: lab.name,
+    pool: lab.pool,
+    master: { path: master.path, format: master.format, size: master.size, content },
+    seats: lab.seats.size,
+    created: applied.created,
+    defined: applied.defined,
+    removed: applied.removed,
+    unlisted: plan.unlisted,
+    stale: plan.stale,
+    apparent: heads.reduce((sum, head) => sum + (head?.apparent ?? 0), 0),
+    allocated: heads.reduce((sum, head) => sum + (head?.allocated ?? 0), 0),
+    milliseconds: Math.round(ms),
+  };
+}
+
+function report(
+  { lab, plan, master }: Prepared,
+  answer: ReturnType<typeof answerOf>,
+  idle: boolean,
+  context: CliContext,
+): void {
   const head = `${lab.name}: ${count(lab.seats.size, 'seat')} on ${shown(context, master.path)}`;
-  const lines = describePlan(plan, context);
-  if (idle) {
-    say(context, `${head}: nothing to do`);
-    for (const line of lines) say(context, line);
-    return;
-  }
-  say(context, head);
-  for (const line of lines) say(context, line);
-  const made = applied.created.length > 0 ? `${count(applied.created.length, 'disk')} made` : 'done';
-  say(
-    context,
-    `${made} in ${milliseconds(ms)}; all disks: ${humanSize(apparent)} by ls -l, ${humanSize(allocated)} by du`,
-  );
+  say(context, idle ? `${head}: nothing to do` : head);
+  for (const line of describePlan(plan, context)) say(context, line);
+  if (idle) return;
+  const { created, apparent, allocated } = answer;
+  const made = created.length > 0 ? `${count(created.length, 'disk')} made` : 'done';
+  const sizes = `${humanSize(apparent)} by ls -l, ${humanSize(allocated)} by du`;
+  say(context, `${made} in ${milliseconds(answer.milliseconds)}; all disks: ${sizes}`);
 }

@@ -1,5 +1,6 @@
 /** The lab file of the demo: the text of examples/classroom.yaml, which a test holds equal. */
-export const exampleLab = `# A classroom: forty seats that share one master image. The first three lines are all that a lab file needs.
+export const exampleLab = `# yaml-language-server: $schema=../schema/lab.schema.json
+# A classroom: forty seats that share one master image. The first three lines are all that a lab file needs.
 lab: classroom
 master: ../.demo/masters/demo.qcow2   # relative to this file; 'cowherd demo' makes it
 seats: 40                             # student-01 ... student-40

@@ -1,0 +1,149 @@
+import { existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { have, isRoot, mustRun, openQemuIo, run } from '../support/programs.ts';
+import { labBench, poolNames, qemuCheck } from './support.ts';
+
+describe('a master that is none', () => {
+  it.each([
+    ['a directory', async (path: string) => mkdirSync(path), /is a directory/],
+    ['a FIFO', async (path: string) => mustRun('mkfifo', [path]), /is a FIFO/],
+    [
+      'an empty qcow2',
+      async (path: string) => writeFileSync(path, 'QFI\xfb', 'latin1'),
+      /its name ends in .qcow2, but what it holds is no such image/,
+    ],
+    ['a dangling link', async (path: string) => symlinkSync('nowhere', path), /No such file/],
+  ])('is refused: %s', async (_what, make, expected) => {
+    await using bench = await labBench();
+    await make(bench.path('masters/x.qcow2'));
+    bench.write('lab.yaml', { master: 'masters/x.qcow2' });
+    const { code, out, err } = await bench.run('up');
+    expect(code).not.toBe(0);
+    expect(out).toBe('');
+    expect(err).toMatch(expected);
+    expect(err).not.toContain('fault of the program');
+    expect(existsSync(bench.path('class'))).toBe(false);
+  });
+
+  it.skipIf(!have('qemu-img'))('is refused: one that loops, and one whose backing file is gone', async () => {
+    await using bench = await labBench();
+    const path = bench.path('masters/a.qcow2');
+    await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', path, '1M']);
+    await mustRun('qemu-img', ['rebase', '-u', '-F', 'qcow2', '-b', 'a.qcow2', path]);
+    bench.write('lab.yaml', { master: 'masters/a.qcow2' });
+    expect(await bench.run('up')).toMatchObject({ code: 1, err: expect.stringMatching(/loop/) });
+    await mustRun('qemu-img', ['rebase', '-u', '-F', 'raw', '-b', 'gone.raw', path]);
+    expect(await bench.run('up')).toMatchObject({ code: 2, err: expect.stringMatching(/gone\.raw/) });
+    expect(existsSync(bench.path('class'))).toBe(false);
+  });
+
+  it.skipIf(!have('qemu-img'))('is not read while a guest writes to it', async () => {
+    await using bench = await labBench();
+    const path = bench.path('masters/busy.qcow2');
+    await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', path, '1M']);
+    bench.write('lab.yaml', { master: 'masters/busy.qcow2' });
+    {
+      await using _guest = await openQemuIo(['-f', 'qcow2', path]);
+      const { code, err } = await bench.run('up');
+      expect(code).toBe(1);
+      expect(err).toMatch(/Failed to get .*lock|in use|Is another process/i);
+      expect(err).toContain('shut that down first');
+    }
+    await bench.must('up');
+  });
+});
+
+describe('a name that could mean something else', () => {
+  it.skipIf(!have('qemu-img'))('is still the master’s', async () => {
+    await using bench = await labBench();
+    const names = ['with space.raw', 'nbd:colon.raw', 'ümlaut,comma=1.raw', 'quote\'"&<x>.raw'];
+    for (const name of names)
+      await mustRun('cp', ['--sparse=always', bench.path('masters/m.raw'), bench.path(name)]);
+    for (const [i, name] of names.entries()) {
+      const file = `lab${i}.yaml`;
+      bench.write(file, { lab: `l${i}`, pool: 'pool:1', master: name, seats: [`s${i}`] });
+      await bench.must('up', file);
+      const disk = bench.path('pool:1', `s${i}.qcow2`);
+      await qemuCheck(disk);
+      const info = await mustRun('qemu-img', ['info', '--backing-chain', disk]);
+      expect(info).toContain(name);
+      expect(await bench.must('up', file)).toContain('nothing to do');
+    }
+    const { users } = await bench.json<{ users: unknown[] }>('who-uses', './nbd:colon.raw');
+    expect(users).toHaveLength(1);
+  });
+
+  it('is found behind a folder that is a symbolic link', async () => {
+    await using bench = await labBench();
+    mkdirSync(bench.path('far/away/pool'), { recursive: true });
+    symlinkSync('far/away/pool', bench.path('pool'));
+    bench.write('lab.yaml', { pool: 'pool', seats: 1 });
+    await bench.must('up');
+    expect(await bench.must('up')).toContain('nothing to do');
+    if (have('qemu-img')) {
+      expect(await mustRun('qemu-img', ['info', bench.path('pool/student-01.qcow2')])).toContain(
+        'backing file: ../../../masters/m.raw',
+      );
+      await mustRun('qemu-io', [
+        '-f',
+        'qcow2',
+        '-c',
+        'read -P 0x5a 0 1M',
+        bench.path('pool/student-01.qcow2'),
+      ]);
+    }
+  });
+});
+
+describe.skipIf(!isRoot)('a full disk', () => {
+  it('leaves whole disks, says what to do, and up goes on later', async ({ skip }) => {
+    await using bench = await labBench();
+    mkdirSync(bench.path('class'));
+    const mount = ['-t', 'tmpfs', '-o', 'size=600k', 'none', bench.path('class')];
+    if ((await run('mount', mount)).code !== 0) skip('mounting is not allowed here');
+    try {
+      bench.write('lab.yaml', { seats: 200 });
+      const { code, err } = await bench.run('up');
+      expect(code).toBe(1);
+      expect(err).toMatch(/No space left on device\n {2}make room/);
+      expect(readdirSync(bench.path('class')).filter((name) => name.endsWith('.part'))).toEqual([]);
+      if (have('qemu-img')) {
+        for (const name of poolNames(bench).filter((one) => one.endsWith('.qcow2')))
+          await qemuCheck(bench.path('class', name));
+      }
+      await mustRun('mount', ['-o', 'remount,size=64M', bench.path('class')]);
+      await bench.must('up');
+      expect(poolNames(bench)).toHaveLength(400);
+      await bench.must('down');
+    } finally {
+      await run('umount', [bench.path('class')]);
+    }
+  });
+
+  it('may also be read-only', async ({ skip }) => {
+    await using bench = await labBench();
+    if (
+      (await run('mount', ['--bind', '-o', 'ro', bench.path('masters'), bench.path('masters')])).code !== 0
+    ) {
+      skip('mounting is not allowed here');
+    }
+    try {
+      await mustRun('mount', ['-o', 'remount,bind,ro', bench.path('masters')]);
+      bench.write('lab.yaml');
+      const { code, err } = await bench.run('up');
+      expect({ code, err }).toEqual({
+        code: 0,
+        err: expect.stringContaining('Nobody can be told that clones stand on'),
+      });
+      expect(await bench.must('up')).toContain('nothing to do');
+      bench.write('inside.yaml', { lab: 'inside', pool: 'masters/pool' });
+      expect(await bench.run('up', 'inside.yaml')).toMatchObject({
+        code: 1,
+        err: expect.stringContaining('Read-only file system'),
+      });
+      await bench.must('down');
+    } finally {
+      await run('umount', [bench.path('masters')]);
+    }
+  });
+});
