@@ -1,0 +1,59 @@
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { parseLab } from '../src/lab/spec/load.ts';
+import { have, run, tempDir } from './support/programs.ts';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+const readme = readFileSync(join(root, 'README.md'), 'utf8');
+
+/** The code blocks of one language, in order. */
+function blocks(language: string): string[] {
+  return [...readme.matchAll(new RegExp(`^\`\`\`${language}\\n([\\s\\S]*?)^\`\`\``, 'gm'))].map(
+    ([, text]) => text,
+  );
+}
+
+describe('the README', () => {
+  it('has library examples that work, against the built package', async () => {
+    const [files, blobs, ...others] = blocks('ts');
+    expect(others).toEqual([]);
+    await using scratch = await tempDir();
+    const folder = scratch.path;
+    mkdirSync(join(folder, 'node_modules'));
+    symlinkSync(root, join(folder, 'node_modules/cowherd'));
+    writeFileSync(join(folder, 'files.mjs'), files);
+    const load = `import { readFile } from 'node:fs/promises';\nconst loadBytes = readFile;\n`;
+    writeFileSync(join(folder, 'blobs.mjs'), load + blobs);
+    const node = (script: string) =>
+      execFileSync(process.execPath, [script], { cwd: folder, encoding: 'utf8' });
+
+    expect(node('files.mjs').trimEnd().split('\n')).toEqual([
+      '0 65536 data layer 0',
+      '65536 1073676288 hole layer 1',
+    ]);
+    expect(node('blobs.mjs')).toBe('only in the overlay\n');
+    if (have('qemu-img'))
+      expect((await run('qemu-img', ['check', 'seat.qcow2'], { cwd: folder })).code).toBe(0);
+  });
+
+  it('has lab files that are valid', () => {
+    const labs = blocks('yaml');
+    expect(labs.length).toBe(2);
+    for (const text of labs)
+      expect(parseLab(text, { name: 'lab.yaml', file: '/lab.yaml' }).name).toBe('networking-101');
+  });
+
+  it('names every command and verb that there is, and no other', async () => {
+    const commands = /\| cowherd \| (.*) \|/.exec(readme)![1].match(/[\w-]+/g)!;
+    const help = execFileSync(process.execPath, [join(root, 'bin/cowherd.js'), '--help'], {
+      encoding: 'utf8',
+    });
+    const listed = [
+      ...help.slice(help.indexOf('Commands:'), help.indexOf('A lab file')).matchAll(/^ {2}([a-z][\w-]*)/gm),
+    ].map(([, name]) => name);
+    expect(commands.sort()).toEqual(listed.filter((name) => name !== 'help').sort());
+  });
+});
