@@ -22,9 +22,6 @@ export async function resizeImage(image: Image, size: number, options: ResizeOpt
       field: 'resize',
     });
   }
-  const before = image.size;
-  await layer.resize(size, options);
-  const hidden = Math.min(size, image.backing?.size ?? 0);
-  if (hidden > before) await image.zero(before, hidden - before);
+  await image.resize(size, options);
   await image.flush();
 }

@@ -31,7 +31,7 @@ import type { Qcow2Writer } from './writer.ts';
 /** Makes everything durable in the order above. The caller holds the image's mutex. */
 export async function flushImage(writer: Qcow2Writer): Promise<void> {
   const { store, mapping, refcounts, frees } = writer;
-  writer.checkUsable();
+  await writer.settleHeader();
   await writer.alignEnd();
   const { l1 } = mapping;
   const frozen = mapping.tables.freeze();

@@ -1,5 +1,4 @@
 import { alignUp } from '../../bytes/numbers.ts';
-import { DiskError } from '../../errors.ts';
 import type { ByteStore } from '../../storage/store.ts';
 import * as c from './constants.ts';
 import { corrupt, hex, unsupported } from './errors.ts';
@@ -42,7 +41,7 @@ export class Qcow2Writer {
   readonly #options: WriterOptions;
   #refcounts: Refcounts | undefined;
   #preparing: Promise<void> | undefined;
-  #broken: unknown;
+  #headerInDoubt = false;
 
   constructor(store: ByteStore, header: Qcow2Header, mapping: Mapping, options: WriterOptions = {}) {
     this.store = store;
@@ -65,7 +64,7 @@ export class Qcow2Writer {
 
   /** To be awaited before the first change: nothing is written to an image that is only opened for writing. */
   async prepare(): Promise<void> {
-    this.checkUsable();
+    await this.settleHeader();
     if (this.#refcounts) return;
     this.#preparing ??= this.#prepare().finally(() => {
       this.#preparing = undefined;
@@ -73,14 +72,14 @@ export class Qcow2Writer {
     await this.#preparing;
   }
 
-  /** Throws `io` when a header write has failed in a way that leaves its outcome open. */
-  checkUsable(): void {
-    if (this.#broken === undefined) return;
-    throw new DiskError('io', 'The image cannot be written any more: a write of its header failed', {
-      path: this.store.name,
-      cause: this.#broken,
-      detail: { errno: 'EIO' },
-    });
+  /**
+   * After a header write that failed, the disk may hold the old header or the new one: puts the old one back
+   * before anything else is changed. Throws as the store does.
+   */
+  async settleHeader(): Promise<void> {
+    if (!this.#headerInDoubt) return;
+    await writeHeaderFields(this.store, this.header);
+    this.#headerInDoubt = false;
   }
 
   async #prepare(): Promise<void> {
@@ -163,10 +162,7 @@ export class Qcow2Writer {
     try {
       await writeHeaderFields(this.store, header);
     } catch (error) {
-      // Which header the disk holds now must be known before anything else is written.
-      await writeHeaderFields(this.store, this.header).catch(() => {
-        this.#broken = error;
-      });
+      this.#headerInDoubt = true;
       throw error;
     }
     this.header = header;
