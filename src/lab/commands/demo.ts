@@ -11,6 +11,7 @@ import { canInstallQemu, installQemu } from '../demo/get-qemu.ts';
 import { Stage } from '../demo/stage.ts';
 import { count, milliseconds, table } from '../describe.ts';
 import { makeDemoMaster } from '../guest/demo-master.ts';
+import { seatProgram } from '../guest/program.ts';
 import { type Lab, openLab, seatPaths } from '../lab.ts';
 import { readImageHead } from '../overlay.ts';
 import { findQemu } from '../runner/qemu-command.ts';
@@ -33,6 +34,9 @@ export const run: LabCommand = async (input, context) => {
   const folder = resolve(context.cwd, input.operands[0] ?? '.');
   const began = performance.now();
   const stage = new Stage({ ...context, stdin: context.stdin, cwd: folder });
+  mkdirSync(folder, { recursive: true });
+  // cow-img takes names as the system does: from the process's own folder.
+  process.chdir(folder);
   const file = join(folder, labFile);
   if (!existsSync(file)) {
     mkdirSync(dirname(file), { recursive: true });
@@ -45,7 +49,7 @@ export const run: LabCommand = async (input, context) => {
   await stage.type(`cowherd up ${labFile}`, cowherd);
   const lab = openLab(labFile, folder);
 
-  stage.scene('All forty boot');
+  stage.scene('Boot all forty');
   const boots = await haveQemu(stage);
   if (boots) await bootAll(stage, lab);
 
@@ -81,7 +85,9 @@ async function makeMaster(stage: Stage): Promise<void> {
   const { context } = stage;
   const lab = openLab(labFile, context.cwd);
   const raw = rawOf(lab);
-  stage.scene('A golden image, made here: a guest of 512 bytes that counts its boots on its own disk');
+  stage.scene(
+    `A golden image, made here: a guest of ${seatProgram().bytes.length} bytes that counts its boots on its own disk`,
+  );
   mkdirSync(dirname(raw), { recursive: true });
   const bar = progressBar(context, { label: 'demo master' });
   await makeDemoMaster(raw, {

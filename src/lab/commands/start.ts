@@ -76,6 +76,7 @@ async function boot(
         milliseconds: Math.round(event.ms),
       });
     }
+    if (event.kind === 'started') continue;
     bar.hide();
     display(event);
     bar.show(results.length);
@@ -128,8 +129,6 @@ function shower(context: CliContext, seats: readonly Seat[], watch: boolean): (e
   return (event) => {
     const name = event.seat.name.padEnd(width);
     switch (event.kind) {
-      case 'started':
-        return;
       case 'line':
         say(context, `${name} ${c.dim('│')} ${event.text}`);
         return;

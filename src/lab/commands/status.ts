@@ -63,6 +63,7 @@ function linesOf(
   const lines = [
     `${c.bold(lab.name)}: ${count(lab.seats.size, 'seat')} in ${shown(context, lab.pool)}, runner ${lab.spec.runner}`,
     `master ${shown(context, lab.spec.master.path)}: ${verdictText(master, c)}`,
+    ...(master.verified && lab.state ? [`content ${lab.state.master.content}`] : []),
   ];
   if (seats.length > 0 && !brief) {
     const rows = seats.map((seat) => [

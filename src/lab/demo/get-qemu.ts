@@ -8,7 +8,8 @@ const limitMs = 180_000;
 
 /** Whether QEMU is missing and this system and user can install it. */
 export function canInstallQemu(): boolean {
-  return findQemu() === undefined && process.geteuid?.() === 0 && existsSync('/usr/bin/apt-get');
+  const choice = process.env.COWHERD_QEMU;
+  return !choice && findQemu() === undefined && process.geteuid?.() === 0 && existsSync('/usr/bin/apt-get');
 }
 
 /**
