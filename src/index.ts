@@ -11,6 +11,9 @@
  *
  * @module
  */
+// First: what comes after names methods by these symbols.
+import './bytes/dispose-symbols.ts';
+
 export { DiskError, type DiskErrorCode, type ErrorPlace, isDiskError } from './errors.ts';
 export type * from './formats/driver.ts';
 export { isWritable } from './formats/driver.ts';
