@@ -5,6 +5,7 @@ import { versionText } from './version.ts';
 /** Synopses of the verbs, in the order of the help. The notation is qemu-img's. */
 const synopses: readonly string[] = [
   'check [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] filename',
+  'commit [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] [-p] [--corrupt-dependents] filename',
   'compare [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] filename1 filename2',
   'convert [--target-is-zero] [-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] [--corrupt-dependents] filename [filename2 [...]] output_filename',
   'create [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] [--corrupt-dependents] filename [size]',

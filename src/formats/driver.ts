@@ -12,7 +12,7 @@ export type Place =
     }
   | {
       readonly kind: 'packed';
-      /** Unpacks the whole unit (cluster, grain). May return a buffer that the next unpack reuses. */
+      /** Unpacks the whole unit (cluster, grain), into a buffer that nobody changes afterwards. Calls may overlap. */
       unpack(): Promise<Uint8Array>;
       /** Bytes of the unpacked unit that precede the run. */
       readonly skip: number;
@@ -79,7 +79,10 @@ export interface Layer extends AsyncDisposable {
    * table tells. Undefined: the table is not resident; `await fault(offset)` and ask again, in a loop.
    */
   locate(offset: number, length: number): Run | undefined;
-  /** Loads the table that `locate(offset)` lacked. Throws `corrupt` for a table that cannot be true. */
+  /**
+   * Loads the table that `locate(offset)` lacked. Throws `corrupt` for a table that cannot be true. Requests that run
+   * at the same time must not evict each other's tables for ever: keep as many as there may be requests.
+   */
   fault(offset: number): Promise<void>;
   details(): Promise<LayerDetails>;
 }
@@ -123,6 +126,8 @@ export interface WritableLayer extends Layer {
   resize?(size: number, options?: ResizeOptions): Promise<void>;
   /** Rewrites the backing reference (`undefined` drops it). Guest content may change: the caller answers for it. */
   setBacking?(reference: BackingReference | undefined): Promise<void>;
+  /** Gives back all that this layer holds, durably: every byte then reads as the backing image's. */
+  empty?(): Promise<void>;
   /** Durable on return, in an order that a power cut cannot turn into corruption: data, refcounts, maps. */
   flush(): Promise<void>;
 }

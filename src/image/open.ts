@@ -57,6 +57,11 @@ export interface OpenLayerOptions {
 export interface OpenImageOptions extends OpenLayerOptions {
   /** 'ignore': the backing chain stays closed, and what it holds reads as zeroes. Default 'open'. */
   readonly backing?: 'open' | 'ignore';
+  /**
+   * Which image of the chain is opened for writing too, besides the top one: 1 the backing image, 2 its own …
+   * (`commit` writes there). The caller answers for what that does to the images above it.
+   */
+  readonly writableBacking?: number;
   /** A text that is equal for two sources of one file, by which a loop is found. Default: the source's name. */
   readonly identify?: (source: ByteSource) => string | undefined;
 }
@@ -106,12 +111,8 @@ export async function openImage(source: ByteSource, options: OpenImageOptions = 
   return image!;
 
   async function openBacking(reference: BackingReference, from: NamingImage) {
-    const next = await resolveReference(
-      reference,
-      { ...from, role: 'backing', writable: false },
-      options,
-      policy,
-    );
+    const writable = from.depth + 1 === options.writableBacking;
+    const next = await resolveReference(reference, { ...from, role: 'backing', writable }, options, policy);
     const identity = identify(next);
     if (identity !== undefined && seen.has(identity)) {
       await next[Symbol.asyncDispose]();
@@ -122,7 +123,13 @@ export async function openImage(source: ByteSource, options: OpenImageOptions = 
       });
     }
     seen.add(identity);
-    const layerOptions = { ...options, format: reference.format, writable: false, layerOptions: undefined };
+    const layerOptions = {
+      ...options,
+      format: reference.format,
+      writable,
+      resize: writable,
+      layerOptions: undefined,
+    };
     return { ...(await openLayerAt(next, layerOptions, from.depth + 1)), name: next.name };
   }
 }

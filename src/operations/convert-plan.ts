@@ -24,8 +24,11 @@ export interface PlanOptions {
   readonly requestBytes: number;
   /** Bytes of the target's cluster when it is written packed: data then comes in whole clusters. */
   readonly packedBytes?: number;
-  /** The target has a backing image: what the source's top layer lacks stays unallocated. */
-  readonly keepUnallocated: boolean;
+  /**
+   * What so many layers of the source, from its top on, are silent about is left alone: the target, or its backing
+   * image, has it. Absent: all is copied.
+   */
+  readonly layersCopied?: number;
   /** Guest bytes of the target's backing image, where known: past it nothing need be written for zeroes. */
   readonly backingBytes?: number;
   /** Zeroes are copied as data (`-S 0`). */
@@ -114,14 +117,14 @@ export class ConvertPlan {
 
   /** Length of the step at `#at`, whose kind is left in `#kind`; undefined: a table must be loaded first. */
   #look(): number | undefined {
-    const { keepUnallocated, backingBytes, packedBytes, requestBytes } = this.#options;
+    const { layersCopied, backingBytes, packedBytes, requestBytes } = this.#options;
     const at = this.#at;
     let length = Math.min(this.total - at, longestStep);
     const pastBacking = backingBytes !== undefined && at >= backingBytes;
     if (backingBytes !== undefined && !pastBacking) length = Math.min(length, backingBytes - at);
     if (this.#kindEnd <= at) {
       const part = this.#partAt(at);
-      const status = part.chain.lookAbove(at - part.start, length, keepUnallocated ? 1 : undefined);
+      const status = part.chain.lookAbove(at - part.start, length, layersCopied);
       if (!status) return undefined;
       this.#take(part, status, pastBacking);
     }
@@ -146,7 +149,7 @@ export class ConvertPlan {
     if (length > over) length -= over;
     if (status.zero) this.#kind = pastBacking ? 'backing' : 'zero';
     else if (status.data) this.#kind = 'data';
-    else this.#kind = this.#options.keepUnallocated ? 'backing' : 'data';
+    else this.#kind = this.#options.layersCopied === undefined ? 'data' : 'backing';
     this.#kindEnd = at + length;
   }
 

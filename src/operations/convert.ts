@@ -19,6 +19,8 @@ export interface ConvertOptions {
    * copied. `bytes` is its guest size, where it is known.
    */
   readonly targetBacking?: { readonly bytes?: number };
+  /** Only what so many layers of the source, from its top on, hold is copied; the target has the rest already. */
+  readonly layersCopied?: number;
   /** Stores every cluster packed (compressed). The target's format must be able to. */
   readonly packed?: boolean;
   /** Requests in flight, 1 to 16; default 4. */
@@ -104,11 +106,11 @@ class Conversion {
   }
 
   #planOptions(): PlanOptions {
-    const { targetBacking, targetIsZero = false, onUnreadable } = this.#options;
+    const { targetBacking, targetIsZero = false, onUnreadable, layersCopied } = this.#options;
     return {
       requestBytes: Math.max(requestBytes, this.#packedBytes ?? 0),
       packedBytes: this.#packedBytes,
-      keepUnallocated: targetBacking !== undefined,
+      layersCopied: targetBacking ? 1 : layersCopied,
       backingBytes: targetBacking?.bytes,
       zeroesAreData: this.#sparseBytes === 0,
       skipZeroes: targetIsZero,

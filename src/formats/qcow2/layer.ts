@@ -10,6 +10,7 @@ import type {
 } from '../driver.ts';
 import { ExtensionType } from './constants.ts';
 import { detailsOf } from './details.ts';
+import { emptyImage } from './empty.ts';
 import { backingFileOf, backingFormatOf, findExtension, withExtension } from './extensions.ts';
 import { flushImage } from './flush.ts';
 import type { Qcow2Header } from './header.ts';
@@ -128,6 +129,11 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
   async resize(size: number, options?: ResizeOptions): Promise<void> {
     await this.#writer.mutex.run(() => resize(this.#writer, size, options));
     if (options?.preallocation && options.preallocation !== 'off') this.mayBeSparse = true;
+  }
+
+  /** Durable on return. A power cut meanwhile leaves some clusters dropped and others not. */
+  async empty(): Promise<void> {
+    await this.#writer.mutex.run(() => emptyImage(this.#writer));
   }
 
   /** Gives guest bytes [from, to) host space that reads as zeroes, where they have none. */

@@ -175,7 +175,7 @@ async function shrink(writer: Qcow2Writer, size: number, l1Size: number): Promis
 }
 
 /** Cuts the file behind its last used cluster. */
-async function truncateFile(writer: Qcow2Writer): Promise<void> {
+export async function truncateFile(writer: Qcow2Writer): Promise<void> {
   const { store, refcounts } = writer;
   const { clusterSize } = writer.mapping.geometry;
   if (hostFileOf(store)?.fileKind === 'block') return;

@@ -1,0 +1,126 @@
+import { realpath } from 'node:fs/promises';
+import { isDiskError } from '../../errors.ts';
+import type { Image } from '../../image/image.ts';
+import { backingAt, commitImage, findBacking } from '../../operations/commit.ts';
+import { assertNoDependents } from '../../platform/dependents.ts';
+import { errnoOf, strerror } from '../../platform/errno.ts';
+import { isCacheMode } from '../cache-mode.ts';
+import type { CliContext, Command } from '../context.ts';
+import { CliFailure, UsageFailure } from '../failure.ts';
+import { explain } from '../messages.ts';
+import { acceptObject, refuseImageOptions } from '../objects.ts';
+import { openForVerb } from '../open-image.ts';
+import { qemuProgress } from '../progress.ts';
+import { sizeArgument } from '../sizes.ts';
+import { flag, readOptions, valued } from '../verb-options.ts';
+
+interface CommitArguments {
+  format?: string;
+  cache: string;
+  base?: string;
+  keepOverlay: boolean;
+  bytesPerSecond?: number;
+  progress: boolean;
+  quiet: boolean;
+  force: boolean;
+}
+
+/** `commit`: writes what an overlay holds into the image that it stands on. */
+export const run: Command = async (args, context) => {
+  const wish: CommitArguments = {
+    cache: 'writeback',
+    keepOverlay: false,
+    progress: false,
+    quiet: false,
+    force: false,
+  };
+  const operands = readOptions(
+    args,
+    'f:t:b:dpqr:',
+    [valued('object'), flag('image-opts'), flag('corrupt-dependents')],
+    (key, value) => {
+      if (key === 'f') wish.format = value;
+      else if (key === 't') wish.cache = value;
+      else if (key === 'b') wish.base = value;
+      else if (key === 'd') wish.keepOverlay = true;
+      else if (key === 'p') wish.progress = true;
+      else if (key === 'q') wish.quiet = true;
+      else if (key === 'r') wish.bytesPerSecond = Number(sizeArgument(context, 'rate limit', value));
+      else if (key === 'corrupt-dependents') wish.force = true;
+      else if (key === 'object') acceptObject(value);
+      else refuseImageOptions();
+    },
+  );
+  if (operands.length !== 1) throw new UsageFailure('Expecting one image file name');
+  if (!isCacheMode(wish.cache)) throw new CliFailure(`Invalid cache option: ${wish.cache}`);
+  await commit(context, operands[0], wish);
+  if (!wish.quiet) context.stdout.write('Image committed.\n');
+  return 0;
+};
+
+async function commit(context: CliContext, path: string, wish: CommitArguments): Promise<void> {
+  // Once to look: which image of the chain is meant shows only when the chain is open.
+  const looked = await openForVerb(context, path, openOptions(context, wish));
+  const progress = qemuProgress(context, wish.progress && !wish.quiet);
+  try {
+    let depth: number;
+    let base: string;
+    try {
+      depth = await depthOf(looked, path, wish);
+      base = backingAt(looked, depth)!.layer.source.name;
+      await assertNoDependents(base, { force: wish.force, except: namesAbove(looked, depth) });
+    } finally {
+      await looked[Symbol.asyncDispose]();
+    }
+    await using image = await openForVerb(context, path, {
+      ...openOptions(context, wish),
+      writableBacking: depth,
+    });
+    if (backingAt(image, depth)?.layer.source.name !== base) {
+      throw new CliFailure(`The backing chain of '${path}' was changed by another program`);
+    }
+    await commitImage(image, {
+      depth,
+      keepOverlay: wish.keepOverlay || wish.base !== undefined,
+      bytesPerSecond: wish.bytesPerSecond || undefined,
+      signal: context.signal,
+      onProgress: progress.update,
+    });
+    progress.reach(100);
+  } catch (error) {
+    throw worded(error);
+  } finally {
+    progress.end();
+  }
+}
+
+function openOptions(context: CliContext, wish: CommitArguments) {
+  // The overlay's content does not change, whoever stands on it; the base is looked at separately.
+  return { format: wish.format, writable: true, corruptDependents: true, signal: context.signal };
+}
+
+async function depthOf(image: Image, path: string, wish: CommitArguments): Promise<number> {
+  if (wish.base === undefined) {
+    if (!image.backing) throw new CliFailure('Image does not have a backing file');
+    return 1;
+  }
+  const depth = await findBacking(image, wish.base, (name) => realpath(name).catch(() => name));
+  if (depth !== undefined) return depth;
+  throw new CliFailure(`Did not find '${wish.base}' in the backing chain of '${path}'`);
+}
+
+function namesAbove(image: Image, depth: number): string[] {
+  return Array.from({ length: depth }, (_, at) => backingAt(image, at)!.layer.source.name);
+}
+
+/** What stops the work before it begins (the base is used by others) or half-way, as QEMU's block jobs say it. */
+function worded(error: unknown): unknown {
+  const cause = error instanceof CliFailure ? error.cause : undefined;
+  if (isDiskError(cause, 'locked') && isDiskError(cause.cause)) {
+    const { text, hint } = explain(cause.cause);
+    return new CliFailure(text, { hint, cause });
+  }
+  if (!isDiskError(error) || error.code === 'aborted' || error.detail.step === undefined) return error;
+  const errno = error.detail.errno ?? errnoOf(error.cause) ?? 'EIO';
+  return new CliFailure(`Block job failed: ${strerror(String(errno))}`, { cause: error });
+}
