@@ -28,7 +28,7 @@ export class ImageWriter {
 
   /** True when the layer names a backing image that was left closed: what a hole holds is then unknown. */
   get #backingClosed(): boolean {
-    return this.#layer.backing !== undefined && this.#reader.layers.length === 1;
+    return this.#reader.layers.length === 1 && this.#layer.backing !== undefined;
   }
 
   async write(offset: number, from: Uint8Array): Promise<void> {

@@ -34,8 +34,7 @@ export class UnpackCache {
       copyFrom(await run.unpack(), 0, into);
       return;
     }
-    // `unpack` may hand out a buffer that the next call reuses.
-    const bytes = run.unpack().then((unpacked) => unpacked.slice());
+    const bytes = run.unpack();
     this.#add({ layer, start, bytes, size: layer.grain });
     try {
       copyFrom(await bytes, run.skip, into);
