@@ -1,7 +1,7 @@
 import { readFileSync, statSync } from 'node:fs';
 import { chmod, link, mkdir, readdir, readFile, rename, symlink, writeFile } from 'node:fs/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { have, mustRun, openQemuIo, run, type TempDir, tempDir } from '../test/support/programs.ts';
+import { have, isRoot, mustRun, openQemuIo, run, type TempDir, tempDir } from '../test/support/programs.ts';
 import { createImageFile, createTarget, openImageFile, openLayerFile, untrustedImages } from './node.ts';
 
 const size = 1 << 20;
@@ -233,5 +233,42 @@ describe('creating a file', () => {
     await target.commit();
     expect(statSync(path).size).toBe(10);
     await rename(path, dir.file('moved'));
+  });
+});
+
+describe.skipIf(!qemu || !isRoot || !have('losetup'))('a block device (loop device)', () => {
+  it.each(['raw', 'qcow2'])('takes a %s image over it, which qemu-img reads', async (format) => {
+    const file = dir.file('device');
+    await writeFile(file, new Uint8Array(8 << 20).fill(0xee));
+    const device = (await mustRun('losetup', ['-f', '--show', file])).trim();
+    try {
+      await createImageFile(device, { format, size });
+      const model = new Uint8Array(format === 'raw' ? 8 << 20 : size).fill(format === 'raw' ? 0xee : 0);
+      {
+        await using image = await openImageFile(device, { format, writable: true });
+        expect(image.size).toBe(model.length);
+        for (const [offset, length] of [
+          [1000, 5000],
+          [300_000, 200_000],
+          [1_000_000, 48_576],
+        ]) {
+          await image.write(offset, new Uint8Array(length).fill(length % 255));
+          model.fill(length % 255, offset, offset + length);
+        }
+        await image.zero(310_000, 100_000, { unmap: true });
+        model.fill(0, 310_000, 410_000);
+        await image.flush();
+      }
+      await mustRun('qemu-img', ['convert', '-f', format, '-O', 'raw', device, dir.file('out')]);
+      expect((await readFile(dir.file('out'))).equals(model)).toBe(true);
+      if (format === 'qcow2') await mustRun('qemu-img', ['check', '-f', format, device]);
+      // A device cannot be replaced by a file, nor hold more than it has.
+      expect(statSync(device).isBlockDevice()).toBe(true);
+      await expect(createImageFile(device, { format: 'raw', size: 9 << 20 })).rejects.toMatchObject({
+        code: 'out-of-space',
+      });
+    } finally {
+      await run('losetup', ['-d', device]);
+    }
   });
 });
