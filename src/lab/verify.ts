@@ -1,5 +1,5 @@
 import { isDiskError } from '../errors.ts';
-import type { Lab } from './lab.ts';
+import { type Lab, realPath } from './lab.ts';
 import {
   computeContent,
   type DigestOptions,
@@ -79,10 +79,11 @@ async function rememberDates(lab: Lab, state: LabState, master: Master): Promise
 export async function assertMasterUnchanged(lab: Lab, seats: readonly string[]): Promise<void> {
   const verdict = await verifyMaster(lab);
   if (verdict.state === 'as-it-was') return;
-  throw masterChanged(lab, seats, describeChanges(verdict.changes));
+  throw masterChanged(lab, seats, describeChanges(verdict.changes, lab));
 }
 
-/** What changed, in words. */
-export function describeChanges(changes: readonly MasterChange[]): string {
-  return changes.map((change) => `${change.path}: ${change.what}`).join('; ');
+/** What changed, in words: a file is named where it is not simply the master. */
+export function describeChanges(changes: readonly MasterChange[], lab: Lab): string {
+  const master = realPath(lab.spec.master.path);
+  return changes.map(({ path, what }) => (realPath(path) === master ? what : `${path}: ${what}`)).join('; ');
 }

@@ -62,7 +62,7 @@ function linesOf(
   const c = colours(context);
   const lines = [
     `${c.bold(lab.name)}: ${count(lab.seats.size, 'seat')} in ${shown(context, lab.pool)}, runner ${lab.spec.runner}`,
-    `master ${shown(context, lab.spec.master.path)}: ${verdictText(master, c)}`,
+    `master ${shown(context, lab.spec.master.path)}: ${verdictText(master, lab, c)}`,
     ...(master.verified && lab.state ? [`content ${lab.state.master.content}`] : []),
   ];
   if (seats.length > 0 && !brief) {
@@ -79,18 +79,18 @@ function linesOf(
   return lines;
 }
 
-function verdictText(verdict: MasterVerdict, c: ReturnType<typeof colours>): string {
+function verdictText(verdict: MasterVerdict, lab: Lab, c: ReturnType<typeof colours>): string {
   switch (verdict.state) {
     case 'as-it-was':
       return verdict.verified ? c.green('as it was (its whole content compared)') : c.green('as it was');
     case 'unknown':
       return "no seat was made yet ('cowherd up')";
     case 'touched':
-      return `${c.yellow('touched')}: ${describeChanges(verdict.changes)}. 'cowherd status --verify' compares its content`;
+      return `${c.yellow('touched')}: ${describeChanges(verdict.changes, lab)}. 'cowherd status --verify' compares its content`;
     case 'missing':
-      return `${c.red('missing')}: ${describeChanges(verdict.changes)}`;
+      return `${c.red('missing')}: ${describeChanges(verdict.changes, lab)}`;
     case 'changed':
-      return `${c.red('changed')}: ${describeChanges(verdict.changes)}. Bring it back from a backup, or make seats new: 'cowherd reset all --accept-master'`;
+      return `${c.red('changed')}: ${describeChanges(verdict.changes, lab)}. Bring it back from a backup, or make seats new: 'cowherd reset all --accept-master'`;
   }
 }
 
