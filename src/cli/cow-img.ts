@@ -9,6 +9,7 @@ import { versionText } from './version.ts';
 /** The verbs that exist. Each is loaded when it is called, so that start-up stays short. */
 const verbs: Readonly<Record<string, () => Promise<{ readonly run: Command }>>> = {
   check: () => import('./verbs/check.ts'),
+  commit: () => import('./verbs/commit.ts'),
   compare: () => import('./verbs/compare.ts'),
   create: () => import('./verbs/create.ts'),
   info: () => import('./verbs/info.ts'),
@@ -17,7 +18,7 @@ const verbs: Readonly<Record<string, () => Promise<{ readonly run: Command }>>> 
 };
 
 /** Verbs of qemu-img that cow-img does not have yet: a clear answer beats "Command not found". */
-const absentVerbs = ['amend', 'bench', 'bitmap', 'commit', 'dd', 'measure', 'rebase', 'snapshot'];
+const absentVerbs = ['amend', 'bench', 'bitmap', 'dd', 'measure', 'rebase', 'snapshot'];
 
 /** The program `cow-img`, as a function: `args` without the program's name. Never throws. */
 export const cowImg: Command = async (args, context) => {
