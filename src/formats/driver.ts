@@ -135,8 +135,11 @@ export interface WritableLayer extends Layer {
 export interface ResizeOptions {
   readonly preallocation?: 'off' | 'metadata' | 'falloc' | 'full';
   readonly onProgress?: OnProgress;
-  /** The backing image is longer than this one was: it must not come to light where this one grows. */
-  readonly hideBacking?: boolean;
+  /**
+   * The backing image is longer than this one was: where this one grows, it must not come to light. The guest
+   * byte where the backing image ends.
+   */
+  readonly hideBacking?: number;
 }
 
 /** What an opened format may ask of the world. All of it comes from `image/open.ts`, the one gate. */
@@ -215,6 +218,8 @@ export interface FormatDriver {
   readonly name: string;
   /** Creation options, in the order that `-o help` lists them. */
   readonly createOptions: readonly OptionSpec[];
+  /** Runtime options, which reach `open` by `context.options`; a name is no option of the format otherwise. */
+  readonly openOptions?: readonly Pick<OptionSpec, 'name' | 'type'>[];
   /** 0 (not mine) to 100 (sure). Raw answers 1. */
   probe(view: ProbeView): number;
   open(source: ByteSource, context: OpenContext): Promise<Layer>;

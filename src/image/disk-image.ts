@@ -15,6 +15,8 @@ const probedBytes = 512;
 export interface DiskImageOptions {
   readonly backing?: DiskImage;
   readonly probed: boolean;
+  readonly filename?: string;
+  readonly filtered?: Image;
   /** The formats that the image was chosen from. */
   readonly formats: readonly FormatDriver[];
   readonly signal?: AbortSignal;
@@ -25,6 +27,8 @@ export class DiskImage implements Image {
   readonly layer: Layer;
   readonly backing?: DiskImage;
   readonly probed: boolean;
+  readonly filename: string | undefined;
+  readonly filtered: Image | undefined;
   readonly #reader: ChainReader;
   readonly #writer: ImageWriter | undefined;
   /** Where every byte of a writable image has its place for good, no map can change under a reader. */
@@ -38,6 +42,8 @@ export class DiskImage implements Image {
     this.layer = layer;
     this.backing = options.backing;
     this.probed = options.probed;
+    this.filename = options.filename;
+    this.filtered = options.filtered;
     this.#formats = options.formats;
     this.#signal = options.signal;
     this.#reader = new ChainReader([layer, ...(options.backing?.layers ?? [])]);
@@ -111,7 +117,11 @@ export class DiskImage implements Image {
     }
     const held = await this.#holdGrains(offset, length);
     try {
-      await writer.discard(offset, offset + length, this.layer.backing !== undefined);
+      await writer.discard(
+        offset,
+        offset + length,
+        this.layer.backing !== undefined || this.backing !== undefined,
+      );
     } finally {
       this.#locks.unlock(held);
     }
@@ -173,9 +183,9 @@ export class DiskImage implements Image {
       const { size: before, grain } = layer;
       // A backing image that was left closed may be of any length.
       const backingSize = backing?.size ?? (layer.backing ? Number.POSITIVE_INFINITY : 0);
-      const hideBacking = size > before && backingSize > before;
+      const hideBacking = size > before && backingSize > before ? Math.min(size, backingSize) : undefined;
       // The grain that the end lies in must be this layer's own: then the layer can clear the rest of it.
-      if (hideBacking && before % grain !== 0) await writer.own(before - 1);
+      if (hideBacking !== undefined && before % grain !== 0) await writer.own(before - 1);
       await layer.resize(size, { ...options, hideBacking });
     } finally {
       this.#locks.unlock(held);

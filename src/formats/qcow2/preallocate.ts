@@ -45,7 +45,7 @@ export async function preallocate(
         }
         place.publish();
       } finally {
-        await place[Symbol.asyncDispose]();
+        await place.abandon();
       }
       offset = place.offset + place.length;
       end = Math.max(end, place.at + place.length);

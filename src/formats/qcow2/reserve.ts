@@ -24,12 +24,18 @@ export async function reserve(writer: Qcow2Writer, offset: number, length: numbe
   });
 }
 
+/** A reservation of one who holds the mutex: it ends by `publish` or `abandon`, not by being disposed. */
+export interface LockedReservation extends Reservation {
+  /** Gives the space back unless it was published. */
+  abandon(): Promise<void>;
+}
+
 /** As `reserve`, for who holds the mutex and has prepared the writer. */
 export async function reserveLocked(
   writer: Qcow2Writer,
   offset: number,
   length: number,
-): Promise<Reservation> {
+): Promise<LockedReservation> {
   const { clusterSize, l2Entries } = writer.mapping.geometry;
   const first = Math.floor(offset / clusterSize);
   const spread = Math.min(length, writer.mapping.geometry.l2Span + maxSpread);
@@ -69,7 +75,7 @@ export async function reserveLocked(
 }
 
 /** Synchronous: a run of clusters that may be written where they are, or undefined. */
-function reserveInPlace(writer: Qcow2Writer, offset: number, length: number): Reservation | undefined {
+function reserveInPlace(writer: Qcow2Writer, offset: number, length: number): LockedReservation | undefined {
   if (!writer.prepared) return undefined;
   const { mapping } = writer;
   const { clusterSize, l2Span } = mapping.geometry;
@@ -126,7 +132,7 @@ function unpin(tables: readonly Table[]): void {
   for (const table of tables) table.pins--;
 }
 
-class InPlace implements Reservation {
+class InPlace implements LockedReservation {
   readonly fresh = false;
   readonly store: ByteStore;
   readonly offset: number;
@@ -144,12 +150,16 @@ class InPlace implements Reservation {
     // The map names the space already.
   }
 
+  async abandon(): Promise<void> {
+    // Nothing was taken.
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     // Nothing was taken.
   }
 }
 
-class Fresh implements Reservation {
+class Fresh implements LockedReservation {
   readonly fresh = true;
   readonly store: ByteStore;
   readonly offset: number;
@@ -214,15 +224,17 @@ class Fresh implements Reservation {
     }
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  async abandon(): Promise<void> {
     if (this.#done) return;
     this.#done = true;
     unpin(this.#tables);
     if (this.#kept) return;
-    const { clusterSize } = this.#writer.mapping.geometry;
     // No map ever named the clusters, so they are free at once.
-    await this.#writer.mutex.run(async () => {
-      await this.#writer.refcounts.release(this.at / clusterSize, this.#count);
-    });
+    const { clusterSize } = this.#writer.mapping.geometry;
+    await this.#writer.refcounts.release(this.at / clusterSize, this.#count);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#done) await this.#writer.mutex.run(() => this.abandon());
   }
 }

@@ -48,7 +48,7 @@ export async function resize(writer: Qcow2Writer, size: number, options: ResizeO
   await clearPastEnd(writer, oldSize);
   await zeroTail(writer, oldSize);
   await growL1(writer, l1Size);
-  if (options.hideBacking) await hideBacking(writer, oldSize, size);
+  if (options.hideBacking !== undefined) await hideBacking(writer, oldSize, size, options.hideBacking);
   if (preallocation !== 'off') await preallocate(writer, oldSize, size, preallocation, onProgress);
   await flushImage(writer);
   if (size !== oldSize) await writer.writeFields({ ...writer.header, size });
@@ -63,17 +63,33 @@ async function clearPastEnd(writer: Qcow2Writer, oldSize: number): Promise<void>
   if (from < to) await markLocked(writer, 'hole', from, to - from, false);
 }
 
-/** Zero clusters where the image grows, so that a longer backing file stays hidden. */
-async function hideBacking(writer: Qcow2Writer, oldSize: number, size: number): Promise<void> {
+/**
+ * Zeroes where the image grows, so that a longer backing file stays hidden: zero clusters to the new end as QEMU
+ * makes them. Version 2 has none, so there zeroes take space, as far as the backing file reaches.
+ */
+async function hideBacking(
+  writer: Qcow2Writer,
+  oldSize: number,
+  size: number,
+  backingEnd: number,
+): Promise<void> {
+  const { store } = writer;
   const from = alignUp(oldSize, writer.mapping.geometry.clusterSize);
-  if (writer.header.version < 3) {
-    throw unsupported(
-      writer.store.name,
-      'version',
-      'Failed to zero out new clusters: Operation not supported',
-    );
+  if (writer.header.version >= 3) {
+    if (from < size) await markLocked(writer, 'zero', from, size - from, false);
+    return;
   }
-  if (from < size) await markLocked(writer, 'zero', from, size - from, false);
+  for (let offset = from; offset < backingEnd; ) {
+    await writer.relieve();
+    const place = await reserveLocked(writer, offset, backingEnd - offset);
+    try {
+      if (!place.zeroed) await store.zero(place.at, place.length, { punch: false });
+      place.publish();
+    } finally {
+      await place.abandon();
+    }
+    offset = place.offset + place.length;
+  }
 }
 
 /** The rest of the last cluster must read as zeroes when the image grows over it. */
@@ -116,7 +132,7 @@ async function zeroTail(writer: Qcow2Writer, oldSize: number): Promise<void> {
     await place.store.write(place.at, content);
     place.publish();
   } finally {
-    await place[Symbol.asyncDispose]();
+    await place.abandon();
   }
 }
 
