@@ -8,12 +8,16 @@ import { realpath } from 'node:fs/promises';
 import { DiskError, isDiskError } from './errors.ts';
 import type { BackingReference, CreateContext, OptionValues } from './formats/driver.ts';
 import type { Image } from './image/image.ts';
+import type { NodeHost } from './image/nodes/node-driver.ts';
+import { NodeOptions } from './image/nodes/node-options.ts';
+import { noSuchNode, prepareNode } from './image/nodes/open-node.ts';
 import {
   createImage,
   type OpenedLayer,
   type OpenImageOptions,
   openImage,
   openLayer,
+  type PreparedNode,
   type ReferenceRequest,
 } from './image/open.ts';
 import { combineReference, requireFile } from './image/reference.ts';
@@ -22,7 +26,7 @@ import { assertNoDependents } from './platform/dependents.ts';
 import { registerZlibCodec } from './platform/zlib-codec.ts';
 import { FileStore, openFileStore } from './storage/file.ts';
 import { allPermissions, Permission } from './storage/image-lock.ts';
-import type { ByteSource } from './storage/store.ts';
+import { type ByteSource, bottomOf } from './storage/store.ts';
 
 // The built-in codec runs everywhere; Node's own is several times as fast and works on several cores.
 registerZlibCodec();
@@ -31,25 +35,35 @@ export * from './index.ts';
 export { FileStore, openFileStore };
 
 export interface OpenImageFileOptions
-  extends Omit<OpenImageOptions, 'resolve' | 'canonicalPath' | 'identify'> {
+  extends Omit<OpenImageOptions, 'resolve' | 'canonicalPath' | 'identify' | 'depth'> {
+  /** What nodes may ask of the world: throttle groups, secrets. Files are opened here. */
+  readonly host?: Omit<NodeHost, 'openFile'>;
   /** Writes even where other images are known to stand on this one, and so changes all of them. */
   readonly corruptDependents?: boolean;
 }
 
 /**
- * Opens an image file or block device and its backing chain. `path` is a name as QEMU takes it: `file:` may
- * precede it. Backing files are looked for relative to the file that names them.
+ * Opens an image and its backing chain. `name` is a file name as QEMU takes it (a path, a name with a protocol,
+ * `json:{…}`), or the options of a node. Backing files are looked for relative to the file that names them.
  *
  * Throws `not-found`, `denied`, `locked` (another program uses it), `in-use` (writable, and others stand on it),
  * `corrupt`, `unsupported` (a protocol, a format, a chain too deep).
  */
-export async function openImageFile(path: string, options: OpenImageFileOptions = {}): Promise<Image> {
-  return openImage(await openTop(path, options), nodeOptions(options));
+export async function openImageFile(
+  name: string | NodeOptions,
+  options: OpenImageFileOptions = {},
+): Promise<Image> {
+  const node = await openTop(name, options);
+  return openImage(node, nodeOptions(node, options));
 }
 
-/** Opens the image file alone, without its backing chain, for those who need no guest data (`info`, `check`). */
-export async function openLayerFile(path: string, options: OpenImageFileOptions = {}): Promise<OpenedLayer> {
-  return openLayer(await openTop(path, options), nodeOptions(options));
+/** Opens the image alone, without its backing chain, for those who need no guest data (`info`, `check`). */
+export async function openLayerFile(
+  name: string | NodeOptions,
+  options: OpenImageFileOptions = {},
+): Promise<OpenedLayer> {
+  const node = await openTop(name, options);
+  return openLayer(node, nodeOptions(node, options));
 }
 
 export interface CreateImageFileOptions extends Omit<CreateContext, 'sibling'> {
@@ -173,24 +187,84 @@ async function writtenInPlace(file: string, old: FileStore): Promise<TargetFile>
   };
 }
 
-async function openTop(path: string, options: OpenImageFileOptions): Promise<FileStore> {
-  const file = requireFile(path);
-  if (options.writable) await assertNoDependents(file, { force: options.corruptDependents });
-  return openFileStore(file, { writable: options.writable });
+async function openTop(name: string | NodeOptions, options: OpenImageFileOptions): Promise<PreparedNode> {
+  const { writable = false, format } = options;
+  const given = typeof name === 'string' ? NodeOptions.none : name;
+  return prepareNode(
+    {
+      filename: typeof name === 'string' ? name : undefined,
+      options: format === undefined ? given : given.with('driver', format),
+    },
+    {
+      host: hostFor(options, async (path) => {
+        if (writable) await assertNoDependents(path, { force: options.corruptDependents });
+      }),
+      writable,
+      imageOptions: imageOptions(options, 0),
+    },
+  );
 }
 
-function nodeOptions(options: OpenImageFileOptions): OpenImageOptions {
-  return { ...options, resolve, canonicalPath: (path) => realpath(path).catch(() => path), identify };
+/** The host's files; `before` may refuse one that would be written. */
+function hostFor(options: OpenImageFileOptions, before?: (path: string) => Promise<void>): NodeHost {
+  return {
+    ...options.host,
+    secret: options.secret,
+    async openFile(path, { writable, device }) {
+      if (writable) await before?.(path);
+      const store = await openFileStore(path, { writable });
+      if (!device || store.fileKind === 'block') return store;
+      await store[Symbol.asyncDispose]();
+      throw new DiskError(
+        'bad-argument',
+        `'host_device' driver requires '${path}' to be either a character or block device`,
+        { path, field: 'filename' },
+      );
+    },
+  };
 }
 
-async function resolve(reference: BackingReference, from: ReferenceRequest): Promise<ByteSource> {
-  const path = requireFile(combineReference(from.name, reference.path));
-  return openFileStore(path, { writable: from.writable });
+/** For the top image: what its description has said already is not said again. */
+function nodeOptions(node: PreparedNode, options: OpenImageFileOptions): OpenImageOptions {
+  return { ...imageOptions(options, 0), format: node.format };
+}
+
+function imageOptions(options: OpenImageFileOptions, depth: number): OpenImageOptions {
+  return {
+    ...options,
+    format: undefined,
+    depth,
+    resolve: (reference, from) => resolve(reference, from, options),
+    canonicalPath: (path) => realpath(path).catch(() => path),
+    identify,
+  };
+}
+
+async function resolve(
+  reference: BackingReference,
+  from: ReferenceRequest,
+  options: OpenImageFileOptions,
+): Promise<PreparedNode> {
+  const given = from.options ?? NodeOptions.none;
+  const node = given.text('reference');
+  if (node !== undefined) throw noSuchNode(node);
+  const context = {
+    host: hostFor(options),
+    writable: from.writable,
+    imageOptions: { ...imageOptions(options, from.depth + 1), writableBacking: undefined },
+  };
+  const asProtocol = from.role === 'file';
+  const named = !given.has('file.filename') && !(asProtocol && given.has('filename'));
+  const filename = named ? combineReference(from.name, reference.path) : undefined;
+  const { format } = reference;
+  const withFormat = format !== undefined && !given.has('driver') ? given.with('driver', format) : given;
+  return prepareNode({ filename, options: withFormat, asProtocol }, context);
 }
 
 /** One file has one device and inode, whatever its names are. */
 function identify(source: ByteSource): string {
-  if (!(source instanceof FileStore)) return source.name;
-  const { dev, ino } = fstatSync(source.fd, { bigint: true });
+  const bottom = bottomOf(source);
+  if (!(bottom instanceof FileStore)) return source.name;
+  const { dev, ino } = fstatSync(bottom.fd, { bigint: true });
   return `${dev}:${ino}`;
 }

@@ -29,6 +29,10 @@ export interface Image extends AsyncDisposable {
    * so that it would be guessed as something else: such a write throws `denied`.
    */
   readonly probed: boolean;
+  /** The name that opens it again, where that is not its source's name (`json:{…}`). */
+  readonly filename?: string;
+  /** The image that a filter (`throttle` …) hands through: its map is the one that counts. */
+  readonly filtered?: Image;
   /** Fills `into` from `offset`. Throws `out-of-range` past the end. */
   read(offset: number, into: Uint8Array): Promise<void>;
   /** Writes `from` at `offset`, copying up what a fresh cluster needs. Throws `out-of-range`, `read-only`. */

@@ -8,22 +8,49 @@ import type {
   OptionValues,
 } from '../formats/driver.ts';
 import { formats } from '../formats/index.ts';
-import { type ByteSource, type ByteStore, hostFileOf } from '../storage/store.ts';
+import { type ByteSource, type ByteStore, bottomOf, hostFileOf } from '../storage/store.ts';
 import { DiskImage } from './disk-image.ts';
 import type { Image } from './image.ts';
 import { lockFor, sharedLockFor } from './locks.ts';
+import type { NodeOptions } from './nodes/node-options.ts';
 import { assertAllowed, type NamingImage, type ReferencePolicy, trustedImages } from './policy.ts';
 import { probeFormat, readProbeView, requireFormat } from './probe.ts';
 
 /** What an image's reference is for, told to whoever opens it. */
 export interface ReferenceRequest extends NamingImage {
+  /** Options that the caller gave for it; where they name a file or another node, the reference is not used. */
+  readonly options?: NodeOptions;
   /** `file`: a data file or extent that the format keeps beside its metadata. */
   readonly role: 'backing' | 'file';
   readonly writable: boolean;
 }
 
 /** Opens what an image names. `reference.path` is as written there; `from` is the image that names it. */
-export type ResolveReference = (reference: BackingReference, from: ReferenceRequest) => Promise<ByteSource>;
+export type ResolveReference = (
+  reference: BackingReference,
+  from: ReferenceRequest,
+) => Promise<ByteSource | PreparedNode>;
+
+/** A node whose storage is open: how its format is to be opened over it (`nodes/open-node.ts` makes them). */
+export interface PreparedNode {
+  readonly source: ByteSource;
+  /** The format's name; absent: probed. */
+  readonly format?: string;
+  /** A node that is no format (a protocol, a filter): what makes a layer of it. */
+  readonly driver?: FormatDriver;
+  /** The image that a filter stands on. */
+  readonly filtered?: Image;
+  readonly layerOptions?: Readonly<Record<string, unknown>>;
+  /** Instead of the backing image that the format names: none, or what these options say. */
+  readonly backing?: NodeOptions | null;
+  /** Options for the files that the format keeps beside its own. */
+  readonly siblings?: NodeOptions;
+  readonly locks?: OpenLayerOptions['locks'];
+  /** The name that opens it again, as QEMU writes it. */
+  readonly filename?: string;
+  /** Told what was opened, and whether its chain is; throws for options that nobody understood. */
+  verify?(layer: Layer, how: { readonly chain: boolean }): void;
+}
 
 export interface OpenLayerOptions {
   /** The format's name. Absent: probed by all drivers. */
@@ -62,12 +89,17 @@ export interface OpenImageOptions extends OpenLayerOptions {
    * (`commit` writes there). The caller answers for what that does to the images above it.
    */
   readonly writableBacking?: number;
+  /** How many images stand above this one already, for the policy's sake. Default 0. */
+  readonly depth?: number;
   /** A text that is equal for two sources of one file, by which a loop is found. Default: the source's name. */
   readonly identify?: (source: ByteSource) => string | undefined;
 }
 
 export interface OpenedLayer {
   readonly layer: Layer;
+  /** The name that opens it again, where it was not opened by a plain name. */
+  readonly filename?: string;
+  readonly filtered?: Image;
   /** The format was guessed, not given. */
   readonly probed: boolean;
 }
@@ -78,21 +110,27 @@ export interface OpenedLayer {
  * An error that lies in a backing image carries `detail.depth` (1: the backing image), `detail.role`, `detail.from`
  * (the image that names it) and `detail.reference` (the name as written); its `cause` is the error itself.
  */
-export async function openImage(source: ByteSource, options: OpenImageOptions = {}): Promise<Image> {
+export async function openImage(
+  top: ByteSource | PreparedNode,
+  options: OpenImageOptions = {},
+): Promise<Image> {
   const policy = options.policy ?? trustedImages;
-  const identify = options.identify ?? ((opened: ByteSource) => opened.name);
-  const opened: (OpenedLayer & { readonly name: string })[] = [];
-  const seen = new Set<string | undefined>([identify(source)]);
+  const identify = options.identify ?? ((source: ByteSource) => source.name);
+  const opened: (OpenedLayer & { readonly node: PreparedNode })[] = [];
+  const first = nodeOf(top);
+  const above = options.depth ?? 0;
+  const chain = options.backing !== 'ignore';
+  const seen = new Set<string | undefined>([identify(first.source)]);
   try {
-    opened.push({ ...(await openLayerAt(source, options, 0)), name: source.name });
-    while (options.backing !== 'ignore') {
-      const { layer, name } = opened[opened.length - 1];
-      if (!layer.backing) break;
-      const from: NamingImage = { name, depth: opened.length - 1 };
+    opened.push({ ...(await openLayerAt(first, options, above, chain)), node: first });
+    while (chain) {
+      const { layer, node } = opened[opened.length - 1];
+      if (node.backing === null || (!layer.backing && !node.backing)) break;
+      const from: NamingImage = { name: baseOf(node.source), depth: above + opened.length - 1 };
       try {
-        opened.push(await openBacking(layer.backing, from));
+        opened.push(await openBacking(layer, node.backing, from));
       } catch (cause) {
-        throw placeInChain(cause, from, layer.backing.path);
+        throw placeInChain(cause, from, layer.backing?.path ?? '');
       }
     }
   } catch (error) {
@@ -100,24 +138,35 @@ export async function openImage(source: ByteSource, options: OpenImageOptions = 
     throw error;
   }
   let image: DiskImage | undefined;
-  for (const { layer, probed } of opened.reverse()) {
+  for (const { layer, probed, filename, filtered } of opened.reverse()) {
     image = new DiskImage(layer, {
       backing: image,
       probed,
+      filename,
+      filtered,
       formats: options.formats ?? formats,
       signal: options.signal,
     });
   }
   return image!;
 
-  async function openBacking(reference: BackingReference, from: NamingImage) {
+  async function openBacking(layer: Layer, given: NodeOptions | undefined, from: NamingImage) {
+    if (given && !supportsBacking(layer, options.formats ?? formats)) {
+      throw new DiskError('bad-argument', "Driver doesn't support backing files", {
+        path: layer.source.name,
+        field: 'backing',
+        detail: { own: true },
+      });
+    }
+    const reference = layer.backing ?? { path: '' };
     const writable = from.depth + 1 === options.writableBacking;
-    const next = await resolveReference(reference, { ...from, role: 'backing', writable }, options, policy);
-    const identity = identify(next);
+    const request = { ...from, role: 'backing', writable, options: given } as const;
+    const next = nodeOf(await resolveReference(reference, request, options, policy));
+    const identity = identify(next.source);
     if (identity !== undefined && seen.has(identity)) {
-      await next[Symbol.asyncDispose]();
-      throw new DiskError('corrupt', `The backing chain loops: '${next.name}' is in it already`, {
-        path: next.name,
+      await closeQuietly(next.source);
+      throw new DiskError('corrupt', `The backing chain loops: '${next.source.name}' is in it already`, {
+        path: next.source.name,
         field: 'backing chain',
         detail: { loop: true },
       });
@@ -125,21 +174,38 @@ export async function openImage(source: ByteSource, options: OpenImageOptions = 
     seen.add(identity);
     const layerOptions = {
       ...options,
-      format: reference.format,
+      format: next.format ?? (next.driver ? undefined : reference.format),
       writable,
       resize: writable,
       layerOptions: undefined,
     };
-    return { ...(await openLayerAt(next, layerOptions, from.depth + 1)), name: next.name };
+    return { ...(await openLayerAt(next, layerOptions, from.depth + 1, true)), node: next };
   }
+}
+
+function nodeOf(opened: ByteSource | PreparedNode): PreparedNode {
+  return 'source' in opened ? opened : { source: opened };
+}
+
+/** What relative references of an image start from. */
+function baseOf(source: ByteSource): string {
+  return source.referenceBase ?? source.name;
+}
+
+function supportsBacking(layer: Layer, drivers: readonly FormatDriver[]): boolean {
+  const driver = drivers.find(({ name }) => name === layer.format);
+  return driver?.createOptions.some(({ name }) => name === 'backing_file') ?? false;
 }
 
 /**
  * Opens the top layer alone, for those who need no guest data of the chain (`info`, `check`). Owns `source`, also
  * when it throws.
  */
-export async function openLayer(source: ByteSource, options: OpenLayerOptions = {}): Promise<OpenedLayer> {
-  return openLayerAt(source, options, 0);
+export async function openLayer(
+  top: ByteSource | PreparedNode,
+  options: OpenLayerOptions = {},
+): Promise<OpenedLayer> {
+  return openLayerAt(nodeOf(top), options, 0, false);
 }
 
 /**
@@ -172,10 +238,13 @@ export async function createImage(
 }
 
 async function openLayerAt(
-  source: ByteSource,
+  node: PreparedNode,
   options: OpenLayerOptions,
   depth: number,
+  chain: boolean,
 ): Promise<OpenedLayer> {
+  const { source, filename, filtered } = node;
+  let opened: AsyncDisposable = source;
   try {
     if (options.signal?.aborted) {
       throw new DiskError('aborted', 'The opening was stopped', {
@@ -184,15 +253,24 @@ async function openLayerAt(
       });
     }
     const drivers = options.formats ?? formats;
-    const probed = options.format === undefined;
-    const driver = probed
-      ? probeFormat(await readProbeView(source), drivers)
-      : requireFormat(options.format!, drivers, source.name);
-    await takeLocks(source, driver.name, options);
-    const layer = await driver.open(source, openContext(source, options, depth));
-    return { layer, probed };
+    const format = node.format ?? options.format;
+    const probed = node.driver === undefined && format === undefined;
+    const driver =
+      node.driver ??
+      (format === undefined
+        ? probeFormat(await readProbeView(source), drivers)
+        : requireFormat(format, drivers, source.name));
+    await takeLocks(source, node.driver ? 'raw' : driver.name, {
+      ...options,
+      locks: node.locks ?? options.locks,
+    });
+    const layerOptions = { ...options.layerOptions, ...node.layerOptions };
+    const layer = await driver.open(source, openContext(node, { ...options, layerOptions }, depth));
+    opened = layer;
+    node.verify?.(layer, { chain });
+    return { layer, probed, filename, filtered };
   } catch (error) {
-    await closeQuietly(source);
+    await closeQuietly(opened);
     throw error;
   }
 }
@@ -205,14 +283,15 @@ async function takeLocks(source: ByteSource, format: string, options: OpenLayerO
       field: 'force-share',
     });
   }
-  const host = hostFileOf(source);
+  const host = hostFileOf(bottomOf(source));
   if (!host || locks === 'none') return;
   const lock =
     locks === 'share' ? sharedLockFor(metadataOnly) : lockFor({ format, writable, metadataOnly, resize });
   await host.lock(lock);
 }
 
-function openContext(source: ByteSource, options: OpenLayerOptions, depth: number): OpenContext {
+function openContext(node: PreparedNode, options: OpenLayerOptions, depth: number): OpenContext {
+  const from = { name: baseOf(node.source), depth, role: 'file', options: node.siblings } as const;
   const policy = options.policy ?? trustedImages;
   return {
     writable: options.writable ?? false,
@@ -220,8 +299,8 @@ function openContext(source: ByteSource, options: OpenLayerOptions, depth: numbe
     checking: options.checking,
     options: options.layerOptions,
     secret: options.secret,
-    sibling: (path, writable) =>
-      resolveReference({ path }, { name: source.name, depth, role: 'file', writable }, options, policy),
+    sibling: async (path, writable) =>
+      nodeOf(await resolveReference({ path }, { ...from, writable }, options, policy)).source,
   };
 }
 
@@ -231,8 +310,14 @@ async function resolveReference(
   from: ReferenceRequest,
   options: OpenLayerOptions,
   policy: ReferencePolicy,
-): Promise<ByteSource> {
-  await assertAllowed(reference.path, from, policy, options.canonicalPath);
+): Promise<ByteSource | PreparedNode> {
+  // What the caller names himself instead of the image is his own affair; the depth of the chain is not.
+  await assertAllowed(
+    namesFile(from.options) ? undefined : reference.path,
+    from,
+    policy,
+    options.canonicalPath,
+  );
   if (!options.resolve) {
     throw new DiskError(
       'unsupported',
@@ -244,7 +329,23 @@ async function resolveReference(
       },
     );
   }
-  return options.resolve(reference, from);
+  const resolved = await options.resolve(reference, from);
+  const { source } = nodeOf(resolved);
+  const host = hostFileOf(bottomOf(source));
+  if (policy.ownDirectoryOnly && !from.options && host?.fileKind === 'block') {
+    await closeQuietly(source);
+    throw new DiskError('denied', `An untrusted image names '${reference.path}', which is no regular file`, {
+      path: from.name,
+      field: 'reference',
+      detail: { reference: reference.path },
+    });
+  }
+  return resolved;
+}
+
+/** Options that say which file it is, so that the image's own reference is not needed. */
+function namesFile(options: NodeOptions | undefined): boolean {
+  return options !== undefined && (options.has('reference') || options.has('file.filename'));
 }
 
 /** Closes what an error has made useless; that error is what matters. */

@@ -25,10 +25,10 @@ export interface NamingImage {
 
 /**
  * Refuses a reference that the policy forbids, before anything is opened. `canonical` resolves symbolic links,
- * so that a link inside the directory cannot lead out of it. Throws `denied` and `unsupported`.
+ * so that a link inside the directory cannot lead out of it; a name that is undefined is the caller's own. Throws `denied` and `unsupported`.
  */
 export async function assertAllowed(
-  name: string,
+  name: string | undefined,
   from: NamingImage & { readonly role: 'backing' | 'file' },
   policy: ReferencePolicy,
   canonical?: (path: string) => Promise<string>,
@@ -40,7 +40,7 @@ export async function assertAllowed(
       detail: { limit: policy.maxDepth },
     });
   }
-  if (!policy.ownDirectoryOnly) return;
+  if (!policy.ownDirectoryOnly || name === undefined) return;
   const reference = parseReference(combineReference(from.name, name));
   const base = parseReference(from.name);
   const place = { path: from.name, field: 'reference', detail: { reference: name } };

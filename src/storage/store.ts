@@ -32,6 +32,16 @@ export interface ByteSource extends AsyncDisposable {
   extent(at: number): Promise<Extent>;
   /** Bytes that the host spends on it (`du`), or undefined where that has no meaning. */
   allocated(): Promise<number | undefined>;
+  /** The name that relative references in the content start from, where that is not `name`. */
+  readonly referenceBase?: string;
+  /** Bytes per allocation unit of the disk image that lies beneath, where one does. */
+  readonly clusterBytes?: number;
+  /** What it holds means nothing (QEMU's null devices): it counts neither as data nor as zeroes. */
+  readonly unspecified?: boolean;
+  /** The store beneath, of a filter. */
+  readonly inner?: ByteSource;
+  /** Told of the moments in a format's work that have a name in QEMU (`l2_load`): tests inject errors at them. */
+  debugEvent?(event: string): void;
 }
 
 /** A source that can be written. */
@@ -64,4 +74,11 @@ export interface HostFile {
 /** The host-file side of a source, where it has one. */
 export function hostFileOf(source: ByteSource): HostFile | undefined {
   return 'fileKind' in source ? (source as ByteSource & HostFile) : undefined;
+}
+
+/** The source at the bottom of a pile of filters. */
+export function bottomOf(source: ByteSource): ByteSource {
+  let bottom = source;
+  while (bottom.inner) bottom = bottom.inner;
+  return bottom;
 }

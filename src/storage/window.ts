@@ -22,8 +22,13 @@ export function storeWindowOf(store: ByteStore, options: WindowOptions): ByteSto
   return new StoreWindow(store, options);
 }
 
+/** A window for as much as the source can do. */
+export function windowedSource(source: ByteSource, options: WindowOptions): ByteSource {
+  return 'write' in source ? storeWindowOf(source as ByteStore, options) : windowOf(source, options);
+}
+
 class SourceWindow<Inner extends ByteSource> implements ByteSource {
-  protected readonly inner: Inner;
+  readonly inner: Inner;
   protected readonly offset: number;
   protected readonly fixed: number | undefined;
   readonly #owned: boolean;
@@ -53,6 +58,18 @@ class SourceWindow<Inner extends ByteSource> implements ByteSource {
 
   get name(): string {
     return this.inner.name;
+  }
+
+  get referenceBase(): string {
+    return this.inner.referenceBase ?? this.inner.name;
+  }
+
+  get clusterBytes(): number | undefined {
+    return this.inner.clusterBytes;
+  }
+
+  debugEvent(event: string): void {
+    this.inner.debugEvent?.(event);
   }
 
   get size(): number {

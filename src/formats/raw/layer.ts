@@ -1,7 +1,7 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteSource, ByteStore, Extent } from '../../storage/store.ts';
-import { hostFileOf } from '../../storage/store.ts';
+import { bottomOf, hostFileOf } from '../../storage/store.ts';
 import type { Layer, LayerDetails, Reservation, ResizeOptions, Run, WritableLayer } from '../driver.ts';
 
 /** Guest sizes are whole sectors: QEMU rounds a raw file's size up, and the missing bytes read as zeroes. */
@@ -9,15 +9,17 @@ export const sectorBytes = 512;
 
 /** A raw image open for reading. */
 export class RawLayer implements Layer {
-  readonly format = 'raw';
+  readonly format: string;
   readonly source: ByteSource;
   readonly grain = 1;
   readonly flat: { readonly source: ByteSource; readonly at: number };
   /** What the last `fault` learned. Used once: the file may change between two questions. */
   #extent: Extent | undefined;
 
-  constructor(source: ByteSource) {
+  /** `format`: the name of what is plain bytes as raw is (a protocol's node, opened as an image). */
+  constructor(source: ByteSource, format = 'raw') {
     this.source = source;
+    this.format = format;
     this.flat = { source, at: 0 };
   }
 
@@ -47,8 +49,11 @@ export class RawLayer implements Layer {
     this.#extent = await this.source.extent(offset);
   }
 
+  /** What lies beneath speaks for it: a file is never dirty, and of other stores nothing is known. */
   async details(): Promise<LayerDetails> {
-    return {};
+    const { clusterBytes } = this.source;
+    const known = clusterBytes !== undefined || hostFileOf(bottomOf(this.source)) !== undefined;
+    return known ? { clusterSize: clusterBytes, dirty: false } : {};
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -61,8 +66,8 @@ export class WritableRawLayer extends RawLayer implements WritableLayer {
   readonly writable = true;
   readonly #store: ByteStore;
 
-  constructor(store: ByteStore) {
-    super(store);
+  constructor(store: ByteStore, format = 'raw') {
+    super(store, format);
     this.#store = store;
   }
 

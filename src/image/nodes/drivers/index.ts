@@ -1,0 +1,35 @@
+import type { NodeDriver } from '../node-driver.ts';
+import { blkdebugDriver } from './blkdebug.ts';
+import { fileDriver, hostDeviceDriver } from './file.ts';
+import { compressDriver, copyOnReadDriver, preallocateDriver, throttleDriver } from './filters.ts';
+import { httpDrivers } from './http.ts';
+import { nullDrivers } from './null.ts';
+
+/** The nodes that are no formats. To add one: its file here, and its line. */
+export const nodeDrivers: readonly NodeDriver[] = [
+  fileDriver,
+  hostDeviceDriver,
+  ...nullDrivers,
+  ...httpDrivers,
+  blkdebugDriver,
+  throttleDriver,
+  copyOnReadDriver,
+  compressDriver,
+  preallocateDriver,
+];
+
+/** Drivers that QEMU 7.2 has and we do not: refused by name, so that nobody takes them for slips. */
+const absentDrivers: ReadonlySet<string> = new Set(
+  `blklogwrites blkverify bochs cloop copy-before-write dmg ftp ftps gluster gluster+rdma gluster+tcp gluster+unix
+   host_cdrom iscsi iser luks nbd nbd+tcp nbd+unix nfs nvme parallels qcow qed quorum rbd replication
+   snapshot-access ssh vdi vhdx vmdk vpc vvfat`.split(/\s+/),
+);
+
+/** What file names of these begin with (`fat:` is vvfat's). */
+const absentProtocols: ReadonlySet<string> = new Set(
+  `blklogwrites blkverify fat ftp ftps gluster gluster+rdma gluster+tcp gluster+unix host_cdrom iscsi iser nbd nbd+tcp
+   nbd+unix nfs nvme rbd ssh`.split(/\s+/),
+);
+
+export const isAbsentDriver = (name: string) => absentDrivers.has(name);
+export const isAbsentProtocol = (name: string) => absentProtocols.has(name);
