@@ -101,6 +101,11 @@ export function checkEntry(mapping: Mapping, table: Table, index: number, kind: 
   if (isZero && version < 3) {
     throw corrupt(name, 'L2 entry', `Zero cluster entry found in pre-v3 image ${where}`, table.at, detail);
   }
-  const what = isZero ? 'Preallocated zero cluster' : 'Cluster allocation';
-  throw corrupt(name, 'L2 entry', `${what} offset ${hex(host)} unaligned ${where}`, table.at, detail);
+  throw corrupt(
+    name,
+    'L2 entry',
+    `Cluster allocation offset ${hex(host)} unaligned ${where}`,
+    table.at,
+    detail,
+  );
 }
