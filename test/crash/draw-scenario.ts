@@ -66,7 +66,8 @@ export function drawScenario(random: Random, subject: Subject, operationCount: n
       size: image.size,
       grain,
       format: image.format,
-      hasBacking: image.backing !== undefined,
+      backingSize: image.backing?.size ?? 0,
+      hidesBacking: image.options.compat !== '0.10',
       maxSize: 4 * MiB,
     },
     operationCount,
@@ -77,12 +78,13 @@ export function drawScenario(random: Random, subject: Subject, operationCount: n
 /** Sizes small enough to be read whole for every state, and large enough to need several tables. */
 function drawGeometry(random: Random): { clusterSize: number; size: number } {
   const clusterSize = random.weighted([
-    [6, 512],
-    [3, 1 * KiB],
-    [2, 2 * KiB],
-    [4, 4 * KiB],
-    [2, 16 * KiB],
-    [3, 64 * KiB],
+    [24, 512],
+    [12, 1 * KiB],
+    [8, 2 * KiB],
+    [16, 4 * KiB],
+    [8, 16 * KiB],
+    [12, 64 * KiB],
+    // Its tables have 262,144 entries: a state takes a hundred times longer.
     [1, 2 * MiB],
   ]);
   const limit = clusterSize === 512 && random.chance(0.3) ? 3 * MiB : clusterSize < 64 * KiB ? MiB : 2 * MiB;

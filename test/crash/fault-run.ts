@@ -1,7 +1,7 @@
 import { isDiskError } from '../../src/errors.ts';
 import type { FormatDriver } from '../../src/formats/driver.ts';
 import { type FaultPlan, PlannedFaults } from './faulty-store.ts';
-import { compareContent, judgeState, readAll, type Verdict, wordsOf } from './judge.ts';
+import { compareContent, judgeState, type Verdict, wordsOf } from './judge.ts';
 import { PowerCut } from './power-cut.ts';
 import { Random } from './random.ts';
 import {
@@ -9,6 +9,7 @@ import {
   beginSession,
   openScenarioImage,
   perform,
+  readAll,
   type Scenario,
   type Session,
 } from './session.ts';

@@ -3,7 +3,14 @@ import type { CheckResult, FormatDriver } from '../../src/formats/driver.ts';
 import type { Image } from '../../src/image/image.ts';
 import type { Expectation } from './guest-model.ts';
 import type { Tick } from './recording-store.ts';
-import { openScenarioImage, type Recorded, type Scenario, type Surroundings, stamped } from './session.ts';
+import {
+  openScenarioImage,
+  type Recorded,
+  readAll,
+  type Scenario,
+  type Surroundings,
+  stamped,
+} from './session.ts';
 import type { SparseBytes } from './sparse-bytes.ts';
 import { SparseStore } from './sparse-store.ts';
 
@@ -95,12 +102,6 @@ export async function judgeRecovery(
   } catch (error) {
     return `recovery fails: ${wordsOf(error)}`;
   }
-}
-
-export async function readAll(image: Image): Promise<Uint8Array> {
-  const content = new Uint8Array(image.size);
-  await image.read(0, content);
-  return content;
 }
 
 function driverOf({ scenario, formats }: Surroundings): FormatDriver | undefined {

@@ -20,7 +20,8 @@ export async function minimize(
       const operations = best.scenario.operations.filter((_, i) => i < at || i >= at + step);
       const scenario = { ...best.scenario, operations };
       const found = await tryScenario(scenario, formats, 1, 300);
-      if (found !== undefined) best = found;
+      // Without an operation those after it may make no sense: that is another failure.
+      if (found !== undefined && (found.cut === undefined) === (best.cut === undefined)) best = found;
     }
   }
   if (best.cut === undefined) return best;

@@ -1,4 +1,3 @@
-import { isWritable } from '../../src/formats/driver.ts';
 import type { Random } from './random.ts';
 import { openScenarioImage, type Session, stamped } from './session.ts';
 
@@ -34,7 +33,9 @@ export interface Shape {
   readonly size: number;
   readonly grain: number;
   readonly format: string;
-  readonly hasBacking: boolean;
+  readonly backingSize: number;
+  /** What cannot be marked as zeroes cannot be hidden: qcow2 of version 2 does not grow under its backing image. */
+  readonly hidesBacking: boolean;
   /** Guest bytes that a drawn resize may not go past. */
   readonly maxSize: number;
 }
@@ -125,7 +126,8 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
         ? random.between(1, Math.ceil(shape.size / unit)) * unit
         : shape.size + random.between(0, Math.ceil(shape.size / 3 / unit)) * unit;
       const size = Math.min(target, shape.maxSize);
-      const preallocation = size > shape.size && !shape.hasBacking && random.chance(0.3);
+      if (size > shape.size && shape.backingSize > shape.size && !shape.hidesBacking) return undefined;
+      const preallocation = size > shape.size && shape.backingSize === 0 && random.chance(0.3);
       return {
         kind: 'resize',
         size,
@@ -134,17 +136,10 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
           : 'off',
       };
     },
-    async run(session, { size, preallocation }) {
-      const { disk, model, image } = session;
-      const { layer } = image;
-      if (!isWritable(layer) || layer.resize === undefined)
-        throw new Error(`${layer.format} cannot be resized`);
-      const before = model.size;
+    async run({ disk, model, image }, { size, preallocation }) {
       const edit = model.resize(disk.tick(), size);
-      await layer.resize(size, { preallocation });
+      await image.resize(size, { preallocation });
       edit.done(disk.tick());
-      // What comes new may be the backing image's: what is there now is what must be there later.
-      if (size > before) await noteLive(session, disk.tick(), before, size - before);
     },
   },
 

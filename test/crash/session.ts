@@ -67,12 +67,33 @@ export function openScenarioImage(
   });
 }
 
-/** Makes the scenario's files, durable, and a session over them. */
+/** Opens the scenario's image, made anew and durable, for operations. */
 export async function beginSession(scenario: Scenario, formats: readonly FormatDriver[]): Promise<Session> {
+  let files = madeFiles.get(scenario);
+  if (files === undefined) {
+    files = await makeFiles(scenario, formats);
+    madeFiles.set(scenario, files);
+  }
+  const disk = new RecordingDisk();
+  disk.addFile(fileNames.image, files.image);
+  const around: Surroundings = { scenario, formats, backing: files.backing };
+  const image = await openScenarioImage(around, disk.store(0), true);
+  return { ...around, disk, image, model: new GuestModel(await readAll(image)) };
+}
+
+/** Nothing changes these: every session forks them. */
+const madeFiles = new WeakMap<Scenario, ScenarioFiles>();
+
+interface ScenarioFiles {
+  readonly image: SparseBytes;
+  readonly backing?: SparseBytes;
+}
+
+async function makeFiles(scenario: Scenario, formats: readonly FormatDriver[]): Promise<ScenarioFiles> {
   const backing = scenario.backing && (await makeBacking(scenario.backing, formats));
-  const content = new SparseBytes();
+  const image = new SparseBytes();
   await createImage(
-    new SparseStore(content, fileNames.image),
+    new SparseStore(image, fileNames.image),
     scenario.format,
     scenario.size,
     scenario.options,
@@ -81,13 +102,14 @@ export async function beginSession(scenario: Scenario, formats: readonly FormatD
       backing: scenario.backing && { path: fileNames.backing, format: scenario.backing.format },
     },
   );
-  const disk = new RecordingDisk();
-  disk.addFile(fileNames.image, content);
-  const around: Surroundings = { scenario, formats, backing };
-  const image = await openScenarioImage(around, disk.store(0), true);
-  const initial = new Uint8Array(image.size);
-  await image.read(0, initial);
-  return { ...around, disk, image, model: new GuestModel(initial) };
+  return { image, backing };
+}
+
+/** The whole guest content. */
+export async function readAll(image: Image): Promise<Uint8Array> {
+  const content = new Uint8Array(image.size);
+  await image.read(0, content);
+  return content;
 }
 
 /** Runs a scenario to its end and gives the record. Closes the image. */
@@ -108,8 +130,7 @@ export async function assertLive({ image, model }: Session): Promise<void> {
   const expected = model.current();
   if (image.size !== expected.length)
     throw new Error(`the image has ${image.size} bytes, not ${expected.length}`);
-  const live = new Uint8Array(image.size);
-  await image.read(0, live);
+  const live = await readAll(image);
   if (Buffer.compare(live, expected) === 0) return;
   const at = live.findIndex((byte, i) => byte !== expected[i]);
   throw new Error(`byte ${at} (sector ${Math.floor(at / 512)}) does not read as written`);

@@ -39,9 +39,7 @@ export class SparseBytes {
 
   /** Bytes in pages that are held (own and inherited), as `du` would say. */
   allocated(): number {
-    let count = 0;
-    for (let index = this.nextPage(0); index !== undefined; index = this.nextPage(index + 1)) count += 1;
-    return count * pageSize;
+    return this.held(0, Number.POSITIVE_INFINITY).length * pageSize;
   }
 
   /** Bytes past the end read as zeroes. */
@@ -90,11 +88,7 @@ export class SparseBytes {
     }
     this.fillHeld(at, firstWhole * pageSize);
     this.fillHeld(endWhole * pageSize, end);
-    let index = this.nextPage(firstWhole);
-    while (index !== undefined && index < endWhole) {
-      this.dropPage(index);
-      index = this.nextPage(index + 1);
-    }
+    for (const index of this.held(firstWhole, endWhole)) this.dropPage(index);
   }
 
   /** Bytes that are cut off are gone: growing again shows zeroes. */
@@ -112,23 +106,23 @@ export class SparseBytes {
 
   /** The first page at or after `index` that is held (not a hole). */
   nextPage(index: number): number | undefined {
-    let best: number | undefined;
-    for (const [candidate, page] of this.pages) {
-      if (candidate >= index && page !== zeroPage && (best === undefined || candidate < best))
-        best = candidate;
-    }
-    let from = index;
-    while (this.parent !== undefined) {
-      const theirs = this.parent.nextPage(from);
-      if (theirs === undefined || theirs * pageSize >= this.inherited) break;
-      if (best !== undefined && theirs >= best) break;
-      if (!this.pages.has(theirs)) {
-        best = theirs;
-        break;
-      }
-      from = theirs + 1;
-    }
-    return best;
+    // Most questions are answered near by; the rest by a look at every page.
+    for (let near = index; near < index + 16; near += 1) if (!this.isHole(near * pageSize)) return near;
+    let best = Number.POSITIVE_INFINITY;
+    for (const held of this.held(index, Number.POSITIVE_INFINITY)) best = Math.min(best, held);
+    return best === Number.POSITIVE_INFINITY ? undefined : best;
+  }
+
+  /** The pages in [from, to) that are held, in no order. */
+  private held(from: number, to: number): number[] {
+    const found: number[] = [];
+    for (const [index, page] of this.pages)
+      if (index >= from && index < to && page !== zeroPage) found.push(index);
+    if (this.parent === undefined) return found;
+    const end = Math.min(to, Math.ceil(this.inherited / pageSize));
+    if (from >= end) return found;
+    for (const index of this.parent.held(from, end)) if (!this.pages.has(index)) found.push(index);
+    return found;
   }
 
   /** True when the page that holds `offset` is a hole. */
