@@ -14,12 +14,13 @@ const verbs: Readonly<Record<string, () => Promise<{ readonly run: Command }>>> 
   create: () => import('./verbs/create.ts'),
   info: () => import('./verbs/info.ts'),
   map: () => import('./verbs/map.ts'),
+  measure: () => import('./verbs/measure.ts'),
   rebase: () => import('./verbs/rebase.ts'),
   resize: () => import('./verbs/resize.ts'),
 };
 
 /** Verbs of qemu-img that cow-img does not have yet: a clear answer beats "Command not found". */
-const absentVerbs = ['amend', 'bench', 'bitmap', 'dd', 'measure', 'snapshot'];
+const absentVerbs = ['amend', 'bench', 'bitmap', 'dd', 'snapshot'];
 
 /** The program `cow-img`, as a function: `args` without the program's name. Never throws. */
 export const cowImg: Command = async (args, context) => {

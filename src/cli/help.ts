@@ -11,6 +11,7 @@ const synopses: readonly string[] = [
   'create [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] [--corrupt-dependents] filename [size]',
   'info [-f fmt] [--output=ofmt] [--backing-chain] [-U] filename',
   'map [-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] filename',
+  'measure [--output=ofmt] [-O output_fmt] [-o options] [--size N | [-f fmt] [-U] filename]',
   'rebase [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] [--compress] [--corrupt-dependents] -b backing_file [-F backing_fmt] filename',
   'resize [-f fmt] [--preallocation=prealloc] [-q] [--shrink] [--corrupt-dependents] filename [+ | -]size',
 ];

@@ -205,6 +205,39 @@ export interface CheckOptions {
   readonly signal?: AbortSignal;
 }
 
+/** A bitmap as far as its size in another image depends on it. */
+export interface MeasuredBitmap {
+  readonly name: string;
+  /** Guest bytes that a bit stands for. */
+  readonly granularity: number;
+}
+
+/** An image that is to be measured before it is made. */
+export interface MeasureRequest {
+  /** Guest bytes. */
+  readonly size: bigint;
+  /** Creation options. */
+  readonly options: OptionValues;
+  /**
+   * The content it will get: `used` counts the guest bytes of the units of `grain` bytes that hold data, and the
+   * bitmaps are those that could be copied with it (undefined: the source has no place for bitmaps).
+   */
+  readonly content?: {
+    used(grain: number): Promise<number>;
+    readonly bitmaps?: readonly MeasuredBitmap[];
+  };
+}
+
+/** Bytes of a file. */
+export interface Measurement {
+  /** As much as the content needs at most. */
+  readonly required: bigint;
+  /** When every guest byte has been written. */
+  readonly fullyAllocated: bigint;
+  /** What its bitmaps need besides. */
+  readonly bitmaps?: bigint;
+}
+
 /** What a probe is shown: the first bytes (up to 64 KiB) and the last 512 of a source of `size` bytes. */
 export interface ProbeView {
   readonly head: Uint8Array;
@@ -226,6 +259,8 @@ export interface FormatDriver {
   /** Lays an empty image of `size` guest bytes into `store` (emptied first). */
   create?(store: ByteStore, size: number, options: OptionValues, context: CreateContext): Promise<void>;
   check?(layer: Layer, options: CheckOptions): Promise<CheckResult>;
+  /** How large a file an image would take. Throws `bad-argument` for options that cannot be. */
+  measure?(request: MeasureRequest): Promise<Measurement>;
   /** Whether `layer.pack` works (`convert -c`). */
   readonly canPack?: boolean;
 }

@@ -2,6 +2,7 @@ import type { FormatDriver } from '../driver.ts';
 import { checkQcow2, repairRefcounts } from './check/index.ts';
 import { magic } from './constants.ts';
 import { createQcow2 } from './create.ts';
+import { measureQcow2 } from './measure.ts';
 import { openQcow2 } from './open.ts';
 import { createOptions } from './options.ts';
 
@@ -21,4 +22,5 @@ export const qcow2: FormatDriver = {
   open: (source, context) => openQcow2(source, context, { repairDirty: repairRefcounts }),
   create: createQcow2,
   check: checkQcow2,
+  measure: measureQcow2,
 };

@@ -53,6 +53,12 @@ export const raw: FormatDriver = {
     await store.resize(0);
     await store.resize(length, { preallocation, onProgress: context.onProgress });
   },
+
+  async measure({ size }) {
+    // Holes count: whoever copies the file may fill them.
+    const bytes = ((size + 511n) / 512n) * 512n;
+    return { required: bytes, fullyAllocated: bytes };
+  },
 };
 
 function preallocationOf(value: unknown, path: string): RawPreallocation {
