@@ -20,6 +20,7 @@ import {
   type PreparedNode,
   type ReferenceRequest,
 } from './image/open.ts';
+import { assertAllowed, type NamingImage, type ReferencePolicy } from './image/policy.ts';
 import { combineReference, requireFile } from './image/reference.ts';
 import { createAside } from './platform/atomic-file.ts';
 import { assertNoDependents } from './platform/dependents.ts';
@@ -64,6 +65,15 @@ export async function openLayerFile(
 ): Promise<OpenedLayer> {
   const node = await openTop(name, options);
   return openLayer(node, nodeOptions(node, options));
+}
+
+/** Throws `denied` or `unsupported` where the image `from` may not name `reference` as its backing image. */
+export function assertReferenceAllowed(
+  reference: string,
+  from: NamingImage,
+  policy: ReferencePolicy,
+): Promise<void> {
+  return assertAllowed(reference, { ...from, role: 'backing' }, policy, canonicalPath);
 }
 
 export interface CreateImageFileOptions extends Omit<CreateContext, 'sibling'> {
@@ -235,7 +245,7 @@ function imageOptions(options: OpenImageFileOptions, depth: number): OpenImageOp
     format: undefined,
     depth,
     resolve: (reference, from) => resolve(reference, from, options),
-    canonicalPath: (path) => realpath(path).catch(() => path),
+    canonicalPath,
     identify,
   };
 }
@@ -259,6 +269,10 @@ async function resolve(
   const { format } = reference;
   const withFormat = format !== undefined && !given.has('driver') ? given.with('driver', format) : given;
   return prepareNode({ filename, options: withFormat, asProtocol }, context);
+}
+
+function canonicalPath(path: string): Promise<string> {
+  return realpath(path).catch(() => path);
 }
 
 /** One file has one device and inode, whatever its names are. */

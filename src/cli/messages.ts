@@ -1,4 +1,6 @@
 import { type DiskError, isDiskError } from '../errors.ts';
+import { isAbsentProtocol, nodeDrivers } from '../image/nodes/drivers/index.ts';
+import { protocolOf } from '../image/reference.ts';
 import { strerror } from '../platform/errno.ts';
 import type { CliContext } from './context.ts';
 import { CliFailure } from './failure.ts';
@@ -55,10 +57,22 @@ function explainDiskError(error: DiskError): Explanation {
     return { text: `${'Could not open backing file: '.repeat(Number(detail.depth ?? 1))}${text}`, hint };
   }
   if (error.code === 'locked') return explainLock(error);
-  if (field === 'protocol') return { text: unknownProtocol(`${detail.protocol}:`) };
+  if (field === 'protocol' && detail.protocol !== undefined) {
+    const { protocol, known } = detail;
+    return {
+      text: known ? `The protocol '${protocol}' is not supported yet` : `Unknown protocol '${protocol}'`,
+    };
+  }
+  if (field === 'driver' && detail.driver !== undefined) {
+    const { driver, known } = detail;
+    return { text: known ? `The driver '${driver}' is not supported` : `Unknown driver '${driver}'` };
+  }
   if (field === 'format' && detail.format !== undefined) {
     return { text: unknownFormat('Unknown driver', String(detail.format)) };
   }
+  if (detail.expects !== undefined)
+    return { text: error.message, hint: expectations[String(detail.expects)] };
+  if (detail.wrapped) return { text: `${error.message}: ${strerror(String(detail.errno))}` };
   if (field === 'backing_fmt' && detail.detected !== undefined) {
     return { text: error.message, hint: `Detected format of ${detail.detected}.` };
   }
@@ -72,6 +86,14 @@ function explainDiskError(error: DiskError): Explanation {
   }
   return { text: error.message };
 }
+
+/** What a value must look like, after the sentence that it does not. */
+const expectations: Readonly<Record<string, string>> = {
+  size:
+    'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n' +
+    'and exabytes, respectively.\n',
+  identifier: "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.\n",
+};
 
 function isLoop({ field, detail }: DiskError): boolean {
   return field === 'backing chain' && detail.loop === true;
@@ -104,10 +126,11 @@ export function unknownFormat(unknown: string, format: string): string {
   return knownToQemu.has(format) ? `The format '${format}' is not supported yet` : `${unknown} '${format}'`;
 }
 
-/** The same for the protocol that a file name begins with. */
+/** The same for the protocol that the name of a new image begins with: nothing is created by protocol here. */
 export function unknownProtocol(filename: string): string {
-  const protocol = filename.slice(0, filename.indexOf(':'));
-  return knownToQemu.has(protocol)
-    ? `The protocol '${protocol}' is not supported yet`
+  const protocol = protocolOf(filename) ?? '';
+  if (isAbsentProtocol(protocol)) return `The protocol '${protocol}' is not supported yet`;
+  return nodeDrivers.some(({ prefixes }) => prefixes?.includes(protocol))
+    ? `Protocol driver '${protocol}' does not support image creation`
     : `Unknown protocol '${protocol}'`;
 }

@@ -1,50 +1,114 @@
 import { readFileSync } from 'node:fs';
+import { isDiskError } from '../errors.ts';
+import { parseJsonName } from '../image/nodes/json-dialect.ts';
 import { errnoOf, strerror } from '../platform/errno.ts';
+import { ThrottleGroup, throttleLimitNames } from '../storage/throttle.ts';
 import { CliFailure } from './failure.ts';
 import { splitOptions } from './options.ts';
 
 const secretMembers = ['data', 'file', 'format', 'iv', 'keyid'];
 
-/**
- * `--object secret,id=…`: checked as qemu-img checks it. No image that we open is encrypted yet, so the secret
- * is not kept. Other kinds of objects are refused.
- */
-export function acceptObject(text: string): void {
-  const members = text.startsWith('{') ? fromJson(text) : fromKeys(text);
-  const type = members.get('qom-type');
-  if (type === undefined) throw new CliFailure("Parameter 'qom-type' is missing");
-  if (type !== 'secret') throw new CliFailure(`Parameter 'qom-type' does not accept value '${type}'`);
-  const id = members.get('id');
-  if (id === undefined) throw new CliFailure("Parameter 'id' is missing");
+/** What QEMU calls the limits at the top level of a group; an old way that it still takes. */
+const oldLimitPrefix = 'x-';
+
+/** Kinds of objects that qemu-img has and that mean nothing to us. */
+const otherTypes = new Set(
+  `authz-list authz-list-file authz-pam authz-simple iothread main-loop rng-builtin rng-egd rng-random secret_keyring
+   tls-cipher-suites tls-creds-anon tls-creds-psk tls-creds-x509`.split(/\s+/),
+);
+
+/** Objects made by `--object`, by their ids. They live as long as the verb. */
+export class UserObjects {
+  readonly #secrets = new Map<string, Uint8Array>();
+  readonly #groups = new Map<string, ThrottleGroup>();
+
+  /** Makes `secret,id=…` or `throttle-group,id=…`. Throws CliFailure in qemu-img's words. */
+  add(text: string): void {
+    const members = text.startsWith('{') ? fromJson(text) : fromKeys(text);
+    const type = members.get('qom-type');
+    if (type === undefined) throw new CliFailure("Parameter 'qom-type' is missing");
+    if (type !== 'secret' && type !== 'throttle-group') {
+      throw new CliFailure(
+        otherTypes.has(type)
+          ? `Objects of type '${type}' are not supported`
+          : `Parameter 'qom-type' does not accept value '${type}'`,
+      );
+    }
+    const id = members.get('id');
+    if (id === undefined) throw new CliFailure("Parameter 'id' is missing");
+    const own = new Map([...members].filter(([name]) => name !== 'qom-type' && name !== 'id'));
+    checkMembers(type, own);
+    if (!/^[A-Za-z][A-Za-z0-9._-]*$/.test(id)) {
+      throw new CliFailure("Parameter 'id' expects an identifier", {
+        hint: "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.\n",
+      });
+    }
+    const made = type === 'secret' ? secretOf(own) : groupOf(own);
+    if (this.#secrets.has(id) || this.#groups.has(id)) {
+      throw new CliFailure(`attempt to add duplicate property '${id}' to object (type 'container')`);
+    }
+    if (made instanceof ThrottleGroup) this.#groups.set(id, made);
+    else this.#secrets.set(id, made);
+  }
+
+  throttleGroup(id: string): ThrottleGroup | undefined {
+    return this.#groups.get(id);
+  }
+
+  /** Throws CliFailure where there is none. */
+  async secret(id: string): Promise<Uint8Array> {
+    const secret = this.#secrets.get(id);
+    if (!secret) throw new CliFailure(`No secret with id '${id}'`);
+    return secret;
+  }
+}
+
+function checkMembers(type: 'secret' | 'throttle-group', members: ReadonlyMap<string, string>): void {
   for (const name of members.keys()) {
-    if (name === 'qom-type' || name === 'id' || secretMembers.includes(name)) continue;
-    throw new CliFailure(`Parameter '${name}' is unexpected`);
+    const known =
+      type === 'secret'
+        ? secretMembers.includes(name)
+        : throttleLimitNames.some((limit) => name === `limits.${limit}` || name === oldLimitPrefix + limit);
+    if (!known) throw new CliFailure(`Parameter '${name}' is unexpected`);
   }
   const format = members.get('format');
-  if (format !== undefined && format !== 'raw' && format !== 'base64') {
+  if (type === 'secret' && format !== undefined && format !== 'raw' && format !== 'base64') {
     throw new CliFailure(`Parameter 'format' does not accept value '${format}'`);
   }
-  if (!/^[A-Za-z][A-Za-z0-9._-]*$/.test(id)) {
-    throw new CliFailure("Parameter 'id' expects an identifier", {
-      hint: "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.\n",
-    });
+}
+
+function groupOf(members: ReadonlyMap<string, string>): ThrottleGroup {
+  const limits: Record<string, number> = {};
+  for (const [name, text] of members) {
+    if (!/^\d+$/.test(text)) throw new CliFailure(`Parameter '${name}' expects integer`);
+    limits[name.replace(/^(?:limits\.|x-)/, '')] = Number(text);
   }
-  checkSource(members.get('file'), members.get('data'));
+  try {
+    return new ThrottleGroup(limits);
+  } catch (error) {
+    if (!isDiskError(error)) throw error;
+    throw new CliFailure(error.message, { cause: error });
+  }
 }
 
-/** `--image-opts` is not built yet: refused, since the words after it would be taken for file names. */
-export function refuseImageOptions(): never {
-  throw new CliFailure('The option --image-opts is not supported yet');
-}
-
-function checkSource(file: string | undefined, data: string | undefined): void {
-  if (file !== undefined && data !== undefined)
+/** The secret's bytes: given, or a file's whole content; base64 is unpacked. */
+function secretOf(members: ReadonlyMap<string, string>): Uint8Array {
+  const file = members.get('file');
+  const data = members.get('data');
+  if (file !== undefined && data !== undefined) {
     throw new CliFailure("'file' and 'data' are mutually exclusive");
+  }
+  if (members.has('keyid')) throw new CliFailure('Secrets that are encrypted themselves are not supported');
   if (file === undefined && data === undefined)
     throw new CliFailure("Either 'file' or 'data' must be provided");
-  if (file === undefined) return;
+  const content = file === undefined ? new TextEncoder().encode(data) : readSecret(file);
+  if (members.get('format') !== 'base64') return content;
+  return Buffer.from(Buffer.from(content).toString('latin1'), 'base64');
+}
+
+function readSecret(file: string): Uint8Array {
   try {
-    readFileSync(file);
+    return readFileSync(file);
   } catch (error) {
     const name = errnoOf(error);
     if (name === undefined) throw error;
@@ -54,10 +118,8 @@ function checkSource(file: string | undefined, data: string | undefined): void {
 
 /** `secret,id=a`: the first word without a value is the type. */
 function fromKeys(text: string): Map<string, string> {
-  const first = text.search(/[=,]/) < 0 ? text.length : text.search(/[=,]/);
-  const implied = text[first] !== '=' && text !== '';
   const members = new Map<string, string>();
-  for (const { name, value, flag } of splitOptions(implied ? `qom-type=${text}` : text)) {
+  for (const { name, value, flag } of splitOptions(text, 'qom-type')) {
     if (flag) throw new CliFailure(`Expected '=' after parameter '${name}'`);
     members.set(name, value);
   }
@@ -65,11 +127,19 @@ function fromKeys(text: string): Map<string, string> {
 }
 
 function fromJson(text: string): Map<string, string> {
-  let value: unknown;
   try {
-    value = JSON.parse(text);
-  } catch {
-    throw new CliFailure('JSON parse error, the description of the object cannot be read');
+    return new Map([...parseJsonName(text).entries()].map(([name, member]) => [name, String(member)]));
+  } catch (error) {
+    if (!isDiskError(error)) throw error;
+    throw new CliFailure(error.message.replace('Could not parse the JSON options: ', ''), { cause: error });
   }
-  return new Map(Object.entries(value as object).map(([name, member]) => [name, String(member)]));
+}
+
+/** `--object` of a verb to which no object can matter. */
+export function acceptObject(text: string): void {
+  new UserObjects().add(text);
+}
+
+export function refuseImageOptions(): never {
+  throw new CliFailure('The option --image-opts is not supported yet');
 }

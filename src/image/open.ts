@@ -358,7 +358,7 @@ async function closeQuietly(opened: AsyncDisposable): Promise<void> {
 }
 
 function placeInChain(cause: unknown, from: NamingImage, reference: string): unknown {
-  if (!(cause instanceof DiskError)) return cause;
+  if (!(cause instanceof DiskError) || cause.detail.own) return cause;
   return new DiskError(cause.code, `The backing image '${reference}' of '${from.name}' could not be opened`, {
     path: cause.path,
     offset: cause.offset,

@@ -18,8 +18,6 @@ export interface BlockStatus {
   allocated: boolean;
   /** The stretch ends where the image ends. */
   eof: boolean;
-  /** Stored space of a file whose holes were looked at. */
-  recurse: boolean;
   /** Where the bytes lie, if that has an answer: a source and a byte offset in it. */
   source: ByteSource | undefined;
   at: number;
@@ -53,7 +51,10 @@ export class ChainStatus {
 
   static async of(image: Image): Promise<ChainStatus> {
     const levels: Level[] = [];
-    for (let at: Image | undefined = image; at; at = at.backing) levels.push(await levelOf(at.layer));
+    // A filter hands the map of its image through.
+    let top = image;
+    while (top.filtered) top = top.filtered;
+    for (let at: Image | undefined = top; at; at = at.backing) levels.push(await levelOf(at.layer));
     return new ChainStatus(levels);
   }
 
@@ -149,7 +150,9 @@ export class ChainStatus {
 
   /** A place in a file, taken as guest bytes: data or hole, as the file system says. */
   #flat(source: ByteSource, at: number, length: number, depth: number): BlockStatus | undefined {
-    const found = { ...silent, length, allocated: true, source, at, depth };
+    const bottom = placeBelow(source, at);
+    if (bottom.source.unspecified) return { ...silent, length, depth };
+    const found = { ...silent, length, allocated: true, ...bottom, depth };
     if (at >= source.size) {
       found.zero = true;
       return found;
@@ -189,7 +192,6 @@ export class ChainStatus {
 
   /** Space that a format gave to data may still be a hole of its file. */
   #lookIntoFile(status: BlockStatus, source: ByteSource, at: number): BlockStatus | undefined {
-    status.recurse = true;
     if (at >= source.size) {
       status.zero = true;
       return status;
@@ -213,13 +215,23 @@ export class ChainStatus {
   }
 }
 
+/** Where byte `at` of a pile of filters and windows lies in the store at its bottom. */
+function placeBelow(top: ByteSource, at: number): { readonly source: ByteSource; readonly at: number } {
+  let source = top;
+  let place = at;
+  while (source.inner) {
+    place += source.innerOffset ?? 0;
+    source = source.inner;
+  }
+  return { source, at: place };
+}
+
 const silent: BlockStatus = {
   length: 0,
   data: false,
   zero: false,
   allocated: false,
   eof: false,
-  recurse: false,
   source: undefined,
   at: 0,
   depth: 0,

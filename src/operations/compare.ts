@@ -166,7 +166,6 @@ function sameState(a: BlockStatus, b: BlockStatus): boolean {
     a.zero === b.zero &&
     a.allocated === b.allocated &&
     a.eof === b.eof &&
-    a.recurse === b.recurse &&
     (a.source === undefined) === (b.source === undefined)
   );
 }

@@ -1,5 +1,6 @@
 import { DiskError } from '../errors.ts';
 import type { Layer, LayerDetails } from '../formats/driver.ts';
+import type { NamingImage } from '../image/policy.ts';
 import { combineReference, parseReference } from '../image/reference.ts';
 
 /** What an image says of itself: its header, and what it costs on the host. Nothing of its guest data is read. */
@@ -23,18 +24,25 @@ export interface BackingInfo {
   readonly format?: string;
 }
 
+/** A layer, and the name that opens it again where that is not its file's name. */
+export interface DescribedLayer {
+  readonly layer: Layer;
+  readonly filename?: string;
+}
+
 /** Reads what `layer` says of itself. Throws `corrupt` and `io` as its format does. */
-export async function describeLayer(layer: Layer): Promise<ImageInfo> {
-  const reference = parseReference(layer.source.name);
-  const name = reference.kind === 'file' ? reference.path : layer.source.name;
+export async function describeLayer({ layer, filename }: DescribedLayer): Promise<ImageInfo> {
+  const { source } = layer;
+  const reference = parseReference(source.name);
+  const name = filename ?? (reference.kind === 'file' ? reference.path : source.name);
   return {
     name,
     format: layer.format,
     virtualSize: layer.size,
-    allocated: await layer.source.allocated(),
+    allocated: await source.allocated(),
     backing: layer.backing && {
       name: layer.backing.path,
-      fullName: fullNameOf(name, layer.backing.path),
+      fullName: fullNameOf(source.referenceBase ?? source.name, layer.backing.path),
       format: layer.backing.format,
     },
     details: await layer.details(),
@@ -42,7 +50,14 @@ export async function describeLayer(layer: Layer): Promise<ImageInfo> {
 }
 
 /** Opens one image of a chain, without the images that it names. */
-export type OpenForInfo = (name: string, format: string | undefined) => Promise<Layer>;
+export type OpenForInfo = (
+  name: string,
+  format: string | undefined,
+  depth: number,
+) => Promise<DescribedLayer>;
+
+/** Throws where an image may not name another one. */
+export type AllowForInfo = (reference: string, from: NamingImage) => Promise<void>;
 
 /**
  * Describes `name` and then each image that it stands on, opening one at a time: the length of a chain costs no
@@ -52,10 +67,11 @@ export async function* describeChain(
   name: string,
   format: string | undefined,
   open: OpenForInfo,
+  allow?: AllowForInfo,
 ): AsyncIterable<ImageInfo> {
   const seen = new Set<string>();
   let next: { readonly name: string; readonly format?: string } | undefined = { name, format };
-  while (next) {
+  for (let depth = 0; next; depth++) {
     if (seen.has(next.name)) {
       throw new DiskError('corrupt', `The backing chain loops: '${next.name}' is in it already`, {
         path: next.name,
@@ -64,7 +80,7 @@ export async function* describeChain(
       });
     }
     seen.add(next.name);
-    const info = await describeOne(next.name, next.format, open);
+    const { info, base } = await describeOne(next.name, next.format, depth, open);
     yield info;
     next = undefined;
     if (info.backing) {
@@ -74,14 +90,17 @@ export async function* describeChain(
           field: 'backing_file',
         });
       }
+      await allow?.(info.backing.name, { name: base, depth });
       next = { name: info.backing.fullName, format: info.backing.format };
     }
   }
 }
 
-async function describeOne(name: string, format: string | undefined, open: OpenForInfo): Promise<ImageInfo> {
-  await using layer = await open(name, format);
-  return await describeLayer(layer);
+async function describeOne(name: string, format: string | undefined, depth: number, open: OpenForInfo) {
+  const opened = await open(name, format, depth);
+  await using layer = opened.layer;
+  const base = layer.source.referenceBase ?? layer.source.name;
+  return { info: await describeLayer(opened), base };
 }
 
 function fullNameOf(image: string, backing: string): string | undefined {

@@ -6,7 +6,8 @@ import type { ByteSource, ByteStore, Extent, OnProgress, Preallocation } from '.
  */
 export class FilterStore implements ByteStore {
   readonly inner: ByteStore;
-  readonly name: string;
+  /** Changed by whoever knows more of the node that this is. */
+  name: string;
 
   constructor(inner: ByteSource, name = inner.name) {
     this.inner = inner as ByteStore;

@@ -40,6 +40,8 @@ export interface ByteSource extends AsyncDisposable {
   readonly unspecified?: boolean;
   /** The store beneath, of a filter. */
   readonly inner?: ByteSource;
+  /** Where in `inner` byte 0 lies; absent: at 0. */
+  readonly innerOffset?: number;
   /** Told of the moments in a format's work that have a name in QEMU (`l2_load`): tests inject errors at them. */
   debugEvent?(event: string): void;
 }

@@ -72,6 +72,10 @@ class SourceWindow<Inner extends ByteSource> implements ByteSource {
     this.inner.debugEvent?.(event);
   }
 
+  get innerOffset(): number {
+    return this.offset;
+  }
+
   get size(): number {
     return this.fixed ?? Math.max(0, this.inner.size - this.offset);
   }

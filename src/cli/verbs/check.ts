@@ -6,9 +6,9 @@ import { isCacheMode } from '../cache-mode.ts';
 import type { CliContext, Command } from '../context.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
 import { fixed2 } from '../fixed.ts';
+import { ImageArguments } from '../image-arguments.ts';
 import { prettyJson } from '../json.ts';
 import { report } from '../messages.ts';
-import { acceptObject, refuseImageOptions } from '../objects.ts';
 import { openForVerb } from '../open-image.ts';
 import { outputFormat } from '../output-format.ts';
 import { flag, readOptions, valued } from '../verb-options.ts';
@@ -24,16 +24,19 @@ interface CheckArguments {
   quiet: boolean;
   share: boolean;
   force: boolean;
+  images: ImageArguments;
 }
 
 /** `check`: looks for errors in an image's tables and with `-r` repairs them. */
 export const run: Command = async (args, context) => {
+  const images = new ImageArguments(context);
   const wish: CheckArguments = {
     repair: 'none',
     cache: 'writeback',
     quiet: false,
     share: false,
     force: false,
+    images,
   };
   const operands = readOptions(
     args,
@@ -42,8 +45,7 @@ export const run: Command = async (args, context) => {
       valued('format', 'f'),
       valued('repair', 'r'),
       valued('output'),
-      valued('object'),
-      flag('image-opts'),
+      ...ImageArguments.options,
       flag('force-share', 'U'),
       flag('corrupt-dependents'),
     ],
@@ -55,8 +57,7 @@ export const run: Command = async (args, context) => {
       else if (key === 'q') wish.quiet = true;
       else if (key === 'U') wish.share = true;
       else if (key === 'corrupt-dependents') wish.force = true;
-      else if (key === 'object') acceptObject(value);
-      else refuseImageOptions();
+      else images.take(key, value);
     },
   );
   if (operands.length !== 1) throw new UsageFailure('Expecting one image file name');
@@ -104,9 +105,10 @@ class CheckVerb {
 
   /** One look at the image, opened for it: a repair changes the file underneath an open one. */
   async #check(repair: CheckArguments['repair']): Promise<{ format: string; result: CheckResult }> {
-    const { format, share, force } = this.#wish;
+    const { format, share, force, images } = this.#wish;
     await using image = await openForVerb(this.#context, this.#path, {
       format,
+      images,
       writable: repair !== 'none',
       metadataOnly: true,
       checking: true,

@@ -4,11 +4,12 @@ import { type Comparison, compareImages } from '../../operations/compare.ts';
 import { strerror } from '../../platform/errno.ts';
 import { isCacheMode } from '../cache-mode.ts';
 import type { CliContext, Command } from '../context.ts';
+import { reportCorruption } from '../corruption.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
-import { acceptObject, refuseImageOptions } from '../objects.ts';
+import { ImageArguments } from '../image-arguments.ts';
 import { openForVerb } from '../open-image.ts';
 import { type PercentProgress, qemuProgress } from '../progress.ts';
-import { flag, readOptions, valued } from '../verb-options.ts';
+import { flag, readOptions } from '../verb-options.ts';
 
 /** qemu-img's exit codes: the images differ; they could not be opened; their tables, or data, could not be read. */
 const exitCodes = { differ: 1, open: 2, state: 3, read: 4 } as const;
@@ -22,10 +23,12 @@ interface CompareArguments {
   quiet: boolean;
   strict: boolean;
   share: boolean;
+  images: ImageArguments;
 }
 
 /** `compare`: whether a guest would read the same from two images. */
 export const run: Command = async (args, context) => {
+  const images = new ImageArguments(context);
   const wish: CompareArguments = {
     formats: [undefined, undefined],
     cache: 'writeback',
@@ -33,11 +36,12 @@ export const run: Command = async (args, context) => {
     quiet: false,
     strict: false,
     share: false,
+    images,
   };
   const operands = readOptions(
     args,
     'f:F:T:pqsU',
-    [valued('object'), flag('image-opts'), flag('force-share', 'U')],
+    [...ImageArguments.options, flag('force-share', 'U')],
     (key, value) => {
       if (key === 'f') wish.formats[0] = value;
       else if (key === 'F') wish.formats[1] = value;
@@ -46,8 +50,7 @@ export const run: Command = async (args, context) => {
       else if (key === 'q') wish.quiet = true;
       else if (key === 's') wish.strict = true;
       else if (key === 'U') wish.share = true;
-      else if (key === 'object') withCode(exitCodes.open, () => acceptObject(value));
-      else withCode(exitCodes.open, refuseImageOptions);
+      else withCode(exitCodes.open, () => images.take(key, value));
     },
   );
   if (operands.length !== 2) throw new UsageFailure('Expecting two image file names');
@@ -70,6 +73,7 @@ export const run: Command = async (args, context) => {
 function open(context: CliContext, path: string, wish: CompareArguments, index: 0 | 1): Promise<Image> {
   return openForVerb(context, path, {
     format: wish.formats[index],
+    images: wish.images,
     locks: wish.share ? 'share' : 'take',
     exitCode: exitCodes.open,
   });
@@ -102,6 +106,7 @@ async function compare(
       },
     });
   } catch (error) {
+    reportCorruption(context, error);
     if (isDiskError(error) && error.detail.image !== undefined) throw couldNotCompare(error, names);
     throw error;
   }

@@ -7,9 +7,9 @@ import { type BackingFacts, planImage } from '../../operations/create.ts';
 import { errnoOf, strerror, systemError } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
+import { growthRefusal } from '../growth-messages.ts';
+import { ImageArguments } from '../image-arguments.ts';
 import { explain, isKnownToQemu, unknownFormat, unknownProtocol } from '../messages.ts';
-import { acceptObject } from '../objects.ts';
-import { checkName } from '../open-image.ts';
 import {
   type CreationOptions,
   creationOptions,
@@ -38,10 +38,11 @@ interface CreateArguments {
 /** `create`: makes an empty image, or a clone that stands on a backing file. */
 export const run: Command = async (args, context) => {
   const wish: CreateArguments = { format: 'raw', quiet: false, unsafe: false, force: false };
+  const images = new ImageArguments(context);
   const operands = readOptions(
     args,
     'F:b:f:o:qu',
-    [valued('object'), flag('corrupt-dependents')],
+    [valued('object'), flag('untrusted'), flag('corrupt-dependents')],
     (key, value) => {
       if (key === 'F') wish.backingFormat = value;
       else if (key === 'b') wish.backingFile = value;
@@ -50,7 +51,7 @@ export const run: Command = async (args, context) => {
       else if (key === 'q') wish.quiet = true;
       else if (key === 'u') wish.unsafe = true;
       else if (key === 'corrupt-dependents') wish.force = true;
-      else acceptObject(value);
+      else images.take(key, value);
     },
   );
   const [path, sizeText, unexpected] = operands;
@@ -62,15 +63,16 @@ export const run: Command = async (args, context) => {
   const size = sizeText === undefined ? undefined : sizeArgument(context, 'image size', sizeText);
   if (unexpected !== undefined) throw new UsageFailure(`Unexpected argument: ${unexpected}`);
   try {
-    await create(context, path, size, wish);
+    await create(context, path, size, wish, images);
   } catch (error) {
+    if (isDiskError(error, 'aborted')) throw error;
     const { text, hint } = explain(error);
     throw new CliFailure(`${path}: ${text}`, { hint, cause: error });
   }
   return 0;
 };
 
-function helpFor(format: string, path: string | undefined): string {
+export function helpFor(format: string, path: string | undefined): string {
   const driver = findFormat(format);
   if (!driver) throw new CliFailure(unknownFormat('Unknown file format', format));
   const reference = path === undefined ? undefined : parseReference(path);
@@ -83,6 +85,7 @@ async function create(
   path: string,
   sizeArgumentBytes: bigint | undefined,
   wish: CreateArguments,
+  images: ImageArguments,
 ): Promise<void> {
   const driver = findFormat(wish.format);
   if (!driver) throw new CliFailure(unknownFormat('Unknown file format', wish.format));
@@ -92,7 +95,7 @@ async function create(
   const backing = backingOf(driver, options, wish);
   const plan = await planImage(
     { path, size: sizeOf(options, sizeArgumentBytes), backing, openBacking: !wish.unsafe },
-    lookAtBacking,
+    (name, format) => lookAtBacking(name, format, images),
   );
   if (!wish.quiet) {
     options.numbers.set('size', plan.size);
@@ -121,7 +124,12 @@ async function create(
 const placeErrors = 'EACCES EBUSY EISDIR ELOOP ENAMETOOLONG ENOENT ENOTDIR EPERM EROFS ETXTBSY'.split(' ');
 
 /** What qemu-img says otherwise when it creates than when it opens. */
-function worded(error: unknown, path: string, driver: FormatDriver, options: CreationOptions): unknown {
+export function worded(
+  error: unknown,
+  path: string,
+  driver: FormatDriver,
+  options: CreationOptions,
+): unknown {
   const errno = isDiskError(error) ? error.detail.errno : errnoOf(error);
   if (errno === 'EFBIG') return tooLarge(driver.name, options);
   const backing = options.shown.get('backing_file');
@@ -132,12 +140,17 @@ function worded(error: unknown, path: string, driver: FormatDriver, options: Cre
       `Could not assign backing file '${backing}' with format '${options.shown.get('backing_fmt')}': ${reason}`,
     );
   }
-  if (typeof errno !== 'string' || !placeErrors.includes(errno)) return error;
-  return new CliFailure(`Could not create '${path}': ${strerror(errno)}`, { cause: error });
+  if (typeof errno === 'string' && placeErrors.includes(errno)) {
+    return new CliFailure(`Could not create '${path}': ${strerror(errno)}`, { cause: error });
+  }
+  const refusal = growthRefusal(error, driver.name);
+  if (refusal === undefined) return error;
+  const what = driver.name === 'raw' ? '' : 'Could not resize image: ';
+  return new CliFailure(`${what}${refusal}`, { cause: error });
 }
 
 /** A name that can only be a directory's: the system would say so at opening it. */
-function checkFileName(path: string): void {
+export function checkFileName(path: string): void {
   const name = requireFile(path);
   if (name === '') throw systemError('ENOENT', 'create', path);
   if (name.endsWith('/')) throw systemError('EISDIR', 'create', path);
@@ -171,10 +184,18 @@ function sizeOf(options: CreationOptions, argument: bigint | undefined): bigint 
   return size === (1n << 64n) - 1n ? undefined : size;
 }
 
-async function lookAtBacking(name: string, format: string | undefined): Promise<BackingFacts> {
+async function lookAtBacking(
+  name: string,
+  format: string | undefined,
+  images: ImageArguments,
+): Promise<BackingFacts> {
   try {
-    checkName(name, format);
-    await using image = await openImageFile(name, { format, locks: 'share', metadataOnly: true });
+    await using image = await openImageFile(name, {
+      ...images.opening,
+      format,
+      locks: 'share',
+      metadataOnly: true,
+    });
     return { format: image.layer.format, size: image.size };
   } catch (error) {
     const { text, hint = '' } = explain(error);
@@ -183,7 +204,7 @@ async function lookAtBacking(name: string, format: string | undefined): Promise<
 }
 
 /** Values that QEMU refuses only after its line `Formatting`. */
-function checkFileOptions(driver: FormatDriver, options: CreationOptions): void {
+export function checkFileOptions(driver: FormatDriver, options: CreationOptions): void {
   if ((options.numbers.get('extent_size_hint') ?? 0n) >= 1n << 32n) {
     throw new CliFailure('Extent size hint is too large');
   }
@@ -201,7 +222,7 @@ function checkFileOptions(driver: FormatDriver, options: CreationOptions): void 
 }
 
 /** What the driver gets: its own options, without those that are handed over by name. */
-function driverOptions(driver: FormatDriver, options: CreationOptions): OptionValues {
+export function driverOptions(driver: FormatDriver, options: CreationOptions): OptionValues {
   const own = new Set(driver.createOptions.map((option) => option.name));
   const entries = Object.entries({
     ...options.values,

@@ -1,12 +1,14 @@
 import { isDiskError } from '../../errors.ts';
 import type { LayerDetails, SnapshotInfo } from '../../formats/driver.ts';
-import { describeChain, type ImageInfo } from '../../operations/info.ts';
+import { trustedImages, untrustedImages } from '../../image/policy.ts';
+import { assertReferenceAllowed } from '../../node.ts';
+import { describeChain, type ImageInfo, type OpenForInfo } from '../../operations/info.ts';
 import type { CliContext, Command } from '../context.ts';
 import { UsageFailure } from '../failure.ts';
 import { humanTree } from '../human-tree.ts';
+import { ImageArguments } from '../image-arguments.ts';
 import { type JsonValue, prettyJson } from '../json.ts';
 import { couldNotOpen } from '../messages.ts';
-import { acceptObject, refuseImageOptions } from '../objects.ts';
 import { openLayerForVerb } from '../open-image.ts';
 import { outputFormat } from '../output-format.ts';
 import { humanSize } from '../sizes.ts';
@@ -19,6 +21,7 @@ export const run: Command = async (args, context) => {
   let output: string | undefined;
   let wholeChain = false;
   let share = false;
+  const images = new ImageArguments(context);
   const operands = readOptions(
     args,
     'f:U',
@@ -26,8 +29,7 @@ export const run: Command = async (args, context) => {
       valued('format', 'f'),
       valued('output'),
       flag('backing-chain'),
-      valued('object'),
-      flag('image-opts'),
+      ...ImageArguments.options,
       flag('force-share', 'U'),
     ],
     (key, value) => {
@@ -35,13 +37,12 @@ export const run: Command = async (args, context) => {
       else if (key === 'output') output = value;
       else if (key === 'backing-chain') wholeChain = true;
       else if (key === 'U') share = true;
-      else if (key === 'object') acceptObject(value);
-      else refuseImageOptions();
+      else images.take(key, value);
     },
   );
   if (operands.length !== 1) throw new UsageFailure('Expecting one image file name');
   const json = outputFormat(output) === 'json';
-  const found = await collect(operands[0], { format, share, wholeChain });
+  const found = await collect(context, operands[0], { format, share, wholeChain, images });
   print(context, found, { json, wholeChain });
   return 0;
 };
@@ -50,17 +51,23 @@ interface Wish {
   readonly format?: string;
   readonly share: boolean;
   readonly wholeChain: boolean;
+  readonly images: ImageArguments;
 }
 
-async function collect(name: string, wish: Wish): Promise<ImageInfo[]> {
+async function collect(context: CliContext, name: string, wish: Wish): Promise<ImageInfo[]> {
   const found: ImageInfo[] = [];
-  const chain = describeChain(name, wish.format, async (path, format) => {
-    const { layer } = await openLayerForVerb(path, {
+  const { images } = wish;
+  const open: OpenForInfo = (path, format, depth) =>
+    openLayerForVerb(context, path, {
       format,
+      images,
+      imageOptions: images.imageOptions && depth === 0,
       metadataOnly: true,
       locks: wish.share ? 'share' : 'take',
     });
-    return layer;
+  const chain = describeChain(name, wish.format, open, (reference, from) => {
+    const policy = images.untrusted ? untrustedImages : trustedImages;
+    return assertReferenceAllowed(reference, from, policy);
   });
   try {
     for await (const info of chain) {
@@ -97,7 +104,7 @@ function jsonInfo(info: ImageInfo): JsonValue {
     'actual-size': info.allocated,
     encrypted: details.encrypted || undefined,
     'cluster-size': details.clusterSize,
-    'dirty-flag': details.dirty ?? false,
+    'dirty-flag': details.dirty,
     'format-specific': details.formatSpecific && {
       type: details.formatSpecific.type,
       data: details.formatSpecific.data as JsonValue,

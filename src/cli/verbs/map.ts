@@ -2,8 +2,9 @@ import { isDiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
 import { type MapEntry, mapImage } from '../../operations/map.ts';
 import type { CliContext, Command } from '../context.ts';
+import { reportCorruption } from '../corruption.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
-import { acceptObject, refuseImageOptions } from '../objects.ts';
+import { ImageArguments } from '../image-arguments.ts';
 import { openForVerb } from '../open-image.ts';
 import { outputFormat } from '../output-format.ts';
 import { sizeArgument } from '../sizes.ts';
@@ -16,14 +17,14 @@ export const run: Command = async (args, context) => {
   let share = false;
   let start = 0n;
   let maxLength: bigint | undefined;
+  const images = new ImageArguments(context);
   const operands = readOptions(
     args,
     'f:s:l:U',
     [
       valued('format', 'f'),
       valued('output'),
-      valued('object'),
-      flag('image-opts'),
+      ...ImageArguments.options,
       flag('force-share', 'U'),
       valued('start-offset', 's'),
       valued('max-length', 'l'),
@@ -34,13 +35,16 @@ export const run: Command = async (args, context) => {
       else if (key === 'U') share = true;
       else if (key === 's') start = sizeArgument(context, 'start offset', value);
       else if (key === 'l') maxLength = sizeArgument(context, 'max length', value);
-      else if (key === 'object') acceptObject(value);
-      else refuseImageOptions();
+      else images.take(key, value);
     },
   );
   if (operands.length !== 1) throw new UsageFailure('Expecting one image file name');
   const json = outputFormat(output) === 'json';
-  await using image = await openForVerb(context, operands[0], { format, locks: share ? 'share' : 'take' });
+  await using image = await openForVerb(context, operands[0], {
+    format,
+    images,
+    locks: share ? 'share' : 'take',
+  });
   const end = endOf(image, start, maxLength);
   if (json) await printJson(context, image, start, end);
   else await printTable(context, image, start, end);
@@ -54,12 +58,18 @@ function endOf(image: Image, start: bigint, maxLength: bigint | undefined): bigi
   return end < size ? end : size;
 }
 
-async function* entries(image: Image, start: bigint, end: bigint): AsyncGenerator<readonly MapEntry[]> {
+async function* entries(
+  context: CliContext,
+  image: Image,
+  start: bigint,
+  end: bigint,
+): AsyncGenerator<readonly MapEntry[]> {
   if (start >= end) return;
   try {
     yield* mapImage(image, { from: Number(start), to: Number(end) });
   } catch (error) {
     if (!isDiskError(error) || error.code === 'aborted') throw error;
+    reportCorruption(context, error);
     throw new CliFailure('Could not read file metadata: Input/output error', { cause: error });
   }
 }
@@ -67,7 +77,7 @@ async function* entries(image: Image, start: bigint, end: bigint): AsyncGenerato
 async function printTable(context: CliContext, image: Image, start: bigint, end: bigint): Promise<void> {
   const column = (text: string) => text.padEnd(16);
   context.stdout.write(`${column('Offset')}${column('Length')}${column('Mapped to')}File\n`);
-  for await (const page of entries(image, start, end)) {
+  for await (const page of entries(context, image, start, end)) {
     let lines = '';
     for (const entry of page) {
       if (!entry.data) continue;
@@ -107,7 +117,7 @@ async function printJson(context: CliContext, image: Image, start: bigint, end: 
 async function* entriesOrOpenBracket(context: CliContext, image: Image, start: bigint, end: bigint) {
   let any = false;
   try {
-    for await (const page of entries(image, start, end)) {
+    for await (const page of entries(context, image, start, end)) {
       any = true;
       yield page;
     }

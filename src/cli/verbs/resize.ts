@@ -1,11 +1,11 @@
 import { maxOffset } from '../../bytes/numbers.ts';
-import { isDiskError } from '../../errors.ts';
 import type { Layer } from '../../formats/driver.ts';
 import { resizeImage } from '../../operations/resize.ts';
 import { strerror } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
-import { acceptObject, refuseImageOptions } from '../objects.ts';
+import { growthRefusal } from '../growth-messages.ts';
+import { ImageArguments } from '../image-arguments.ts';
 import { openForVerb } from '../open-image.ts';
 import { sizeParameter } from '../options.ts';
 import { flag, readOptions, valued } from '../verb-options.ts';
@@ -22,24 +22,18 @@ export const run: Command = async (args, context) => {
   let preallocation: Preallocation = 'off';
   // The size is taken off first: `-1G` is a size here and no option.
   if (args.length < 3) throw new UsageFailure('Not enough arguments');
+  const images = new ImageArguments(context);
   const operands = readOptions(
     args.slice(0, -1),
     'f:q',
-    [
-      valued('object'),
-      flag('image-opts'),
-      valued('preallocation'),
-      flag('shrink'),
-      flag('corrupt-dependents'),
-    ],
+    [...ImageArguments.options, valued('preallocation'), flag('shrink'), flag('corrupt-dependents')],
     (key, value) => {
       if (key === 'f') format = value;
       else if (key === 'q') quiet = true;
       else if (key === 'shrink') shrink = true;
       else if (key === 'corrupt-dependents') force = true;
       else if (key === 'preallocation') preallocation = preallocationOf(value);
-      else if (key === 'object') acceptObject(value);
-      else refuseImageOptions();
+      else images.take(key, value);
     },
   );
   if (operands.length !== 1) throw new UsageFailure('Expecting image file name and size');
@@ -49,6 +43,7 @@ export const run: Command = async (args, context) => {
 
   await using image = await openForVerb(context, operands[0], {
     format,
+    images,
     writable: true,
     resize: true,
     corruptDependents: force,
@@ -64,7 +59,8 @@ export const run: Command = async (args, context) => {
     if (size > BigInt(maxOffset)) throw pastLimit(image.layer);
     await resizeImage(image, Number(size), { preallocation });
   } catch (error) {
-    throw worded(error, image.layer.format);
+    const refusal = growthRefusal(error, image.layer.format);
+    throw refusal === undefined ? error : new CliFailure(refusal, { cause: error });
   }
   if (!quiet) context.stdout.write('Image resized.\n');
   return 0;
@@ -74,13 +70,6 @@ export const run: Command = async (args, context) => {
 function pastLimit(layer: Layer): CliFailure {
   const what = layer.format === 'raw' ? 'Could not resize file' : 'Failed to grow the L1 table';
   return new CliFailure(`${what}: ${strerror('EFBIG')}`);
-}
-
-/** What the host's file system refuses a raw image, in QEMU's words. */
-function worded(error: unknown, format: string): unknown {
-  const errno = isDiskError(error) ? error.detail.errno : undefined;
-  if (format !== 'raw' || errno === undefined) return error;
-  return new CliFailure(`Could not resize file: ${strerror(String(errno))}`, { cause: error });
 }
 
 function shrinkRefused(context: CliContext): CliFailure {

@@ -1,7 +1,8 @@
-import { compactJson } from '../../bytes/qemu-json.ts';
+import { compactJson, qdictOrder } from '../../bytes/qemu-json.ts';
 import { DiskError } from '../../errors.ts';
 import type { FormatDriver } from '../../formats/driver.ts';
 import { formats } from '../../formats/index.ts';
+import { FilterStore } from '../../storage/filter-store.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import { windowedSource } from '../../storage/window.ts';
 import { ImageStore } from '../image-store.ts';
@@ -112,13 +113,15 @@ class NodeOpener {
         ),
       },
     };
+    const filename = nameOf(identity);
+    if (driver.kind === 'protocol' && opened.source instanceof FilterStore) opened.source.name = filename;
     const child = Object.values(opened.children ?? {})[0];
     return {
       source: opened.source,
       driver: plainFormat(driver.name),
       filtered: driver.kind === 'filter' ? child?.image : undefined,
       identity,
-      filename: nameOf(identity),
+      filename,
       isProtocol: driver.kind === 'protocol',
     };
   }
@@ -265,9 +268,15 @@ class NodeOpener {
       nodeDrivers.find((driver) => driver.name === name) ??
       (this.#context.imageOptions.formats ?? formats).find((driver) => driver.name === name);
     if (known) return known;
-    throw new DiskError('bad-argument', `No driver is called '${name}'`, {
+    if (isAbsentDriver(name)) {
+      throw nodeError('driver', `The driver '${name}' is not supported`, 'unsupported', {
+        driver: name,
+        known: true,
+      });
+    }
+    throw new DiskError('bad-argument', `No format is called '${name}'`, {
       field: 'format',
-      detail: { format: name, known: isAbsentDriver(name) },
+      detail: { format: name },
     });
   }
 }
@@ -324,14 +333,13 @@ function unknownOption(protocol: boolean, driver: string, option: string): DiskE
   return nodeError(option, what);
 }
 
+/** The first option, in QEMU's order, that asks for another backing image. */
 function backingOption(options: NodeOptions): string | undefined {
-  return [...options.entries()]
-    .map(([name]) => name)
-    .find(
-      (name) =>
-        (name === 'backing' && options.get(name) !== null && options.get(name) !== '') ||
-        name.startsWith('backing.'),
-    );
+  const asks = (name: string) => {
+    if (name !== 'backing') return name.startsWith('backing.');
+    return options.get(name) !== null && options.get(name) !== '';
+  };
+  return qdictOrder([...options.entries()].map(([name]) => name).filter(asks))[0];
 }
 
 /** Options of the format itself, by the types that its driver gives them. */

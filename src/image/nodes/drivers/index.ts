@@ -20,9 +20,8 @@ export const nodeDrivers: readonly NodeDriver[] = [
 
 /** Drivers that QEMU 7.2 has and we do not: refused by name, so that nobody takes them for slips. */
 const absentDrivers: ReadonlySet<string> = new Set(
-  `blklogwrites blkverify bochs cloop copy-before-write dmg ftp ftps gluster gluster+rdma gluster+tcp gluster+unix
-   host_cdrom iscsi iser luks nbd nbd+tcp nbd+unix nfs nvme parallels qcow qed quorum rbd replication
-   snapshot-access ssh vdi vhdx vmdk vpc vvfat`.split(/\s+/),
+  `blklogwrites blkverify copy-before-write ftp ftps gluster host_cdrom iscsi iser nbd nfs nvme quorum rbd
+   replication snapshot-access ssh vvfat`.split(/\s+/),
 );
 
 /** What file names of these begin with (`fat:` is vvfat's). */
