@@ -12,6 +12,7 @@ const verbs: Readonly<Record<string, () => Promise<{ readonly run: Command }>>> 
   commit: () => import('./verbs/commit.ts'),
   compare: () => import('./verbs/compare.ts'),
   create: () => import('./verbs/create.ts'),
+  dd: () => import('./verbs/dd.ts'),
   info: () => import('./verbs/info.ts'),
   map: () => import('./verbs/map.ts'),
   measure: () => import('./verbs/measure.ts'),
@@ -20,7 +21,7 @@ const verbs: Readonly<Record<string, () => Promise<{ readonly run: Command }>>> 
 };
 
 /** Verbs of qemu-img that cow-img does not have yet: a clear answer beats "Command not found". */
-const absentVerbs = ['amend', 'bench', 'bitmap', 'dd', 'snapshot'];
+const absentVerbs = ['amend', 'bench', 'bitmap', 'snapshot'];
 
 /** The program `cow-img`, as a function: `args` without the program's name. Never throws. */
 export const cowImg: Command = async (args, context) => {

@@ -9,6 +9,7 @@ const synopses: readonly string[] = [
   'compare [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] filename1 filename2',
   'convert [--target-is-zero] [-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] [--corrupt-dependents] filename [filename2 [...]] output_filename',
   'create [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] [--corrupt-dependents] filename [size]',
+  'dd [-U] [-f fmt] [-O output_fmt] [--corrupt-dependents] [bs=block_size] [count=blocks] [skip=blocks] if=input of=output',
   'info [-f fmt] [--output=ofmt] [--backing-chain] [-U] filename',
   'map [-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] filename',
   'measure [--output=ofmt] [-O output_fmt] [-o options] [--size N | [-f fmt] [-U] filename]',

@@ -56,6 +56,13 @@ export const differences = [
     reason: 'The figures depend on how the work is cut up, which is not the same here.',
   },
   {
+    id: 'dd-onto-itself',
+    what: '`dd` of a raw image onto itself',
+    qemuImg: 'empties it first, and then copies the zeroes',
+    cowImg: 'copies what it held: the output is written aside',
+    reason: 'A slip should not cost an image.',
+  },
+  {
     id: 'backing-loop',
     what: 'A chain of backing files that leads back into itself',
     qemuImg:
