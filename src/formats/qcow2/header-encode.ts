@@ -16,7 +16,7 @@ export function encodeHeader(header: Qcow2Header, nameAt?: number): Uint8Array {
   const name = header.backingFileBytes;
   const extensionsEnd = header.headerLength + extensionBytes(header.extensions) + endBytes;
   const backingFileOffset = name ? (nameAt ?? extensionsEnd) : 0;
-  const used = name ? backingFileOffset + name.length : extensionsEnd;
+  const used = Math.max(extensionsEnd, name ? backingFileOffset + name.length : 0);
   if (used > clusterSize || (name && name.length > c.maxBackingNameBytes)) {
     throw new DiskError(
       'out-of-range',
@@ -29,8 +29,7 @@ export function encodeHeader(header: Qcow2Header, nameAt?: number): Uint8Array {
   }
   const bytes = new Uint8Array(used);
   const view = new DataView(bytes.buffer);
-  writeFields(view, header, backingFileOffset, name?.length ?? 0);
-  bytes.set(header.unknownFields, header.headerLength - header.unknownFields.length);
+  bytes.set(encodeFields(header, backingFileOffset));
   let at = header.headerLength;
   for (const { type, data } of header.extensions) {
     view.setUint32(at, type);
@@ -39,6 +38,15 @@ export function encodeHeader(header: Qcow2Header, nameAt?: number): Uint8Array {
     at += 8 + alignUp(data.length, 8);
   }
   if (name) bytes.set(name, backingFileOffset);
+  return bytes;
+}
+
+/** The header's fields alone, `headerLength` bytes: without extensions and backing file name. */
+export function encodeFields(header: Qcow2Header, backingFileOffset = header.backingFileOffset): Uint8Array {
+  const bytes = new Uint8Array(header.headerLength);
+  const nameBytes = header.backingFileBytes?.length ?? 0;
+  writeFields(new DataView(bytes.buffer), header, nameBytes > 0 ? backingFileOffset : 0, nameBytes);
+  bytes.set(header.unknownFields, header.headerLength - header.unknownFields.length);
   return bytes;
 }
 

@@ -3,7 +3,7 @@ import type { ByteStore } from '../../storage/store.ts';
 import { ExtensionType } from './constants.ts';
 import { type HeaderExtension, withExtension } from './extensions.ts';
 import { clusterSizeOf, type Qcow2Header, readHeader } from './header.ts';
-import { encodeHeader, extensionBytes } from './header-encode.ts';
+import { encodeFields, encodeHeader, extensionBytes } from './header-encode.ts';
 
 /** A disk writes this much or nothing; the fields and the small extensions are meant to lie in it. */
 const sectorBytes = 512;
@@ -13,9 +13,8 @@ const sectorBytes = 512;
  * cut the old or the new ones are there. What was written before is made durable first.
  */
 export async function writeHeaderFields(store: ByteStore, header: Qcow2Header): Promise<void> {
-  const bytes = encodeHeader({ ...header, extensions: [] }, header.backingFileOffset || undefined);
   await store.flush();
-  await store.write(0, bytes.subarray(0, Math.min(header.headerLength, sectorBytes)));
+  await store.write(0, encodeFields(header).subarray(0, sectorBytes));
   await store.flush();
 }
 

@@ -1,16 +1,20 @@
+import { alignDown } from '../../bytes/numbers.ts';
 import type { ByteSource, OnProgress } from '../../storage/store.ts';
 import type {
   BackingReference,
   Layer,
   LayerDetails,
+  NewSnapshotInfo,
   Reservation,
   ResizeOptions,
   Run,
+  SnapshotSelector,
   WritableLayer,
 } from '../driver.ts';
-import { ExtensionType } from './constants.ts';
+import { ExtensionType, knownAutoclear } from './constants.ts';
 import { detailsOf } from './details.ts';
 import { emptyImage } from './empty.ts';
+import { unsupported } from './errors.ts';
 import { backingFileOf, backingFormatOf, findExtension, withExtension } from './extensions.ts';
 import { flushImage } from './flush.ts';
 import type { Qcow2Header } from './header.ts';
@@ -23,6 +27,9 @@ import { pack } from './pack.ts';
 import { preallocate } from './preallocate.ts';
 import { reserve } from './reserve.ts';
 import { resize } from './resize.ts';
+import { applySnapshot, createSnapshot, deleteSnapshot } from './snapshot-actions.ts';
+import { findSnapshot } from './snapshot-find.ts';
+import { readSnapshots } from './snapshots.ts';
 import { looksPreallocated } from './sparse.ts';
 import { unpackCluster } from './unpack.ts';
 import type { Qcow2Writer } from './writer.ts';
@@ -53,8 +60,9 @@ export class Qcow2Layer implements Layer, LocateContext {
     return this.#header;
   }
 
+  /** Guest bytes: whole sectors, what a header says beyond them is left out as in QEMU. */
   get size(): number {
-    return this.header.size;
+    return alignDown(this.header.size, 512);
   }
 
   get backing(): BackingReference | undefined {
@@ -67,12 +75,17 @@ export class Qcow2Layer implements Layer, LocateContext {
   }
 
   async fault(offset: number): Promise<void> {
-    if (this.#refusal) throw this.#refusal;
+    this.assertReadable();
     if (!this.#sparseKnown) {
       this.#sparseKnown = true;
       this.mayBeSparse = await looksPreallocated(this.source, this.header);
     }
     await this.mapping.fault(Math.floor(offset / this.mapping.geometry.l2Span));
+  }
+
+  /** Throws `unsupported` for an image of which only the header is understood. */
+  assertReadable(): void {
+    if (this.#refusal) throw this.#refusal;
   }
 
   unpack(offset: number, length: number): Promise<Uint8Array> {
@@ -87,6 +100,13 @@ export class Qcow2Layer implements Layer, LocateContext {
   /** The data of a header extension (a copy), or undefined. */
   extension(type: number): Uint8Array | undefined {
     return findExtension(this.header, type)?.slice();
+  }
+
+  async openSnapshot(wanted: SnapshotSelector): Promise<void> {
+    this.assertReadable();
+    const { entries } = await readSnapshots(this.source, this.header);
+    this.mapping.adopt(entries[findSnapshot(entries, wanted, this.source.name)]);
+    this.mapping.checkL1();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -108,27 +128,50 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
     return this.#writer.header;
   }
 
-  reserve(offset: number, length: number): Promise<Reservation> {
+  async reserve(offset: number, length: number): Promise<Reservation> {
+    this.assertReadable();
     return reserve(this.#writer, offset, length);
   }
 
-  mark(
+  async mark(
     kind: 'zero' | 'hole',
     offset: number,
     length: number,
     options?: { readonly discard?: boolean },
   ): Promise<boolean> {
+    this.assertReadable();
     return mark(this.#writer, kind, offset, length, options?.discard ?? false);
   }
 
-  pack(offset: number, bytes: Uint8Array): Promise<void> {
+  async pack(offset: number, bytes: Uint8Array): Promise<void> {
+    this.assertReadable();
     return pack(this.#writer, offset, bytes);
   }
 
   /** Durable on return: the old size or the new one after a power cut. */
   async resize(size: number, options?: ResizeOptions): Promise<void> {
+    this.assertReadable();
     await this.#writer.mutex.run(() => resize(this.#writer, size, options));
     if (options?.preallocation && options.preallocation !== 'off') this.mayBeSparse = true;
+  }
+
+  override async openSnapshot(): Promise<void> {
+    throw unsupported(this.source.name, 'snapshot', 'A snapshot can only be opened for reading');
+  }
+
+  async createSnapshot(wanted: NewSnapshotInfo): Promise<void> {
+    this.assertReadable();
+    await this.#writer.mutex.run(() => createSnapshot(this.#writer, wanted));
+  }
+
+  async applySnapshot(wanted: SnapshotSelector): Promise<void> {
+    this.assertReadable();
+    await this.#writer.mutex.run(() => applySnapshot(this.#writer, wanted));
+  }
+
+  async deleteSnapshot(wanted: SnapshotSelector): Promise<void> {
+    this.assertReadable();
+    await this.#writer.mutex.run(() => deleteSnapshot(this.#writer, wanted));
   }
 
   /** Durable on return. A power cut meanwhile leaves some clusters dropped and others not. */
@@ -169,9 +212,11 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
   async #changeHeader(change: (header: Qcow2Header) => Qcow2Header): Promise<void> {
     const writer = this.#writer;
     await writer.mutex.run(async () => {
-      await writer.prepare();
-      await flushImage(writer);
-      writer.header = await replaceHeader(writer.store, writer.header, change(writer.header));
+      if (writer.prepared) await flushImage(writer);
+      await writer.settleHeader();
+      const { header } = writer;
+      const autoclearFeatures = header.autoclearFeatures & knownAutoclear;
+      writer.header = await replaceHeader(writer.store, header, change({ ...header, autoclearFeatures }));
     });
   }
 

@@ -33,6 +33,13 @@ export class Mapping {
     this.#l1 = table;
   }
 
+  /** Goes over to another L1 table, as it lies in the file. Nothing may be under way, and nothing be changed. */
+  adopt(place: { readonly l1TableOffset: number; readonly l1Size: number }): void {
+    this.#l1Place = { at: place.l1TableOffset, size: place.l1Size };
+    this.#l1 = undefined;
+    this.tables.clear();
+  }
+
   /** Throws `corrupt` when the L1 table does not lie in the file: its missing part would read as no data. */
   checkL1(): void {
     const { at, size } = this.#l1Place;
@@ -83,8 +90,10 @@ export class Mapping {
       const message = `L2 table offset ${hex(at)} past the end of the file (L1 index: ${hex(index)})`;
       throw corrupt(name, 'L2 table offset', message, at, { l1Index: index, fileSize: this.source.size });
     }
-    const bytes = new Uint8Array(clusterSize);
-    await this.source.read(at, bytes.subarray(0, Math.min(clusterSize, this.source.size - at)));
+    const bytes = this.tables.takeBuffer();
+    const there = Math.min(clusterSize, this.source.size - at);
+    await this.source.read(at, there === clusterSize ? bytes : bytes.subarray(0, there));
+    if (there < clusterSize) bytes.fill(0, there);
     return bytes;
   }
 

@@ -12,8 +12,9 @@ export interface FreedRun {
 export class PendingFrees {
   #runs: FreedRun[] = [];
 
-  get empty(): boolean {
-    return this.#runs.length === 0;
+  /** Runs that wait. */
+  get length(): number {
+    return this.#runs.length;
   }
 
   add(first: number, count: number, punch: boolean): void {

@@ -1,5 +1,5 @@
 import { alignUp } from '../../bytes/numbers.ts';
-import type { OnProgress } from '../../storage/store.ts';
+import { hostFileOf, type OnProgress } from '../../storage/store.ts';
 import { flushImage } from './flush.ts';
 import type { PreallocationMode } from './options.ts';
 import { reserveLocked } from './reserve.ts';
@@ -22,19 +22,21 @@ export async function preallocate(
   await flushImage(writer);
   const { store, refcounts, mapping } = writer;
   const { clusterSize } = mapping.geometry;
-  const firstNew = Math.ceil(store.size / clusterSize);
+  const fixed = hostFileOf(store)?.fileKind === 'block';
+  // A device has no end to go past, and what its free space holds is not known.
+  const firstNew = fixed ? Number.POSITIVE_INFINITY : Math.ceil(store.size / clusterSize);
   const total = to - from;
-  let end = firstNew * clusterSize;
+  let end = 0;
 
   const fill = async (target: number) => {
-    if (target <= store.size) return;
+    if (fixed || target <= store.size) return;
     const done = store.size - firstNew * clusterSize;
     await store.resize(target, {
       preallocation: mode === 'metadata' ? 'off' : mode,
       onProgress: onProgress && ((part) => onProgress(Math.min(total, Math.max(0, done) + part), total)),
     });
   };
-  const searchedFrom = refcounts.searchFrom(firstNew);
+  const searchedFrom = fixed ? undefined : refcounts.searchFrom(firstNew);
   writer.beforeGrowth = fill;
   try {
     for (let offset = alignUp(from, clusterSize); offset < to; ) {
@@ -58,6 +60,6 @@ export async function preallocate(
     onProgress?.(total, total);
   } finally {
     writer.beforeGrowth = undefined;
-    refcounts.searchFrom(searchedFrom);
+    if (searchedFrom !== undefined) refcounts.searchFrom(searchedFrom);
   }
 }

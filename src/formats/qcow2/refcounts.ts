@@ -128,8 +128,10 @@ export class Refcounts {
     if (resident) return resident;
     const at = index < this.tableEntries ? this.blockOffset(index) : 0;
     if (at === 0) return undefined;
-    const bytes = new Uint8Array(this.geometry.clusterSize);
-    await this.store.read(at, bytes.subarray(0, Math.min(bytes.length, this.store.size - at)));
+    const bytes = this.blocks.takeBuffer();
+    const there = Math.min(bytes.length, this.store.size - at);
+    await this.store.read(at, there === bytes.length ? bytes : bytes.subarray(0, there));
+    if (there < bytes.length) bytes.fill(0, there);
     const block = new Table(index, at, bytes);
     this.blocks.add(block);
     return block;

@@ -92,7 +92,7 @@ async function hideBacking(
   }
 }
 
-/** The rest of the last cluster must read as zeroes when the image grows over it. */
+/** The rest of the last cluster must read as zeroes when the image grows over it, now or later. */
 async function zeroTail(writer: Qcow2Writer, oldSize: number): Promise<void> {
   const { mapping, store } = writer;
   const { clusterSize, clusterBits, l2Entries } = mapping.geometry;
@@ -170,6 +170,8 @@ async function shrink(writer: Qcow2Writer, size: number, l1Size: number): Promis
   const oldSize = writer.header.size;
   await flushImage(writer);
   await writer.writeFields({ ...writer.header, size });
+  // QEMU does not clear the rest of the last cluster when it grows an image.
+  await zeroTail(writer, size);
   const from = alignUp(size, clusterSize);
   if (from < oldSize) await markLocked(writer, 'hole', from, oldSize - from, true);
   // L2 tables that map only what is gone go as well; the L1 table keeps its length, as in QEMU.

@@ -50,6 +50,8 @@ export interface FrozenTable {
 export class TableCache {
   readonly #tables = new Map<number, Table>();
   readonly #dirty = new Set<Table>();
+  /** Buffers of dropped tables, used again: large ones are costly to collect. */
+  readonly #spare: Uint8Array[] = [];
   readonly #clusterSize: number;
   readonly #budget: number;
   #tick = 0;
@@ -79,10 +81,20 @@ export class TableCache {
     return table;
   }
 
+  /** A buffer of one cluster, of any content. */
+  takeBuffer(): Uint8Array {
+    return this.#spare.pop() ?? new Uint8Array(this.#clusterSize);
+  }
+
   add(table: Table): void {
     table.used = ++this.#tick;
     this.#tables.set(table.index, table);
     if (this.#tables.size > this.#budget) this.#evict();
+  }
+
+  clear(): void {
+    this.#tables.clear();
+    this.#dirty.clear();
   }
 
   remove(index: number): void {
@@ -137,6 +149,7 @@ export class TableCache {
     const surplus = this.#tables.size - Math.max(1, Math.floor((this.#budget * 7) / 8));
     for (const table of droppable.slice(0, Math.min(surplus, droppable.length - 1))) {
       this.#tables.delete(table.index);
+      if (this.#spare.length < this.#budget / 8) this.#spare.push(table.bytes);
     }
   }
 }

@@ -115,8 +115,8 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('the same requests to us 
           await mustRun('qemu-img', ['check', '-q', ours]);
           await mustRun('qemu-img', ['compare', '-q', ours, theirs]);
           // Where version 2 cannot mark zeroes, we leave out what reads as zeroes anyhow and qemu-io writes it.
-        if (compat === '0.10' && backed) return;
-        expect(await mapOf(ours), commands.join('; ')).toEqual(await mapOf(theirs));
+          if (compat === '0.10' && backed) return;
+          expect(await mapOf(ours), commands.join('; ')).toEqual(await mapOf(theirs));
         }),
         { numRuns: Number(process.env.COWHERD_PROPERTY_RUNS ?? 6) },
       );

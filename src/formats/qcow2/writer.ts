@@ -15,6 +15,9 @@ import { type ClusterRun, Refcounts } from './refcounts.ts';
 import { readSnapshots } from './snapshots.ts';
 import { Table } from './table.ts';
 
+/** Runs of dropped clusters that may wait for a flush. */
+const maxPendingFrees = 100_000;
+
 export interface WriterOptions {
   /** Postpone refcounts; default: as the header says. */
   readonly lazyRefcounts?: boolean;
@@ -27,7 +30,7 @@ export class Qcow2Writer {
   readonly mapping: Mapping;
   readonly mutex = new Mutex();
   readonly frees = new PendingFrees();
-  readonly metadata: MetadataMap;
+  metadata: MetadataMap;
   /** As on disk, the fields that a flush does not write aside. */
   header: Qcow2Header;
   /** Refcounts are postponed. */
@@ -169,6 +172,20 @@ export class Qcow2Writer {
   }
 
   /**
+   * Switches to a header of which all tables are on disk, and forgets what is in memory of the present ones. All
+   * changes must have been flushed, and no reservation may be open.
+   */
+  async adopt(header: Qcow2Header): Promise<void> {
+    await this.writeFields(header);
+    this.mapping.adopt(header);
+    this.metadata = new MetadataMap(this.store.name);
+    this.packingAt = 0;
+    this.#refcounts = undefined;
+    // With lazy refcounts the closing must clear the dirty bit. That the switch happened is true also if this fails.
+    if (this.lazy) await this.prepare().catch(() => undefined);
+  }
+
+  /**
    * The L2 table for an L1 index, loaded, and its own (refcount 1): made when there is none, copied when it is
    * shared with a snapshot. It comes pinned, so that it stays resident: the caller takes the pin away.
    */
@@ -205,11 +222,15 @@ export class Qcow2Writer {
     return resident ? resident.bytes.slice() : this.mapping.readTable(index, at);
   }
 
-  /** True when changed metadata takes more memory than it should. */
+  /** True when what waits for a flush takes more memory than it should. */
   get mustRelieve(): boolean {
     const { tables } = this.mapping;
     const { blocks } = this.refcounts;
-    return tables.dirtyBytes > tables.budgetBytes / 2 || blocks.dirtyBytes > blocks.budgetBytes / 2;
+    return (
+      tables.dirtyBytes > tables.budgetBytes / 2 ||
+      blocks.dirtyBytes > blocks.budgetBytes / 2 ||
+      this.frees.length > maxPendingFrees
+    );
   }
 
   /** Flushes when it must be. */
