@@ -27,6 +27,7 @@ const distanceExtra = [
 ];
 const codeLengthOrder = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
 const maxBits = 15;
+const endOfBlock = 256;
 
 /** A canonical Huffman code: a table indexed by the next `bits` bits gives symbol * 16 + code length. */
 interface Huffman {
@@ -45,7 +46,7 @@ export function inflate(packed: Uint8Array, into: Uint8Array): void {
     const kind = input.take(2);
     if (kind === 0) out = copyStored(input, into, out);
     else if (kind === 1) {
-      fixed ??= { literals: huffman(fixedLengths()), distances: huffman(new Uint8Array(30).fill(5)) };
+      fixed ??= { literals: huffman(fixedLengths()), distances: huffman(new Uint8Array(32).fill(5)) };
       out = inflateBlock(input, into, out, fixed.literals, fixed.distances);
     } else if (kind === 2) {
       const { literals, distances } = readCodes(input);
@@ -53,6 +54,7 @@ export function inflate(packed: Uint8Array, into: Uint8Array): void {
     } else throw damaged('a block of unknown type');
   }
   if (out < into.length) throw damaged(`${out} bytes where ${into.length} are due`);
+  input.checkEnd();
 }
 
 class BitReader {
@@ -93,6 +95,11 @@ class BitReader {
     return entry >>> 4;
   }
 
+  /** Throws when more was taken than there is: `need` reads on in zeroes. */
+  checkEnd(): void {
+    if (this.at * 8 - this.count > this.bytes.length * 8) throw damaged('the data ends too early');
+  }
+
   /** Drops the bits up to the next byte boundary and gives the whole bytes held back. */
   alignToByte(): void {
     const whole = this.count >>> 3;
@@ -131,7 +138,7 @@ function inflateBlock(
       into[out++] = symbol;
       continue;
     }
-    if (symbol === 256) return out;
+    if (symbol === endOfBlock) return out;
     const lengthIndex = symbol - 257;
     if (lengthIndex >= lengthBase.length) throw damaged('a length that does not exist');
     const length = lengthBase[lengthIndex] + input.take(lengthExtra[lengthIndex]);
@@ -153,10 +160,11 @@ function inflateBlock(
 function readCodes(input: BitReader): { literals: Huffman; distances: Huffman } {
   const literalCount = input.take(5) + 257;
   const distanceCount = input.take(5) + 1;
+  if (literalCount > 286 || distanceCount > 30) throw damaged('more codes than the format has');
   const lengthCount = input.take(4) + 4;
   const order = new Uint8Array(19);
   for (let index = 0; index < lengthCount; index++) order[codeLengthOrder[index]] = input.take(3);
-  const code = huffman(order);
+  const code = huffman(order, 'complete');
   const lengths = new Uint8Array(literalCount + distanceCount);
   for (let index = 0; index < lengths.length; ) {
     const symbol = input.symbol(code);
@@ -171,14 +179,18 @@ function readCodes(input: BitReader): { literals: Huffman; distances: Huffman } 
     lengths.fill(value, index, index + times);
     index += times;
   }
+  if (lengths[endOfBlock] === 0) throw damaged('a block that cannot end');
   return {
     literals: huffman(lengths.subarray(0, literalCount)),
     distances: huffman(lengths.subarray(literalCount)),
   };
 }
 
-/** Builds the lookup table of the code that these lengths describe (0: the symbol is not used). */
-function huffman(lengths: Uint8Array): Huffman {
+/**
+ * Builds the lookup table of the code that these lengths describe (0: the symbol is not used). As in zlib, a code
+ * may leave bit patterns unused only where it has one symbol, of one bit; and no symbols at all, as long as none comes.
+ */
+function huffman(lengths: Uint8Array, kind: 'complete' | 'any' = 'any'): Huffman {
   const counts = new Uint16Array(maxBits + 1);
   let bits = 1;
   for (const length of lengths) {
@@ -193,6 +205,8 @@ function huffman(lengths: Uint8Array): Huffman {
     if (space < 0) throw damaged('more codes than there is room for');
     next[length + 1] = (next[length] + counts[length]) << 1;
   }
+  const used = counts.some((count) => count > 0);
+  if (space > 0 && used && (kind === 'complete' || bits > 1)) throw damaged('codes that leave room');
   const table = new Uint16Array(1 << bits);
   for (let symbol = 0; symbol < lengths.length; symbol++) {
     const length = lengths[symbol];

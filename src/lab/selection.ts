@@ -23,17 +23,36 @@ function matching(wanted: string, seats: readonly string[], known: ReadonlySet<s
   if (wanted === 'all') return seats;
   if (wanted.includes('..')) return range(wanted, seats, known);
   if (/[*?]/.test(wanted)) {
-    const pattern = new RegExp(
-      `^${wanted
-        .replace(/[.+^${}()|[\]\\]/g, '\\$&')
-        .replaceAll('*', '.*')
-        .replaceAll('?', '.')}$`,
-    );
-    const found = seats.filter((seat) => pattern.test(seat));
+    const found = seats.filter((seat) => matchesWildcards(wanted, seat));
     if (found.length === 0) throw refuse(`No seat matches "${wanted}"`, wanted, seats);
     return found;
   }
   throw refuse(`There is no seat "${wanted}"`, wanted, seats);
+}
+
+/** `*` for any characters, `?` for one. In time that many stars cannot blow up. */
+function matchesWildcards(pattern: string, name: string): boolean {
+  let at = 0;
+  let inName = 0;
+  /** Where to go on from when what follows the last star does not match: the star takes one character more. */
+  let star = -1;
+  let taken = 0;
+  while (inName < name.length) {
+    if (pattern[at] === '*') {
+      star = at;
+      taken = inName;
+      at++;
+    } else if (pattern[at] === '?' || pattern[at] === name[inName]) {
+      at++;
+      inName++;
+    } else if (star >= 0) {
+      at = star + 1;
+      taken++;
+      inName = taken;
+    } else return false;
+  }
+  while (pattern[at] === '*') at++;
+  return at === pattern.length;
 }
 
 function range(wanted: string, seats: readonly string[], known: ReadonlySet<string>): readonly string[] {

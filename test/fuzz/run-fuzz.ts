@@ -1,0 +1,71 @@
+import { fileURLToPath } from 'node:url';
+import { Worker } from 'node:worker_threads';
+import { build } from 'esbuild';
+import type { FuzzOrder, FuzzReport } from './fuzz-worker.ts';
+
+/** Milliseconds that one input may take before its thread is ended: a loop that asks for nothing. */
+const hangTime = 20_000;
+
+/** Bundles the worker, since threads load no TypeScript. Gives its path. */
+export async function bundleWorker(folder: string): Promise<string> {
+  const outfile = `${folder}/fuzz-worker.mjs`;
+  await build({
+    entryPoints: [fileURLToPath(new URL('./fuzz-worker.ts', import.meta.url))],
+    outfile,
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    target: 'node20',
+    sourcemap: 'inline',
+    external: ['koffi'],
+    // For packages that are CommonJS inside.
+    banner: {
+      js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);",
+    },
+    logLevel: 'error',
+  });
+  return outfile;
+}
+
+/**
+ * Feeds inputs in a thread of their own, with a limit on its heap, under a watchdog. A hang, a crash and an
+ * exhausted heap are finds like any other, with the input's number, from which it can be drawn again.
+ */
+export async function runFuzz(
+  worker: string,
+  order: Omit<FuzzOrder, 'progress' | 'mostFinds'> & { readonly mostFinds?: number },
+): Promise<FuzzReport> {
+  const progress = new SharedArrayBuffer(4);
+  const cell = new Int32Array(progress);
+  const lost = (what: string): FuzzReport => ({
+    inputs: cell[0]! - order.from,
+    accepted: 0,
+    finds: [
+      { target: order.target, seed: order.seed, index: cell[0]!, what, input: undefined, frozen: undefined },
+    ],
+  });
+  const workerData: FuzzOrder = { mostFinds: 1, ...order, progress };
+  const thread = new Worker(worker, {
+    workerData,
+    execArgv: ['--enable-source-maps'],
+    resourceLimits: { maxOldGenerationSizeMb: 1024 },
+  });
+  let watchdog: NodeJS.Timeout | undefined;
+  try {
+    return await new Promise((resolve) => {
+      let last = -1;
+      let since = Date.now();
+      watchdog = setInterval(() => {
+        if (cell[0] !== last) {
+          last = cell[0]!;
+          since = Date.now();
+        } else if (Date.now() - since > hangTime) resolve(lost(`no answer in ${hangTime} ms`));
+      }, 500);
+      thread.on('message', resolve);
+      thread.on('error', (error) => resolve(lost(`the thread died: ${error.stack}`)));
+    });
+  } finally {
+    clearInterval(watchdog);
+    await thread.terminate();
+  }
+}

@@ -1,0 +1,6 @@
+import type { Target } from '../target.ts';
+import { deflateTarget, textTargets } from './parsers.ts';
+import { qcow2Images } from './qcow2.ts';
+
+/** Everything that is fuzzed. A new parser is one more entry. */
+export const targets: readonly Target[] = [qcow2Images, deflateTarget, ...textTargets];

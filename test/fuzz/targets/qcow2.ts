@@ -1,0 +1,219 @@
+import { isDiskError } from '../../../src/errors.ts';
+import { qcow2 } from '../../../src/formats/qcow2/index.ts';
+import type { Image } from '../../../src/image/image.ts';
+import { Random } from '../../crash/random.ts';
+import { stamped } from '../../crash/session.ts';
+import { pageSize, SparseBytes } from '../../crash/sparse-bytes.ts';
+import { SparseStore } from '../../crash/sparse-store.ts';
+import { openFuzzed, ownSeeds, type SeedImage } from '../images.ts';
+import type { Meter } from '../meter.ts';
+import { applyEdit, drawEdits, type Edit } from '../mutate.ts';
+import { type Qcow2Fields, qcow2Fields } from '../qcow2-fields.ts';
+import { Broken, type Target } from '../target.ts';
+
+interface Seeded {
+  readonly seed: string;
+  readonly edits: readonly Edit[];
+}
+/** An image by its content: base64 at offsets, the rest zeroes. */
+interface Frozen {
+  readonly size: number;
+  readonly pieces: readonly (readonly [number, string])[];
+}
+
+const seeds: (SeedImage & { readonly fields: Qcow2Fields })[] = [];
+
+/** Images with lies in their headers and tables: opened, read, checked, written, repaired. */
+export const qcow2Images: Target = {
+  name: 'qcow2 images',
+  share: 10,
+  async prepare(files) {
+    seeds.length = 0;
+    const others = [...files].map(([name, bytes]) => ({
+      name,
+      format: 'qcow2',
+      content: SparseBytes.of(bytes),
+    }));
+    for (const seed of [...(await ownSeeds()), ...others]) {
+      seeds.push({ ...seed, fields: qcow2Fields(seed.content) });
+    }
+  },
+  draw(random): Seeded {
+    const { name, fields, content } = random.pick(seeds);
+    return { seed: name, edits: drawEdits(random, fields, content) };
+  },
+  freeze: (input) => freezeImage(imageOf(input as Seeded | Frozen)),
+  run: (input, meter) => feedImage(imageOf(input as Seeded | Frozen), meter),
+};
+
+function imageOf(input: Seeded | Frozen): SparseBytes {
+  if ('seed' in input) {
+    const content = seeds.find(({ name }) => name === input.seed)!.content.fork();
+    for (const edit of input.edits) applyEdit(content, edit);
+    return content;
+  }
+  const content = new SparseBytes(input.size);
+  for (const [at, text] of input.pieces) content.write(at, Buffer.from(text, 'base64'));
+  content.resize(input.size);
+  return content;
+}
+
+function freezeImage(content: SparseBytes): Frozen {
+  const pieces: [number, string][] = [];
+  const page = new Uint8Array(pageSize);
+  for (let index = content.nextPage(0); index !== undefined; index = content.nextPage(index + 1)) {
+    content.read(index * pageSize, page);
+    for (let at = 0; at < pageSize; at += 512) {
+      const sector = page.subarray(at, at + 512);
+      if (sector.some((byte) => byte !== 0)) {
+        pieces.push([index * pageSize + at, Buffer.from(sector).toString('base64')]);
+      }
+    }
+  }
+  return { size: content.size, pieces };
+}
+
+class MeteredStore extends SparseStore {
+  constructor(
+    content: SparseBytes,
+    private readonly meter: Meter,
+  ) {
+    super(content, 'fuzzed');
+  }
+
+  override async read(at: number, into: Uint8Array): Promise<void> {
+    this.meter.request();
+    return super.read(at, into);
+  }
+
+  override async write(at: number, from: Uint8Array): Promise<void> {
+    this.meter.request();
+    return super.write(at, from);
+  }
+}
+
+/** True when it was done, false when it was refused with a typed error. */
+async function typed(work: () => Promise<unknown>): Promise<boolean> {
+  try {
+    await work();
+    return true;
+  } catch (error) {
+    if (isDiskError(error)) return false;
+    throw error;
+  }
+}
+
+async function feedImage(content: SparseBytes, meter: Meter): Promise<'accepted' | 'refused'> {
+  const accepted = await feedReader(content, meter);
+  await feedWriter(content, meter);
+  await feedRepair(content, meter);
+  return accepted ? 'accepted' : 'refused';
+}
+
+async function feedReader(content: SparseBytes, meter: Meter): Promise<boolean> {
+  const store = new MeteredStore(content.fork(), meter);
+  await typed(async () => {
+    await using image = await openFuzzed(store, undefined, false, true);
+    await image.layer.details();
+  });
+  const accepted = await typed(async () => {
+    await using image = await openFuzzed(store, 'qcow2', false);
+    await typed(() => image.layer.details());
+    await typed(() => lookAt(image));
+    const random = new Random(image.size % 1000);
+    for (let i = 0; i < 5; i += 1) await typed(() => readSome(image, random));
+    await typed(async () => {
+      await qcow2.check!(image.layer, {});
+    });
+  });
+  if (store.changes > 0) throw new Broken('reading wrote to the file');
+  return accepted;
+}
+
+async function lookAt(image: Image): Promise<void> {
+  let pages = 0;
+  let at = 0;
+  for await (const page of image.runs()) {
+    for (const run of page) {
+      if (run.offset !== at || run.length <= 0)
+        throw new Broken(`the run at ${run.offset} does not follow ${at}`);
+      at += run.length;
+    }
+    pages += 1;
+    if (pages > 4) return;
+  }
+  if (at !== image.size) throw new Broken(`the runs end at ${at} of ${image.size}`);
+}
+
+async function readSome(image: Image, random: Random): Promise<void> {
+  const length = Math.min(image.size, random.between(1, 70_000));
+  const into = new Uint8Array(length);
+  await image.read(random.below(image.size - length + 1), into);
+}
+
+/** Where the check finds nothing wrong, writing must leave it so, and read back. */
+async function feedWriter(content: SparseBytes, meter: Meter): Promise<void> {
+  const store = new MeteredStore(content.fork(), meter);
+  const sound = await soundnessOf(store, meter);
+  const shown = () =>
+    typed(async () => {
+      await using image = await openFuzzed(store, 'qcow2', false, true);
+      await image.layer.details();
+    });
+  const shownBefore = await shown();
+  const expected = new Map<number, Uint8Array>();
+  let flushed = false;
+  const opened = await typed(async () => {
+    await using image = await openFuzzed(store, 'qcow2', true);
+    const random = new Random(image.size % 997);
+    for (let i = 0; i < 6; i += 1) {
+      const length = Math.min(image.size, random.between(1, 9000));
+      const at = random.below(image.size - length + 1);
+      for (const [other, bytes] of expected) {
+        if (other < at + length && at < other + bytes.length) expected.delete(other);
+      }
+      const step = random.below(6);
+      await typed(async () => {
+        if (step === 0) await image.discard(at, length);
+        else if (step === 1) await image.zero(at, length, { unmap: random.chance(0.5) });
+        else {
+          const bytes = stamped(i, length);
+          await image.write(at, bytes);
+          expected.set(at, bytes);
+        }
+      });
+    }
+    flushed = await typed(() => image.flush());
+  });
+  if (!opened || !flushed) return;
+  // Whatever the tables said, the header is not for guests to overwrite.
+  if (shownBefore && !(await shown())) throw new Broken('after writing, the image does not open any more');
+  if (!sound) return;
+  await using image = await openFuzzed(store, 'qcow2', false);
+  for (const [at, bytes] of expected) {
+    const found = new Uint8Array(bytes.length);
+    await image.read(at, found);
+    if (Buffer.compare(found, bytes) !== 0) throw new Broken(`what was written at ${at} does not read back`);
+  }
+  if (!(await soundnessOf(store, meter))) throw new Broken('writing to a sound image corrupted it');
+}
+
+async function soundnessOf(store: SparseStore, meter: Meter): Promise<boolean> {
+  let sound = false;
+  await typed(async () => {
+    await using image = await openFuzzed(new MeteredStore(store.content.fork(), meter), 'qcow2', false);
+    const { corruptions, checkErrors } = await qcow2.check!(image.layer, {});
+    sound = corruptions + checkErrors === 0;
+  });
+  return sound;
+}
+
+async function feedRepair(content: SparseBytes, meter: Meter): Promise<void> {
+  for (const repair of ['leaks', 'all'] as const) {
+    const store = new MeteredStore(content.fork(), meter);
+    await typed(async () => {
+      await using image = await openFuzzed(store, 'qcow2', true, true);
+      await qcow2.check!(image.layer, { repair });
+    });
+  }
+}
