@@ -19,9 +19,10 @@ const verbs: Readonly<Record<string, () => Promise<{ readonly run: Command }>>> 
   rebase: () => import('./verbs/rebase.ts'),
   resize: () => import('./verbs/resize.ts'),
 };
+  snapshot: () => import('./verbs/snapshot.ts'),
 
 /** Verbs of qemu-img that cow-img does not have yet: a clear answer beats "Command not found". */
-const absentVerbs = ['amend', 'bench', 'bitmap', 'snapshot'];
+const absentVerbs = ['amend', 'bench', 'bitmap'];
 
 /** The program `cow-img`, as a function: `args` without the program's name. Never throws. */
 export const cowImg: Command = async (args, context) => {

@@ -15,6 +15,7 @@ const synopses: readonly string[] = [
   'measure [--output=ofmt] [-O output_fmt] [-o options] [--size N | [-f fmt] [-U] filename]',
   'rebase [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] [--compress] [--corrupt-dependents] -b backing_file [-F backing_fmt] filename',
   'resize [-f fmt] [--preallocation=prealloc] [-q] [--shrink] [--corrupt-dependents] filename [+ | -]size',
+  'snapshot [-q] [-U] [-l | -a snapshot | -c snapshot | -d snapshot] filename',
 ];
 
 /** The whole help, for `-h` and `--help` with or without a verb. */

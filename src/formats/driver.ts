@@ -59,6 +59,12 @@ export interface SnapshotInfo {
   readonly diskSize?: number;
 }
 
+/** A snapshot that is meant: its id or else its name, or both as far as they are given. */
+export type SnapshotSelector = string | { readonly id?: string; readonly name?: string };
+
+/** What is said of a snapshot that is about to be taken; the format gives it an id. */
+export type NewSnapshotInfo = Pick<SnapshotInfo, 'name' | 'dateSeconds' | 'dateNanoseconds' | 'icount'>;
+
 /** One image file's map from guest bytes to places. Metadata is synchronous when resident. */
 export interface Layer extends AsyncDisposable {
   readonly format: string;
@@ -85,6 +91,11 @@ export interface Layer extends AsyncDisposable {
    */
   fault(offset: number): Promise<void>;
   details(): Promise<LayerDetails>;
+  /**
+   * Shows the content of an internal snapshot from now on, at the size that the disk has now. For a layer that was
+   * opened for reading only, before anything of it was read. Throws `not-found`.
+   */
+  openSnapshot?(wanted: SnapshotSelector): Promise<void>;
 }
 
 /**
@@ -128,6 +139,13 @@ export interface WritableLayer extends Layer {
   setBacking?(reference: BackingReference | undefined): Promise<void>;
   /** Gives back all that this layer holds, durably: every byte then reads as the backing image's. */
   empty?(): Promise<void>;
+  /**
+   * Internal snapshots: take one of the disk as it is, bring one back (size and content; what the disk holds is lost),
+   * drop one. Durable; whole or not at all. Nothing else may be under way on the layer. Throw `not-found`.
+   */
+  createSnapshot?(wanted: NewSnapshotInfo): Promise<void>;
+  applySnapshot?(wanted: SnapshotSelector): Promise<void>;
+  deleteSnapshot?(wanted: SnapshotSelector): Promise<void>;
   /** Durable on return, in an order that a power cut cannot turn into corruption: data, refcounts, maps. */
   flush(): Promise<void>;
 }

@@ -192,6 +192,17 @@ export class DiskImage implements Image {
     }
   }
 
+  async exclusively<T>(work: () => Promise<T>): Promise<T> {
+    this.#check(0, 0);
+    const held = await this.#hold(0, Number.POSITIVE_INFINITY, true);
+    try {
+      return await work();
+    } finally {
+      this.#reader.unpacked.invalidate(this.layer, 0, Number.POSITIVE_INFINITY);
+      this.#locks.unlock(held);
+    }
+  }
+
   async flush(): Promise<void> {
     if (isWritable(this.layer)) await this.layer.flush();
   }

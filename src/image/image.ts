@@ -48,6 +48,11 @@ export interface Image extends AsyncDisposable {
    * `unsupported` where the format cannot.
    */
   resize(size: number, options?: ResizeOptions): Promise<void>;
+  /**
+   * Runs work that changes the layer as a whole (snapshots, bitmaps) while nothing else reads or writes the image,
+   * which `work` must not do either.
+   */
+  exclusively<T>(work: () => Promise<T>): Promise<T>;
   /** Pages of merged runs in order, which together cover the scope without gaps. */
   runs(scope?: RunScope): AsyncIterable<readonly ChainRun[]>;
   /** Durable on return. */

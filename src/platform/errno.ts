@@ -3,8 +3,10 @@ import { errnoTable } from './errno-table.ts';
 
 const nameByNumber = new Map<number, string>();
 const textByName = new Map<string, string>();
+const numberByName = new Map<string, number>();
 for (const [number, name, text] of errnoTable) {
   nameByNumber.set(number, name);
+  numberByName.set(name, number);
   textByName.set(name, text);
 }
 textByName.set('EOPNOTSUPP', textByName.get('ENOTSUP')!);
@@ -13,6 +15,11 @@ textByName.set('EWOULDBLOCK', textByName.get('EAGAIN')!);
 /** glibc's words for an error's name: `strerror('ENOENT')` is 'No such file or directory'. */
 export function strerror(name: string): string {
   return textByName.get(name) ?? `Unknown error ${name}`;
+}
+
+/** The Linux error number of a name: `errnoNumber('ENOENT')` is 2. Names that are none count as EIO. */
+export function errnoNumber(name: string): number {
+  return numberByName.get(name) ?? numberByName.get('EIO')!;
 }
 
 /** The name of a Linux error number (positive or negated), e.g. 'ENOSPC'. */

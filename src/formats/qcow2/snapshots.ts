@@ -12,6 +12,10 @@ export interface SnapshotEntry extends SnapshotInfo {
   readonly l1Size: number;
   /** The extra data as written, the fields known here included. */
   readonly extraData: Uint8Array;
+  /** The first 40 bytes as written. */
+  readonly head: Uint8Array;
+  /** Id and name as written, one after the other; not always UTF-8. */
+  readonly names: Uint8Array;
 }
 
 export interface SnapshotTable {
@@ -76,6 +80,8 @@ function parseEntry(bytes: Uint8Array, path: string, at: number, number: number)
     id: text.decode(bytes.subarray(id, id + idBytes)),
     name: text.decode(bytes.subarray(id + idBytes, id + idBytes + nameBytes)),
     extraData,
+    head: bytes.slice(0, 40),
+    names: bytes.slice(id, id + idBytes + nameBytes),
   };
   return { entry, bytes: id + idBytes + nameBytes };
 }

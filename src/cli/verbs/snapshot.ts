@@ -1,0 +1,85 @@
+import { isDiskError } from '../../errors.ts';
+import type { Image } from '../../image/image.ts';
+import { applySnapshot, createSnapshot, deleteSnapshot, listSnapshots } from '../../operations/snapshot.ts';
+import { errnoNumber, strerror } from '../../platform/errno.ts';
+import type { CliContext, Command } from '../context.ts';
+import { CliFailure, UsageFailure } from '../failure.ts';
+import { ImageArguments } from '../image-arguments.ts';
+import { explain } from '../messages.ts';
+import { openForVerb } from '../open-image.ts';
+import { humanSnapshots } from '../snapshot-table.ts';
+import { flag, readOptions } from '../verb-options.ts';
+
+/** What QEMU keeps of a snapshot's name, in bytes. */
+const maxNameBytes = 255;
+
+type Action = 'l' | 'a' | 'c' | 'd';
+
+/** `snapshot`: lists, takes, applies and deletes the internal snapshots of an image. */
+export const run: Command = async (args, context) => {
+  let action: Action | undefined;
+  let name = '';
+  let share = false;
+  const images = new ImageArguments(context);
+  const operands = readOptions(
+    args,
+    'la:c:d:qU',
+    [...ImageArguments.options, flag('force-share', 'U')],
+    (key, value) => {
+      if (key === 'U') share = true;
+      else if (key === 'l' || key === 'a' || key === 'c' || key === 'd') {
+        if (action !== undefined) throw new UsageFailure("Cannot mix '-l', '-a', '-c', '-d'");
+        action = key;
+        name = value;
+      } else if (key !== 'q') images.take(key, value);
+    },
+  );
+  if (operands.length !== 1) throw new UsageFailure('Expecting one image file name');
+  const writes = action !== undefined && action !== 'l';
+  await using image = await openForVerb(context, operands[0], {
+    images,
+    writable: writes,
+    locks: share ? 'share' : 'take',
+  });
+  await perform(context, image, action ?? 'l', cut(name));
+  return 0;
+};
+
+async function perform(context: CliContext, image: Image, action: Action, name: string): Promise<void> {
+  if (action === 'l') {
+    const snapshots = await listSnapshots(image);
+    if (snapshots.length === 0) return;
+    context.stdout.write(`${['Snapshot list:', ...humanSnapshots(snapshots)].join('\n')}\n`);
+    return;
+  }
+  try {
+    if (action === 'c') await createSnapshot(image, name, context.now());
+    else if (action === 'a') await applySnapshot(image, name);
+    // Unlike the others it takes no id.
+    else await deleteSnapshot(image, { name });
+  } catch (error) {
+    throw new CliFailure(refusal(action, name, error), { cause: error });
+  }
+}
+
+/** What could not be done, in qemu-img's words, which differ from action to action. */
+function refusal(action: Action, name: string, error: unknown): string {
+  const { text } = explain(error);
+  const errno = isDiskError(error) ? String(error.detail.errno ?? 'EIO') : 'EIO';
+  const absent = isDiskError(error) && error.field === 'snapshot' && error.code === 'unsupported';
+  if (action === 'c') {
+    return `Could not create snapshot '${name}': -${errnoNumber(errno)} (${strerror(errno)})`;
+  }
+  if (action === 'a') {
+    if (absent) return `Could not apply snapshot '${name}': Block driver does not support snapshots`;
+    return `Could not apply snapshot '${name}': Failed to load snapshot: ${strerror(errno)}`;
+  }
+  const missing = absent || (isDiskError(error, 'not-found') && error.field === 'snapshot');
+  return `Could not delete snapshot '${name}': ${missing ? 'snapshot not found' : text}`;
+}
+
+/** QEMU keeps names in a buffer of a fixed size. */
+function cut(name: string): string {
+  const bytes = new TextEncoder().encode(name);
+  return bytes.length <= maxNameBytes ? name : new TextDecoder().decode(bytes.subarray(0, maxNameBytes));
+}
