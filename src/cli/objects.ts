@@ -134,12 +134,3 @@ function fromJson(text: string): Map<string, string> {
     throw new CliFailure(error.message.replace('Could not parse the JSON options: ', ''), { cause: error });
   }
 }
-
-/** `--object` of a verb to which no object can matter. */
-export function acceptObject(text: string): void {
-  new UserObjects().add(text);
-}
-
-export function refuseImageOptions(): never {
-  throw new CliFailure('The option --image-opts is not supported yet');
-}

@@ -1,5 +1,3 @@
-import { DiskError } from '../errors.ts';
-import { findFormat } from '../formats/index.ts';
 import type { Image } from '../image/image.ts';
 import type { OpenedLayer } from '../image/open.ts';
 import { type OpenImageFileOptions, openImageFile, openLayerFile } from '../node.ts';
@@ -61,22 +59,5 @@ async function opening<Opened>(
     return await open(name, { ...images.opening, ...options });
   } catch (error) {
     throw couldNotOpen(path, error, exitCode);
-  }
-}
-
-/** What qemu-img finds wrong before it looks at the file: a format that is none, a name that is empty. */
-export function checkName(path: string, format: string | undefined): void {
-  if (format !== undefined && !findFormat(format)) {
-    throw new DiskError('bad-argument', `No format is called '${format}'`, {
-      path,
-      field: 'format',
-      detail: { format },
-    });
-  }
-  if (path === '') {
-    throw new DiskError('bad-argument', "The 'file' block driver requires a file name", {
-      path,
-      field: 'filename',
-    });
   }
 }

@@ -7,14 +7,15 @@ import { errnoOf, strerror } from '../../platform/errno.ts';
 import { isCacheMode } from '../cache-mode.ts';
 import type { CliContext, Command } from '../context.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
+import { ImageArguments } from '../image-arguments.ts';
 import { explain } from '../messages.ts';
-import { acceptObject, refuseImageOptions } from '../objects.ts';
 import { openForVerb } from '../open-image.ts';
 import { qemuProgress } from '../progress.ts';
 import { sizeArgument } from '../sizes.ts';
-import { flag, readOptions, valued } from '../verb-options.ts';
+import { flag, readOptions } from '../verb-options.ts';
 
 interface CommitArguments {
+  images: ImageArguments;
   format?: string;
   cache: string;
   base?: string;
@@ -27,7 +28,9 @@ interface CommitArguments {
 
 /** `commit`: writes what an overlay holds into the image that it stands on. */
 export const run: Command = async (args, context) => {
+  const images = new ImageArguments(context);
   const wish: CommitArguments = {
+    images,
     cache: 'writeback',
     keepOverlay: false,
     progress: false,
@@ -37,7 +40,7 @@ export const run: Command = async (args, context) => {
   const operands = readOptions(
     args,
     'f:t:b:dpqr:',
-    [valued('object'), flag('image-opts'), flag('corrupt-dependents')],
+    [...ImageArguments.options, flag('corrupt-dependents')],
     (key, value) => {
       if (key === 'f') wish.format = value;
       else if (key === 't') wish.cache = value;
@@ -47,8 +50,7 @@ export const run: Command = async (args, context) => {
       else if (key === 'q') wish.quiet = true;
       else if (key === 'r') wish.bytesPerSecond = Number(sizeArgument(context, 'rate limit', value));
       else if (key === 'corrupt-dependents') wish.force = true;
-      else if (key === 'object') acceptObject(value);
-      else refuseImageOptions();
+      else images.take(key, value);
     },
   );
   if (operands.length !== 1) throw new UsageFailure('Expecting one image file name');
@@ -96,7 +98,8 @@ async function commit(context: CliContext, path: string, wish: CommitArguments):
 
 function openOptions(context: CliContext, wish: CommitArguments) {
   // The overlay's content does not change, whoever stands on it; the base is looked at separately.
-  return { format: wish.format, writable: true, corruptDependents: true, signal: context.signal };
+  const { images, format } = wish;
+  return { images, format, writable: true, corruptDependents: true, signal: context.signal };
 }
 
 async function depthOf(image: Image, path: string, wish: CommitArguments): Promise<number> {

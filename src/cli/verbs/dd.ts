@@ -8,16 +8,17 @@ import { copyRange } from '../../operations/dd.ts';
 import { strerror } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
 import { CliFailure } from '../failure.ts';
+import { ImageArguments } from '../image-arguments.ts';
 import { explain, isKnownToQemu, report, unknownProtocol } from '../messages.ts';
-import { acceptObject, refuseImageOptions } from '../objects.ts';
 import { openForVerb } from '../open-image.ts';
 import { creationOptions, parseOptions } from '../options.ts';
 import { refuseOversize } from '../oversize.ts';
 import { int64Max, sizeArgument } from '../sizes.ts';
-import { flag, readOptions, valued } from '../verb-options.ts';
+import { flag, readOptions } from '../verb-options.ts';
 import { checkFileName, worded } from './create.ts';
 
 interface DdArguments {
+  images: ImageArguments;
   format?: string;
   targetFormat: string;
   input?: string;
@@ -35,18 +36,18 @@ const readOnlyFormats = 'bochs cloop dmg null-co null-aio vvfat'.split(' ');
 
 /** `dd`: copies blocks of what a guest reads from an image into a new one. */
 export const run: Command = async (args, context) => {
-  const wish: DdArguments = { targetFormat: 'raw', blockBytes: 512n, share: false, force: false };
+  const images = new ImageArguments(context);
+  const wish: DdArguments = { images, targetFormat: 'raw', blockBytes: 512n, share: false, force: false };
   const operands = readOptions(
     args,
     'f:O:U',
-    [valued('object'), flag('image-opts'), flag('force-share', 'U'), flag('corrupt-dependents')],
+    [...ImageArguments.options, flag('force-share', 'U'), flag('corrupt-dependents')],
     (key, value) => {
       if (key === 'f') wish.format = value;
       else if (key === 'O') wish.targetFormat = value;
       else if (key === 'U') wish.share = true;
       else if (key === 'corrupt-dependents') wish.force = true;
-      else if (key === 'object') acceptObject(value);
-      else refuseImageOptions();
+      else images.take(key, value);
     },
   );
   for (const operand of operands) readOperand(context, operand, wish);
@@ -55,6 +56,7 @@ export const run: Command = async (args, context) => {
     throw new CliFailure('Must specify both input and output files');
   }
   await using source = await openForVerb(context, input, {
+    images,
     format: wish.format,
     locks: wish.share ? 'share' : 'take',
     signal: context.signal,

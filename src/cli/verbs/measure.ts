@@ -7,9 +7,9 @@ import { strerror } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
 import { reportCorruption } from '../corruption.ts';
 import { CliFailure } from '../failure.ts';
+import { ImageArguments } from '../image-arguments.ts';
 import { prettyJson } from '../json.ts';
 import { explain, isKnownToQemu, report } from '../messages.ts';
-import { acceptObject, refuseImageOptions } from '../objects.ts';
 import { openForVerb } from '../open-image.ts';
 import { creationOptions, joinOptionLists, parseOptions } from '../options.ts';
 import { outputFormat } from '../output-format.ts';
@@ -17,6 +17,7 @@ import { sizeArgument } from '../sizes.ts';
 import { flag, readOptions, valued } from '../verb-options.ts';
 
 interface MeasureArguments {
+  images: ImageArguments;
   format?: string;
   targetFormat: string;
   optionList?: string;
@@ -31,11 +32,12 @@ const unmeasured = 'file host_device nbd parallels qcow qed rbd ssh vdi vhdx vmd
 
 /** `measure`: how large a file an image would take in another format. */
 export const run: Command = async (args, context) => {
-  const wish: MeasureArguments = { targetFormat: 'raw', share: false };
+  const images = new ImageArguments(context);
+  const wish: MeasureArguments = { images, targetFormat: 'raw', share: false };
   const operands = readOptions(
     args,
     'f:O:o:l:U',
-    [valued('object'), flag('image-opts'), valued('output'), valued('size'), flag('force-share', 'U')],
+    [...ImageArguments.options, valued('output'), valued('size'), flag('force-share', 'U')],
     (key, value) => {
       if (key === 'f') wish.format = value;
       else if (key === 'O') wish.targetFormat = value;
@@ -44,8 +46,7 @@ export const run: Command = async (args, context) => {
       else if (key === 'U') wish.share = true;
       else if (key === 'output') wish.output = outputFormat(value);
       else if (key === 'size') wish.size = sizeArgument(context, 'image size', value);
-      else if (key === 'object') acceptObject(value);
-      else refuseImageOptions();
+      else images.take(key, value);
     },
     'help',
   );
@@ -86,6 +87,7 @@ async function measureSize(context: CliContext, wish: MeasureArguments): Promise
 
 async function measureFile(context: CliContext, path: string, wish: MeasureArguments): Promise<Measurement> {
   await using image = await openForVerb(context, path, {
+    images: wish.images,
     format: wish.format,
     locks: wish.share ? 'share' : 'take',
     signal: context.signal,

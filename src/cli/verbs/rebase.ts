@@ -10,11 +10,11 @@ import { strerror } from '../../platform/errno.ts';
 import { isCacheMode } from '../cache-mode.ts';
 import type { CliContext, Command } from '../context.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
+import { ImageArguments } from '../image-arguments.ts';
 import { explain, isKnownToQemu } from '../messages.ts';
-import { acceptObject, refuseImageOptions } from '../objects.ts';
-import { checkName, openForVerb } from '../open-image.ts';
+import { openForVerb } from '../open-image.ts';
 import { type PercentProgress, qemuProgress } from '../progress.ts';
-import { flag, readOptions, valued } from '../verb-options.ts';
+import { flag, readOptions } from '../verb-options.ts';
 
 /** Percent between two figures of the progress. */
 const progressStep = 2;
@@ -22,6 +22,7 @@ const progressStep = 2;
 const longestName = 1023;
 
 interface RebaseArguments {
+  images: ImageArguments;
   format?: string;
   /** Undefined: not given; empty: no backing file. */
   backing?: string;
@@ -38,7 +39,9 @@ interface RebaseArguments {
 
 /** `rebase`: puts an image on another backing file, or on none, without a change of its content. */
 export const run: Command = async (args, context) => {
+  const images = new ImageArguments(context);
   const wish: RebaseArguments = {
+    images,
     unsafe: false,
     packed: false,
     cache: 'writeback',
@@ -51,13 +54,7 @@ export const run: Command = async (args, context) => {
   const operands = readOptions(
     args,
     'f:F:b:upt:T:qU',
-    [
-      valued('object'),
-      flag('image-opts'),
-      flag('force-share', 'U'),
-      flag('compress'),
-      flag('corrupt-dependents'),
-    ],
+    [...ImageArguments.options, flag('force-share', 'U'), flag('compress'), flag('corrupt-dependents')],
     (key, value) => {
       if (key === 'f') wish.format = value;
       else if (key === 'F') wish.backingFormat = value;
@@ -70,8 +67,7 @@ export const run: Command = async (args, context) => {
       else if (key === 'U') wish.share = true;
       else if (key === 'compress') wish.packed = true;
       else if (key === 'corrupt-dependents') wish.force = true;
-      else if (key === 'object') acceptObject(value);
-      else refuseImageOptions();
+      else images.take(key, value);
     },
   );
   if (operands.length !== 1) throw new UsageFailure('Expecting one image file name');
@@ -97,6 +93,7 @@ async function rebase(
   if (!isCacheMode(wish.sourceCache))
     throw new CliFailure(`Invalid source cache option: ${wish.sourceCache}`);
   await using image = await openForVerb(context, path, {
+    images: wish.images,
     format: wish.format,
     writable: true,
     backing: wish.unsafe ? 'ignore' : 'open',
@@ -152,8 +149,8 @@ async function openNext(image: Image, wish: RebaseArguments, context: CliContext
   const depth = await findBacking(image, name, (one) => realpath(one).catch(() => one));
   if (depth !== undefined) return new Next({ kind: 'depth', depth });
   try {
-    checkName(name, wish.backingFormat);
     const next = await openImageFile(name, {
+      ...wish.images.opening,
       format: wish.backingFormat,
       locks: wish.share ? 'share' : 'take',
       signal: context.signal,
