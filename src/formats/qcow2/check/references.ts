@@ -39,7 +39,11 @@ export class References {
 
   #claim(offset: number, length: number): void {
     const first = Math.floor(offset / this.#image.clusterSize);
-    const last = Math.min(Math.floor((offset + length - 1) / this.#image.clusterSize), first + maxClaims);
+    // What lies farther out is not told apart, and past 2^53 a cluster's number has no successor.
+    const last = Math.min(
+      Math.floor((offset + length - 1) / this.#image.clusterSize),
+      this.counts.size + maxClaims,
+    );
     for (let cluster = first; cluster <= last; cluster++) this.counts.claim(cluster);
   }
 
