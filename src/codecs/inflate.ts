@@ -119,7 +119,7 @@ function copyStored(input: BitReader, into: Uint8Array, from: number): number {
   const data = bytes.subarray(at + 4, at + 4 + Math.min(length, into.length - from));
   if (data.length < Math.min(length, into.length - from)) throw damaged('the data ends too early');
   into.set(data, from);
-  input.at = at + 4 + length;
+  input.at = at + 4 + data.length;
   return from + data.length;
 }
 
