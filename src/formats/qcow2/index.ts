@@ -1,4 +1,5 @@
 import type { FormatDriver } from '../driver.ts';
+import { amendOptions, amendQcow2 } from './amend.ts';
 import { checkQcow2, repairRefcounts } from './check/index.ts';
 import { magic } from './constants.ts';
 import { createQcow2 } from './create.ts';
@@ -13,6 +14,12 @@ const headerBytes = 112;
 export const qcow2: FormatDriver = {
   name: 'qcow2',
   createOptions,
+  openOptions: [
+    { name: 'lazy-refcounts', type: 'boolean' },
+    { name: 'cache-size', type: 'size' },
+    { name: 'l2-cache-size', type: 'size' },
+    { name: 'refcount-cache-size', type: 'size' },
+  ],
   canPack: true,
   probe({ head }) {
     if (head.length < headerBytes) return 0;
@@ -23,4 +30,6 @@ export const qcow2: FormatDriver = {
   create: createQcow2,
   check: checkQcow2,
   measure: measureQcow2,
+  amendOptions,
+  amend: amendQcow2,
 };
