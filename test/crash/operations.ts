@@ -1,5 +1,6 @@
 import type { Random } from './random.ts';
 import { openScenarioImage, type Session, stamped } from './session.ts';
+import { runSnapshot, type SnapshotOperation } from './snapshot-operations.ts';
 
 /** Guest bytes [at, at + length). */
 interface Range {
@@ -22,6 +23,7 @@ export type Operation =
       readonly size: number;
       readonly preallocation: 'off' | 'metadata' | 'falloc' | 'full';
     }
+  | SnapshotOperation
   | { readonly kind: 'flush' }
   | { readonly kind: 'reopen' };
 
@@ -141,6 +143,24 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
       await image.resize(size, { preallocation });
       edit.done(disk.tick());
     },
+  },
+
+  snapshot: {
+    weight: 6,
+    // Version 2 cannot be resized any more when it has snapshots.
+    draw: (random, shape) =>
+      shape.format === 'qcow2' && shape.hidesBacking
+        ? {
+            kind: 'snapshot',
+            action: random.weighted([
+              [3, 'create'],
+              [2, 'apply'],
+              [2, 'delete'],
+            ]),
+            which: random.below(8),
+          }
+        : undefined,
+    run: runSnapshot,
   },
 
   flush: {

@@ -229,8 +229,14 @@ async function sameBytes(a: string, b: string): Promise<boolean> {
 /** What qemu-img says of an image in `directory`, without what depends on where and how it is stored. */
 async function infoOf(image: string, directory: string): Promise<Record<string, unknown>> {
   const text = await mustRun('qemu-img', ['info', '-U', '--output=json', image]);
+  const info = JSON.parse(text.replaceAll(directory, '$PWD'));
+  // A snapshot that the line took has the moment's date.
+  for (const snapshot of info.snapshots ?? []) {
+    delete snapshot['date-sec'];
+    delete snapshot['date-nsec'];
+  }
   return {
-    ...JSON.parse(text.replaceAll(directory, '$PWD')),
+    ...info,
     filename: undefined,
     'actual-size': undefined,
     'full-backing-filename': undefined,

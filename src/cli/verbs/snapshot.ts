@@ -5,7 +5,7 @@ import { errnoNumber, strerror } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
 import { ImageArguments } from '../image-arguments.ts';
-import { explain } from '../messages.ts';
+import { explain, warnOfProbedRaw } from '../messages.ts';
 import { openForVerb } from '../open-image.ts';
 import { humanSnapshots } from '../snapshot-table.ts';
 import { flag, readOptions } from '../verb-options.ts';
@@ -35,13 +35,12 @@ export const run: Command = async (args, context) => {
     },
   );
   if (operands.length !== 1) throw new UsageFailure('Expecting one image file name');
-  const writes = action !== undefined && action !== 'l';
   await using image = await openForVerb(context, operands[0], {
     images,
-    writable: writes,
+    writable: action !== 'l',
     locks: share ? 'share' : 'take',
   });
-  await perform(context, image, action ?? 'l', cut(name));
+  if (action !== undefined) await perform(context, image, action, cut(name));
   return 0;
 };
 
@@ -58,12 +57,12 @@ async function perform(context: CliContext, image: Image, action: Action, name: 
     // Unlike the others it takes no id.
     else await deleteSnapshot(image, { name });
   } catch (error) {
-    throw new CliFailure(refusal(action, name, error), { cause: error });
+    throw new CliFailure(refusal(context, image, action, name, error), { cause: error });
   }
 }
 
 /** What could not be done, in qemu-img's words, which differ from action to action. */
-function refusal(action: Action, name: string, error: unknown): string {
+function refusal(context: CliContext, image: Image, action: Action, name: string, error: unknown): string {
   const { text } = explain(error);
   const errno = isDiskError(error) ? String(error.detail.errno ?? 'EIO') : 'EIO';
   const absent = isDiskError(error) && error.field === 'snapshot' && error.code === 'unsupported';
@@ -71,6 +70,8 @@ function refusal(action: Action, name: string, error: unknown): string {
     return `Could not create snapshot '${name}': -${errnoNumber(errno)} (${strerror(errno)})`;
   }
   if (action === 'a') {
+    // QEMU opens such an image once more, and says so again.
+    if (absent && image.probed) warnOfProbedRaw(context, image.layer.source.name);
     if (absent) return `Could not apply snapshot '${name}': Block driver does not support snapshots`;
     return `Could not apply snapshot '${name}': Failed to load snapshot: ${strerror(errno)}`;
   }
