@@ -59,6 +59,7 @@ async function settle(pending: Promise<void>[]): Promise<void> {
 
 /** Reads from a source that may end early: a file cut short, or one that was never extended to its last grain. */
 export function readPadded(source: ByteSource, at: number, into: Uint8Array): Promise<void> {
+  source.debugEvent?.('read_aio');
   const left = source.size - at;
   if (left >= into.length) return source.read(at, into);
   into.fill(0, Math.max(0, left));

@@ -83,7 +83,11 @@ export class DiskImage implements Image {
     const writer = this.#checkWrite(offset, from.length);
     if (from.length === 0) return;
     if (this.#flat && this.probed && offset < probedBytes) return this.#writeGuarded(offset, from);
-    if (this.#flat) return this.#flat.store.write(this.#flat.at + offset, from);
+    if (this.#flat) {
+      const { store, at } = this.#flat;
+      store.debugEvent?.('write_aio');
+      return store.write(at + offset, from);
+    }
     const held = await this.#holdGrains(offset, from.length);
     try {
       await writer.write(offset, from);

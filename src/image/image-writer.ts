@@ -117,7 +117,10 @@ export class ImageWriter {
       length = Math.min(from.length, reservation.offset + reservation.length - offset);
       const data = length === from.length ? from : from.subarray(0, length);
       if (reservation.fresh) await this.#fill(reservation, offset, data);
-      else await reservation.store.write(reservation.at + (offset - reservation.offset), data);
+      else {
+        reservation.store.debugEvent?.('write_aio');
+        await reservation.store.write(reservation.at + (offset - reservation.offset), data);
+      }
       reservation.publish();
       this.#reader.unpacked.invalidate(
         this.#layer,
@@ -135,11 +138,13 @@ export class ImageWriter {
     const head = offset - fresh.offset;
     const tail = fresh.length - head - data.length;
     if (head === 0 && tail === 0) {
+      fresh.store.debugEvent?.('write_aio');
       await fresh.store.write(fresh.at, data);
       return;
     }
     if (fresh.length > scratchBytes) {
       await this.#copyUp(fresh, fresh.offset, offset);
+      fresh.store.debugEvent?.('write_aio');
       await fresh.store.write(fresh.at + head, data);
       await this.#copyUp(fresh, offset + data.length, fresh.offset + fresh.length);
       return;
@@ -153,6 +158,7 @@ export class ImageWriter {
       scratch.set(data, head);
       const from = fresh.zeroed && isZero(before) ? head : 0;
       const to = fresh.zeroed && isZero(after) ? head + data.length : fresh.length;
+      fresh.store.debugEvent?.('write_aio');
       await fresh.store.write(fresh.at + from, scratch.subarray(from, to));
     } finally {
       this.#giveScratch(scratch);
@@ -168,6 +174,7 @@ export class ImageWriter {
         const part = scratch.subarray(0, Math.min(scratchBytes, to - at));
         await this.#readOld(at, part);
         if (fresh.zeroed && isZero(part)) continue;
+        fresh.store.debugEvent?.('cow_write');
         await fresh.store.write(fresh.at + (at - fresh.offset), part);
       }
     } finally {

@@ -24,7 +24,8 @@ difference named here is gone.
 ${rows.join('\n')}
 
 Options of cow-img that qemu-img does not have: \`--corrupt-dependents\` (create, resize, convert, check -r) writes to an
-image although others are known to be laid over it.
+image although others are known to be laid over it. \`--untrusted\` (every command) refuses what an image may not name
+when it comes from a stranger, and \`cowherd inspect\` says what it names.
 
 Before answers are compared, this is changed in both of them, and nothing else:
 

@@ -134,11 +134,7 @@ lines(
     'info --object nonesuch,id=a plain.qcow2',
     "info --object '' plain.qcow2",
     'info --object',
-    {
-      line: 'info --image-opts driver=qcow2,file.filename=plain.qcow2',
-      differs: 'image-opts',
-      ours: { code: 1, stderr: 'The option --image-opts is not supported yet' },
-    },
+    'info --image-opts driver=qcow2,file.filename=plain.qcow2',
     { line: 'info plain.qcow2', held: 'plain.qcow2' },
     { line: 'info -U plain.qcow2', held: 'plain.qcow2' },
     { line: 'info -U --output=json plain.qcow2', held: 'plain.qcow2' },
@@ -186,11 +182,7 @@ lines(
       differs: 'protocols',
       ours: { code: 1, stderr: "Could not open 'nbd:localhost:1': The protocol 'nbd' is not supported yet" },
     },
-    {
-      line: "info 'json:{}'",
-      differs: 'protocols',
-      ours: { code: 1, stderr: "The protocol 'json' is not supported yet" },
-    },
+    "info 'json:{}'",
     {
       line: 'info foreign.vmdk',
       differs: 'formats',

@@ -140,11 +140,7 @@ lines('resize, refused', [
     ours: { code: 1, stderr: "Backing file 'loop1.qcow2' creates an infinite loop" },
   },
   { line: 'resize fifo 1M', differs: 'fifo', ours: { code: 1, stderr: "'fifo' is a FIFO" } },
-  {
-    line: 'resize --image-opts driver=qcow2,file.filename=plain.qcow2 4M',
-    differs: 'image-opts',
-    ours: { code: 1, stderr: 'The option --image-opts is not supported yet' },
-  },
+  'resize --image-opts driver=qcow2,file.filename=plain.qcow2 4M',
   {
     line: 'resize foreign.vmdk 4M',
     differs: 'formats',

@@ -14,6 +14,7 @@ export async function buildWorld(path: string): Promise<void> {
   await makeQcow2(path);
   await makeChains(path);
   await makeOddities(path);
+  await makeNodes(path);
   await makeLiars(path);
 }
 
@@ -93,6 +94,30 @@ async function makeChains(path: string): Promise<void> {
   ]) {
     await symlink(target, join(path, name));
   }
+}
+
+/** Backing files that are named by protocol or by `json:{…}`, and rules for blkdebug. */
+async function makeNodes(path: string): Promise<void> {
+  const backings: readonly (readonly [name: string, backing: string, format: string])[] = [
+    ['onjson', 'json:{"driver":"raw","file":{"driver":"file","filename":"raw.img"}}', 'raw'],
+    ['onwindow', 'json:{"driver":"raw","offset":524288,"size":262144,"file":{"filename":"raw.img"}}', 'raw'],
+    ['onnested', 'json:{"driver":"qcow2","file.driver":"raw","file.file.filename":"mid.qcow2"}', 'qcow2'],
+    ['onnull', 'null-co://', 'raw'],
+    ['ondebug', 'blkdebug::raw.img', 'raw'],
+    ['onbadjson', 'json:{"driver":"raw"', 'raw'],
+    ['onssh', 'ssh://nowhere/x', 'raw'],
+  ];
+  for (const [name, backing, format] of backings) {
+    const options = ['-u', '-f', 'qcow2', '-b', backing, '-F', format, `${name}.qcow2`, '1M'];
+    await mustRun('qemu-img', ['create', '-q', ...options], { cwd: path });
+  }
+  const once = '[inject-error]\nevent = "l2_load"\nerrno = "5"\nonce = "on"\n';
+  await writeFile(join(path, 'once.conf'), once);
+  const later =
+    '# comment\n[set-state]\nstate = "1"\nevent = "l2_load"\nnew_state = "2"\n' +
+    '[inject-error]\nstate = "2"\nevent = "read_aio"\nimmediately = "off"\n';
+  await writeFile(join(path, 'state.conf'), later);
+  await writeFile(join(path, 'bad.conf'), '[foo]\n');
 }
 
 async function makeOddities(path: string): Promise<void> {

@@ -44,9 +44,10 @@ export async function flushImage(writer: Qcow2Writer): Promise<void> {
     if (!writer.lazy) await writeBlocks(refcounts);
     await store.flush();
     if (!writer.lazy && (await writeRefcountTable(refcounts))) await store.flush();
-    await writeTables(store, frozen);
+    await writeTables(store, frozen, 'l2_update');
     if (l1 && l1Dirty) {
       if (frozen.length > 0) await store.flush();
+      store.debugEvent?.('l1_update');
       await store.write(l1.at + l1From * 8, l1.bytes.subarray(l1From * 8, l1To * 8));
     }
     if (frozen.length > 0 || l1Dirty) await store.flush();
@@ -87,7 +88,7 @@ async function applyFrees(writer: Qcow2Writer, freed: readonly FreedRun[]): Prom
 export async function writeBlocks(refcounts: Refcounts): Promise<void> {
   const frozen = refcounts.blocks.freeze();
   try {
-    await writeTables(refcounts.store, frozen);
+    await writeTables(refcounts.store, frozen, 'refblock_update_part');
   } catch (error) {
     refcounts.blocks.thaw(frozen, false);
     throw error;
@@ -99,12 +100,15 @@ export async function writeBlocks(refcounts: Refcounts): Promise<void> {
 export async function writeRefcountTable(refcounts: Refcounts): Promise<boolean> {
   const { tableDirtyFrom: from, tableDirtyTo: to } = refcounts;
   if (from >= to) return false;
+  refcounts.store.debugEvent?.('reftable_update');
   await refcounts.store.write(refcounts.tableOffset + from * 8, refcounts.table.subarray(from * 8, to * 8));
   refcounts.cleanTable();
   return true;
 }
 
-async function writeTables(store: ByteStore, frozen: readonly FrozenTable[]): Promise<void> {
-  for (const { table, bytes, from, to } of frozen)
+async function writeTables(store: ByteStore, frozen: readonly FrozenTable[], event: string): Promise<void> {
+  for (const { table, bytes, from, to } of frozen) {
+    store.debugEvent?.(event);
     await store.write(table.at + from, bytes.subarray(from, to));
+  }
 }

@@ -90,6 +90,7 @@ export class Mapping {
       const message = `L2 table offset ${hex(at)} past the end of the file (L1 index: ${hex(index)})`;
       throw corrupt(name, 'L2 table offset', message, at, { l1Index: index, fileSize: this.source.size });
     }
+    this.source.debugEvent?.('l2_load');
     const bytes = this.tables.takeBuffer();
     const there = Math.min(clusterSize, this.source.size - at);
     await this.source.read(at, there === clusterSize ? bytes : bytes.subarray(0, there));

@@ -61,6 +61,7 @@ function writePacked(writer: Qcow2Writer, offset: number, packed: Uint8Array): P
       const at = await allocateBytes(writer, packed.length);
       if (at === undefined) return false;
       try {
+        store.debugEvent?.('write_compressed');
         await store.write(at, packed);
       } catch (error) {
         await releaseBytes(writer, at, packed.length);

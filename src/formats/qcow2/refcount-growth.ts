@@ -46,10 +46,12 @@ export async function growRefcountTable(writer: Qcow2Writer, entries: number): P
     const used = Math.min(refcountBlockEntries, area.count - index * refcountBlockEntries);
     refcounts.access.fill(block.view, 0, Math.max(0, used), 1);
     view.setBigUint64((oldEntries + index) * entryBytes, BigInt(at));
+    store.debugEvent?.('refblock_alloc_write_blocks');
     await store.write(at, block.bytes);
     made.push(block);
   }
   const tableOffset = (start + blocks) * clusterSize;
+  store.debugEvent?.('refblock_alloc_write_table');
   await store.write(tableOffset, table);
   // The table names blocks that may so far be in memory only.
   await writeBlocks(refcounts);

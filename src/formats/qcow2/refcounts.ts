@@ -73,6 +73,7 @@ export class Refcounts {
       const message = 'Reference count table lies past the end of the file';
       throw corrupt(store.name, 'refcount_table_offset', message, at, { fileSize: store.size });
     }
+    store.debugEvent?.('reftable_load');
     await store.read(at, table.subarray(0, Math.min(table.length, store.size - at)));
     const refcounts = new Refcounts(store, header, table, metadata, grow, cacheBytes);
     metadata.add('refcount table', at / clusterSize, header.refcountTableClusters);
@@ -128,6 +129,7 @@ export class Refcounts {
     if (resident) return resident;
     const at = index < this.tableEntries ? this.blockOffset(index) : 0;
     if (at === 0) return undefined;
+    this.store.debugEvent?.('refblock_load');
     const bytes = this.blocks.takeBuffer();
     const there = Math.min(bytes.length, this.store.size - at);
     await this.store.read(at, there === bytes.length ? bytes : bytes.subarray(0, there));
@@ -145,11 +147,13 @@ export class Refcounts {
 
   /** Takes the first free run of up to `want` clusters, all within one refcount block. Their refcount is 1. */
   async allocate(want: number): Promise<ClusterRun> {
+    this.store.debugEvent?.('cluster_alloc');
     return this.#take(want, 1);
   }
 
   /** Takes exactly `count` clusters that follow one another. */
   async allocateContiguous(count: number): Promise<number> {
+    this.store.debugEvent?.('cluster_alloc');
     // A block that is made for a search lies at the start of its own range.
     if (count < this.geometry.refcountBlockEntries) return (await this.#take(count, count)).first;
     const { refcountBlockEntries } = this.geometry;
@@ -180,6 +184,7 @@ export class Refcounts {
 
   /** Drops one reference of each cluster. Gives the runs of clusters that are free now. */
   async release(first: number, count: number): Promise<ClusterRun[]> {
+    this.store.debugEvent?.('cluster_free');
     const { refcountBlockEntries } = this.geometry;
     const freed: { first: number; count: number }[] = [];
     for (let cluster = first; cluster < first + count; cluster++) {

@@ -34,6 +34,7 @@ export async function unpackCluster(
     throw corrupt(source.name, 'compressed cluster offset', message, offset, { fileSize: source.size });
   }
   const packed = new Uint8Array(there);
+  source.debugEvent?.('read_compressed');
   await source.read(offset, packed);
   const cluster = new Uint8Array(clusterSize);
   await codec.unpack(packed, cluster);

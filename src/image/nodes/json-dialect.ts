@@ -37,12 +37,31 @@ interface Token {
 const deepest = 1024;
 
 function parseDialect(text: string): Json {
-  const tokens = tokensOf(text);
+  const { tokens, stray } = tokensOf(text);
+  const end = firstEnd(tokens);
+  if (end === undefined && stray !== undefined) throw syntax(`stray '${stray}'`);
   if (tokens.length === 0) throw failure('Could not parse the JSON options: Expecting a JSON value');
-  const parser = new Parser(tokens);
-  const value = parser.value(0);
-  if (!parser.done) throw failure('Could not parse the JSON options: Expecting at most one JSON value');
+  const value = new Parser(tokens.slice(0, end)).value(0);
+  if (stray !== undefined || (end ?? tokens.length) < tokens.length) {
+    throw failure('Could not parse the JSON options: Expecting at most one JSON value');
+  }
   return value;
+}
+
+/** Where the first value ends: where its brackets are even, or can never be again. Undefined: nowhere yet. */
+function firstEnd(tokens: readonly Token[]): number | undefined {
+  let braces = 0;
+  let brackets = 0;
+  for (const [index, { kind, text }] of tokens.entries()) {
+    if (kind === 'mark') {
+      if (text === '{') braces++;
+      else if (text === '}') braces--;
+      else if (text === '[') brackets++;
+      else if (text === ']') brackets--;
+    }
+    if (braces < 0 || brackets < 0 || (braces === 0 && brackets === 0)) return index + 1;
+  }
+  return undefined;
 }
 
 const space = /[ \t\r\n]*/y;
@@ -50,7 +69,8 @@ const plain = /(?:[{}[\],:]|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they may not stand in a string, which is the point.
 const quoted = /"(?:[^"\\\x00-\x1f]|\\[^\x00-\x1f])*"|'(?:[^'\\\x00-\x1f]|\\[^\x00-\x1f])*'/y;
 
-function tokensOf(text: string): Token[] {
+/** The tokens of a text, and where they end early the one that is none. */
+function tokensOf(text: string): { readonly tokens: readonly Token[]; readonly stray?: string } {
   const tokens: Token[] = [];
   for (let at = end(space, text, 0); at < text.length; at = end(space, text, at)) {
     const first = text[at];
@@ -58,7 +78,7 @@ function tokensOf(text: string): Token[] {
     const stop = end(isString ? quoted : plain, text, at);
     // A number that goes on wrongly is no shorter number followed by something else.
     const brokenNumber = /^[-0-9]/.test(first) && /[0-9.eE]/.test(text[stop] ?? '');
-    if (stop === at || brokenNumber) throw syntax(`stray '${strayAt(text, at)}'`);
+    if (stop === at || brokenNumber) return { tokens, stray: strayAt(text, at) };
     const kind = isString
       ? 'string'
       : /[-0-9]/.test(first)
@@ -69,7 +89,7 @@ function tokensOf(text: string): Token[] {
     tokens.push({ kind, text: text.slice(at, stop) });
     at = stop;
   }
-  return tokens;
+  return { tokens };
 }
 
 function end(pattern: RegExp, text: string, at: number): number {
