@@ -153,8 +153,8 @@ class Check {
     if (image.hasDataFile && entries.length > 0) {
       tally.corruption(`ERROR ${entries.length} snapshots in image with data file`);
     }
-    for (const { id, name, l1Offset, l1OffsetShown, l1Size } of entries) {
-      if (l1Offset % image.clusterSize !== 0) {
+    for (const { id, name, isAligned, l1Offset, l1OffsetShown, l1Size } of entries) {
+      if (!isAligned) {
         tally.corruption(
           `ERROR snapshot ${id} (${name}) l1_offset=${l1OffsetShown}: L1 table is not cluster aligned; ` +
             'snapshot table entry corrupted',

@@ -13,8 +13,9 @@ const neededExtraBytes = 16;
 export interface SnapshotEntry {
   readonly id: string;
   readonly name: string;
-  /** Bytes; NaN where the field is past what a number holds. */
+  /** Bytes; where it is not aligned it is near the truth only. */
   readonly l1Offset: number;
+  readonly isAligned: boolean;
   /** As QEMU prints it, with 0x. */
   readonly l1OffsetShown: string;
   readonly l1Size: number;
@@ -143,6 +144,7 @@ async function readEntry(image: CheckedImage, at: number, tally: Tally, index: n
     id: decoder.decode(names.subarray(0, idBytes)),
     name: decoder.decode(names.subarray(idBytes)),
     l1Offset: join64(view.getUint32(0), view.getUint32(4)),
+    isAligned: view.getUint32(4) % image.clusterSize === 0,
     l1OffsetShown: `0x${view.getBigUint64(0).toString(16)}`,
     l1Size: view.getUint32(8),
     encoded: encodeEntry(image, head, extra, names),

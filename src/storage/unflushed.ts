@@ -1,0 +1,69 @@
+import type { ImageLock } from './image-lock.ts';
+import type { ByteStore, Extent, HostFile, OnProgress, Preallocation } from './store.ts';
+
+/**
+ * A host file whose flushes are left to the system (QEMU's cache mode `unsafe`): for a target that is thrown away
+ * anyhow when the work on it is cut short. Disposing closes the file.
+ */
+export class UnflushedFile implements ByteStore, HostFile {
+  readonly #file: ByteStore & HostFile;
+
+  constructor(file: ByteStore & HostFile) {
+    this.#file = file;
+  }
+
+  get name(): string {
+    return this.#file.name;
+  }
+
+  get path(): string {
+    return this.#file.path;
+  }
+
+  get fileKind(): 'regular' | 'block' {
+    return this.#file.fileKind;
+  }
+
+  get size(): number {
+    return this.#file.size;
+  }
+
+  read(at: number, into: Uint8Array): Promise<void> {
+    return this.#file.read(at, into);
+  }
+
+  write(at: number, from: Uint8Array): Promise<void> {
+    return this.#file.write(at, from);
+  }
+
+  zero(at: number, length: number, options?: { readonly punch?: boolean }): Promise<void> {
+    return this.#file.zero(at, length, options);
+  }
+
+  resize(
+    size: number,
+    allocate?: { readonly preallocation: Preallocation; readonly onProgress?: OnProgress },
+  ): Promise<void> {
+    return this.#file.resize(size, allocate);
+  }
+
+  extent(at: number): Promise<Extent> {
+    return this.#file.extent(at);
+  }
+
+  allocated(): Promise<number | undefined> {
+    return this.#file.allocated();
+  }
+
+  lock(lock: ImageLock): Promise<void> {
+    return this.#file.lock(lock);
+  }
+
+  async flush(): Promise<void> {
+    // That is the point.
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#file[Symbol.asyncDispose]();
+  }
+}
