@@ -4,18 +4,24 @@ import type { Qcow2Writer } from './writer.ts';
 /**
  * The map no longer holds this L2 entry: its clusters lose a reference, after the flush that makes that so on
  * disk. `punch`: the guest gave the space up, so the host gets it back. A packed cluster may touch several.
+ *
+ * An entry of a broken image may name the header or a table: those keep their reference, or they would be given
+ * back, punched and written over.
  */
 export function dropReference(writer: Qcow2Writer, high: number, low: number, punch: boolean): void {
   const kind = entryKind(high, low);
   if (kind === EntryKind.hole || kind === EntryKind.zero) return;
   const { clusterSize, clusterBits } = writer.mapping.geometry;
   if (kind !== EntryKind.packed) {
-    writer.frees.add(Math.floor(entryOffset(high, low) / clusterSize), 1, punch);
+    const cluster = Math.floor(entryOffset(high, low) / clusterSize);
+    if (!writer.metadata.has(cluster)) writer.frees.add(cluster, 1, punch);
     return;
   }
   const { offset, length } = packedExtent(high, low, clusterBits);
   if (offset + length > Number.MAX_SAFE_INTEGER) return;
   const first = Math.floor(offset / clusterSize);
   const last = Math.floor((offset + length - 1) / clusterSize);
-  writer.frees.add(first, last - first + 1, punch);
+  for (let cluster = first; cluster <= last; cluster++) {
+    if (!writer.metadata.has(cluster)) writer.frees.add(cluster, 1, punch);
+  }
 }

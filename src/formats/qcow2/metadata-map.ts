@@ -38,6 +38,11 @@ export class MetadataMap {
     for (let cluster = first; cluster < first + count; cluster++) this.#kinds.delete(cluster);
   }
 
+  /** Whether the cluster holds metadata. */
+  has(cluster: number): boolean {
+    return this.#kinds.has(cluster);
+  }
+
   /** Throws `corrupt` when one of the clusters holds metadata. */
   checkFree(first: number, count: number, clusterSize: number): void {
     for (let cluster = first; cluster < first + count; cluster++) {
