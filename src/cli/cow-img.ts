@@ -8,9 +8,11 @@ import { versionText } from './version.ts';
 
 /** The verbs that exist. Each is loaded when it is called, so that start-up stays short. */
 const verbs: Readonly<Record<string, () => Promise<{ readonly run: Command }>>> = {
+  amend: () => import('./verbs/amend.ts'),
   check: () => import('./verbs/check.ts'),
   commit: () => import('./verbs/commit.ts'),
   compare: () => import('./verbs/compare.ts'),
+  convert: () => import('./verbs/convert.ts'),
   create: () => import('./verbs/create.ts'),
   dd: () => import('./verbs/dd.ts'),
   info: () => import('./verbs/info.ts'),
@@ -18,11 +20,11 @@ const verbs: Readonly<Record<string, () => Promise<{ readonly run: Command }>>> 
   measure: () => import('./verbs/measure.ts'),
   rebase: () => import('./verbs/rebase.ts'),
   resize: () => import('./verbs/resize.ts'),
-};
   snapshot: () => import('./verbs/snapshot.ts'),
+};
 
 /** Verbs of qemu-img that cow-img does not have yet: a clear answer beats "Command not found". */
-const absentVerbs = ['amend', 'bench', 'bitmap'];
+const absentVerbs = ['bench', 'bitmap'];
 
 /** The program `cow-img`, as a function: `args` without the program's name. Never throws. */
 export const cowImg: Command = async (args, context) => {

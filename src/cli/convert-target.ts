@@ -1,0 +1,161 @@
+import { fstatSync, type Stats, statSync } from 'node:fs';
+import type { FormatDriver } from '../formats/driver.ts';
+import { findFormat } from '../formats/index.ts';
+import type { Image } from '../image/image.ts';
+import { createImage, openImage } from '../image/open.ts';
+import { parseReference, requireFile } from '../image/reference.ts';
+import { createTarget, referenceResolver, type TargetFile } from '../node.ts';
+import { FileStore } from '../storage/file.ts';
+import { allPermissions, Permission } from '../storage/image-lock.ts';
+import { bottomOf, hostFileOf } from '../storage/store.ts';
+import { UnflushedFile } from '../storage/unflushed.ts';
+import type { CliContext } from './context.ts';
+import type { ConvertArguments } from './convert-arguments.ts';
+import { CliFailure } from './failure.ts';
+import { couldNotOpen, explain, unknownFormat, unknownProtocol } from './messages.ts';
+import { openForVerb } from './open-image.ts';
+import { type CreationOptions, creationOptions, parseOptions } from './options.ts';
+import { refuseOversize } from './oversize.ts';
+import { checkFileName, checkFileOptions, driverOptions, worded } from './verbs/create.ts';
+
+/** How the target is to be made, found out before anything is written. */
+export interface TargetPlan {
+  readonly driver: FormatDriver;
+  readonly options: CreationOptions;
+  /** The target's backing file as it will be written there. */
+  readonly backing?: { readonly path: string; readonly format?: string };
+}
+
+/** A target open for writing. `commit` after the image is closed puts it in its place. */
+export interface ConvertTarget extends AsyncDisposable {
+  readonly image: Image;
+  /** It reads as zeroes where nothing is written. */
+  readonly isZero: boolean;
+  /** Closes the image and lets it take its name. */
+  finish(): Promise<void>;
+}
+
+/** Understands the creation options. Throws in qemu-img's words. */
+export function planTarget(context: CliContext, path: string, wish: ConvertArguments): TargetPlan {
+  const driver = findFormat(wish.targetFormat);
+  if (!driver) throw new CliFailure(unknownFormat('Unknown file format', wish.targetFormat));
+  if (parseReference(path).kind !== 'file') throw new CliFailure(unknownProtocol(path));
+  const options = parseOptions(context, creationOptions(driver), wish.optionList ?? '');
+  const knows = (name: string) => driver.createOptions.some((option) => option.name === name);
+  if (wish.backingFile !== undefined) {
+    if (!knows('backing_file')) {
+      throw new CliFailure(`Backing file not supported for file format '${driver.name}'`);
+    }
+    options.shown.set('backing_file', wish.backingFile);
+  }
+  if (wish.backingFormat !== undefined) {
+    if (!knows('backing_fmt')) {
+      throw new CliFailure(`Backing file format not supported for file format '${driver.name}'`);
+    }
+    options.shown.set('backing_fmt', wish.backingFormat);
+  }
+  const backing = options.shown.get('backing_file');
+  return {
+    driver,
+    options,
+    backing: backing === undefined ? undefined : { path: backing, format: options.shown.get('backing_fmt') },
+  };
+}
+
+/** Makes the target, aside where that can be, and opens it. */
+export async function createConvertTarget(
+  context: CliContext,
+  path: string,
+  size: number,
+  plan: TargetPlan,
+  wish: ConvertArguments,
+): Promise<ConvertTarget> {
+  const { driver, options, backing } = plan;
+  let target: TargetFile | undefined;
+  try {
+    refuseOversize(driver.name, BigInt(size), options);
+    checkFileOptions(driver, options);
+    checkFileName(path);
+    target = await createTarget(path, { corruptDependents: wish.force });
+    context.signal.throwIfAborted();
+    await createImage(target.store, driver.name, size, driverOptions(driver, options), { backing });
+  } catch (error) {
+    await target?.[Symbol.asyncDispose]();
+    if (context.signal.aborted) throw error;
+    const { text, hint } = explain(worded(error, path, driver, options));
+    throw new CliFailure(`${path}: error while converting ${driver.name}: ${text}`, { hint, cause: error });
+  }
+  try {
+    return await openTarget(path, driver, target, wish);
+  } catch (error) {
+    await target[Symbol.asyncDispose]();
+    throw couldNotOpen(path, error);
+  }
+}
+
+async function openTarget(
+  path: string,
+  driver: FormatDriver,
+  target: TargetFile,
+  wish: ConvertArguments,
+): Promise<ConvertTarget> {
+  // One flush at the end is enough for a file that takes its name only then.
+  const durable = wish.cache !== 'unsafe';
+  // The target will have the name that an old file may have still: such a file cannot be its backing file.
+  const oldFile = statSync(requireFile(path), { throwIfNoEntry: false });
+  const image = await openImage(new UnflushedFile(target.store), {
+    format: driver.name,
+    writable: true,
+    resolve: referenceResolver(wish.images.opening),
+    identify: (source) => identityOf(source instanceof FileStore ? fstatSync(source.fd) : oldFile),
+  });
+  const isZero =
+    image.backing === undefined && (driver.name !== 'raw' || target.store.fileKind === 'regular');
+  return {
+    image,
+    isZero,
+    async finish() {
+      await image[Symbol.asyncDispose]();
+      await target.commit({ durable });
+    },
+    async [Symbol.asyncDispose]() {
+      // After `finish` there is nothing left to close; before it, what was written is thrown away anyhow.
+      await Promise.allSettled([image[Symbol.asyncDispose]()]);
+      await target[Symbol.asyncDispose]();
+    },
+  };
+}
+
+function identityOf(stats: Stats | undefined): string | undefined {
+  return stats && `${stats.dev}:${stats.ino}`;
+}
+
+/** Opens a target that is there already (`-n`). It is written in place. */
+export async function openConvertTarget(
+  context: CliContext,
+  path: string,
+  wish: ConvertArguments,
+): Promise<ConvertTarget> {
+  const image = await openForVerb(context, path, {
+    images: wish.images,
+    imageOptions: wish.targetImageOptions,
+    format: wish.targetImageOptions && !wish.targetFormatGiven ? undefined : wish.targetFormat,
+    writable: true,
+    corruptDependents: wish.force,
+  });
+  let open = true;
+  const close = async () => {
+    if (!open) return;
+    open = false;
+    await image[Symbol.asyncDispose]();
+  };
+  return { image, isZero: wish.targetIsZero, finish: close, [Symbol.asyncDispose]: close };
+}
+
+/** A source that is converted may not change meanwhile, whatever its format: others may read it only. */
+export async function holdStill(image: Image): Promise<void> {
+  await hostFileOf(bottomOf(image.layer.source))?.lock({
+    hold: Permission.consistentRead,
+    shared: allPermissions & ~(Permission.write | Permission.resize),
+  });
+}
