@@ -130,7 +130,11 @@ class Conversion {
       quiet.onUnreadable ? { ...quiet, onUnreadable: () => true } : quiet,
     );
     let bytes = 0;
-    for (let batch = await plan.next(); batch; batch = await plan.next()) bytes += batch.length;
+    try {
+      for (let batch = await plan.next(); batch; batch = await plan.next()) bytes += batch.length;
+    } catch (error) {
+      throw failureAt('state', plan.position, error);
+    }
     return bytes;
   }
 
