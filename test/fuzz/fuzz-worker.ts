@@ -1,6 +1,6 @@
 import { parentPort, workerData } from 'node:worker_threads';
-import { Random } from '../crash/random.ts';
 import { Meter } from './meter.ts';
+import { drawInput } from './target.ts';
 import { targets } from './targets/index.ts';
 
 /** What the worker is told to do. */
@@ -33,11 +33,6 @@ export interface FuzzReport {
   readonly finds: readonly Find[];
 }
 
-/** Each input is drawn by a generator of its own, so that it can be made again without those before it. */
-function randomFor(seed: number, index: number): Random {
-  return new Random(seed * 2 ** 32 + index);
-}
-
 async function work(order: FuzzOrder): Promise<FuzzReport> {
   const target = targets.find(({ name }) => name === order.target)!;
   await target.prepare?.(order.files);
@@ -48,7 +43,7 @@ async function work(order: FuzzOrder): Promise<FuzzReport> {
   let accepted = 0;
   let index = order.from;
   for (; index < order.to && finds.length < order.mostFinds; index += 1) {
-    const input = target.draw(randomFor(order.seed, index));
+    const input = drawInput(target, order.seed, index);
     Atomics.store(progress, 0, index);
     meter.begin();
     let failed: unknown;

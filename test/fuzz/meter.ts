@@ -8,7 +8,7 @@ export interface Limits {
   readonly time: number;
 }
 
-export const defaultLimits: Limits = { allocation: 1.5e9, requests: 400_000, time: 5000 };
+export const defaultLimits: Limits = { allocation: 1.5e9, requests: 400_000, time: 15_000 };
 
 /** An input cost more than it may: never an answer, always a find. */
 export class OverLimit extends Error {}

@@ -1,10 +1,12 @@
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { build } from 'esbuild';
-import type { FuzzOrder, FuzzReport } from './fuzz-worker.ts';
+import type { Find, FuzzOrder, FuzzReport } from './fuzz-worker.ts';
+import { drawInput } from './target.ts';
+import { targets } from './targets/index.ts';
 
 /** Milliseconds that one input may take before its thread is ended: a loop that asks for nothing. */
-const hangTime = 20_000;
+const hangTime = 45_000;
 
 /** Bundles the worker, since threads load no TypeScript. Gives its path. */
 export async function bundleWorker(folder: string): Promise<string> {
@@ -37,13 +39,22 @@ export async function runFuzz(
 ): Promise<FuzzReport> {
   const progress = new SharedArrayBuffer(4);
   const cell = new Int32Array(progress);
-  const lost = (what: string): FuzzReport => ({
-    inputs: cell[0]! - order.from,
-    accepted: 0,
-    finds: [
-      { target: order.target, seed: order.seed, index: cell[0]!, what, input: undefined, frozen: undefined },
-    ],
-  });
+  const lost = async (what: string): Promise<FuzzReport> => {
+    // The thread took its input with it: draw it again.
+    const index = cell[0]!;
+    const target = targets.find(({ name }) => name === order.target)!;
+    await target.prepare?.(order.files);
+    const input = drawInput(target, order.seed, index);
+    const find: Find = {
+      target: target.name,
+      seed: order.seed,
+      index,
+      what,
+      input,
+      frozen: target.freeze?.(input) ?? input,
+    };
+    return { inputs: index - order.from, accepted: 0, finds: [find] };
+  };
   const workerData: FuzzOrder = { mostFinds: 1, ...order, progress };
   const thread = new Worker(worker, {
     workerData,

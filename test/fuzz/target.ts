@@ -1,4 +1,4 @@
-import type { Random } from '../crash/random.ts';
+import { Random } from '../crash/random.ts';
 import type { Meter } from './meter.ts';
 
 /** An input of a target, as a plain value: what is printed, and kept as a regression. */
@@ -23,3 +23,8 @@ export interface Target {
 
 /** A promise that does not hold. */
 export class Broken extends Error {}
+
+/** Each input is drawn by a generator of its own, so that it can be drawn again without those before it. */
+export function drawInput(target: Target, seed: number, index: number): Input {
+  return target.draw(new Random(seed * 2 ** 32 + index));
+}

@@ -1,3 +1,4 @@
+import { gunzipSync, gzipSync } from 'node:zlib';
 import { isDiskError } from '../../../src/errors.ts';
 import { qcow2 } from '../../../src/formats/qcow2/index.ts';
 import type { Image } from '../../../src/image/image.ts';
@@ -15,10 +16,11 @@ interface Seeded {
   readonly seed: string;
   readonly edits: readonly Edit[];
 }
-/** An image by its content: base64 at offsets, the rest zeroes. */
+/** An image by its content: the sectors that are not zero, one after the other, gzipped, in base64. */
 interface Frozen {
   readonly size: number;
-  readonly pieces: readonly (readonly [number, string])[];
+  readonly sectors: readonly number[];
+  readonly gzip: string;
 }
 
 const seeds: (SeedImage & { readonly fields: Qcow2Fields })[] = [];
@@ -53,24 +55,28 @@ function imageOf(input: Seeded | Frozen): SparseBytes {
     return content;
   }
   const content = new SparseBytes(input.size);
-  for (const [at, text] of input.pieces) content.write(at, Buffer.from(text, 'base64'));
+  const bytes = gunzipSync(Buffer.from(input.gzip, 'base64'));
+  for (const [i, sector] of input.sectors.entries()) {
+    content.write(sector * 512, bytes.subarray(i * 512, (i + 1) * 512));
+  }
   content.resize(input.size);
   return content;
 }
 
 function freezeImage(content: SparseBytes): Frozen {
-  const pieces: [number, string][] = [];
-  const page = new Uint8Array(pageSize);
+  const sectors: number[] = [];
+  const kept: Uint8Array[] = [];
   for (let index = content.nextPage(0); index !== undefined; index = content.nextPage(index + 1)) {
+    const page = new Uint8Array(pageSize);
     content.read(index * pageSize, page);
     for (let at = 0; at < pageSize; at += 512) {
       const sector = page.subarray(at, at + 512);
-      if (sector.some((byte) => byte !== 0)) {
-        pieces.push([index * pageSize + at, Buffer.from(sector).toString('base64')]);
-      }
+      if (!sector.some((byte) => byte !== 0)) continue;
+      sectors.push((index * pageSize + at) / 512);
+      kept.push(sector);
     }
   }
-  return { size: content.size, pieces };
+  return { size: content.size, sectors, gzip: gzipSync(Buffer.concat(kept)).toString('base64') };
 }
 
 class MeteredStore extends SparseStore {
