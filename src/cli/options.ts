@@ -147,15 +147,24 @@ const typeNames = { size: 'size', string: 'str', boolean: 'bool (on/off)', numbe
 /** The text of `-o help`. With `withFile` the options of the file itself are included, as qemu-img does. */
 export function optionHelp(driver: FormatDriver, withFile: boolean): string {
   const options = withFile ? creationOptions(driver) : formatOptions(driver);
-  const lines = [...options]
-    .sort((a, b) => (a.name < b.name ? -1 : 1))
-    .map(({ name, type, help }) => `${`  ${name}=<${typeNames[type]}>`.padEnd(24)} - ${help}\n`)
-    .join('');
+  const lines = optionLines(options);
   if (withFile) return `Supported options:\n${lines}`;
   return (
     `Supported ${driver.name} options:\n${lines}\n` +
     'The protocol level may support further options.\nSpecify the target filename to include those options.\n'
   );
+}
+
+/** The text of `amend -o help`. */
+export function amendHelp(driver: FormatDriver): string {
+  return `Amend options for '${driver.name}':\n${optionLines(driver.amendOptions ?? [])}`;
+}
+
+function optionLines(options: readonly OptionSpec[]): string {
+  return [...options]
+    .sort((a, b) => (a.name < b.name ? -1 : 1))
+    .map(({ name, type, help }) => `${`  ${name}=<${typeNames[type]}>`.padEnd(24)} - ${help}\n`)
+    .join('');
 }
 
 /** The options of qemu-img's line `Formatting 'x', fmt=…`, each with a blank before it. */

@@ -37,6 +37,11 @@ export interface BackingReference {
   readonly format?: string;
 }
 
+/** A file that a header names. `data file`: the format keeps guest data in it. */
+export interface HeaderReference extends BackingReference {
+  readonly role: 'backing file' | 'data file';
+}
+
 /** What `info` shows of a layer. Keys in `formatSpecific.data` are QEMU's (`qemu-img info --output json`). */
 export interface LayerDetails {
   readonly clusterSize?: number;
@@ -274,9 +279,24 @@ export interface FormatDriver {
   /** 0 (not mine) to 100 (sure). Raw answers 1. */
   probe(view: ProbeView): number;
   open(source: ByteSource, context: OpenContext): Promise<Layer>;
+  /** The files that an image's header names, as written there. Reads the header and opens nothing. */
+  references?(source: ByteSource): Promise<readonly HeaderReference[]>;
   /** Lays an empty image of `size` guest bytes into `store` (emptied first). */
   create?(store: ByteStore, size: number, options: OptionValues, context: CreateContext): Promise<void>;
   check?(layer: Layer, options: CheckOptions): Promise<CheckResult>;
+  /** What `amend` may change of an existing image; absent: nothing. */
+  readonly amendOptions?: readonly OptionSpec[];
+  /**
+   * Changes options of the image in `store`, durably, in steps that a power cut leaves done or not done. Nothing may be
+   * unwritten in layers that are open on it, and they must be opened anew afterwards. The size and what guest data
+   * must be rewritten for are the operation's affair (operations/amend.ts). `keepVersion`: all but going down to an
+   * older version, which is only checked.
+   */
+  amend?(
+    store: ByteStore,
+    options: OptionValues,
+    how?: { readonly keepVersion?: boolean },
+  ): Promise<void>;
   /** How large a file an image would take. Throws `bad-argument` for options that cannot be. */
   measure?(request: MeasureRequest): Promise<Measurement>;
   /** Whether `layer.pack` works (`convert -c`). */

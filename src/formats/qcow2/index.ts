@@ -6,6 +6,7 @@ import { createQcow2 } from './create.ts';
 import { measureQcow2 } from './measure.ts';
 import { openQcow2 } from './open.ts';
 import { createOptions } from './options.ts';
+import { referencesOf } from './references.ts';
 
 /** The fewest bytes that QEMU takes for a qcow2 header. */
 const headerBytes = 112;
@@ -27,6 +28,7 @@ export const qcow2: FormatDriver = {
     return view.getUint32(0) === magic && view.getUint32(4) >= 2 ? 100 : 0;
   },
   open: (source, context) => openQcow2(source, context, { repairDirty: repairRefcounts }),
+  references: referencesOf,
   create: createQcow2,
   check: checkQcow2,
   measure: measureQcow2,

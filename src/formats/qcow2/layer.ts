@@ -226,6 +226,11 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
     await writer.mutex.run(() => flushImage(writer));
   }
 
+  /** For what the format itself changes beyond guest data: `work` runs while nobody else changes the image. */
+  async change(work: (writer: Qcow2Writer) => Promise<void>): Promise<void> {
+    await this.#writer.mutex.run(() => work(this.#writer));
+  }
+
   /** Flushes, and leaves the image as one that is not open; the source stays open. */
   async finish(): Promise<void> {
     await this.#writer.mutex.run(() => this.#writer.finish());

@@ -8,9 +8,15 @@ import { setRefcount } from './stored-refcounts.ts';
 /**
  * Writes new refcount structures from the references that were counted, in clusters that nothing refers to, and
  * then points the header at them with one write. Until that write the image is what it was; after it the old
- * structures are leaked. `counts` gains the new structures' own clusters. Durable on return.
+ * structures are leaked. `counts` gains the new structures' own clusters. Durable on return. Blocks are as wide as
+ * `image.header` says, which may be another width than the file's when `switchTo`, the one write, changes that too.
  */
-export async function rebuildRefcounts(image: CheckedImage, counts: ReferenceCounts): Promise<void> {
+export async function rebuildRefcounts(
+  image: CheckedImage,
+  counts: ReferenceCounts,
+  switchTo: (tableOffset: number, tableClusters: number) => Promise<void> = (...table) =>
+    pointHeaderAt(image, ...table),
+): Promise<void> {
   const plan = new RebuildPlan(image, counts);
   const { tableOffset, tableClusters } = plan;
   const { store, clusterSize } = image;
@@ -20,6 +26,15 @@ export async function rebuildRefcounts(image: CheckedImage, counts: ReferenceCou
   for (const [index, offset] of plan.blocks) view.setBigUint64(index * c.entryBytes, BigInt(offset));
   await store.write(tableOffset, table);
   await store.flush();
+  await switchTo(tableOffset, tableClusters);
+  image.header = { ...image.header, refcountTableOffset: tableOffset, refcountTableClusters: tableClusters };
+}
+
+async function pointHeaderAt(
+  { store }: CheckedImage,
+  tableOffset: number,
+  tableClusters: number,
+): Promise<void> {
   // Offset and cluster count lie side by side in one sector, so the header changes as a whole or not at all.
   const fields = new Uint8Array(12);
   const fieldsView = new DataView(fields.buffer);
@@ -27,7 +42,6 @@ export async function rebuildRefcounts(image: CheckedImage, counts: ReferenceCou
   fieldsView.setUint32(8, tableClusters);
   await store.write(48, fields);
   await store.flush();
-  image.header = { ...image.header, refcountTableOffset: tableOffset, refcountTableClusters: tableClusters };
 }
 
 /** Where the new blocks and the new table go. Everything is placed before anything is written. */

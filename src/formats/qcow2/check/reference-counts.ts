@@ -39,6 +39,13 @@ export class ReferenceCounts {
     return true;
   }
 
+  /** Sets a count outright, as a refcount block has it; up to `max`. */
+  set(cluster: number, count: number): void {
+    const page = this.#pages[Math.floor(cluster / pageEntries)] ?? this.#makePage(cluster);
+    page[cluster % pageEntries] = count;
+    if (cluster >= this.size) this.size = cluster + 1;
+  }
+
   get(cluster: number): number {
     return this.#pages[Math.floor(cluster / pageEntries)]?.[cluster % pageEntries] ?? 0;
   }

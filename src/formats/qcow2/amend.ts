@@ -1,0 +1,230 @@
+import { DiskError } from '../../errors.ts';
+import type { ByteStore } from '../../storage/store.ts';
+import type { OptionSpec, OptionValues } from '../driver.ts';
+import * as c from './constants.ts';
+import {
+  backingFileOf,
+  backingFormatOf,
+  bitmapsOf,
+  dataFileNameOf,
+  featureNameTable,
+  findExtension,
+  withExtension,
+} from './extensions.ts';
+import { clusterSizeOf, hasIncompatible, type Qcow2Header, readHeader } from './header.ts';
+import { replaceHeader } from './header-write.ts';
+import { createOptions } from './options.ts';
+import { reshapeRefcounts } from './refcount-reshape.ts';
+import { readSnapshots } from './snapshots.ts';
+
+const amendable = 'backing_file backing_fmt compat data_file data_file_raw lazy_refcounts refcount_bits size';
+
+/** What `amend` knows, named and worded as QEMU's `-o help` does; those of encryption only by name. */
+export const amendOptions: readonly OptionSpec[] = [
+  ...createOptions.filter(({ name }) => amendable.split(' ').includes(name)),
+  { name: 'encrypt.iter-time', type: 'number', help: 'Time to spend in PBKDF in milliseconds' },
+  { name: 'encrypt.keyslot', type: 'number', help: 'Select a single keyslot to modify explicitly' },
+  {
+    name: 'encrypt.new-secret',
+    type: 'string',
+    help: 'New secret to set in the matching keyslots. Empty string to erase',
+  },
+  { name: 'encrypt.old-secret', type: 'string', help: 'Select all keyslots that match this password' },
+  {
+    name: 'encrypt.state',
+    type: 'string',
+    help: 'Select new state of affected keyslots (active/inactive)',
+  },
+];
+
+const versions: Readonly<Record<string, 2 | 3>> = { '0.10': 2, v2: 2, '1.1': 3, v3: 3 };
+
+/**
+ * Changes `compat`, `refcount_bits` and `lazy_refcounts` of an image, in QEMU's order and with its sentences. Going
+ * down to version 2, the active disk must have no zero clusters left. Throws `bad-argument` and `unsupported`.
+ */
+export async function amendQcow2(
+  store: ByteStore,
+  values: OptionValues,
+  how: { readonly keepVersion?: boolean } = {},
+): Promise<void> {
+  let header = await readHeader(store);
+  const { version, refcountOrder, lazyRefcounts } = understand(header, values, store.name);
+  if (version > header.version) header = await upgrade(store, header);
+  if (refcountOrder !== header.refcountOrder) {
+    if (version < 3) {
+      const message =
+        'Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)';
+      throw refusal(store.name, 'refcount_bits', message);
+    }
+    await reshapeRefcounts(store, refcountOrder);
+    header = await readHeader(store);
+  }
+  if (lazyRefcounts !== undefined) header = await setLazyRefcounts(store, header, version, lazyRefcounts);
+  if (version >= header.version) return;
+  await checkDowngrade(store, header);
+  if (!how.keepVersion) await downgrade(store, header);
+}
+
+interface Wish {
+  readonly version: 2 | 3;
+  readonly refcountOrder: number;
+  readonly lazyRefcounts?: boolean;
+}
+
+function understand(header: Qcow2Header, values: OptionValues, path: string): Wish {
+  let { version, refcountOrder } = header;
+  if (values.compat !== undefined) {
+    const compat = String(values.compat);
+    version =
+      versions[compat] ??
+      (() => {
+        throw refusal(path, 'compat', `Unknown compatibility level ${compat}`);
+      })();
+  }
+  if (Object.keys(values).some((name) => name.startsWith('encrypt.')) && header.cryptMethod === 0) {
+    throw refusal(path, 'encrypt', "Can't amend encryption options - encryption not present");
+  }
+  if (values.refcount_bits !== undefined) {
+    refcountOrder = Math.log2(Number(values.refcount_bits));
+    if (!(Number.isInteger(refcountOrder) && refcountOrder >= 0 && refcountOrder <= 6)) {
+      const message = 'Refcount width must be a power of two and may not exceed 64 bits';
+      throw refusal(path, 'refcount_bits', message);
+    }
+  }
+  if (values.data_file !== undefined) {
+    if (!hasIncompatible(header, c.Incompatible.dataFile)) {
+      const message = 'data-file can only be set for images that use an external data file';
+      throw refusal(path, 'data_file', message);
+    }
+    if (String(values.data_file) !== dataFileNameOf(header)) {
+      throw new DiskError('unsupported', 'Another data file cannot be set', { path, field: 'data_file' });
+    }
+  }
+  const rawData = (header.autoclearFeatures & c.Autoclear.dataFileRaw) !== 0n;
+  if (values.data_file_raw === true && !rawData) {
+    throw refusal(path, 'data_file_raw', 'data-file-raw cannot be set on existing images');
+  }
+  checkBacking(header, values, path);
+  return { version, refcountOrder, lazyRefcounts: values.lazy_refcounts as boolean | undefined };
+}
+
+function checkBacking(header: Qcow2Header, values: OptionValues, path: string): void {
+  const { backing_file: file, backing_fmt: format } = values;
+  if (file === undefined && format === undefined) return;
+  if (file === backingFileOf(header) && format === backingFormatOf(header)) return;
+  throw refusal(path, 'backing_file', 'Cannot amend the backing file');
+}
+
+async function upgrade(store: ByteStore, header: Qcow2Header): Promise<Qcow2Header> {
+  const { entries } = await readSnapshots(store, header);
+  if (entries.some(({ extraData }) => extraData.length < 16)) {
+    // Version 3 wants the disk's size in every entry; QEMU writes it in version 2 as well.
+    const message = "Snapshots without a disk size must be completed first: 'check -r all' does it";
+    throw new DiskError('unsupported', message, { path: store.name, field: 'snapshots' });
+  }
+  const names = clusterSizeOf(header) > 4096 ? featureNameTable() : undefined;
+  return replaceHeader(store, header, {
+    ...header,
+    version: 3,
+    headerLength: c.headerLengthFull,
+    unknownFields: new Uint8Array(0),
+    extensions: withExtension(header.extensions, c.ExtensionType.featureNames, names),
+  });
+}
+
+async function setLazyRefcounts(
+  store: ByteStore,
+  header: Qcow2Header,
+  version: 2 | 3,
+  on: boolean,
+): Promise<Qcow2Header> {
+  const isOn = (header.compatibleFeatures & c.Compatible.lazyRefcounts) !== 0n;
+  if (on === isOn) return header;
+  if (on && version < 3) {
+    const message =
+      'Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)';
+    throw refusal(store.name, 'lazy_refcounts', message);
+  }
+  const compatibleFeatures = on
+    ? header.compatibleFeatures | c.Compatible.lazyRefcounts
+    : header.compatibleFeatures & ~c.Compatible.lazyRefcounts;
+  return replaceHeader(store, header, { ...header, compatibleFeatures });
+}
+
+/** Refuses what version 2 has no place for, zero clusters of the active disk aside. */
+async function checkDowngrade(store: ByteStore, header: Qcow2Header): Promise<void> {
+  const path = store.name;
+  if (header.refcountOrder !== 4) {
+    throw refusal(path, 'refcount_bits', 'compat=0.10 requires refcount_bits=16');
+  }
+  if (hasIncompatible(header, c.Incompatible.dataFile)) {
+    throw refusal(path, 'data_file', 'Cannot downgrade an image with a data file');
+  }
+  const { entries } = await readSnapshots(store, header);
+  if (entries.some(({ diskSize, vmStateSize }) => diskSize !== header.size || vmStateSize > 0xffffffff)) {
+    throw refusal(path, 'snapshots', 'Internal snapshots prevent downgrade of image');
+  }
+  if (header.incompatibleFeatures !== 0n) {
+    const features = `0x${header.incompatibleFeatures.toString(16)}`;
+    throw refusal(path, 'compat', `Cannot downgrade an image with incompatible features ${features} set`);
+  }
+  if (bitmapsOf(header) && findExtension(header, c.ExtensionType.bitmaps)) {
+    throw new DiskError('unsupported', 'Cannot downgrade an image with bitmaps: remove them first', {
+      path,
+      field: 'bitmaps',
+    });
+  }
+  for (const { l1TableOffset, l1Size } of entries)
+    await refuseZeroClusters(store, header, l1TableOffset, l1Size);
+}
+
+async function downgrade(store: ByteStore, header: Qcow2Header): Promise<void> {
+  await refuseZeroClusters(store, header, header.l1TableOffset, header.l1Size);
+  await replaceHeader(store, header, {
+    ...header,
+    version: 2,
+    headerLength: c.headerLengthV2,
+    unknownFields: new Uint8Array(0),
+    compatibleFeatures: 0n,
+    autoclearFeatures: 0n,
+    compressionType: c.CompressionType.zlib,
+    extensions: withExtension(header.extensions, c.ExtensionType.featureNames, undefined),
+  });
+}
+
+/** Version 2 has no zero clusters: a table with one would not be understood any more. */
+async function refuseZeroClusters(
+  store: ByteStore,
+  header: Qcow2Header,
+  l1TableOffset: number,
+  l1Size: number,
+): Promise<void> {
+  const l1 = new DataView(await readTable(store, l1TableOffset, l1Size * c.entryBytes));
+  const clusterSize = clusterSizeOf(header);
+  for (let index = 0; index < l1Size; index++) {
+    const at = Number(l1.getBigUint64(index * c.entryBytes) & 0x00ff_ffff_ffff_fe00n);
+    if (at === 0) continue;
+    const l2 = new DataView(await readTable(store, at, clusterSize));
+    for (let entry = 0; entry < clusterSize; entry += c.entryBytes) {
+      const packed = (l2.getUint32(entry) & 0x4000_0000) !== 0;
+      if (packed || (l2.getUint32(entry + 4) & c.lowZero) === 0) continue;
+      throw new DiskError('unsupported', 'Snapshots with zero clusters prevent downgrade of image', {
+        path: store.name,
+        offset: at + entry,
+        field: 'L2 entry',
+      });
+    }
+  }
+}
+
+async function readTable(store: ByteStore, at: number, length: number): Promise<ArrayBuffer> {
+  const bytes = new Uint8Array(length);
+  const there = Math.max(0, Math.min(length, store.size - at));
+  if (there > 0) await store.read(at, bytes.subarray(0, there));
+  return bytes.buffer;
+}
+
+function refusal(path: string, field: string, message: string): DiskError {
+  return new DiskError('bad-argument', message, { path, field });
+}
