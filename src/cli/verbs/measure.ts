@@ -1,7 +1,6 @@
 import { isDiskError } from '../../errors.ts';
-import type { FormatDriver, Measurement, OptionValues } from '../../formats/driver.ts';
+import type { FormatDriver, Measurement, OptionValues, SnapshotSelector } from '../../formats/driver.ts';
 import { findFormat } from '../../formats/index.ts';
-import type { Image } from '../../image/image.ts';
 import { measureImage } from '../../operations/measure.ts';
 import { strerror } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
@@ -14,6 +13,7 @@ import { openForVerb } from '../open-image.ts';
 import { creationOptions, joinOptionLists, parseOptions } from '../options.ts';
 import { outputFormat } from '../output-format.ts';
 import { sizeArgument } from '../sizes.ts';
+import { loadSnapshot, snapshotArgument } from '../snapshot-argument.ts';
 import { flag, readOptions, valued } from '../verb-options.ts';
 
 interface MeasureArguments {
@@ -22,7 +22,7 @@ interface MeasureArguments {
   targetFormat: string;
   optionList?: string;
   output?: string;
-  snapshot?: string;
+  snapshot?: SnapshotSelector;
   size?: bigint;
   share: boolean;
 }
@@ -42,7 +42,7 @@ export const run: Command = async (args, context) => {
       if (key === 'f') wish.format = value;
       else if (key === 'O') wish.targetFormat = value;
       else if (key === 'o') wish.optionList = joinOptionLists(wish.optionList, value);
-      else if (key === 'l') wish.snapshot = value;
+      else if (key === 'l') wish.snapshot = snapshotArgument(context, value);
       else if (key === 'U') wish.share = true;
       else if (key === 'output') wish.output = outputFormat(value);
       else if (key === 'size') wish.size = sizeArgument(context, 'image size', value);
@@ -92,7 +92,7 @@ async function measureFile(context: CliContext, path: string, wish: MeasureArgum
     locks: wish.share ? 'share' : 'take',
     signal: context.signal,
   });
-  if (wish.snapshot !== undefined) await requireSnapshot(image);
+  if (wish.snapshot !== undefined) await loadSnapshot([image], wish.snapshot);
   const { driver, options } = targetOf(context, wish);
   try {
     return await measureImage(driver, image, options);
@@ -101,13 +101,6 @@ async function measureFile(context: CliContext, path: string, wish: MeasureArgum
     if (!isDiskError(error, 'corrupt') && !isDiskError(error, 'io')) throw error;
     throw new CliFailure(`Unable to get block status: ${strerror('EIO')}`, { cause: error });
   }
-}
-
-/** Snapshots are not opened yet: only that there is none to open can be said. */
-async function requireSnapshot(image: Image): Promise<never> {
-  const { snapshots = [] } = await image.layer.details();
-  if (snapshots.length === 0) throw new CliFailure("Failed to load snapshot: Can't find snapshot");
-  throw new CliFailure('The option -l is not supported yet');
 }
 
 function targetOf(
