@@ -35,8 +35,8 @@ await build({
   platform: 'node',
   format: 'esm',
   target: 'node20',
-  // Native, optional, and found at run time beside the package.
-  external: ['koffi'],
+  // Found at run time beside the package: native code, and code that reads a file beside itself.
+  external: ['koffi', '@bokuweb/zstd-wasm'],
   banner: {
     js: "import { createRequire as __createRequire } from 'node:module';const require = __createRequire(import.meta.url);",
   },

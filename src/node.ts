@@ -25,12 +25,14 @@ import { combineReference, requireFile } from './image/reference.ts';
 import { createAside } from './platform/atomic-file.ts';
 import { assertNoDependents } from './platform/dependents.ts';
 import { registerZlibCodec } from './platform/zlib-codec.ts';
+import { registerZstdCodec } from './platform/zstd-codec.ts';
 import { FileStore, openFileStore } from './storage/file.ts';
 import { allPermissions, Permission } from './storage/image-lock.ts';
 import { type ByteSource, bottomOf } from './storage/store.ts';
 
 // The built-in codec runs everywhere; Node's own is several times as fast and works on several cores.
 registerZlibCodec();
+registerZstdCodec();
 
 export * from './index.ts';
 export { FileStore, openFileStore };

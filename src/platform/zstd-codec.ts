@@ -1,0 +1,83 @@
+import { type Codec, registerCodec } from '../codecs/codec.ts';
+import { damagedZstd, zstdFrameLength } from '../codecs/zstd-frame.ts';
+import { DiskError } from '../errors.ts';
+import { libzstd } from './libzstd.ts';
+
+/** zstd's own default, which is also what qemu-img uses. */
+const level = 3;
+
+/** zstd by the system's library where it can be had (several units at a time use several cores), else WebAssembly. */
+class ZstdCodec implements Codec {
+  readonly name = 'zstd';
+
+  async unpack(packed: Uint8Array, into: Uint8Array): Promise<void> {
+    // More than one frame is rare and allowed; what follows the last one that is needed is not looked at.
+    for (let from = 0, to = 0; to < into.length; ) {
+      const end = from + zstdFrameLength(packed, from);
+      const filled = await decompress(packed.subarray(from, end), into.subarray(to));
+      if (filled < 0) throw damagedZstd('a frame that is not zstd, or holds more than is due');
+      from = end;
+      to += filled;
+    }
+  }
+
+  async pack(bytes: Uint8Array, limit: number): Promise<Uint8Array | undefined> {
+    const library = libzstd();
+    if (!library) {
+      const { compress } = await wasmEncoder();
+      const packed = compress(bytes, level);
+      return packed.length <= limit ? packed : undefined;
+    }
+    const into = new Uint8Array(limit);
+    const length = await library.compress(bytes, into, level);
+    return length < 0 ? undefined : into.subarray(0, length);
+  }
+}
+
+async function decompress(frame: Uint8Array, into: Uint8Array): Promise<number> {
+  const library = libzstd();
+  if (library) return library.decompress(frame, into);
+  const bytes = (await wasmDecoder()).decode(frame, into.length);
+  // What zstddec makes of an error is no bytes: a frame that is to be skipped holds none either.
+  if (bytes.length === 0 && (frame[3] ?? 0) !== 0x18) return -1;
+  into.set(bytes);
+  return bytes.length;
+}
+
+interface Decoder {
+  decode(packed: Uint8Array, room: number): Uint8Array;
+}
+let decoder: Promise<Decoder> | undefined;
+
+function wasmDecoder(): Promise<Decoder> {
+  decoder ??= import('zstddec').then(async ({ ZSTDDecoder }) => {
+    const made = new ZSTDDecoder();
+    await made.init();
+    return made;
+  });
+  return decoder;
+}
+
+type Encoder = Pick<typeof import('@bokuweb/zstd-wasm'), 'compress'>;
+let encoder: Promise<Encoder> | undefined;
+
+function wasmEncoder(): Promise<Encoder> {
+  encoder ??= loadEncoder();
+  return encoder;
+}
+
+async function loadEncoder(): Promise<Encoder> {
+  try {
+    const module = await import('@bokuweb/zstd-wasm');
+    await module.init();
+    return module;
+  } catch (cause) {
+    const message = 'Compressing with zstd needs libzstd.so.1 and koffi, or the package @bokuweb/zstd-wasm';
+    throw new DiskError('unsupported', message, { field: 'compression_type', cause });
+  }
+}
+
+/** Makes zstd known where Node runs; its libraries are loaded at the first use. */
+export function registerZstdCodec(): void {
+  registerCodec(new ZstdCodec());
+}
