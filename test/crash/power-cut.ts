@@ -1,5 +1,5 @@
 import type { Random } from './random.ts';
-import { type Change, type RecordingDisk, sectorSize, type Tick } from './recording-store.ts';
+import { type Change, type RecordingDisk, roundUp, sectorSize, type Tick } from './recording-store.ts';
 import type { SparseBytes } from './sparse-bytes.ts';
 
 /** How much of a change reached the disk. Sector numbers count from the change's first. */
@@ -239,7 +239,11 @@ export function applyPart(content: SparseBytes, change: Change, part: Part): voi
   for (const [from, to] of ranges) {
     const start = from * sectorSize;
     const end = Math.min(to * sectorSize, length);
-    if (change.kind === 'write') content.write(at + start, change.bytes.subarray(start, end));
-    else content.zero(at + start, end - start, change.punch);
+    if (change.kind === 'write') {
+      content.write(at + start, change.bytes.subarray(start, end));
+      // At the end of the file a sector was short. Where the file is longer now it is that sector all the same, whole.
+      const rest = Math.min(roundUp(at + end), content.size) - (at + end);
+      if (rest > 0) content.write(at + end, new Uint8Array(rest));
+    } else content.zero(at + start, end - start, change.punch);
   }
 }

@@ -92,6 +92,19 @@ describe('what a disk may hold after a power cut', () => {
     expect([...seen].sort()).toEqual(['120 120', '65 120', '65 66']);
   });
 
+  it('takes the short sector at the end of a file as a whole one, where the file has grown since', async () => {
+    const disk = new RecordingDisk();
+    const store = disk.store(disk.addFile('disk'));
+    await store.write(0, new Uint8Array(100).fill(65));
+    await store.write(0, letters('B'));
+    const seen = new Set<string>();
+    for (const { files } of new PowerCut(disk).sample(new Random(1), 200)) {
+      const bytes = files[0]!.toBytes();
+      seen.add(bytes.length === 0 ? 'empty' : `${bytes.length} ${bytes[50] ?? '-'} ${bytes[150] ?? '-'}`);
+    }
+    expect([...seen].sort()).toEqual(['100 0 -', '100 65 -', '512 0 0', '512 65 0', '512 66 66', 'empty']);
+  });
+
   it('is made again by its recipe', async () => {
     const disk = new RecordingDisk();
     const store = disk.store(disk.addFile('disk'));
