@@ -9,6 +9,7 @@ import { versionText } from './version.ts';
 /** The verbs that exist. Each is loaded when it is called, so that start-up stays short. */
 const verbs: Readonly<Record<string, () => Promise<{ readonly run: Command }>>> = {
   amend: () => import('./verbs/amend.ts'),
+  bench: () => import('./verbs/bench.ts'),
   check: () => import('./verbs/check.ts'),
   commit: () => import('./verbs/commit.ts'),
   compare: () => import('./verbs/compare.ts'),
@@ -24,7 +25,7 @@ const verbs: Readonly<Record<string, () => Promise<{ readonly run: Command }>>> 
 };
 
 /** Verbs of qemu-img that cow-img does not have yet: a clear answer beats "Command not found". */
-const absentVerbs = ['bench', 'bitmap'];
+const absentVerbs = ['bitmap'];
 
 /** The program `cow-img`, as a function: `args` without the program's name. Never throws. */
 export const cowImg: Command = async (args, context) => {

@@ -39,7 +39,7 @@ lines(
       differs: 'help',
       ours: { code: 0, stdout: 'qemu-img version 7.2.0 (cowherd ' },
     },
-    ...['bench', 'bitmap', 'snapshot'].map(
+    ...['bitmap', 'snapshot'].map(
       (verb) =>
         ({
           line: verb,
