@@ -5,6 +5,7 @@
  */
 import { fstatSync } from 'node:fs';
 import { realpath } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { DiskError, isDiskError } from './errors.ts';
 import type { BackingReference, CreateContext, OptionValues } from './formats/driver.ts';
 import type { Image } from './image/image.ts';
@@ -19,8 +20,9 @@ import {
   openLayer,
   type PreparedNode,
   type ReferenceRequest,
+  type ResolveReference,
 } from './image/open.ts';
-import { assertAllowed, type NamingImage, type ReferencePolicy } from './image/policy.ts';
+import { assertAllowed, type NamingImage, type ReferencePolicy, untrustedImages } from './image/policy.ts';
 import { combineReference, requireFile } from './image/reference.ts';
 import { createAside } from './platform/atomic-file.ts';
 import { assertNoDependents } from './platform/dependents.ts';
@@ -38,9 +40,14 @@ export * from './index.ts';
 export { FileStore, openFileStore };
 
 export interface OpenImageFileOptions
-  extends Omit<OpenImageOptions, 'resolve' | 'canonicalPath' | 'identify' | 'depth'> {
+  extends Omit<OpenImageOptions, 'resolve' | 'canonicalPath' | 'identify' | 'depth' | 'policy'> {
   /** What nodes may ask of the world: throttle groups, secrets. Files are opened here. */
   readonly host?: Omit<NodeHost, 'openFile'>;
+  /**
+   * What the image may name. Default: `untrustedImages`, files in its own directory; hand over `trustedImages` for one
+   * whose origin is known.
+   */
+  readonly policy?: ReferencePolicy;
   /** Writes even where other images are known to stand on this one, and so changes all of them. */
   readonly corruptDependents?: boolean;
 }
@@ -244,12 +251,18 @@ function nodeOptions(node: PreparedNode, options: OpenImageFileOptions): OpenIma
 function imageOptions(options: OpenImageFileOptions, depth: number): OpenImageOptions {
   return {
     ...options,
+    policy: options.policy ?? untrustedImages,
     format: undefined,
     depth,
     resolve: (reference, from) => resolve(reference, from, options),
     canonicalPath,
     identify,
   };
+}
+
+/** Opens what an image names as `openImageFile` does, for those who open the image itself over a source of their own. */
+export function referenceResolver(options: OpenImageFileOptions = {}): ResolveReference {
+  return (reference, from) => resolve(reference, from, options);
 }
 
 async function resolve(
@@ -273,8 +286,14 @@ async function resolve(
   return prepareNode({ filename, options: withFormat, asProtocol }, context);
 }
 
-function canonicalPath(path: string): Promise<string> {
-  return realpath(path).catch(() => path);
+/** A path without symbolic links; of one that does not exist, as far as it does. */
+export async function canonicalPath(path: string): Promise<string> {
+  try {
+    return await realpath(path);
+  } catch {
+    const parent = dirname(path);
+    return parent === path ? path : join(await canonicalPath(parent), basename(path));
+  }
 }
 
 /** One file has one device and inode, whatever its names are. */

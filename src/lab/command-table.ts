@@ -159,6 +159,17 @@ export const commands: readonly CommandSpec[] = [
     load: () => import('./commands/who-uses.ts'),
   },
   {
+    name: 'inspect',
+    operands: '<file>',
+    summary: 'say what an image would open',
+    description:
+      'Says which other files, protocols and devices opening the image FILE would touch, and whether that is allowed to an ' +
+      'image from a stranger. Reads its header and nothing else. Exit code 3 where cow-img --untrusted would refuse it.',
+    options: [output],
+    examples: ['inspect downloaded.qcow2', 'inspect downloaded.qcow2 --output json'],
+    load: () => import('./commands/inspect.ts'),
+  },
+  {
     name: 'schema',
     operands: '',
     summary: 'print the JSON Schema of lab files',

@@ -3,7 +3,7 @@ import { realpathSync, rmSync, statSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { DiskError } from '../errors.ts';
 import type { Image } from '../image/image.ts';
-import { openImageFile } from '../node.ts';
+import { openImageFile, trustedImages } from '../node.ts';
 import { recordFolder } from '../platform/dependents.ts';
 import { asSystemError } from '../platform/errno.ts';
 import { readHead, readJsonFile, writeJsonFile } from '../platform/json-file.ts';
@@ -60,7 +60,7 @@ function timeOf(nanoseconds: string): string {
 /** Opens the master and looks at it and its chain. Throws what opening throws. */
 export async function inspectMaster(path: string, format?: string): Promise<Master> {
   const real = realPathOf(path);
-  await using image = await openImageFile(real, { format, writable: false });
+  await using image = await openImageFile(real, { format, policy: trustedImages });
   const files: FileFacts[] = [];
   for (let one: Image | undefined = image; one; one = one.backing) {
     files.push(fileFacts(realPathOf(hostFileOf(one.layer.source)?.path ?? one.layer.source.name)));
@@ -134,7 +134,7 @@ export interface DigestOptions {
 export async function computeContent(master: Master, options: DigestOptions = {}): Promise<string> {
   let content: string;
   {
-    await using image = await openImageFile(master.path, { format: master.format, writable: false });
+    await using image = await openImageFile(master.path, { format: master.format, policy: trustedImages });
     content = await contentDigest(image, options);
   }
   for (const before of master.files) {
