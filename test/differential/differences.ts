@@ -128,10 +128,17 @@ export const differences = [
   },
   {
     id: 'convert-onto-itself',
-    what: '`convert` of a raw image onto itself',
+    what: '`convert -U` of an image onto itself',
     qemuImg: 'empties it first: the contents are lost',
     cowImg: 'leaves it as it was: the target is written aside',
     reason: 'A slip must not cost an image.',
+  },
+  {
+    id: 'salvage-warnings',
+    what: '`convert --salvage` of an image whose tables cannot be read',
+    qemuImg: 'warns of each sector three times over, in two passes',
+    cowImg: 'warns of each sector once for its state and once for its data',
+    reason: 'The copy is the same; more lines say no more.',
   },
   {
     id: 'repair-more',
