@@ -4,9 +4,10 @@ import type { CliContext } from './context.ts';
 import { CliFailure } from './failure.ts';
 import { ImageArguments } from './image-arguments.ts';
 import { joinOptionLists } from './options.ts';
+import { progressStyle } from './progress.ts';
 import { sizeArgument, toOffset } from './sizes.ts';
 import { snapshotArgument } from './snapshot-argument.ts';
-import { flag, readOptions } from './verb-options.ts';
+import { flag, readOptions, valued } from './verb-options.ts';
 
 const sectorBytes = 512n;
 const largestSparse = 32768n * sectorBytes;
@@ -30,6 +31,7 @@ export interface ConvertArguments {
   compress: boolean;
   verbatim: boolean;
   progress: boolean;
+  progressStyle?: 'json';
   quiet: boolean;
   /** `-n`: the target is there already. */
   intoExisting: boolean;
@@ -85,6 +87,7 @@ export function readConvertArguments(args: readonly string[], context: CliContex
     l: (value) => (wish.snapshot = snapshotArgument(context, value)),
     S: (value) => (wish.sparseBytes = sparseSize(context, value)),
     p: () => (wish.progress = true),
+    progress: (value) => (wish.progressStyle = progressStyle(value)),
     t: (value) => (wish.cache = value),
     T: (value) => (wish.sourceCache = value),
     q: () => (wish.quiet = true),
@@ -105,6 +108,7 @@ export function readConvertArguments(args: readonly string[], context: CliContex
     'f:O:B:CcF:o:l:S:pt:T:qnm:WUr:',
     [
       ...ImageArguments.options,
+      valued('progress'),
       flag('force-share', 'U'),
       flag('target-image-opts'),
       flag('salvage'),

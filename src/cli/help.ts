@@ -42,9 +42,14 @@ Command parameters:
   'cache'         accepted for qemu-img's sake: none, writeback, writethrough, directsync, unsafe
   'backing_file'  the image that the new one is laid over; '-F' names its format and is required with it
   '-u'            (create) write the backing file's name without opening it
+  '--image-opts'  the file name is a list of options: driver=qcow2,file.filename=disk.qcow2
+  '--object'      secret,id=… or throttle-group,id=…, for options that name it
+  '--untrusted'   the image is a stranger's: it may name only files in its own directory
   '-U'            read the image although another program has it open for writing
   '-q'            say nothing but errors
   '-p'            show progress; without it SIGUSR1 prints how far the work is
+  '--progress=json'
+                  (amend, commit, compare, convert, rebase) progress for programs: lines of JSON on stderr
   '-c'            (convert) compress
   '-n'            (convert) write into a target that exists
   '-S'            (convert) runs of this many zero bytes become holes (default 4k; 0: write everything)

@@ -1,4 +1,5 @@
 import type { CliContext } from './context.ts';
+import { CliFailure } from './failure.ts';
 import { fixed2 } from './fixed.ts';
 
 /** Where long work says how far it is. */
@@ -17,9 +18,10 @@ export interface PercentProgress extends Progress {
 /**
  * qemu-img's progress: with `-p` on stdout, each full percent, in place; without it on stderr when SIGUSR1
  * arrives. Figures are single-precision floats with two digits, as qemu-img computes them. `skip`: percent that
- * must have been added before the next figure is shown.
+ * must have been added before the next figure is shown. 'json': for programs, see `progressStyle`.
  */
-export function qemuProgress(context: CliContext, shown: boolean, skip = 1): PercentProgress {
+export function qemuProgress(context: CliContext, shown: boolean | 'json', skip = 1): PercentProgress {
+  if (shown === 'json') return jsonProgress(context);
   let percent = 0;
   let lastPrinted = 0;
   const print = (): void => {
@@ -44,5 +46,33 @@ export function qemuProgress(context: CliContext, shown: boolean, skip = 1): Per
       stop();
       if (shown) context.stdout.write('\n');
     },
+  };
+}
+
+/** The value of `--progress`, an option of our own. Throws CliFailure for any but `json`. */
+export function progressStyle(value: string): 'json' {
+  if (value === 'json') return 'json';
+  throw new CliFailure('--progress must be used with json as argument.');
+}
+
+/**
+ * Progress for programs, on stderr: a line of JSON for each full percent, with the units done where they are known
+ * (bytes, mostly): `{"progress":{"percent":25.5,"done":267386880,"total":1048576000}}`. The last line says 100 when
+ * the work has succeeded.
+ */
+function jsonProgress(context: CliContext): PercentProgress {
+  let last = -1;
+  const say = (percent: number, units: Readonly<Record<string, number>>): void => {
+    const whole = Math.floor(percent);
+    if (whole <= last) return;
+    last = whole;
+    const figures = { percent: Math.round(percent * 100) / 100, ...units };
+    context.stderr.write(`${JSON.stringify({ progress: figures })}\n`);
+  };
+  say(0, {});
+  return {
+    update: (done, total) => say(total > 0 ? (done / total) * 100 : 100, { done, total }),
+    reach: (percent) => say(Math.min(100, percent), {}),
+    end: () => undefined,
   };
 }

@@ -9,9 +9,9 @@ import { ImageArguments } from '../image-arguments.ts';
 import { isKnownToQemu } from '../messages.ts';
 import { openForVerb } from '../open-image.ts';
 import { amendHelp, joinOptionLists, parseOptions, wantsHelp } from '../options.ts';
-import { qemuProgress } from '../progress.ts';
+import { progressStyle, qemuProgress } from '../progress.ts';
 import { int64Max, toOffset } from '../sizes.ts';
-import { flag, readOptions } from '../verb-options.ts';
+import { flag, readOptions, valued } from '../verb-options.ts';
 
 interface AmendArguments {
   images: ImageArguments;
@@ -19,6 +19,7 @@ interface AmendArguments {
   optionList?: string;
   cache: string;
   progress: boolean;
+  progressStyle?: 'json';
   quiet: boolean;
   force: boolean;
 }
@@ -35,12 +36,13 @@ export const run: Command = async (args, context) => {
   const operands = readOptions(
     args,
     'o:f:t:pq',
-    [...ImageArguments.options, flag('force'), flag('corrupt-dependents')],
+    [...ImageArguments.options, valued('progress'), flag('force'), flag('corrupt-dependents')],
     (key, value) => {
       if (wish.images.take(key, value)) return;
       if (key === 'o') wish.optionList = joinOptionLists(wish.optionList, value);
       else if (key === 'f') wish.format = value;
       else if (key === 't') wish.cache = value;
+      else if (key === 'progress') wish.progressStyle = progressStyle(value);
       else if (key === 'p') wish.progress = true;
       else if (key === 'q') wish.quiet = true;
       else if (key === 'corrupt-dependents') wish.force = true;
@@ -49,7 +51,7 @@ export const run: Command = async (args, context) => {
   );
   const { optionList, format } = wish;
   if (optionList === undefined) throw new UsageFailure('Must specify options (-o)');
-  const shown = wish.progress && !wish.quiet;
+  const shown = wish.progressStyle === undefined && wish.progress && !wish.quiet;
   const progress = { ended: false };
   try {
     if (format !== undefined && wantsHelp(optionList)) {
@@ -97,14 +99,16 @@ async function amend(
   } finally {
     await first[Symbol.asyncDispose]();
   }
-  const progress = qemuProgress(context, wish.progress && !wish.quiet);
+  const progress = qemuProgress(context, wish.progressStyle ?? (wish.progress && !wish.quiet));
   state.ended = true;
   try {
     await amendImage(open, driver, values, { signal: context.signal });
+    progress.reach(100);
   } catch (error) {
+    // qemu-img's figures end at 100 here in any case.
+    if (wish.progressStyle === undefined) progress.reach(100);
     throw worded(error);
   } finally {
-    progress.reach(100);
     progress.end();
   }
   return undefined;

@@ -10,9 +10,9 @@ import { CliFailure, UsageFailure } from '../failure.ts';
 import { ImageArguments } from '../image-arguments.ts';
 import { explain } from '../messages.ts';
 import { openForVerb } from '../open-image.ts';
-import { qemuProgress } from '../progress.ts';
+import { progressStyle, qemuProgress } from '../progress.ts';
 import { sizeArgument } from '../sizes.ts';
-import { flag, readOptions } from '../verb-options.ts';
+import { flag, readOptions, valued } from '../verb-options.ts';
 
 interface CommitArguments {
   images: ImageArguments;
@@ -22,6 +22,7 @@ interface CommitArguments {
   keepOverlay: boolean;
   bytesPerSecond?: number;
   progress: boolean;
+  progressStyle?: 'json';
   quiet: boolean;
   force: boolean;
 }
@@ -40,12 +41,13 @@ export const run: Command = async (args, context) => {
   const operands = readOptions(
     args,
     'f:t:b:dpqr:',
-    [...ImageArguments.options, flag('corrupt-dependents')],
+    [...ImageArguments.options, valued('progress'), flag('corrupt-dependents')],
     (key, value) => {
       if (key === 'f') wish.format = value;
       else if (key === 't') wish.cache = value;
       else if (key === 'b') wish.base = value;
       else if (key === 'd') wish.keepOverlay = true;
+      else if (key === 'progress') wish.progressStyle = progressStyle(value);
       else if (key === 'p') wish.progress = true;
       else if (key === 'q') wish.quiet = true;
       else if (key === 'r') wish.bytesPerSecond = Number(sizeArgument(context, 'rate limit', value));
@@ -63,7 +65,7 @@ export const run: Command = async (args, context) => {
 async function commit(context: CliContext, path: string, wish: CommitArguments): Promise<void> {
   // Once to look: which image of the chain is meant shows only when the chain is open.
   const looked = await openForVerb(context, path, openOptions(context, wish));
-  const progress = qemuProgress(context, wish.progress && !wish.quiet);
+  const progress = qemuProgress(context, wish.progressStyle ?? (wish.progress && !wish.quiet));
   try {
     let depth: number;
     let base: string;

@@ -8,8 +8,8 @@ import { reportCorruption } from '../corruption.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
 import { ImageArguments } from '../image-arguments.ts';
 import { openForVerb } from '../open-image.ts';
-import { type PercentProgress, qemuProgress } from '../progress.ts';
-import { flag, readOptions } from '../verb-options.ts';
+import { type PercentProgress, progressStyle, qemuProgress } from '../progress.ts';
+import { flag, readOptions, valued } from '../verb-options.ts';
 
 /** qemu-img's exit codes: the images differ; they could not be opened; their tables, or data, could not be read. */
 const exitCodes = { differ: 1, open: 2, state: 3, read: 4 } as const;
@@ -20,6 +20,7 @@ interface CompareArguments {
   formats: [string | undefined, string | undefined];
   cache: string;
   progress: boolean;
+  progressStyle?: 'json';
   quiet: boolean;
   strict: boolean;
   share: boolean;
@@ -41,11 +42,12 @@ export const run: Command = async (args, context) => {
   const operands = readOptions(
     args,
     'f:F:T:pqsU',
-    [...ImageArguments.options, flag('force-share', 'U')],
+    [...ImageArguments.options, valued('progress'), flag('force-share', 'U')],
     (key, value) => {
       if (key === 'f') wish.formats[0] = value;
       else if (key === 'F') wish.formats[1] = value;
       else if (key === 'T') wish.cache = value;
+      else if (key === 'progress') wish.progressStyle = progressStyle(value);
       else if (key === 'p') wish.progress = true;
       else if (key === 'q') wish.quiet = true;
       else if (key === 's') wish.strict = true;
@@ -62,7 +64,7 @@ export const run: Command = async (args, context) => {
     }
     await using first = await open(context, operands[0], wish, 0);
     await using second = await open(context, operands[1], wish, 1);
-    progress = qemuProgress(context, shown, progressStep);
+    progress = qemuProgress(context, wish.progressStyle ?? shown, progressStep);
     return await compare(context, [first, second], operands, wish, progress);
   } finally {
     if (progress) progress.end();

@@ -35,7 +35,7 @@ export const run: Command = async (args, context) => {
     return 0;
   }
   checkOperands(wish);
-  const progress = qemuProgress(context, wish.progress && !wish.quiet);
+  const progress = qemuProgress(context, wish.progressStyle ?? (wish.progress && !wish.quiet));
   try {
     await using sources = new Sources();
     await sources.open(context, wish);

@@ -13,8 +13,8 @@ import { CliFailure, UsageFailure } from '../failure.ts';
 import { ImageArguments } from '../image-arguments.ts';
 import { explain, isKnownToQemu } from '../messages.ts';
 import { openForVerb } from '../open-image.ts';
-import { type PercentProgress, qemuProgress } from '../progress.ts';
-import { flag, readOptions } from '../verb-options.ts';
+import { type PercentProgress, progressStyle, qemuProgress } from '../progress.ts';
+import { flag, readOptions, valued } from '../verb-options.ts';
 
 /** Percent between two figures of the progress. */
 const progressStep = 2;
@@ -32,6 +32,7 @@ interface RebaseArguments {
   cache: string;
   sourceCache: string;
   progress: boolean;
+  progressStyle?: 'json';
   quiet: boolean;
   share: boolean;
   force: boolean;
@@ -54,12 +55,19 @@ export const run: Command = async (args, context) => {
   const operands = readOptions(
     args,
     'f:F:b:upt:T:qU',
-    [...ImageArguments.options, flag('force-share', 'U'), flag('compress'), flag('corrupt-dependents')],
+    [
+      ...ImageArguments.options,
+      valued('progress'),
+      flag('force-share', 'U'),
+      flag('compress'),
+      flag('corrupt-dependents'),
+    ],
     (key, value) => {
       if (key === 'f') wish.format = value;
       else if (key === 'F') wish.backingFormat = value;
       else if (key === 'b') wish.backing = value;
       else if (key === 'u') wish.unsafe = true;
+      else if (key === 'progress') wish.progressStyle = progressStyle(value);
       else if (key === 'p') wish.progress = true;
       else if (key === 't') wish.cache = value;
       else if (key === 'T') wish.sourceCache = value;
@@ -74,7 +82,7 @@ export const run: Command = async (args, context) => {
   if (!wish.unsafe && wish.backing === undefined) {
     throw new UsageFailure('Must specify backing file (-b) or use unsafe mode (-u)');
   }
-  const progress = qemuProgress(context, wish.progress && !wish.quiet, progressStep);
+  const progress = qemuProgress(context, wish.progressStyle ?? (wish.progress && !wish.quiet), progressStep);
   try {
     await rebase(context, operands[0], wish, progress);
   } finally {
