@@ -19,6 +19,9 @@ export type * from './formats/driver.ts';
 export { isWritable } from './formats/driver.ts';
 export { findFormat, formats } from './formats/index.ts';
 export type { ChainRun, Image, RunScope } from './image/image.ts';
+export { parseJsonName } from './image/nodes/json-dialect.ts';
+export { NodeOptions, type NodeValue } from './image/nodes/node-options.ts';
+export { parseImageOptions } from './image/nodes/option-list.ts';
 export {
   createImage,
   type OpenedLayer,
