@@ -6,6 +6,7 @@ import { versionText } from './version.ts';
 const synopses: readonly string[] = [
   'amend [-p] [-q] [-f fmt] [-t cache] [--force] [--corrupt-dependents] -o options filename',
   'bench [-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] [--no-drain] [-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] [--corrupt-dependents] filename',
+  'bitmap (--merge SOURCE | --add | --remove | --clear | --enable | --disable)... [-b source_file [-F source_fmt]] [-g granularity] [-f fmt] [--corrupt-dependents] filename bitmap',
   'check [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] filename',
   'commit [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] [-p] [--corrupt-dependents] filename',
   'compare [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] filename1 filename2',

@@ -64,6 +64,41 @@ export interface SnapshotInfo {
   readonly diskSize?: number;
 }
 
+/** A persistent dirty bitmap of an image. */
+export interface BitmapInfo {
+  readonly name: string;
+  /** Guest bytes a bit. */
+  readonly granularity: number;
+  /** Writes are recorded in it. */
+  readonly enabled: boolean;
+  /** It was not stored when the image was last closed: it can only be removed. */
+  readonly inconsistent: boolean;
+}
+
+/** What a bitmap says. Guest bytes. */
+export interface BitmapContent {
+  readonly size: number;
+  readonly granularity: number;
+  /** Stretches that are dirty, in order and apart from each other. */
+  ranges(): Iterable<{ readonly offset: number; readonly length: number }>;
+}
+
+/**
+ * The persistent bitmaps of an image. Each change is durable, whole or not at all; nothing else may be under way on the
+ * layer. Throw `not-found`, `exists`, `in-use` (an inconsistent one), `read-only`.
+ */
+export interface LayerBitmaps {
+  list(): Promise<readonly BitmapInfo[]>;
+  content(name: string): Promise<BitmapContent>;
+  /** `granularity`: bytes, a power of two from 512 to 2 GiB; default by the cluster size. */
+  add(wanted: { readonly name: string; readonly granularity?: number; readonly enabled?: boolean }): Promise<void>;
+  remove(name: string): Promise<void>;
+  clear(name: string): Promise<void>;
+  enable(name: string, enabled: boolean): Promise<void>;
+  /** Makes dirty what another bitmap, of a disk of the same size, has dirty. */
+  merge(name: string, from: BitmapContent): Promise<void>;
+}
+
 /** A snapshot that is meant: its id or else its name, or both as far as they are given. */
 export type SnapshotSelector = string | { readonly id?: string; readonly name?: string };
 
@@ -101,6 +136,8 @@ export interface Layer extends AsyncDisposable {
    * opened for reading only, before anything of it was read. Throws `not-found`.
    */
   openSnapshot?(wanted: SnapshotSelector): Promise<void>;
+  /** Persistent dirty bitmaps, of a format that has them. */
+  readonly bitmaps?: LayerBitmaps;
 }
 
 /**

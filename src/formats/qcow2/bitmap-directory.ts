@@ -1,4 +1,5 @@
 import { alignUp } from '../../bytes/numbers.ts';
+import { DiskError } from '../../errors.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import * as c from './constants.ts';
 import { corrupt } from './errors.ts';
@@ -17,13 +18,28 @@ export interface BitmapEntry {
   readonly type: number;
   readonly granularityBits: number;
   readonly flags: number;
-  readonly extraData: Uint8Array;
+  /** The name as written; not always UTF-8. */
+  readonly nameBytes: Uint8Array;
 }
 
+/** The bitmap was not stored when the image was closed, so what it says is not to be believed. */
+export const flagInUse = 1;
+/** Writes are recorded. */
+export const flagAuto = 2;
+
 const entryHeaderBytes = 24;
-const minGranularityBits = 9;
-const maxGranularityBits = 31;
-const maxNameBytes = 1023;
+export const minGranularityBits = 9;
+export const maxGranularityBits = 31;
+export const maxNameBytes = 1023;
+
+/** A bitmap whose last user did not store it: it can only be removed. */
+export function inconsistentBitmap(path: string, name: string): DiskError {
+  return new DiskError('in-use', `Bitmap '${name}' is inconsistent and cannot be used`, {
+    path,
+    field: 'bitmap',
+    detail: { name, inconsistent: true, errno: 'EINVAL' },
+  });
+}
 
 /** Reads the bitmap directory; empty when there is none that counts. Throws `corrupt`. */
 export async function readBitmapDirectory(source: ByteSource, header: Qcow2Header): Promise<BitmapEntry[]> {
@@ -68,8 +84,8 @@ export async function readBitmapDirectory(source: ByteSource, header: Qcow2Heade
       extraBytes !== 0 ||
       granularityBits < minGranularityBits ||
       granularityBits > maxGranularityBits ||
-      (flags & ~0b111) !== 0 ||
-      bytes[at + 16] !== 1
+      (flags & ~(flagInUse | flagAuto)) !== 0 ||
+      bytes[at + 16] !== dirtyTracking
     ) {
       throw fail('Broken bitmap directory', { entry: entries.length });
     }
@@ -77,12 +93,12 @@ export async function readBitmapDirectory(source: ByteSource, header: Qcow2Heade
       name: new TextDecoder().decode(bytes.subarray(named, named + nameBytes)),
       tableOffset: Number(tableOffset),
       tableSize,
-      inUse: (flags & 1) !== 0,
-      auto: (flags & 2) !== 0,
+      inUse: (flags & flagInUse) !== 0,
+      auto: (flags & flagAuto) !== 0,
       type: bytes[at + 16],
       granularityBits,
       flags,
-      extraData: bytes.slice(at + entryHeaderBytes, named),
+      nameBytes: bytes.slice(named, named + nameBytes),
     });
     at += length;
     if (entries.length > c.maxBitmaps) throw fail('Broken bitmap directory', { entry: entries.length });
@@ -93,3 +109,33 @@ export async function readBitmapDirectory(source: ByteSource, header: Qcow2Heade
   }
   return entries;
 }
+
+/** A bitmap as it is to be written into a directory. */
+export type NewBitmapEntry = Pick<
+  BitmapEntry,
+  'nameBytes' | 'tableOffset' | 'tableSize' | 'flags' | 'granularityBits'
+>;
+
+/** The directory's bytes; each entry takes a multiple of eight. */
+export function encodeBitmapDirectory(entries: readonly NewBitmapEntry[]): Uint8Array {
+  const length = entries.reduce(
+    (sum, { nameBytes }) => sum + alignUp(entryHeaderBytes + nameBytes.length, 8),
+    0,
+  );
+  const bytes = new Uint8Array(length);
+  const view = new DataView(bytes.buffer);
+  let at = 0;
+  for (const { nameBytes, tableOffset, tableSize, flags, granularityBits } of entries) {
+    view.setBigUint64(at, BigInt(tableOffset));
+    view.setUint32(at + 8, tableSize);
+    view.setUint32(at + 12, flags);
+    view.setUint8(at + 16, dirtyTracking);
+    view.setUint8(at + 17, granularityBits);
+    view.setUint16(at + 18, nameBytes.length);
+    bytes.set(nameBytes, at + entryHeaderBytes);
+    at += alignUp(entryHeaderBytes + nameBytes.length, 8);
+  }
+  return bytes;
+}
+
+const dirtyTracking = 1;

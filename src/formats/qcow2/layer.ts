@@ -3,6 +3,7 @@ import type { ByteSource, OnProgress } from '../../storage/store.ts';
 import type {
   BackingReference,
   Layer,
+  LayerBitmaps,
   LayerDetails,
   NewSnapshotInfo,
   Reservation,
@@ -11,6 +12,7 @@ import type {
   SnapshotSelector,
   WritableLayer,
 } from '../driver.ts';
+import { Qcow2Bitmaps } from './bitmap-actions.ts';
 import { ExtensionType, knownAutoclear } from './constants.ts';
 import { detailsOf } from './details.ts';
 import { emptyImage } from './empty.ts';
@@ -102,6 +104,10 @@ export class Qcow2Layer implements Layer, LocateContext {
     return findExtension(this.header, type)?.slice();
   }
 
+  get bitmaps(): LayerBitmaps {
+    return new Qcow2Bitmaps(this.source, () => this.header);
+  }
+
   async openSnapshot(wanted: SnapshotSelector): Promise<void> {
     this.assertReadable();
     const { entries } = await readSnapshots(this.source, this.header);
@@ -153,6 +159,11 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
     this.assertReadable();
     await this.#writer.mutex.run(() => resize(this.#writer, size, options));
     if (options?.preallocation && options.preallocation !== 'off') this.mayBeSparse = true;
+  }
+
+  override get bitmaps(): LayerBitmaps {
+    const change = (work: (writer: Qcow2Writer) => Promise<void>) => this.change(work);
+    return new Qcow2Bitmaps(this.source, () => this.header, change);
   }
 
   override async openSnapshot(): Promise<void> {

@@ -19,7 +19,11 @@ export async function mark(
 ): Promise<boolean> {
   const v2 = writer.header.version < 3;
   if (kind === 'zero' && v2 && writer.header.backingFileBytes) return false;
-  await writer.mutex.run(() => markLocked(writer, v2 ? 'hole' : kind, offset, length, discard));
+  await writer.mutex.run(async () => {
+    await writer.prepare();
+    writer.tracking?.touch(offset, length);
+    await markLocked(writer, v2 ? 'hole' : kind, offset, length, discard);
+  });
   return true;
 }
 

@@ -53,6 +53,7 @@ async function writePlain(writer: Qcow2Writer, offset: number, cluster: Uint8Arr
 function writePacked(writer: Qcow2Writer, offset: number, packed: Uint8Array): Promise<boolean> {
   return writer.mutex.run(async () => {
     await writer.prepare();
+    writer.tracking?.touch(offset, writer.mapping.geometry.clusterSize);
     await writer.relieve();
     const { mapping, store } = writer;
     const { clusterSize, clusterBits, l2Entries, l2Span } = mapping.geometry;

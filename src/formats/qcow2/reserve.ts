@@ -15,13 +15,16 @@ const maxSpread = 4 * 1024 * 1024;
  * guest has already, where their refcount is one; otherwise new ones, which nothing names until `publish`.
  */
 export async function reserve(writer: Qcow2Writer, offset: number, length: number): Promise<Reservation> {
-  const inPlace = reserveInPlace(writer, offset, length);
-  if (inPlace) return inPlace;
-  return writer.mutex.run(async () => {
-    await writer.prepare();
-    await writer.relieve();
-    return reserveLocked(writer, offset, length);
-  });
+  const inPlace = writer.tracking && reserveInPlace(writer, offset, length);
+  const place =
+    inPlace ??
+    (await writer.mutex.run(async () => {
+      await writer.prepare();
+      await writer.relieve();
+      return reserveLocked(writer, offset, length);
+    }));
+  writer.tracking?.touch(offset, Math.min(length, place.offset + place.length - offset));
+  return place;
 }
 
 /** A reservation of one who holds the mutex: it ends by `publish` or `abandon`, not by being disposed. */

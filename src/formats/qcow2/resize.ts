@@ -35,7 +35,8 @@ export async function resize(writer: Qcow2Writer, size: number, options: ResizeO
   if (l1Size * 8 > maxL1Bytes) {
     throw fail('out-of-range', 'size', 'Failed to grow the L1 table: File too large', 'EFBIG');
   }
-  await writer.prepare();
+  await writer.load();
+  await writer.trackAll();
   const oldSize = writer.header.size;
   if (size < oldSize) {
     if (preallocation !== 'off') {
@@ -52,6 +53,7 @@ export async function resize(writer: Qcow2Writer, size: number, options: ResizeO
   if (preallocation !== 'off') await preallocate(writer, oldSize, size, preallocation, onProgress);
   await flushImage(writer);
   if (size !== oldSize) await writer.writeFields({ ...writer.header, size });
+  writer.tracking?.resize(size);
 }
 
 /** What a table still says past the image's end must not come to light when the image grows. */

@@ -41,6 +41,10 @@ export async function createSnapshot(writer: Qcow2Writer, wanted: NewSnapshotInf
  * it. Durable, whole or not at all. Throws `not-found`.
  */
 export async function applySnapshot(writer: Qcow2Writer, wanted: SnapshotSelector): Promise<void> {
+  // The disk may change anywhere: bitmaps that record say so, and have its new size.
+  await writer.load();
+  await writer.trackAll();
+  writer.tracking!.touch(0, Number.MAX_SAFE_INTEGER);
   await switchMetadata(writer, async (draft) => {
     const { store, header } = writer;
     const { entries } = await readSnapshots(store, header);
@@ -52,6 +56,8 @@ export async function applySnapshot(writer: Qcow2Writer, wanted: SnapshotSelecto
     await countTree(writer, draft, l1, 1);
     return { size, ...(await writeL1(writer, draft, await settleFlags(writer, draft, l1, 1))) };
   });
+  writer.tracking!.resize(writer.header.size);
+  writer.tracking!.touch(0, writer.header.size);
 }
 
 /** Drops a snapshot. Durable, whole or not at all. Throws `not-found`. */

@@ -29,7 +29,7 @@ export async function switchMetadata(
   writer: Qcow2Writer,
   change: (draft: RefcountDraft) => Promise<Switched>,
 ): Promise<void> {
-  await writer.prepare();
+  await writer.load();
   for (;;) {
     await settle(writer);
     const draft = new RefcountDraft(writer.refcounts);

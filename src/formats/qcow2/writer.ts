@@ -1,11 +1,12 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import type { ByteStore } from '../../storage/store.ts';
+import { BitmapTracking } from './bitmap-tracking.ts';
 import * as c from './constants.ts';
-import { corrupt, hex, unsupported } from './errors.ts';
+import { corrupt, hex } from './errors.ts';
 import { bitmapsOf, findExtension } from './extensions.ts';
 import { flushImage, writeBlocks, writeRefcountTable } from './flush.ts';
 import { hasIncompatible, type Qcow2Header } from './header.ts';
-import { writeHeaderFields } from './header-write.ts';
+import { replaceHeader, writeHeaderFields } from './header-write.ts';
 import type { Mapping } from './mapping.ts';
 import { MetadataMap } from './metadata-map.ts';
 import { Mutex } from './mutex.ts';
@@ -44,7 +45,8 @@ export class Qcow2Writer {
   readonly #options: WriterOptions;
   #refcounts: Refcounts | undefined;
   #preparing: Promise<void> | undefined;
-  #headerInDoubt = false;
+  #headerInDoubt: 'fields' | 'all' | undefined;
+  #tracking: BitmapTracking | undefined;
 
   constructor(store: ByteStore, header: Qcow2Header, mapping: Mapping, options: WriterOptions = {}) {
     this.store = store;
@@ -65,8 +67,19 @@ export class Qcow2Writer {
     return this.#refcounts!;
   }
 
+  /** What is written is recorded in the bitmaps; before `prepare` there is no recorder. */
+  get tracking(): BitmapTracking | undefined {
+    return this.#tracking;
+  }
+
   /** To be awaited before the first change: nothing is written to an image that is only opened for writing. */
   async prepare(): Promise<void> {
+    await this.load();
+    this.#tracking ??= await BitmapTracking.start(this);
+  }
+
+  /** As `prepare`, for changes that no guest sees. */
+  async load(): Promise<void> {
     await this.settleHeader();
     if (this.#refcounts) return;
     this.#preparing ??= this.#prepare().finally(() => {
@@ -75,26 +88,32 @@ export class Qcow2Writer {
     await this.#preparing;
   }
 
+  /** Before the disk's size changes: every bitmap changes with it. */
+  async trackAll(): Promise<void> {
+    await this.stopTracking();
+    this.#tracking = await BitmapTracking.start(this, true);
+  }
+
+  /** Stores what the bitmaps recorded, durably, with all that was written. The next change starts anew. */
+  async stopTracking(): Promise<void> {
+    await this.#tracking?.store(this);
+    this.#tracking = undefined;
+  }
+
   /**
    * After a header write that failed, the disk may hold the old header or the new one: puts the old one back
    * before anything else is changed. Throws as the store does.
    */
   async settleHeader(): Promise<void> {
     if (!this.#headerInDoubt) return;
-    await writeHeaderFields(this.store, this.header);
-    this.#headerInDoubt = false;
+    if (this.#headerInDoubt === 'fields') await writeHeaderFields(this.store, this.header);
+    else this.header = await replaceHeader(this.store, this.header, this.header);
+    this.#headerInDoubt = undefined;
   }
 
   async #prepare(): Promise<void> {
     const { store, metadata, header, mapping } = this;
     const { clusterSize } = mapping.geometry;
-    if (bitmapsOf(header)) {
-      throw unsupported(
-        store.name,
-        'bitmaps',
-        'Writing to an image with persistent bitmaps is not supported',
-      );
-    }
     const l1 = await mapping.loadL1();
     metadata.add('qcow2_header', 0);
     metadata.add('active L1 table', l1.at / clusterSize, Math.ceil((l1.size * 8) / clusterSize));
@@ -106,6 +125,11 @@ export class Qcow2Writer {
       this.#addL2(index, l1.offset(index));
     }
     await this.#addSnapshots();
+    const bitmaps = bitmapsOf(header);
+    if (bitmaps) {
+      const clusters = Math.ceil(bitmaps.directorySize / clusterSize);
+      metadata.add('bitmap directory', bitmaps.directoryOffset / clusterSize, clusters);
+    }
     const { refcountCacheBytes } = this.#options;
     const refcounts = await Refcounts.load(
       store,
@@ -165,10 +189,20 @@ export class Qcow2Writer {
     try {
       await writeHeaderFields(this.store, header);
     } catch (error) {
-      this.#headerInDoubt = true;
+      this.#headerInDoubt = 'fields';
       throw error;
     }
     this.header = header;
+  }
+
+  /** Replaces header, extensions and backing file name, durably; what they name must be on disk. */
+  async replaceHeader(header: Qcow2Header): Promise<void> {
+    try {
+      this.header = await replaceHeader(this.store, this.header, header);
+    } catch (error) {
+      this.#headerInDoubt = 'all';
+      throw error;
+    }
   }
 
   /**
@@ -264,6 +298,7 @@ export class Qcow2Writer {
   /** Everything durable, refcounts included, and the dirty bit cleared. */
   async finish(): Promise<void> {
     if (!this.#refcounts) return;
+    await this.stopTracking();
     await flushImage(this);
     if (!this.lazy) return;
     await this.writeRefcounts();

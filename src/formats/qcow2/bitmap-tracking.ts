@@ -1,0 +1,87 @@
+import { DirtyBits } from './bitmap-bits.ts';
+import { type BitmapEntry, flagInUse, inconsistentBitmap, readBitmapDirectory } from './bitmap-directory.ts';
+import { changeBitmaps, flagInPlace } from './bitmap-store.ts';
+import { flushImage } from './flush.ts';
+import type { Qcow2Writer } from './writer.ts';
+
+/**
+ * What is written since an image's bitmaps were taken into use, for those that are enabled. On disk these carry the
+ * in-use flag meanwhile: after a power cut nobody believes them. The bits are stored when the image is closed.
+ */
+export class BitmapTracking {
+  readonly #tracked: Map<BitmapEntry, DirtyBits>;
+  #resized = false;
+  /** The least that the disk's size has been. */
+  #kept: number;
+
+  private constructor(tracked: Map<BitmapEntry, DirtyBits>, size: number) {
+    this.#tracked = tracked;
+    this.#kept = size;
+  }
+
+  /**
+   * Takes the enabled bitmaps into use, durably, before anything is written. `all`: also those that are disabled,
+   * whose tables will change with the disk's size. Throws `in-use` for one that is in use already: nobody knows its bits.
+   */
+  static async start(writer: Qcow2Writer, all = false): Promise<BitmapTracking> {
+    const { store, header, mapping } = writer;
+    const entries = await readBitmapDirectory(store, header);
+    const tracked = new Map<BitmapEntry, DirtyBits>();
+    for (const entry of entries) {
+      if (entry.inUse && all) throw inconsistentBitmap(store.name, entry.name);
+      if (entry.inUse || !(entry.auto || all)) continue;
+      const bits = new DirtyBits(header.size, 2 ** entry.granularityBits, mapping.geometry.clusterSize);
+      tracked.set(entry, bits);
+    }
+    if (tracked.size > 0) await flagInPlace(writer, entries, (entry) => entry.inUse || tracked.has(entry));
+    return new BitmapTracking(tracked, header.size);
+  }
+
+  /** Guest bytes are about to change. Synchronous. */
+  touch(offset: number, length: number): void {
+    if (this.#tracked.size === 0) return;
+    for (const [entry, bits] of this.#tracked) if (entry.auto) bits.set(offset, length);
+  }
+
+  /** The disk has another size: new bytes are clean. */
+  resize(size: number): void {
+    for (const [entry, old] of this.#tracked) {
+      const bits = new DirtyBits(size, old.granularity, old.partBytes);
+      for (const { offset, length } of old.ranges()) bits.set(offset, length);
+      this.#tracked.set(entry, bits);
+    }
+    this.#kept = Math.min(this.#kept, size);
+    this.#resized = true;
+  }
+
+  /** Stores the bits and takes the in-use flags away, durably. All that was written becomes durable before. */
+  async store(writer: Qcow2Writer): Promise<void> {
+    if (this.#tracked.size === 0) return;
+    const byName = new Map([...this.#tracked].map(([entry, bits]) => [entry.name, { entry, bits }]));
+    const changed = this.#resized || [...this.#tracked.values()].some(({ parts }) => parts.size > 0);
+    if (!changed) {
+      await flushImage(writer);
+      const entries = await readBitmapDirectory(writer.store, writer.header);
+      await flagInPlace(writer, entries, (entry) => entry.inUse && !byName.has(entry.name));
+      return;
+    }
+    await changeBitmaps(writer, async (change, entries) => {
+      const stored = [];
+      for (const entry of entries) {
+        const tracked = byName.get(entry.name);
+        if (!tracked) {
+          stored.push(entry);
+          continue;
+        }
+        const { bits } = tracked;
+        const flags = entry.flags & ~flagInUse;
+        if (!this.#resized && bits.parts.size === 0) {
+          stored.push({ ...entry, flags });
+          continue;
+        }
+        stored.push({ ...entry, flags, ...(await change.addBits(entry, bits, this.#kept)) });
+      }
+      return stored;
+    });
+  }
+}

@@ -1,0 +1,66 @@
+import { DiskError } from '../errors.ts';
+import type { BitmapContent, BitmapInfo, LayerBitmaps } from '../formats/driver.ts';
+import type { Image } from '../image/image.ts';
+
+/** What can be done to a persistent bitmap. */
+export type BitmapAction =
+  | { readonly kind: 'add'; readonly granularity?: number; readonly enabled?: boolean }
+  | { readonly kind: 'remove' | 'clear' | 'enable' | 'disable' }
+  /** Makes dirty what `source`, a bitmap of `from` (default: of the image itself), has dirty. */
+  | { readonly kind: 'merge'; readonly source: string; readonly from?: Image };
+
+/** The persistent bitmaps of an image; none for a format without such a thing. */
+export async function listBitmaps(image: Image): Promise<readonly BitmapInfo[]> {
+  return (await image.layer.bitmaps?.list()) ?? [];
+}
+
+/** What a bitmap says. Throws `not-found`, `in-use` (inconsistent), `unsupported`. */
+export async function readBitmap(image: Image, name: string): Promise<BitmapContent> {
+  return image.exclusively(() => bitmapsOf(image, name).content(name));
+}
+
+/**
+ * Changes one bitmap, durably: whole or not at all. Throws `unsupported` (field `bitmap`) for a format that has none,
+ * `not-found`, `exists`, `in-use` (an inconsistent one, which can only be removed), `bad-argument`.
+ */
+export async function changeBitmap(image: Image, name: string, action: BitmapAction): Promise<void> {
+  if (action.kind !== 'merge') {
+    await image.exclusively(() => perform(bitmapsOf(image, name, action.kind === 'add'), name, action));
+    return;
+  }
+  const content = await readBitmap(action.from ?? image, action.source);
+  await image.exclusively(() => bitmapsOf(image, name).merge(name, content));
+}
+
+function perform(
+  bitmaps: LayerBitmaps,
+  name: string,
+  action: Exclude<BitmapAction, { kind: 'merge' }>,
+): Promise<void> {
+  switch (action.kind) {
+    case 'add':
+      return bitmaps.add({ name, granularity: action.granularity, enabled: action.enabled });
+    case 'remove':
+      return bitmaps.remove(name);
+    case 'clear':
+      return bitmaps.clear(name);
+    default:
+      return bitmaps.enable(name, action.kind === 'enable');
+  }
+}
+
+/** A format without bitmaps cannot store one; of others there is none to be found. */
+function bitmapsOf({ layer }: Image, name: string, adding = false): LayerBitmaps {
+  if (layer.bitmaps) return layer.bitmaps;
+  const place = { path: layer.source.name, field: 'bitmap' };
+  if (adding) {
+    throw new DiskError('unsupported', `Images in ${layer.format} format have no bitmaps`, {
+      ...place,
+      detail: { format: layer.format, name, errno: 'ENOTSUP' },
+    });
+  }
+  throw new DiskError('not-found', `Dirty bitmap '${name}' not found`, {
+    ...place,
+    detail: { name, errno: 'ENOENT' },
+  });
+}
