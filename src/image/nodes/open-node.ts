@@ -120,6 +120,7 @@ class NodeOpener {
       source: opened.source,
       driver: plainFormat(driver.name),
       filtered: driver.kind === 'filter' ? child?.image : undefined,
+      locks: locksOf(reader.options, 'locking'),
       identity,
       filename,
       isProtocol: driver.kind === 'protocol',
@@ -168,7 +169,7 @@ class NodeOpener {
       ...described,
       filename: nameOf(described.identity),
       isProtocol: false,
-      locks: options.get('force-share') === 'on' || options.get('force-share') === true ? 'share' : undefined,
+      locks: locksOf(options, 'file.locking'),
       verify: (layer, how) => {
         const driver = (this.#context.imageOptions.formats ?? formats).find(
           ({ name }) => name === layer.format,
@@ -210,7 +211,13 @@ class NodeOpener {
     const driver = String(identity.full.driver);
     if (node.driver) return { driver, source: node.source, image: node.filtered, identity, isProtocol };
     const image = await openImage(node, { ...this.#context.imageOptions, writable });
-    const { clusterSize } = await image.layer.details();
+    let clusterSize: number | undefined;
+    try {
+      ({ clusterSize } = await image.layer.details());
+    } catch (error) {
+      await image[Symbol.asyncDispose]();
+      throw error;
+    }
     const packs = (this.#context.imageOptions.formats ?? formats).some(
       ({ name: known, canPack }) => known === image.layer.format && canPack,
     );
@@ -320,6 +327,13 @@ function protocolDriver(name: string): NodeDriver {
     field: 'protocol',
     detail: { protocol, known: isAbsentProtocol(protocol) },
   });
+}
+
+/** What the options say of image locks: to share them with a writer, or to take none on the file. */
+function locksOf(options: NodeOptions, locking: string): PreparedNode['locks'] {
+  if (options.get(locking) === 'off') return 'none';
+  const share = options.get('force-share');
+  return share === 'on' || share === true ? 'share' : undefined;
 }
 
 export function noSuchNode(reference: string): DiskError {
