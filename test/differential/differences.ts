@@ -233,6 +233,20 @@ export const differences = [
     reason: 'There is no curl here.',
   },
   {
+    id: 'node-names',
+    what: 'Messages of `bitmap --add` that name a node',
+    qemuImg: 'a name of its own making, which changes from run to run (`#block149`)',
+    cowImg: "the file's name",
+    reason: 'There are no such nodes here, and the file is what the user knows.',
+  },
+  {
+    id: 'bitmap-of-nothing',
+    what: '`bitmap --add` on a disk of no bytes',
+    qemuImg: 'exit code 0, a message that bitmaps were lost, and there is none in the image',
+    cowImg: 'adds it',
+    reason: 'The disk may grow, and then the bitmap grows with it.',
+  },
+  {
     id: 'qcow2-features',
     what: 'qcow2 with an external data file, extended L2 entries or encryption',
     qemuImg: 'makes and reads them',
