@@ -299,8 +299,17 @@ function openContext(node: PreparedNode, options: OpenLayerOptions, depth: numbe
     checking: options.checking,
     options: options.layerOptions,
     secret: options.secret,
-    sibling: async (path, writable) =>
-      nodeOf(await resolveReference({ path }, { ...from, writable }, options, policy)).source,
+    async sibling(path, writable) {
+      const { source } = nodeOf(await resolveReference({ path }, { ...from, writable }, options, policy));
+      try {
+        const locks = node.locks ?? options.locks;
+        await takeLocks(source, 'raw', { ...options, writable, resize: writable, locks });
+        return source;
+      } catch (error) {
+        await closeQuietly(source);
+        throw error;
+      }
+    },
   };
 }
 

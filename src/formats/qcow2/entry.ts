@@ -1,14 +1,18 @@
-import { highCompressed, highOffsetMask, lowOffsetMask, lowZero, two32 } from './constants.ts';
+import { highCompressed, highCopied, highOffsetMask, lowOffsetMask, lowZero, two32 } from './constants.ts';
 
 /** What a standard L2 entry says of its cluster (section "L2 table entry"). */
 export const EntryKind = { hole: 0, data: 1, zero: 2, zeroAllocated: 3, packed: 4 } as const;
 
-/** The kind of the L2 entry whose 32-bit halves are `high` and `low`. */
-export function entryKind(high: number, low: number): number {
+/**
+ * The kind of the L2 entry whose 32-bit halves are `high` and `low`. In an external data file offset 0 is a cluster as
+ * any other: there the COPIED flag tells it from none.
+ */
+export function entryKind(high: number, low: number, externalData: boolean): number {
   if ((high & highCompressed) !== 0) return EntryKind.packed;
   const allocated = (high & highOffsetMask) !== 0 || (low & lowOffsetMask) !== 0;
   if ((low & lowZero) !== 0) return allocated ? EntryKind.zeroAllocated : EntryKind.zero;
-  return allocated ? EntryKind.data : EntryKind.hole;
+  const first = externalData && (high & highCopied) !== 0;
+  return allocated || first ? EntryKind.data : EntryKind.hole;
 }
 
 /** The host offset in a standard L1 or L2 entry, 0 for none. */

@@ -24,6 +24,10 @@ import type { Qcow2Writer } from './writer.ts';
  * first (`TableCache.change`), since the new entries may name data that step 1 has not made durable. References
  * dropped meanwhile wait for the next flush for the same reason.
  *
+ * Guest data in an external data file is flushed there in step 1, before any map names it; discarded space of it is
+ * given back at once (it then reads as the zeroes that the map says), or after a flush where it is to read as the
+ * backing image.
+ *
  * With lazy refcounts the dirty bit is durable before the first change, steps 1's flushes fall away, and the
  * refcounts are written when the image is closed; after a cut they are rebuilt from the maps.
  */
@@ -42,6 +46,7 @@ export async function flushImage(writer: Qcow2Writer): Promise<void> {
   l1?.clean();
   try {
     if (!writer.lazy) await writeBlocks(refcounts);
+    if (writer.data !== store) await writer.data.flush();
     await store.flush();
     if (!writer.lazy && (await writeRefcountTable(refcounts))) await store.flush();
     await writeTables(store, frozen, 'l2_update');

@@ -9,9 +9,11 @@ import type { Qcow2Writer } from './writer.ts';
  * back, punched and written over.
  */
 export function dropReference(writer: Qcow2Writer, high: number, low: number, punch: boolean): void {
-  const kind = entryKind(high, low);
+  const { clusterSize, clusterBits, externalData } = writer.mapping.geometry;
+  // Clusters of an external data file have no refcounts.
+  if (externalData) return;
+  const kind = entryKind(high, low, false);
   if (kind === EntryKind.hole || kind === EntryKind.zero) return;
-  const { clusterSize, clusterBits } = writer.mapping.geometry;
   if (kind !== EntryKind.packed) {
     const cluster = Math.floor(entryOffset(high, low) / clusterSize);
     if (!writer.metadata.has(cluster)) writer.frees.add(cluster, 1, punch);

@@ -1,6 +1,7 @@
-import { entryBytes } from './constants.ts';
+import { entryBytes, Incompatible } from './constants.ts';
 import {
   clusterSizeOf,
+  hasIncompatible,
   l2EntriesOf,
   l2EntryBytesOf,
   type Qcow2Header,
@@ -21,6 +22,8 @@ export interface Geometry {
   readonly refcountBlockEntries: number;
   /** Entries in one cluster of the refcount table (or of an L1 table). */
   readonly tableEntries: number;
+  /** Guest clusters lie in a file of their own, each at its guest offset as QEMU and we place them. */
+  readonly externalData: boolean;
 }
 
 export function geometryOf(header: Qcow2Header): Geometry {
@@ -35,5 +38,6 @@ export function geometryOf(header: Qcow2Header): Geometry {
     refcountBits: refcountBitsOf(header),
     refcountBlockEntries: refcountBlockEntriesOf(header),
     tableEntries: clusterSize / entryBytes,
+    externalData: hasIncompatible(header, Incompatible.dataFile),
   };
 }

@@ -49,9 +49,15 @@ export class Qcow2Layer implements Layer, LocateContext {
   readonly #refusal: Error | undefined;
   #sparseKnown = false;
 
-  constructor(source: ByteSource, header: Qcow2Header, mapping: Mapping, refusal?: Error) {
+  constructor(
+    source: ByteSource,
+    header: Qcow2Header,
+    mapping: Mapping,
+    refusal?: Error,
+    data: ByteSource = source,
+  ) {
     this.source = source;
-    this.data = source;
+    this.data = data;
     this.#header = header;
     this.mapping = mapping;
     this.grain = mapping.geometry.clusterSize;
@@ -116,7 +122,11 @@ export class Qcow2Layer implements Layer, LocateContext {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.source[Symbol.asyncDispose]();
+    try {
+      if (this.data !== this.source) await this.data[Symbol.asyncDispose]();
+    } finally {
+      await this.source[Symbol.asyncDispose]();
+    }
   }
 }
 
@@ -126,7 +136,7 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
   readonly #writer: Qcow2Writer;
 
   constructor(writer: Qcow2Writer, refusal?: Error) {
-    super(writer.store, writer.header, writer.mapping, refusal);
+    super(writer.store, writer.header, writer.mapping, refusal, writer.data);
     this.#writer = writer;
   }
 
@@ -172,17 +182,27 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
 
   async createSnapshot(wanted: NewSnapshotInfo): Promise<void> {
     this.assertReadable();
+    this.#assertSnapshots();
     await this.#writer.mutex.run(() => createSnapshot(this.#writer, wanted));
   }
 
   async applySnapshot(wanted: SnapshotSelector): Promise<void> {
     this.assertReadable();
+    this.#assertSnapshots();
     await this.#writer.mutex.run(() => applySnapshot(this.#writer, wanted));
   }
 
   async deleteSnapshot(wanted: SnapshotSelector): Promise<void> {
     this.assertReadable();
+    this.#assertSnapshots();
     await this.#writer.mutex.run(() => deleteSnapshot(this.#writer, wanted));
+  }
+
+  /** As QEMU: a data file has no refcounts, so that nothing in it can be shared. */
+  #assertSnapshots(): void {
+    if (!this.mapping.geometry.externalData) return;
+    const message = 'Images with an external data file cannot have internal snapshots';
+    throw unsupported(this.source.name, 'data_file', message, { errno: 'ENOTSUP' });
   }
 
   /** Durable on return. A power cut meanwhile leaves some clusters dropped and others not. */
@@ -233,7 +253,10 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
 
   async flush(): Promise<void> {
     const writer = this.#writer;
-    if (!writer.prepared) return writer.store.flush();
+    if (!writer.prepared) {
+      if (writer.data !== writer.store) await writer.data.flush();
+      return writer.store.flush();
+    }
     await writer.mutex.run(() => flushImage(writer));
   }
 

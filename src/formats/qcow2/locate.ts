@@ -9,7 +9,7 @@ import type { Table } from './table.ts';
 export interface LocateContext {
   readonly size: number;
   readonly mapping: Mapping;
-  /** Where guest clusters lie: the image file. */
+  /** Where guest clusters lie: the image file, or its external data file. */
   readonly data: ByteSource;
   readonly mayBeSparse: boolean;
   /** Unpacks the compressed cluster at these host bytes. */
@@ -23,7 +23,7 @@ export interface LocateContext {
  */
 export function locate(context: LocateContext, offset: number, length: number): Run | undefined {
   const { mapping } = context;
-  const { clusterSize, l2Entries, l2Span } = mapping.geometry;
+  const { clusterSize, l2Entries, l2Span, externalData } = mapping.geometry;
   const end = Math.min(offset + length, context.size);
   const { l1 } = mapping;
   if (!l1) return undefined;
@@ -41,10 +41,11 @@ export function locate(context: LocateContext, offset: number, length: number): 
   const { view } = table;
   const high = view.getUint32(first * 8);
   const low = view.getUint32(first * 8 + 4);
-  const kind = entryKind(high, low);
+  const kind = entryKind(high, low, externalData);
   const skip = offset - tableStart - first * clusterSize;
 
   if (kind === EntryKind.packed) {
+    if (externalData) throw packedOutside(mapping, table, first);
     const packed = packedExtent(high, low, mapping.geometry.clusterBits);
     return {
       offset,
@@ -56,7 +57,7 @@ export function locate(context: LocateContext, offset: number, length: number): 
   }
   const hostStart = entryOffset(high, low);
   checkEntry(mapping, table, first, kind, hostStart);
-  const last = countRun(table, first, stop, kind, hostStart, clusterSize);
+  const last = countRun(table, first, stop, kind, hostStart, mapping);
   const runLength = Math.min(end, tableStart + last * clusterSize) - offset;
   if (kind === EntryKind.hole) return { offset, length: runLength, kind: 'hole' };
   if (kind === EntryKind.zero) return { offset, length: runLength, kind: 'zero' };
@@ -73,8 +74,9 @@ export function countRun(
   stop: number,
   kind: number,
   hostStart: number,
-  clusterSize: number,
+  mapping: Mapping,
 ): number {
+  const { clusterSize, externalData } = mapping.geometry;
   const { view } = table;
   const hasHost = kind === EntryKind.data || kind === EntryKind.zeroAllocated;
   let host = hostStart;
@@ -82,12 +84,19 @@ export function countRun(
   for (; index < stop; index++) {
     const high = view.getUint32(index * 8);
     const low = view.getUint32(index * 8 + 4);
-    if (entryKind(high, low) !== kind) break;
+    if (entryKind(high, low, externalData) !== kind) break;
     if (!hasHost) continue;
     host += clusterSize;
     if (entryOffset(high, low) !== host) break;
   }
   return index;
+}
+
+/** Packed clusters share sectors, which no offset of a guest cluster in a data file can say. */
+export function packedOutside(mapping: Mapping, table: Table, index: number): Error {
+  const where = `(L2 offset: ${hex(table.at)}, L2 index: ${hex(index)})`;
+  const message = `Compressed cluster entry found in image with external data file ${where}`;
+  return corrupt(mapping.source.name, 'L2 entry', message, table.at, { l2Index: index });
 }
 
 /** Throws `corrupt` for an entry that QEMU refuses too. */

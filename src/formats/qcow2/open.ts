@@ -3,6 +3,7 @@ import type { ByteSource, ByteStore } from '../../storage/store.ts';
 import type { OpenContext } from '../driver.ts';
 import { CryptMethod, defaultL2CacheBytes, Incompatible } from './constants.ts';
 import { unsupported } from './errors.ts';
+import { dataFileNameOf } from './extensions.ts';
 import { hasIncompatible, type Qcow2Header, readHeader } from './header.ts';
 import { Qcow2Layer, WritableQcow2Layer } from './layer.ts';
 import { Mapping } from './mapping.ts';
@@ -26,7 +27,7 @@ export async function openQcow2(
 ): Promise<Qcow2Layer> {
   const { metadataOnly = false, writable } = context;
   let header = await readHeader(source, { lenient: context.checking });
-  const refusal = refusalOf(source.name, header);
+  const refusal = refusalOf(source.name, header, context);
   if (refusal && !metadataOnly) throw refusal;
   if (!metadataOnly) {
     if (writable && hasIncompatible(header, Incompatible.corrupt)) {
@@ -39,23 +40,42 @@ export async function openQcow2(
     if (header.snapshotCount > 0) await readSnapshots(source, header);
     if (writable && hasIncompatible(header, Incompatible.dirty)) header = await repair(source, header, hooks);
   }
+  const external = hasIncompatible(header, Incompatible.dataFile) && !metadataOnly;
+  const data = external ? await openData(source, header, context) : undefined;
+  try {
+    return layerOver(source, header, context, data, refusal);
+  } catch (error) {
+    await data?.[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+function layerOver(
+  source: ByteSource,
+  header: Qcow2Header,
+  context: OpenContext,
+  data: ByteSource | undefined,
+  refusal: DiskError | undefined,
+): Qcow2Layer {
   const mapping = new Mapping(source, header, cacheBytes(context));
-  if (!metadataOnly) mapping.checkL1();
-  if (!writable) return new Qcow2Layer(source, header, mapping, refusal);
+  if (!context.metadataOnly) mapping.checkL1();
+  if (!context.writable) return new Qcow2Layer(source, header, mapping, refusal, data);
   const writer = new Qcow2Writer(source as ByteStore, header, mapping, {
     lazyRefcounts: booleanOption(context.options?.['lazy-refcounts']),
     refcountCacheBytes: sizeOption(context.options?.['refcount-cache-size']),
+    data: data as ByteStore | undefined,
   });
   return new WritableQcow2Layer(writer, refusal);
 }
 
-/** Opens an image that was just created. */
-export async function openForWriting(store: ByteStore): Promise<WritableQcow2Layer> {
-  return (await openQcow2(store, { writable: true })) as WritableQcow2Layer;
+/** Opens an image that was just created, with its data file if it has one. */
+export async function openForWriting(store: ByteStore, data?: ByteStore): Promise<WritableQcow2Layer> {
+  const sibling = data && (async () => data);
+  return (await openQcow2(store, { writable: true, sibling })) as WritableQcow2Layer;
 }
 
 /** Why the guest's data cannot be had, if so. */
-function refusalOf(path: string, header: Qcow2Header): DiskError | undefined {
+function refusalOf(path: string, header: Qcow2Header, context: OpenContext): DiskError | undefined {
   if (header.cryptMethod !== CryptMethod.none) {
     const method = header.cryptMethod === CryptMethod.luks ? 'luks' : 'aes';
     const message = `Encrypted qcow2 images (${method}) are not supported`;
@@ -66,12 +86,26 @@ function refusalOf(path: string, header: Qcow2Header): DiskError | undefined {
       features: 'extended L2 entries',
     });
   }
-  if (hasIncompatible(header, Incompatible.dataFile)) {
-    return unsupported(path, 'incompatible_features', 'External data files are not supported', {
-      features: 'external data file',
-    });
+  if (hasIncompatible(header, Incompatible.dataFile) && !context.sibling) {
+    const message = 'The image has an external data file, and nothing was given to open it with';
+    return unsupported(path, 'incompatible_features', message, { features: 'external data file' });
+  }
+  if (hasIncompatible(header, Incompatible.dataFile) && context.metadataOnly) {
+    const message = 'The external data file was not opened';
+    return unsupported(path, 'incompatible_features', message, { features: 'external data file' });
   }
   return undefined;
+}
+
+/** The external data file (section "Header extensions"), through the caller's policy. Throws as opening it does. */
+function openData(source: ByteSource, header: Qcow2Header, context: OpenContext): Promise<ByteSource> {
+  const name = dataFileNameOf(header);
+  if (name !== undefined) return context.sibling!(name, context.writable);
+  throw new DiskError('corrupt', "'data-file' is required for this image", {
+    path: source.name,
+    field: 'data file',
+    detail: { errno: 'EINVAL' },
+  });
 }
 
 async function repair(source: ByteSource, header: Qcow2Header, hooks: OpenHooks): Promise<Qcow2Header> {

@@ -12,6 +12,10 @@ import type { Qcow2Writer } from './writer.ts';
  */
 export async function pack(writer: Qcow2Writer, offset: number, bytes: Uint8Array): Promise<void> {
   const { clusterSize } = writer.mapping.geometry;
+  if (writer.mapping.geometry.externalData) {
+    const message = 'Compressed clusters cannot be written to an external data file';
+    throw unsupported(writer.store.name, 'data_file', message, { errno: 'ENOTSUP' });
+  }
   const { compressionType } = writer.header;
   const codec = codecFor(writer.store.name, compressionType);
   if (!codec.pack) {

@@ -3,7 +3,7 @@ import type { Reservation } from '../driver.ts';
 import { highCopied, two32 } from './constants.ts';
 import { EntryKind, entryKind, entryOffset } from './entry.ts';
 import { dropReference } from './free-entry.ts';
-import { checkEntry } from './locate.ts';
+import { checkEntry, packedOutside } from './locate.ts';
 import type { Table } from './table.ts';
 import type { Qcow2Writer } from './writer.ts';
 
@@ -68,9 +68,13 @@ export async function reserveLocked(
       while (end < tableEnd && needsSpace(writer, table, end % l2Entries)) end++;
       if (end < tableEnd) break;
     }
+    if (writer.mapping.geometry.externalData) {
+      const at = first * clusterSize;
+      return new Fresh(writer, tables, first, end - first, at, false, at >= writer.data.size);
+    }
     const { first: host, count } = await writer.refcounts.allocate(end - first);
     const at = host * clusterSize;
-    return new Fresh(writer, tables, first, count, at, false, at >= writer.store.size);
+    return new Fresh(writer, tables, first, count, at, false, at >= writer.data.size);
   } catch (error) {
     unpin(tables);
     throw error;
@@ -92,7 +96,7 @@ function reserveInPlace(writer: Qcow2Writer, offset: number, length: number): Lo
   if (!run) return undefined;
   const skip = within - first * clusterSize;
   const covered = Math.min(length, run.count * clusterSize - skip);
-  return new InPlace(writer.store, offset, covered, run.at + skip);
+  return new InPlace(writer.data, offset, covered, run.at + skip);
 }
 
 /** Clusters that keep their space but read as zeroes so far: the space is the guest's own, its content is not. */
@@ -102,14 +106,14 @@ function keptRun(writer: Qcow2Writer, table: Table, first: number, stop: number)
 
 /** Clusters of one kind from `first` on, contiguous on the host, whose refcount is one. */
 function ownRun(writer: Qcow2Writer, table: Table, first: number, stop: number, kind: number) {
-  const { clusterSize } = writer.mapping.geometry;
+  const { clusterSize, externalData } = writer.mapping.geometry;
   const { view } = table;
   let at = 0;
   let count = 0;
   for (; first + count < stop; count++) {
     const high = view.getUint32((first + count) * 8);
     const low = view.getUint32((first + count) * 8 + 4);
-    if ((high & highCopied) === 0 || entryKind(high, low) !== kind) break;
+    if ((high & highCopied) === 0 || entryKind(high, low, externalData) !== kind) break;
     const host = entryOffset(high, low);
     if (count === 0) {
       at = host;
@@ -117,7 +121,7 @@ function ownRun(writer: Qcow2Writer, table: Table, first: number, stop: number, 
     } else if (host !== at + count * clusterSize) break;
   }
   if (count === 0) return undefined;
-  writer.metadata.checkFree(at / clusterSize, count, clusterSize);
+  if (!externalData) writer.metadata.checkFree(at / clusterSize, count, clusterSize);
   return { at, count };
 }
 
@@ -125,7 +129,9 @@ function ownRun(writer: Qcow2Writer, table: Table, first: number, stop: number, 
 function needsSpace(writer: Qcow2Writer, table: Table, index: number): boolean {
   const high = table.view.getUint32(index * 8);
   const low = table.view.getUint32(index * 8 + 4);
-  const kind = entryKind(high, low);
+  const { externalData } = writer.mapping.geometry;
+  const kind = entryKind(high, low, externalData);
+  if (kind === EntryKind.packed && externalData) throw packedOutside(writer.mapping, table, index);
   if (kind !== EntryKind.packed) checkEntry(writer.mapping, table, index, kind, entryOffset(high, low));
   const own = kind === EntryKind.data || kind === EntryKind.zeroAllocated;
   return !own || (high & highCopied) === 0;
@@ -187,7 +193,7 @@ class Fresh implements LockedReservation {
     zeroed: boolean,
   ) {
     const { clusterSize } = writer.mapping.geometry;
-    this.store = writer.store;
+    this.store = writer.data;
     this.offset = first * clusterSize;
     this.length = count * clusterSize;
     this.at = at;
@@ -231,9 +237,9 @@ class Fresh implements LockedReservation {
     if (this.#done) return;
     this.#done = true;
     unpin(this.#tables);
-    if (this.#kept) return;
+    const { clusterSize, externalData } = this.#writer.mapping.geometry;
+    if (this.#kept || externalData) return;
     // No map ever named the clusters, so they are free at once.
-    const { clusterSize } = this.#writer.mapping.geometry;
     await this.#writer.refcounts.release(this.at / clusterSize, this.#count);
   }
 

@@ -25,6 +25,10 @@ export async function resize(writer: Qcow2Writer, size: number, options: ResizeO
   const { store, mapping } = writer;
   const fail = (code: 'bad-argument' | 'out-of-range', field: string, message: string, errno: string) =>
     new DiskError(code, message, { path: store.name, field, detail: { size, errno } });
+  if (mapping.geometry.externalData) {
+    const message = 'Resizing an image with an external data file is not supported';
+    throw unsupported(store.name, 'data_file', message);
+  }
   if (size % 512 !== 0) {
     throw fail('bad-argument', 'size', 'The new size must be a multiple of 512', 'EINVAL');
   }
@@ -109,7 +113,7 @@ async function zeroTail(writer: Qcow2Writer, oldSize: number): Promise<void> {
     const index = cluster % l2Entries;
     const high = table.view.getUint32(index * 8);
     const low = table.view.getUint32(index * 8 + 4);
-    const kind = entryKind(high, low);
+    const kind = entryKind(high, low, false);
     if (kind === EntryKind.packed) {
       const { offset, length } = packedExtent(high, low, clusterBits);
       content = await unpackCluster(store, writer.header.compressionType, clusterSize, offset, length);

@@ -107,7 +107,7 @@ export async function countTree(
       const high = view.getUint32(entry);
       const low = view.getUint32(entry + 4);
       if (high === 0 && low === 0) continue;
-      if (entryKind(high, low) === EntryKind.packed) {
+      if (entryKind(high, low, false) === EntryKind.packed) {
         const { offset, length } = packedExtent(high, low, clusterBits);
         const first = Math.floor(offset / clusterSize);
         await draft.add(first, Math.floor((offset + length - 1) / clusterSize) - first + 1, by);
@@ -166,7 +166,7 @@ async function settleTable(writer: Qcow2Writer, draft: RefcountDraft, table: Uin
     const high = view.getUint32(entry);
     const low = view.getUint32(entry + 4);
     const offset = entryOffset(high, low);
-    if (offset === 0 || entryKind(high, low) === EntryKind.packed) continue;
+    if (offset === 0 || entryKind(high, low, false) === EntryKind.packed) continue;
     const cluster = offset / clusterSize;
     const count = draft.peek(cluster) ?? (await draft.get(cluster));
     if ((count === 1) === (high & highCopied) < 0) continue;

@@ -23,11 +23,15 @@ export interface WriterOptions {
   /** Postpone refcounts; default: as the header says. */
   readonly lazyRefcounts?: boolean;
   readonly refcountCacheBytes?: number;
+  /** The external data file, where the image has one. */
+  readonly data?: ByteStore;
 }
 
 /** The state that all changes of an open image share. Everything asynchronous here runs under `mutex`. */
 export class Qcow2Writer {
   readonly store: ByteStore;
+  /** Where guest clusters lie: the image file, or its external data file. */
+  readonly data: ByteStore;
   readonly mapping: Mapping;
   readonly mutex = new Mutex();
   readonly frees = new PendingFrees();
@@ -50,12 +54,20 @@ export class Qcow2Writer {
 
   constructor(store: ByteStore, header: Qcow2Header, mapping: Mapping, options: WriterOptions = {}) {
     this.store = store;
+    this.data = options.data ?? store;
     this.header = header;
     this.mapping = mapping;
     this.metadata = new MetadataMap(store.name);
     this.#options = options;
     const lazyBit = (header.compatibleFeatures & c.Compatible.lazyRefcounts) !== 0n;
     this.lazy = header.version >= 3 && (options.lazyRefcounts ?? lazyBit);
+  }
+
+  /** The external data file must read as the guest's disk does, at every offset. */
+  get rawData(): boolean {
+    return (
+      this.mapping.geometry.externalData && (this.header.autoclearFeatures & c.Autoclear.dataFileRaw) !== 0n
+    );
   }
 
   /** True when the first change has been prepared for: tables are loaded, checked and marked. */
@@ -216,7 +228,7 @@ export class Qcow2Writer {
     this.packingAt = 0;
     this.#refcounts = undefined;
     // With lazy refcounts the closing must clear the dirty bit. That the switch happened is true also if this fails.
-    if (this.lazy) await this.prepare().catch(() => undefined);
+    if (this.lazy) await this.load().catch(() => undefined);
   }
 
   /**
