@@ -41,7 +41,7 @@ export const subjects: readonly Subject[] = [
     draw: (random) => {
       const { clusterSize, size } = drawGeometry(random);
       const options = { ...drawQcow2(random, clusterSize), preallocation: undefined };
-      return { format: 'qcow2', size, options, grain: clusterSize, backing: drawBacking(random, size) };
+      return { format: 'qcow2', size, options, grain: clusterSize, ...drawChain(random, size) };
     },
   },
   {
@@ -49,10 +49,10 @@ export const subjects: readonly Subject[] = [
     share: 2,
     draw: (random) => {
       const { clusterSize, size } = drawGeometry(random);
-      const backing = random.chance(0.3) ? drawBacking(random, size) : undefined;
+      const chain = random.chance(0.3) ? drawChain(random, size) : {};
       const drawn = { ...drawQcow2(random, clusterSize), compat: '1.1', lazy_refcounts: true };
-      const options = backing === undefined ? drawn : { ...drawn, preallocation: undefined };
-      return { format: 'qcow2', size, options, grain: clusterSize, backing };
+      const options = !('backing' in chain) ? drawn : { ...drawn, preallocation: undefined };
+      return { format: 'qcow2', size, options, grain: clusterSize, ...chain };
     },
   },
 ];
@@ -67,7 +67,6 @@ export function drawScenario(random: Random, subject: Subject, operationCount: n
       grain,
       format: image.format,
       backingSize: image.backing?.size ?? 0,
-      hidesBacking: image.options.compat !== '0.10',
       maxSize: 4 * MiB,
     },
     operationCount,
@@ -110,6 +109,10 @@ function drawQcow2(
       [1, 'full'],
     ]),
   };
+}
+
+function drawChain(random: Random, size: number): { backing: BackingPlan; other: BackingPlan } {
+  return { backing: drawBacking(random, size), other: drawBacking(random, size) };
 }
 
 function drawBacking(random: Random, size: number): BackingPlan {

@@ -7,7 +7,7 @@ import { Random } from './random.ts';
 import {
   assertLive,
   beginSession,
-  openScenarioImage,
+  openLive,
   perform,
   readAll,
   type Scenario,
@@ -95,7 +95,7 @@ function judgeError(error: unknown, plan: FaultPlan): Verdict {
 async function reconcile(session: Session, before: number, closed: boolean): Promise<Verdict> {
   try {
     // A close that failed has closed all the same, and may have lost what was not flushed.
-    if (closed) session.image = await openScenarioImage(session, session.disk.store(0), true);
+    if (closed) session.image = await openLive(session, { writable: true });
     const tick = session.disk.tick();
     const expectation = closed ? session.model.at(tick) : session.model.between(before, tick);
     const content = await readAll(session.image);

@@ -1,16 +1,11 @@
 import { isDiskError } from '../../src/errors.ts';
-import type { CheckResult, FormatDriver } from '../../src/formats/driver.ts';
+import type { CheckResult } from '../../src/formats/driver.ts';
 import type { Image } from '../../src/image/image.ts';
+import { checkImage } from '../../src/operations/check.ts';
+import { openSnapshot } from '../../src/operations/snapshot.ts';
 import type { Expectation } from './guest-model.ts';
 import type { Tick } from './recording-store.ts';
-import {
-  openScenarioImage,
-  type Recorded,
-  readAll,
-  type Scenario,
-  type Surroundings,
-  stamped,
-} from './session.ts';
+import { type OpenHow, openChain, type Recorded, readAll, type Scenario, stamped } from './session.ts';
 import type { SparseBytes } from './sparse-bytes.ts';
 import { SparseStore } from './sparse-store.ts';
 
@@ -21,6 +16,31 @@ export type Verdict = string | undefined;
 export interface Findings {
   readonly content: Uint8Array;
   readonly leaks: number;
+  readonly dirty: boolean;
+}
+
+/** The files of a state, to be opened again and again: what one opening writes the next one finds. */
+class StateFiles {
+  private readonly stores: ReadonlyMap<string, SparseStore>;
+
+  constructor(
+    private readonly recorded: Recorded,
+    files: readonly SparseBytes[],
+  ) {
+    this.stores = new Map(
+      recorded.disk.files.map(({ name }, i) => [name, new SparseStore(files[i]!.fork(), name)]),
+    );
+  }
+
+  open(how: OpenHow): Promise<Image> {
+    return openChain(this.recorded, (name) => this.stores.get(name)!, how);
+  }
+
+  get changes(): number {
+    let count = 0;
+    for (const store of this.stores.values()) count += store.changes;
+    return count;
+  }
 }
 
 /**
@@ -33,29 +53,57 @@ export async function judgeState(
   tick: Tick,
 ): Promise<{ readonly verdict: Verdict; readonly findings?: Findings }> {
   const expectation = recorded.model.at(tick);
-  const store = new SparseStore(files[0]!.fork(), 'state');
+  const state = new StateFiles(recorded, files);
   try {
-    await using image = await openScenarioImage(recorded, store, false);
+    await using image = await state.open({ writable: false });
     const content = await readAll(image);
-    const wrong = compareContent(recorded.scenario, expectation, content);
-    if (wrong !== undefined) return { verdict: wrong };
-    const dirty = (await image.layer.details()).dirty === true;
-    let leaks = 0;
-    if (!dirty) {
-      const result = await check(recorded, image);
-      leaks = result?.leaks ?? 0;
-      if (result !== undefined && result.corruptions + result.checkErrors > 0) {
-        return { verdict: `check finds corruption: ${describe(result)}` };
-      }
-    }
-    if (store.changes > 0) return { verdict: 'a read-only open wrote to the file' };
+    const details = await image.layer.details();
+    const dirty = details.dirty === true;
+    const { leaks, wrong } = dirty ? { leaks: 0, wrong: undefined } : await checkChain(recorded, image);
+    const verdict =
+      compareContent(recorded.scenario, expectation, content) ??
+      wrong ??
+      (await judgeSnapshots(
+        recorded,
+        state,
+        tick,
+        (details.snapshots ?? []).map(({ name }) => name),
+      ));
+    if (verdict !== undefined) return { verdict };
+    if (state.changes > 0) return { verdict: 'a read-only open wrote to the file' };
+    const findings = { content, leaks, dirty };
     // A dirty mark promises that opening for writing repairs; that is judged by the recovery.
-    if (dirty)
-      return { verdict: await judgeRecovery(recorded, files, tick, 0), findings: { content, leaks } };
-    return { verdict: undefined, findings: { content, leaks } };
+    return { verdict: dirty ? await judgeRecovery(recorded, files, tick, 0) : undefined, findings };
   } catch (error) {
     return { verdict: `fails: ${wordsOf(error)}` };
   }
+}
+
+/** Those that must be there are there, and each that is there shows what it was taken of. */
+async function judgeSnapshots(
+  { snapshots }: Recorded,
+  state: StateFiles,
+  tick: Tick,
+  found: readonly string[],
+): Promise<Verdict> {
+  for (const { name, content, done, deleted } of snapshots) {
+    if (!found.includes(name)) {
+      if (done <= tick && deleted > tick) return `snapshot ${name} is gone`;
+      continue;
+    }
+    await using image = await state.open({ writable: false });
+    await openSnapshot(image, { name });
+    const length = Math.min(image.size, content.length);
+    const shown = new Uint8Array(length);
+    await image.read(0, shown);
+    if (Buffer.compare(shown, content.subarray(0, length)) !== 0)
+      return `snapshot ${name} shows other content`;
+  }
+  for (const name of found) {
+    if (!snapshots.some((taken) => taken.name === name))
+      return `there is a snapshot ${name} that nobody took`;
+  }
+  return undefined;
 }
 
 /**
@@ -69,14 +117,18 @@ export async function judgeRecovery(
   stamp: number,
 ): Promise<Verdict> {
   const expectation = recorded.model.at(tick);
-  const store = new SparseStore(files[0]!.fork(), 'state');
+  const state = new StateFiles(recorded, files);
   try {
+    if (stamp % 2 === 1 && recorded.scenario.format !== 'raw') {
+      await using image = await state.open({ writable: true, checking: true });
+      // A dirty image needs its refcounts rebuilt, which is more than leaks.
+      const dirty = (await image.layer.details()).dirty === true;
+      const repair = stamp % 4 === 1 && !dirty ? 'leaks' : 'all';
+      await checkImage(image.layer, { repair }, recorded.formats);
+    }
     let expected: Uint8Array;
     {
-      await using image = await openScenarioImage(recorded, store, true);
-      const driver = driverOf(recorded);
-      if (driver?.check !== undefined && stamp % 2 === 0)
-        await driver.check(image.layer, { repair: 'leaks' });
+      await using image = await state.open({ writable: true });
       expected = await readAll(image);
       const wrong = compareContent(recorded.scenario, expectation, expected);
       if (wrong !== undefined) return `opened for writing: ${wrong}`;
@@ -89,27 +141,33 @@ export async function judgeRecovery(
       }
       await image.flush();
     }
-    await using image = await openScenarioImage(recorded, store, false);
+    await using image = await state.open({ writable: false });
     const content = await readAll(image);
     if (Buffer.compare(content, expected) !== 0) {
       return `after recovery: byte ${content.findIndex((byte, i) => byte !== expected[i])} is not as written`;
     }
-    const result = await check(recorded, image);
-    if (result !== undefined && result.corruptions + result.checkErrors > 0) {
-      return `after recovery check finds corruption: ${describe(result)}`;
-    }
-    return undefined;
+    const { wrong } = await checkChain(recorded, image);
+    return wrong && `after recovery ${wrong}`;
   } catch (error) {
     return `recovery fails: ${wordsOf(error)}`;
   }
 }
 
-function driverOf({ scenario, formats }: Surroundings): FormatDriver | undefined {
-  return formats.find(({ name }) => name === scenario.format);
-}
-
-async function check(around: Surroundings, image: Image): Promise<CheckResult | undefined> {
-  return driverOf(around)?.check?.(image.layer, { repair: 'none' });
+/** The check of the image and of those below it. */
+async function checkChain(
+  { formats }: Recorded,
+  image: Image,
+): Promise<{ readonly leaks: number; readonly wrong: Verdict }> {
+  let leaks = 0;
+  for (let one: Image | undefined = image; one !== undefined; one = one.backing) {
+    if (one.layer.format === 'raw') continue;
+    const result = await checkImage(one.layer, {}, formats);
+    leaks += result.leaks;
+    if (result.corruptions + result.checkErrors === 0) continue;
+    const where = one === image ? '' : ` in '${one.layer.source.name}'`;
+    return { leaks, wrong: `check finds corruption${where}: ${describe(result)}` };
+  }
+  return { leaks, wrong: undefined };
 }
 
 function describe(result: CheckResult): string {

@@ -1,5 +1,7 @@
+import { isDiskError } from '../../src/errors.ts';
+import { runAmend, runCommit, runRebase, runRepair, type WholeImageOperation } from './chain-operations.ts';
 import type { Random } from './random.ts';
-import { openScenarioImage, type Session, stamped } from './session.ts';
+import { openLive, type Session, stamped } from './session.ts';
 import { runSnapshot, type SnapshotOperation } from './snapshot-operations.ts';
 
 /** Guest bytes [at, at + length). */
@@ -23,7 +25,9 @@ export type Operation =
       readonly size: number;
       readonly preallocation: 'off' | 'metadata' | 'falloc' | 'full';
     }
+  | ({ readonly kind: 'pack'; readonly stamp: number } & Range)
   | SnapshotOperation
+  | WholeImageOperation
   | { readonly kind: 'flush' }
   | { readonly kind: 'reopen' };
 
@@ -36,8 +40,6 @@ export interface Shape {
   readonly grain: number;
   readonly format: string;
   readonly backingSize: number;
-  /** What cannot be marked as zeroes cannot be hidden: qcow2 of version 2 does not grow under its backing image. */
-  readonly hidesBacking: boolean;
   /** Guest bytes that a drawn resize may not go past. */
   readonly maxSize: number;
 }
@@ -64,7 +66,9 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
         [1, 'half zeroes'],
       ]),
     }),
-    async run({ disk, model, image }, { at, length, stamp, content }) {
+    async run({ disk, model, image }, { stamp, content, ...range }) {
+      const { at, length } = inside(range, image.size);
+      if (length === 0) return;
       const bytes = contentOf(content, stamp, length);
       const edit = model.write(disk.tick(), at, bytes);
       await image.write(at, bytes);
@@ -101,7 +105,9 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
   zero: {
     weight: 12,
     draw: (random, shape) => ({ kind: 'zero', ...drawRange(random, shape), unmap: random.chance(0.5) }),
-    async run({ disk, model, image }, { at, length, unmap }) {
+    async run({ disk, model, image }, { unmap, ...range }) {
+      const { at, length } = inside(range, image.size);
+      if (length === 0) return;
       const edit = model.write(disk.tick(), at, new Uint8Array(length));
       await image.zero(at, length, { unmap });
       edit.done(disk.tick());
@@ -111,7 +117,9 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
   discard: {
     weight: 12,
     draw: (random, shape) => ({ kind: 'discard', ...drawRange(random, shape) }),
-    async run(session, { at, length }) {
+    async run(session, range) {
+      const { at, length } = inside(range, session.image.size);
+      if (length === 0) return;
       const before = session.disk.tick();
       // Zeroes at the most; a format may keep some of it, and half-way any part may be gone.
       session.model.write(before, at, new Uint8Array(length));
@@ -128,7 +136,6 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
         ? random.between(1, Math.ceil(shape.size / unit)) * unit
         : shape.size + random.between(0, Math.ceil(shape.size / 3 / unit)) * unit;
       const size = Math.min(target, shape.maxSize);
-      if (size > shape.size && shape.backingSize > shape.size && !shape.hidesBacking) return undefined;
       const preallocation = size > shape.size && shape.backingSize === 0 && random.chance(0.3);
       return {
         kind: 'resize',
@@ -140,16 +147,21 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
     },
     async run({ disk, model, image }, { size, preallocation }) {
       const edit = model.resize(disk.tick(), size);
-      await image.resize(size, { preallocation });
+      try {
+        await image.resize(size, { preallocation });
+      } catch (error) {
+        // Version 2 with snapshots, or under a longer backing image: then nothing has happened.
+        if (isDiskError(error, 'unsupported')) return;
+        throw error;
+      }
       edit.done(disk.tick());
     },
   },
 
   snapshot: {
     weight: 6,
-    // Version 2 cannot be resized any more when it has snapshots.
     draw: (random, shape) =>
-      shape.format === 'qcow2' && shape.hidesBacking
+      shape.format === 'qcow2'
         ? {
             kind: 'snapshot',
             action: random.weighted([
@@ -161,6 +173,61 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
           }
         : undefined,
     run: runSnapshot,
+  },
+
+  // What `convert -c` and a compressing writer do, also over what is there.
+  pack: {
+    weight: 6,
+    draw(random, { format, size, grain }) {
+      if (format !== 'qcow2') return undefined;
+      const at = random.below(Math.ceil(size / grain)) * grain;
+      return { kind: 'pack', at, length: grain, stamp: random.word() };
+    },
+    async run({ disk, model, image }, { stamp, ...range }) {
+      const { at, length } = inside(range, image.size);
+      if (length === 0) return;
+      const bytes = contentOf('half zeroes', stamp, length);
+      const edit = model.write(disk.tick(), at, bytes);
+      await image.writePacked(at, bytes);
+      edit.done(disk.tick());
+    },
+  },
+
+  commit: {
+    weight: 2,
+    draw: (_, shape) => (shape.backingSize > 0 ? { kind: 'commit' } : undefined),
+    run: runCommit,
+  },
+
+  rebase: {
+    weight: 2,
+    draw: (random, shape) =>
+      shape.backingSize > 0 ? { kind: 'rebase', to: random.pick(['other', 'backing', 'none']) } : undefined,
+    run: runRebase,
+  },
+
+  repair: {
+    weight: 2,
+    draw: (random, { format }) =>
+      format === 'qcow2' ? { kind: 'repair', repair: random.pick(['leaks', 'all']) } : undefined,
+    run: runRepair,
+  },
+
+  amend: {
+    weight: 2,
+    draw: (random, { format }) =>
+      format === 'qcow2'
+        ? {
+            kind: 'amend',
+            values: random.weighted<Record<string, string | number | boolean>>([
+              [2, { refcount_bits: random.pick([1, 2, 4, 8, 16, 32, 64]) }],
+              [1, { compat: '1.1' }],
+              [1, { compat: '0.10' }],
+              [1, { lazy_refcounts: random.chance(0.5) }],
+            ]),
+          }
+        : undefined,
+    run: runAmend,
   },
 
   flush: {
@@ -181,7 +248,7 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
       const edit = session.model.flush(session.disk.tick());
       await session.image[Symbol.asyncDispose]();
       edit.done(session.disk.tick());
-      session.image = await openScenarioImage(session, session.disk.store(0), true);
+      session.image = await openLive(session, { writable: true });
     },
   },
 };
@@ -200,6 +267,11 @@ export function drawOperations(random: Random, start: Shape, count: number): Ope
     if (operation.kind === 'resize') shape = { ...shape, size: operation.size };
   }
   return operations;
+}
+
+/** The part of a range that lies inside an image, whose size need not be the one that was drawn for. */
+function inside({ at, length }: Range, size: number): Range {
+  return { at, length: Math.max(0, Math.min(length, size - at)) };
 }
 
 /** Takes what the image holds now as the value that was put there since `before`. */

@@ -14,11 +14,10 @@ export async function judgeByQemu(
   findings: Findings,
   folder: TempDir,
 ): Promise<Verdict> {
-  const { scenario, backing } = recorded;
+  const { scenario, disk } = recorded;
   const image = folder.file(fileNames.image);
   const out = folder.file('content');
-  await writeSparse(image, files[0]!);
-  if (backing !== undefined) await writeSparse(folder.file(fileNames.backing), backing);
+  for (const [i, { name }] of disk.files.entries()) await writeSparse(folder.file(name), files[i]!);
   const options = { cwd: folder.path };
   if (scenario.format !== 'raw') {
     const repair = scenario.options.lazy_refcounts === true ? ['-r', 'all'] : [];

@@ -67,6 +67,12 @@ export class RecordingDisk {
     return this.files.length - 1;
   }
 
+  fileOf(name: string): number {
+    const index = this.files.findIndex((file) => file.name === name);
+    if (index < 0) throw new Error(`there is no file '${name}'`);
+    return index;
+  }
+
   store(file: number): RecordingStore {
     return new RecordingStore(this, file);
   }

@@ -1,6 +1,7 @@
 import type { FormatDriver, OptionValues } from '../../src/formats/driver.ts';
 import type { Image } from '../../src/image/image.ts';
 import { createImage, openImage } from '../../src/image/open.ts';
+import { registerZlibCodec } from '../../src/platform/zlib-codec.ts';
 import type { ByteSource } from '../../src/storage/store.ts';
 import { GuestModel } from './guest-model.ts';
 import { type Operation, operationKinds } from './operations.ts';
@@ -8,7 +9,9 @@ import { RecordingDisk, type Tick } from './recording-store.ts';
 import { SparseBytes } from './sparse-bytes.ts';
 import { SparseStore } from './sparse-store.ts';
 
-/** A file that stays as it is while the image over it is written. */
+registerZlibCodec();
+
+/** A file that lies under the image: written only by a commit. */
 export interface BackingPlan {
   readonly format: string;
   readonly size: number;
@@ -23,23 +26,35 @@ export interface Scenario {
   readonly options: OptionValues;
   readonly layerOptions?: Readonly<Record<string, unknown>>;
   readonly backing?: BackingPlan;
+  /** What a rebase may name instead of the backing image. */
+  readonly other?: BackingPlan;
   readonly operations: readonly Operation[];
 }
 
 /** The names of the files of a scenario, as the image refers to them. */
-export const fileNames = { image: 'image', backing: 'backing' } as const;
+export const fileNames = { image: 'image', backing: 'backing', other: 'other' } as const;
 
-/** Where an image of a scenario is opened: its files, and who answers for names in it. */
 export interface Surroundings {
   readonly scenario: Scenario;
   readonly formats: readonly FormatDriver[];
-  readonly backing?: SparseBytes;
+}
+
+/** A snapshot and what it must show as long as it is there. */
+export interface TakenSnapshot {
+  readonly name: string;
+  readonly content: Uint8Array;
+  /** When it began to be taken, and was durable. */
+  readonly issued: Tick;
+  done: Tick;
+  /** When its deletion began. */
+  deleted: Tick;
 }
 
 /** A scenario at work: what operations act upon. */
 export interface Session extends Surroundings {
   readonly disk: RecordingDisk;
   readonly model: GuestModel;
+  readonly snapshots: TakenSnapshot[];
   image: Image;
 }
 
@@ -47,24 +62,44 @@ export interface Session extends Surroundings {
 export interface Recorded extends Surroundings {
   readonly disk: RecordingDisk;
   readonly model: GuestModel;
+  readonly snapshots: readonly TakenSnapshot[];
   /** When each operation ended. */
   readonly ends: readonly Tick[];
 }
 
-/** Opens the scenario's image over any source of its bytes. */
-export function openScenarioImage(
-  around: Surroundings,
-  source: ByteSource,
-  writable: boolean,
+export interface OpenHow {
+  readonly writable: boolean;
+  /** 1: the backing image too. */
+  readonly writableBacking?: number;
+  /** Only for the checker, which repairs it. */
+  readonly checking?: boolean;
+}
+
+/** Opens the scenario's image and its chain, each file by its name. */
+export function openChain(
+  { scenario, formats }: Surroundings,
+  file: (name: string) => ByteSource,
+  { checking = false, ...how }: OpenHow,
 ): Promise<Image> {
-  return openImage(source, {
-    format: around.scenario.format,
-    writable,
-    formats: around.formats,
+  return openImage(file(fileNames.image), {
+    ...how,
+    checking,
+    metadataOnly: checking,
+    format: scenario.format,
+    formats,
     locks: 'none',
-    layerOptions: around.scenario.layerOptions,
-    resolve: async () => new SparseStore(around.backing!.fork(), fileNames.backing),
+    layerOptions: scenario.layerOptions,
+    resolve: async ({ path }) => file(path),
   });
+}
+
+/** Opens the session's image over its recording disk. */
+export function openLive(
+  session: Surroundings & { readonly disk: RecordingDisk },
+  how: OpenHow,
+): Promise<Image> {
+  const { disk } = session;
+  return openChain(session, (name) => disk.store(disk.fileOf(name)), how);
 }
 
 /** Opens the scenario's image, made anew and durable, for operations. */
@@ -74,35 +109,38 @@ export async function beginSession(scenario: Scenario, formats: readonly FormatD
     files = await makeFiles(scenario, formats);
     madeFiles.set(scenario, files);
   }
+  return openSession({ scenario, formats }, files);
+}
+
+/** A session over files as they are, all of it durable. */
+export async function openSession(
+  around: Surroundings,
+  files: ReadonlyMap<string, SparseBytes>,
+): Promise<Session> {
   const disk = new RecordingDisk();
-  disk.addFile(fileNames.image, files.image);
-  const around: Surroundings = { scenario, formats, backing: files.backing };
-  const image = await openScenarioImage(around, disk.store(0), true);
-  return { ...around, disk, image, model: new GuestModel(await readAll(image)) };
+  for (const [name, content] of files) disk.addFile(name, content);
+  const image = await openLive({ ...around, disk }, { writable: true });
+  return { ...around, disk, image, model: new GuestModel(await readAll(image)), snapshots: [] };
 }
 
 /** Nothing changes these: every session forks them. */
-const madeFiles = new WeakMap<Scenario, ScenarioFiles>();
+const madeFiles = new WeakMap<Scenario, ReadonlyMap<string, SparseBytes>>();
 
-interface ScenarioFiles {
-  readonly image: SparseBytes;
-  readonly backing?: SparseBytes;
-}
-
-async function makeFiles(scenario: Scenario, formats: readonly FormatDriver[]): Promise<ScenarioFiles> {
-  const backing = scenario.backing && (await makeBacking(scenario.backing, formats));
+async function makeFiles(
+  scenario: Scenario,
+  formats: readonly FormatDriver[],
+): Promise<ReadonlyMap<string, SparseBytes>> {
+  const files = new Map<string, SparseBytes>();
   const image = new SparseBytes();
-  await createImage(
-    new SparseStore(image, fileNames.image),
-    scenario.format,
-    scenario.size,
-    scenario.options,
-    {
-      formats,
-      backing: scenario.backing && { path: fileNames.backing, format: scenario.backing.format },
-    },
-  );
-  return { image, backing };
+  files.set(fileNames.image, image);
+  for (const name of [fileNames.backing, fileNames.other] as const) {
+    const plan = scenario[name];
+    if (plan !== undefined) files.set(name, await makeBacking(plan, formats));
+  }
+  const backing = scenario.backing && { path: fileNames.backing, format: scenario.backing.format };
+  const store = new SparseStore(image, fileNames.image);
+  await createImage(store, scenario.format, scenario.size, scenario.options, { formats, backing });
+  return files;
 }
 
 /** The whole guest content. */

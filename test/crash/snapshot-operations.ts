@@ -1,6 +1,6 @@
 import { isDiskError } from '../../src/errors.ts';
 import { applySnapshot, createSnapshot, deleteSnapshot } from '../../src/operations/snapshot.ts';
-import { readAll, type Session } from './session.ts';
+import { readAll, type Session, type TakenSnapshot } from './session.ts';
 
 /** Snapshots are few, and named by the order in which they were taken. */
 const mostSnapshots = 5;
@@ -12,48 +12,48 @@ export interface SnapshotOperation {
   readonly which: number;
 }
 
-interface Taken {
-  readonly name: string;
-  readonly content: Uint8Array;
-}
-
-const takenBy = new WeakMap<Session, { next: number; list: Taken[] }>();
-
 /** Takes, applies or deletes a snapshot; what cannot be done with those there are is done to another one. */
 export async function runSnapshot(session: Session, { action, which }: SnapshotOperation): Promise<void> {
-  let taken = takenBy.get(session);
-  if (taken === undefined) {
-    taken = { next: 1, list: [] };
-    takenBy.set(session, taken);
-  }
-  // A size that changes would make the operations drawn after it reach past the end.
-  const fitting = taken.list.filter(({ content }) => content.length === session.image.size);
-  if (action === 'apply' && fitting.length > 0) return apply(session, fitting[which % fitting.length]!);
-  if (taken.list.length > 0 && (action === 'delete' || taken.list.length >= mostSnapshots)) {
-    const { name } = taken.list[which % taken.list.length]!;
-    await deleteSnapshot(session.image, { name });
-    taken.list = taken.list.filter((one) => one.name !== name);
+  const there = session.snapshots.filter(({ deleted }) => deleted === Number.POSITIVE_INFINITY);
+  const chosen = there[which % there.length];
+  if (chosen !== undefined && action === 'apply') return apply(session, chosen);
+  if (chosen !== undefined && (action === 'delete' || there.length >= mostSnapshots)) {
+    chosen.deleted = session.disk.tick();
+    await deleteSnapshot(session.image, { name: chosen.name });
     return;
   }
-  const content = await readAll(session.image);
-  const name = `s${taken.next}`;
+  await create(session);
+}
+
+async function create({ image, model, disk, snapshots }: Session): Promise<void> {
+  const content = await readAll(image);
+  const taken: TakenSnapshot = {
+    name: `s${snapshots.length + 1}`,
+    content,
+    issued: disk.tick(),
+    done: Number.POSITIVE_INFINITY,
+    deleted: Number.POSITIVE_INFINITY,
+  };
+  snapshots.push(taken);
   // Taking a snapshot makes all durable that was written before.
-  const flush = session.model.flush(session.disk.tick());
+  const flush = model.flush(disk.tick());
   try {
-    await createSnapshot(session.image, name, 1_700_000_000_000);
+    await createSnapshot(image, taken.name, 1_700_000_000_000);
   } catch (error) {
+    taken.deleted = disk.tick();
     // A narrow refcount cannot count one reference more: then nothing has happened.
     if (isDiskError(error, 'out-of-range') && error.field === 'refcount_bits') return;
     throw error;
   }
-  flush.done(session.disk.tick());
-  taken.next += 1;
-  taken.list.push({ name, content });
+  taken.done = disk.tick();
+  flush.done(taken.done);
 }
 
-async function apply({ image, model, disk }: Session, { name, content }: Taken): Promise<void> {
+async function apply({ image, model, disk }: Session, { name, content }: TakenSnapshot): Promise<void> {
+  const resize = model.resize(disk.tick(), content.length);
   const edit = model.write(disk.tick(), 0, content);
   await applySnapshot(image, name);
+  resize.done(disk.tick());
   edit.done(disk.tick());
   // Durable on return.
   model.flush(disk.tick()).done(disk.tick());

@@ -1,0 +1,83 @@
+import { isDiskError } from '../../src/errors.ts';
+import { amendImage } from '../../src/operations/amend.ts';
+import { checkImage } from '../../src/operations/check.ts';
+import { commitImage } from '../../src/operations/commit.ts';
+import { changeBacking, copyDifferences } from '../../src/operations/rebase.ts';
+import { fileNames, openChain, openLive, type Session } from './session.ts';
+
+/** Operations on an image as a whole, done by a program of their own: the image is closed and opened for them. */
+export type WholeImageOperation =
+  | { readonly kind: 'commit' }
+  | { readonly kind: 'rebase'; readonly to: 'other' | 'backing' | 'none' }
+  | { readonly kind: 'repair'; readonly repair: 'leaks' | 'all' }
+  | { readonly kind: 'amend'; readonly values: Readonly<Record<string, string | number | boolean>> };
+
+/** Closes the image, which flushes it, and opens it again after the work. None of the work changes what it reads as. */
+async function withClosed(session: Session, work: () => Promise<void>): Promise<void> {
+  const flush = session.model.flush(session.disk.tick());
+  await session.image[Symbol.asyncDispose]();
+  flush.done(session.disk.tick());
+  await work();
+  session.image = await openLive(session, { writable: true });
+}
+
+/** A snapshot's clusters that were never written show what lies below: a chain that changes would change them. */
+function hasSnapshots({ snapshots }: Session): boolean {
+  return snapshots.some(({ deleted }) => deleted === Number.POSITIVE_INFINITY);
+}
+
+export async function runCommit(session: Session): Promise<void> {
+  if (hasSnapshots(session) || session.image.backing === undefined) return;
+  await withClosed(session, async () => {
+    await using image = await openLive(session, { writable: true, writableBacking: 1 });
+    await commitImage(image, { depth: 1 });
+  });
+}
+
+export async function runRebase(
+  session: Session,
+  { to }: Extract<WholeImageOperation, { kind: 'rebase' }>,
+): Promise<void> {
+  if (hasSnapshots(session) || session.image.backing === undefined) return;
+  const { scenario, disk, formats } = session;
+  await withClosed(session, async () => {
+    await using image = await openLive(session, { writable: true });
+    if (to === 'none') {
+      await copyDifferences(image, { kind: 'none' });
+      await changeBacking(image, undefined);
+      return;
+    }
+    const { format } = scenario[to]!;
+    const around = { formats, scenario: { ...scenario, format } };
+    await using next = await openChain(around, () => disk.store(disk.fileOf(fileNames[to])), {
+      writable: false,
+    });
+    await copyDifferences(image, { kind: 'image', image: next });
+    await changeBacking(image, { path: fileNames[to], format });
+  });
+}
+
+export async function runRepair(
+  session: Session,
+  { repair }: Extract<WholeImageOperation, { kind: 'repair' }>,
+): Promise<void> {
+  await withClosed(session, async () => {
+    await using image = await openLive(session, { writable: true, checking: true });
+    await checkImage(image.layer, { repair }, session.formats);
+  });
+}
+
+export async function runAmend(
+  session: Session,
+  { values }: Extract<WholeImageOperation, { kind: 'amend' }>,
+): Promise<void> {
+  const driver = session.formats.find(({ name }) => name === session.scenario.format)!;
+  await withClosed(session, async () => {
+    try {
+      await amendImage(() => openLive(session, { writable: true }), driver, values);
+    } catch (error) {
+      // What this image cannot be is refused, and then nothing has happened.
+      if (!isDiskError(error, 'unsupported') && !isDiskError(error, 'bad-argument')) throw error;
+    }
+  });
+}
