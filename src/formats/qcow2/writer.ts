@@ -108,7 +108,9 @@ export class Qcow2Writer {
 
   /** Stores what the bitmaps recorded, durably, with all that was written. The next change starts anew. */
   async stopTracking(): Promise<void> {
-    await this.#tracking?.store(this);
+    if (!this.#tracking) return;
+    await this.load();
+    await this.#tracking.store(this);
     this.#tracking = undefined;
   }
 
@@ -309,8 +311,8 @@ export class Qcow2Writer {
 
   /** Everything durable, refcounts included, and the dirty bit cleared. */
   async finish(): Promise<void> {
-    if (!this.#refcounts) return;
     await this.stopTracking();
+    if (!this.#refcounts) return;
     await flushImage(this);
     if (!this.lazy) return;
     await this.writeRefcounts();
