@@ -108,17 +108,33 @@ export interface CreateImageFileOptions extends Omit<CreateContext, 'sibling'> {
  */
 export async function createImageFile(path: string, options: CreateImageFileOptions): Promise<void> {
   await using target = await createTarget(path, options);
+  const siblings: TargetFile[] = [];
   const { signal, onProgress } = options;
-  await createImage(target.store, options.format, options.size, options.options, {
-    backing: options.backing,
-    onProgress: (done, total) => {
-      if (signal?.aborted) {
-        throw new DiskError('aborted', 'The creation was stopped', { path, cause: signal.reason });
-      }
-      onProgress?.(done, total);
-    },
-  });
-  await target.commit({ durable: options.durable });
+  try {
+    await createImage(target.store, options.format, options.size, options.options, {
+      backing: options.backing,
+      onProgress: (done, total) => {
+        if (signal?.aborted) {
+          throw new DiskError('aborted', 'The creation was stopped', { path, cause: signal.reason });
+        }
+        onProgress?.(done, total);
+      },
+      async sibling(name) {
+        const place = combineReference(path, name);
+        if (requireFile(place) === requireFile(path)) {
+          throw new DiskError('bad-argument', `'${name}' is the image itself`, { path, field: 'data_file' });
+        }
+        const file = await createTarget(place, options);
+        siblings.push(file);
+        return file.store;
+      },
+    });
+    // An image must not be there without what it names.
+    for (const file of siblings) await file.commit({ durable: options.durable });
+    await target.commit({ durable: options.durable });
+  } finally {
+    for (const file of siblings) await file[Symbol.asyncDispose]();
+  }
 }
 
 /** A file about to be made or replaced. Disposed without `commit`: nothing has happened. */

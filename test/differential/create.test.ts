@@ -96,11 +96,10 @@ lines('create, options refused', [
     line: 'create -f raw -o preallocation=metadata new.img 10M',
     filesDiffer: 'failed-create',
   },
-  {
-    line: 'create -f qcow2 -o data_file=d new.qcow2 10M',
-    differs: 'qcow2-features',
-    ours: { code: 1, stderr: 'External data files are not supported' },
-  },
+  'create -f qcow2 -o data_file=d new.qcow2 10M',
+  'create -f qcow2 -o data_file=d,data_file_raw=on new.qcow2 10000512',
+  'create -f qcow2 -o data_file=d,preallocation=metadata,cluster_size=4k new.qcow2 1M',
+  'create -f qcow2 -o data_file=d,data_file_raw=on,preallocation=full new.qcow2 1M',
   {
     line: 'create -f qcow2 -o extended_l2=on new.qcow2 10M',
     differs: 'qcow2-features',

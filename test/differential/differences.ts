@@ -247,9 +247,16 @@ export const differences = [
     reason: 'The disk may grow, and then the bitmap grows with it.',
   },
   {
+    id: 'data-file-place',
+    what: 'A relative name of an external data file, the image not being in the current directory',
+    qemuImg: 'looks for it in the current directory',
+    cowImg: 'looks for it beside the image that names it, as for a backing file',
+    reason: 'An image should mean the same file wherever a command is run from.',
+  },
+  {
     id: 'qcow2-features',
-    what: 'qcow2 with an external data file, extended L2 entries or encryption',
-    qemuImg: 'makes and reads them',
+    what: 'qcow2 with extended L2 entries or encryption, and `resize` of one with an external data file',
+    qemuImg: 'makes, reads and changes them',
     cowImg: 'answers that they are not supported',
     reason: 'Not built yet. Such an image is refused by name, never misread.',
   },

@@ -73,16 +73,29 @@ export async function createQcow2(
   context: CreateContext,
 ): Promise<void> {
   const image = encodeNewImage(size, values, context);
-  const { preallocation } = image.options;
+  const { dataFile, dataFileRaw } = image.options;
+  const data = dataFile === undefined ? undefined : await createDataFile(dataFile, image.size, context);
+  // The map of a raw data file names all of it, so that a program that knows nothing of the map changes nothing of it.
+  const given = image.options.preallocation;
+  const preallocation = dataFileRaw && given === 'off' ? 'metadata' : given;
   if (store.size > 0 && hostFileOf(store)?.fileKind !== 'block') await store.resize(0);
   await store.write(0, image.bytes);
   if (preallocation === 'off' && image.encodedSize === image.size) return;
-  const layer = await openForWriting(store);
+  const layer = await openForWriting(store, data);
   if (image.encodedSize !== image.size) await layer.resize(image.size);
   if (preallocation !== 'off') {
     await layer.preallocate(0, image.size, preallocation, context.onProgress);
   }
   await layer.finish();
+}
+
+async function createDataFile(name: string, size: number, context: CreateContext): Promise<ByteStore> {
+  if (!context.sibling) {
+    throw new DiskError('unsupported', 'External data files are not supported here', { field: 'data_file' });
+  }
+  const data = await context.sibling(name);
+  if (hostFileOf(data)?.fileKind !== 'block') await data.resize(size);
+  return data;
 }
 
 function stringOf(value: string | number | boolean | undefined): string | undefined {

@@ -91,6 +91,8 @@ export interface NewHeader {
   readonly extendedL2?: boolean;
   readonly backingFile?: string;
   readonly backingFormat?: string;
+  readonly dataFile?: string;
+  readonly dataFileRaw?: boolean;
   readonly extensions?: readonly HeaderExtension[];
 }
 
@@ -102,6 +104,10 @@ export function newHeader(values: NewHeader): Qcow2Header {
   if (backingFormat !== undefined) {
     extensions.push({ type: c.ExtensionType.backingFormat, data: new TextEncoder().encode(backingFormat) });
   }
+  if (values.dataFile !== undefined) {
+    const data = new TextEncoder().encode(values.dataFile);
+    extensions.push({ type: c.ExtensionType.dataFile, data });
+  }
   // The names take most of a small first cluster; like QEMU, leave the room to the backing file's name.
   if (v3 && values.clusterBits > 12) {
     extensions.push({ type: c.ExtensionType.featureNames, data: featureNameTable() });
@@ -109,6 +115,7 @@ export function newHeader(values: NewHeader): Qcow2Header {
   for (const { type, data } of values.extensions ?? []) extensions = withExtension(extensions, type, data);
   let incompatibleFeatures = 0n;
   if (compressionType !== c.CompressionType.zlib) incompatibleFeatures |= c.Incompatible.compression;
+  if (values.dataFile !== undefined) incompatibleFeatures |= c.Incompatible.dataFile;
   if (values.extendedL2) incompatibleFeatures |= c.Incompatible.extendedL2;
   return {
     version: values.version,
@@ -123,7 +130,7 @@ export function newHeader(values: NewHeader): Qcow2Header {
     snapshotsOffset: 0,
     incompatibleFeatures,
     compatibleFeatures: values.lazyRefcounts ? c.Compatible.lazyRefcounts : 0n,
-    autoclearFeatures: 0n,
+    autoclearFeatures: values.dataFileRaw ? c.Autoclear.dataFileRaw : 0n,
     refcountOrder: values.refcountOrder,
     headerLength: v3 ? c.headerLengthFull : c.headerLengthV2,
     compressionType,

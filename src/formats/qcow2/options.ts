@@ -56,6 +56,9 @@ export interface Qcow2CreateOptions {
   readonly preallocation: PreallocationMode;
   readonly compressionType: number;
   readonly extendedL2: boolean;
+  /** The name of an external data file. */
+  readonly dataFile?: string;
+  readonly dataFileRaw: boolean;
 }
 
 const versions: Readonly<Record<string, 2 | 3>> = { '0.10': 2, v2: 2, '1.1': 3, v3: 3 };
@@ -107,6 +110,8 @@ export function parseCreateOptions(values: OptionValues, hasBacking: boolean): Q
     preallocation,
     compressionType,
     extendedL2,
+    dataFile: values.data_file === undefined ? undefined : String(values.data_file),
+    dataFileRaw: values.data_file_raw === true,
   };
 }
 
@@ -146,7 +151,6 @@ function checkDataFile(values: OptionValues, version: 2 | 3, hasBacking: boolean
   }
   if (values.data_file === undefined) return;
   if (version < 3) fail('data_file', `External data files are only supported with ${needsV3}`);
-  throw new DiskError('unsupported', 'External data files are not supported', { field: 'data_file' });
 }
 
 function refuseEncryption(values: OptionValues): void {

@@ -5,6 +5,32 @@ import type { PreallocationMode } from './options.ts';
 import { reserveLocked } from './reserve.ts';
 import type { Qcow2Writer } from './writer.ts';
 
+/** In a data file a cluster's place is known, and what lies past the file's end reads as zeroes. */
+async function preallocateData(
+  writer: Qcow2Writer,
+  from: number,
+  to: number,
+  mode: Exclude<PreallocationMode, 'off'>,
+  onProgress?: OnProgress,
+): Promise<void> {
+  const { clusterSize } = writer.mapping.geometry;
+  const { data } = writer;
+  const end = alignUp(to, clusterSize);
+  if (hostFileOf(data)?.fileKind === 'block') await data.zero(0, Math.min(end, data.size), { punch: false });
+  else {
+    // Nothing but zeroes is in it so far: it is made anew, with its space.
+    await data.resize(0);
+    await data.resize(end, { preallocation: mode === 'metadata' ? 'off' : mode, onProgress });
+  }
+  for (let offset = alignUp(from, clusterSize); offset < to; ) {
+    const place = await reserveLocked(writer, offset, to - offset);
+    place.publish();
+    offset = place.offset + place.length;
+    await writer.relieve();
+  }
+  onProgress?.(to - from, to - from);
+}
+
 /**
  * Gives every guest cluster in [from, to) that has none a host cluster that reads as zeroes, in order, past the
  * end of the file; the file is then made long enough ('metadata'), or its space is set aside as well ('falloc',
@@ -21,6 +47,7 @@ export async function preallocate(
   // Everything before this is where it should be, and what lies past the end of the file then is ours.
   await flushImage(writer);
   const { store, refcounts, mapping } = writer;
+  if (mapping.geometry.externalData) return preallocateData(writer, from, to, mode, onProgress);
   const { clusterSize } = mapping.geometry;
   const fixed = hostFileOf(store)?.fileKind === 'block';
   // A device has no end to go past, and what its free space holds is not known.
