@@ -4,6 +4,12 @@ import { changeBitmaps, flagInPlace } from './bitmap-store.ts';
 import { flushImage } from './flush.ts';
 import type { Qcow2Writer } from './writer.ts';
 
+export interface TrackingOptions {
+  /** Also those that are disabled: their tables will change with the disk's size. */
+  readonly all?: boolean;
+  readonly refuseInconsistent?: boolean;
+}
+
 /**
  * What is written since an image's bitmaps were taken into use, for those that are enabled. On disk these carry the
  * in-use flag meanwhile: after a power cut nobody believes them. The bits are stored when the image is closed.
@@ -20,16 +26,16 @@ export class BitmapTracking {
   }
 
   /**
-   * Takes the enabled bitmaps into use, durably, before anything is written. `all`: also those that are disabled,
-   * whose tables will change with the disk's size. Throws `in-use` for one that is in use already: nobody knows its bits.
+   * Takes the enabled bitmaps into use, durably, before anything is written. Throws `in-use` where that is wished for
+   * and a bitmap is in use already, so that nobody knows its bits.
    */
-  static async start(writer: Qcow2Writer, all = false): Promise<BitmapTracking> {
+  static async start(writer: Qcow2Writer, how: TrackingOptions = {}): Promise<BitmapTracking> {
     const { store, header, mapping } = writer;
     const entries = await readBitmapDirectory(store, header);
     const tracked = new Map<BitmapEntry, DirtyBits>();
     for (const entry of entries) {
-      if (entry.inUse && all) throw inconsistentBitmap(store.name, entry.name);
-      if (entry.inUse || !(entry.auto || all)) continue;
+      if (entry.inUse && how.refuseInconsistent) throw inconsistentBitmap(store.name, entry.name);
+      if (entry.inUse || !(entry.auto || how.all)) continue;
       const bits = new DirtyBits(header.size, 2 ** entry.granularityBits, mapping.geometry.clusterSize);
       tracked.set(entry, bits);
     }

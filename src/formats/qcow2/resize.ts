@@ -40,7 +40,7 @@ export async function resize(writer: Qcow2Writer, size: number, options: ResizeO
     throw fail('out-of-range', 'size', 'Failed to grow the L1 table: File too large', 'EFBIG');
   }
   await writer.load();
-  await writer.trackAll();
+  await writer.trackAll({ refuseInconsistent: true });
   const oldSize = writer.header.size;
   if (size < oldSize) {
     if (preallocation !== 'off') {
@@ -176,6 +176,7 @@ async function shrink(writer: Qcow2Writer, size: number, l1Size: number): Promis
   const oldSize = writer.header.size;
   await flushImage(writer);
   await writer.writeFields({ ...writer.header, size });
+  writer.tracking?.resize(size);
   // QEMU does not clear the rest of the last cluster when it grows an image.
   await zeroTail(writer, size);
   const from = alignUp(size, clusterSize);

@@ -101,9 +101,9 @@ export class Qcow2Writer {
   }
 
   /** Before the disk's size changes: every bitmap changes with it. */
-  async trackAll(): Promise<void> {
+  async trackAll(how: { readonly refuseInconsistent?: boolean } = {}): Promise<void> {
     await this.stopTracking();
-    this.#tracking = await BitmapTracking.start(this, true);
+    this.#tracking = await BitmapTracking.start(this, { all: true, ...how });
   }
 
   /** Stores what the bitmaps recorded, durably, with all that was written. The next change starts anew. */
