@@ -140,7 +140,11 @@ export async function releaseHold(hold: Pick<Hold, 'id' | 'files'>): Promise<rea
   for (const path of hold.files) {
     if (!existsSync(path)) continue;
     const mine = recordsFor(path).find((one) => one.by === hold.id);
-    if (!mine) continue;
+    if (!mine) {
+      // A run that was cut off may have left empty folders.
+      await forgetDependents(path, hold.id);
+      continue;
+    }
     const others = await otherHolds(path, hold.id);
     const { mode, immutable } = mine.note ?? {};
     if (others.length === 0) {

@@ -32,6 +32,12 @@ export async function lockPool(path: string, lab: string): Promise<PoolLock> {
   }
 }
 
+/** Removes the lock of a command that was killed. One that is held stays, and where there is none nothing happens. */
+export async function removeStaleLock(path: string): Promise<void> {
+  const holder = readSmallText(path, longest);
+  if (holder !== undefined && !isHeld(holder)) await takeAway(path, holder);
+}
+
 async function tryCreate(path: string, text: string): Promise<boolean> {
   await using aside = createAside(path);
   writeFileSync(aside.path, text, { flag: 'wx' });

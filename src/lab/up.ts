@@ -11,6 +11,7 @@ import type { Lab } from './lab.ts';
 import { makeOverlays, type OverlayKind } from './make-overlays.ts';
 import { type Master, masterChanged } from './master.ts';
 import { placeFiles } from './place-files.ts';
+import { removeStaleLock } from './pool-lock.ts';
 import type { Prepared } from './prepare.ts';
 import { assertNobodyStandsOn } from './release.ts';
 import { type LabState, writeState } from './state.ts';
@@ -134,7 +135,7 @@ function changed(layer: Layer): WritableLayer {
   return layer;
 }
 
-/** Deletes what a killed command left in the pool. */
+/** Deletes what a killed command left in the pool. Nothing is touched where nothing was left. */
 export function removeLeftovers(pool: string): void {
   for (const folder of [pool, join(pool, recordFolder)]) {
     try {
@@ -145,4 +146,10 @@ export function removeLeftovers(pool: string): void {
     }
     sweepAsides(folder);
   }
+}
+
+/** `removeLeftovers` for who does not hold the lab's lock, with a killed command's lock among them. */
+export async function tidy(lab: Lab): Promise<void> {
+  await removeStaleLock(lab.lockPath);
+  removeLeftovers(lab.pool);
 }

@@ -1,9 +1,9 @@
 import { readdirSync, realpathSync, rmdirSync, rmSync, statSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { DiskError } from '../errors.ts';
-import { syncDirectory } from './atomic-file.ts';
+import { sweepAsides, syncDirectory } from './atomic-file.ts';
 import { backingNameOf } from './backing-name.ts';
-import { asSystemError, errnoOf } from './errno.ts';
+import { asSystemError, codeOfErrno, errnoOf } from './errno.ts';
 import { readJsonFile, writeJsonFile } from './json-file.ts';
 
 /*
@@ -91,9 +91,12 @@ export async function forgetDependents(path: string, by: string): Promise<void> 
   }
   for (const empty of [folder, dirname(folder)]) {
     try {
+      sweepAsides(empty);
       rmdirSync(empty);
-    } catch {
-      // Someone else's records are in it, or it never was.
+    } catch (cause) {
+      // Never was, or removed by a run that was cut off: the one above it may still be there.
+      if (codeOf(cause) === 'not-found') continue;
+      // Someone else's records are in it.
       return;
     }
   }
@@ -207,4 +210,10 @@ export async function assertNoDependents(
       `${corruptDependentsFlag} does it nevertheless`,
     { path, detail: { dependents: dependents.length, names: list, flag: corruptDependentsFlag } },
   );
+}
+
+function codeOf(cause: unknown): string | undefined {
+  if (cause instanceof DiskError) return cause.code;
+  const errno = errnoOf(cause);
+  return errno === undefined ? undefined : codeOfErrno(errno);
 }

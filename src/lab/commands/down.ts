@@ -1,9 +1,12 @@
+import { existsSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { humanSize } from '../../cli/sizes.ts';
 import { count, describeSeats } from '../describe.ts';
 import { isDown, planDown, takeDown } from '../down.ts';
-import { openLab } from '../lab.ts';
+import { type Lab, openLab } from '../lab.ts';
 import { assertNotRunning } from '../release.ts';
 import { removeEmptyPool } from '../state.ts';
+import { tidy } from '../up.ts';
 import {
   type LabCommand,
   labFrom,
@@ -24,6 +27,7 @@ export const run: LabCommand = async (input, context) => {
   await using runner = await runnerOf(lab);
   const seats = [...lab.seats.values(), ...lab.unlisted.values()];
   if (await isDown(lab)) {
+    if (!dryRun) await tidyAway(lab);
     if (wantsJson(input))
       sayJson(context, { lab: lab.name, seats: [], files: [], freed: 0, kept: [], dryRun });
     else say(context, `${lab.name}: there is nothing to take down`);
@@ -52,3 +56,10 @@ export const run: LabCommand = async (input, context) => {
   for (const path of plan.kept) warn(context, `'${shown(context, path)}' was not made by this lab and stays`);
   return 0;
 };
+
+/** What is left when the last moments of a `down` were cut off: a lock, and folders with nothing in them. */
+async function tidyAway(lab: Lab): Promise<void> {
+  if (!existsSync(dirname(lab.lockPath))) return;
+  await tidy(lab);
+  removeEmptyPool(lab.pool);
+}

@@ -4,7 +4,7 @@ import { count, milliseconds } from '../describe.ts';
 import { type Lab, openLab } from '../lab.ts';
 import { readImageHead } from '../overlay.ts';
 import { type Prepared, prepareUp } from '../prepare.ts';
-import { type Applied, applyUp } from '../up.ts';
+import { type Applied, applyUp, tidy } from '../up.ts';
 import {
   type LabCommand,
   labFrom,
@@ -36,7 +36,8 @@ export const run: LabCommand = async (input, context) => {
   }
   let applied: Applied = { created: [], defined: 0, removed: [], warnings: [] };
   const idle = isEmpty(prepared.plan);
-  if (!idle) {
+  if (idle) await tidy(lab);
+  else {
     // Looked at again under the lock: another command may have been at work until now.
     ({ prepared, applied } = await locked(lab, async () => {
       const again = await prepareWithDigest(openLab(lab.spec.file, context.cwd), prune, context);
