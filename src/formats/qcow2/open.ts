@@ -1,9 +1,11 @@
 import { DiskError } from '../../errors.ts';
 import type { ByteSource, ByteStore } from '../../storage/store.ts';
 import type { OpenContext } from '../driver.ts';
-import { CryptMethod, defaultL2CacheBytes, Incompatible } from './constants.ts';
+import { cacheSizes } from './cache-sizes.ts';
+import { CryptMethod, Incompatible } from './constants.ts';
 import { unsupported } from './errors.ts';
 import { dataFileNameOf } from './extensions.ts';
+import { geometryOf } from './geometry.ts';
 import { hasIncompatible, type Qcow2Header, readHeader } from './header.ts';
 import { Qcow2Layer, WritableQcow2Layer } from './layer.ts';
 import { Mapping } from './mapping.ts';
@@ -57,12 +59,13 @@ function layerOver(
   data: ByteSource | undefined,
   refusal: DiskError | undefined,
 ): Qcow2Layer {
-  const mapping = new Mapping(source, header, cacheBytes(context));
+  const caches = cacheSizes(context.options, header.size, geometryOf(header), source.name);
+  const mapping = new Mapping(source, header, caches.l2);
   if (!context.metadataOnly) mapping.checkL1();
   if (!context.writable) return new Qcow2Layer(source, header, mapping, refusal, data);
   const writer = new Qcow2Writer(source as ByteStore, header, mapping, {
     lazyRefcounts: booleanOption(context.options?.['lazy-refcounts']),
-    refcountCacheBytes: sizeOption(context.options?.['refcount-cache-size']),
+    refcountCacheBytes: caches.refcounts,
     data: data as ByteStore | undefined,
   });
   return new WritableQcow2Layer(writer, refusal);
@@ -124,17 +127,6 @@ async function repair(source: ByteSource, header: Qcow2Header, hooks: OpenHooks)
     field: 'incompatible_features',
     detail: { errno: 'EIO', clusterBits: header.clusterBits },
   });
-}
-
-/** Bytes of L2 tables to keep, by QEMU's option names. */
-function cacheBytes(context: OpenContext): number {
-  const { options } = context;
-  return sizeOption(options?.['l2-cache-size']) ?? sizeOption(options?.['cache-size']) ?? defaultL2CacheBytes;
-}
-
-function sizeOption(value: unknown): number | undefined {
-  const size = Number(value);
-  return value !== undefined && Number.isSafeInteger(size) && size > 0 ? size : undefined;
 }
 
 function booleanOption(value: unknown): boolean | undefined {
