@@ -89,7 +89,9 @@ async function hideBacking(
     await writer.relieve();
     const place = await reserveLocked(writer, offset, backingEnd - offset);
     try {
-      if (!place.zeroed) await store.zero(place.at, place.length, { punch: false });
+      // Space past the file's end reads as zeroes already; the file must reach over what a map names, though.
+      if (place.zeroed) await store.resize(place.at + place.length);
+      else await store.zero(place.at, place.length, { punch: false });
       place.publish();
     } finally {
       await place.abandon();
