@@ -1,4 +1,5 @@
 import { isDiskError } from '../../src/errors.ts';
+import { type BitmapOperation, runBitmap } from './bitmap-operations.ts';
 import { runAmend, runCommit, runRebase, runRepair, type WholeImageOperation } from './chain-operations.ts';
 import type { Random } from './random.ts';
 import { openLive, type Session, stamped } from './session.ts';
@@ -27,6 +28,7 @@ export type Operation =
     }
   | ({ readonly kind: 'pack'; readonly stamp: number } & Range)
   | SnapshotOperation
+  | BitmapOperation
   | WholeImageOperation
   | { readonly kind: 'flush' }
   | { readonly kind: 'reopen' };
@@ -228,6 +230,26 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
           }
         : undefined,
     run: runAmend,
+  },
+
+  bitmap: {
+    weight: 5,
+    draw: (random, shape) =>
+      shape.format === 'qcow2'
+        ? {
+            kind: 'bitmap',
+            action: random.weighted([
+              [3, 'add'],
+              [1, 'remove'],
+              [1, 'clear'],
+              [2, 'toggle'],
+              [2, 'merge'],
+            ]),
+            which: random.below(8),
+            granularity: random.pick([512, 4096, 65536]),
+          }
+        : undefined,
+    run: runBitmap,
   },
 
   flush: {
