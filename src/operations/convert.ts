@@ -23,7 +23,7 @@ export interface ConvertOptions {
   readonly layersCopied?: number;
   /** Stores every cluster packed (compressed). The target's format must be able to. */
   readonly packed?: boolean;
-  /** Requests in flight, 1 to 16; default 4. */
+  /** Requests in flight, 1 to 16, each of up to 2 MiB; default 2: while one is written the next is read. */
   readonly requests?: number;
   /** Writes need not follow the guest's order. */
   readonly unordered?: boolean;
@@ -87,7 +87,7 @@ class Conversion {
   }
 
   async run(): Promise<void> {
-    const { onProgress, requests = 4 } = this.#options;
+    const { onProgress, requests = 2 } = this.#options;
     this.#plan = await ConvertPlan.of(this.#sources, this.#planOptions());
     if (this.#plan.total > this.#target.size) {
       throw new DiskError(

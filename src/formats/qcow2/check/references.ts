@@ -1,3 +1,4 @@
+import { DiskError } from '../../../errors.ts';
 import type { CheckedImage } from './checked-image.ts';
 import { maxClaims, type ReferenceCounts } from './reference-counts.ts';
 import type { Tally } from './tally.ts';
@@ -20,6 +21,7 @@ export class References {
    */
   add(offset: number, length: number, shown = offset.toString(16)): void {
     if (length <= 0) return;
+    if (offset >= 2 ** 63) throw this.#uncountable(offset);
     const { clusterSize } = this.#image;
     // The last cluster need not be whole, so a reference may end a little past the end of the file.
     if (offset + length - this.#image.fileLength >= clusterSize) {
@@ -35,6 +37,15 @@ export class References {
     for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) {
       if (!this.counts.add(cluster)) this.#overflow(cluster);
     }
+  }
+
+  /** No file reaches there. QEMU fails for want of memory for such a count, and repairs nothing. */
+  #uncountable(offset: number): DiskError {
+    this.#tally.counts.checkErrors++;
+    return new DiskError('corrupt', `A table refers to byte ${offset}, which no file has`, {
+      path: this.#image.source.name,
+      detail: { errno: 'ENOMEM' },
+    });
   }
 
   #claim(offset: number, length: number): void {
