@@ -88,10 +88,16 @@ export interface BitmapContent {
  * layer. Throw `not-found`, `exists`, `in-use` (an inconsistent one), `read-only`.
  */
 export interface LayerBitmaps {
+  /** False: an image of this version cannot hold any. */
+  readonly supported: boolean;
   list(): Promise<readonly BitmapInfo[]>;
   content(name: string): Promise<BitmapContent>;
   /** `granularity`: bytes, a power of two from 512 to 2 GiB; default by the cluster size. */
-  add(wanted: { readonly name: string; readonly granularity?: number; readonly enabled?: boolean }): Promise<void>;
+  add(wanted: {
+    readonly name: string;
+    readonly granularity?: number;
+    readonly enabled?: boolean;
+  }): Promise<void>;
   remove(name: string): Promise<void>;
   clear(name: string): Promise<void>;
   enable(name: string, enabled: boolean): Promise<void>;
@@ -329,11 +335,7 @@ export interface FormatDriver {
    * must be rewritten for are the operation's affair (operations/amend.ts). `keepVersion`: all but going down to an
    * older version, which is only checked.
    */
-  amend?(
-    store: ByteStore,
-    options: OptionValues,
-    how?: { readonly keepVersion?: boolean },
-  ): Promise<void>;
+  amend?(store: ByteStore, options: OptionValues, how?: { readonly keepVersion?: boolean }): Promise<void>;
   /** How large a file an image would take. Throws `bad-argument` for options that cannot be. */
   measure?(request: MeasureRequest): Promise<Measurement>;
   /** Whether `layer.pack` works (`convert -c`). */

@@ -16,7 +16,9 @@ lines(
   'amend',
   images
     .flatMap((name) => options.map((option) => changed(`amend -o ${option} ${name}.qcow2`)))
-    .filter(({ line }) => line !== 'amend -o size=4M overv2.qcow2'),
+    .filter(({ line }) => line !== 'amend -o size=4M overv2.qcow2')
+    // Here qemu-img itself computes for half a minute and more.
+    .filter(({ line }) => !/refcount_bits=\d+ (c2m|rc1)\./.test(line)),
 );
 
 lines('amend, several options', [
@@ -28,7 +30,6 @@ lines('amend, several options', [
   changed('amend -o compat=0.10,refcount_bits=16 plain.qcow2'),
   changed('amend -o refcount_bits=1 plain.qcow2'),
   changed('amend -o refcount_bits=2 snap.qcow2'),
-  changed('amend -o refcount_bits=16 rc1.qcow2'),
   changed('amend -o refcount_bits=16 rc64.qcow2'),
   changed('amend -o refcount_bits=32 c512.qcow2'),
   changed('amend -o size=1M plain.qcow2'),

@@ -21,7 +21,7 @@ describe("QEMU's JSON dialect", () => {
       a: -1,
       b: 18446744073709551615n,
       c: 1000,
-      d: -9223372036854775809,
+      d: -(2 ** 63),
     });
     expect(flat('{"backing":null,"empty":{}}')).toEqual({ backing: null, empty: false });
   });
