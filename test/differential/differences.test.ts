@@ -1,7 +1,7 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
-import { differences } from './differences.ts';
+import { allDifferences, differences } from './differences.ts';
 import { normalisations } from './normalise.ts';
 
 const page = join(import.meta.dirname, '../../docs/differences.md');
@@ -41,6 +41,17 @@ This page is made from \`test/differential/differences.ts\`: \`UPDATE_DOCS=1 npx
 it('docs/differences.md says what the tests know', () => {
   if (process.env.UPDATE_DOCS === '1') writeFileSync(page, text());
   expect(readFileSync(page, 'utf8')).toBe(text());
+});
+
+it('each difference is named by a line that shows it', () => {
+  const sources = readdirSync(import.meta.dirname)
+    .filter((name) => name.endsWith('.test.ts'))
+    .map((name) => readFileSync(join(import.meta.dirname, name), 'utf8'))
+    .join('\n');
+  const unshown = allDifferences.filter(
+    ({ id, shown }) => shown === undefined && !new RegExp(`(differs|Differ): '${id}'`).test(sources),
+  );
+  expect(unshown.map(({ id }) => id)).toEqual([]);
 });
 
 it('each difference has its own name', () => {

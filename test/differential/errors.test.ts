@@ -86,6 +86,18 @@ lines(
 );
 
 lines(
+  'names beside an image',
+  [
+    {
+      line: 'map dir/outside.qcow2',
+      differs: 'data-file-place',
+      ours: { code: 0, stdout: 'Mapped to' },
+    },
+  ],
+  { readOnly: true },
+);
+
+lines(
   'compare and images that cannot be opened',
   [
     'compare',

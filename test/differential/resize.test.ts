@@ -37,7 +37,8 @@ lines('resize', [
   'resize plain.qcow2 2M',
   'resize plain.qcow2 1M',
   'resize --shrink plain.qcow2 1M',
-  'resize --shrink plain.qcow2 512',
+  // Ours clears the rest of the last cluster, which qemu-img leaves for the next growth to reveal.
+  { line: 'resize --shrink plain.qcow2 512', files: 'contents' },
   'resize --shrink plain.qcow2 -1984k',
   'resize plain.qcow2 +1',
   'resize plain.qcow2 +513',

@@ -1,6 +1,6 @@
-import { mkdir, open, symlink, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, open, readFile, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { mustRun } from '../support/programs.ts';
+import { mustRun, run } from '../support/programs.ts';
 
 /*
  * The directory that the lines work in: images of every kind that the installed qemu-img makes, chains, names that
@@ -63,6 +63,10 @@ async function makeQcow2(path: string): Promise<void> {
   await mustRun('qemu-img', ['bitmap', '--add', '--disable', '-g', '4k', 'bitmap.qcow2', 'b1'], {
     cwd: path,
   });
+  // A program that died while it had the image open leaves its bitmaps in use.
+  await mustRun('cp', ['bitmap.qcow2', 'inuse.qcow2'], { cwd: path });
+  await run('qemu-io', ['-f', 'qcow2', '-c', 'write 0 64k', '-c', 'abort', 'inuse.qcow2'], { cwd: path });
+  await mustRun('qemu-img', ['bitmap', '--add', 'inuse.qcow2', 'whole'], { cwd: path });
 }
 
 async function makeChains(path: string): Promise<void> {
@@ -77,6 +81,9 @@ async function makeChains(path: string): Promise<void> {
   await clone('-b plain.qcow2 -F qcow2', 'short.qcow2', '1M');
   await mkdir(join(path, 'dir'));
   await clone('-b ../mid.qcow2 -F qcow2', 'dir/clone.qcow2');
+  await mustRun('qemu-img', 'create -q -f qcow2 -o data_file=own.data outside.qcow2 1M'.split(' '), {
+    cwd: join(path, 'dir'),
+  });
   await clone('-u -b nowhere.qcow2 -F qcow2', 'orphan.qcow2', '1M');
   await clone('-b orphan.qcow2 -F qcow2 -u', 'grandchild.qcow2', '1M');
   await clone('-u -b raw.img -F qcow2', 'wrongformat.qcow2', '1M');
@@ -221,13 +228,16 @@ export const liarNames: readonly string[] = Object.keys(liars);
 /** A chain of `count` images `NNN.qcow2`, the last of which stands on all the others. */
 export async function buildChain(path: string, count: number): Promise<void> {
   await mkdir(path, { recursive: true });
-  await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', '-o', 'cluster_size=512', '000.qcow2', '64k'], {
-    cwd: path,
-  });
-  for (let index = 1; index < count; index++) {
-    const name = (number: number) => `${String(number).padStart(3, '0')}.qcow2`;
-    const options = `create -q -u -f qcow2 -o cluster_size=512 -b ${name(index - 1)} -F qcow2 ${name(index)} 64k`;
-    await mustRun('qemu-img', options.split(' '), { cwd: path });
+  const image = (line: string) => mustRun('qemu-img', line.split(' '), { cwd: path });
+  await image('create -q -f qcow2 -o cluster_size=512 000.qcow2 64k');
+  await image('create -q -u -f qcow2 -o cluster_size=512 -b 000.qcow2 -F qcow2 001.qcow2 64k');
+  // The others are copies of the second in which the name of the one below is changed.
+  const overlay = await readFile(join(path, '001.qcow2'));
+  const nameAt = Number(overlay.readBigUInt64BE(8));
+  const number = (index: number) => String(index).padStart(3, '0');
+  for (let index = 2; index < count; index++) {
+    overlay.write(number(index - 1), nameAt, 'latin1');
+    await writeFile(join(path, `${number(index)}.qcow2`), overlay);
   }
 }
 

@@ -1,6 +1,7 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import { hostFileOf, type OnProgress } from '../../storage/store.ts';
 import { flushImage } from './flush.ts';
+import { markLocked } from './mark.ts';
 import type { PreallocationMode } from './options.ts';
 import { reserveLocked } from './reserve.ts';
 import type { Qcow2Writer } from './writer.ts';
@@ -65,8 +66,10 @@ export async function preallocate(
   };
   const searchedFrom = fixed ? undefined : refcounts.searchFrom(firstNew);
   writer.beforeGrowth = fill;
+  const begin = alignUp(from, clusterSize);
+  let offset = begin;
   try {
-    for (let offset = alignUp(from, clusterSize); offset < to; ) {
+    while (offset < to) {
       const place = await reserveLocked(writer, offset, to - offset);
       try {
         if (place.fresh && place.at < firstNew * clusterSize) {
@@ -85,6 +88,12 @@ export async function preallocate(
     }
     await fill(end);
     onProgress?.(total, total);
+  } catch (error) {
+    // A map must not name space that the file did not get. The failure itself is the one to tell.
+    if (offset > begin) {
+      await markLocked(writer, 'hole', begin, Math.min(offset, to) - begin, false).catch(() => undefined);
+    }
+    throw error;
   } finally {
     writer.beforeGrowth = undefined;
     if (searchedFrom !== undefined) refcounts.searchFrom(searchedFrom);
