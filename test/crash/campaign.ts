@@ -1,9 +1,11 @@
 import type { FormatDriver } from '../../src/formats/driver.ts';
+import { listSnapshots } from '../../src/operations/snapshot.ts';
 import { drawScenario, type Subject } from './draw-scenario.ts';
 import { type Findings, judgeRecovery, judgeState, wordsOf } from './judge.ts';
+import { drawOperations, type Operation } from './operations.ts';
 import { type CutRecipe, type CutState, PowerCut } from './power-cut.ts';
 import { Random } from './random.ts';
-import { type Recorded, record, type Scenario } from './session.ts';
+import { openSession, perform, type Recorded, record, type Scenario } from './session.ts';
 
 /** A state that is not what it may be, or a scenario that fails with the power on. */
 export interface Failure {
@@ -92,7 +94,49 @@ export async function tryScenario(
       const recovery = await judgeRecovery(recorded, state.files, state.recipe.tick, random.word());
       if (recovery !== undefined) return { scenario, cut: state.recipe, verdict: recovery };
     }
+    if (random.chance(0.02)) {
+      const verdict = await judgeSecondCut(recorded, state, random);
+      if (verdict !== undefined) return { scenario, cut: state.recipe, verdict };
+    }
     await onGood?.(recorded, state, findings!);
+  }
+  return undefined;
+}
+
+/** Repairs a state and works on it, and cuts the power in that. */
+async function judgeSecondCut(
+  recorded: Recorded,
+  state: CutState,
+  random: Random,
+): Promise<string | undefined> {
+  const files = new Map(recorded.disk.files.map(({ name }, i) => [name, state.files[i]!.fork()]));
+  const session = await openSession(recorded, files);
+  const there = (await listSnapshots(session.image)).map(({ name }) => name);
+  for (const taken of recorded.snapshots) {
+    if (there.includes(taken.name)) {
+      session.snapshots.push({ ...taken, issued: -1, done: -1, deleted: Number.POSITIVE_INFINITY });
+    }
+  }
+  const { format } = recorded.scenario;
+  const shape = {
+    size: session.image.size,
+    grain: session.image.layer.grain,
+    format,
+    backingSize: 0,
+    maxSize: 4 * 1024 * 1024,
+  };
+  const operations: Operation[] = [...drawOperations(random, shape, 4)];
+  if (format !== 'raw') operations.unshift({ kind: 'repair', repair: random.pick(['leaks', 'all']) });
+  try {
+    for (const operation of operations) await perform(session, operation);
+    await session.image[Symbol.asyncDispose]();
+  } catch (error) {
+    return `after the cut, ${JSON.stringify(operations)}: ${wordsOf(error)}`;
+  }
+  for (const second of new PowerCut(session.disk).sample(random, 12)) {
+    const { verdict } = await judgeState({ ...session, ends: [] }, second.files, second.recipe.tick);
+    if (verdict === undefined) continue;
+    return `after ${JSON.stringify(operations)} and a second cut ${JSON.stringify(second.recipe)}: ${verdict}`;
   }
   return undefined;
 }

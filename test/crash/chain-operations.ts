@@ -3,23 +3,16 @@ import { amendImage } from '../../src/operations/amend.ts';
 import { checkImage } from '../../src/operations/check.ts';
 import { commitImage } from '../../src/operations/commit.ts';
 import { changeBacking, copyDifferences } from '../../src/operations/rebase.ts';
-import { fileNames, openChain, openLive, type Session } from './session.ts';
+import { fileNames, openChain, openLive, type Session, withClosed } from './session.ts';
 
-/** Operations on an image as a whole, done by a program of their own: the image is closed and opened for them. */
+/** Operations on an image as a whole, done by a program of their own: the image is closed and opened for them.
+
+ * None of them changes what it reads as. */
 export type WholeImageOperation =
   | { readonly kind: 'commit' }
   | { readonly kind: 'rebase'; readonly to: 'other' | 'backing' | 'none' }
   | { readonly kind: 'repair'; readonly repair: 'leaks' | 'all' }
   | { readonly kind: 'amend'; readonly values: Readonly<Record<string, string | number | boolean>> };
-
-/** Closes the image, which flushes it, and opens it again after the work. None of the work changes what it reads as. */
-async function withClosed(session: Session, work: () => Promise<void>): Promise<void> {
-  const flush = session.model.flush(session.disk.tick());
-  await session.image[Symbol.asyncDispose]();
-  flush.done(session.disk.tick());
-  await work();
-  session.image = await openLive(session, { writable: true });
-}
 
 /** A snapshot's clusters that were never written show what lies below: a chain that changes would change them. */
 function hasSnapshots({ snapshots }: Session): boolean {

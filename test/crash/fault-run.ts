@@ -1,5 +1,6 @@
 import { isDiskError } from '../../src/errors.ts';
 import type { FormatDriver } from '../../src/formats/driver.ts';
+import { listSnapshots } from '../../src/operations/snapshot.ts';
 import { type FaultPlan, PlannedFaults } from './faulty-store.ts';
 import { compareContent, judgeState, type Verdict, wordsOf } from './judge.ts';
 import { PowerCut } from './power-cut.ts';
@@ -7,9 +8,9 @@ import { Random } from './random.ts';
 import {
   assertLive,
   beginSession,
-  openLive,
   perform,
   readAll,
+  reopen,
   type Scenario,
   type Session,
 } from './session.ts';
@@ -55,8 +56,7 @@ export async function judgeFault(
     } catch (error) {
       faults.clear();
       failed += 1;
-      const wrong =
-        judgeError(error, plan) ?? (await reconcile(session, before, operation.kind === 'reopen'));
+      const wrong = judgeError(error, plan) ?? (await reconcile(session, before));
       if (wrong !== undefined) return `${where(i)}: ${wrong}`;
       if (failed > 1) return `${where(i)}: fails again though the disk works: ${wordsOf(error)}`;
       // The guest tries again, as it would.
@@ -74,7 +74,11 @@ export async function judgeFault(
     return `at the end: ${wordsOf(error)}`;
   }
   const recorded = { ...session, ends: [] };
-  const last = await judgeState(recorded, [session.disk.files[0]!.live], session.disk.now);
+  const last = await judgeState(
+    recorded,
+    session.disk.files.map(({ live }) => live),
+    session.disk.now,
+  );
   if (last.verdict !== undefined) return `at the end (${where(0)}): ${last.verdict}`;
   for (const state of new PowerCut(session.disk).sample(new Random(plan.at + 1), cutStates)) {
     const { verdict } = await judgeState(recorded, state.files, state.recipe.tick);
@@ -85,17 +89,39 @@ export async function judgeFault(
   return undefined;
 }
 
-function judgeError(error: unknown, plan: FaultPlan): Verdict {
+/** Where closing fails as well, the error that led to it. */
+function firstOf(error: unknown): unknown {
+  if (error instanceof Error && error.name === 'SuppressedError' && 'suppressed' in error) {
+    return firstOf(error.suppressed);
+  }
+  return error;
+}
+
+function judgeError(thrown: unknown, plan: FaultPlan): Verdict {
+  const error = firstOf(thrown);
   const code = plan.kind === 'ENOSPC' ? 'out-of-space' : 'io';
   if (isDiskError(error, code)) return undefined;
   return `the disk said ${code}, and the image ${wordsOf(error)}`;
 }
 
+/** A snapshot whose taking failed is there or is not. */
+async function settleSnapshots({ image, snapshots, disk }: Session): Promise<void> {
+  if (snapshots.length === 0) return;
+  const there = (await listSnapshots(image)).map(({ name }) => name);
+  for (const taken of snapshots) {
+    if (taken.done !== Number.POSITIVE_INFINITY || taken.deleted !== Number.POSITIVE_INFINITY) continue;
+    if (there.includes(taken.name)) taken.done = disk.tick();
+    else taken.deleted = disk.tick();
+  }
+}
+
 /** What the image reads as after a failed operation, as the model's new present, when it is allowed. */
-async function reconcile(session: Session, before: number, closed: boolean): Promise<Verdict> {
+async function reconcile(session: Session, before: number): Promise<Verdict> {
+  const { closed } = session;
   try {
     // A close that failed has closed all the same, and may have lost what was not flushed.
-    if (closed) session.image = await openLive(session, { writable: true });
+    if (closed) await reopen(session);
+    await settleSnapshots(session);
     const tick = session.disk.tick();
     const expectation = closed ? session.model.at(tick) : session.model.between(before, tick);
     const content = await readAll(session.image);

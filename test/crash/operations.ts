@@ -2,7 +2,7 @@ import { isDiskError } from '../../src/errors.ts';
 import { type BitmapOperation, runBitmap } from './bitmap-operations.ts';
 import { runAmend, runCommit, runRebase, runRepair, type WholeImageOperation } from './chain-operations.ts';
 import type { Random } from './random.ts';
-import { openLive, type Session, stamped } from './session.ts';
+import { type Session, stamped, withClosed } from './session.ts';
 import { runSnapshot, type SnapshotOperation } from './snapshot-operations.ts';
 
 /** Guest bytes [at, at + length). */
@@ -265,13 +265,7 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
   reopen: {
     weight: 3,
     draw: () => ({ kind: 'reopen' }),
-    async run(session) {
-      // Closing an image flushes it.
-      const edit = session.model.flush(session.disk.tick());
-      await session.image[Symbol.asyncDispose]();
-      edit.done(session.disk.tick());
-      session.image = await openLive(session, { writable: true });
-    },
+    run: (session) => withClosed(session, async () => undefined),
   },
 };
 

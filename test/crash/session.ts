@@ -56,6 +56,8 @@ export interface Session extends Surroundings {
   readonly model: GuestModel;
   readonly snapshots: TakenSnapshot[];
   image: Image;
+  /** The image has been closed, and is not open again: a program that failed leaves it so. */
+  closed: boolean;
 }
 
 /** What a scenario left behind. */
@@ -102,6 +104,21 @@ export function openLive(
   return openChain(session, (name) => disk.store(disk.fileOf(name)), how);
 }
 
+/** Closes the image, which flushes it, and opens it again after the work. */
+export async function withClosed(session: Session, work: () => Promise<void>): Promise<void> {
+  const flush = session.model.flush(session.disk.tick());
+  session.closed = true;
+  await session.image[Symbol.asyncDispose]();
+  flush.done(session.disk.tick());
+  await work();
+  await reopen(session);
+}
+
+export async function reopen(session: Session): Promise<void> {
+  session.image = await openLive(session, { writable: true });
+  session.closed = false;
+}
+
 /** Opens the scenario's image, made anew and durable, for operations. */
 export async function beginSession(scenario: Scenario, formats: readonly FormatDriver[]): Promise<Session> {
   let files = madeFiles.get(scenario);
@@ -120,7 +137,14 @@ export async function openSession(
   const disk = new RecordingDisk();
   for (const [name, content] of files) disk.addFile(name, content);
   const image = await openLive({ ...around, disk }, { writable: true });
-  return { ...around, disk, image, model: new GuestModel(await readAll(image)), snapshots: [] };
+  return {
+    ...around,
+    disk,
+    image,
+    model: new GuestModel(await readAll(image)),
+    snapshots: [],
+    closed: false,
+  };
 }
 
 /** Nothing changes these: every session forks them. */

@@ -27,8 +27,9 @@ export async function runSnapshot(session: Session, { action, which }: SnapshotO
 
 async function create({ image, model, disk, snapshots }: Session): Promise<void> {
   const content = await readAll(image);
+  const number = 1 + Math.max(0, ...snapshots.map(({ name }) => Number(name.slice(1))));
   const taken: TakenSnapshot = {
-    name: `s${snapshots.length + 1}`,
+    name: `s${number}`,
     content,
     issued: disk.tick(),
     done: Number.POSITIVE_INFINITY,
