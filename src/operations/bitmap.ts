@@ -32,6 +32,39 @@ export async function changeBitmap(image: Image, name: string, action: BitmapAct
   await image.exclusively(() => bitmapsOf(image, name).merge(name, content));
 }
 
+/** Whether an image can hold bitmaps. */
+export function supportsBitmaps({ layer }: Image): boolean {
+  return layer.bitmaps?.supported ?? false;
+}
+
+/**
+ * Gives `target` the bitmaps of `source`, with what they say and whether they record. Those that are inconsistent are
+ * left out. Throws as `changeBitmap` does; `detail.step` says whether it was to 'create' or to 'populate', and
+ * `detail.name` which bitmap.
+ */
+export async function copyBitmaps(source: Image, target: Image): Promise<void> {
+  for (const { name, granularity, enabled, inconsistent } of await listBitmaps(source)) {
+    if (inconsistent) continue;
+    await atStep('create', name, () =>
+      changeBitmap(target, name, { kind: 'add', granularity, enabled: false }),
+    );
+    await atStep('populate', name, () =>
+      changeBitmap(target, name, { kind: 'merge', source: name, from: source }),
+    );
+    if (enabled) await changeBitmap(target, name, { kind: 'enable' });
+  }
+}
+
+async function atStep(step: 'create' | 'populate', name: string, work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (cause) {
+    if (!(cause instanceof DiskError)) throw cause;
+    const { code, message, path, offset, field, detail } = cause;
+    throw new DiskError(code, message, { path, offset, field, detail: { ...detail, step, name }, cause });
+  }
+}
+
 function perform(
   bitmaps: LayerBitmaps,
   name: string,

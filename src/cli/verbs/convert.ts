@@ -2,11 +2,13 @@ import { alignUp } from '../../bytes/numbers.ts';
 import { type DiskError, isDiskError } from '../../errors.ts';
 import { findFormat } from '../../formats/index.ts';
 import type { Image } from '../../image/image.ts';
+import { supportsBitmaps } from '../../operations/bitmap.ts';
 import { convertImages } from '../../operations/convert.ts';
 import { strerror } from '../../platform/errno.ts';
 import { isCacheMode } from '../cache-mode.ts';
 import type { CliContext, Command } from '../context.ts';
 import { type ConvertArguments, checkOperands, readConvertArguments } from '../convert-arguments.ts';
+import { copyAllBitmaps, refuseBrokenBitmaps } from '../convert-bitmaps.ts';
 import {
   type ConvertTarget,
   createConvertTarget,
@@ -85,13 +87,18 @@ async function convert(
   const plan = wish.intoExisting ? undefined : planTarget(context, path, wish);
   const hasBacking = plan ? plan.backing !== undefined : wish.backingFile !== undefined;
   checkWishes(sources, wish, plan, hasBacking);
+  if (wish.bitmaps && !wish.skipBrokenBitmaps) await refuseBrokenBitmaps(sources[0]);
   const size = sources.reduce((sum, image) => sum + alignUp(image.size, sectorBytes), 0);
   await using target = plan
     ? await createConvertTarget(context, path, size, plan, wish)
     : await openConvertTarget(context, path, wish);
   if (wish.compress && !findFormat(target.image.layer.format)?.canPack) throw notCompressible();
   if (target.image.size < size) throw new CliFailure('output file is smaller than input file');
+  if (wish.bitmaps && !supportsBitmaps(target.image)) {
+    throw new CliFailure(`Format driver '${target.image.layer.format}' does not support bitmaps`);
+  }
   await copy(context, sources, target, wish, { progress, hasBacking, isNew: plan !== undefined });
+  if (wish.bitmaps) await copyAllBitmaps(context, sources[0], target.image);
   await target.finish();
 }
 
@@ -125,8 +132,7 @@ function checkWishes(
   }
   if (wish.bitmaps) {
     if (sources.length > 1) throw new CliFailure('Copying bitmaps only possible with single source');
-    if (sources[0].layer.format === 'raw') throw new CliFailure('Source lacks bitmap support');
-    throw new CliFailure('The option --bitmaps is not supported yet');
+    if (!supportsBitmaps(sources[0])) throw new CliFailure('Source lacks bitmap support');
   }
   if (!isCacheMode(wish.cache)) throw new CliFailure(`Invalid cache option: ${wish.cache}`);
 }

@@ -38,6 +38,10 @@ export class Qcow2Bitmaps implements LayerBitmaps {
     this.#change = change;
   }
 
+  get supported(): boolean {
+    return this.#header().version >= 3;
+  }
+
   async list(): Promise<readonly BitmapInfo[]> {
     const entries = await readBitmapDirectory(this.#source, this.#header());
     return entries.map(({ name, granularityBits, auto, inUse }) => ({
