@@ -55,5 +55,11 @@ describe('the README', () => {
       ...help.slice(help.indexOf('Commands:'), help.indexOf('A lab file')).matchAll(/^ {2}([a-z][\w-]*)/gm),
     ].map(([, name]) => name);
     expect(commands.sort()).toEqual(listed.filter((name) => name !== 'help').sort());
+
+    const verbs = /\| cow-img \| (.*?);/.exec(readme)![1].match(/[\w-]+/g)!;
+    const table = readFileSync(join(root, 'src/cli/cow-img.ts'), 'utf8');
+    expect(verbs.sort()).toEqual(
+      [...table.matchAll(/import\('\.\/verbs\/([\w-]+)\.ts'\)/g)].map(([, name]) => name).sort(),
+    );
   });
 });
