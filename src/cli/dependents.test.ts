@@ -55,4 +55,31 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('an image that others are
     expect((await cow('bench', '-w', '-c', '1', dir.file('base'))).code).toBe(1);
     expect((await cow('dd', `if=${dir.file('one')}`, `of=${dir.file('base')}`)).code).toBe(1);
   });
+
+  it('is not created over, resized, converted onto or repaired, unless forced', async () => {
+    await using dir = await tempDir('cowherd-dependents-');
+    await chain(dir);
+    await mustRun('qemu-img', ['create', '-q', '-f', 'raw', dir.file('other'), '1M']);
+    const base = dir.file('base');
+    const before = await mustRun('md5sum', [base]);
+    const lines = [
+      ['create', '-q', '-f', 'qcow2', base, '2M'],
+      ['resize', '-q', base, '2M'],
+      ['convert', '-f', 'raw', '-O', 'qcow2', dir.file('other'), base],
+      ['convert', '-n', '-f', 'raw', '-O', 'qcow2', dir.file('other'), base],
+      ['check', '-r', 'all', base],
+    ];
+    for (const [verb, ...rest] of lines) {
+      const { code, err } = await cow(verb, ...rest);
+      expect(code, verb).not.toBe(0);
+      expect(err, verb).toContain('--corrupt-dependents');
+      expect(err.trimEnd().split('\n'), verb).toHaveLength(1);
+    }
+    expect(await mustRun('md5sum', [base])).toBe(before);
+    expect(await cow('resize', '-q', '--corrupt-dependents', base, '2M')).toEqual({ code: 0, err: '' });
+    expect(await cow('create', '-q', '--corrupt-dependents', '-f', 'qcow2', base, '3M')).toEqual({
+      code: 0,
+      err: '',
+    });
+  });
 });

@@ -4,21 +4,21 @@ import { versionText } from './version.ts';
 
 /** Synopses of the verbs, in the order of the help. The notation is qemu-img's. */
 const synopses: readonly string[] = [
-  'amend [-p] [-q] [-f fmt] [-t cache] [--force] [--corrupt-dependents] -o options filename',
-  'bench [-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] [--no-drain] [-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] [--corrupt-dependents] filename',
-  'bitmap (--merge SOURCE | --add | --remove | --clear | --enable | --disable)... [-b source_file [-F source_fmt]] [-g granularity] [-f fmt] [--corrupt-dependents] filename bitmap',
-  'check [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] filename',
-  'commit [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] [-p] [--corrupt-dependents] filename',
-  'compare [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] filename1 filename2',
-  'convert [--target-is-zero] [-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] [--corrupt-dependents] filename [filename2 [...]] output_filename',
-  'create [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] [--corrupt-dependents] filename [size]',
-  'dd [-U] [-f fmt] [-O output_fmt] [--corrupt-dependents] [bs=block_size] [count=blocks] [skip=blocks] if=input of=output',
-  'info [-f fmt] [--output=ofmt] [--backing-chain] [-U] filename',
-  'map [-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] filename',
-  'measure [--output=ofmt] [-O output_fmt] [-o options] [--size N | [-f fmt] [-U] filename]',
-  'rebase [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] [--compress] [--corrupt-dependents] -b backing_file [-F backing_fmt] filename',
-  'resize [-f fmt] [--preallocation=prealloc] [-q] [--shrink] [--corrupt-dependents] filename [+ | -]size',
-  'snapshot [-q] [-U] [-l | -a snapshot | -c snapshot | -d snapshot] filename',
+  'amend [--object objectdef] [--image-opts] [--untrusted] [-p] [--progress=json] [-q] [-f fmt] [-t cache] [--force] [--corrupt-dependents] -o options filename',
+  'bench [--object objectdef] [--image-opts] [--untrusted] [-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] [--no-drain] [-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] [--corrupt-dependents] filename',
+  'bitmap (--merge SOURCE | --add | --remove | --clear | --enable | --disable)... [-b source_file [-F source_fmt]] [-g granularity] [--object objectdef] [--image-opts] [--untrusted] [-f fmt] [--corrupt-dependents] filename bitmap',
+  'check [--object objectdef] [--image-opts] [--untrusted] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] [--corrupt-dependents] filename',
+  'commit [--object objectdef] [--image-opts] [--untrusted] [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] [-p] [--progress=json] [--corrupt-dependents] filename',
+  'compare [--object objectdef] [--image-opts] [--untrusted] [-f fmt] [-F fmt] [-T src_cache] [-p] [--progress=json] [-q] [-s] [-U] filename1 filename2',
+  'convert [--object objectdef] [--image-opts] [--untrusted] [--target-image-opts] [--target-is-zero] [--bitmaps [--skip-broken-bitmaps]] [-U] [-C] [-c] [-p] [--progress=json] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] [--corrupt-dependents] filename [filename2 [...]] output_filename',
+  'create [--object objectdef] [--untrusted] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] [--corrupt-dependents] filename [size]',
+  'dd [--object objectdef] [--image-opts] [--untrusted] [-U] [-f fmt] [-O output_fmt] [--corrupt-dependents] [bs=block_size] [count=blocks] [skip=blocks] if=input of=output',
+  'info [--object objectdef] [--image-opts] [--untrusted] [-f fmt] [--output=ofmt] [--backing-chain] [-U] filename',
+  'map [--object objectdef] [--image-opts] [--untrusted] [-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] filename',
+  'measure [--output=ofmt] [-O output_fmt] [-o options] [--size N | [--object objectdef] [--image-opts] [--untrusted] [-f fmt] [-l snapshot_param] [-U] filename]',
+  'rebase [--object objectdef] [--image-opts] [--untrusted] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [--progress=json] [-u] [--compress] [--corrupt-dependents] -b backing_file [-F backing_fmt] filename',
+  'resize [--object objectdef] [--image-opts] [--untrusted] [-f fmt] [--preallocation=prealloc] [-q] [--shrink] [--corrupt-dependents] filename [+ | -]size',
+  'snapshot [--object objectdef] [--image-opts] [--untrusted] [-U] [-q] [-l | -a snapshot | -c snapshot | -d snapshot] filename',
 ];
 
 /** The whole help, for `-h` and `--help` with or without a verb. */
@@ -51,7 +51,10 @@ Command parameters:
   '-p'            show progress; without it SIGUSR1 prints how far the work is
   '--progress=json'
                   (amend, commit, compare, convert, rebase) progress for programs: lines of JSON on stderr
+  'snapshot_param'
+                  (convert, measure) read an internal snapshot: its id or name, or snapshot.id=…,snapshot.name=…
   '-c'            (convert) compress
+  '--bitmaps'     (convert) copy the dirty bitmaps as well
   '-n'            (convert) write into a target that exists
   '-S'            (convert) runs of this many zero bytes become holes (default 4k; 0: write everything)
   '-W', '-m'      accepted for qemu-img's sake: work in flight and its order are chosen by the program
