@@ -157,7 +157,7 @@ export class QemuRunner implements Runner {
     }
     const last = mark ?? readRunRecord(files)?.process;
     const own = this.#started.get(files.folder);
-    if (own && (!last || isSame(own.mark, last))) return own.ended;
+    if (own && (!last || isSame(own.mark, last))) return own.ended();
     return existsSync(files.pid) ? 'crashed' : 'powered-off';
   }
 

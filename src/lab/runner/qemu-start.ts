@@ -14,7 +14,8 @@ import { openMonitor } from './seat-monitor.ts';
 export interface StartedQemu {
   /** Undefined when it ended before anyone could look. */
   readonly mark: ProcessMark | undefined;
-  readonly ended: Promise<SeatEnd>;
+  /** Settles when it has ended; keeps the process waiting for that. */
+  ended(): Promise<SeatEnd>;
 }
 
 const startLimitMs = 30_000;
@@ -49,7 +50,14 @@ export async function startQemu(
     if (child.pid !== undefined && pidIn(files) === child.pid) rmSync(files.pid, { force: true });
     throw error;
   }
-  return { mark, ended: ended.then((code) => (code === 0 ? 'powered-off' : 'crashed')) };
+  return {
+    mark,
+    async ended() {
+      // It does not keep the event loop alive by itself, which would otherwise run empty before its exit is told.
+      child.ref();
+      return (await ended) === 0 ? 'powered-off' : 'crashed';
+    },
+  };
 }
 
 function launch(qemu: string, args: readonly string[], files: SeatFiles): ChildProcess {
