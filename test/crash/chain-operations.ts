@@ -70,7 +70,7 @@ export async function runAmend(
       await amendImage(() => openLive(session, { writable: true }), driver, values);
     } catch (error) {
       // What this image cannot be is refused, and then nothing has happened.
-      if (!isDiskError(error, 'unsupported') && !isDiskError(error, 'bad-argument')) throw error;
+      if (!isDiskError(error) || !['unsupported', 'bad-argument', 'in-use'].includes(error.code)) throw error;
     }
   });
 }

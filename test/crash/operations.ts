@@ -152,8 +152,8 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
       try {
         await image.resize(size, { preallocation });
       } catch (error) {
-        // Version 2 with snapshots, or under a longer backing image: then nothing has happened.
-        if (isDiskError(error, 'unsupported')) return;
+        // Version 2 with snapshots; a bitmap that a cut has left in use. Then nothing has happened.
+        if (isDiskError(error, 'unsupported') || isDiskError(error, 'in-use')) return;
         throw error;
       }
       edit.done(disk.tick());
