@@ -40,7 +40,7 @@ export async function planDown(lab: Lab): Promise<DownPlan> {
     freed += found.freed;
     if (found.disk !== undefined || found.others.length > 0) seats.push(files.name);
   }
-  await assertNobodyStandsOn(disks, lab.pool);
+  await assertNobodyStandsOn(disks, lab);
   return { seats, files: [...disks, ...others], freed, kept };
 }
 

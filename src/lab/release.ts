@@ -1,8 +1,9 @@
-import { relative } from 'node:path';
+import { dirname, relative } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { knownDependents } from '../platform/dependents.ts';
 import { probeLock } from '../storage/file.ts';
 import { count, describeSeats } from './describe.ts';
+import type { Lab } from './lab.ts';
 import { backingPathOf, fileIdentity, nameExists } from './overlay.ts';
 import type { Runner } from './runner/runner.ts';
 import { scanImages } from './scan.ts';
@@ -14,9 +15,12 @@ import type { Seat } from './seat.ts';
 
 /**
  * Throws `in-use` when an image that is not itself among `paths` has one of them as its backing file: looked for in the
- * pool, and in the records beside them.
+ * lab's pool, in the lab file's folder, in the master's, and in the records beside them.
  */
-export async function assertNobodyStandsOn(paths: readonly string[], pool: string): Promise<void> {
+export async function assertNobodyStandsOn(
+  paths: readonly string[],
+  { pool, spec }: Pick<Lab, 'pool' | 'spec'>,
+): Promise<void> {
   if (paths.length === 0) return;
   const doomed = new Map<string, string>();
   for (const path of paths) {
@@ -27,7 +31,7 @@ export async function assertNobodyStandsOn(paths: readonly string[], pool: strin
   const add = (path: string, on: string) => {
     if (!doomed.has(fileIdentity(path) ?? '')) standing.push({ path, on });
   };
-  for (const image of scanImages([pool]).images) {
+  for (const image of scanImages([pool], [dirname(spec.file), dirname(spec.master.path)]).images) {
     const backing = backingPathOf(image);
     const on = backing === undefined ? undefined : doomed.get(fileIdentity(backing) ?? '');
     if (on !== undefined) add(image.path, on);

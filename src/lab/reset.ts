@@ -50,7 +50,7 @@ export async function resetSeats(
   if (!options.acceptMaster) await assertMasterUnchanged(lab, names);
   await assertNobodyStandsOn(
     jobs.map((job) => job.path),
-    lab.pool,
+    lab,
   );
   if (options.dryRun) return { seats: names, freed };
 

@@ -45,7 +45,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions = {}): P
   const removals = plan.steps.flatMap((step) => (step.do === 'remove' ? [step] : []));
   await assertNobodyStandsOn(
     removals.flatMap((step) => step.paths),
-    lab.pool,
+    lab,
   );
   // Seats that are going to be removed stay known until they are gone.
   const during =

@@ -55,6 +55,24 @@ describe.skipIf(!have('qemu-img'))('who-uses and tree', () => {
     expect(await bench.must('tree')).toMatch(/masters\/m\.raw +64 MiB +.* MiB +read-only, 3 clones/);
   });
 
+  it('find what stands on a disk beside the lab file, from the folder where one works', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2 });
+    await bench.must('up');
+    const disk = 'class/student-01.qcow2';
+    await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', disk, bench.path('mine')]);
+    expect((await bench.json<Users>('who-uses', disk)).users.map((user) => user.path)).toEqual([
+      bench.path('mine'),
+    ]);
+    for (const command of [['reset', 'student-01'], ['down']]) {
+      const before = bench.snapshot(bench.path(disk));
+      const { code, err } = await bench.run(...command);
+      expect([code, err]).toEqual([1, expect.stringContaining('mine')]);
+      expect(bench.snapshot(bench.path(disk))).toEqual(before);
+    }
+    await bench.must('reset', 'student-02');
+  });
+
   it('end where chains are loops', async () => {
     await using bench = await labBench();
     for (const name of ['a', 'b'])

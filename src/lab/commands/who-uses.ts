@@ -1,14 +1,15 @@
 import { existsSync } from 'node:fs';
-import { dirname, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { DiskError } from '../../errors.ts';
-import { recordsFor } from '../../platform/dependents.ts';
+import { recordFolder, recordsFor } from '../../platform/dependents.ts';
 import { count, milliseconds, table } from '../describe.ts';
 import { scanImages, standingOn } from '../scan.ts';
 import { type LabCommand, say, sayJson, shown, wantsJson, warn } from './command.ts';
 
 /**
  * `cowherd who-uses FILE [DIR...]`: the images that stand on FILE, directly or through others. Looks into the folders
- * given, that of FILE, and those where labs have recorded clones of it.
+ * given, that of FILE, and those where labs have recorded clones of it; where none is given, also into the current one
+ * and into those beside which a lab's pool with FILE or clones of it lies, which is where lab files are.
  */
 export const run: LabCommand = async (input, context) => {
   const [file, ...folders] = input.operands;
@@ -20,9 +21,12 @@ export const run: LabCommand = async (input, context) => {
   }
   const began = performance.now();
   const recorded = recordsFor(path).flatMap((record) => record.dependents.map((one) => dirname(one)));
+  const near = [...new Set([...recorded, dirname(path)])];
   const scan = scanImages(
     folders.map((folder) => resolve(context.cwd, folder)),
-    [...recorded, dirname(path)].filter((place) => existsSync(place)),
+    [...near, ...(folders.length > 0 ? [] : [context.cwd, ...labFolders(near)])].filter((place) =>
+      existsSync(place),
+    ),
   );
   const users = standingOn(path, scan.images);
   const ms = performance.now() - began;
@@ -55,3 +59,8 @@ export const run: LabCommand = async (input, context) => {
   say(context, `${found} (${count(scan.files, 'file')} looked at in ${milliseconds(ms)})`);
   return 0;
 };
+
+/** Of folders that are pools of labs, those above them: a pool is beside its lab file unless that says otherwise. */
+function labFolders(folders: readonly string[]): readonly string[] {
+  return folders.filter((folder) => existsSync(join(folder, recordFolder))).map((folder) => dirname(folder));
+}
