@@ -210,6 +210,31 @@ describe('creating a file', () => {
     await target.commit();
   });
 
+  it('leaves a file alone that may be another name of a guarded image', async () => {
+    const path = dir.file('disk');
+    await createImageFile(path, options);
+    await link(path, dir.file('other'));
+    await chmod(path, 0o444);
+    const before = await readFile(path);
+    const refusal = { code: 'in-use', path: dir.file('other') };
+    await expect(createTarget(dir.file('other'))).rejects.toMatchObject(refusal);
+    await expect(openImageFile(dir.file('other'), { writable: true })).rejects.toMatchObject(refusal);
+    expect(before.equals(await readFile(path))).toBe(true);
+    await using image = await openImageFile(dir.file('other'));
+    expect(image.size).toBe(size);
+    await chmod(path, 0o644);
+    await using writable = await openImageFile(dir.file('other'), { writable: true });
+    expect(writable.size).toBe(size);
+  });
+
+  it.skipIf(!isRoot)('writes to another name of a guarded image when it is told to', async () => {
+    const path = dir.file('disk');
+    await writeFile(path, 'old', { mode: 0o444 });
+    await link(path, dir.file('other'));
+    await createImageFile(dir.file('other'), { ...options, corruptDependents: true });
+    expect(statSync(path).size).toBe(size);
+  });
+
   it('refuses protocols, directories and places that are not there, by their own names', async () => {
     await expect(createImageFile('nbd://x/y', options)).rejects.toMatchObject({
       code: 'unsupported',

@@ -1,4 +1,4 @@
-import { readdirSync, realpathSync, rmdirSync, rmSync, statSync } from 'node:fs';
+import { readdirSync, realpathSync, rmdirSync, rmSync, type Stats, statSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { sweepAsides, syncDirectory } from './atomic-file.ts';
@@ -191,14 +191,15 @@ export const corruptDependentsFlag = '--corrupt-dependents';
 
 /**
  * Throws `in-use` when files are known to stand on `path`, since writing to it would silently change all of them;
- * names up to three. `force` is for `--corrupt-dependents`. Call it before the first byte is written; one failed
- * directory look-up where nothing is recorded.
+ * names up to three; and where it may be another name of a guarded image. `force` is for `--corrupt-dependents`. Call it before the first byte is written; one failed
+ * directory look-up and one of the file where nothing is recorded.
  */
 export async function assertNoDependents(
   path: string,
   options: { readonly force?: boolean; readonly except?: readonly string[] } = {},
 ): Promise<void> {
   if (options.force) return;
+  assertNoGuardedLink(path);
   const dependents = await knownDependents(path, options);
   if (dependents.length === 0) return;
   const names = dependents.slice(0, 3).map((one) => relative(process.cwd(), one.path) || one.path);
@@ -209,6 +210,27 @@ export async function assertNoDependents(
     `'${path}' is the backing file of ${list}: writing to it would corrupt them. ` +
       `${corruptDependentsFlag} does it nevertheless`,
     { path, detail: { dependents: dependents.length, names: list, flag: corruptDependentsFlag } },
+  );
+}
+
+/**
+ * Records are found by name, and a hard link elsewhere has none. A guarded image is read-only by its mode, whatever
+ * name leads to it, though that stops no superuser.
+ */
+function assertNoGuardedLink(path: string): void {
+  let stat: Stats;
+  try {
+    stat = statSync(path);
+  } catch {
+    // Nothing there, or out of reach: whoever opens it says so.
+    return;
+  }
+  if (!stat.isFile() || stat.nlink < 2 || (stat.mode & 0o222) !== 0 || recordsFor(path).length > 0) return;
+  throw new DiskError(
+    'in-use',
+    `'${path}' has another name, and nobody may write to it: it may be an image that others stand on. ` +
+      `${corruptDependentsFlag} writes to it nevertheless`,
+    { path, detail: { links: stat.nlink, flag: corruptDependentsFlag } },
   );
 }
 
