@@ -51,3 +51,12 @@ export class DiskError extends Error {
 export function isDiskError(error: unknown, code?: DiskErrorCode): error is DiskError {
   return error instanceof DiskError && (code === undefined || error.code === code);
 }
+
+/** What went wrong first, where closing something after it failed too (`await using` throws both in one). */
+export function firstError(error: unknown): unknown {
+  let first = error;
+  while (first instanceof Error && first.name === 'SuppressedError' && 'suppressed' in first) {
+    first = first.suppressed;
+  }
+  return first;
+}

@@ -1,4 +1,4 @@
-import { isDiskError } from '../errors.ts';
+import { firstError, isDiskError } from '../errors.ts';
 import { SignalReceived } from '../platform/signals.ts';
 import type { CliContext, Command } from './context.ts';
 import { CliFailure, HelpWanted, UsageFailure } from './failure.ts';
@@ -62,7 +62,8 @@ async function dispatch(args: readonly string[], context: CliContext): Promise<n
   return run([verb, ...rest], context);
 }
 
-function answerFor(error: unknown, context: CliContext): number {
+function answerFor(thrown: unknown, context: CliContext): number {
+  const error = firstError(thrown);
   if (context.env.COWHERD_DEBUG === '1' && error instanceof Error) context.stderr.write(`${error.stack}\n`);
   if (context.signal.aborted && (error === context.signal.reason || isDiskError(error, 'aborted'))) {
     // As if the signal had ended the process, which is what scripts that look at the code expect.

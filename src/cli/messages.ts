@@ -1,4 +1,4 @@
-import { type DiskError, isDiskError } from '../errors.ts';
+import { type DiskError, firstError, isDiskError } from '../errors.ts';
 import { isAbsentProtocol, nodeDrivers } from '../image/nodes/drivers/index.ts';
 import { protocolOf } from '../image/reference.ts';
 import { strerror } from '../platform/errno.ts';
@@ -37,7 +37,8 @@ export interface Explanation {
 }
 
 /** What went wrong, in QEMU's words. */
-export function explain(error: unknown): Explanation {
+export function explain(thrown: unknown): Explanation {
+  const error = firstError(thrown);
   if (error instanceof CliFailure) return { text: error.message, hint: error.hint };
   if (isDiskError(error)) return explainDiskError(error);
   return { text: error instanceof Error ? error.message : String(error) };

@@ -2,7 +2,7 @@ import { constants } from 'node:os';
 import { Command, CommanderError, Option } from 'commander';
 import type { CliContext, Command as Program } from '../cli/context.ts';
 import { version } from '../cli/version.ts';
-import { isDiskError } from '../errors.ts';
+import { firstError, isDiskError } from '../errors.ts';
 import { type CommandSpec, commands } from './command-table.ts';
 import type { Input } from './commands/command.ts';
 import { describeError } from './messages.ts';
@@ -31,7 +31,8 @@ export const cowherd: Program = async (args, context) => {
   }
 };
 
-function answerFor(error: unknown, context: CliContext): number {
+function answerFor(thrown: unknown, context: CliContext): number {
+  const error = firstError(thrown);
   if (context.env.COWHERD_DEBUG === '1' && error instanceof Error) context.stderr.write(`${error.stack}\n`);
   context.stderr.write(`${describeError(error, context)}\n`);
   if (context.signal.aborted) {

@@ -1,5 +1,5 @@
 import type { CliContext } from '../cli/context.ts';
-import { type DiskError, type DiskErrorCode, isDiskError } from '../errors.ts';
+import { type DiskError, type DiskErrorCode, firstError, isDiskError } from '../errors.ts';
 
 /** What to do about errors that do not say it themselves. */
 const fixes: Readonly<Partial<Record<DiskErrorCode, string>>> = {
@@ -10,7 +10,8 @@ const fixes: Readonly<Partial<Record<DiskErrorCode, string>>> = {
 };
 
 /** An error for people: one sentence, and below it what to do. */
-export function describeError(error: unknown, context: CliContext): string {
+export function describeError(thrown: unknown, context: CliContext): string {
+  const error = firstError(thrown);
   if (!isDiskError(error)) {
     const message = error instanceof Error ? error.message : String(error);
     return `${context.program}: ${message}\nThis is a fault of the program: please report it (COWHERD_DEBUG=1 shows more).`;

@@ -1,0 +1,30 @@
+import { describe, expect, it } from 'vitest';
+import { testContext } from '../../test/support/cli-context.ts';
+import { explain } from '../cli/messages.ts';
+import { DiskError } from '../errors.ts';
+import { describeError } from './messages.ts';
+
+/** What work throws that fails twice: itself, and then as often as told while it closes what it had open. */
+async function failure(closings: number): Promise<unknown> {
+  const work = async (left: number): Promise<void> => {
+    if (left === 0) throw new DiskError('read-only', "Could not write 'disk'");
+    await using _open = {
+      async [Symbol.asyncDispose]() {
+        throw new Error('closing failed');
+      },
+    };
+    await work(left - 1);
+  };
+  return work(closings).catch((error: unknown) => error);
+}
+
+describe('an error that closing something failed after', () => {
+  it.each([0, 1, 3])('is told as what went wrong first (%i failures to close)', async (closings) => {
+    const error = await failure(closings);
+    expect(error instanceof DiskError).toBe(closings === 0);
+    expect(describeError(error, testContext({ program: 'cowherd' }))).toBe(
+      "cowherd: Could not write 'disk'\n  the file system or the image cannot be written",
+    );
+    expect(explain(error)).toEqual({ text: "Could not write 'disk'" });
+  });
+});
