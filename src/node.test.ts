@@ -3,6 +3,7 @@ import { chmod, link, mkdir, readdir, readFile, rename, symlink, writeFile } fro
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { have, isRoot, mustRun, openQemuIo, run, type TempDir, tempDir } from '../test/support/programs.ts';
 import { createImageFile, createTarget, openImageFile, openLayerFile, trustedImages } from './node.ts';
+import { processPlace, processStart } from './platform/process-identity.ts';
 
 const size = 1 << 20;
 const qemu = have('qemu-img') && have('qemu-io');
@@ -233,6 +234,15 @@ describe('creating a file', () => {
     await link(path, dir.file('other'));
     await createImageFile(dir.file('other'), { ...options, corruptDependents: true });
     expect(statSync(path).size).toBe(size);
+  });
+
+  it('removes what a killed run left of the same file, and nothing else', async () => {
+    // Marked as this process's number in an earlier life, as `process-identity.ts` tells them apart.
+    const mark = `cowherd-${process.pid}-1.${processPlace()}.0badcafe0bad.part`;
+    const running = `.disk.cowherd-${process.pid}-${processStart(process.pid)}.${processPlace()}.1.part`;
+    for (const name of [`.disk.${mark}`, `.other.${mark}`, running]) await writeFile(dir.file(name), 'x');
+    await createImageFile(dir.file('disk'), options);
+    expect((await readdir(dir.path)).sort()).toEqual([running, `.other.${mark}`, 'disk'].sort());
   });
 
   it('refuses protocols, directories and places that are not there, by their own names', async () => {

@@ -24,7 +24,7 @@ import {
 } from './image/open.ts';
 import { assertAllowed, type NamingImage, type ReferencePolicy, untrustedImages } from './image/policy.ts';
 import { combineReference, requireFile } from './image/reference.ts';
-import { createAside } from './platform/atomic-file.ts';
+import { createAside, sweepAsides } from './platform/atomic-file.ts';
 import { assertNoDependents } from './platform/dependents.ts';
 import { registerZlibCodec } from './platform/zlib-codec.ts';
 import { registerZstdCodec } from './platform/zstd-codec.ts';
@@ -150,7 +150,7 @@ export interface TargetFile extends AsyncDisposable {
 /**
  * Prepares a file to be written aside and to take the place of `path` when it is whole. Written in place are block
  * devices, files with other hard links (which would keep the old content), and files in a directory where
- * nothing can be created.
+ * nothing can be created. Deletes what runs that were killed have left of this file.
  *
  * Throws `locked` while another program uses the file that is there, `in-use` when other images stand on it.
  */
@@ -167,6 +167,7 @@ export async function createTarget(
   try {
     // Until the name leads to the new file, nobody else may start to use the old one for writing.
     await old?.lock(creationLock);
+    sweepFor(aside.target);
     store = await openFileStore(aside.path, { create: 'exclusive', name: file });
   } catch (error) {
     await aside.abandon();
@@ -187,6 +188,16 @@ export async function createTarget(
       await old?.[Symbol.asyncDispose]();
     },
   };
+}
+
+/** Deletes what runs that were killed have left of the same file: as large as an image, and hidden. */
+function sweepFor(target: string): void {
+  try {
+    sweepAsides(dirname(target), { name: basename(target) });
+  } catch (error) {
+    // Someone else's, or a folder that cannot be listed: no reason not to write.
+    if (!isDiskError(error)) throw error;
+  }
 }
 
 /** What QEMU's tools ask for while they empty and fill a file. */

@@ -105,6 +105,8 @@ export function removeAsides(): void {
 }
 
 export interface SweepOptions {
+  /** Only what was to take the place of this name. Default: of any. */
+  readonly name?: string;
   /** Milliseconds since the epoch, for tests. */
   readonly now?: number;
 }
@@ -125,11 +127,12 @@ export function sweepAsides(directory: string, options: SweepOptions = {}): stri
   } catch (error) {
     throw asSystemError(error, 'list', directory);
   }
+  const wanted = options.name === undefined ? undefined : cutName(options.name);
   for (const name of names) {
-    const owner = /^\..+\.cowherd-(\d+)-([0-9a-z.]*)\.part$/.exec(name);
-    if (!owner) continue;
+    const owner = /^\.(.+)\.cowherd-(\d+)-([0-9a-z.]*)\.part$/.exec(name);
+    if (!owner || (wanted !== undefined && owner[1] !== wanted)) continue;
     const path = join(directory, name);
-    if (live.has(path) || !isLeftover(path, Number(owner[1]), owner[2], options.now ?? Date.now())) continue;
+    if (live.has(path) || !isLeftover(path, Number(owner[2]), owner[3], options.now ?? Date.now())) continue;
     if (removeFile(path)) removed.push(path);
   }
   return removed;
