@@ -147,14 +147,17 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
           : 'off',
       };
     },
-    async run({ disk, model, image }, { size, preallocation }) {
+    async run(session, { size, preallocation }) {
+      const { disk, model, image } = session;
+      const before = image.size;
       const edit = model.resize(disk.tick(), size);
       try {
         await image.resize(size, { preallocation });
       } catch (error) {
+        if (!isDiskError(error, 'unsupported') && !isDiskError(error, 'in-use')) throw error;
         // Version 2 with snapshots; a bitmap that a cut has left in use. Then nothing has happened.
-        if (isDiskError(error, 'unsupported') || isDiskError(error, 'in-use')) return;
-        throw error;
+        if (size < before) await noteLive(session, disk.tick(), size, before - size);
+        return;
       }
       edit.done(disk.tick());
     },
