@@ -1,10 +1,12 @@
 import { fstatSync, type Stats, statSync } from 'node:fs';
+import { dirname } from 'node:path';
 import type { FormatDriver } from '../formats/driver.ts';
 import { findFormat } from '../formats/index.ts';
 import type { Image } from '../image/image.ts';
 import { createImage, openImage } from '../image/open.ts';
 import { parseReference, requireFile } from '../image/reference.ts';
 import { createTarget, referenceResolver, type TargetFile } from '../node.ts';
+import { sweepAsides } from '../platform/atomic-file.ts';
 import { FileStore } from '../storage/file.ts';
 import { allPermissions, Permission } from '../storage/image-lock.ts';
 import { bottomOf, hostFileOf } from '../storage/store.ts';
@@ -77,6 +79,7 @@ export async function createConvertTarget(
     checkFileOptions(driver, options);
     checkFileName(path);
     target = await createTarget(path, { corruptDependents: wish.force });
+    if (target.aside) sweepAsides(dirname(requireFile(path)));
     context.signal.throwIfAborted();
     await createImage(target.store, driver.name, size, driverOptions(driver, options), { backing });
   } catch (error) {

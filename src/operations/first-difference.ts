@@ -9,12 +9,10 @@ export function firstDifference(a: Uint8Array, b: Uint8Array): number {
     const head = Math.min(length, (4 - (a.byteOffset & 3)) & 3);
     for (; index < head; index++) if (a[index] !== b[index]) return index;
     const words = (length - index) >>> 2;
-    index +=
-      4 *
-      equalWords(
-        new Int32Array(a.buffer, a.byteOffset + index, words),
-        new Int32Array(b.buffer, b.byteOffset + index, words),
-      );
+    if (words > 0) {
+      const first = new Int32Array(a.buffer, a.byteOffset + index, words);
+      index += 4 * equalWords(first, new Int32Array(b.buffer, b.byteOffset + index, words));
+    }
   }
   for (; index < length; index++) if (a[index] !== b[index]) return index;
   return length;
