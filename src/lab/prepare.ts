@@ -8,12 +8,13 @@ import {
   factsDiffer,
   inspectMaster,
   type Master,
+  masterChanged,
   masterState,
   rememberedContent,
 } from './master.ts';
 import { wholeMessage } from './messages.ts';
 import { nameExists, readImageHead } from './overlay.ts';
-import { makePlan, type Plan, type PlanInput, type SeatFiles, type Step } from './plan.ts';
+import { makePlan, type Plan, type PlanInput, type Problem, type SeatFiles, type Step } from './plan.ts';
 import type { LabState } from './state.ts';
 
 /** What `up` found and would do. */
@@ -68,8 +69,22 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
     guard: guardNeeds(hold).map((need): Step => ({ do: 'guard', ...need })),
     state: { path: lab.statePath, before: state, after },
   });
-  return { lab, master, content, hold, after, plan };
+  const problems = [...changedMaster(lab, plan, content), ...plan.problems];
+  return { lab, master, content, hold, after, plan: { ...plan, problems } };
 }
+
+/** Seats that were made on another content of the master than it has now stop everything. */
+function changedMaster(lab: Lab, plan: Plan, content: string | undefined): readonly Problem[] {
+  const before = lab.state?.master.content;
+  if (before === undefined || content === undefined || content === before || plan.stale.length === 0)
+    return [];
+  const { detail } = masterChanged(lab, plan.stale, otherContent);
+  const what = `the master changed since its clones were made, ${otherContent}`;
+  return [{ path: lab.spec.master.path, what, fix: String(detail.fix) }];
+}
+
+/** What became of a master whose digest is not what it was. */
+export const otherContent = 'its content is another one';
 
 function wantedDefinitions(lab: Lab, files: readonly SeatFiles[]): PlanInput['wanted'] {
   const wanted = new Map<string, { definition: string }>();

@@ -12,7 +12,7 @@ import { makeOverlays, type OverlayKind } from './make-overlays.ts';
 import { type Master, masterChanged } from './master.ts';
 import { placeFiles } from './place-files.ts';
 import { removeStaleLock } from './pool-lock.ts';
-import type { Prepared } from './prepare.ts';
+import { otherContent, type Prepared } from './prepare.ts';
 import { assertNobodyStandsOn } from './release.ts';
 import { type LabState, writeState } from './state.ts';
 
@@ -81,7 +81,7 @@ function withRemovals(lab: Lab, after: LabState, seats: readonly string[]): LabS
 function assertPossible({ lab, plan, content }: Prepared): void {
   const before = lab.state?.master;
   if (before && content !== before.content && plan.stale.length > 0)
-    throw masterChanged(lab, plan.stale, 'its content is another one');
+    throw masterChanged(lab, plan.stale, otherContent);
   const [first] = plan.problems;
   if (first === undefined) return;
   const more = plan.problems.length > 1 ? ` (and ${plan.problems.length - 1} more: see 'cowherd plan')` : '';

@@ -85,6 +85,27 @@ describe.skipIf(!qemu)('a master that changed', () => {
     expect((await bench.run('start', 'student-01')).err).toContain('it is gone');
   });
 
+  it('is told of by plan as up refuses it, and not where only a date changed', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml');
+    await bench.must('up');
+    await tamper(bench);
+    const disks = bench.snapshot(bench.path('class'));
+    for (const args of [['plan'], ['up', '--dry-run']]) {
+      const { code, out } = await bench.run(...args);
+      expect(code).toBe(1);
+      expect(out).toMatch(
+        /the master changed since its clones were made, .*: masters\/m\.raw\n +Affected: st/,
+      );
+    }
+    expect((await bench.json<{ problems: unknown[] }>('plan')).problems).toHaveLength(1);
+    expect(bench.snapshot(bench.path('class'))).toEqual(disks);
+    const up = await bench.run('up');
+    expect([up.code, up.err]).toEqual([1, expect.stringContaining('changed since its clones were made')]);
+    await restore(bench);
+    expect(await bench.must('plan')).not.toContain('changed');
+  });
+
   it('fools nobody with an old date', async () => {
     await using bench = await labBench();
     bench.write('lab.yaml', { runner: 'qemu' });

@@ -57,7 +57,7 @@ export function describePlan(plan: Plan, context: CliContext): readonly string[]
   for (const problem of plan.problems) {
     const where = problem.seat === undefined ? '' : `${problem.seat}: `;
     lines.push(`  ${c.red('!')} ${where}${problem.what}: ${shown(context, problem.path)}`);
-    lines.push(`      ${problem.fix}`);
+    lines.push(...problem.fix.split('\n').map((one) => `      ${one}`));
   }
   return lines;
 }

@@ -1,9 +1,9 @@
 import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
 import { count, milliseconds } from '../describe.ts';
-import { type Lab, openLab } from '../lab.ts';
+import { openLab } from '../lab.ts';
 import { readImageHead } from '../overlay.ts';
-import { type Prepared, prepareUp } from '../prepare.ts';
+import type { Prepared } from '../prepare.ts';
 import { type Applied, applyUp, tidy } from '../up.ts';
 import {
   type LabCommand,
@@ -18,7 +18,7 @@ import {
   warn,
 } from './command.ts';
 import { describePlan, isEmpty } from './describe-plan.ts';
-import { planJson } from './plan.ts';
+import { planJson, prepareWithDigest } from './plan.ts';
 
 /** `cowherd up`: makes what the lab file asks for and is not there. */
 export const run: LabCommand = async (input, context) => {
@@ -52,15 +52,6 @@ export const run: LabCommand = async (input, context) => {
   if (json) sayJson(context, answer);
   return 0;
 };
-
-async function prepareWithDigest(lab: Lab, prune: boolean, context: CliContext): Promise<Prepared> {
-  const bar = lazyProgress(context, 'reading the master', 'bytes');
-  try {
-    return await prepareUp(lab, { prune, digest: { signal: context.signal, onProgress: bar.update } });
-  } finally {
-    bar.end();
-  }
-}
 
 async function apply(prepared: Prepared, context: CliContext): Promise<Applied> {
   const bar = lazyProgress(context, 'making disks', 'disks');
