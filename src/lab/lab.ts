@@ -43,7 +43,7 @@ export function seatPaths(pool: string, seat: string): SeatPaths {
   };
 }
 
-/** Reads the lab file and the lab's state. Throws `not-found`, `bad-argument`, `corrupt`. */
+/** Reads the lab file and the lab's state. Throws `bad-argument`, `corrupt`. */
 export function openLab(file: string, cwd: string): Lab {
   return labOf(loadLab(file, cwd));
 }

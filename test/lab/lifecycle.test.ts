@@ -187,6 +187,17 @@ describe('up', () => {
   });
 });
 
+describe('a lab file that is not there', () => {
+  it.each(['up', 'plan', 'status', 'down'])(
+    'is named by %s, as a mistake of the command line',
+    async (command) => {
+      await using bench = await labBench();
+      const named = await bench.run(command, 'nope.yaml');
+      expect([named.code, named.err]).toEqual([2, expect.stringContaining("no lab file 'nope.yaml'")]);
+    },
+  );
+});
+
 describe('down', () => {
   it('removes what up made and gives the master back', async () => {
     await using bench = await labBench();

@@ -40,14 +40,14 @@ export interface LabSpec {
 const largestFile = 4 * 1024 * 1024;
 
 /**
- * Reads a lab file. Throws `not-found`, or `bad-argument` with every mistake in the file (see `labFileError`).
+ * Reads a lab file. Throws `bad-argument` where there is none, or with every mistake in the file (see `labFileError`).
  * `name` is the path as the user gave it, relative to `cwd`.
  */
 export function loadLab(name: string, cwd: string): LabSpec {
   const file = resolve(cwd, name);
   const text = readSmallText(file, largestFile);
   if (text === undefined) {
-    throw new DiskError('not-found', 'there is no such lab file', {
+    throw new DiskError('bad-argument', `There is no lab file '${name}'`, {
       path: name,
       detail: { fix: 'three lines make one: lab: NAME, master: IMAGE, seats: 40' },
     });
