@@ -57,18 +57,40 @@ export async function ownSeeds(): Promise<SeedImage[]> {
 /** What a seed may name as its backing or data file. */
 const neighbour = SparseBytes.of(stamped(7, 96 * KiB));
 
+/** What an image's reference leads to: the same file each time that the image is opened, since it may write there. */
+const neighbours = new WeakMap<SparseStore, SparseBytes>();
+
+function neighbourOf(store: SparseStore): SparseBytes {
+  const known = neighbours.get(store) ?? neighbour.fork();
+  neighbours.set(store, known);
+  return known;
+}
+
+/** The data file of a store, the same one at every opening: what is written there must be found again. */
+const dataFiles = new WeakMap<SparseStore, SparseBytes>();
+
 /** Opens an image whose references all lead to one small raw file. */
 export function openFuzzed(
   store: SparseStore,
   format: string | undefined,
   writable: boolean,
   metadataOnly = false,
+  checking = false,
 ) {
   return openImage(store, {
     format,
     writable,
     metadataOnly,
+    checking,
     locks: 'none',
-    resolve: async () => new SparseStore(neighbour.fork(), 'backing'),
+    resolve: async (_, { role }) => {
+      if (role === 'backing') return new SparseStore(neighbour.fork(), 'backing');
+      let data = dataFiles.get(store);
+      if (data === undefined) {
+        data = neighbour.fork();
+        dataFiles.set(store, data);
+      }
+      return new SparseStore(data, 'data');
+    },
   });
 }

@@ -218,7 +218,7 @@ async function feedRepair(content: SparseBytes, meter: Meter): Promise<void> {
   for (const repair of ['leaks', 'all'] as const) {
     const store = new MeteredStore(content.fork(), meter);
     await typed(async () => {
-      await using image = await openFuzzed(store, 'qcow2', true, true);
+      await using image = await openFuzzed(store, 'qcow2', true, true, true);
       await qcow2.check!(image.layer, { repair });
     });
   }
