@@ -21,9 +21,10 @@ export async function readBitmapTable(
   const clusterSize = clusterSizeOf(header);
   const fail = (message: string, detail = {}) =>
     corrupt(source.name, 'bitmap table', `Bitmap '${name}': ${message}`, tableOffset, detail);
-  const bytes = new Uint8Array(tableSize * entryBytes);
-  if (tableOffset + bytes.length > alignUp(source.size, 512))
+  // Before any memory is taken: the directory may claim a table of any size.
+  if (tableOffset + tableSize * entryBytes > alignUp(source.size, 512))
     throw fail('its table lies past the end of the file');
+  const bytes = new Uint8Array(tableSize * entryBytes);
   await source.read(tableOffset, bytes.subarray(0, Math.min(bytes.length, source.size - tableOffset)));
   const view = new DataView(bytes.buffer);
   const table: number[] = [];

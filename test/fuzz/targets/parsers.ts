@@ -5,7 +5,7 @@ import { Getopt } from '../../../src/cli/getopt.ts';
 import { joinOptionLists, parseOptions, splitOptions, wantsHelp } from '../../../src/cli/options.ts';
 import { humanSize, parseSize, sizeArgument } from '../../../src/cli/sizes.ts';
 import { inflate } from '../../../src/codecs/inflate.ts';
-import { isDiskError } from '../../../src/errors.ts';
+import { DiskError, isDiskError } from '../../../src/errors.ts';
 import { qcow2 } from '../../../src/formats/qcow2/index.ts';
 import { assertAllowed, untrustedImages } from '../../../src/image/policy.ts';
 import { combineReference, parseReference, requireFile } from '../../../src/image/reference.ts';
@@ -253,7 +253,9 @@ export const textTargets: readonly Target[] = [
       { name: 'force', argument: 'optional', key: 'force' },
     ]);
     let left = text.length + words.length + 2;
-    while (options.next() !== undefined) {
+    let wrong = false;
+    for (let found = options.next(); found !== undefined; found = options.next()) {
+      wrong ||= found.key === '?' || found.key === ':';
       left -= 1;
       if (left < 0) throw new Broken('the options never end');
     }
@@ -261,6 +263,7 @@ export const textTargets: readonly Target[] = [
     if ([...options.argv].sort().join('\0') !== before) throw new Broken('words were lost or made up');
     if (options.optind > words.length) throw new Broken(`optind is ${options.optind} of ${words.length}`);
     options.operands();
+    if (wrong) throw new DiskError('bad-argument', 'An option is unknown, or its argument is missing');
   }),
   textTarget(
     'seat selection',
