@@ -57,15 +57,6 @@ export async function ownSeeds(): Promise<SeedImage[]> {
 /** What a seed may name as its backing or data file. */
 const neighbour = SparseBytes.of(stamped(7, 96 * KiB));
 
-/** What an image's reference leads to: the same file each time that the image is opened, since it may write there. */
-const neighbours = new WeakMap<SparseStore, SparseBytes>();
-
-function neighbourOf(store: SparseStore): SparseBytes {
-  const known = neighbours.get(store) ?? neighbour.fork();
-  neighbours.set(store, known);
-  return known;
-}
-
 /** The data file of a store, the same one at every opening: what is written there must be found again. */
 const dataFiles = new WeakMap<SparseStore, SparseBytes>();
 
