@@ -159,7 +159,9 @@ export class ChainStatus {
     }
     const extent = this.#extentAt(source, at);
     if (!extent) return undefined;
-    found.length = Math.min(length, extent.offset + extent.length - at);
+    const end = extent.offset + extent.length;
+    // A hole at the end of the file goes on over the bytes that round its size up to a sector.
+    if (extent.data || end < source.size) found.length = Math.min(length, end - at);
     found.data = extent.data;
     found.zero = !extent.data;
     return found;

@@ -102,7 +102,7 @@ async function compare(
       onProgress: (end, total) => {
         // Added up step by step in single precision, as qemu-img does.
         const step = Math.fround(Math.fround(Math.fround(end - done) / Math.fround(total)) * 100);
-        percent = Math.fround(percent + step);
+        percent = Math.fround(percent + Math.fround(Math.fround(step / 100) * 100));
         done = end;
         progress.reach(percent);
       },
