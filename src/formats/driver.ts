@@ -118,8 +118,13 @@ export interface Layer extends AsyncDisposable {
   readonly source: ByteSource;
   /** Guest bytes. */
   readonly size: number;
-  /** Bytes per allocation unit (cluster, grain, block); raw says 1. */
+  /** Bytes of the smallest piece that the map tells apart (cluster, subcluster, grain, block); raw says 1. */
   readonly grain: number;
+  /**
+   * Bytes for which host space is given out, and packed, in one piece, where that is several grains (a qcow2 cluster of
+   * subclusters). Default: the grain. Writers hold whole units: see `unitOf`.
+   */
+  readonly unit?: number;
   readonly backing?: BackingReference;
   /**
    * Set where guest bytes lie in one piece from `at` on (raw, flat extents): the engine then reads and writes
@@ -179,7 +184,7 @@ export interface WritableLayer extends Layer {
     length: number,
     options?: { readonly discard?: boolean },
   ): Promise<boolean>;
-  /** Stores one grain in packed form, for `convert -c`; `bytes` is the grain's content, short at the end. */
+  /** Stores one unit in packed form, for `convert -c`; `bytes` is the unit's content, short at the end. */
   pack?(offset: number, bytes: Uint8Array): Promise<void>;
   /** Changes the guest size. Shrinking drops what lies past the end. */
   resize?(size: number, options?: ResizeOptions): Promise<void>;
@@ -340,6 +345,11 @@ export interface FormatDriver {
   measure?(request: MeasureRequest): Promise<Measurement>;
   /** Whether `layer.pack` works (`convert -c`). */
   readonly canPack?: boolean;
+}
+
+/** Bytes for which the layer's host space is given out in one piece. */
+export function unitOf(layer: Layer): number {
+  return layer.unit ?? layer.grain;
 }
 
 /** True when the layer was opened for writing by a format that can. */

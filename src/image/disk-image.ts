@@ -1,6 +1,6 @@
 import { alignDown, alignUp, isOffset } from '../bytes/numbers.ts';
 import { DiskError, type DiskErrorCode } from '../errors.ts';
-import { type FormatDriver, isWritable, type Layer, type ResizeOptions } from '../formats/driver.ts';
+import { type FormatDriver, isWritable, type Layer, type ResizeOptions, unitOf } from '../formats/driver.ts';
 import type { ByteStore } from '../storage/store.ts';
 import { ChainReader, readPadded } from './chain-reader.ts';
 import type { ChainRun, Image, RunScope } from './image.ts';
@@ -88,7 +88,7 @@ export class DiskImage implements Image {
       store.debugEvent?.('write_aio');
       return store.write(at + offset, from);
     }
-    const held = await this.#holdGrains(offset, from.length);
+    const held = await this.#holdUnits(offset, from.length);
     try {
       await writer.write(offset, from);
     } finally {
@@ -101,7 +101,7 @@ export class DiskImage implements Image {
     if (length === 0) return;
     const unmap = options.unmap ?? false;
     if (this.#flat) return this.#flat.store.zero(this.#flat.at + offset, length, { punch: unmap });
-    const held = await this.#holdGrains(offset, length);
+    const held = await this.#holdUnits(offset, length);
     try {
       await writer.zero(offset, offset + length, unmap);
     } finally {
@@ -119,7 +119,7 @@ export class DiskImage implements Image {
       if (end > at + offset) await store.zero(at + offset, end - at - offset, { punch: true });
       return;
     }
-    const held = await this.#holdGrains(offset, length);
+    const held = await this.#holdUnits(offset, length);
     try {
       await writer.discard(
         offset,
@@ -133,19 +133,20 @@ export class DiskImage implements Image {
 
   async writePacked(offset: number, from: Uint8Array): Promise<void> {
     const writer = this.#checkWrite(offset, from.length);
-    const { grain, size, format } = this.layer;
+    const { size, format } = this.layer;
+    const unit = unitOf(this.layer);
     if (!isWritable(this.layer) || !this.layer.pack) {
       throw this.#error('unsupported', `Images in ${format} format cannot be written compressed`, {
         field: 'format',
         detail: { format },
       });
     }
-    if (offset % grain !== 0 || from.length === 0 || from.length !== Math.min(grain, size - offset)) {
-      throw this.#error('bad-argument', `${from.length} bytes at ${offset} are not one grain of ${grain}`, {
+    if (offset % unit !== 0 || from.length === 0 || from.length !== Math.min(unit, size - offset)) {
+      throw this.#error('bad-argument', `${from.length} bytes at ${offset} are not one unit of ${unit}`, {
         offset,
       });
     }
-    const held = await this.#holdGrains(offset, from.length);
+    const held = await this.#holdUnits(offset, from.length);
     try {
       await writer.pack(offset, from);
     } finally {
@@ -261,9 +262,10 @@ export class DiskImage implements Image {
     return this.#locks.tryLock(start, end, exclusive) ?? this.#locks.lock(start, end, exclusive);
   }
 
-  #holdGrains(offset: number, length: number): Promise<HeldRange> {
-    const { grain } = this.layer;
-    return this.#hold(alignDown(offset, grain), alignUp(offset + length, grain), true);
+  /** Two writers in one unit could each give it space of its own, and the later one would hide the earlier. */
+  #holdUnits(offset: number, length: number): Promise<HeldRange> {
+    const unit = unitOf(this.layer);
+    return this.#hold(alignDown(offset, unit), alignUp(offset + length, unit), true);
   }
 
   #check(offset: number, length: number): void {

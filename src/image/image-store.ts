@@ -1,5 +1,6 @@
 import { isOffset } from '../bytes/numbers.ts';
 import { DiskError } from '../errors.ts';
+import { unitOf } from '../formats/driver.ts';
 import type { ByteStore, Extent, OnProgress, Preallocation } from '../storage/store.ts';
 import type { Image } from './image.ts';
 import { type HeldRange, RangeLock } from './range-lock.ts';
@@ -7,7 +8,7 @@ import { type HeldRange, RangeLock } from './range-lock.ts';
 export interface ImageStoreOptions {
   /** What is read from backing images is written into the image itself (QEMU's `copy-on-read`). */
   readonly copyOnRead?: boolean;
-  /** Whole grains are stored packed (QEMU's `compress`). */
+  /** Whole units are stored packed (QEMU's `compress`). */
   readonly packed?: boolean;
 }
 
@@ -50,12 +51,12 @@ export class ImageStore implements ByteStore {
   /** An image does not grow by being written to: what lies past its end is refused. */
   async write(at: number, from: Uint8Array): Promise<void> {
     if (!this.#options.packed) return this.#holding(at, from.length, () => this.image.write(at, from));
-    const { grain } = this.image.layer;
+    const unit = unitOf(this.image.layer);
     for (let done = 0; done < from.length; ) {
-      const skip = (at + done) % grain;
-      const length = Math.min(grain - skip, from.length - done);
+      const skip = (at + done) % unit;
+      const length = Math.min(unit - skip, from.length - done);
       const part = from.subarray(done, done + length);
-      const whole = skip === 0 && length === Math.min(grain, this.size - at - done);
+      const whole = skip === 0 && length === Math.min(unit, this.size - at - done);
       await (whole ? this.image.writePacked(at + done, part) : this.image.write(at + done, part));
       done += length;
     }

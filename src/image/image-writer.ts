@@ -14,7 +14,7 @@ let zeroes: Uint8Array | undefined;
 
 /**
  * Changes guest bytes of one layer: reserves space, copies up what a fresh grain needs of the old content, and
- * publishes. The caller has checked the range and holds it exclusively, whole grains of it.
+ * publishes. The caller has checked the range and holds it exclusively, whole units of it.
  */
 export class ImageWriter {
   readonly #layer: WritableLayer;

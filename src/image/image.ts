@@ -41,7 +41,7 @@ export interface Image extends AsyncDisposable {
   zero(offset: number, length: number, options?: { readonly unmap?: boolean }): Promise<void>;
   /** The guest no longer needs the range: whole grains of it are given back and then read as zeroes. */
   discard(offset: number, length: number): Promise<void>;
-  /** Stores the grain at `offset` packed (`convert -c`). Throws `unsupported` where the format cannot. */
+  /** Stores the unit at `offset` packed (`convert -c`). Throws `unsupported` where the format cannot. */
   writePacked(offset: number, from: Uint8Array): Promise<void>;
   /**
    * Changes the guest size; new bytes read as zeroes, shrinking drops what lies past the end. Throws

@@ -1,4 +1,4 @@
-import type { Layer, Run } from '../formats/driver.ts';
+import { type Layer, type Run, unitOf } from '../formats/driver.ts';
 
 type PackedRun = Extract<Run, { readonly kind: 'packed' }>;
 
@@ -29,13 +29,13 @@ export class UnpackCache {
       copyFrom(await unit.bytes, run.skip, into);
       return;
     }
-    if (run.skip === 0 && into.length >= layer.grain) {
+    if (run.skip === 0 && into.length >= unitOf(layer)) {
       // Nobody will ask for the rest of it.
       copyFrom(await run.unpack(), 0, into);
       return;
     }
     const bytes = run.unpack();
-    this.#add({ layer, start, bytes, size: layer.grain });
+    this.#add({ layer, start, bytes, size: unitOf(layer) });
     try {
       copyFrom(await bytes, run.skip, into);
     } catch (error) {

@@ -1,6 +1,7 @@
 import { pageAligned } from '../bytes/page-buffer.ts';
 import { isZero } from '../bytes/zero.ts';
 import { DiskError } from '../errors.ts';
+import { unitOf } from '../formats/driver.ts';
 import type { Image } from '../image/image.ts';
 import type { OnProgress } from '../storage/store.ts';
 import { type Batch, ConvertPlan, type PlanOptions, sectorBytes } from './convert-plan.ts';
@@ -80,7 +81,7 @@ class Conversion {
     this.#target = target;
     this.#options = options;
     this.#sparseBytes = options.sparseBytes ?? defaultSparseBytes;
-    this.#packedBytes = options.packed ? target.layer.grain : undefined;
+    this.#packedBytes = options.packed ? unitOf(target.layer) : undefined;
     if (this.#sparseBytes > 0 && !options.verbatim) {
       this.#detector = new SparseDetector(this.#sparseBytes / sectorBytes);
     }

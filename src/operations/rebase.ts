@@ -2,7 +2,7 @@ import { alignDown } from '../bytes/numbers.ts';
 import { pageAligned } from '../bytes/page-buffer.ts';
 import { isZero } from '../bytes/zero.ts';
 import { DiskError } from '../errors.ts';
-import { type BackingReference, isWritable } from '../formats/driver.ts';
+import { type BackingReference, isWritable, unitOf } from '../formats/driver.ts';
 import type { Image } from '../image/image.ts';
 import type { OnProgress } from '../storage/store.ts';
 import { type BlockStatus, ChainStatus } from './block-status.ts';
@@ -43,7 +43,7 @@ export async function copyDifferences(
   const sides = await Sides.of(image, next);
   const { onProgress, signal, packed } = options;
   const { size } = image;
-  const grain = packed ? image.layer.grain : sectorBytes;
+  const grain = packed ? unitOf(image.layer) : sectorBytes;
   const old = pageAligned(Math.max(requestBytes, grain));
   const fresh = pageAligned(old.length);
   for (let offset = 0; offset < size; onProgress?.(offset, size)) {
