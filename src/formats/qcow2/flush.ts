@@ -1,7 +1,7 @@
 import type { ByteStore } from '../../storage/store.ts';
+import type { FrozenTable } from '../mapped/table.ts';
 import type { FreedRun } from './pending-frees.ts';
 import type { Refcounts } from './refcounts.ts';
-import type { FrozenTable } from './table.ts';
 import type { Qcow2Writer } from './writer.ts';
 
 /*

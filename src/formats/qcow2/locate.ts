@@ -1,9 +1,9 @@
 import type { ByteSource } from '../../storage/store.ts';
 import type { Run } from '../driver.ts';
+import type { Table } from '../mapped/table.ts';
 import { EntryKind, entryKind, entryOffset, packedExtent } from './entry.ts';
 import { corrupt, hex } from './errors.ts';
 import type { Mapping } from './mapping.ts';
-import type { Table } from './table.ts';
 
 /** What a lookup needs beside the map. */
 export interface LocateContext {

@@ -1,11 +1,11 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import type { ByteSource } from '../../storage/store.ts';
+import { Table, TableCache } from '../mapped/table.ts';
 import { defaultL2CacheBytes } from './constants.ts';
 import { corrupt, hex } from './errors.ts';
 import { type Geometry, geometryOf } from './geometry.ts';
 import type { Qcow2Header } from './header.ts';
 import { L1Table } from './l1-table.ts';
-import { Table, TableCache } from './table.ts';
 
 /** The guest-to-host map of an open image: the L1 table, and L2 tables as far as they are resident. */
 export class Mapping {

@@ -1,9 +1,9 @@
+import type { Table } from '../mapped/table.ts';
 import { lowZero } from './constants.ts';
 import { EntryKind, entryKind, entryOffset } from './entry.ts';
 import { flushImage } from './flush.ts';
 import { dropReference } from './free-entry.ts';
 import { checkEntry, packedOutside } from './locate.ts';
-import type { Table } from './table.ts';
 import type { Qcow2Writer } from './writer.ts';
 
 /**

@@ -1,8 +1,8 @@
 import { DiskError } from '../../errors.ts';
+import { Table } from '../mapped/table.ts';
 import { entryBytes, maxRefcountTableBytes } from './constants.ts';
 import { writeBlocks } from './flush.ts';
 import type { ClusterRun } from './refcounts.ts';
-import { Table } from './table.ts';
 import type { Qcow2Writer } from './writer.ts';
 
 /**

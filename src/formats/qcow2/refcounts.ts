@@ -1,13 +1,13 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteStore } from '../../storage/store.ts';
+import { Table, TableCache } from '../mapped/table.ts';
 import * as c from './constants.ts';
 import { corrupt, hex } from './errors.ts';
 import { type Geometry, geometryOf } from './geometry.ts';
 import type { Qcow2Header } from './header.ts';
 import type { MetadataMap } from './metadata-map.ts';
 import { type RefcountAccess, refcountAccess } from './refcount-width.ts';
-import { Table, TableCache } from './table.ts';
 
 /** A run of host clusters. */
 export interface ClusterRun {

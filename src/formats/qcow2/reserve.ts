@@ -1,10 +1,10 @@
 import type { ByteStore } from '../../storage/store.ts';
 import type { Reservation } from '../driver.ts';
+import type { Table } from '../mapped/table.ts';
 import { highCopied, two32 } from './constants.ts';
 import { EntryKind, entryKind, entryOffset } from './entry.ts';
 import { dropReference } from './free-entry.ts';
 import { checkEntry, packedOutside } from './locate.ts';
-import type { Table } from './table.ts';
 import type { Qcow2Writer } from './writer.ts';
 
 /** How far past its first L2 table one reservation reaches at most, in guest bytes. */

@@ -1,5 +1,7 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import type { ByteStore } from '../../storage/store.ts';
+import { Mutex } from '../mapped/mutex.ts';
+import { Table } from '../mapped/table.ts';
 import { BitmapTracking } from './bitmap-tracking.ts';
 import * as c from './constants.ts';
 import { corrupt, hex } from './errors.ts';
@@ -9,12 +11,10 @@ import { hasIncompatible, type Qcow2Header } from './header.ts';
 import { replaceHeader, writeHeaderFields } from './header-write.ts';
 import type { Mapping } from './mapping.ts';
 import { MetadataMap } from './metadata-map.ts';
-import { Mutex } from './mutex.ts';
 import { PendingFrees } from './pending-frees.ts';
 import { growRefcountTable } from './refcount-growth.ts';
 import { type ClusterRun, Refcounts } from './refcounts.ts';
 import { readSnapshots } from './snapshots.ts';
-import { Table } from './table.ts';
 
 /** Runs of dropped clusters that may wait for a flush. */
 const maxPendingFrees = 100_000;
