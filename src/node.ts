@@ -107,34 +107,67 @@ export interface CreateImageFileOptions extends Omit<CreateContext, 'sibling'> {
  * Throws `locked` and `in-use` when the file that is there is used, and what the format's `create` throws.
  */
 export async function createImageFile(path: string, options: CreateImageFileOptions): Promise<void> {
-  await using target = await createTarget(path, options);
-  const siblings: TargetFile[] = [];
+  await using target = await createImageTarget(path, options);
   const { signal, onProgress } = options;
-  try {
-    await createImage(target.store, options.format, options.size, options.options, {
-      backing: options.backing,
-      onProgress: (done, total) => {
-        if (signal?.aborted) {
-          throw new DiskError('aborted', 'The creation was stopped', { path, cause: signal.reason });
-        }
-        onProgress?.(done, total);
-      },
+  await createImage(target.store, options.format, options.size, options.options, {
+    ...target.context(options.backing),
+    onProgress: (done, total) => {
+      if (signal?.aborted) {
+        throw new DiskError('aborted', 'The creation was stopped', { path, cause: signal.reason });
+      }
+      onProgress?.(done, total);
+    },
+  });
+  await target.commit({ durable: options.durable });
+}
+
+/** The file of a new image, with those that its format keeps beside it (extents, a data file). */
+export interface ImageTarget extends TargetFile {
+  /** For `createImage`: the files that the format makes take their places with the image. */
+  context(backing?: BackingReference): CreateContext;
+  /** For opening the new image: its own files as they are being made, each given to `wrap`; others as they lie. */
+  resolver(options: OpenImageFileOptions, wrap: (file: FileStore) => ByteSource): ResolveReference;
+}
+
+/** As `createTarget`, for an image of any format. */
+export async function createImageTarget(
+  path: string,
+  options: { readonly corruptDependents?: boolean } = {},
+): Promise<ImageTarget> {
+  const main = await createTarget(path, options);
+  const siblings = new Map<string, TargetFile>();
+  return {
+    store: main.store,
+    aside: main.aside,
+    context: (backing) => ({
+      backing,
+      name: basename(requireFile(path)),
       async sibling(name) {
-        const place = combineReference(path, name);
-        if (requireFile(place) === requireFile(path)) {
+        const place = requireFile(combineReference(path, name));
+        if (place === requireFile(path)) {
           throw new DiskError('bad-argument', `'${name}' is the image itself`, { path, field: 'data_file' });
         }
         const file = await createTarget(place, options);
-        siblings.push(file);
+        siblings.set(place, file);
         return file.store;
       },
-    });
-    // An image must not be there without what it names.
-    for (const file of siblings) await file.commit({ durable: options.durable });
-    await target.commit({ durable: options.durable });
-  } finally {
-    for (const file of siblings) await file[Symbol.asyncDispose]();
-  }
+      openBacking: backing && (() => openFileStore(requireFile(combineReference(path, backing.path)))),
+    }),
+    resolver: (opening, wrap) => async (reference, from) => {
+      const own =
+        from.role === 'file' && siblings.get(requireFile(combineReference(from.name, reference.path)));
+      return own ? wrap(own.store) : resolve(reference, from, opening);
+    },
+    async commit(how) {
+      // An image must not be there without what it names.
+      for (const file of siblings.values()) await file.commit(how);
+      await main.commit(how);
+    },
+    async [Symbol.asyncDispose]() {
+      for (const file of siblings.values()) await file[Symbol.asyncDispose]();
+      await main[Symbol.asyncDispose]();
+    },
+  };
 }
 
 /** A file about to be made or replaced. Disposed without `commit`: nothing has happened. */
@@ -285,11 +318,6 @@ function imageOptions(options: OpenImageFileOptions, depth: number): OpenImageOp
     canonicalPath,
     identify,
   };
-}
-
-/** Opens what an image names as `openImageFile` does, for those who open the image itself over a source of their own. */
-export function referenceResolver(options: OpenImageFileOptions = {}): ResolveReference {
-  return (reference, from) => resolve(reference, from, options);
 }
 
 async function resolve(

@@ -5,7 +5,7 @@ import { findFormat } from '../formats/index.ts';
 import type { Image } from '../image/image.ts';
 import { createImage, openImage } from '../image/open.ts';
 import { parseReference, requireFile } from '../image/reference.ts';
-import { createTarget, referenceResolver, type TargetFile } from '../node.ts';
+import { createImageTarget, type ImageTarget } from '../node.ts';
 import { sweepAsides } from '../platform/atomic-file.ts';
 import { FileStore } from '../storage/file.ts';
 import { allPermissions, Permission } from '../storage/image-lock.ts';
@@ -73,15 +73,21 @@ export async function createConvertTarget(
   wish: ConvertArguments,
 ): Promise<ConvertTarget> {
   const { driver, options, backing } = plan;
-  let target: TargetFile | undefined;
+  let target: ImageTarget | undefined;
   try {
     refuseOversize(driver.name, BigInt(size), options);
     checkFileOptions(driver, options);
     checkFileName(path);
-    target = await createTarget(path, { corruptDependents: wish.force });
+    target = await createImageTarget(path, { corruptDependents: wish.force });
     if (target.aside) sweepAsides(dirname(requireFile(path)));
     context.signal.throwIfAborted();
-    await createImage(target.store, driver.name, size, driverOptions(driver, options), { backing });
+    await createImage(
+      target.store,
+      driver.name,
+      size,
+      driverOptions(driver, options),
+      target.context(backing),
+    );
   } catch (error) {
     await target?.[Symbol.asyncDispose]();
     if (context.signal.aborted) throw error;
@@ -99,7 +105,7 @@ export async function createConvertTarget(
 async function openTarget(
   path: string,
   driver: FormatDriver,
-  target: TargetFile,
+  target: ImageTarget,
   wish: ConvertArguments,
 ): Promise<ConvertTarget> {
   // One flush at the end is enough for a file that takes its name only then.
@@ -109,7 +115,7 @@ async function openTarget(
   const image = await openImage(new UnflushedFile(target.store), {
     format: driver.name,
     writable: true,
-    resolve: referenceResolver(wish.images.opening),
+    resolve: target.resolver(wish.images.opening, (file) => new UnflushedFile(file)),
     identify: (source) => identityOf(source instanceof FileStore ? fstatSync(source.fd) : oldFile),
   });
   const isZero =

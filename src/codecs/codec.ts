@@ -1,7 +1,10 @@
-import { InflateCodec } from './inflate.ts';
+import { InflateCodec, ZlibInflateCodec } from './inflate.ts';
 
-/** Names of compressions as image formats mean them: raw deflate (RFC 1951) and zstd frames (RFC 8878). */
-export type CodecName = 'deflate' | 'zstd';
+/**
+ * Names of compressions as image formats mean them: raw deflate (RFC 1951), deflate in a zlib stream (RFC 1950) and
+ * zstd frames (RFC 8878).
+ */
+export type CodecName = 'deflate' | 'zlib' | 'zstd';
 
 /** Packs and unpacks whole units (clusters, grains). Stateless to its callers: calls may overlap. */
 export interface Codec {
@@ -15,7 +18,10 @@ export interface Codec {
   pack?(bytes: Uint8Array, limit: number): Promise<Uint8Array | undefined>;
 }
 
-const codecs = new Map<CodecName, Codec>([['deflate', new InflateCodec()]]);
+const codecs = new Map<CodecName, Codec>([
+  ['deflate', new InflateCodec()],
+  ['zlib', new ZlibInflateCodec()],
+]);
 
 /** Makes `codec` the one for its name from now on; a runtime brings faster ones than the built-in. */
 export function registerCodec(codec: Codec): void {

@@ -13,6 +13,19 @@ export class InflateCodec implements Codec {
   }
 }
 
+/** The same for a zlib stream; what its checksum says is not looked at. */
+export class ZlibInflateCodec implements Codec {
+  readonly name = 'zlib';
+
+  async unpack(packed: Uint8Array, into: Uint8Array): Promise<void> {
+    const [method, flags] = packed;
+    if (packed.length < 2 || (method & 15) !== 8 || (method * 256 + flags) % 31 !== 0 || (flags & 32) !== 0) {
+      throw damaged('no zlib header');
+    }
+    inflate(packed.subarray(2), into);
+  }
+}
+
 const lengthBase = [
   3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195,
   227, 258,

@@ -149,6 +149,13 @@ export interface Layer extends AsyncDisposable {
   openSnapshot?(wanted: SnapshotSelector): Promise<void>;
   /** Persistent dirty bitmaps, of a format that has them. */
   readonly bitmaps?: LayerBitmaps;
+  /** Bytes that the host spends on it, where the format keeps more files than `source`. */
+  allocated?(): Promise<number | undefined>;
+  /**
+   * Called with the layer that was opened as the backing image, before anything of either is read. Throws where it
+   * is not, or no longer, the one that this layer was made on, by the identifiers that the format keeps.
+   */
+  assertBacking?(backing: Layer): void;
 }
 
 /**
@@ -184,6 +191,8 @@ export interface WritableLayer extends Layer {
     length: number,
     options?: { readonly discard?: boolean },
   ): Promise<boolean>;
+  /** Data can only be stored packed: `convert` then writes packed units unasked. */
+  readonly packedOnly?: boolean;
   /** Stores one unit in packed form, for `convert -c`; `bytes` is the unit's content, short at the end. */
   pack?(offset: number, bytes: Uint8Array): Promise<void>;
   /** Changes the guest size. Shrinking drops what lies past the end. */
@@ -222,15 +231,23 @@ export interface OpenContext {
   readonly checking?: boolean;
   /** Runtime options by QEMU's names (`lazy-refcounts`, `l2-cache-size` …). */
   readonly options?: Readonly<Record<string, unknown>>;
-  /** Opens a file that the format names beside itself (an extent, a data file), under the caller's policy. */
-  sibling?(name: string, writable: boolean): Promise<ByteSource>;
+  /**
+   * Opens a file that the format names beside itself (an extent, a data file), under the caller's policy. `tables`:
+   * it holds tables and not guest data alone, so that nobody else may write it meanwhile.
+   */
+  sibling?(name: string, writable: boolean, tables?: boolean): Promise<ByteSource>;
   secret?(id: string): Promise<Uint8Array>;
 }
 
 export interface CreateContext {
   readonly backing?: BackingReference;
   readonly onProgress?: OnProgress;
+  /** The file's name without its directory, for a format that writes it down or names other files after it. */
+  readonly name?: string;
+  /** Makes an empty file beside the image, which belongs to the caller. */
   sibling?(name: string): Promise<ByteStore>;
+  /** Opens the backing file as bytes, for a format that writes its identifiers down. Owned by who asks. */
+  openBacking?(): Promise<ByteSource>;
 }
 
 /** One creation option: feeds `-o`, `-o help`, the docs, and forms. */

@@ -128,7 +128,9 @@ export async function openImage(
       if (node.backing === null || (!layer.backing && !node.backing)) break;
       const from: NamingImage = { name: baseOf(node.source), depth: above + opened.length - 1 };
       try {
-        opened.push(await openBacking(layer, node.backing, from));
+        const backing = await openBacking(layer, node.backing, from);
+        opened.push(backing);
+        layer.assertBacking?.(backing.layer);
       } catch (cause) {
         throw placeInChain(cause, from, layer.backing?.path ?? '');
       }
@@ -299,11 +301,11 @@ function openContext(node: PreparedNode, options: OpenLayerOptions, depth: numbe
     checking: options.checking,
     options: options.layerOptions,
     secret: options.secret,
-    async sibling(path, writable) {
+    async sibling(path, writable, tables = false) {
       const { source } = nodeOf(await resolveReference({ path }, { ...from, writable }, options, policy));
       try {
         const locks = node.locks ?? options.locks;
-        await takeLocks(source, 'raw', { ...options, writable, resize: writable, locks });
+        await takeLocks(source, tables ? 'tables' : 'raw', { ...options, writable, resize: writable, locks });
         return source;
       } catch (error) {
         await closeQuietly(source);

@@ -1,7 +1,7 @@
 import { pageAligned } from '../bytes/page-buffer.ts';
 import { isZero } from '../bytes/zero.ts';
 import { DiskError } from '../errors.ts';
-import { unitOf } from '../formats/driver.ts';
+import { isWritable, unitOf } from '../formats/driver.ts';
 import type { Image } from '../image/image.ts';
 import type { OnProgress } from '../storage/store.ts';
 import { type Batch, ConvertPlan, type PlanOptions, sectorBytes } from './convert-plan.ts';
@@ -22,7 +22,7 @@ export interface ConvertOptions {
   readonly targetBacking?: { readonly bytes?: number };
   /** Only what so many layers of the source, from its top on, hold is copied; the target has the rest already. */
   readonly layersCopied?: number;
-  /** Stores every cluster packed (compressed). The target's format must be able to. */
+  /** Stores every cluster packed (compressed), as some targets must have it. The target's format must be able to. */
   readonly packed?: boolean;
   /** Requests in flight, 1 to 16, each of up to 2 MiB; default 2: while one is written the next is read. */
   readonly requests?: number;
@@ -81,7 +81,9 @@ class Conversion {
     this.#target = target;
     this.#options = options;
     this.#sparseBytes = options.sparseBytes ?? defaultSparseBytes;
-    this.#packedBytes = options.packed ? unitOf(target.layer) : undefined;
+    const { layer } = target;
+    const packed = options.packed || (isWritable(layer) && layer.packedOnly);
+    this.#packedBytes = packed ? unitOf(layer) : undefined;
     if (this.#sparseBytes > 0 && !options.verbatim) {
       this.#detector = new SparseDetector(this.#sparseBytes / sectorBytes);
     }

@@ -39,7 +39,7 @@ export async function describeLayer({ layer, filename }: DescribedLayer): Promis
     name,
     format: layer.format,
     virtualSize: layer.size,
-    allocated: await source.allocated(),
+    allocated: await (layer.allocated ? layer.allocated() : source.allocated()),
     backing: layer.backing && {
       name: layer.backing.path,
       fullName: fullNameOf(source.referenceBase ?? source.name, layer.backing.path),

@@ -1,7 +1,7 @@
-import { deflateRawSync } from 'node:zlib';
+import { deflateRawSync, deflateSync, inflateSync } from 'node:zlib';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { findCodec } from '../codecs/codec.ts';
-import { inflate } from '../codecs/inflate.ts';
+import { inflate, ZlibInflateCodec } from '../codecs/inflate.ts';
 import { registerZlibCodec } from './zlib-codec.ts';
 
 const text = new TextEncoder().encode('Golden images, herds of clones. '.repeat(2048));
@@ -20,6 +20,24 @@ describe('zlib codec', () => {
     expect(Buffer.compare(into, text)).toBe(0);
     inflate(packed!, into.fill(0));
     expect(Buffer.compare(into, text)).toBe(0);
+  });
+
+  test('packs and unpacks zlib streams, header and checksum included', async () => {
+    const codec = findCodec('zlib')!;
+    const packed = (await codec.pack!(text, text.length))!;
+    expect(Buffer.compare(inflateSync(packed), text)).toBe(0);
+    for (const reader of [codec, new ZlibInflateCodec()]) {
+      const into = new Uint8Array(text.length);
+      await reader.unpack(Buffer.concat([packed, Buffer.alloc(100)]), into);
+      expect(Buffer.compare(into, text)).toBe(0);
+      const first = new Uint8Array(1000);
+      await reader.unpack(packed, first);
+      expect(Buffer.compare(first, text.subarray(0, 1000))).toBe(0);
+      await expect(reader.unpack(deflateRawSync(text), into)).rejects.toThrow(/damaged/);
+    }
+    const wrong = deflateSync(text);
+    wrong[wrong.length - 1] ^= 1;
+    await expect(codec.unpack(wrong, new Uint8Array(text.length))).rejects.toThrow(/damaged/);
   });
 
   test('says when the packed form is not smaller', async () => {

@@ -1,23 +1,44 @@
-import { constants, deflateRaw, inflateRaw } from 'node:zlib';
+import { constants, deflate, deflateRaw, inflate, inflateRaw } from 'node:zlib';
 import { type Codec, registerCodec } from '../codecs/codec.ts';
-import { InflateCodec } from '../codecs/inflate.ts';
+import { InflateCodec, ZlibInflateCodec } from '../codecs/inflate.ts';
 import { DiskError } from '../errors.ts';
 
-const plain = new InflateCodec();
+interface Shape {
+  readonly name: 'deflate' | 'zlib';
+  readonly plain: Codec;
+  readonly inflate: typeof inflateRaw;
+  readonly deflate: typeof deflateRaw;
+  readonly windowBits: number;
+}
+
+const shapes: readonly Shape[] = [
+  // A window of 4 KiB is what qcow2 allows.
+  { name: 'deflate', plain: new InflateCodec(), inflate: inflateRaw, deflate: deflateRaw, windowBits: 12 },
+  { name: 'zlib', plain: new ZlibInflateCodec(), inflate, deflate, windowBits: 15 },
+];
 
 /** Node's zlib, on the thread pool: several units at a time use several cores. */
 class ZlibCodec implements Codec {
-  readonly name = 'deflate';
+  readonly #shape: Shape;
+
+  constructor(shape: Shape) {
+    this.#shape = shape;
+  }
+
+  get name() {
+    return this.#shape.name;
+  }
 
   unpack(packed: Uint8Array, into: Uint8Array): Promise<void> {
-    // Readers take any window; padding after the data is not looked at, as raw deflate ends itself.
+    const { plain } = this.#shape;
+    // Readers take any window; padding after the data is not looked at, as deflate ends itself.
     const options = {
       finishFlush: constants.Z_SYNC_FLUSH,
       chunkSize: Math.max(64, into.length),
       maxOutputLength: Math.max(1, into.length),
     };
     return new Promise((resolve, reject) => {
-      inflateRaw(packed, options, (error, bytes) => {
+      this.#shape.inflate(packed, options, (error, bytes) => {
         if (!error && bytes.length === into.length) {
           into.set(bytes);
           resolve();
@@ -36,15 +57,15 @@ class ZlibCodec implements Codec {
   }
 
   pack(bytes: Uint8Array, limit: number): Promise<Uint8Array | undefined> {
-    // A window of 4 KiB is what the format allows; level and memory are zlib's own choice for level 6.
+    // Level and memory are zlib's own choice for level 6.
     const options = {
-      windowBits: 12,
+      windowBits: this.#shape.windowBits,
       memLevel: 9,
       level: constants.Z_DEFAULT_COMPRESSION,
       chunkSize: Math.max(64, bytes.length),
     };
     return new Promise((resolve, reject) => {
-      deflateRaw(bytes, options, (error, packed) => {
+      this.#shape.deflate(bytes, options, (error, packed) => {
         if (error) reject(new DiskError('io', 'Compressing failed', { cause: error }));
         else resolve(packed.length <= limit ? packed : undefined);
       });
@@ -52,7 +73,7 @@ class ZlibCodec implements Codec {
   }
 }
 
-/** Makes Node's zlib the codec for deflate. */
+/** Makes Node's zlib the codec for deflate and zlib streams. */
 export function registerZlibCodec(): void {
-  registerCodec(new ZlibCodec());
+  for (const shape of shapes) registerCodec(new ZlibCodec(shape));
 }

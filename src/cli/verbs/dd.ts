@@ -3,7 +3,7 @@ import type { FormatDriver } from '../../formats/driver.ts';
 import { findFormat } from '../../formats/index.ts';
 import { createImage, openImage } from '../../image/open.ts';
 import { parseReference } from '../../image/reference.ts';
-import { createTarget } from '../../node.ts';
+import { createImageTarget } from '../../node.ts';
 import { copyRange } from '../../operations/dd.ts';
 import { strerror } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
@@ -125,9 +125,9 @@ async function create(
   try {
     refuseOversize(driver.name, BigInt(size), options);
     checkFileName(path);
-    const target = await createTarget(path, { corruptDependents: wish.force });
+    const target = await createImageTarget(path, { corruptDependents: wish.force });
     try {
-      await createImage(target.store, driver.name, size);
+      await createImage(target.store, driver.name, size, {}, target.context());
       return target;
     } catch (error) {
       await target[Symbol.asyncDispose]();
