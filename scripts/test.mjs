@@ -18,6 +18,12 @@ const judges = {
   losetup: 'mount',
   'mkfs.ext4': 'e2fsprogs',
   xmllint: 'libxml2-utils',
+  isoinfo: 'genisoimage',
+  xorriso: 'xorriso',
+  busybox: 'busybox-static',
+  'grub-mkimage': 'grub-common',
+  swtpm: 'swtpm',
+  tini: 'tini',
 };
 
 installPackages();

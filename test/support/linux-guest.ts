@@ -1,0 +1,166 @@
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFile, mkdir, open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { have, mustRun, type TempDir } from './programs.ts';
+
+/*
+ * A Linux of 16 MiB: Debian's cloud kernel, busybox, GRUB, an ext4 partition made by `mkfs.ext4 -d`. No mount, no loop
+ * device, no privilege. Its init looks for a disc labelled cidata and says on the serial console who it is.
+ */
+
+const modules = ['virtio_pci', 'virtio_blk', 'ata_piix', 'sr_mod', 'isofs', 'button', 'evdev'];
+const grubModules = ['biosdisk', 'part_msdos', 'ext2', 'linux', 'normal', 'configfile', 'serial', 'terminal'];
+const grubFolder = '/usr/lib/grub/i386-pc';
+const MiB = 1024 * 1024;
+
+/** The newest cloud kernel of this machine, by version. */
+function kernelVersion(): string | undefined {
+  if (!existsSync('/boot')) return undefined;
+  const found = readdirSync('/boot').flatMap((name) => /^vmlinuz-(.*-cloud-amd64)$/.exec(name)?.[1] ?? []);
+  return found.filter((version) => existsSync(`/lib/modules/${version}/modules.dep`)).sort().at(-1);
+}
+
+/** Whether everything that the small Linux is made of is on this machine. */
+export function haveLinuxGuest(): boolean {
+  return (
+    kernelVersion() !== undefined &&
+    existsSync(join(grubFolder, 'kernel.img')) &&
+    ['busybox', 'grub-mkimage', 'mkfs.ext4'].every(have)
+  );
+}
+
+export interface LinuxGuestOptions {
+  /** More of the init script, run once the guest has said who it is. Default: it stays up. */
+  readonly then?: string;
+  /** Added to the kernel's command line. */
+  readonly kernelArguments?: string;
+}
+
+/**
+ * Makes the disk as a raw image of 32 MiB at `path`. Every boot adds a line to `/boots` of its partition, and prints
+ * `cowherd-guest host=NAME instance=ID boots=N user-data=FIRST-LINE` (`host=?` without a seed). A press of the power
+ * button ends it.
+ */
+export async function makeLinuxGuest(folder: TempDir, path: string, options: LinuxGuestOptions = {}): Promise<void> {
+  const version = kernelVersion()!;
+  const tree = folder.file('linux-tree');
+  const init = folder.file('linux-init');
+  await mkdir(join(tree, 'boot/grub'), { recursive: true });
+  await copyFile(`/boot/vmlinuz-${version}`, join(tree, 'boot/vmlinuz'));
+  await makeInitramfs(version, init, join(tree, 'boot/initrd'), options);
+  writeFileSync(
+    join(tree, 'boot/grub/grub.cfg'),
+    `linux /boot/vmlinuz console=ttyS0 no_timer_check quiet panic=-1 ${options.kernelArguments ?? ''}\ninitrd /boot/initrd\nboot\n`,
+  );
+  const partition = { at: MiB, bytes: 31 * MiB };
+  await mustRun('truncate', ['-s', String(partition.at + partition.bytes), path]);
+  await mustRun('mkfs.ext4', [
+    ...['-q', '-F', '-O', '^has_journal', '-d', tree, '-E', `offset=${partition.at},root_owner=0:0`],
+    ...[path, `${partition.bytes / 1024}k`],
+  ]);
+  const core = folder.file('core.img');
+  await mustRun('grub-mkimage', ['-O', 'i386-pc', '-p', '(hd0,msdos1)/boot/grub', '-o', core, ...grubModules]);
+  await writeBootSectors(path, core, partition);
+}
+
+async function writeBootSectors(
+  path: string,
+  core: string,
+  partition: { readonly at: number; readonly bytes: number },
+): Promise<void> {
+  const sector = new Uint8Array(512);
+  sector.set(readFileSync(join(grubFolder, 'boot.img')).subarray(0, 440));
+  const view = new DataView(sector.buffer);
+  sector.set([0x80, 0xfe, 0xff, 0xff, 0x83, 0xfe, 0xff, 0xff], 446);
+  view.setUint32(454, partition.at / 512, true);
+  view.setUint32(458, partition.bytes / 512, true);
+  view.setUint16(510, 0xaa55, true);
+  const file = await open(path, 'r+');
+  try {
+    await file.write(sector, 0, sector.length, 0);
+    const bytes = readFileSync(core);
+    await file.write(bytes, 0, bytes.length, 512);
+  } finally {
+    await file.close();
+  }
+}
+
+async function makeInitramfs(
+  version: string,
+  folder: string,
+  target: string,
+  options: LinuxGuestOptions,
+): Promise<void> {
+  for (const name of ['bin', 'proc', 'sys', 'dev', 'disk', 'seed', 'mod', 'etc/acpi']) {
+    await mkdir(join(folder, name), { recursive: true });
+  }
+  const busybox = ['/bin/busybox', '/usr/bin/busybox'].find((one) => existsSync(one))!;
+  await copyFile(busybox, join(folder, 'bin/busybox'));
+  const insmods: string[] = [];
+  for (const [i, file] of moduleFiles(version).entries()) {
+    await copyFile(file, join(folder, `mod/${i}.ko`));
+    insmods.push(`insmod /mod/${i}.ko`);
+  }
+  writeFileSync(join(folder, 'etc/acpi/PWRF'), '#!/bin/busybox sh\nexec /bin/busybox poweroff -f\n', {
+    mode: 0o755,
+  });
+  writeFileSync(join(folder, 'etc/acpi.map'), 'EV_KEY 0x01 KEY_POWER 116 1 PWRF\n');
+  writeFileSync(join(folder, 'init'), initScript(insmods, options.then ?? stayUp), { mode: 0o755 });
+  await mustRun(
+    'sh',
+    ['-c', `find . | busybox cpio -o -H newc 2>/dev/null | gzip -1 > '${target.replaceAll("'", "'\\''")}'`],
+    { cwd: folder },
+  );
+}
+
+const stayUp = 'while :; do sleep 3600; done';
+
+function initScript(insmods: readonly string[], then: string): string {
+  return `#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+${insmods.join('\n')}
+acpid -d -c /etc/acpi -M /etc/acpi.map >/dev/null 2>&1 &
+i=0
+while [ $i -lt 50 ] && ! [ -b /dev/vda1 ]; do sleep 0.1; i=$((i + 1)); done
+mount /dev/vda1 /disk && echo boot >> /disk/boots && sync
+host='?' instance='?' first='?'
+for disc in /dev/sr* /dev/vd[b-z]; do
+  [ -b $disc ] && mount -t iso9660 -o ro $disc /seed 2>/dev/null || continue
+  [ -f /seed/meta-data ] && break
+  umount /seed
+done
+if [ -f /seed/meta-data ]; then
+  host=$(sed -n 's/^local-hostname: *//p' /seed/meta-data)
+  instance=$(sed -n 's/^instance-id: *//p' /seed/meta-data)
+  first=$(sed -n 1p /seed/user-data)
+fi
+hostname "$host"
+echo "cowherd-guest host=$(hostname) instance=$instance boots=$(wc -l < /disk/boots) user-data=$first" > /dev/ttyS0
+${then}
+`;
+}
+
+/** The modules and what they need, in the order to load them. */
+function moduleFiles(version: string): readonly string[] {
+  const base = `/lib/modules/${version}`;
+  const needs = new Map<string, readonly string[]>();
+  for (const line of readFileSync(join(base, 'modules.dep'), 'utf8').split('\n')) {
+    const [file, rest] = line.split(':');
+    if (rest !== undefined) needs.set(file, rest.split(' ').filter((one) => one !== ''));
+  }
+  const order: string[] = [];
+  const add = (file: string) => {
+    if (order.includes(file)) return;
+    for (const one of [...(needs.get(file) ?? [])].reverse()) add(one);
+    order.push(file);
+  };
+  for (const name of modules) {
+    const file = [...needs.keys()].find((one) => one.endsWith(`/${name}.ko`));
+    if (file !== undefined) add(file);
+  }
+  return order.map((file) => join(base, file));
+}
