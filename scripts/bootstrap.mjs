@@ -69,20 +69,29 @@ export function buildWhenNeeded() {
     fail('The build failed; its output is above.');
 }
 
+/** Whether there is such a file; `*` at the end of its name stands for anything. */
+function hasFile(path) {
+  if (!path.endsWith('*')) return existsSync(path);
+  const folder = dirname(path);
+  return (
+    existsSync(folder) && readdirSync(folder).some((name) => join(folder, name).startsWith(path.slice(0, -1)))
+  );
+}
+
 function debianPackagesCanBeInstalled() {
   return process.getuid?.() === 0 && onPath('apt-get') && existsSync('/etc/debian_version');
 }
 
 /**
  * Installs Debian packages whose program is missing, where that is allowed.
- * @param {Record<string, string>} wanted program → package
+ * @param {Record<string, string>} wanted program → package; instead of a program a file, whose name may end in `*`
  * @returns {string[]} packages that are still missing
  */
 export function installDebianPackages(wanted) {
   const missing = () => [
     ...new Set(
       Object.entries(wanted)
-        .filter(([program]) => !onPath(program))
+        .filter(([program]) => !(program.startsWith('/') ? hasFile(program) : onPath(program)))
         .map(([, name]) => name),
     ),
   ];

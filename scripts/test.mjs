@@ -22,6 +22,9 @@ const judges = {
   xorriso: 'xorriso',
   busybox: 'busybox-static',
   'grub-mkimage': 'grub-common',
+  '/boot/vmlinuz-*': 'linux-image-cloud-amd64',
+  '/usr/lib/grub/i386-pc/kernel.img': 'grub-pc-bin',
+  '/usr/share/OVMF/OVMF_CODE_4M.fd': 'ovmf',
   swtpm: 'swtpm',
   tini: 'tini',
 };

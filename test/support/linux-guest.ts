@@ -4,20 +4,23 @@ import { join } from 'node:path';
 import { have, mustRun, type TempDir } from './programs.ts';
 
 /*
- * A Linux of 16 MiB: Debian's cloud kernel, busybox, GRUB, an ext4 partition made by `mkfs.ext4 -d`. No mount, no loop
+ * A Linux of 16 MiB: a Debian kernel of this machine, busybox, GRUB, an ext4 partition made by `mkfs.ext4 -d`. No mount, no loop
  * device, no privilege. Its init looks for a disc labelled cidata and says on the serial console who it is.
  */
 
-const modules = ['virtio_pci', 'virtio_blk', 'ata_piix', 'sr_mod', 'isofs', 'button', 'evdev'];
+const modules = ['ext4', 'virtio_pci', 'virtio_blk', 'ata_piix', 'sr_mod', 'isofs', 'button', 'evdev'];
 const grubModules = ['biosdisk', 'part_msdos', 'ext2', 'linux', 'normal', 'configfile', 'serial', 'terminal'];
 const grubFolder = '/usr/lib/grub/i386-pc';
 const MiB = 1024 * 1024;
 
-/** The newest cloud kernel of this machine, by version. */
+/** The newest of this machine's Debian kernels, by version. */
 function kernelVersion(): string | undefined {
   if (!existsSync('/boot')) return undefined;
-  const found = readdirSync('/boot').flatMap((name) => /^vmlinuz-(.*-cloud-amd64)$/.exec(name)?.[1] ?? []);
-  return found.filter((version) => existsSync(`/lib/modules/${version}/modules.dep`)).sort().at(-1);
+  const found = readdirSync('/boot').flatMap((name) => /^vmlinuz-(.*-amd64)$/.exec(name)?.[1] ?? []);
+  return found
+    .filter((version) => existsSync(`/lib/modules/${version}/modules.dep`))
+    .sort()
+    .at(-1);
 }
 
 /** Whether everything that the small Linux is made of is on this machine. */
@@ -41,7 +44,11 @@ export interface LinuxGuestOptions {
  * `cowherd-guest host=NAME instance=ID boots=N user-data=FIRST-LINE` (`host=?` without a seed). A press of the power
  * button ends it.
  */
-export async function makeLinuxGuest(folder: TempDir, path: string, options: LinuxGuestOptions = {}): Promise<void> {
+export async function makeLinuxGuest(
+  folder: TempDir,
+  path: string,
+  options: LinuxGuestOptions = {},
+): Promise<void> {
   const version = kernelVersion()!;
   const tree = folder.file('linux-tree');
   const init = folder.file('linux-init');
@@ -59,7 +66,15 @@ export async function makeLinuxGuest(folder: TempDir, path: string, options: Lin
     ...[path, `${partition.bytes / 1024}k`],
   ]);
   const core = folder.file('core.img');
-  await mustRun('grub-mkimage', ['-O', 'i386-pc', '-p', '(hd0,msdos1)/boot/grub', '-o', core, ...grubModules]);
+  await mustRun('grub-mkimage', [
+    '-O',
+    'i386-pc',
+    '-p',
+    '(hd0,msdos1)/boot/grub',
+    '-o',
+    core,
+    ...grubModules,
+  ]);
   await writeBootSectors(path, core, partition);
 }
 
@@ -91,7 +106,18 @@ async function makeInitramfs(
   target: string,
   options: LinuxGuestOptions,
 ): Promise<void> {
-  for (const name of ['bin', 'proc', 'sys', 'dev', 'disk', 'seed', 'mod', 'etc/acpi']) {
+  for (const name of [
+    'bin',
+    'proc',
+    'sys',
+    'dev',
+    'disk',
+    'seed',
+    'mod',
+    'etc/acpi/PWRF',
+    'var/run',
+    'var/log',
+  ]) {
     await mkdir(join(folder, name), { recursive: true });
   }
   const busybox = ['/bin/busybox', '/usr/bin/busybox'].find((one) => existsSync(one))!;
@@ -101,10 +127,9 @@ async function makeInitramfs(
     await copyFile(file, join(folder, `mod/${i}.ko`));
     insmods.push(`insmod /mod/${i}.ko`);
   }
-  writeFileSync(join(folder, 'etc/acpi/PWRF'), '#!/bin/busybox sh\nexec /bin/busybox poweroff -f\n', {
-    mode: 0o755,
-  });
-  writeFileSync(join(folder, 'etc/acpi.map'), 'EV_KEY 0x01 KEY_POWER 116 1 PWRF\n');
+  // What busybox's acpid runs for the power button without any configuration.
+  const pressed = join(folder, 'etc/acpi/PWRF/00000080');
+  writeFileSync(pressed, '#!/bin/busybox sh\nexec /bin/busybox poweroff -f\n', { mode: 0o755 });
   writeFileSync(join(folder, 'init'), initScript(insmods, options.then ?? stayUp), { mode: 0o755 });
   await mustRun(
     'sh',
@@ -123,7 +148,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 ${insmods.join('\n')}
-acpid -d -c /etc/acpi -M /etc/acpi.map >/dev/null 2>&1 &
+acpid -f -l /dev/null &
 i=0
 while [ $i -lt 50 ] && ! [ -b /dev/vda1 ]; do sleep 0.1; i=$((i + 1)); done
 mount /dev/vda1 /disk && echo boot >> /disk/boots && sync
@@ -150,7 +175,11 @@ function moduleFiles(version: string): readonly string[] {
   const needs = new Map<string, readonly string[]>();
   for (const line of readFileSync(join(base, 'modules.dep'), 'utf8').split('\n')) {
     const [file, rest] = line.split(':');
-    if (rest !== undefined) needs.set(file, rest.split(' ').filter((one) => one !== ''));
+    if (rest !== undefined)
+      needs.set(
+        file,
+        rest.split(' ').filter((one) => one !== ''),
+      );
   }
   const order: string[] = [];
   const add = (file: string) => {
