@@ -2,7 +2,14 @@ import { readFileSync, statSync } from 'node:fs';
 import { chmod, link, mkdir, readdir, readFile, rename, symlink, writeFile } from 'node:fs/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { have, isRoot, mustRun, openQemuIo, run, type TempDir, tempDir } from '../test/support/programs.ts';
-import { createImageFile, createTarget, openImageFile, openLayerFile, trustedImages } from './node.ts';
+import {
+  createImageFile,
+  createImageTarget,
+  createTarget,
+  openImageFile,
+  openLayerFile,
+  trustedImages,
+} from './node.ts';
 import { processPlace, processStart } from './platform/process-identity.ts';
 
 const size = 1 << 20;
@@ -268,6 +275,36 @@ describe('creating a file', () => {
     await target.commit();
     expect(statSync(path).size).toBe(10);
     await rename(path, dir.file('moved'));
+  });
+
+  it('puts the files that it will name in their places before it, and takes away what they were part of', async () => {
+    const path = dir.file('disk');
+    await createImageFile(path, { ...options, format: 'qcow2', options: { data_file: 'disk.data' } });
+    await using target = await createImageTarget(path);
+    const { sibling } = target.context();
+    const data = await sibling!('disk.data');
+    expect(await sibling!('./disk.data')).toBe(data);
+    await data.write(0, new Uint8Array(10).fill(1));
+    await target.store.write(0, new Uint8Array(10).fill(2));
+    await expect(sibling!('./disk')).rejects.toMatchObject({ code: 'bad-argument' });
+    expect(statSync(dir.file('disk.data')).size).toBe(size);
+    await target.commit();
+    expect([statSync(dir.file('disk.data')).size, statSync(path).size]).toEqual([10, 10]);
+    expect((await readdir(dir.path)).sort()).toEqual(['disk', 'disk.data']);
+  });
+
+  it('leaves all of them as they were when it is given up', async () => {
+    const path = dir.file('disk');
+    await createImageFile(path, { ...options, format: 'qcow2', options: { data_file: 'disk.data' } });
+    const before = [path, dir.file('disk.data')].map((name) => readFileSync(name));
+    {
+      await using target = await createImageTarget(path);
+      await (await target.context().sibling!('disk.data')).write(0, new Uint8Array(10).fill(1));
+    }
+    expect(
+      before[0].equals(readFileSync(path)) && before[1].equals(readFileSync(dir.file('disk.data'))),
+    ).toBe(true);
+    expect((await readdir(dir.path)).sort()).toEqual(['disk', 'disk.data']);
   });
 });
 

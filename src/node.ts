@@ -5,7 +5,7 @@
  */
 import { fstatSync } from 'node:fs';
 import { realpath } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, join, normalize } from 'node:path';
 import { DiskError, isDiskError } from './errors.ts';
 import type { BackingReference, CreateContext, OptionValues } from './formats/driver.ts';
 import type { Image } from './image/image.ts';
@@ -137,29 +137,30 @@ export async function createImageTarget(
   const main = await createTarget(path, options);
   const siblings = new Map<string, TargetFile>();
   return {
-    store: main.store,
-    aside: main.aside,
+    ...main,
     context: (backing) => ({
       backing,
       name: basename(requireFile(path)),
       async sibling(name) {
-        const place = requireFile(combineReference(path, name));
-        if (place === requireFile(path)) {
+        const place = normalize(requireFile(combineReference(path, name)));
+        if (place === normalize(requireFile(path))) {
           throw new DiskError('bad-argument', `'${name}' is the image itself`, { path, field: 'data_file' });
         }
-        const file = await createTarget(place, options);
+        const file = siblings.get(place) ?? (await createTarget(place, options));
         siblings.set(place, file);
         return file.store;
       },
       openBacking: backing && (() => openFileStore(requireFile(combineReference(path, backing.path)))),
     }),
     resolver: (opening, wrap) => async (reference, from) => {
-      const own =
-        from.role === 'file' && siblings.get(requireFile(combineReference(from.name, reference.path)));
+      const name = combineReference(from.name, reference.path);
+      const own = from.role === 'file' && siblings.get(normalize(requireFile(name)));
       return own ? wrap(own.store) : resolve(reference, from, opening);
     },
     async commit(how) {
-      // An image must not be there without what it names.
+      // An image must not be there with data that is another image's,
+      if ([...siblings.values()].some(({ replaces }) => replaces)) await main.withdraw();
+      // nor without what it names.
       for (const file of siblings.values()) await file.commit(how);
       await main.commit(how);
     },
@@ -176,6 +177,10 @@ export interface TargetFile extends AsyncDisposable {
   readonly store: FileStore;
   /** False: the bytes are written in place, so that a failure leaves a part of them there. */
   readonly aside: boolean;
+  /** There is a file that will be lost. */
+  readonly replaces: boolean;
+  /** Takes away the file that will be replaced, before `commit`. */
+  withdraw(): Promise<void>;
   /** Closes the store and puts the file in its place; durable on return unless told otherwise. */
   commit(options?: { readonly durable?: boolean }): Promise<void>;
 }
@@ -211,6 +216,10 @@ export async function createTarget(
   return {
     store,
     aside: true,
+    replaces: old !== undefined,
+    async withdraw() {
+      aside.withdraw();
+    },
     async commit(how) {
       await store[Symbol.asyncDispose]();
       await aside.commit(how);
@@ -255,6 +264,10 @@ async function writtenInPlace(file: string, old: FileStore): Promise<TargetFile>
   return {
     store,
     aside: false,
+    replaces: true,
+    async withdraw() {
+      // Its content is gone already.
+    },
     async commit({ durable = true } = {}) {
       await close();
       if (!durable) return;

@@ -112,11 +112,15 @@ async function openTarget(
   const durable = wish.cache !== 'unsafe';
   // The target will have the name that an old file may have still: such a file cannot be its backing file.
   const oldFile = statSync(requireFile(path), { throwIfNoEntry: false });
-  const image = await openImage(new UnflushedFile(target.store), {
+  const top = new UnflushedFile(target.store);
+  const image = await openImage(top, {
     format: driver.name,
     writable: true,
     resolve: target.resolver(wish.images.opening, (file) => new UnflushedFile(file)),
-    identify: (source) => identityOf(source instanceof FileStore ? fstatSync(source.fd) : oldFile),
+    identify: (source) => {
+      if (source === top) return identityOf(oldFile);
+      return source instanceof FileStore ? identityOf(fstatSync(source.fd)) : source.name;
+    },
   });
   const isZero =
     image.backing === undefined && (driver.name !== 'raw' || target.store.fileKind === 'regular');

@@ -37,9 +37,12 @@ export interface BackingReference {
   readonly format?: string;
 }
 
-/** A file that a header names. `data file`: the format keeps guest data in it. */
+/**
+ * A file that a header names. `data file` and `extent`: the format keeps guest data in it, opened by `sibling`. A parent
+ * of a differencing disk is a `backing file`; where a header has several names for it, each is a reference.
+ */
 export interface HeaderReference extends BackingReference {
-  readonly role: 'backing file' | 'data file';
+  readonly role: 'backing file' | 'data file' | 'extent';
 }
 
 /** What `info` shows of a layer. Keys in `formatSpecific.data` are QEMU's (`qemu-img info --output json`). */
@@ -326,10 +329,12 @@ export interface Measurement {
   readonly bitmaps?: bigint;
 }
 
-/** What a probe is shown: the first bytes (up to 64 KiB) and the last 512 of a source of `size` bytes. */
+/**
+ * What a probe is shown: the first 512 bytes (fewer of a smaller source) of a source of `size` bytes. No more than QEMU
+ * looks at, since a guest who writes a raw image is kept from making just these look like another format.
+ */
 export interface ProbeView {
   readonly head: Uint8Array;
-  readonly tail: Uint8Array;
   readonly size: number;
   readonly name: string;
 }

@@ -5,12 +5,9 @@ import type { ByteStore } from '../storage/store.ts';
 import { ChainReader, readPadded } from './chain-reader.ts';
 import type { ChainRun, Image, RunScope } from './image.ts';
 import { ImageWriter } from './image-writer.ts';
-import { guessFormat } from './probe.ts';
+import { guessFormat, probedBytes } from './probe.ts';
 import { type HeldRange, RangeLock } from './range-lock.ts';
 import { RunCollector } from './runs.ts';
-
-/** What a probe of the first sector decides by: as many bytes as QEMU looks at. */
-const probedBytes = 512;
 
 export interface DiskImageOptions {
   readonly backing?: DiskImage;
@@ -52,6 +49,11 @@ export class DiskImage implements Image {
     if (layer.flat) this.#flat = { store: layer.flat.source as ByteStore, at: layer.flat.at };
   }
 
+  /** Nothing but its content says what it is: written otherwise, it would be taken for something else. */
+  get #guessedRaw(): boolean {
+    return this.probed && this.layer.format === 'raw';
+  }
+
   /** The layers of the chain, this image's own first. */
   get layers(): readonly Layer[] {
     return this.#reader.layers;
@@ -82,7 +84,7 @@ export class DiskImage implements Image {
   async write(offset: number, from: Uint8Array): Promise<void> {
     const writer = this.#checkWrite(offset, from.length);
     if (from.length === 0) return;
-    if (this.#flat && this.probed && offset < probedBytes) return this.#writeGuarded(offset, from);
+    if (this.#flat && this.#guessedRaw && offset < probedBytes) return this.#writeGuarded(offset, from);
     if (this.#flat) {
       const { store, at } = this.#flat;
       store.debugEvent?.('write_aio');
@@ -100,7 +102,13 @@ export class DiskImage implements Image {
     const writer = this.#checkWrite(offset, length);
     if (length === 0) return;
     const unmap = options.unmap ?? false;
-    if (this.#flat) return this.#flat.store.zero(this.#flat.at + offset, length, { punch: unmap });
+    if (this.#flat) {
+      const { store, at } = this.#flat;
+      const guarded = this.#guardedPart(offset, length);
+      if (guarded > 0) await this.#writeGuarded(offset, new Uint8Array(guarded));
+      if (guarded === length) return;
+      return store.zero(at + offset + guarded, length - guarded, { punch: unmap });
+    }
     const held = await this.#holdUnits(offset, length);
     try {
       await writer.zero(offset, offset + length, unmap);
@@ -116,7 +124,8 @@ export class DiskImage implements Image {
       const { store, at } = this.#flat;
       // A file that ends inside its last sector is not made longer by giving space back.
       const end = Math.min(at + offset + length, store.size);
-      if (end > at + offset) await store.zero(at + offset, end - at - offset, { punch: true });
+      const start = at + offset + this.#guardedPart(offset, length);
+      if (end > start) await store.zero(start, end - start, { punch: true });
       return;
     }
     const held = await this.#holdUnits(offset, length);
@@ -229,6 +238,15 @@ export class DiskImage implements Image {
     if (failures.length > 0) throw failures[0];
   }
 
+  /**
+   * How many of the bytes that are to be zeroed lie in a guarded first sector that keeps other bytes: zeroes among
+   * them can make a signature too. One that is zeroed whole looks like nothing.
+   */
+  #guardedPart(offset: number, length: number): number {
+    if (!this.#guessedRaw || offset >= probedBytes || (offset === 0 && length >= probedBytes)) return 0;
+    return Math.min(length, probedBytes - offset);
+  }
+
   /** Writes into the first sector of a guessed raw image, if it goes on looking like raw. */
   async #writeGuarded(offset: number, from: Uint8Array): Promise<void> {
     const { store, at } = this.#flat!;
@@ -237,10 +255,7 @@ export class DiskImage implements Image {
       const sector = new Uint8Array(probedBytes);
       await readPadded(store, at, sector);
       sector.set(from.subarray(0, probedBytes - offset), offset);
-      const guess = guessFormat(
-        { head: sector, tail: sector.subarray(0, 0), size: this.size, name: store.name },
-        this.#formats,
-      );
+      const guess = guessFormat({ head: sector, size: store.size, name: store.name }, this.#formats);
       if (guess !== this.layer.format) {
         throw this.#error(
           'denied',

@@ -278,7 +278,7 @@ describe('probing', () => {
   const guess = (head: string) => {
     const bytes = new Uint8Array(512);
     bytes.set(Uint8Array.from(head, (letter) => letter.charCodeAt(0)));
-    return guessFormat({ head: bytes, tail: bytes, size: 65536, name: 'x' }, [raw]);
+    return guessFormat({ head: bytes, size: 65536, name: 'x' }, [raw]);
   };
 
   // As qemu-img 7.2 answered for each of these.

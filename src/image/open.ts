@@ -115,7 +115,7 @@ export async function openImage(
   options: OpenImageOptions = {},
 ): Promise<Image> {
   const policy = options.policy ?? trustedImages;
-  const identify = options.identify ?? ((source: ByteSource) => source.name);
+  const identify = options.identify ?? nameOf;
   const opened: (OpenedLayer & { readonly node: PreparedNode })[] = [];
   const first = nodeOf(top);
   const above = options.depth ?? 0;
@@ -189,6 +189,10 @@ function nodeOf(opened: ByteSource | PreparedNode): PreparedNode {
   return 'source' in opened ? opened : { source: opened };
 }
 
+function nameOf({ name }: ByteSource): string {
+  return name;
+}
+
 /** What relative references of an image start from. */
 function baseOf(source: ByteSource): string {
   return source.referenceBase ?? source.name;
@@ -241,7 +245,7 @@ export async function createImage(
 
 async function openLayerAt(
   node: PreparedNode,
-  options: OpenLayerOptions,
+  options: OpenImageOptions,
   depth: number,
   chain: boolean,
 ): Promise<OpenedLayer> {
@@ -292,7 +296,7 @@ async function takeLocks(source: ByteSource, format: string, options: OpenLayerO
   await host.lock(lock);
 }
 
-function openContext(node: PreparedNode, options: OpenLayerOptions, depth: number): OpenContext {
+function openContext(node: PreparedNode, options: OpenImageOptions, depth: number): OpenContext {
   const from = { name: baseOf(node.source), depth, role: 'file', options: node.siblings } as const;
   const policy = options.policy ?? trustedImages;
   return {
@@ -304,6 +308,16 @@ function openContext(node: PreparedNode, options: OpenLayerOptions, depth: numbe
     async sibling(path, writable, tables = false) {
       const { source } = nodeOf(await resolveReference({ path }, { ...from, writable }, options, policy));
       try {
+        const identify = options.identify ?? nameOf;
+        const own = options.metadataOnly ? undefined : identify(node.source);
+        if (own !== undefined && identify(source) === own) {
+          // Guest data would lie over the metadata, and the guest could write there whatever it wants named.
+          throw new DiskError('corrupt', `The image names itself as the file for its data: '${path}'`, {
+            path: from.name,
+            field: 'reference',
+            detail: { reference: path },
+          });
+        }
         const locks = node.locks ?? options.locks;
         await takeLocks(source, tables ? 'tables' : 'raw', { ...options, writable, resize: writable, locks });
         return source;

@@ -3,22 +3,14 @@ import type { FormatDriver, ProbeView } from '../formats/driver.ts';
 import type { ByteSource } from '../storage/store.ts';
 import { signatureOf } from './foreign.ts';
 
-const headBytes = 65536;
-const tailBytes = 512;
+/** As many of the first bytes as QEMU looks at, and as `DiskImage` guards in a raw image. */
+export const probedBytes = 512;
 
-/** Reads what a probe is shown: the first 64 KiB and the last 512 bytes. */
 export async function readProbeView(source: ByteSource): Promise<ProbeView> {
   const { size, name } = source;
-  const head = new Uint8Array(Math.min(headBytes, size));
+  const head = new Uint8Array(Math.min(probedBytes, size));
   if (head.length > 0) await source.read(0, head);
-  let tail: Uint8Array;
-  if (size <= headBytes) {
-    tail = head.subarray(Math.max(0, size - tailBytes));
-  } else {
-    tail = new Uint8Array(tailBytes);
-    await source.read(size - tailBytes, tail);
-  }
-  return { head, tail, size, name };
+  return { head, size, name };
 }
 
 /**

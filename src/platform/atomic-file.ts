@@ -30,6 +30,8 @@ export interface Aside extends AsyncDisposable {
    * file, and programs that have it open, keep the old one.
    */
   commit(options?: CommitOptions): Promise<void>;
+  /** Deletes the file that will be replaced, if there is one, durably; `commit` still gives its permissions on. */
+  withdraw(): void;
   /** Deletes what was written. After `commit`, nothing. Disposing does the same. */
   abandon(): Promise<void>;
 }
@@ -85,6 +87,15 @@ export function createAside(path: string): Aside {
         if (durable) syncDirectory(dirname(target));
       } catch (error) {
         throw asSystemError(error, 'create', path);
+      }
+    },
+    withdraw() {
+      try {
+        copyAttributes(target, temporary);
+        removeFile(target);
+        syncDirectory(dirname(target));
+      } catch (error) {
+        throw asSystemError(error, 'replace', path);
       }
     },
     abandon,

@@ -58,6 +58,8 @@ lines('convert to qcow2', [
     'preallocation=full',
     'size=5M',
     'compat=1.1,cluster_size=8k',
+    'data_file=d',
+    'data_file=d,data_file_raw=on',
   ].map((options) => same(`-O qcow2 -o ${options} plain.qcow2 out.qcow2`)),
   same('-c -O qcow2 plain.qcow2 out.qcow2'),
   same('-c -O qcow2 -o cluster_size=4k raw.img out.qcow2'),

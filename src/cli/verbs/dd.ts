@@ -64,7 +64,11 @@ export const run: Command = async (args, context) => {
   const driver = targetDriver(wish.targetFormat, output);
   const { from, to, pastEnd } = rangeOf(source.size, wish);
   await using target = await create(context, output, driver, to - from, wish);
-  await using image = await openImage(target.store, { format: driver.name, writable: true });
+  await using image = await openImage(target.store, {
+    format: driver.name,
+    writable: true,
+    resolve: target.resolver({}, (file) => file),
+  });
   if (pastEnd) report(context, `${input}: cannot skip to specified offset`);
   try {
     await copyRange(source, image, { from, to, signal: context.signal });
