@@ -35,6 +35,8 @@ export interface BackingReference {
   readonly path: string;
   /** The format's name as written (qcow2: the backing format header extension). */
   readonly format?: string;
+  /** For a name that the format can only guess at: what to say to the user when there is no such file. */
+  readonly advice?: string;
 }
 
 /**

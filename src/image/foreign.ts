@@ -5,7 +5,6 @@ const signatures: readonly { readonly format: string; matches(head: Uint8Array):
   { format: 'qcow', matches: (head) => starts(head, 'QFI\xfb\0\0\0\x01') },
   { format: 'qcow2', matches: isQcow2 },
   { format: 'vmdk', matches: (head) => starts(head, 'KDMV') || starts(head, 'COWD') || isVmdkText(head) },
-  { format: 'vdi', matches: (head) => head.length >= 68 && viewOf(head).getUint32(64, true) === 0xbeda107f },
   { format: 'vpc', matches: (head) => starts(head, 'conectix') },
   { format: 'vhdx', matches: (head) => starts(head, 'vhdxfile') },
   { format: 'qed', matches: (head) => starts(head, 'QED\0') },

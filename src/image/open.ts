@@ -1,4 +1,4 @@
-import { DiskError } from '../errors.ts';
+import { DiskError, isDiskError } from '../errors.ts';
 import type {
   BackingReference,
   CreateContext,
@@ -153,7 +153,7 @@ export async function openImage(
   return image!;
 
   async function openBacking(layer: Layer, given: NodeOptions | undefined, from: NamingImage) {
-    if (given && !supportsBacking(layer, options.formats ?? formats)) {
+    if (given && !layer.backing && !supportsBacking(layer, options.formats ?? formats)) {
       throw new DiskError('bad-argument', "Driver doesn't support backing files", {
         path: layer.source.name,
         field: 'backing',
@@ -163,7 +163,7 @@ export async function openImage(
     const reference = layer.backing ?? { path: '' };
     const writable = from.depth + 1 === options.writableBacking;
     const request = { ...from, role: 'backing', writable, options: given } as const;
-    const next = nodeOf(await resolveReference(reference, request, options, policy));
+    const next = nodeOf(await resolveBacking(reference, request, options, policy));
     const identity = identify(next.source);
     if (identity !== undefined && seen.has(identity)) {
       await closeQuietly(next.source);
@@ -327,6 +327,22 @@ function openContext(node: PreparedNode, options: OpenImageOptions, depth: numbe
       }
     },
   };
+}
+
+/** As `resolveReference`; says what to do where the name was the format's guess, and there is no such file. */
+async function resolveBacking(...request: Parameters<typeof resolveReference>) {
+  try {
+    return await resolveReference(...request);
+  } catch (cause) {
+    const [{ advice }, { name, options }] = request;
+    if (advice === undefined || namesFile(options) || !isDiskError(cause, 'not-found')) throw cause;
+    throw new DiskError('not-found', advice, {
+      path: name,
+      field: 'backing file',
+      detail: { own: true },
+      cause,
+    });
+  }
 }
 
 /** The one gate: everything that an image names is opened here, after the policy has agreed. */

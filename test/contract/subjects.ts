@@ -11,6 +11,7 @@ export interface Subject {
 /** Creation options beyond a format's default, which change how it lays things out. */
 const variants: Readonly<Record<string, readonly OptionValues[]>> = {
   raw: [{ preallocation: 'falloc' }],
+  vdi: [{ static: true }],
   qcow2: [
     { cluster_size: 512 },
     { cluster_size: 4096, refcount_bits: 1 },

@@ -55,6 +55,16 @@ export const subjects: readonly Subject[] = [
       return { format: 'qcow2', size, options, grain: clusterSize, ...chain };
     },
   },
+  {
+    name: 'vdi',
+    share: 1,
+    draw: (random) => ({
+      format: 'vdi',
+      size: random.between(1, 8000) * 512,
+      options: random.chance(0.2) ? { static: true } : {},
+      grain: MiB,
+    }),
+  },
 ];
 
 /** An image of the subject and what is done to it. */

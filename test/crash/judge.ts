@@ -161,13 +161,31 @@ async function checkChain(
   let leaks = 0;
   for (let one: Image | undefined = image; one !== undefined; one = one.backing) {
     if (one.layer.format === 'raw') continue;
-    const result = await checkImage(one.layer, {}, formats);
-    leaks += result.leaks;
-    if (result.corruptions + result.checkErrors === 0) continue;
+    let counted = 0;
+    const result = await checkImage(
+      one.layer,
+      {
+        onFinding: ({ message }) => {
+          if (countsTooMuch(message)) counted++;
+        },
+      },
+      formats,
+    );
+    leaks += result.leaks + counted;
+    if (result.corruptions + result.checkErrors === counted) continue;
     const where = one === image ? '' : ` in '${one.layer.source.name}'`;
     return { leaks, wrong: `check finds corruption${where}: ${describe(result)}` };
   }
   return { leaks, wrong: undefined };
+}
+
+/**
+ * A VDI header that counts more blocks than the map names: space that nobody uses, though qemu-img and so we call it
+ * corruption. Neither sector can be written together with the other.
+ */
+export function countsTooMuch(message: string): boolean {
+  const found = /allocated blocks mismatch, is (\d+), should be (\d+)/.exec(message);
+  return found !== null && Number(found[1]) < Number(found[2]);
 }
 
 function describe(result: CheckResult): string {

@@ -1,6 +1,6 @@
 import { open, readFile, writeFile } from 'node:fs/promises';
 import { run, type TempDir } from '../support/programs.ts';
-import type { Findings, Verdict } from './judge.ts';
+import { countsTooMuch, type Findings, type Verdict } from './judge.ts';
 import { fileNames, type Recorded } from './session.ts';
 import { pageSize, type SparseBytes } from './sparse-bytes.ts';
 
@@ -22,7 +22,10 @@ export async function judgeByQemu(
   if (scenario.format !== 'raw') {
     const repair = scenario.options.lazy_refcounts === true ? ['-r', 'all'] : [];
     const checked = await run('qemu-img', ['check', '-f', scenario.format, ...repair, image], options);
-    if (checked.code !== 0 && checked.code !== 3) {
+    const sound = checked.code === 0 || checked.code === 3;
+    const onlyCounted = checked.stderr.split('\n').every((line) => line === '' || countsTooMuch(line));
+    // 63: the format has nothing to check.
+    if (!sound && checked.code !== 63 && !(checked.code === 2 && onlyCounted)) {
       return `qemu-img check: exit code ${checked.code}: ${checked.stdout}${checked.stderr}`.trim();
     }
   }

@@ -1,0 +1,258 @@
+import { DiskError } from '../../errors.ts';
+import { type ByteStore, hostFileOf } from '../../storage/store.ts';
+import type { Reservation, WritableLayer } from '../driver.ts';
+import { EntryMeaning } from './grain-map.ts';
+import type { HostSpace } from './host-space.ts';
+import { MappedLayer, type MappedLayerOptions } from './layer.ts';
+import { Mutex } from './mutex.ts';
+import { Table } from './table.ts';
+import { TwoLevelPlaces } from './two-level.ts';
+
+export interface WritableMappedOptions extends MappedLayerOptions {
+  readonly store: ByteStore;
+  readonly space: HostSpace;
+  /** Bytes that new second-level tables are aligned to. */
+  readonly tableUnit?: number;
+  /** The format has a mark for grains that read as zeroes. */
+  readonly canMarkZero?: boolean;
+  /** Data must not end before its grain does: the file is made as long as its last one. Default true. */
+  readonly wholeGrains?: boolean;
+  /** Writes what the format counts of its space in use. Called before the map names any of it on disk. */
+  countSpace?(): Promise<void>;
+}
+
+/*
+ * The order of writes, so that a power cut at any moment leaves at most space that nobody uses, and what was flushed is
+ * there. A disk may keep any subset of what was written since the last flush of the store, torn at 512 bytes; entries
+ * never cross such a line.
+ *
+ *   0. Data goes to space that no map on disk names (or that was the guest's own already). A new second-level table
+ *      is zeroed.
+ *   1. What the format counts (`countSpace`) is written, the store is flushed: data, tables and the file's length are
+ *      durable, and no space in use is uncounted.
+ *   2. Changed parts of tables, as they were when the flush began, are written; the store is flushed if the first
+ *      level changed as well.
+ *   3. Changed entries of the first level are written. The store is flushed.
+ *
+ * Grains that are zeroed or discarded keep their space, so nothing is ever freed that a map on disk may name.
+ */
+
+/** An image whose map has one entry a grain, open for writing. Space is taken at the end of the file. */
+export class WritableMappedLayer extends MappedLayer implements WritableLayer {
+  readonly writable = true;
+  protected readonly store: ByteStore;
+  protected readonly space: HostSpace;
+  protected readonly mutex = new Mutex();
+  readonly #options: WritableMappedOptions;
+
+  constructor(options: WritableMappedOptions) {
+    super(options);
+    this.store = options.store;
+    this.space = options.space;
+    this.#options = options;
+  }
+
+  async reserve(offset: number, length: number): Promise<Reservation> {
+    const { map, grain } = this;
+    if (map.tables.dirtyBytes > map.tables.budgetBytes / 2) await this.flush();
+    const tableIndex = Math.floor(offset / map.span);
+    const table = await this.#own(tableIndex);
+    const start = tableIndex * map.span;
+    const first = Math.floor((offset - start) / grain);
+    const end = Math.min(offset + length, this.size);
+    const stop = Math.min(map.perTable, Math.ceil((end - start) / grain));
+    const value = map.entry(table, first);
+    if (value >= 0) {
+      const last = map.countRun(table, first, stop, value);
+      const skip = offset - start - first * grain;
+      const to = Math.min(end, start + last * grain);
+      return inPlace(this.store, offset, to - offset, value + skip);
+    }
+    let wanted = 1;
+    while (first + wanted < stop && map.entry(table, first + wanted) < 0) wanted++;
+    const { at, count } = this.space.take(wanted);
+    table.pins++;
+    return this.#fresh(table, first, count, at);
+  }
+
+  /** The resident table, made where there is none. */
+  async #own(index: number): Promise<Table> {
+    const { map } = this;
+    for (;;) {
+      const table = map.tables.get(index);
+      if (table) return table;
+      if (map.places.at(index) === 0) await this.mutex.run(() => this.#create(index));
+      await map.fault(index);
+    }
+  }
+
+  async #create(index: number): Promise<void> {
+    const { map, store, space } = this;
+    const { places } = map;
+    if (places.at(index) !== 0) return;
+    if (!(places instanceof TwoLevelPlaces)) throw new Error('a map of one level has all its tables');
+    const l2 = Math.floor(index / places.pieces);
+    const at = space.takeBytes(places.l2Bytes, this.#options.tableUnit ?? this.grain);
+    await store.zero(at, places.l2Bytes);
+    places.setL1Entry(l2, at);
+    const piece = at + (index % places.pieces) * places.tableBytes;
+    map.tables.add(new Table(index, piece, new Uint8Array(places.tableBytes)));
+  }
+
+  #fresh(table: Table, first: number, count: number, at: number): Reservation {
+    const { grain, map, store, space } = this;
+    const offset = table.index * map.span + first * grain;
+    let done = false;
+    return {
+      offset,
+      length: count * grain,
+      store,
+      at,
+      fresh: true,
+      zeroed: at >= store.size,
+      publish: () => {
+        done = true;
+        table.pins--;
+        for (let index = 0; index < count; index++) this.setEntry(table, first + index, at + index * grain);
+      },
+      [Symbol.asyncDispose]: async () => {
+        if (done) return;
+        done = true;
+        table.pins--;
+        space.giveBack(at, count);
+      },
+    };
+  }
+
+  protected setEntry(table: Table, index: number, value: number): void {
+    const { map } = this;
+    const { entryBytes } = map.encoding;
+    map.tables.change(table, index * entryBytes, (index + 1) * entryBytes);
+    map.encoding.encode(table.view, index * entryBytes, value);
+  }
+
+  /** Runs `work` on a resident, pinned table. */
+  protected async withTable<T>(index: number, work: (table: Table) => T): Promise<T> {
+    return work(await this.#own(index));
+  }
+
+  /**
+   * Grains with space are zeroed in place. A packed one loses its entry where nothing lies below, and the rest is
+   * marked where the format can.
+   */
+  async mark(
+    kind: 'zero' | 'hole',
+    offset: number,
+    length: number,
+    options: { readonly discard?: boolean } = {},
+  ): Promise<boolean> {
+    const { map, grain } = this;
+    const { canMarkZero = false } = this.#options;
+    const bare = this.backing === undefined;
+    if (kind === 'hole' && !bare) return false;
+    const end = offset + length;
+    if (!bare && !canMarkZero) return false;
+    for (let at = offset; at < end; ) {
+      const run = this.locate(at, end - at);
+      if (!run) {
+        await this.fault(at);
+        continue;
+      }
+      if (run.kind === 'data') {
+        // The grain at the disk's end is zeroed whole, since the disk may grow.
+        const bytes = at + run.length === this.size ? alignedLength(run.length, grain) : run.length;
+        await this.store.zero(run.at, bytes, { punch: options.discard ?? false });
+        this.mayBeSparse = true;
+      } else if (run.kind === 'packed' || (run.kind === 'hole' && !bare)) {
+        const value = bare ? EntryMeaning.hole : EntryMeaning.zero;
+        const index = Math.floor(at / map.span);
+        const from = Math.floor((at - index * map.span) / grain);
+        const stop = Math.min(map.perTable, Math.ceil((at + run.length - index * map.span) / grain));
+        await this.withTable(index, (table) => {
+          for (let entry = from; entry < stop; entry++) this.setEntry(table, entry, value);
+        });
+        at = Math.min(end, index * map.span + stop * grain);
+        continue;
+      }
+      at += run.length;
+    }
+    return true;
+  }
+
+  async flush(): Promise<void> {
+    await this.mutex.run(() => this.flushTables());
+  }
+
+  /** The order above. The caller holds the mutex. */
+  protected async flushTables(): Promise<void> {
+    const { map, store, space } = this;
+    const l1 = map.places instanceof TwoLevelPlaces ? map.places : undefined;
+    const frozen = map.tables.freeze();
+    const entries = l1?.takeDirty() ?? [];
+    try {
+      const changed = frozen.length > 0 || entries.length > 0;
+      if (changed && (this.#options.wholeGrains ?? true) && store.size < space.end) await this.#lengthen();
+      if (changed) await this.#options.countSpace?.();
+      await store.flush();
+      if (!changed) return;
+      for (const { table, bytes, from, to } of frozen) {
+        store.debugEvent?.('l2_update');
+        await store.write(table.at + from, bytes.subarray(from, to));
+      }
+      if (entries.length > 0 && frozen.length > 0) await store.flush();
+      for (const { at, bytes } of entries) {
+        store.debugEvent?.('l1_update');
+        await store.write(at, bytes);
+      }
+      await store.flush();
+    } catch (error) {
+      map.tables.thaw(frozen, false);
+      l1?.restoreDirty(entries);
+      throw error;
+    }
+    map.tables.thaw(frozen, true);
+  }
+
+  async #lengthen(): Promise<void> {
+    const { store, space } = this;
+    if (hostFileOf(store)?.fileKind === 'block') {
+      throw new DiskError(
+        'out-of-space',
+        `The device has ${store.size} bytes, the image needs ${space.end}`,
+        {
+          path: store.name,
+          detail: { errno: 'ENOSPC', device: store.size },
+        },
+      );
+    }
+    await store.resize(space.end);
+  }
+
+  override async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      await this.flush();
+    } finally {
+      await super[Symbol.asyncDispose]();
+    }
+  }
+}
+
+function alignedLength(length: number, grain: number): number {
+  return Math.ceil(length / grain) * grain;
+}
+
+function inPlace(store: ByteStore, offset: number, length: number, at: number): Reservation {
+  return {
+    offset,
+    length,
+    store,
+    at,
+    fresh: false,
+    publish() {
+      // The map names it already.
+    },
+    async [Symbol.asyncDispose]() {
+      // Nothing was taken, so nothing is given back.
+    },
+  };
+}
