@@ -1,0 +1,43 @@
+import { DiskError } from '../../errors.ts';
+import { type HashName, primitives } from '../primitives.ts';
+
+const longEnough = 25;
+const mostIterations = 0xffff_ffff;
+
+/**
+ * Iterations of all key slots that are tried for one passphrase: about a minute. A header that asks for more is one that
+ * wants to keep its reader busy.
+ */
+export const affordableIterations = 2 ** 27;
+
+/** Iterations of PBKDF2 that this machine does in a second for a key of `length` bytes. */
+export async function iterationsASecond(hash: HashName, length: number): Promise<number> {
+  const password = new Uint8Array(16);
+  const salt = new Uint8Array(32);
+  for (let iterations = 1 << 12; ; ) {
+    const started = performance.now();
+    await primitives().pbkdf2(hash, password, salt, iterations, length);
+    const took = performance.now() - started;
+    if (took >= longEnough) return Math.round((iterations * 1000) / took);
+    iterations *= took < 1 ? 16 : Math.max(2, Math.ceil(longEnough / took));
+  }
+}
+
+/**
+ * The iterations that take `milliseconds`, divided by `share`, and `least` at least. Throws `out-of-range` where that is
+ * more than a header can say.
+ */
+export function scaleIterations(aSecond: number, milliseconds: number, share: number, least: number): number {
+  const scaled = Math.floor((aSecond * milliseconds) / 1000 / share);
+  if (aSecond * milliseconds >= 2 ** 64) {
+    throw tooMany(`PBKDF iterations ${aSecond} too large to scale: Numerical result out of range`);
+  }
+  if (scaled > mostIterations) {
+    throw tooMany(`PBKDF iterations ${scaled} larger than ${mostIterations}: Numerical result out of range`);
+  }
+  return Math.max(scaled, least);
+}
+
+function tooMany(message: string): DiskError {
+  return new DiskError('out-of-range', message, { field: 'iter-time' });
+}

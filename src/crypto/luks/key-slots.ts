@@ -1,0 +1,155 @@
+import { DiskError } from '../../errors.ts';
+import { equalBytes, wipe } from '../bytes.ts';
+import { primitives, randomBytes } from '../primitives.ts';
+import { makeSectorCipher } from '../sector-cipher.ts';
+import { mergeKey, splitKey } from './af-splitter.ts';
+import { type LuksCipher, understandCipher } from './cipher-names.ts';
+import * as h from './header.ts';
+import { affordableIterations } from './iterations.ts';
+
+/** The bytes that a header and its key material lie in. */
+export interface HeaderArea {
+  readonly name: string;
+  read(at: number, into: Uint8Array): Promise<void>;
+}
+export interface WritableHeaderArea extends HeaderArea {
+  write(at: number, from: Uint8Array): Promise<void>;
+  flush(): Promise<void>;
+}
+
+/** The most that a key may have: two AES-256 keys. */
+const mostKeyBytes = 64;
+
+/** Reads and checks the header at the start of `area`. Throws `corrupt`, `unsupported`, `io`. */
+export async function readHeader(area: HeaderArea & { readonly size: number }): Promise<h.LuksHeader> {
+  const bytes = new Uint8Array(h.headerBytes);
+  await area.read(0, bytes.subarray(0, Math.min(bytes.length, area.size)));
+  return h.parseHeader(bytes, area.name);
+}
+
+/** The ciphers that a header names. Throws `unsupported` by name. */
+export function cipherOf(header: h.LuksHeader, path?: string): LuksCipher {
+  return understandCipher(header, header.keyBytes, path);
+}
+
+/** Slots whose passphrase this is, by number, and the master key that is in them. The caller wipes the key. */
+export interface Unlocked {
+  readonly key: Uint8Array;
+  readonly slots: readonly number[];
+}
+
+/**
+ * Tries a passphrase on every active slot. All are tried, whichever fits, so that the time tells nothing of it. Undefined:
+ * it fits none. Throws `corrupt` for a header that asks for more work than anybody would.
+ */
+export async function unlock(
+  area: HeaderArea,
+  header: h.LuksHeader,
+  passphrase: Uint8Array,
+): Promise<Unlocked | undefined> {
+  const cipher = cipherOf(header, area.name);
+  const active = [...header.slots.entries()].filter(([, slot]) => slot.active);
+  const work = active.reduce((sum, [, slot]) => sum + slot.iterations + header.digestIterations, 0);
+  if (work > affordableIterations || header.keyBytes > mostKeyBytes) {
+    throw new DiskError('corrupt', `The key slots ask for ${work} iterations of PBKDF2`, {
+      path: area.name,
+      field: 'iterations',
+      detail: { iterations: work, limit: affordableIterations, errno: 'EINVAL' },
+    });
+  }
+  const tried = await Promise.all(active.map(([, slot]) => openSlot(area, header, slot, cipher, passphrase)));
+  const slots: number[] = [];
+  let key: Uint8Array | undefined;
+  for (const [at, found] of tried.entries()) {
+    if (found) slots.push(active[at][0]);
+    if (found && !key) key = found;
+    else wipe(found);
+  }
+  return key && { key, slots };
+}
+
+async function openSlot(
+  area: HeaderArea,
+  header: h.LuksHeader,
+  slot: h.KeySlot,
+  { spec, hash }: LuksCipher,
+  passphrase: Uint8Array,
+): Promise<Uint8Array | undefined> {
+  const { keyBytes } = header;
+  const material = new Uint8Array(Math.ceil(h.materialBytes(keyBytes) / h.sectorBytes) * h.sectorBytes);
+  await area.read(slot.keyOffset * h.sectorBytes, material);
+  const slotKey = await primitives().pbkdf2(hash, passphrase, slot.salt, slot.iterations, keyBytes);
+  (await makeSectorCipher(spec, slotKey)).decrypt(0, material);
+  const split = material.subarray(0, h.materialBytes(keyBytes));
+  const key = await mergeKey(split, keyBytes, slot.stripes, hash);
+  const digest = await digestOf(header, key, hash);
+  wipe(slotKey, material);
+  if (equalBytes(digest, header.digest)) return key;
+  wipe(key);
+  return undefined;
+}
+
+/** What the header says of the right master key. */
+export function digestOf(
+  header: Pick<h.LuksHeader, 'digestSalt' | 'digestIterations'>,
+  key: Uint8Array,
+  hash: LuksCipher['hash'],
+): Promise<Uint8Array> {
+  return primitives().pbkdf2(hash, key, header.digestSalt, header.digestIterations, h.digestBytes);
+}
+
+/**
+ * Puts the master key into slot `index` under a passphrase: its material is durable before the header says that the slot
+ * is in use. Gives the header as it is then.
+ */
+export async function fillSlot(
+  area: WritableHeaderArea,
+  header: h.LuksHeader,
+  index: number,
+  secrets: { readonly key: Uint8Array; readonly passphrase: Uint8Array; readonly iterations: number },
+): Promise<h.LuksHeader> {
+  const { spec, hash } = cipherOf(header, area.name);
+  const salt = randomBytes(h.saltBytes);
+  const { iterations, passphrase, key } = secrets;
+  const slotKey = await primitives().pbkdf2(hash, passphrase, salt, iterations, header.keyBytes);
+  const split = await splitKey(key, h.stripes, hash);
+  const material = new Uint8Array(Math.ceil(split.length / h.sectorBytes) * h.sectorBytes);
+  material.set(split);
+  (await makeSectorCipher(spec, slotKey)).encrypt(0, material);
+  wipe(split, slotKey);
+  const slot = { ...header.slots[index], active: true, iterations, salt, stripes: h.stripes };
+  await area.write(slot.keyOffset * h.sectorBytes, material.subarray(0, h.materialBytes(header.keyBytes)));
+  await area.flush();
+  return writeHeader(area, withSlot(header, index, slot));
+}
+
+/**
+ * Empties slot `index`: the header stops naming it first, durably, and then its material is overwritten with random bytes,
+ * as often as QEMU does.
+ */
+export async function eraseSlot(
+  area: WritableHeaderArea,
+  header: h.LuksHeader,
+  index: number,
+): Promise<h.LuksHeader> {
+  const old = header.slots[index];
+  const slot = { ...old, active: false, iterations: 0, salt: new Uint8Array(h.saltBytes) };
+  const after = await writeHeader(area, withSlot(header, index, slot));
+  for (let round = 0; round < eraseRounds; round++) {
+    await area.write(old.keyOffset * h.sectorBytes, randomBytes(h.materialBytes(header.keyBytes)));
+    await area.flush();
+  }
+  return after;
+}
+
+const eraseRounds = 40;
+
+export async function writeHeader(area: WritableHeaderArea, header: h.LuksHeader): Promise<h.LuksHeader> {
+  await area.write(0, h.encodeHeader(header));
+  await area.flush();
+  return header;
+}
+
+function withSlot(header: h.LuksHeader, index: number, slot: h.KeySlot): h.LuksHeader {
+  return { ...header, slots: header.slots.map((old, at) => (at === index ? slot : old)) };
+}

@@ -1,0 +1,178 @@
+import { DiskError } from '../errors.ts';
+import { type BlockCipher, type HashName, primitives } from './primitives.ts';
+import { maskBytes, xtsMask } from './xts-mask.ts';
+
+const blockBytes = 16;
+
+/** How sectors are encrypted, all but the key: plain values, so that it can be handed to a worker. */
+export interface CipherSpec {
+  readonly mode: 'xts' | 'cbc' | 'ecb';
+  /** How a sector's number becomes its initialisation vector. */
+  readonly iv: 'plain' | 'plain64' | 'essiv';
+  /** For essiv: the hash that makes its key of the key. */
+  readonly ivHash?: HashName;
+  /** Bytes encrypted as one; 512 unless said. Sectors are counted in 512 bytes all the same. */
+  readonly sectorBytes?: number;
+}
+
+/** Encrypts whole sectors in place. `sector` is the number of the first, counted in 512 bytes. */
+export interface SectorCipher {
+  readonly sectorBytes: number;
+  encrypt(sector: number, bytes: Uint8Array): void;
+  decrypt(sector: number, bytes: Uint8Array): void;
+}
+
+/**
+ * AES for disk sectors under `key` (for XTS two keys in one: for the data, and for the tweaks). Throws `bad-argument` for
+ * a key of a length that there is not, `unsupported` for a hash that the runtime lacks.
+ */
+export async function makeSectorCipher(spec: CipherSpec, key: Uint8Array): Promise<SectorCipher> {
+  const { mode, sectorBytes = 512 } = spec;
+  const length = mode === 'xts' ? key.length / 2 : key.length;
+  if (length !== 16 && length !== 24 && length !== 32) {
+    throw new DiskError('bad-argument', `No AES cipher with key size ${length} available`, { field: 'key' });
+  }
+  const ivs = await makeVectors(spec, key);
+  if (mode === 'xts') {
+    const data = primitives().aes(key.subarray(0, length));
+    return new XtsCipher(data, primitives().aes(key.subarray(length)), ivs, sectorBytes);
+  }
+  const cipher = primitives().aes(key);
+  return mode === 'cbc' ? new CbcCipher(cipher, ivs, sectorBytes) : new EcbCipher(cipher, sectorBytes);
+}
+
+/** Fills `into` with the vectors of consecutive sectors, which are `step` units of 512 bytes apart. */
+type Vectors = (first: number, step: number, into: Uint8Array) => void;
+
+async function makeVectors(spec: CipherSpec, key: Uint8Array): Promise<Vectors> {
+  if (spec.iv === 'plain') return (first, step, into) => numberSectors(first, step, into, true);
+  if (spec.iv === 'plain64') return (first, step, into) => numberSectors(first, step, into, false);
+  const salt = await primitives().hash(spec.ivHash ?? 'sha256', key);
+  if (![16, 24, 32].includes(salt.length)) {
+    throw new DiskError('bad-argument', `No AES cipher with key size ${salt.length} available`, {
+      field: 'ivgen-hash-alg',
+    });
+  }
+  const cipher = primitives().aes(salt);
+  salt.fill(0);
+  return (first, step, into) => {
+    numberSectors(first, step, into, false);
+    into.set(cipher.encrypt(into));
+  };
+}
+
+function numberSectors(first: number, step: number, into: Uint8Array, narrow: boolean): void {
+  const view = new DataView(into.buffer, into.byteOffset, into.byteLength);
+  into.fill(0);
+  for (let at = 0, sector = first; at < into.length; at += blockBytes, sector += step) {
+    view.setUint32(at, sector % 0x1_0000_0000, true);
+    if (!narrow) view.setUint32(at + 4, Math.floor(sector / 0x1_0000_0000), true);
+  }
+}
+
+/** AES-XTS (IEEE 1619, section 5.3; whole blocks only): the cipher runs over many sectors at once, between two maskings. */
+class XtsCipher implements SectorCipher {
+  readonly sectorBytes: number;
+  readonly #data: BlockCipher;
+  readonly #tweak: BlockCipher;
+  readonly #vectors: Vectors;
+
+  constructor(data: BlockCipher, tweak: BlockCipher, vectors: Vectors, sectorBytes: number) {
+    this.#data = data;
+    this.#tweak = tweak;
+    this.#vectors = vectors;
+    this.sectorBytes = sectorBytes;
+  }
+
+  encrypt(sector: number, bytes: Uint8Array): void {
+    this.#transform(sector, bytes, (blocks) => this.#data.encrypt(blocks));
+  }
+
+  decrypt(sector: number, bytes: Uint8Array): void {
+    this.#transform(sector, bytes, (blocks) => this.#data.decrypt(blocks));
+  }
+
+  #transform(sector: number, bytes: Uint8Array, cipher: (blocks: Uint8Array) => Uint8Array): void {
+    const mask = xtsMask();
+    const { sectorBytes } = this;
+    for (let at = 0; at < bytes.length; at += maskBytes) {
+      const part = bytes.subarray(at, at + maskBytes);
+      const { length } = part;
+      const seeds = mask.seeds.subarray(0, (length / sectorBytes) * blockBytes);
+      this.#vectors(sector + at / 512, sectorBytes / 512, seeds);
+      seeds.set(this.#tweak.encrypt(seeds));
+      const data = mask.data.subarray(0, length);
+      data.set(part);
+      mask.apply(length, sectorBytes);
+      data.set(cipher(data));
+      mask.apply(length, sectorBytes);
+      part.set(data);
+    }
+  }
+}
+
+/** AES-CBC, the chain begun anew in each sector. */
+class CbcCipher implements SectorCipher {
+  readonly sectorBytes: number;
+  readonly #cipher: BlockCipher;
+  readonly #vectors: Vectors;
+
+  constructor(cipher: BlockCipher, vectors: Vectors, sectorBytes: number) {
+    this.#cipher = cipher;
+    this.#vectors = vectors;
+    this.sectorBytes = sectorBytes;
+  }
+
+  /** A block needs the one before it encrypted: so the first blocks of all sectors go at once, then the second ones … */
+  encrypt(sector: number, bytes: Uint8Array): void {
+    const { sectorBytes } = this;
+    const count = bytes.length / sectorBytes;
+    let chain: Uint8Array = new Uint8Array(count * blockBytes);
+    this.#vectors(sector, sectorBytes / 512, chain);
+    const blocks = new Uint8Array(chain.length);
+    for (let at = 0; at < sectorBytes; at += blockBytes) {
+      for (let index = 0; index < count; index++) {
+        const from = index * sectorBytes + at;
+        const to = index * blockBytes;
+        for (let byte = 0; byte < blockBytes; byte++) {
+          blocks[to + byte] = bytes[from + byte] ^ chain[to + byte];
+        }
+      }
+      chain = this.#cipher.encrypt(blocks);
+      for (let index = 0; index < count; index++) {
+        const from = index * blockBytes;
+        bytes.set(chain.subarray(from, from + blockBytes), index * sectorBytes + at);
+      }
+    }
+  }
+
+  decrypt(sector: number, bytes: Uint8Array): void {
+    const { sectorBytes } = this;
+    const vectors = new Uint8Array((bytes.length / sectorBytes) * blockBytes);
+    this.#vectors(sector, sectorBytes / 512, vectors);
+    const plain = this.#cipher.decrypt(bytes);
+    for (let start = 0, vector = 0; start < bytes.length; start += sectorBytes, vector += blockBytes) {
+      for (let byte = 0; byte < blockBytes; byte++) plain[start + byte] ^= vectors[vector + byte];
+      for (let at = start + blockBytes; at < start + sectorBytes; at++) plain[at] ^= bytes[at - blockBytes];
+    }
+    bytes.set(plain);
+  }
+}
+
+class EcbCipher implements SectorCipher {
+  readonly sectorBytes: number;
+  readonly #cipher: BlockCipher;
+
+  constructor(cipher: BlockCipher, sectorBytes: number) {
+    this.#cipher = cipher;
+    this.sectorBytes = sectorBytes;
+  }
+
+  encrypt(_sector: number, bytes: Uint8Array): void {
+    bytes.set(this.#cipher.encrypt(bytes));
+  }
+
+  decrypt(_sector: number, bytes: Uint8Array): void {
+    bytes.set(this.#cipher.decrypt(bytes));
+  }
+}

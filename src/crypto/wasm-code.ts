@@ -1,0 +1,68 @@
+/** Instructions of WebAssembly (core specification, chapter 5) as far as the modules written here use them. */
+export const op = {
+  loop: [0x03, 0x40],
+  end: [0x0b],
+  branchIf: (depth: number) => [0x0d, ...unsigned(depth)],
+  get: (local: number) => [0x20, ...unsigned(local)],
+  set: (local: number) => [0x21, ...unsigned(local)],
+  tee: (local: number) => [0x22, ...unsigned(local)],
+  i32Const: (value: number) => [0x41, ...signed(value)],
+  i32Add: [0x6a],
+  i32LessUnsigned: [0x49],
+  v128Load: [0xfd, ...unsigned(0), 4, 0],
+  v128Store: [0xfd, ...unsigned(11), 4, 0],
+  v128Const: (bytes: readonly number[]) => [0xfd, ...unsigned(12), ...bytes],
+  shuffle: (lanes: readonly number[]) => [0xfd, ...unsigned(13), ...lanes],
+  v128And: [0xfd, ...unsigned(78)],
+  v128Xor: [0xfd, ...unsigned(81)],
+  i64x2ShiftLeft: [0xfd, ...unsigned(203)],
+  i64x2ShiftRightSigned: [0xfd, ...unsigned(204)],
+} as const;
+
+export const i32 = 0x7f;
+export const v128 = 0x7b;
+
+/** A function without results: the types of its parameters and of its further locals, and its instructions. */
+export interface WasmFunction {
+  readonly name: string;
+  readonly parameters: readonly number[];
+  readonly locals: readonly number[];
+  readonly code: readonly (readonly number[])[];
+}
+
+/** The bytes of a module with one function and a memory of `pages` 64 KiB pages, exported as `memory`. */
+export function encodeModule(one: WasmFunction, pages: number): Uint8Array<ArrayBuffer> {
+  const locals = one.locals.flatMap((type) => [1, type]);
+  const body = [one.locals.length, ...locals, ...one.code.flat(), ...op.end];
+  return new Uint8Array([
+    ...[0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
+    ...section(1, [1, 0x60, one.parameters.length, ...one.parameters, 0]),
+    ...section(3, [1, 0]),
+    ...section(5, [1, 1, ...unsigned(pages), ...unsigned(pages)]),
+    ...section(7, [2, ...exported('memory', 2), ...exported(one.name, 0)]),
+    ...section(10, [1, ...unsigned(body.length), ...body]),
+  ]);
+}
+
+function section(id: number, content: readonly number[]): number[] {
+  return [id, ...unsigned(content.length), ...content];
+}
+
+function exported(name: string, kind: number): number[] {
+  return [name.length, ...new TextEncoder().encode(name), kind, 0];
+}
+
+/** LEB128. */
+function unsigned(value: number): number[] {
+  const bytes: number[] = [];
+  let left = value;
+  for (; left > 127; left = Math.floor(left / 128)) bytes.push((left % 128) + 128);
+  return [...bytes, left];
+}
+
+function signed(value: number): number[] {
+  const bytes: number[] = [];
+  let left = value;
+  for (; left < -64 || left > 63; left >>= 7) bytes.push((left & 127) | 128);
+  return [...bytes, left & 127];
+}
