@@ -182,8 +182,10 @@ export class ChainStatus {
       status.data = true;
       return status;
     }
-    status.source = run.source;
-    status.at = run.at ?? 0;
+    if (!run.source?.encrypted) {
+      status.source = run.source;
+      status.at = run.at ?? 0;
+    }
     if (run.kind === 'zero') {
       status.zero = true;
       return status;

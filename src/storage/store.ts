@@ -38,6 +38,8 @@ export interface ByteSource extends AsyncDisposable {
   readonly clusterBytes?: number;
   /** What it holds means nothing (QEMU's null devices): it counts neither as data nor as zeroes. */
   readonly unspecified?: boolean;
+  /** What lies beneath is ciphertext: where a byte lies there says nothing of what it is. */
+  readonly encrypted?: boolean;
   /** The store beneath, of a filter. */
   readonly inner?: ByteSource;
   /** Where in `inner` byte 0 lies; absent: at 0. */
