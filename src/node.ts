@@ -26,6 +26,7 @@ import { assertAllowed, type NamingImage, type ReferencePolicy, untrustedImages 
 import { combineReference, requireFile } from './image/reference.ts';
 import { createAside, sweepAsides } from './platform/atomic-file.ts';
 import { assertNoDependents } from './platform/dependents.ts';
+import { registerNodePrimitives } from './platform/node-primitives.ts';
 import { registerZlibCodec } from './platform/zlib-codec.ts';
 import { registerZstdCodec } from './platform/zstd-codec.ts';
 import { FileStore, openFileStore } from './storage/file.ts';
@@ -35,6 +36,7 @@ import { type ByteSource, bottomOf } from './storage/store.ts';
 // The built-in codec runs everywhere; Node's own is several times as fast and works on several cores.
 registerZlibCodec();
 registerZstdCodec();
+registerNodePrimitives();
 
 export * from './index.ts';
 export { FileStore, openFileStore };
@@ -111,6 +113,7 @@ export async function createImageFile(path: string, options: CreateImageFileOpti
   const { signal, onProgress } = options;
   await createImage(target.store, options.format, options.size, options.options, {
     ...target.context(options.backing),
+    secret: options.secret,
     onProgress: (done, total) => {
       if (signal?.aborted) {
         throw new DiskError('aborted', 'The creation was stopped', { path, cause: signal.reason });

@@ -1,6 +1,6 @@
 import { fstatSync, type Stats, statSync } from 'node:fs';
 import { dirname } from 'node:path';
-import type { FormatDriver } from '../formats/driver.ts';
+import type { FormatDriver, OptionValues } from '../formats/driver.ts';
 import { findFormat } from '../formats/index.ts';
 import type { Image } from '../image/image.ts';
 import { createImage, openImage } from '../image/open.ts';
@@ -81,13 +81,10 @@ export async function createConvertTarget(
     target = await createImageTarget(path, { corruptDependents: wish.force });
     if (target.aside) sweepAsides(dirname(requireFile(path)));
     context.signal.throwIfAborted();
-    await createImage(
-      target.store,
-      driver.name,
-      size,
-      driverOptions(driver, options),
-      target.context(backing),
-    );
+    await createImage(target.store, driver.name, size, driverOptions(driver, options), {
+      ...target.context(backing),
+      secret: wish.images.opening.secret,
+    });
   } catch (error) {
     await target?.[Symbol.asyncDispose]();
     if (context.signal.aborted) throw error;
@@ -95,7 +92,7 @@ export async function createConvertTarget(
     throw new CliFailure(`${path}: error while converting ${driver.name}: ${text}`, { hint, cause: error });
   }
   try {
-    return await openTarget(path, driver, target, wish);
+    return await openTarget(path, plan, target, wish);
   } catch (error) {
     await target[Symbol.asyncDispose]();
     throw couldNotOpen(path, error);
@@ -104,7 +101,7 @@ export async function createConvertTarget(
 
 async function openTarget(
   path: string,
-  driver: FormatDriver,
+  { driver, options }: TargetPlan,
   target: ImageTarget,
   wish: ConvertArguments,
 ): Promise<ConvertTarget> {
@@ -116,6 +113,8 @@ async function openTarget(
   const image = await openImage(top, {
     format: driver.name,
     writable: true,
+    layerOptions: keySecrets(options),
+    secret: wish.images.opening.secret,
     resolve: target.resolver(wish.images.opening, (file) => new UnflushedFile(file)),
     identify: (source) => {
       if (source === top) return identityOf(oldFile);
@@ -123,7 +122,9 @@ async function openTarget(
     },
   });
   const isZero =
-    image.backing === undefined && (driver.name !== 'raw' || target.store.fileKind === 'regular');
+    image.backing === undefined &&
+    !driver.startsUndefined &&
+    (driver.name !== 'raw' || target.store.fileKind === 'regular');
   return {
     image,
     isZero,
@@ -137,6 +138,11 @@ async function openTarget(
       await target[Symbol.asyncDispose]();
     },
   };
+}
+
+/** A new image is opened by the secret that it was made with. */
+function keySecrets({ values }: CreationOptions): OptionValues {
+  return Object.fromEntries(Object.entries(values).filter(([name]) => name.endsWith('key-secret')));
 }
 
 function identityOf(stats: Stats | undefined): string | undefined {

@@ -18,6 +18,16 @@ const fileOptions: readonly OptionSpec[] = [
 /** Options whose order in qemu-img's `Formatting` line is not the alphabetical one of its help. */
 const formattingOrder: Readonly<Record<string, readonly string[]>> = {
   raw: ['size'],
+  luks: [
+    'size',
+    'key-secret',
+    'cipher-alg',
+    'cipher-mode',
+    'ivgen-alg',
+    'ivgen-hash-alg',
+    'hash-alg',
+    'iter-time',
+  ],
   qcow2: [
     'encryption',
     'encrypt.format',

@@ -154,6 +154,8 @@ export interface Layer extends AsyncDisposable {
   openSnapshot?(wanted: SnapshotSelector): Promise<void>;
   /** Persistent dirty bitmaps, of a format that has them. */
   readonly bitmaps?: LayerBitmaps;
+  /** The id of the secret that an encrypted image was opened with. */
+  readonly keySecret?: string;
   /** Bytes that the host spends on it, where the format keeps more files than `source`. */
   allocated?(): Promise<number | undefined>;
   /**
@@ -253,6 +255,19 @@ export interface CreateContext {
   sibling?(name: string): Promise<ByteStore>;
   /** Opens the backing file as bytes, for a format that writes its identifiers down. Owned by who asks. */
   openBacking?(): Promise<ByteSource>;
+  /** The secret of that id, for formats that encrypt. */
+  secret?(id: string): Promise<Uint8Array>;
+}
+
+/** What `amend` may be told beside the options. */
+export interface AmendContext {
+  /** All but going down to an older version, which is only checked. */
+  readonly keepVersion?: boolean;
+  /** Does also what may lose the last key, and all data with it. */
+  readonly force?: boolean;
+  /** The id of the secret that the image was opened with. */
+  readonly keySecret?: string;
+  secret?(id: string): Promise<Uint8Array>;
 }
 
 /** One creation option: feeds `-o`, `-o help`, the docs, and forms. */
@@ -361,12 +376,13 @@ export interface FormatDriver {
   /**
    * Changes options of the image in `store`, durably, in steps that a power cut leaves done or not done. Nothing may be
    * unwritten in layers that are open on it, and they must be opened anew afterwards. The size and what guest data
-   * must be rewritten for are the operation's affair (operations/amend.ts). `keepVersion`: all but going down to an
-   * older version, which is only checked.
+   * must be rewritten for are the operation's affair (operations/amend.ts).
    */
-  amend?(store: ByteStore, options: OptionValues, how?: { readonly keepVersion?: boolean }): Promise<void>;
+  amend?(store: ByteStore, options: OptionValues, how?: AmendContext): Promise<void>;
   /** How large a file an image would take. Throws `bad-argument` for options that cannot be. */
   measure?(request: MeasureRequest): Promise<Measurement>;
+  /** The space of a new image reads as anything: what must be zero there has to be written. */
+  readonly startsUndefined?: boolean;
   /** Whether `layer.pack` works (`convert -c`). */
   readonly canPack?: boolean;
 }

@@ -40,7 +40,8 @@ export interface PreparedNode {
   readonly driver?: FormatDriver;
   /** The image that a filter stands on. */
   readonly filtered?: Image;
-  readonly layerOptions?: Readonly<Record<string, unknown>>;
+  /** Options for the format of that name, once it is known. Throws for values that cannot be. */
+  layerOptions?(format: string): Readonly<Record<string, unknown>>;
   /** Instead of the backing image that the format names: none, or what these options say. */
   readonly backing?: NodeOptions | null;
   /** Options for the files that the format keeps beside its own. */
@@ -270,7 +271,7 @@ async function openLayerAt(
       ...options,
       locks: node.locks ?? options.locks,
     });
-    const layerOptions = { ...options.layerOptions, ...node.layerOptions };
+    const layerOptions = { ...options.layerOptions, ...node.layerOptions?.(driver.name) };
     const layer = await driver.open(source, openContext(node, { ...options, layerOptions }, depth));
     opened = layer;
     node.verify?.(layer, { chain });

@@ -1,11 +1,11 @@
 import { pageAligned } from '../bytes/page-buffer.ts';
 import { DiskError } from '../errors.ts';
-import { type FormatDriver, isWritable, type OptionValues } from '../formats/driver.ts';
+import { type AmendContext, type FormatDriver, isWritable, type OptionValues } from '../formats/driver.ts';
 import type { Image } from '../image/image.ts';
 import type { ByteStore } from '../storage/store.ts';
 import { resizeImage } from './resize.ts';
 
-export interface AmendOptions {
+export interface AmendOptions extends Pick<AmendContext, 'force' | 'secret'> {
   readonly signal?: AbortSignal;
 }
 
@@ -26,9 +26,10 @@ export async function amendImage(
   const { size, ...rest } = values;
   const { compat } = rest;
   const lower = compat === '0.10' || compat === 'v2';
-  if (size === undefined && !lower) return amend(open, driver, rest);
+  const { force, secret } = options;
+  if (size === undefined && !lower) return amend(open, driver, rest, { force, secret });
   // All that may be refused is looked at, and what needs version 3 done, before the size changes; version 2 comes last.
-  await amend(open, driver, rest, { keepVersion: lower });
+  await amend(open, driver, rest, { keepVersion: lower, force, secret });
   if (typeof size === 'number' && size > 0) {
     await using image = await open();
     await resizeImage(image, size);
@@ -45,7 +46,7 @@ async function amend(
   open: () => Promise<Image>,
   driver: FormatDriver,
   values: OptionValues,
-  how: { readonly keepVersion?: boolean } = {},
+  how: AmendContext = {},
 ): Promise<void> {
   await using image = await open();
   const { layer } = image;
@@ -55,7 +56,7 @@ async function amend(
       field: 'amend',
     });
   }
-  await driver.amend(layer.source as ByteStore, values, how);
+  await driver.amend(layer.source as ByteStore, values, { ...how, keySecret: layer.keySecret });
 }
 
 /** Turns zeroes by the layer's decree into stored zeroes, or into nothing where there is no backing image. */

@@ -58,6 +58,11 @@ export class EncryptedStore implements ByteStore {
     return new EncryptedStore(inner, await makeSectorCipher(options.spec, options.key), options);
   }
 
+  /** Bytes that are encrypted as one. */
+  get sectorBytes(): number {
+    return this.#cipher.sectorBytes;
+  }
+
   get name(): string {
     return this.inner.name;
   }

@@ -21,7 +21,9 @@ interface AmendArguments {
   progress: boolean;
   progressStyle?: 'json';
   quiet: boolean;
+  /** `--force`: also what may lose the last key. */
   force: boolean;
+  overDependents: boolean;
 }
 
 /** `amend`: changes options of an existing image. */
@@ -32,6 +34,7 @@ export const run: Command = async (args, context) => {
     progress: false,
     quiet: false,
     force: false,
+    overDependents: false,
   };
   const operands = readOptions(
     args,
@@ -45,8 +48,8 @@ export const run: Command = async (args, context) => {
       else if (key === 'progress') wish.progressStyle = progressStyle(value);
       else if (key === 'p') wish.progress = true;
       else if (key === 'q') wish.quiet = true;
-      else if (key === 'corrupt-dependents') wish.force = true;
-      // --force allows what could destroy encrypted data; there is none.
+      else if (key === 'corrupt-dependents') wish.overDependents = true;
+      else if (key === 'force') wish.force = true;
     },
   );
   const { optionList, format } = wish;
@@ -83,7 +86,7 @@ async function amend(
       format,
       writable: true,
       resize: true,
-      corruptDependents: wish.force,
+      corruptDependents: wish.overDependents,
       signal: context.signal,
     });
   const first = await open();
@@ -102,7 +105,8 @@ async function amend(
   const progress = qemuProgress(context, wish.progressStyle ?? (wish.progress && !wish.quiet));
   state.ended = true;
   try {
-    await amendImage(open, driver, values, { signal: context.signal });
+    const { secret } = wish.images.opening;
+    await amendImage(open, driver, values, { signal: context.signal, force: wish.force, secret });
     progress.reach(100);
   } catch (error) {
     // qemu-img's figures end at 100 here in any case.

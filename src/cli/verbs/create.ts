@@ -113,6 +113,7 @@ async function create(
       options: driverOptions(driver, options),
       backing,
       corruptDependents: wish.force,
+      secret: images.opening.secret,
       signal: context.signal,
     });
   } catch (error) {

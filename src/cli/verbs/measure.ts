@@ -124,7 +124,6 @@ function noSuchTarget(name: string): CliFailure {
   if (unmeasured.includes(name)) {
     return new CliFailure(`Block driver '${name}' does not support size measurement`);
   }
-  if (name === 'luks') return new CliFailure("The format 'luks' is not supported yet");
   if (isKnownToQemu(name)) return new CliFailure(`Format driver '${name}' does not support image creation`);
   return new CliFailure(`Unknown file format '${name}'`);
 }

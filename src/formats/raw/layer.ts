@@ -3,6 +3,7 @@ import { DiskError } from '../../errors.ts';
 import type { ByteSource, ByteStore, Extent } from '../../storage/store.ts';
 import { bottomOf, hostFileOf } from '../../storage/store.ts';
 import type { Layer, LayerDetails, Reservation, ResizeOptions, Run, WritableLayer } from '../driver.ts';
+import { InPlace } from '../in-place.ts';
 
 /** Guest sizes are whole sectors: QEMU rounds a raw file's size up, and the missing bytes read as zeroes. */
 export const sectorBytes = 512;
@@ -107,28 +108,5 @@ export class WritableRawLayer extends RawLayer implements WritableLayer {
 
   async flush(): Promise<void> {
     await this.#store.flush();
-  }
-}
-
-class InPlace implements Reservation {
-  readonly offset: number;
-  readonly length: number;
-  readonly store: ByteStore;
-  readonly at: number;
-  readonly fresh = false;
-
-  constructor(store: ByteStore, offset: number, length: number) {
-    this.store = store;
-    this.offset = offset;
-    this.length = length;
-    this.at = offset;
-  }
-
-  publish(): void {
-    // The place was visible all along.
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    // Nothing was taken, so nothing is given back.
   }
 }

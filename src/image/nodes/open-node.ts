@@ -147,23 +147,27 @@ class NodeOpener {
         full: { driver: name, ...own, file: file.identity.full },
       };
     };
-    const layerOptions: Record<string, unknown> = {};
     let { source } = file;
+    let known: Record<string, unknown> | undefined;
     try {
       if (format?.name === 'raw') source = rawWindow(source, reader);
-      if (format) readOptions(format, reader, layerOptions);
+      if (format) known = readOptions(format, reader);
     } catch (error) {
       await source[Symbol.asyncDispose]();
       throw error;
     }
     const dataFile = reader.take('data-file');
     const described = {
-      identity: identityOf(format?.name ?? 'raw', format?.name === 'raw' ? ['offset', 'size'] : []),
+      identity: identityOf(format?.name ?? 'raw', tellingOptions[format?.name ?? ''] ?? []),
     };
     return {
       source,
       format: format?.name,
-      layerOptions,
+      layerOptions: (name) => {
+        const driver = (this.#context.imageOptions.formats ?? formats).find((one) => one.name === name);
+        known ??= driver ? readOptions(driver, reader) : {};
+        return known;
+      },
       backing,
       siblings: dataFile.size > 0 ? dataFile : undefined,
       ...described,
@@ -171,10 +175,6 @@ class NodeOpener {
       isProtocol: false,
       locks: locksOf(options, 'file.locking'),
       verify: (layer, how) => {
-        const driver = (this.#context.imageOptions.formats ?? formats).find(
-          ({ name }) => name === layer.format,
-        );
-        if (!format && driver) readOptions(driver, reader, layerOptions);
         const unread = reader.unread ?? (how.chain ? undefined : backingOption(options));
         if (unread !== undefined) throw unknownOption(false, layer.format, unread);
       },
@@ -288,6 +288,13 @@ class NodeOpener {
   }
 }
 
+/** Options of a format that its identity names. */
+const tellingOptions: Readonly<Record<string, readonly string[]>> = {
+  raw: ['offset', 'size'],
+  luks: ['key-secret'],
+  qcow2: ['encrypt.'],
+};
+
 interface Described {
   readonly identity: NodeIdentity;
   readonly isProtocol: boolean;
@@ -357,7 +364,8 @@ function backingOption(options: NodeOptions): string | undefined {
 }
 
 /** Options of the format itself, by the types that its driver gives them. */
-function readOptions(format: FormatDriver, reader: OptionReader, into: Record<string, unknown>): void {
+function readOptions(format: FormatDriver, reader: OptionReader): Record<string, unknown> {
+  const read: Record<string, unknown> = {};
   for (const { name, type } of format.openOptions ?? []) {
     const value =
       type === 'size'
@@ -367,8 +375,9 @@ function readOptions(format: FormatDriver, reader: OptionReader, into: Record<st
           : type === 'number'
             ? reader.number(name)
             : reader.string(name);
-    if (value !== undefined) into[name] = value;
+    if (value !== undefined) read[name] = value;
   }
+  return read;
 }
 
 /** Raw's `offset` and `size`: an image inside a file. */
