@@ -25,7 +25,8 @@ class NodeAes implements BlockCipher {
 
   constructor(key: Uint8Array) {
     this.#name = `aes-${key.length * 8}-ecb`;
-    this.#key = key.slice();
+    // A Buffer's own `slice` would share its memory, which the caller wipes.
+    this.#key = new Uint8Array(key);
   }
 
   encrypt(blocks: Uint8Array): Uint8Array {
@@ -54,7 +55,7 @@ class NodePrimitives implements CryptoPrimitives {
     this.#require(name);
     const hash = createHash(name);
     for (const part of parts) hash.update(part);
-    return hash.digest();
+    return new Uint8Array(hash.digest());
   }
 
   pbkdf2(
@@ -68,7 +69,7 @@ class NodePrimitives implements CryptoPrimitives {
     return new Promise((resolve, reject) => {
       pbkdf2(password, salt, iterations, length, name, (error, key) => {
         if (error) reject(new DiskError('io', 'The key derivation failed', { cause: error }));
-        else resolve(key);
+        else resolve(new Uint8Array(key.buffer, key.byteOffset, key.byteLength));
       });
     });
   }

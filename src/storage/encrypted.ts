@@ -50,7 +50,7 @@ export class EncryptedStore implements ByteStore {
     this.#options = options;
     this.#offset = options.offset ?? 0;
     this.#firstSector = options.firstSector ?? 0;
-    this.#key = options.key.slice();
+    this.#key = new Uint8Array(options.key);
   }
 
   /** Over a source that cannot be written, writing is never called. Throws as `makeSectorCipher` does. */
