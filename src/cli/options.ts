@@ -28,6 +28,8 @@ const formattingOrder: Readonly<Record<string, readonly string[]>> = {
     'hash-alg',
     'iter-time',
   ],
+  vpc: ['size', 'subformat', 'force_size'],
+  vhdx: ['size', 'log_size', 'block_size', 'subformat', 'block_state_zero'],
   qcow2: [
     'encryption',
     'encrypt.format',

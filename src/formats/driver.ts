@@ -33,6 +33,8 @@ export type Run = { readonly offset: number; readonly length: number } & Place;
 /** A reference to another image, as it is written in this one. A format never opens it. */
 export interface BackingReference {
   readonly path: string;
+  /** Other names of it, for where no file has that one; tried in turn. */
+  readonly alternatives?: readonly string[];
   /** The format's name as written (qcow2: the backing format header extension). */
   readonly format?: string;
   /** For a name that the format can only guess at: what to say to the user when there is no such file. */
@@ -135,7 +137,12 @@ export interface Layer extends AsyncDisposable {
    * Set where guest bytes lie in one piece from `at` on (raw, flat extents): the engine then reads and writes
    * there without asking `locate`. Guest bytes past the source's end read as zeroes.
    */
-  readonly flat?: { readonly source: ByteSource; readonly at: number };
+  readonly flat?: {
+    readonly source: ByteSource;
+    readonly at: number;
+    /** Holes of the source are the format's space for data all the same: see `Place`. */
+    readonly mayBeSparse?: boolean;
+  };
   /**
    * The run that begins at `offset` (inside the image), at most `length` bytes, merged as far as the resident
    * table tells. Undefined: the table is not resident; `await fault(offset)` and ask again, in a loop.

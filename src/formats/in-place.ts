@@ -1,7 +1,7 @@
 import type { ByteStore } from '../storage/store.ts';
 import type { Reservation } from './driver.ts';
 
-/** Space that guest bytes have for good, at the same offset in `store`. */
+/** Space that guest bytes have already: by default at the same offset in `store`. */
 export class InPlace implements Reservation {
   readonly offset: number;
   readonly length: number;
@@ -9,11 +9,11 @@ export class InPlace implements Reservation {
   readonly at: number;
   readonly fresh = false;
 
-  constructor(store: ByteStore, offset: number, length: number) {
+  constructor(store: ByteStore, offset: number, length: number, at = offset) {
     this.store = store;
     this.offset = offset;
     this.length = length;
-    this.at = offset;
+    this.at = at;
   }
 
   publish(): void {

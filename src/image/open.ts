@@ -333,7 +333,7 @@ function openContext(node: PreparedNode, options: OpenImageOptions, depth: numbe
 /** As `resolveReference`; says what to do where the name was the format's guess, and there is no such file. */
 async function resolveBacking(...request: Parameters<typeof resolveReference>) {
   try {
-    return await resolveReference(...request);
+    return await resolveFirst(...request);
   } catch (cause) {
     const [{ advice }, { name, options }] = request;
     if (advice === undefined || namesFile(options) || !isDiskError(cause, 'not-found')) throw cause;
@@ -344,6 +344,24 @@ async function resolveBacking(...request: Parameters<typeof resolveReference>) {
       cause,
     });
   }
+}
+
+/** Takes the first of a reference's names that a file has. */
+async function resolveFirst(
+  reference: BackingReference,
+  from: ReferenceRequest,
+  options: OpenLayerOptions,
+  policy: ReferencePolicy,
+): Promise<ByteSource | PreparedNode> {
+  for (const path of [reference.path, ...(reference.alternatives ?? [])].slice(0, -1)) {
+    try {
+      return await resolveReference({ ...reference, path }, from, options, policy);
+    } catch (error) {
+      if (!isDiskError(error, 'not-found')) throw error;
+    }
+  }
+  const path = reference.alternatives?.at(-1) ?? reference.path;
+  return resolveReference({ ...reference, path }, from, options, policy);
 }
 
 /** The one gate: everything that an image names is opened here, after the policy has agreed. */

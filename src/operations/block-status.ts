@@ -134,7 +134,10 @@ export class ChainStatus {
     let wanted = Math.min(length, size - offset);
     if (layer.flat) {
       const status = this.#flat(layer.flat.source, layer.flat.at + offset, wanted, depth);
-      if (status) status.eof = offset + status.length === size;
+      if (!status) return undefined;
+      // Space that a format gave to data counts as data, also where it is a hole of the file.
+      if (layer.flat.mayBeSparse) status.data = true;
+      status.eof = offset + status.length === size;
       return status;
     }
     wanted = Math.min(wanted, longestAnswer, slice - (offset % slice));

@@ -10,7 +10,7 @@ import { createIn, openIn, worldKinds } from './worlds.ts';
 const size = 2.5 * 1024 * 1024 + 512;
 
 /** Files take longer: there each format is tried in its default shape only. */
-const plain = subjects.filter(({ options }) => Object.keys(options).length === 0);
+const plain = subjects.filter((subject) => subject.plain);
 
 describe.each(worldKinds)('in $name', ({ name, make }) => {
   describe.each(name === 'files' ? plain : subjects)('$name', (subject) => {
@@ -25,11 +25,14 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
         const content = await readAll(image);
         expectSame(content, new Uint8Array(asked));
         await expectTrueRuns(image, content);
-        await expectQemuAgrees(world, ['image'], driver.name, content);
+        // QEMU takes the footer of a fixed VHD without a single byte for a copy at the start of a dynamic one.
+        if (asked > 0 || !subject.unprobed) {
+          await expectQemuAgrees(world, ['image'], driver.name, content);
+        }
       }
     });
 
-    it('is found by probing', async () => {
+    it.skipIf(subject.unprobed)('is found by probing', async () => {
       await using world = await make();
       await createIn(world, 'image', subject, size);
       const { layer, probed } = await openLayer(await world.open('image', false));

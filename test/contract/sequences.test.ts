@@ -178,7 +178,7 @@ describe.each(subjects)('a life of $name', (subject) => {
 
 describe.each(overlays)('a life of $name as an overlay', (subject) => {
   // One base of every format, in its default shape.
-  const bases = subjects.filter(({ options }) => Object.keys(options).length === 0);
+  const bases = subjects.filter(({ plain }) => plain);
   it.each(bases)('over $name', async (base) => {
     await fc.assert(
       fc.asyncProperty(sizes, sizes, steps, async (size, baseSize, life) => {

@@ -6,7 +6,14 @@ export interface Subject {
   readonly name: string;
   readonly driver: FormatDriver;
   readonly options: OptionValues;
+  /** The format's default shape. */
+  readonly plain: boolean;
+  /** Nothing in the first bytes of the file tells the format. */
+  readonly unprobed: boolean;
 }
+
+/** Options of the default shape, where a format without any would round the sizes that the contract asks for. */
+const defaults: Readonly<Record<string, OptionValues>> = { vpc: { force_size: true } };
 
 /** Creation options beyond a format's default, which change how it lays things out. */
 const variants: Readonly<Record<string, readonly OptionValues[]>> = {
@@ -21,16 +28,19 @@ const variants: Readonly<Record<string, readonly OptionValues[]>> = {
     { lazy_refcounts: true, cluster_size: 8192 },
     { preallocation: 'metadata', refcount_bits: 64 },
   ],
+  vpc: [{ subformat: 'fixed' }],
 };
 
 /** Every format that can be created, by being listed, in its default shape and in others. */
 export const subjects: readonly Subject[] = formats
   .filter((driver) => driver.create)
   .flatMap((driver) =>
-    [{}, ...(variants[driver.name] ?? [])].map((options: OptionValues) => ({
-      name: [driver.name, ...Object.entries(options).map(([key, value]) => `${key}=${value}`)].join(' '),
+    [{}, ...(variants[driver.name] ?? [])].map((variant: OptionValues) => ({
+      name: [driver.name, ...Object.entries(variant).map(([key, value]) => `${key}=${value}`)].join(' '),
       driver,
-      options,
+      options: { ...defaults[driver.name], ...variant },
+      plain: Object.keys(variant).length === 0,
+      unprobed: driver.name === 'vpc' && variant.subformat === 'fixed',
     })),
   );
 

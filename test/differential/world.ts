@@ -16,6 +16,7 @@ export async function buildWorld(path: string): Promise<void> {
   await makeOddities(path);
   await makeNodes(path);
   await makeLiars(path);
+  await makeForeign(path);
 }
 
 async function makeRaw(path: string): Promise<void> {
@@ -251,4 +252,14 @@ async function patch(path: string, name: string, at: number, bytes: readonly num
   const file = await open(join(path, name), 'r+');
   await file.write(Uint8Array.from(bytes), 0, bytes.length, at);
   await file.close();
+}
+
+/** Images in the formats of other programs. */
+async function makeForeign(path: string): Promise<void> {
+  const create = (line: string) => mustRun('qemu-img', `create -q ${line}`.split(' '), { cwd: path });
+  await create('-f vpc dynamic.vhd 5M');
+  await io(path, 'vpc', 'dynamic.vhd', 'write -P 5 1M 64k', 'write -P 6 4M 5k');
+  await create('-f vpc -o subformat=fixed fixed.vhd 1M');
+  await io(path, 'vpc', 'fixed.vhd', 'write -P 5 64k 64k');
+  await create('-f vpc -o force_size=on exact.vhd 1M');
 }

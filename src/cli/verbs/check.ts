@@ -16,6 +16,9 @@ import { flag, readOptions, valued } from '../verb-options.ts';
 /** qemu-img's code for a format that has nothing to check. */
 const notSupported = 63;
 
+/** Formats that the library can check and qemu-img cannot: scripts know the refusal. */
+const unchecked = ['vpc'];
+
 interface CheckArguments {
   format?: string;
   repair: NonNullable<CheckOptions['repair']>;
@@ -116,6 +119,7 @@ class CheckVerb {
       corruptDependents: force,
     });
     try {
+      if (unchecked.includes(image.layer.format)) throw checksUnsupported();
       const result = await checkImage(image.layer, {
         repair,
         signal: this.#context.signal,
@@ -124,9 +128,7 @@ class CheckVerb {
       return { format: image.layer.format, result };
     } catch (error) {
       if (!isDiskError(error) || error.code === 'aborted') throw error;
-      if (error.field === 'check') {
-        throw new CliFailure('This image format does not support checks', { exitCode: notSupported });
-      }
+      if (error.field === 'check') throw checksUnsupported();
       throw new CliFailure(`Check failed: ${wordsFor(error)}`, { cause: error });
     }
   }
@@ -158,6 +160,10 @@ class CheckVerb {
       'compressed-clusters': some(result.compressedClusters),
     };
   }
+}
+
+function checksUnsupported(): CliFailure {
+  return new CliFailure('This image format does not support checks', { exitCode: notSupported });
 }
 
 function wordsFor(error: DiskError): string {

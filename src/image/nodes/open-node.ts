@@ -293,6 +293,7 @@ const tellingOptions: Readonly<Record<string, readonly string[]>> = {
   raw: ['offset', 'size'],
   luks: ['key-secret'],
   qcow2: ['encrypt.'],
+  vpc: ['force_size_calc'],
 };
 
 interface Described {

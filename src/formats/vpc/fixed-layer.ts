@@ -1,0 +1,81 @@
+import type { ByteSource, ByteStore, Extent } from '../../storage/store.ts';
+import type { Layer, LayerDetails, Reservation, Run, WritableLayer } from '../driver.ts';
+import { InPlace } from '../in-place.ts';
+import type { Footer } from './footer.ts';
+
+/** A fixed VHD: guest byte n is byte n of the file, and the footer follows the last. */
+export class FixedLayer implements Layer {
+  readonly format = 'vpc';
+  readonly source: ByteSource;
+  readonly size: number;
+  readonly grain = 1;
+  readonly flat: { readonly source: ByteSource; readonly at: number; readonly mayBeSparse: boolean };
+  readonly footer: Footer;
+  /** What the last `fault` learned. Used once: the file may change between two questions. */
+  #extent: Extent | undefined;
+
+  constructor(source: ByteSource, footer: Footer, size: number) {
+    this.source = source;
+    this.footer = footer;
+    this.size = size;
+    this.flat = { source, at: 0, mayBeSparse: true };
+  }
+
+  get uniqueId(): Uint8Array {
+    return this.footer.uniqueId;
+  }
+
+  locate(offset: number, length: number): Run | undefined {
+    const extent = this.#extent;
+    if (!extent || offset < extent.offset || offset >= extent.offset + extent.length) return undefined;
+    this.#extent = undefined;
+    return {
+      offset,
+      length: Math.min(offset + length, this.size, extent.offset + extent.length) - offset,
+      kind: extent.data ? 'data' : 'zero',
+      source: this.source,
+      at: offset,
+    };
+  }
+
+  async fault(offset: number): Promise<void> {
+    this.#extent = await this.source.extent(offset);
+  }
+
+  async details(): Promise<LayerDetails> {
+    return { dirty: false };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.source[Symbol.asyncDispose]();
+  }
+}
+
+/** A fixed VHD open for writing: every byte has its place already, and the footer never changes. */
+export class WritableFixedLayer extends FixedLayer implements WritableLayer {
+  readonly writable = true;
+  readonly #store: ByteStore;
+
+  constructor(store: ByteStore, footer: Footer, size: number) {
+    super(store, footer, size);
+    this.#store = store;
+  }
+
+  async reserve(offset: number, length: number): Promise<Reservation> {
+    return new InPlace(this.#store, offset, Math.min(length, this.size - offset), offset);
+  }
+
+  async mark(
+    _kind: 'zero' | 'hole',
+    offset: number,
+    length: number,
+    options?: { readonly discard?: boolean },
+  ): Promise<boolean> {
+    await this.#store.zero(offset, length, { punch: options?.discard ?? false });
+    return true;
+  }
+
+  async flush(): Promise<void> {
+    await this.#store.flush();
+  }
+}

@@ -1,0 +1,87 @@
+import { alignUp } from '../../bytes/numbers.ts';
+import { type ByteStore, bottomOf, hostFileOf } from '../../storage/store.ts';
+import { type BlockLayer, unused } from './block-layer.ts';
+import { dynamicHeaderBytes, type LocatorEntry } from './dynamic-header.ts';
+import { corrupt } from './errors.ts';
+import { footerBytes } from './footer.ts';
+import { sectorBytes } from './geometry.ts';
+
+/** Room for one block in the file. */
+export interface Slot {
+  /** Byte offset of its bitmap. */
+  readonly at: number;
+  /** Its data is known to read as zeroes. */
+  readonly zeroed: boolean;
+}
+
+/**
+ * Where new blocks go: over the footer at the end of the file, which is first written anew behind them, or into room
+ * that a block has left. So the file ends in a footer whenever a program stops; a power cut may lose that copy while
+ * the one at the start holds.
+ */
+export class BlockSpace {
+  readonly #store: ByteStore;
+  readonly #span: number;
+  readonly #footer: Uint8Array;
+  readonly #free: Slot[] = [];
+  #end: number;
+  /** Bytes past the end read as zeroes when they come to be; not so on a device. */
+  readonly #grows: boolean;
+
+  constructor(store: ByteStore, layer: BlockLayer, tailSound: boolean) {
+    this.#store = store;
+    this.#span = layer.span;
+    this.#footer = layer.footer.bytes;
+    this.#grows = hostFileOf(bottomOf(store))?.fileKind !== 'block';
+    const used = usedEnd(layer);
+    const fileEnd = tailSound
+      ? Math.floor((store.size - footerBytes) / sectorBytes) * sectorBytes
+      : store.size;
+    this.#end = this.#grows ? Math.max(used, alignUp(fileEnd, sectorBytes)) : used;
+  }
+
+  /** Takes room for a block. One call at a time. */
+  async take(): Promise<Slot> {
+    const free = this.#free.pop();
+    if (free) return free;
+    const at = this.#end;
+    await this.#store.write(at + this.#span, this.#footer);
+    this.#end = at + this.#span;
+    return { at, zeroed: this.#grows };
+  }
+
+  /** Gives room back that no table on disk names. */
+  give(slot: Slot): void {
+    this.#free.push(slot);
+  }
+}
+
+/** The first byte after everything that is in use. Throws `corrupt` where blocks overlap each other or the tables. */
+export function usedEnd(layer: BlockLayer): number {
+  const { header, footer, table, span } = layer;
+  const fixed: (readonly [from: number, to: number])[] = [
+    [0, footerBytes],
+    [footer.dataOffset!, footer.dataOffset! + dynamicHeaderBytes],
+    [header.tableOffset, header.tableOffset + alignUp(header.tableEntries * 4, sectorBytes)],
+    ...(layer.backing ? header.locators : [])
+      .filter(({ at, length, space }) => at + Math.max(length, space) <= layer.source.size)
+      .map((locator) => [locator.at, locator.at + spaceOf(locator)] as const),
+  ];
+  let end = Math.max(...fixed.map(([, to]) => to));
+  const starts = table.filter((entry) => entry !== unused).sort();
+  let before = Number.NEGATIVE_INFINITY;
+  for (const sector of starts) {
+    const at = sector * sectorBytes;
+    if (at < before || fixed.some(([from, to]) => at < to && at + span > from)) {
+      throw corrupt(layer.source.name, 'block allocation table', 'Blocks overlap in the file', at);
+    }
+    before = at + span;
+  }
+  end = Math.max(end, before);
+  return alignUp(end, sectorBytes);
+}
+
+/** Old programs counted a locator's space in sectors. */
+function spaceOf({ length, space }: LocatorEntry): number {
+  return Math.max(length, space);
+}
