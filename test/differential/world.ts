@@ -242,13 +242,15 @@ export async function buildChain(path: string, count: number): Promise<void> {
   }
 }
 
-async function io(path: string, format: string, name: string, ...commands: string[]): Promise<void> {
+/** Runs commands of qemu-io on an image in `path`. */
+export async function io(path: string, format: string, name: string, ...commands: string[]): Promise<void> {
   await mustRun('qemu-io', ['-f', format, ...commands.flatMap((command) => ['-c', command]), name], {
     cwd: path,
   });
 }
 
-async function patch(path: string, name: string, at: number, bytes: readonly number[]): Promise<void> {
+/** Puts bytes over those of a file in `path`. */
+export async function patch(path: string, name: string, at: number, bytes: readonly number[]): Promise<void> {
   const file = await open(join(path, name), 'r+');
   await file.write(Uint8Array.from(bytes), 0, bytes.length, at);
   await file.close();
