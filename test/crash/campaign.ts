@@ -1,5 +1,6 @@
 import type { FormatDriver } from '../../src/formats/driver.ts';
 import { listSnapshots } from '../../src/operations/snapshot.ts';
+import { abilitiesOf } from './abilities.ts';
 import { drawScenario, type Subject } from './draw-scenario.ts';
 import { type Findings, judgeRecovery, judgeState, wordsOf } from './judge.ts';
 import { drawOperations, type Operation } from './operations.ts';
@@ -126,7 +127,8 @@ async function judgeSecondCut(
     maxSize: 4 * 1024 * 1024,
   };
   const operations: Operation[] = [...drawOperations(random, shape, 4)];
-  if (format !== 'raw') operations.unshift({ kind: 'repair', repair: random.pick(['leaks', 'all']) });
+  const { repairs = [] } = abilitiesOf(format);
+  if (repairs.length > 0) operations.unshift({ kind: 'repair', repair: random.pick(repairs) });
   try {
     for (const operation of operations) await perform(session, operation);
     await session.image[Symbol.asyncDispose]();

@@ -1,4 +1,5 @@
 import { isDiskError } from '../../src/errors.ts';
+import type { OptionValues } from '../../src/formats/driver.ts';
 import { amendImage } from '../../src/operations/amend.ts';
 import { checkImage } from '../../src/operations/check.ts';
 import { commitImage } from '../../src/operations/commit.ts';
@@ -12,7 +13,7 @@ export type WholeImageOperation =
   | { readonly kind: 'commit' }
   | { readonly kind: 'rebase'; readonly to: 'other' | 'backing' | 'none' }
   | { readonly kind: 'repair'; readonly repair: 'leaks' | 'all' }
-  | { readonly kind: 'amend'; readonly values: Readonly<Record<string, string | number | boolean>> };
+  | { readonly kind: 'amend'; readonly values: OptionValues };
 
 /** A snapshot's clusters that were never written show what lies below: a chain that changes would change them. */
 function hasSnapshots({ snapshots }: Session): boolean {

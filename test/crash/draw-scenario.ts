@@ -15,7 +15,11 @@ export interface Subject {
   draw(random: Random): Omit<Scenario, 'operations'> & { readonly grain: number };
 }
 
-/** Every kind of image that we write. A new format is one more entry. */
+/**
+ * Every kind of image that we write. A new format is one more entry here, and one in abilities.ts for what its images
+ * know besides being written to. A format of several files needs nothing more: all files of an image share one record,
+ * and the power is cut for all of them at once. `COWHERD_CRASH_SUBJECT` picks subjects by a part of their names.
+ */
 export const subjects: readonly Subject[] = [
   {
     name: 'raw',

@@ -3,6 +3,7 @@ import type { CheckResult } from '../../src/formats/driver.ts';
 import type { Image } from '../../src/image/image.ts';
 import { checkImage } from '../../src/operations/check.ts';
 import { openSnapshot } from '../../src/operations/snapshot.ts';
+import { abilitiesOf } from './abilities.ts';
 import type { Expectation } from './guest-model.ts';
 import type { Tick } from './recording-store.ts';
 import { type OpenHow, openChain, type Recorded, readAll, type Scenario, stamped } from './session.ts';
@@ -119,11 +120,12 @@ export async function judgeRecovery(
   const expectation = recorded.model.at(tick);
   const state = new StateFiles(recorded, files);
   try {
-    if (stamp % 2 === 1 && recorded.scenario.format !== 'raw') {
+    const { repairs = [] } = abilitiesOf(recorded.scenario.format);
+    if (stamp % 2 === 1 && repairs.length > 0) {
       await using image = await state.open({ writable: true, checking: true });
       // A dirty image needs its refcounts rebuilt, which is more than leaks.
       const dirty = (await image.layer.details()).dirty === true;
-      const repair = stamp % 4 === 1 && !dirty ? 'leaks' : 'all';
+      const repair = stamp % 4 === 1 && !dirty && repairs.includes('leaks') ? 'leaks' : 'all';
       await checkImage(image.layer, { repair }, recorded.formats);
     }
     let expected: Uint8Array;
@@ -160,7 +162,7 @@ async function checkChain(
 ): Promise<{ readonly leaks: number; readonly wrong: Verdict }> {
   let leaks = 0;
   for (let one: Image | undefined = image; one !== undefined; one = one.backing) {
-    if (one.layer.format === 'raw') continue;
+    if (!formats.find(({ name }) => name === one.layer.format)?.check) continue;
     let counted = 0;
     const result = await checkImage(
       one.layer,
@@ -195,11 +197,9 @@ function describe(result: CheckResult): string {
 /** The content of a state against what is allowed. */
 export function compareContent(scenario: Scenario, expectation: Expectation, content: Uint8Array): Verdict {
   const { sizes } = expectation;
-  // A raw image has no field for its size: a cut may leave the file anywhere on the way.
-  const fits =
-    scenario.format === 'raw'
-      ? content.length >= Math.min(...sizes) && content.length <= Math.max(...sizes)
-      : sizes.includes(content.length);
+  const fits = abilitiesOf(scenario.format).sizeOfFile
+    ? content.length >= Math.min(...sizes) && content.length <= Math.max(...sizes)
+    : sizes.includes(content.length);
   if (!fits) return `guest size is ${content.length}, not one of ${sizes.join(', ')}`;
   const mismatches = expectation.mismatches(content);
   if (mismatches.length === 0) return undefined;

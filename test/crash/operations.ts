@@ -1,4 +1,5 @@
 import { isDiskError } from '../../src/errors.ts';
+import { abilitiesOf } from './abilities.ts';
 import { type BitmapOperation, runBitmap } from './bitmap-operations.ts';
 import { runAmend, runCommit, runRebase, runRepair, type WholeImageOperation } from './chain-operations.ts';
 import type { Random } from './random.ts';
@@ -133,18 +134,19 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
   resize: {
     weight: 5,
     draw(random, shape) {
-      const unit = shape.format === 'raw' || random.chance(0.5) ? 512 : shape.grain;
+      const { resize = [], sizeOfFile } = abilitiesOf(shape.format);
+      if (resize.length === 0) return undefined;
+      const unit = sizeOfFile || random.chance(0.5) ? 512 : shape.grain;
       const target = random.chance(0.3)
         ? random.between(1, Math.ceil(shape.size / unit)) * unit
         : shape.size + random.between(0, Math.ceil(shape.size / 3 / unit)) * unit;
       const size = Math.min(target, shape.maxSize);
-      const preallocation = size > shape.size && shape.backingSize === 0 && random.chance(0.3);
+      const modes = resize.filter((mode) => mode !== 'off');
+      const preallocated = size > shape.size && shape.backingSize === 0 && random.chance(0.3);
       return {
         kind: 'resize',
         size,
-        preallocation: preallocation
-          ? random.pick(shape.format === 'raw' ? ['falloc', 'full'] : ['metadata', 'falloc', 'full'])
-          : 'off',
+        preallocation: preallocated && modes.length > 0 ? random.pick(modes) : 'off',
       };
     },
     async run(session, { size, preallocation }) {
@@ -166,7 +168,7 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
   snapshot: {
     weight: 6,
     draw: (random, shape) =>
-      shape.format === 'qcow2'
+      abilitiesOf(shape.format).snapshots
         ? {
             kind: 'snapshot',
             action: random.weighted([
@@ -184,7 +186,7 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
   pack: {
     weight: 6,
     draw(random, { format, size, grain }) {
-      if (format !== 'qcow2') return undefined;
+      if (!abilitiesOf(format).packs) return undefined;
       const at = random.below(Math.ceil(size / grain)) * grain;
       return { kind: 'pack', at, length: grain, stamp: random.word() };
     },
@@ -213,32 +215,26 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
 
   repair: {
     weight: 2,
-    draw: (random, { format }) =>
-      format === 'qcow2' ? { kind: 'repair', repair: random.pick(['leaks', 'all']) } : undefined,
+    draw(random, { format }) {
+      const { repairs = [] } = abilitiesOf(format);
+      return repairs.length > 0 ? { kind: 'repair', repair: random.pick(repairs) } : undefined;
+    },
     run: runRepair,
   },
 
   amend: {
     weight: 2,
-    draw: (random, { format }) =>
-      format === 'qcow2'
-        ? {
-            kind: 'amend',
-            values: random.weighted<Record<string, string | number | boolean>>([
-              [2, { refcount_bits: random.pick([1, 2, 4, 8, 16, 32, 64]) }],
-              [1, { compat: '1.1' }],
-              [1, { compat: '0.10' }],
-              [1, { lazy_refcounts: random.chance(0.5) }],
-            ]),
-          }
-        : undefined,
+    draw(random, { format }) {
+      const values = abilitiesOf(format).amend?.(random);
+      return values && { kind: 'amend', values };
+    },
     run: runAmend,
   },
 
   bitmap: {
     weight: 5,
     draw: (random, shape) =>
-      shape.format === 'qcow2'
+      abilitiesOf(shape.format).bitmaps
         ? {
             kind: 'bitmap',
             action: random.weighted([

@@ -1,5 +1,6 @@
 import { open, readFile, writeFile } from 'node:fs/promises';
 import { run, type TempDir } from '../support/programs.ts';
+import { abilitiesOf } from './abilities.ts';
 import { countsTooMuch, type Findings, type Verdict } from './judge.ts';
 import { fileNames, type Recorded } from './session.ts';
 import { pageSize, type SparseBytes } from './sparse-bytes.ts';
@@ -15,25 +16,18 @@ export async function judgeByQemu(
   folder: TempDir,
 ): Promise<Verdict> {
   const { scenario, disk } = recorded;
-  const image = folder.file(fileNames.image);
   const out = folder.file('content');
   for (const [i, { name }] of disk.files.entries()) await writeSparse(folder.file(name), files[i]!);
   const options = { cwd: folder.path };
-  if (scenario.format !== 'raw') {
-    const repair = scenario.options.lazy_refcounts === true ? ['-r', 'all'] : [];
-    const checked = await run('qemu-img', ['check', '-f', scenario.format, ...repair, image], options);
-    const sound = checked.code === 0 || checked.code === 3;
-    const onlyCounted = checked.stderr.split('\n').every((line) => line === '' || countsTooMuch(line));
-    // 63: the format has nothing to check.
-    if (!sound && checked.code !== 63 && !(checked.code === 2 && onlyCounted)) {
-      return `qemu-img check: exit code ${checked.code}: ${checked.stdout}${checked.stderr}`.trim();
-    }
+  const { opening = ['-f', scenario.format, fileNames.image] } = abilitiesOf(scenario.format);
+  const repair = findings.dirty ? ['-r', 'all'] : [];
+  const checked = await run('qemu-img', ['check', ...repair, ...opening], options);
+  // 3: leaks; 63: the format has nothing to check.
+  const onlyCounted = checked.stderr.split('\n').every((line) => line === '' || countsTooMuch(line));
+  if (![0, 3, 63].includes(checked.code) && !(checked.code === 2 && onlyCounted)) {
+    return `qemu-img check: exit code ${checked.code}: ${checked.stdout}${checked.stderr}`.trim();
   }
-  const converted = await run(
-    'qemu-img',
-    ['convert', '-f', scenario.format, '-O', 'raw', image, out],
-    options,
-  );
+  const converted = await run('qemu-img', ['convert', '-O', 'raw', ...opening, out], options);
   if (converted.code !== 0) return `qemu-img convert: ${converted.stderr}`.trim();
   const content = await readFile(out);
   if (Buffer.compare(content, findings.content) !== 0) {

@@ -31,7 +31,10 @@ export interface Scenario {
   readonly operations: readonly Operation[];
 }
 
-/** The names of the files of a scenario, as the image refers to them. */
+/** What every secret is, for formats that ask for one. */
+const passphrase = new TextEncoder().encode('secret');
+
+/** The names of the files of a scenario, as the image refers to them; a format may make more (extents, a data file). */
 export const fileNames = { image: 'image', backing: 'backing', other: 'other' } as const;
 
 export interface Surroundings {
@@ -91,6 +94,7 @@ export function openChain(
     formats,
     locks: 'none',
     layerOptions: scenario.layerOptions,
+    secret: async () => passphrase,
     resolve: async ({ path }) => file(path),
   });
 }
@@ -163,7 +167,17 @@ async function makeFiles(
   }
   const backing = scenario.backing && { path: fileNames.backing, format: scenario.backing.format };
   const store = new SparseStore(image, fileNames.image);
-  await createImage(store, scenario.format, scenario.size, scenario.options, { formats, backing });
+  await createImage(store, scenario.format, scenario.size, scenario.options, {
+    formats,
+    backing,
+    name: fileNames.image,
+    sibling: async (name) => {
+      const content = new SparseBytes();
+      files.set(name, content);
+      return new SparseStore(content, name);
+    },
+    openBacking: async () => new SparseStore(files.get(fileNames.backing)!, fileNames.backing),
+  });
   return files;
 }
 
