@@ -1,32 +1,98 @@
-// `npm run bench`: our time against qemu-img's on the same work, in one run. Options: --rounds N, --output json.
-import { cpus } from 'node:os';
+// `npm run bench`: our time against the peer's on the same work, in one run.
+// Options: --only NAME[,NAME] (groups or words of a job's name), --size 4G, --runs 7, --output json, --keep FOLDER (results).
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpus, release, tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { buildWhenNeeded, installDebianPackages, installPackages, root } from './bootstrap.mjs';
 
 const { values } = parseArgs({
-  options: { rounds: { type: 'string', default: '7' }, output: { type: 'string', default: 'human' } },
+  options: {
+    only: { type: 'string' },
+    size: { type: 'string', default: '4G' },
+    runs: { type: 'string', default: '7' },
+    output: { type: 'string', default: 'human' },
+    keep: { type: 'string' },
+    folder: { type: 'string', default: tmpdir() },
+  },
 });
 installPackages();
 buildWhenNeeded();
-if (installDebianPackages({ 'qemu-img': 'qemu-utils' }).length > 0) {
-  console.error('The peer is missing: sudo apt-get install qemu-utils');
+const missing = installDebianPackages({
+  'qemu-img': 'qemu-utils',
+  time: 'time',
+  sfdisk: 'fdisk',
+  'mkfs.ext4': 'e2fsprogs',
+  'mkfs.xfs': 'xfsprogs',
+  'mkfs.btrfs': 'btrfs-progs',
+});
+if (missing.some((name) => ['qemu-utils', 'time', 'fdisk', 'e2fsprogs'].includes(name))) {
+  console.error(`The benchmark needs: sudo apt-get install ${missing.join(' ')}`);
   process.exit(1);
 }
 
-const { benchOverlays } = await import('../bench/overlays.mjs');
-const rows = await benchOverlays({ cowherd: join(root, 'bin/cowherd.js'), rounds: Number(values.rounds) });
+const { measure } = await import('../bench/rounds.mjs');
+const { asText, asChart } = await import('../bench/report.mjs');
+const { groups } = await import('../bench/jobs/index.mjs');
+const { formats } = await import('../dist/formats/index.js');
 
-if (values.output === 'json') {
-  console.log(JSON.stringify({ node: process.versions.node, cpus: cpus().length, rows }, null, 2));
-} else {
-  const ms = ({ median }) => `${median.toFixed(0)} ms`.padStart(9);
-  console.log(
-    `Node ${process.versions.node}, ${cpus().length} CPUs; medians of wall time, process start included`,
-  );
-  console.log(`${'job'.padEnd(16)}${'ours'.padStart(9)}${'qemu-img'.padStart(10)}   ratio (min … max)`);
-  for (const { job, ours, peer, ratio } of rows) {
-    const figures = `${ratio.median.toFixed(3)} (${ratio.min.toFixed(3)} … ${ratio.max.toFixed(3)})`;
-    console.log(`${job.padEnd(16)}${ms(ours)} ${ms(peer)}   ${figures}`);
-  }
+const units = { M: 1024 ** 2, G: 1024 ** 3, T: 1024 ** 4 };
+const size = Number(values.size.slice(0, -1)) * units[values.size.slice(-1)];
+if (!(size >= 64 * units.M)) {
+  console.error('--size takes a number and M, G or T, 64M at least: --size 4G');
+  process.exit(1);
 }
+const program = (name) => [process.execPath, join(root, 'bin', `${name}.js`)];
+const folder = mkdtempSync(join(values.folder, 'cowherd-bench-'));
+const world = {
+  folder,
+  size,
+  cowImg: program('cow-img'),
+  cowherd: program('cowherd'),
+  cowNbd: program('cow-nbd'),
+  has: (format) => formats.some(({ name }) => name === format),
+};
+const words = values.only?.split(',');
+const wanted = (group, job) => !words || words.some((word) => group === word || job.includes(word));
+
+const rows = [];
+let interrupted = false;
+process.on('SIGINT', () => {
+  interrupted = true;
+});
+try {
+  for (const group of groups) {
+    // A group's images are made when its first job is asked for: one that nobody wants costs nothing.
+    if (words && !words.includes(group.title) && !words.some((word) => word.includes(' '))) continue;
+    for (const job of group.jobs(world)) {
+      if (interrupted) break;
+      if (!wanted(group.title, job.name)) continue;
+      const row = { group: group.title, ...measure(job, { folder: folder, rounds: Number(values.runs) }) };
+      rows.push(row);
+      console.error(`${row.job}: ${row.wall.median.toFixed(2)} of ${row.peer}`);
+    }
+  }
+} finally {
+  rmSync(folder, { recursive: true, force: true });
+}
+
+const machine = {
+  cpu: cpus()[0].model.trim(),
+  cpus: cpus().length,
+  memory: Math.round(totalmem() / 1024 ** 3),
+  kernel: release(),
+  node: process.versions.node,
+  qemu: execFileSync('qemu-img', ['--version'], { encoding: 'utf8' }).split('\n')[0],
+  size: values.size,
+  runs: Number(values.runs),
+};
+const report = asText(machine, rows);
+if (values.keep) {
+  mkdirSync(values.keep, { recursive: true });
+  writeFileSync(join(values.keep, 'results.json'), `${JSON.stringify({ machine, rows }, null, 2)}\n`);
+  writeFileSync(join(values.keep, 'results.txt'), `${report}\n`);
+  writeFileSync(join(values.keep, 'results.svg'), asChart(machine, rows));
+}
+console.log(values.output === 'json' ? JSON.stringify({ machine, rows }, null, 2) : report);
+process.exitCode = interrupted ? 130 : 0;

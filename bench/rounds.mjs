@@ -1,0 +1,94 @@
+// Ways of doing one job, timed in turn in one run: a machine that drifts slows them all.
+import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { timed } from './process.mjs';
+
+/** The middle, least and greatest of some figures. */
+export function spread(figures) {
+  const sorted = [...figures].sort((a, b) => a - b);
+  const middle = sorted.length / 2;
+  const median =
+    sorted.length % 2 === 1 ? sorted[Math.floor(middle)] : (sorted[middle - 1] + sorted[middle]) / 2;
+  return { median, min: sorted[0], max: sorted[sorted.length - 1] };
+}
+
+const chunk = Buffer.alloc(4 * 1024 * 1024);
+
+/**
+ * Takes so much page cache and gives it back. A virtual machine's host may have taken free memory away, and who uses
+ * it first pays for its return: neither side of a pair should.
+ */
+function warmFreeMemory(folder, bytes) {
+  const scratch = join(folder, '.warm');
+  const file = openSync(scratch, 'w');
+  for (let done = 0; done < bytes; done += chunk.length) writeSync(file, chunk);
+  closeSync(file);
+  rmSync(scratch);
+}
+
+/**
+ * @typedef {object} Side
+ * @property {string} name
+ * @property {readonly string[]} argv
+ * @property {string} [input] for standard input
+ *
+ * @typedef {object} Job
+ * @property {string} name
+ * @property {{ wall?: number, cpu?: number, peak?: number }} [goal] ratios to the peer at most; `peak` in MiB
+ * @property {Side} ours
+ * @property {readonly Side[]} peers one or several settings of the peer: the one with the least median counts
+ * @property {string} [folder] where it runs, if not in the world's
+ * @property {number} [writes] bytes that the job writes, about
+ * @property {number} [rounds] where the number asked for is too many
+ * @property {(side: Side) => void} [prepare] before each run, not timed
+ * @property {(side: Side) => void} [verify] after each run, not timed; throws when the work was not done right
+ */
+
+/**
+ * Runs all sides of a job in rounds, in shuffled order within each. The first round is not counted.
+ * @param {Job} job
+ * @param {{ folder: string, rounds: number }} how
+ */
+export function measure(job, { folder: usual, rounds }) {
+  const folder = job.folder ?? usual;
+  const sides = [job.ours, ...job.peers];
+  const runs = sides.map(() => []);
+  for (let round = 0; round <= Math.min(rounds, job.rounds ?? rounds); round++) {
+    for (const index of shuffled(sides.length)) {
+      const side = sides[index];
+      job.prepare?.(side);
+      if (job.writes) warmFreeMemory(folder, job.writes);
+      const figures = timed(side.argv, { cwd: folder, input: side.input });
+      job.verify?.(side);
+      if (round > 0) runs[index].push(figures);
+    }
+  }
+  const [ours, ...peers] = runs;
+  const medians = peers.map((peer) => spread(peer.map(({ wall }) => wall)).median);
+  const best = medians.indexOf(Math.min(...medians));
+  const ratio = (of) => spread(ours.map((figures, round) => of(figures) / of(peers[best][round])));
+  const absolute = (figures) => ({
+    wall: spread(figures.map(({ wall }) => wall)),
+    cpu: spread(figures.map(({ cpu }) => cpu)),
+    peak: spread(figures.map(({ peak }) => peak)),
+  });
+  return {
+    job: job.name,
+    goal: job.goal ?? {},
+    peer: job.peers[best].name,
+    wall: ratio(({ wall }) => wall),
+    // GNU time counts in hundredths: a run of none would divide by zero.
+    cpu: ratio(({ cpu }) => Math.max(cpu, 0.01)),
+    ours: absolute(ours),
+    theirs: absolute(peers[best]),
+  };
+}
+
+function shuffled(count) {
+  const order = Array.from({ length: count }, (_, index) => index);
+  for (let index = count - 1; index > 0; index--) {
+    const other = Math.floor(Math.random() * (index + 1));
+    [order[index], order[other]] = [order[other], order[index]];
+  }
+  return order;
+}
