@@ -4,7 +4,7 @@ import { openImage, openLayer } from '../../src/image/open.ts';
 import { MemoryStore } from '../../src/storage/memory.ts';
 import { expectQemuAgrees } from './judge.ts';
 import { expectSame, expectTrueRuns, pattern, readAll } from './model.ts';
-import { subjects } from './subjects.ts';
+import { secret, subjects } from './subjects.ts';
 import { createIn, openIn, worldKinds } from './worlds.ts';
 
 const size = 2.5 * 1024 * 1024 + 512;
@@ -27,7 +27,7 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
         await expectTrueRuns(image, content);
         // QEMU takes the footer of a fixed VHD without a single byte for a copy at the start of a dynamic one.
         if (asked > 0 || !subject.unprobed) {
-          await expectQemuAgrees(world, ['image'], driver.name, content);
+          await expectQemuAgrees(world, ['image'], subject, content);
         }
       }
     });
@@ -35,7 +35,10 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
     it.skipIf(subject.unprobed)('is found by probing', async () => {
       await using world = await make();
       await createIn(world, 'image', subject, size);
-      const { layer, probed } = await openLayer(await world.open('image', false));
+      const { layer, probed } = await openLayer(await world.open('image', false), {
+        layerOptions: subject.opening,
+        secret,
+      });
       expect([layer.format, probed]).toEqual([driver.name, true]);
       await layer[Symbol.asyncDispose]();
     });
@@ -64,7 +67,7 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
       expectSame(await readAll(image), model);
       await expectTrueRuns(image, model);
       await image[Symbol.asyncDispose]();
-      await expectQemuAgrees(world, ['image'], driver.name, model);
+      await expectQemuAgrees(world, ['image'], subject, model);
     });
 
     it('zeroes and discards, to the byte', async () => {
@@ -94,7 +97,7 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
         model.set(pattern(1_500_000, 4), 200_000);
         await expectTrueRuns(image, model);
       }
-      await expectQemuAgrees(world, ['image'], driver.name, model);
+      await expectQemuAgrees(world, ['image'], subject, model);
     });
 
     it('refuses what lies outside, and changes nothing then', async () => {
@@ -155,7 +158,7 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
         await Promise.all(work);
         expectSame(await readAll(image), model);
       }
-      await expectQemuAgrees(world, ['image'], driver.name, model);
+      await expectQemuAgrees(world, ['image'], subject, model);
     });
 
     it('is resized, if it can be: what is gained is zero, what is lost is gone', async () => {
@@ -188,7 +191,7 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
         }
         await image.flush();
       }
-      await expectQemuAgrees(world, ['image'], driver.name, model);
+      await expectQemuAgrees(world, ['image'], subject, model);
     });
 
     it('stores packed grains, if it can', async () => {
@@ -222,7 +225,7 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
         expectSame(await readAll(image), model);
         await expectTrueRuns(image, model);
       }
-      await expectQemuAgrees(world, ['image'], driver.name, model);
+      await expectQemuAgrees(world, ['image'], subject, model);
     });
   });
 });

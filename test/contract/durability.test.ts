@@ -1,8 +1,9 @@
 import { describe, expect, it } from 'vitest';
-import { createImage, openImage } from '../../src/image/open.ts';
+import { openImage } from '../../src/image/open.ts';
 import { MemoryStore } from '../../src/storage/memory.ts';
 import { expectSame, pattern, readAll } from './model.ts';
-import { subjects } from './subjects.ts';
+import { secret, subjects } from './subjects.ts';
+import { createSubject } from './worlds.ts';
 
 /** Remembers what a flush made durable. Everything later may be lost, and here it is. */
 class FlushedStore extends MemoryStore {
@@ -16,17 +17,19 @@ class FlushedStore extends MemoryStore {
 
 const size = 3 * 1024 * 1024;
 
-describe.each(subjects)('$name', ({ driver, options }) => {
+describe.each(subjects)('$name', (subject) => {
+  const { driver, opening } = subject;
+  const how = { format: driver.name, writable: true, layerOptions: opening, secret };
   async function create(): Promise<FlushedStore> {
     const store = new FlushedStore({ name: 'image' });
-    await createImage(store, driver.name, size, options);
+    await createSubject(store, subject, size);
     await store.flush();
     return store;
   }
 
   it('has everything that was flushed, when the rest is lost', async () => {
     const store = await create();
-    const image = await openImage(store, { format: driver.name, writable: true });
+    const image = await openImage(store, how);
     const model = new Uint8Array(size);
     for (let round = 0; round < 6; round++) {
       for (let index = 0; index < 10; index++) {
@@ -46,7 +49,7 @@ describe.each(subjects)('$name', ({ driver, options }) => {
 
   it('keeps what was flushed while later work is under way', async () => {
     const store = await create();
-    const image = await openImage(store, { format: driver.name, writable: true });
+    const image = await openImage(store, how);
     const first = pattern(1_000_000, 1);
     await image.write(300_000, first);
     await image.flush();
@@ -62,7 +65,7 @@ describe.each(subjects)('$name', ({ driver, options }) => {
 
   it('flushes when it is closed', async () => {
     const store = await create();
-    const image = await openImage(store, { format: driver.name, writable: true });
+    const image = await openImage(store, how);
     await image.write(12_345, pattern(100_000, 5));
     const before = store.flushes;
     await image[Symbol.asyncDispose]();
@@ -75,10 +78,7 @@ describe.each(subjects)('$name', ({ driver, options }) => {
 
   async function readBack(bytes: Uint8Array): Promise<Uint8Array> {
     // For writing: an image that was not closed may have to be repaired first.
-    const opened = await openImage(new MemoryStore({ name: 'image', bytes }), {
-      format: driver.name,
-      writable: true,
-    });
+    const opened = await openImage(new MemoryStore({ name: 'image', bytes }), how);
     const content = await readAll(opened);
     await opened[Symbol.asyncDispose]();
     return content;

@@ -1,6 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import { expect } from 'vitest';
 import { have, run, tempDir } from '../support/programs.ts';
+import { passphrase, type Subject } from './subjects.ts';
 import type { World } from './worlds.ts';
 
 export const judgeIsThere = have('qemu-img');
@@ -12,18 +13,26 @@ export const judgeIsThere = have('qemu-img');
 export async function expectQemuAgrees(
   world: World,
   names: readonly string[],
-  format: string,
+  subject: Subject,
   content: Uint8Array,
+  base?: Subject,
 ): Promise<void> {
   if (!judgeIsThere) return;
   await using dir = await tempDir('cowherd-judge-');
   for (const name of names) await writeFile(dir.file(name), await world.bytesOf(name));
   await writeFile(dir.file('model'), content);
-  const compared = await run('qemu-img', ['compare', '-f', 'raw', '-F', format, 'model', names[0]], {
+  const object = ['--object', `secret,id=s,data=${passphrase}`];
+  const keys = [
+    ...Object.entries(subject.opening),
+    ...Object.entries(base?.opening ?? {}).map(([name, value]) => [`backing.${name}`, value]),
+  ].map(([name, value]) => `,${name}=${value}`);
+  const image = `driver=${subject.driver.name},file.filename=${names[0]}${keys.join('')}`;
+  const model = 'driver=raw,file.filename=model';
+  const compared = await run('qemu-img', ['compare', ...object, '--image-opts', model, image], {
     cwd: dir.path,
   });
   expect(compared.stdout + compared.stderr).toBe('Images are identical.\n');
-  const checked = await run('qemu-img', ['check', '-f', format, names[0]], { cwd: dir.path });
+  const checked = await run('qemu-img', ['check', ...object, '--image-opts', image], { cwd: dir.path });
   // 63: the format has nothing to check. 3, leaks: nothing here was cut off, so there may be none.
   if (checked.code !== 63) expect(checked, 'qemu-img check').toMatchObject({ code: 0, stderr: '' });
 }

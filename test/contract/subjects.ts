@@ -10,14 +10,24 @@ export interface Subject {
   readonly plain: boolean;
   /** Nothing in the first bytes of the file tells the format. */
   readonly unprobed: boolean;
+  /** Runtime options that its images are opened with. */
+  readonly opening: Readonly<Record<string, unknown>>;
 }
 
-/** Options of the default shape, where a format without any would round the sizes that the contract asks for. */
-const defaults: Readonly<Record<string, OptionValues>> = { vpc: { force_size: true } };
+/** The passphrase of every encrypted image, by whatever id it is asked for. */
+export const passphrase = 'correct horse';
+export const secret = async (): Promise<Uint8Array> => new TextEncoder().encode(passphrase);
+
+/** Options of the default shape: without them a format makes no image, or rounds the sizes that the contract asks for. */
+const defaults: Readonly<Record<string, OptionValues>> = {
+  vpc: { force_size: true },
+  luks: { 'key-secret': 's', 'iter-time': 0, 'cipher-alg': 'aes-128' },
+};
 
 /** Creation options beyond a format's default, which change how it lays things out. */
 const variants: Readonly<Record<string, readonly OptionValues[]>> = {
   raw: [{ preallocation: 'falloc' }],
+  luks: [{ 'cipher-mode': 'cbc', 'ivgen-alg': 'essiv', 'hash-alg': 'sha1' }],
   vdi: [{ static: true }],
   qcow2: [
     { cluster_size: 512 },
@@ -35,13 +45,17 @@ const variants: Readonly<Record<string, readonly OptionValues[]>> = {
 export const subjects: readonly Subject[] = formats
   .filter((driver) => driver.create)
   .flatMap((driver) =>
-    [{}, ...(variants[driver.name] ?? [])].map((variant: OptionValues) => ({
-      name: [driver.name, ...Object.entries(variant).map(([key, value]) => `${key}=${value}`)].join(' '),
-      driver,
-      options: { ...defaults[driver.name], ...variant },
-      plain: Object.keys(variant).length === 0,
-      unprobed: driver.name === 'vpc' && variant.subformat === 'fixed',
-    })),
+    [{}, ...(variants[driver.name] ?? [])].map((variant: OptionValues) => {
+      const options = { ...defaults[driver.name], ...variant };
+      return {
+        name: [driver.name, ...Object.entries(variant).map(([key, value]) => `${key}=${value}`)].join(' '),
+        driver,
+        options,
+        plain: Object.keys(variant).length === 0,
+        unprobed: driver.name === 'vpc' && variant.subformat === 'fixed',
+        opening: openingOf(options),
+      };
+    }),
   );
 
 /** Subjects that can stand on a backing image. */
@@ -50,3 +64,7 @@ export const overlays = subjects.filter(
     driver.createOptions.some(({ name }) => name === 'backing_file') &&
     (options.preallocation ?? 'off') === 'off',
 );
+
+function openingOf(options: OptionValues): Readonly<Record<string, unknown>> {
+  return Object.fromEntries(Object.entries(options).filter(([name]) => name.endsWith('key-secret')));
+}

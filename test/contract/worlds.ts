@@ -1,12 +1,12 @@
 import { readFile, writeFile } from 'node:fs/promises';
-import type { BackingReference } from '../../src/formats/driver.ts';
+import { type BackingReference, isWritable } from '../../src/formats/driver.ts';
 import type { Image } from '../../src/image/image.ts';
 import { createImage, openImage } from '../../src/image/open.ts';
 import { openFileStore } from '../../src/node.ts';
 import { MemoryStore } from '../../src/storage/memory.ts';
 import type { ByteStore } from '../../src/storage/store.ts';
 import { tempDir } from '../support/programs.ts';
-import type { Subject } from './subjects.ts';
+import { type Subject, secret, subjects } from './subjects.ts';
 
 /** Named stores of one kind, in which images and their backing images live. */
 export interface World extends AsyncDisposable {
@@ -64,7 +64,21 @@ export async function createIn(
   backing?: BackingReference,
 ): Promise<void> {
   await using store = await world.open(name, true);
-  await createImage(store, subject.driver.name, size, subject.options, { backing });
+  await createSubject(store, subject, size, backing);
+}
+
+/** Lays an image of the subject into `store`. What a format leaves undefined is zeroes then. */
+export async function createSubject(
+  store: ByteStore,
+  subject: Subject,
+  size: number,
+  backing?: BackingReference,
+): Promise<void> {
+  const { driver, opening } = subject;
+  await createImage(store, driver.name, size, subject.options, { backing, secret });
+  if (!driver.startsUndefined) return;
+  const layer = await driver.open(store, { writable: true, options: opening, secret });
+  if (isWritable(layer) && size > 0) await (await layer.reserve(0, size)).store.zero(0, size);
 }
 
 /** Opens an image and what it stands on. */
@@ -72,6 +86,12 @@ export async function openIn(world: World, name: string, subject: Subject, writa
   return openImage(await world.open(name, writable), {
     format: subject.driver.name,
     writable,
-    resolve: ({ path }) => world.open(path, false),
+    layerOptions: subject.opening,
+    secret,
+    resolve: async ({ path }) => ({
+      source: await world.open(path, false),
+      // Every encrypted image of the world has the same secret.
+      layerOptions: (format) => subjects.find(({ driver }) => driver.name === format)?.opening ?? {},
+    }),
   });
 }

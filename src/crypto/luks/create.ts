@@ -3,7 +3,7 @@ import { wipe } from '../bytes.ts';
 import { randomBytes } from '../primitives.ts';
 import { understandCipher } from './cipher-names.ts';
 import * as h from './header.ts';
-import { iterationsASecond, scaleIterations } from './iterations.ts';
+import { iterationsFor } from './iterations.ts';
 import { digestOf, fillSlot, type WritableHeaderArea } from './key-slots.ts';
 
 /** Options of a new header by QEMU's names, not understood yet. */
@@ -29,7 +29,6 @@ export interface LuksPlan {
 }
 
 export const defaultIterTime = 2000;
-const leastIterations = 1000;
 
 /** QEMU's names of algorithms: for each option those that it accepts. */
 const accepted: Readonly<Record<string, readonly string[]>> = {
@@ -89,8 +88,7 @@ export async function createHeader(
   const { hash } = understandCipher(plan, keyBytes);
   const key = randomBytes(keyBytes);
   try {
-    const forDigest = await iterationsASecond(hash, h.digestBytes);
-    const digestIterations = scaleIterations(forDigest, iterTime, 8, leastIterations);
+    const digestIterations = await iterationsFor(iterTime, hash, h.digestBytes, { share: 8 });
     const digestSalt = randomBytes(h.saltBytes);
     const header: h.LuksHeader = {
       cipherName: plan.cipherName,
@@ -118,10 +116,9 @@ export async function createHeader(
 }
 
 /** Iterations for a slot of this header that take `iterTime` milliseconds here. */
-export async function slotIterations(header: h.LuksHeader, iterTime: number): Promise<number> {
+export function slotIterations(header: h.LuksHeader, iterTime: number): Promise<number> {
   const { hash } = understandCipher(header, header.keyBytes);
-  const aSecond = await iterationsASecond(hash, header.keyBytes);
-  return scaleIterations(aSecond, iterTime, 1, leastIterations);
+  return iterationsFor(iterTime, hash, header.keyBytes);
 }
 
 function newUuid(): string {

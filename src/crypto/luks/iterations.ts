@@ -10,8 +10,21 @@ const mostIterations = 0xffff_ffff;
  */
 export const affordableIterations = 2 ** 27;
 
-/** Iterations of PBKDF2 that this machine does in a second for a key of `length` bytes. */
-export async function iterationsASecond(hash: HashName, length: number): Promise<number> {
+/**
+ * The iterations that take `milliseconds` here for a key of `length` bytes, divided by `share`, and `least` at least. Throws
+ * `out-of-range` where that is more than a header can say.
+ */
+export async function iterationsFor(
+  milliseconds: number,
+  hash: HashName,
+  length: number,
+  { share = 1, least = 1000 } = {},
+): Promise<number> {
+  if (milliseconds === 0) return least;
+  return Math.max(least, scaleIterations(await iterationsASecond(hash, length), milliseconds, share));
+}
+
+async function iterationsASecond(hash: HashName, length: number): Promise<number> {
   const password = new Uint8Array(16);
   const salt = new Uint8Array(32);
   for (let iterations = 1 << 12; ; ) {
@@ -23,11 +36,7 @@ export async function iterationsASecond(hash: HashName, length: number): Promise
   }
 }
 
-/**
- * The iterations that take `milliseconds`, divided by `share`, and `least` at least. Throws `out-of-range` where that is
- * more than a header can say.
- */
-export function scaleIterations(aSecond: number, milliseconds: number, share: number, least: number): number {
+function scaleIterations(aSecond: number, milliseconds: number, share: number): number {
   const scaled = Math.floor((aSecond * milliseconds) / 1000 / share);
   if (aSecond * milliseconds >= 2 ** 64) {
     throw tooMany(`PBKDF iterations ${aSecond} too large to scale: Numerical result out of range`);
@@ -35,7 +44,7 @@ export function scaleIterations(aSecond: number, milliseconds: number, share: nu
   if (scaled > mostIterations) {
     throw tooMany(`PBKDF iterations ${scaled} larger than ${mostIterations}: Numerical result out of range`);
   }
-  return Math.max(scaled, least);
+  return scaled;
 }
 
 function tooMany(message: string): DiskError {
