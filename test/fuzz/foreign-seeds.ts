@@ -3,7 +3,7 @@ import { mustRun, type TempDir } from '../support/programs.ts';
 
 /**
  * Images with what we may not write ourselves, made by qemu-img and qemu-io: packed clusters, snapshots,
- * bitmaps, extended L2 entries, zstd, data files. By name.
+ * bitmaps, extended L2 entries, zstd, data files. By name, `qemu FORMAT WHAT`.
  */
 export async function foreignSeeds(folder: TempDir): Promise<Map<string, Uint8Array>> {
   const cwd = folder.path;
@@ -65,7 +65,7 @@ export async function foreignSeeds(folder: TempDir): Promise<Map<string, Uint8Ar
 
   const seeds = new Map<string, Uint8Array>();
   for (const name of ['zlib', 'zlib-v2', 'zstd', 'snapshots', 'bitmaps', 'extended', 'overlay', 'external']) {
-    seeds.set(`qemu ${name}`, new Uint8Array(await readFile(folder.file(name))));
+    seeds.set(`qemu qcow2 ${name}`, new Uint8Array(await readFile(folder.file(name))));
   }
   return seeds;
 }

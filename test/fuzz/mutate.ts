@@ -1,7 +1,7 @@
 import type { Random } from '../crash/random.ts';
 import type { SparseBytes } from '../crash/sparse-bytes.ts';
+import type { Field, ImageFields } from './fields.ts';
 import { bigEndian, interestingValue } from './interesting.ts';
-import type { Field, Qcow2Fields } from './qcow2-fields.ts';
 
 /** A change of a file's bytes, as a plain value. */
 export type Edit =
@@ -19,7 +19,7 @@ export function applyEdit(content: SparseBytes, edit: Edit): void {
 }
 
 /** One to four changes, most of them in fields and tables. */
-export function drawEdits(random: Random, map: Qcow2Fields, image: SparseBytes): Edit[] {
+export function drawEdits(random: Random, map: ImageFields, image: SparseBytes): Edit[] {
   const weights = map.fields.map((field) => [field.weight, field] as const);
   const edits: Edit[] = [];
   for (let left = random.pick([1, 1, 1, 2, 2, 3, 4]); left > 0; left -= 1) {
@@ -39,11 +39,12 @@ export function drawEdits(random: Random, map: Qcow2Fields, image: SparseBytes):
   return edits;
 }
 
-function setEntry(random: Random, map: Qcow2Fields, field: Field): Edit {
+function setEntry(random: Random, map: ImageFields, field: Field): Edit {
   // The first entries are those in use.
   const index = random.chance(0.7) ? random.below(Math.min(field.count, 8)) : random.below(field.count);
   const value = interestingValue(random, field.width, map.near);
-  const hex = Buffer.from(bigEndian(value, field.width)).toString('hex');
+  const bytes = bigEndian(value, field.width);
+  const hex = Buffer.from(map.bigEndian ? bytes : bytes.reverse()).toString('hex');
   return { at: field.at + index * field.width, hex, what: `${field.name}[${index}]` };
 }
 
@@ -72,8 +73,8 @@ function swap(random: Random, image: SparseBytes, field: Field): Edit {
   };
 }
 
-function splice(random: Random, map: Qcow2Fields, image: SparseBytes): Edit {
-  const unit = random.pick([8, 64, 512, map.clusterSize]);
+function splice(random: Random, map: ImageFields, image: SparseBytes): Edit {
+  const unit = random.pick([8, 64, 512, map.grain]);
   const place = () => random.below(Math.ceil(image.size / unit)) * unit;
   return { copy: place(), to: place(), length: Math.min(4096, unit) };
 }

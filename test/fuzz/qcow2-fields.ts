@@ -1,22 +1,5 @@
 import type { SparseBytes } from '../crash/sparse-bytes.ts';
-
-/** Numbers of one width that lie one after the other: a header field, or a table. */
-export interface Field {
-  readonly name: string;
-  readonly at: number;
-  /** Bytes. */
-  readonly width: number;
-  readonly count: number;
-  /** Against the others, when one is picked. */
-  readonly weight: number;
-}
-
-export interface Qcow2Fields {
-  readonly fields: readonly Field[];
-  /** Offsets and sizes that mean something in this file. */
-  readonly near: readonly bigint[];
-  readonly clusterSize: number;
-}
+import type { Field, ImageFields } from './fields.ts';
 
 const headerFields: readonly (readonly [string, number, number])[] = [
   ['magic', 0, 4],
@@ -41,7 +24,7 @@ const headerFields: readonly (readonly [string, number, number])[] = [
 ];
 
 /** Finds the fields and tables of a sound qcow2 image: where a lie would hurt. */
-export function qcow2Fields(image: SparseBytes): Qcow2Fields {
+export function qcow2Fields(image: SparseBytes): ImageFields {
   const bytes = image.toBytes();
   const view = new DataView(bytes.buffer);
   const u64 = (at: number) => Number(view.getBigUint64(at));
@@ -90,7 +73,7 @@ export function qcow2Fields(image: SparseBytes): Qcow2Fields {
     value | (3n << 62n),
     value | 1n,
   ]);
-  return { fields, near: [...near, ...near, ...flagged], clusterSize };
+  return { fields, near: [...near, ...near, ...flagged], grain: clusterSize, bigEndian: true };
 
   function tables(name: string, l1: number, count: number): void {
     add(`${name} table`, l1, 8, count, 10);
