@@ -18,7 +18,8 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
 
     it('creates an image of the size asked for, which reads as zeroes', async () => {
       await using world = await make();
-      for (const asked of [0, 512, size]) {
+      // A disk of no bytes is none to qcow.
+      for (const asked of driver.name === 'qcow' ? [512, size] : [0, 512, size]) {
         await createIn(world, 'image', subject, asked);
         await using image = await openIn(world, 'image', subject, false);
         expect([image.size, image.writable, image.layer.format]).toEqual([asked, false, driver.name]);
@@ -179,6 +180,11 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
           512,
           2 * 1024 * 1024,
         ]) {
+          if (next < image.size && !canShrink(driver.name)) {
+            await expect(image.resize(next)).rejects.toMatchObject({ code: 'unsupported' });
+            expectSame(await readAll(image), model, 'after a refused resize');
+            continue;
+          }
           await image.resize(next);
           expect(image.size).toBe(next);
           const resized = new Uint8Array(next);
@@ -229,6 +235,11 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
     });
   });
 });
+
+/** Formats whose disks only grow. */
+function canShrink(format: string): boolean {
+  return format !== 'qed';
+}
 
 describe('every source', () => {
   it('is closed when opening fails', async () => {

@@ -29,6 +29,8 @@ const variants: Readonly<Record<string, readonly OptionValues[]>> = {
   raw: [{ preallocation: 'falloc' }],
   luks: [{ 'cipher-mode': 'cbc', 'ivgen-alg': 'essiv', 'hash-alg': 'sha1' }],
   vdi: [{ static: true }],
+  qed: [{ cluster_size: 4096, table_size: 2 }],
+  parallels: [{ cluster_size: 4096 }],
   qcow2: [
     { cluster_size: 512 },
     { cluster_size: 4096, refcount_bits: 1 },

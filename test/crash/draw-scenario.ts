@@ -64,10 +64,42 @@ export const subjects: readonly Subject[] = [
     share: 1,
     draw: (random) => ({
       format: 'vdi',
-      size: random.between(1, 8000) * 512,
+      size: random.between(1, 4500) * 512,
       options: random.chance(0.2) ? { static: true } : {},
       grain: MiB,
     }),
+  },
+  {
+    name: 'qcow',
+    share: 1,
+    draw: (random) => {
+      const size = random.between(1, 1500) * 512;
+      const chain = random.chance(0.5) ? drawChain(random, size) : {};
+      return { format: 'qcow', size, options: {}, grain: 'backing' in chain ? 512 : 4096, ...chain };
+    },
+  },
+  {
+    name: 'qed',
+    share: 1,
+    draw: (random) => {
+      const size = random.between(1, 2000) * 512;
+      const grain = random.pick([4096, 8192]);
+      const options = { cluster_size: grain, table_size: random.pick([2, 4]) };
+      return { format: 'qed', size, options, grain, ...(random.chance(0.5) ? drawChain(random, size) : {}) };
+    },
+  },
+  {
+    name: 'parallels',
+    share: 1,
+    draw: (random) => {
+      const grain = random.pick([512, 4096, 10_240]);
+      return {
+        format: 'parallels',
+        size: random.between(1, 1500) * 512,
+        options: { cluster_size: grain },
+        grain,
+      };
+    },
   },
 ];
 

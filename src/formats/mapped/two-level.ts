@@ -48,6 +48,16 @@ export class TwoLevelPlaces implements TablePlaces {
     return this.#view.byteLength / 8;
   }
 
+  /** Host offset after the first level. */
+  get end(): number {
+    return this.#l1At + this.#view.byteLength;
+  }
+
+  /** Drops all second-level tables. */
+  clear(): void {
+    for (let index = 0; index < this.count; index++) if (this.l1Entry(index) !== 0) this.setL1Entry(index, 0);
+  }
+
   /** The first level as it lies in the file, after it has grown. */
   set l1(bytes: Uint8Array) {
     this.#view = viewOf(bytes);

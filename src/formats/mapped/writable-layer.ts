@@ -213,6 +213,20 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
     map.tables.thaw(frozen, true);
   }
 
+  /** Empties the first level, durably, and cuts the file after it. The caller holds the mutex, everything is flushed. */
+  protected async dropTables(): Promise<void> {
+    const { map, store, space } = this;
+    if (!(map.places instanceof TwoLevelPlaces)) throw new Error('a map of one level is not emptied');
+    const { end } = map.places;
+    map.places.clear();
+    map.tables.clear();
+    for (const { at, bytes } of map.places.takeDirty()) await store.write(at, bytes);
+    await store.flush();
+    if (hostFileOf(store)?.fileKind !== 'block') await store.resize(end);
+    space.end = end;
+    await store.flush();
+  }
+
   async #lengthen(): Promise<void> {
     const { store, space } = this;
     if (hostFileOf(store)?.fileKind === 'block') {
