@@ -1,5 +1,5 @@
 import { isDiskError } from '../../src/errors.ts';
-import type { OptionValues } from '../../src/formats/driver.ts';
+import { isWritable, type OptionValues } from '../../src/formats/driver.ts';
 import { amendImage } from '../../src/operations/amend.ts';
 import { checkImage } from '../../src/operations/check.ts';
 import { commitImage } from '../../src/operations/commit.ts';
@@ -33,6 +33,8 @@ export async function runRebase(
   { to }: Extract<WholeImageOperation, { kind: 'rebase' }>,
 ): Promise<void> {
   if (hasSnapshots(session) || session.image.backing === undefined) return;
+  // Of a format whose backing file cannot change there is nothing to rebase.
+  if (!isWritable(session.image.layer) || !session.image.layer.setBacking) return;
   const { scenario, disk, formats } = session;
   await withClosed(session, async () => {
     await using image = await openLive(session, { writable: true });
