@@ -53,6 +53,17 @@ const formattingOrder: Readonly<Record<string, readonly string[]>> = {
     'lazy_refcounts',
     'refcount_bits',
   ],
+  vmdk: [
+    'size',
+    'adapter_type',
+    'backing_file',
+    'backing_fmt',
+    'compat6',
+    'hwversion',
+    'toolsversion',
+    'subformat',
+    'zeroed_grain',
+  ],
 };
 
 /** The format's own options, in `Formatting` order. */

@@ -1,0 +1,88 @@
+import { DiskError } from '../../errors.ts';
+import type { ByteSource } from '../../storage/store.ts';
+import { Table, TableCache } from '../mapped/table.ts';
+import { corrupt } from './errors.ts';
+
+/** Bytes of grain tables that stay in memory, for each extent; but at least so many tables. */
+const cacheBytes = 16 * 1024 * 1024;
+const leastTables = 32;
+/** What a table costs beside its bytes in the cache's account. */
+const overheadBytes = 512;
+
+/** Grain tables of one extent in memory, loaded by number. */
+export class GrainTables {
+  readonly cache: TableCache;
+  readonly tableBytes: number;
+  readonly #source: ByteSource;
+  readonly #loading = new Map<number, Promise<Table>>();
+
+  constructor(source: ByteSource, tableBytes: number) {
+    this.#source = source;
+    this.tableBytes = tableBytes;
+    this.cache = new TableCache(tableBytes, Math.max(cacheBytes, leastTables * (tableBytes + overheadBytes)));
+  }
+
+  get(index: number): Table | undefined {
+    return this.cache.get(index);
+  }
+
+  /** The table of that number, which lies at `at`. Throws `corrupt` where the file has no room for it. */
+  load(index: number, at: number): Promise<Table> {
+    const loaded = this.cache.get(index);
+    if (loaded) return Promise.resolve(loaded);
+    let loading = this.#loading.get(index);
+    if (!loading) {
+      loading = this.#read(index, at).finally(() => this.#loading.delete(index));
+      this.#loading.set(index, loading);
+    }
+    return loading;
+  }
+
+  /** A table that is on no disk yet. */
+  add(index: number, at: number): Table {
+    const table = new Table(index, at, new Uint8Array(this.tableBytes));
+    this.cache.add(table);
+    return table;
+  }
+
+  async #read(index: number, at: number): Promise<Table> {
+    const { size, name } = this.#source;
+    if (at + this.tableBytes > size) {
+      throw corrupt(name, 'grain directory', `Grain table ${index} lies past the end of the file`, {
+        at,
+        size,
+      });
+    }
+    const bytes = this.cache.takeBuffer();
+    this.#source.debugEvent?.('l2_load');
+    await this.#source.read(at, bytes);
+    const table = new Table(index, at, bytes);
+    this.cache.add(table);
+    return table;
+  }
+}
+
+/** Reads a directory of `count` numbers. Throws `corrupt` where the file does not hold it. */
+export async function readDirectory(
+  source: ByteSource,
+  at: number,
+  count: number,
+  field: string,
+): Promise<Uint32Array> {
+  if (at + count * 4 > source.size) {
+    throw new DiskError(
+      'corrupt',
+      `Could not read l1 table from extent '${source.name}': it lies past the end`,
+      {
+        path: source.name,
+        offset: at,
+        field,
+        detail: { errno: 'EIO', size: source.size },
+      },
+    );
+  }
+  const bytes = new Uint8Array(count * 4);
+  if (count > 0) await source.read(at, bytes);
+  const view = new DataView(bytes.buffer);
+  return Uint32Array.from({ length: count }, (_, index) => view.getUint32(index * 4, true));
+}
