@@ -28,7 +28,7 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
         await expectTrueRuns(image, content);
         // QEMU takes the footer of a fixed VHD without a single byte for a copy at the start of a dynamic one.
         if (asked > 0 || !subject.unprobed) {
-          await expectQemuAgrees(world, ['image'], subject, content);
+          await expectQemuAgrees(world, 'image', subject, content);
         }
       }
     });
@@ -39,6 +39,7 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
       const { layer, probed } = await openLayer(await world.open('image', false), {
         layerOptions: subject.opening,
         secret,
+        resolve: ({ path }) => world.open(path, false),
       });
       expect([layer.format, probed]).toEqual([driver.name, true]);
       await layer[Symbol.asyncDispose]();
@@ -68,7 +69,7 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
       expectSame(await readAll(image), model);
       await expectTrueRuns(image, model);
       await image[Symbol.asyncDispose]();
-      await expectQemuAgrees(world, ['image'], subject, model);
+      await expectQemuAgrees(world, 'image', subject, model);
     });
 
     it('zeroes and discards, to the byte', async () => {
@@ -98,7 +99,7 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
         model.set(pattern(1_500_000, 4), 200_000);
         await expectTrueRuns(image, model);
       }
-      await expectQemuAgrees(world, ['image'], subject, model);
+      await expectQemuAgrees(world, 'image', subject, model);
     });
 
     it('refuses what lies outside, and changes nothing then', async () => {
@@ -159,7 +160,7 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
         await Promise.all(work);
         expectSame(await readAll(image), model);
       }
-      await expectQemuAgrees(world, ['image'], subject, model);
+      await expectQemuAgrees(world, 'image', subject, model);
     });
 
     it('is resized, if it can be: what is gained is zero, what is lost is gone', async () => {
@@ -197,7 +198,7 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
         }
         await image.flush();
       }
-      await expectQemuAgrees(world, ['image'], subject, model);
+      await expectQemuAgrees(world, 'image', subject, model);
     });
 
     it('stores packed grains, if it can', async () => {
@@ -206,7 +207,7 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
       const model = new Uint8Array(size);
       {
         await using image = await openIn(world, 'image', subject);
-        if (!driver.canPack) {
+        if (!driver.canPack || !isWritable(image.layer) || !image.layer.pack) {
           await expect(image.writePacked(0, new Uint8Array(512))).rejects.toMatchObject({
             code: 'unsupported',
           });
@@ -231,7 +232,7 @@ describe.each(worldKinds)('in $name', ({ name, make }) => {
         expectSame(await readAll(image), model);
         await expectTrueRuns(image, model);
       }
-      await expectQemuAgrees(world, ['image'], subject, model);
+      await expectQemuAgrees(world, 'image', subject, model);
     });
   });
 });

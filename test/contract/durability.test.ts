@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { openImage } from '../../src/image/open.ts';
 import { MemoryStore } from '../../src/storage/memory.ts';
 import { expectSame, pattern, readAll } from './model.ts';
-import { secret, subjects } from './subjects.ts';
+import { secret, singles } from './subjects.ts';
 import { createSubject } from './worlds.ts';
 
 /** Remembers what a flush made durable. Everything later may be lost, and here it is. */
@@ -17,7 +17,7 @@ class FlushedStore extends MemoryStore {
 
 const size = 3 * 1024 * 1024;
 
-describe.each(subjects)('$name', (subject) => {
+describe.each(singles)('$name', (subject) => {
   const { driver, opening } = subject;
   const how = { format: driver.name, writable: true, layerOptions: opening, secret };
   async function create(): Promise<FlushedStore> {

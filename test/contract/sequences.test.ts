@@ -4,7 +4,7 @@ import { isWritable } from '../../src/formats/driver.ts';
 import type { Image } from '../../src/image/image.ts';
 import { expectQemuAgrees } from './judge.ts';
 import { expectSame, expectTrueRuns, pattern, readAll } from './model.ts';
-import { overlays, type Subject, subjects } from './subjects.ts';
+import { overlays, ownBackingOnly, type Subject, subjects } from './subjects.ts';
 import { createIn, openIn, type World, worldKinds } from './worlds.ts';
 
 /*
@@ -132,7 +132,7 @@ async function pack(
   offset: number,
   stamp: number,
 ): Promise<Uint8Array> {
-  if (!subject.driver.canPack) return model;
+  if (!subject.driver.canPack || !isWritable(image.layer) || !image.layer.pack) return model;
   const { grain } = image.layer;
   const start = offset - (offset % grain);
   const unit = pattern(Math.min(grain, model.length - start), stamp);
@@ -169,7 +169,7 @@ describe.each(subjects)('a life of $name', (subject) => {
         await using world = await make();
         await createIn(world, 'image', subject, size);
         const model = await live(world, subject, new Uint8Array(size), life);
-        await expectQemuAgrees(world, ['image'], subject, model);
+        await expectQemuAgrees(world, 'image', subject, model);
       }),
       { numRuns: name === 'files' ? Math.ceil(runs / 4) : runs },
     );
@@ -178,8 +178,10 @@ describe.each(subjects)('a life of $name', (subject) => {
 
 describe.each(overlays)('a life of $name as an overlay', (subject) => {
   // One base of every format, in its default shape; those that take long to open only beneath default ones.
+  const own = ownBackingOnly.includes(subject.driver.name);
   const bases = subjects.filter(
-    ({ plain, opening }) => plain && (subject.plain || Object.keys(opening).length === 0),
+    ({ driver, plain, opening }) =>
+      plain && (subject.plain || Object.keys(opening).length === 0) && (!own || driver === subject.driver),
   );
   it.each(bases)('over $name', async (base) => {
     await fc.assert(
@@ -200,7 +202,7 @@ describe.each(overlays)('a life of $name as an overlay', (subject) => {
         start.set(below.subarray(0, Math.min(size, baseSize)));
         const model = await live(world, subject, start, life);
         expectSame(await world.bytesOf('base'), before, 'the backing file');
-        await expectQemuAgrees(world, ['image', 'base'], subject, model, base);
+        await expectQemuAgrees(world, 'image', subject, model, base);
       }),
       { numRuns: runs },
     );

@@ -41,6 +41,13 @@ const variants: Readonly<Record<string, readonly OptionValues[]>> = {
     { preallocation: 'metadata', refcount_bits: 64 },
   ],
   vpc: [{ subformat: 'fixed' }],
+  // A stream is written once, and packed: src/formats/vmdk/stream.test.ts.
+  vmdk: [
+    { zeroed_grain: true },
+    { subformat: 'monolithicFlat' },
+    { subformat: 'twoGbMaxExtentSparse' },
+    { subformat: 'twoGbMaxExtentFlat' },
+  ],
 };
 
 /** Every format that can be created, by being listed, in its default shape and in others. */
@@ -60,12 +67,21 @@ export const subjects: readonly Subject[] = formats
     }),
   );
 
+/** Subjects that need no other file than their own. */
+export const singles = subjects.filter(
+  ({ options: { subformat } }) => !/Flat|twoGb/.test(String(subformat ?? '')),
+);
+
 /** Subjects that can stand on a backing image. */
 export const overlays = subjects.filter(
   ({ driver, options }) =>
     driver.createOptions.some(({ name }) => name === 'backing_file') &&
-    (options.preallocation ?? 'off') === 'off',
+    (options.preallocation ?? 'off') === 'off' &&
+    !String(options.subformat ?? '').endsWith('Flat'),
 );
+
+/** Formats that stand on images of their own format only. */
+export const ownBackingOnly: readonly string[] = ['vmdk'];
 
 function openingOf(options: OptionValues): Readonly<Record<string, unknown>> {
   return Object.fromEntries(Object.entries(options).filter(([name]) => name.endsWith('key-secret')));

@@ -1,5 +1,5 @@
-import { readFile, writeFile } from 'node:fs/promises';
-import { type BackingReference, isWritable } from '../../src/formats/driver.ts';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { type BackingReference, type CreateContext, isWritable } from '../../src/formats/driver.ts';
 import type { Image } from '../../src/image/image.ts';
 import { createImage, openImage } from '../../src/image/open.ts';
 import { openFileStore } from '../../src/node.ts';
@@ -13,6 +13,7 @@ export interface World extends AsyncDisposable {
   /** Opens what was stored under the name, or a new empty store. */
   open(name: string, writable: boolean): Promise<ByteStore>;
   bytesOf(name: string): Promise<Uint8Array>;
+  names(): Promise<readonly string[]>;
 }
 
 export interface WorldKind {
@@ -38,6 +39,10 @@ class MemoryWorld implements World {
     return this.#stores.get(name)!.toBytes();
   }
 
+  async names(): Promise<readonly string[]> {
+    return [...this.#stores.keys()];
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stores.clear();
   }
@@ -51,6 +56,7 @@ async function makeFileWorld(): Promise<World> {
       return openFileStore(dir.file(name), { writable });
     },
     bytesOf: (name) => readFile(dir.file(name)),
+    names: () => readdir(dir.path),
     [Symbol.asyncDispose]: () => dir.remove(),
   };
 }
@@ -64,7 +70,18 @@ export async function createIn(
   backing?: BackingReference,
 ): Promise<void> {
   await using store = await world.open(name, true);
-  await createSubject(store, subject, size, backing);
+  const extents: ByteStore[] = [];
+  await createSubject(store, subject, size, {
+    backing,
+    name,
+    async sibling(extent) {
+      const made = await world.open(extent, true);
+      extents.push(made);
+      return made;
+    },
+    openBacking: backing && (() => world.open(backing.path, false)),
+  });
+  for (const extent of extents) await extent[Symbol.asyncDispose]();
 }
 
 /** Lays an image of the subject into `store`. What a format leaves undefined is zeroes then. */
@@ -72,10 +89,10 @@ export async function createSubject(
   store: ByteStore,
   subject: Subject,
   size: number,
-  backing?: BackingReference,
+  context: CreateContext = {},
 ): Promise<void> {
   const { driver, opening } = subject;
-  await createImage(store, driver.name, size, subject.options, { backing, secret });
+  await createImage(store, driver.name, size, subject.options, { ...context, secret });
   if (!driver.startsUndefined) return;
   const layer = await driver.open(store, { writable: true, options: opening, secret });
   if (isWritable(layer) && size > 0) await (await layer.reserve(0, size)).store.zero(0, size);
@@ -88,8 +105,8 @@ export async function openIn(world: World, name: string, subject: Subject, writa
     writable,
     layerOptions: subject.opening,
     secret,
-    resolve: async ({ path }) => ({
-      source: await world.open(path, false),
+    resolve: async ({ path }, from) => ({
+      source: await world.open(path, from.writable),
       // Every encrypted image of the world has the same secret.
       layerOptions: (format) => subjects.find(({ driver }) => driver.name === format)?.opening ?? {},
     }),

@@ -71,11 +71,7 @@ lines(
     { line: `${verb} top.qcow2`, held: 'mid.qcow2' },
     { line: `${verb} -U plain.qcow2`, held: 'plain.qcow2' },
     { line: `${verb} fifo`, differs: 'fifo', ours: { code: 1, stderr: "'fifo' is a FIFO" } } as const,
-    {
-      line: `${verb} foreign.vmdk`,
-      differs: 'formats',
-      ours: { code: 1, stderr: "The format 'vmdk' is not supported yet" },
-    } as const,
+    `${verb} foreign.vmdk`,
     {
       line: `${verb} loop1.qcow2`,
       differs: 'backing-loop',

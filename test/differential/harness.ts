@@ -266,6 +266,8 @@ async function infoOf(
     delete snapshot['date-sec'];
     delete snapshot['date-nsec'];
   }
+  // A new VMDK image has a random content ID.
+  delete info['format-specific']?.data?.cid;
   return {
     ...info,
     filename: undefined,

@@ -138,9 +138,5 @@ lines('resize, refused', [
   },
   { line: 'resize fifo 1M', differs: 'fifo', ours: { code: 1, stderr: "'fifo' is a FIFO" } },
   'resize --image-opts driver=qcow2,file.filename=plain.qcow2 4M',
-  {
-    line: 'resize foreign.vmdk 4M',
-    differs: 'formats',
-    ours: { code: 1, stderr: "The format 'vmdk' is not supported yet" },
-  },
+  'resize foreign.vmdk 4M',
 ]);
