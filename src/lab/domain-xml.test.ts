@@ -15,6 +15,7 @@ const plain: Seat = {
   cpus: 2,
   disk: { path: '/labs/networking-101/student-07.qcow2', format: 'qcow2', bus: 'virtio' },
   network: { kind: 'user' },
+  definition: '/labs/networking-101/student-07.xml',
   serialLog: '/labs/networking-101/student-07.log',
   master: '/labs/masters/debian-12.qcow2',
   graphics: 'none',
@@ -71,8 +72,8 @@ describe('domain XML', () => {
           <disk type="file" device="disk">
             <driver name="qemu" type="qcow2" discard="unmap"/>
             <source file="/labs/networking-101/student-07.qcow2"/>
-            <target dev="vda" bus="virtio"/>
             <serial>6ba7b8109dad51d180b4</serial>
+            <target dev="vda" bus="virtio"/>
             <boot order="1"/>
           </disk>
           <interface type="user">
@@ -80,7 +81,7 @@ describe('domain XML', () => {
             <model type="virtio"/>
           </interface>
           <serial type="pty">
-            <log file="/labs/networking-101/student-07.log" append="on"/>
+            <log file="/labs/networking-101/student-07.log" append="off"/>
             <target port="0"/>
           </serial>
           <console type="pty">

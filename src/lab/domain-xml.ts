@@ -1,13 +1,20 @@
-import { DOMImplementation, type Document, type Element, XMLSerializer } from '@xmldom/xmldom';
-import { DiskError } from '../errors.ts';
+import { DOMImplementation, XMLSerializer } from '@xmldom/xmldom';
 import type { DiskBus, Seat } from './seat.ts';
+import { fill, type Node, node, text } from './xml-node.ts';
 
 /** Namespace of what we write into a domain's `<metadata>`. */
 export const metadataNamespace = 'urn:x-cowherd:lab:1';
 
+/** libvirt's domain type: hardware virtualization, emulation, or the driver that has no guests. */
+export type DomainType = 'kvm' | 'qemu' | 'test';
+
 export interface DomainXmlOptions {
-  /** libvirt's domain type: hardware virtualization, or emulation. */
-  readonly type: 'kvm' | 'qemu';
+  readonly type: DomainType;
+  /**
+   * The image that the disk stands on, where it is a single file that everybody may read: libvirt is told then to leave its
+   * owner as it is, since it would give it to QEMU's user and not give it back.
+   */
+  readonly backing?: { readonly path: string; readonly format: string };
 }
 
 /** The domain's name, `LAB-SEAT`. Where two labs come to the same name, libvirt refuses the second UUID. */
@@ -27,147 +34,161 @@ export function domainXml(seat: Seat, options: DomainXmlOptions): string {
   return `${new XMLSerializer().serializeToString(document)}\n`;
 }
 
-/** An element as a value: name, attributes, and text or children. */
-interface Node {
-  readonly name: string;
-  readonly namespace?: string;
-  readonly attributes: Readonly<Record<string, string | number>>;
-  readonly text?: string;
-  readonly children: readonly Node[];
-}
-
-function node(name: string, attributes: Node['attributes'] = {}, ...children: readonly Node[]): Node {
-  return { name, attributes, children };
-}
-
-function text(name: string, content: string | number, attributes: Node['attributes'] = {}): Node {
-  return { name, attributes, text: String(content), children: [] };
-}
-
-function domain(seat: Seat, { type }: DomainXmlOptions): Node {
+function domain(seat: Seat, options: DomainXmlOptions): Node {
+  const { type } = options;
   return node(
     'domain',
     { type },
     text('name', domainName(seat)),
     text('uuid', seat.uuid),
     text('title', `${seat.name} of ${seat.lab}`),
-    node(
-      'metadata',
-      {},
-      {
-        ...node('cowherd:seat', {
-          lab: seat.lab,
-          name: seat.name,
-          ...(seat.master === undefined ? {} : { master: seat.master }),
-        }),
-        namespace: metadataNamespace,
-      },
-    ),
+    node('metadata', {}, seatMark(seat)),
     text('memory', seat.memoryMiB, { unit: 'MiB' }),
     text('vcpu', seat.cpus),
-    node('os', {}, text('type', 'hvm', { arch: 'x86_64', machine: 'pc' })),
+    node(
+      'os',
+      // libvirt finds the firmware, and makes each domain its own copy of the variables.
+      seat.firmware === 'uefi' ? { firmware: 'efi' } : {},
+      text('type', 'hvm', { arch: 'x86_64', machine: 'pc' }),
+    ),
     node('features', {}, node('acpi'), node('apic')),
     node('cpu', { mode: type === 'kvm' ? 'host-passthrough' : 'maximum' }),
     node('clock', { offset: 'utc' }),
     text('on_poweroff', 'destroy'),
     text('on_reboot', 'restart'),
     text('on_crash', 'destroy'),
-    node('devices', {}, ...devices(seat)),
+    node('devices', {}, ...devices(seat, options)),
   );
 }
 
-function devices(seat: Seat): Node[] {
+/** Whose domain it is, in a namespace of our own. */
+export function seatMark({ lab, name, master }: Pick<Seat, 'lab' | 'name' | 'master'>): Node {
+  return {
+    ...node('cowherd:seat', { lab, name, ...(master === undefined ? {} : { master }) }),
+    namespace: metadataNamespace,
+  };
+}
+
+function devices(seat: Seat, options: DomainXmlOptions): Node[] {
   return [
-    disk(seat),
-    ...(seat.cdrom === undefined ? [] : [cdrom(seat.cdrom)]),
+    systemDisk(seat, options),
+    ...extraDisks(seat),
+    ...(seat.cdrom === undefined ? [] : [cdrom(seat.cdrom, { dev: 'hdc', bus: 'ide' }, 2)]),
+    ...(seat.seed === undefined ? [] : [cdrom(seat.seed, { dev: 'hdd', bus: 'ide' })]),
     ...network(seat),
-    node(
-      'serial',
-      { type: 'pty' },
-      node('log', { file: seat.serialLog, append: 'on' }),
-      node('target', { port: 0 }),
-    ),
+    serialPort(seat),
     node('console', { type: 'pty' }, node('target', { type: 'serial', port: 0 })),
     ...graphics(seat),
+    ...(seat.tpm ? [tpm()] : []),
   ];
 }
 
-const diskTargets: Readonly<Record<DiskBus, string>> = { virtio: 'vda', ide: 'hda', sata: 'sda' };
+const diskTargets: Readonly<Record<DiskBus, string>> = { virtio: 'vd', ide: 'hd', sata: 'sd' };
 
-function disk(seat: Seat): Node {
-  const { path, format, bus } = seat.disk;
+/** What the system disk is, whatever it is plugged into. */
+export function diskSource(seat: Seat, { backing }: Pick<DomainXmlOptions, 'backing'>): Node[] {
+  const { path, format } = seat.disk;
+  return [
+    node('driver', { name: 'qemu', type: format, discard: 'unmap' }),
+    node('source', { file: path }),
+    ...(backing === undefined
+      ? []
+      : [
+          node(
+            'backingStore',
+            { type: 'file' },
+            node('format', { type: backing.format }),
+            node('source', { file: backing.path }, node('seclabel', { model: 'dac', relabel: 'no' })),
+            node('backingStore'),
+          ),
+        ]),
+    // Disks report at most 20 characters.
+    text('serial', seat.uuid.replaceAll('-', '').slice(0, 20)),
+  ];
+}
+
+export function systemDisk(seat: Seat, options: DomainXmlOptions): Node {
+  const { bus } = seat.disk;
   return node(
     'disk',
     { type: 'file', device: 'disk' },
-    node('driver', { name: 'qemu', type: format, discard: 'unmap' }),
-    node('source', { file: path }),
-    node('target', { dev: diskTargets[bus], bus }),
-    // Disks report at most 20 characters.
-    text('serial', seat.uuid.replaceAll('-', '').slice(0, 20)),
+    ...diskSource(seat, options),
+    node('target', { dev: `${diskTargets[bus]}a`, bus }),
     node('boot', { order: 1 }),
   );
 }
 
-function cdrom(path: string): Node {
+/** Disks after the first: `vdb`, `vdc` … */
+export function extraDisks(seat: Seat): Node[] {
+  return (seat.disks ?? []).map(({ path, format, bus }, i) =>
+    node(
+      'disk',
+      { type: 'file', device: 'disk' },
+      node('driver', { name: 'qemu', type: format, discard: 'unmap' }),
+      node('source', { file: path }),
+      node('target', { dev: `${diskTargets[bus]}${String.fromCharCode(98 + i)}`, bus }),
+    ),
+  );
+}
+
+export function cdrom(
+  path: string,
+  target: { readonly dev: string; readonly bus: string },
+  order?: number,
+): Node {
   return node(
     'disk',
     { type: 'file', device: 'cdrom' },
     node('driver', { name: 'qemu', type: 'raw' }),
     node('source', { file: path }),
-    node('target', { dev: 'hdc', bus: 'ide' }),
+    node('target', target),
     node('readonly'),
-    node('boot', { order: 2 }),
+    ...(order === undefined ? [] : [node('boot', { order })]),
   );
 }
 
-function network(seat: Seat): Node[] {
+export function serialPort(seat: Seat): Node {
+  return node(
+    'serial',
+    { type: 'pty' },
+    node('log', { file: seat.serialLog, append: 'off' }),
+    node('target', { port: 0 }),
+  );
+}
+
+/** Emulated by swtpm; libvirt keeps its state by the domain's UUID, so that each seat has its own. */
+export function tpm(): Node {
+  return node('tpm', { model: 'tpm-crb' }, node('backend', { type: 'emulator', version: '2.0' }));
+}
+
+export function network(seat: Seat): Node[] {
   const { kind } = seat.network;
   if (kind === 'none') return [];
-  const source =
-    seat.network.kind === 'network' || seat.network.kind === 'bridge'
-      ? [node('source', { [seat.network.kind]: seat.network.name })]
-      : [];
-  const card = [node('mac', { address: seat.mac }), ...source, node('model', { type: 'virtio' })];
+  const card = [
+    node('mac', { address: seat.mac }),
+    ...networkSource(seat),
+    node('model', { type: 'virtio' }),
+  ];
   return [node('interface', { type: kind }, ...card)];
 }
 
-function graphics(seat: Seat): Node[] {
+/** Where the network card leads. */
+export function networkSource({ network }: Pick<Seat, 'network'>): Node[] {
+  return network.kind === 'network' || network.kind === 'bridge'
+    ? [node('source', { [network.kind]: network.name })]
+    : [];
+}
+
+export function graphics(seat: Seat): Node[] {
   if (seat.graphics === 'none') return [node('controller', { type: 'usb', model: 'none' })];
   return [
     node('input', { type: 'tablet', bus: 'usb' }),
-    node('graphics', { type: 'vnc', port: -1, autoport: 'yes', listen: '127.0.0.1' }),
-    node('video', {}, node('model', { type: 'vga' })),
+    screen(seat.graphics),
+    node('video', {}, node('model', { type: seat.graphics === 'spice' ? 'qxl' : 'vga' })),
   ];
 }
 
-/** Writes a value into an element, children on lines of their own. */
-function fill(document: Document, element: Element, value: Node, depth: number): void {
-  for (const [name, content] of Object.entries(value.attributes)) {
-    element.setAttribute(name, checked(String(content), `${value.name}/@${name}`));
-  }
-  if (value.text !== undefined) {
-    element.appendChild(document.createTextNode(checked(value.text, value.name)));
-    return;
-  }
-  if (value.children.length === 0) return;
-  for (const child of value.children) {
-    element.appendChild(document.createTextNode(`\n${'  '.repeat(depth)}`));
-    const made = child.namespace
-      ? document.createElementNS(child.namespace, child.name)
-      : document.createElement(child.name);
-    fill(document, made, child, depth + 1);
-    element.appendChild(made);
-  }
-  element.appendChild(document.createTextNode(`\n${'  '.repeat(depth - 1)}`));
-}
-
-/** XML 1.0 has no way to write most control characters, and attributes lose line ends and tabs. */
-function checked(content: string, field: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is refused
-  if (/[\x00-\x1f\x7f-\x9f\ufffe\uffff]|\p{Surrogate}/u.test(content)) {
-    throw new DiskError('bad-argument', `${JSON.stringify(content)} cannot be written into a domain's XML`, {
-      field,
-    });
-  }
-  return content;
+/** Each running guest gets a free port of this machine. */
+export function screen(type: 'vnc' | 'spice'): Node {
+  return node('graphics', { type, port: -1, autoport: 'yes', listen: '127.0.0.1' });
 }

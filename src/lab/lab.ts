@@ -33,6 +33,8 @@ export interface SeatPaths {
   readonly disk: string;
   readonly definition: string;
   readonly log: string;
+  /** The NoCloud image; there where the lab file has `seed`. */
+  readonly seed: string;
 }
 
 export function seatPaths(pool: string, seat: string): SeatPaths {
@@ -40,7 +42,13 @@ export function seatPaths(pool: string, seat: string): SeatPaths {
     disk: join(pool, `${seat}.qcow2`),
     definition: join(pool, `${seat}.xml`),
     log: join(pool, `${seat}.log`),
+    seed: join(pool, `${seat}.seed.iso`),
   };
+}
+
+/** An extra disk of a seat. No seat's name has a `+`, so that no seat's own disk is ever called so. */
+export function extraDiskPath(pool: string, seat: string, disk: string): string {
+  return join(pool, `${seat}+${disk}.qcow2`);
 }
 
 /** Reads the lab file and the lab's state. Throws `bad-argument`, `corrupt`. */
@@ -68,10 +76,18 @@ export function labOf(spec: LabSpec): Lab {
       disk: { path: paths.disk, format: 'qcow2', bus: spec.disk.bus },
       network: spec.network,
       cdrom: spec.cdrom,
+      seed: spec.seed && paths.seed,
+      disks: spec.disks.map(({ name: disk, bus }) => ({
+        path: extraDiskPath(pool, seat, disk),
+        format: 'qcow2',
+        bus,
+      })),
+      definition: paths.definition,
       serialLog: paths.log,
       master: realPath(spec.master.path),
       graphics: spec.graphics,
-      firmware: 'bios',
+      firmware: spec.firmware,
+      tpm: spec.tpm,
     };
   };
   const listed = new Set(spec.seats);

@@ -27,6 +27,8 @@ export type Step =
       readonly from: number;
       readonly to: number;
     }
+  /** The runner learns its definition. */
+  | { readonly do: 'register'; readonly seat: string }
   | { readonly do: 'remove'; readonly seat: string; readonly paths: readonly string[] }
   | { readonly do: 'remember'; readonly path: string };
 

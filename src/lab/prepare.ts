@@ -1,5 +1,6 @@
 import { isDiskError } from '../errors.ts';
-import { definitionOf, definitionOwner } from './definition.ts';
+import { type DefinitionKind, definitionOf, definitionOwner } from './definition.ts';
+import { definitionKind } from './definition-kind.ts';
 import { guardNeeds, type Hold } from './guard.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import {
@@ -15,6 +16,7 @@ import {
 import { wholeMessage } from './messages.ts';
 import { nameExists, readImageHead } from './overlay.ts';
 import { makePlan, type Plan, type PlanInput, type Problem, type SeatFiles, type Step } from './plan.ts';
+import type { Runner } from './runner/runner.ts';
 import type { LabState } from './state.ts';
 
 /** What `up` found and would do. */
@@ -29,6 +31,8 @@ export interface Prepared {
 }
 
 export interface PrepareOptions {
+  /** Asked for what definitions need, and which seats it lacks. Absent: nothing of the kind is known. */
+  readonly runner?: Runner;
   /** Removes seats that are not in the lab file any more. */
   readonly prune?: boolean;
   /** Computes the master's digest where it is not known. Absent: it stays unknown. */
@@ -63,14 +67,28 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
     pool: lab.pool,
     master: { path: master.path, format: master.format, size: master.size, content },
     size: spec.disk.size,
-    wanted: wantedDefinitions(lab, files),
+    wanted: wantedDefinitions(lab, files, await definitionKind(lab, master, options.runner)),
     files,
     prune: options.prune ?? false,
     guard: guardNeeds(hold).map((need): Step => ({ do: 'guard', ...need })),
     state: { path: lab.statePath, before: state, after },
   });
   const problems = [...changedMaster(lab, plan, content), ...plan.problems];
-  return { lab, master, content, hold, after, plan: { ...plan, problems } };
+  const steps = [...plan.steps, ...(await registrations(lab, plan, options.runner))];
+  return { lab, master, content, hold, after, plan: { ...plan, steps, problems } };
+}
+
+/** Seats that the runner is to be told of: those whose definition changes, and those that it does not know as they are. */
+async function registrations(lab: Lab, plan: Plan, runner: Runner | undefined): Promise<readonly Step[]> {
+  if (!runner || lab.spec.runner !== 'libvirt') return [];
+  const changed = new Set(plan.steps.flatMap((step) => (step.do === 'define' ? [step.seat] : [])));
+  const others = [...lab.seats.values()].filter(
+    (seat) => !changed.has(seat.name) && nameExists(seat.definition),
+  );
+  const pending = new Set((await runner.pending(others)).map((seat) => seat.name));
+  return [...lab.seats.keys()]
+    .filter((seat) => changed.has(seat) || pending.has(seat))
+    .map((seat) => ({ do: 'register', seat }));
 }
 
 /** Seats that were made on another content of the master than it has now stop everything. */
@@ -86,11 +104,11 @@ function changedMaster(lab: Lab, plan: Plan, content: string | undefined): reado
 /** What became of a master whose digest is not what it was. */
 export const otherContent = 'its content is another one';
 
-function wantedDefinitions(lab: Lab, files: readonly SeatFiles[]): PlanInput['wanted'] {
+function wantedDefinitions(lab: Lab, files: readonly SeatFiles[], kind: DefinitionKind): PlanInput['wanted'] {
   const wanted = new Map<string, { definition: string }>();
   for (const { name, definition } of files) {
     const seat = lab.seats.get(name);
-    if (seat) wanted.set(name, { definition: definitionOf(seat, definition.owner?.text) });
+    if (seat) wanted.set(name, { definition: definitionOf(seat, kind, definition.owner?.text) });
   }
   return wanted;
 }

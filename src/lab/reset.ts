@@ -7,6 +7,7 @@ import { computeContent, type DigestOptions, inspectMaster, masterState } from '
 import { nameExists, readImageHead } from './overlay.ts';
 import { foreignDisk, isOurs } from './plan.ts';
 import { assertNobodyStandsOn } from './release.ts';
+import type { Runner } from './runner/runner.ts';
 import { writeState } from './state.ts';
 import { overlayKind, removeLeftovers } from './up.ts';
 import { assertMasterUnchanged } from './verify.ts';
@@ -16,6 +17,8 @@ export interface ResetOptions {
   readonly acceptMaster?: boolean;
   /** Looks and says what would be thrown away; changes nothing. */
   readonly dryRun?: boolean;
+  /** Forgets what it keeps of the seats besides their disks. */
+  readonly runner: Runner;
   readonly digest?: DigestOptions;
   readonly onProgress?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
@@ -36,7 +39,7 @@ export interface ResetResult {
 export async function resetSeats(
   lab: Lab,
   names: readonly string[],
-  options: ResetOptions = {},
+  options: ResetOptions,
 ): Promise<ResetResult> {
   const { state } = lab;
   if (!state) {
@@ -61,6 +64,8 @@ export async function resetSeats(
     writeState(lab.pool, { ...state, master: masterState(master, content, lab.pool) });
   }
   removeLeftovers(lab.pool);
+  // Before the disks: a memory that was saved over the old disk must never run on over the new one.
+  for (const name of names) await options.runner.renew(lab.seats.get(name)!);
   await makeOverlays(overlayKind(lab, master, content), jobs, {
     replace: true,
     beforePlacing: holdDisks,

@@ -17,15 +17,29 @@ export interface Seat {
   readonly network: SeatNetwork;
   /** Absolute path of an ISO image, read-only to the guest. The disk is tried first at boot. */
   readonly cdrom?: string;
-  /** Absolute path of the file that the serial port COM1 is appended to. */
+  /** Absolute path of an image with what makes the guest this seat's (cloud-init's NoCloud), in a second drive. */
+  readonly seed?: string;
+  /** More disks, of this seat alone, empty at first. */
+  readonly disks?: readonly SeatDisk[];
+  /** Absolute path of its libvirt definition. */
+  readonly definition: string;
+  /** Absolute path of the file that the serial port COM1 is written to. */
   readonly serialLog: string;
   /** Absolute path of the master, for the domain's metadata and for messages. */
   readonly master?: string;
-  /** 'none' gives the guest no display adapter; 'vnc' a VGA card and VNC on a unix socket. */
-  readonly graphics: 'none' | 'vnc';
-  /** How the machine boots. UEFI comes with its own work. */
-  readonly firmware: 'bios';
+  /** 'none' gives the guest no display adapter; 'vnc' and 'spice' a card, and a way to see it. */
+  readonly graphics: Graphics;
+  /** How the machine boots. With UEFI each seat has firmware variables of its own. */
+  readonly firmware: Firmware;
+  /** A trusted platform module of its own, emulated. */
+  readonly tpm?: boolean;
 }
+
+export const firmwares = ['bios', 'uefi'] as const;
+export type Firmware = (typeof firmwares)[number];
+
+export const graphicsKinds = ['none', 'vnc', 'spice'] as const;
+export type Graphics = (typeof graphicsKinds)[number];
 
 export interface SeatDisk {
   /** Absolute path. */

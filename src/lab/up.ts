@@ -13,10 +13,13 @@ import { type Master, masterChanged } from './master.ts';
 import { placeFiles } from './place-files.ts';
 import { removeStaleLock } from './pool-lock.ts';
 import { otherContent, type Prepared } from './prepare.ts';
-import { assertNobodyStandsOn } from './release.ts';
+import { assertNobodyStandsOn, isInUse } from './release.ts';
+import type { Runner } from './runner/runner.ts';
 import { type LabState, writeState } from './state.ts';
 
 export interface ApplyOptions {
+  /** Learns new definitions, and forgets seats that are removed. */
+  readonly runner: Runner;
   readonly onProgress?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
 }
@@ -35,7 +38,7 @@ export interface Applied {
  * definitions. Throws `changed` when the master is another one than the seats stand on, and the first problem of
  * the plan, before anything is changed. The caller holds the lab's lock.
  */
-export async function applyUp(prepared: Prepared, options: ApplyOptions = {}): Promise<Applied> {
+export async function applyUp(prepared: Prepared, options: ApplyOptions): Promise<Applied> {
   const { lab, plan, after, hold } = prepared;
   assertPossible(prepared);
   removeLeftovers(lab.pool);
@@ -47,6 +50,13 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions = {}): P
     removals.flatMap((step) => step.paths),
     lab,
   );
+  const removed = removals.flatMap((step) => lab.unlisted.get(step.seat) ?? []);
+  for (const seat of removed) {
+    if (!(await isInUse(seat, options.runner))) continue;
+    throw new DiskError('in-use', `Seat '${seat.name}' is to be removed, and runs: shut it down first`, {
+      path: seat.disk.path,
+    });
+  }
   // Seats that are going to be removed stay known until they are gone.
   const during =
     removals.length > 0
@@ -68,6 +78,12 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions = {}): P
     definitions.map(({ path, text }) => ({ path, content: () => new TextEncoder().encode(text) })),
     { replace: true, signal: options.signal },
   );
+  await Promise.all(
+    plan.steps.flatMap((step) =>
+      step.do === 'register' ? [options.runner.define(lab.seats.get(step.seat)!)] : [],
+    ),
+  );
+  for (const seat of removed) await options.runner.undefine(seat);
   for (const path of removals.flatMap((step) => step.paths)) rmSync(path, { force: true });
   if (during !== after) writeState(lab.pool, after);
   return { created, defined: definitions.length, removed: removals.map((step) => step.seat), warnings };

@@ -28,6 +28,7 @@ export function seatOn(
     cpus: 1,
     disk: { path: folder.file(`${name}.qcow2`), format: 'qcow2', bus: 'virtio', ...disk },
     network: { kind: 'none' },
+    definition: folder.file(`${name}.xml`),
     serialLog: folder.file(`${name}.log`),
     graphics: 'none',
     firmware: 'bios',

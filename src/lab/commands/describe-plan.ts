@@ -25,6 +25,11 @@ export function describePlan(plan: Plan, context: CliContext): readonly string[]
       pick: (step) => (step.do === 'define' && step.change === 'rewrite' ? step.seat : undefined),
     },
     {
+      mark: c.green('+'),
+      word: 'domain to define',
+      pick: (step) => (step.do === 'register' ? step.seat : undefined),
+    },
+    {
       mark: c.yellow('~'),
       word: 'disk to link anew',
       pick: (step) => (step.do === 'relink' ? step.seat : undefined),

@@ -1,16 +1,28 @@
 import type { CliContext } from '../../cli/context.ts';
 import { count } from '../describe.ts';
 import type { Lab } from '../lab.ts';
-import { type Prepared, prepareUp } from '../prepare.ts';
-import { type LabCommand, labFrom, lazyProgress, say, sayJson, shown, wantsJson } from './command.ts';
+import { type Prepared, type PrepareOptions, prepareUp } from '../prepare.ts';
+import {
+  type LabCommand,
+  labFrom,
+  lazyProgress,
+  runnerOf,
+  say,
+  sayJson,
+  shown,
+  wantsJson,
+} from './command.ts';
 import { describePlan } from './describe-plan.ts';
 
 /** `cowherd plan`: what `up` would do. Changes nothing. */
 export const run: LabCommand = async (input, context) => {
   const { lab, file } = labFrom(input, context);
   const prune = input.options.prune === true;
+  await using runner = await runnerOf(lab);
   // Before the first seat nothing can be wrong with the content; after it, it is read only where something touched it.
-  const prepared = lab.state ? await prepareWithDigest(lab, prune, context) : await prepareUp(lab, { prune });
+  const prepared = lab.state
+    ? await prepareWithDigest(lab, { prune, runner }, context)
+    : await prepareUp(lab, { prune, runner });
   const { plan, master } = prepared;
   if (wantsJson(input)) {
     sayJson(context, planJson(prepared));
@@ -32,10 +44,14 @@ export const run: LabCommand = async (input, context) => {
 };
 
 /** `prepareUp` that reads the master where its digest is not known, with a display of how far it is. */
-export async function prepareWithDigest(lab: Lab, prune: boolean, context: CliContext): Promise<Prepared> {
+export async function prepareWithDigest(
+  lab: Lab,
+  options: Omit<PrepareOptions, 'digest'>,
+  context: CliContext,
+): Promise<Prepared> {
   const bar = lazyProgress(context, 'reading the master', 'bytes');
   try {
-    return await prepareUp(lab, { prune, digest: { signal: context.signal, onProgress: bar.update } });
+    return await prepareUp(lab, { ...options, digest: { signal: context.signal, onProgress: bar.update } });
   } finally {
     bar.end();
   }

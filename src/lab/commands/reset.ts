@@ -43,6 +43,7 @@ export const run: LabCommand = async (input, context) => {
     const done = await resetSeats(openLab(lab.spec.file, context.cwd), names, {
       acceptMaster: input.options.acceptMaster === true,
       dryRun,
+      runner,
       digest: { signal: context.signal, onProgress: reading.update },
       onProgress: bar.update,
       signal: context.signal,

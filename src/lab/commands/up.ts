@@ -4,12 +4,14 @@ import { count, milliseconds } from '../describe.ts';
 import { openLab } from '../lab.ts';
 import { readImageHead } from '../overlay.ts';
 import type { Prepared } from '../prepare.ts';
+import type { Runner } from '../runner/runner.ts';
 import { type Applied, applyUp, tidy } from '../up.ts';
 import {
   type LabCommand,
   labFrom,
   lazyProgress,
   locked,
+  runnerOf,
   say,
   sayJson,
   shown,
@@ -25,7 +27,8 @@ export const run: LabCommand = async (input, context) => {
   const { lab, file } = labFrom(input, context);
   const began = performance.now();
   const prune = input.options.prune === true;
-  let prepared = await prepareWithDigest(lab, prune, context);
+  await using runner = await runnerOf(lab);
+  let prepared = await prepareWithDigest(lab, { prune, runner }, context);
   if (input.options.dryRun === true) {
     if (wantsJson(input)) sayJson(context, planJson(prepared));
     else {
@@ -40,8 +43,8 @@ export const run: LabCommand = async (input, context) => {
   else {
     // Looked at again under the lock: another command may have been at work until now.
     ({ prepared, applied } = await locked(lab, async () => {
-      const again = await prepareWithDigest(openLab(lab.spec.file, context.cwd), prune, context);
-      return { prepared: again, applied: await apply(again, context) };
+      const again = await prepareWithDigest(openLab(lab.spec.file, context.cwd), { prune, runner }, context);
+      return { prepared: again, applied: await apply(again, runner, context) };
     }));
   }
   for (const warning of applied.warnings) warn(context, warning);
@@ -53,10 +56,10 @@ export const run: LabCommand = async (input, context) => {
   return 0;
 };
 
-async function apply(prepared: Prepared, context: CliContext): Promise<Applied> {
+async function apply(prepared: Prepared, runner: Runner, context: CliContext): Promise<Applied> {
   const bar = lazyProgress(context, 'making disks', 'disks');
   try {
-    return await applyUp(prepared, { signal: context.signal, onProgress: bar.update });
+    return await applyUp(prepared, { runner, signal: context.signal, onProgress: bar.update });
   } finally {
     bar.end();
   }

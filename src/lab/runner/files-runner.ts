@@ -1,6 +1,6 @@
 import { DiskError } from '../../errors.ts';
 import type { Seat } from '../seat.ts';
-import type { Runner, SeatEnd, SeatState } from './runner.ts';
+import { noDomains, type Runner, type SeatEnd, type SeatState } from './runner.ts';
 
 const bootsNothing =
   "This lab's runner is 'files': it makes images and domain XML and boots nothing. To boot its seats, write 'runner: qemu' in the lab file";
@@ -14,12 +14,28 @@ export class FilesRunner implements Runner {
     return bootsNothing;
   }
 
+  async domainType(): Promise<undefined> {
+    // Definitions are for others to read.
+  }
+
+  async domainXml(name: string): Promise<string> {
+    throw noDomains(name);
+  }
+
+  async pending(): Promise<readonly Seat[]> {
+    return [];
+  }
+
   async define(_seat: Seat): Promise<void> {
     // The images and the XML are all there is.
   }
 
   async undefine(_seat: Seat): Promise<void> {
     // Nothing was made.
+  }
+
+  async renew(_seat: Seat): Promise<void> {
+    // Nothing is kept.
   }
 
   async start(seat: Seat): Promise<void> {

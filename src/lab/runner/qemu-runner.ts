@@ -7,14 +7,15 @@ import { isAlive, isSame, type ProcessMark, signalProcess, waitUntilGone } from 
 import { findQemu, qemuArguments, qemuMissing } from './qemu-command.ts';
 import { alreadyRunning, beginSerialLog, type StartedQemu, startQemu } from './qemu-start.ts';
 import { processByPidFile, readRunRecord, writeRunRecord } from './run-record.ts';
-import type {
-  ConsoleOptions,
-  Runner,
-  SeatEnd,
-  SeatState,
-  StartOptions,
-  StopOptions,
-  WaitOptions,
+import {
+  type ConsoleOptions,
+  noDomains,
+  type Runner,
+  type SeatEnd,
+  type SeatState,
+  type StartOptions,
+  type StopOptions,
+  type WaitOptions,
 } from './runner.ts';
 import { makeRuntimeDir, runtimeDir, type SeatFiles, seatFiles } from './runtime-dir.ts';
 import { askState, tellMonitor } from './seat-monitor.ts';
@@ -60,6 +61,18 @@ export class QemuRunner implements Runner {
     return this.#qemu === undefined ? qemuMissing : undefined;
   }
 
+  async domainType(): Promise<undefined> {
+    // Definitions are for others to read.
+  }
+
+  async domainXml(name: string): Promise<string> {
+    throw noDomains(name);
+  }
+
+  async pending(): Promise<readonly Seat[]> {
+    return [];
+  }
+
   /** Nothing to make beforehand; throws what would keep `start` from working at all. */
   async define(seat: Seat): Promise<void> {
     qemuArguments(seat, seatFiles(this.#base, seat), 'tcg');
@@ -74,6 +87,10 @@ export class QemuRunner implements Runner {
     }
     rmSync(files.folder, { recursive: true, force: true });
     this.#started.delete(files.folder);
+  }
+
+  async renew(_seat: Seat): Promise<void> {
+    // A guest's memory goes with its process, and there is nothing else.
   }
 
   async start(seat: Seat, options: StartOptions = {}): Promise<void> {

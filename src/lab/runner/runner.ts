@@ -1,3 +1,5 @@
+import { DiskError } from '../../errors.ts';
+import type { DomainType } from '../domain-xml.ts';
 import type { Seat } from '../seat.ts';
 
 /**
@@ -53,10 +55,21 @@ export interface Runner extends AsyncDisposable {
    * Cheap enough to call before any work.
    */
   unavailable(): Promise<string | undefined>;
+  /** The domain type that this runner's definitions need; undefined where it reads none, and any will do. */
+  domainType(): Promise<DomainType | undefined>;
+  /** The XML of the hypervisor's own domain `name`, for a template. Throws `not-found`, `unsupported`. */
+  domainXml(name: string): Promise<string>;
+  /** Of these seats, those that it does not know, or knows by an older definition: `define` is called for them. */
+  pending(seats: readonly Seat[]): Promise<readonly Seat[]>;
   /** Makes the seat known (a domain, a runtime directory). Doing it again changes nothing. */
   define(seat: Seat): Promise<void>;
   /** Forgets the seat. Throws `in-use` while it is up. Unknown seats are no error. */
   undefine(seat: Seat): Promise<void>;
+  /**
+   * Forgets what it keeps of the seat's earlier runs besides its disk: a saved memory, firmware variables, a TPM. Called
+   * before the disk is made new. Throws `in-use` while it is up.
+   */
+  renew(seat: Seat): Promise<void>;
   /** Boots it; returns when its virtual machine runs. Throws `in-use` when it is up already. */
   start(seat: Seat, options?: StartOptions): Promise<void>;
   /** Stops it: by request first, then hard. Returns when it is off; no error when it was. */
@@ -66,4 +79,12 @@ export interface Runner extends AsyncDisposable {
   waitOff(seat: Seat, options?: WaitOptions): Promise<SeatEnd>;
   /** The serial port's output since the last boot began, in pieces as they come. */
   console(seat: Seat, options?: ConsoleOptions): AsyncIterable<Uint8Array>;
+}
+
+/** What a runner without domains of its own says to `domainXml`. */
+export function noDomains(name: string): DiskError {
+  return new DiskError('unsupported', `There is no domain '${name}' without libvirt`, {
+    field: 'template',
+    detail: { fix: "write 'runner: libvirt', or name an XML file" },
+  });
 }

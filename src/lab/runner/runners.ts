@@ -1,13 +1,15 @@
 import { FilesRunner } from './files-runner.ts';
+import { LibvirtRunner, type LibvirtRunnerOptions } from './libvirt/libvirt-runner.ts';
 import { QemuRunner, type QemuRunnerOptions } from './qemu-runner.ts';
 import type { Runner } from './runner.ts';
 
 /** Every runner, by the name that a lab file gives it, with a line of help. */
-export const runnerNames = ['qemu', 'files'] as const;
+export const runnerNames = ['qemu', 'libvirt', 'files'] as const;
 export type RunnerName = (typeof runnerNames)[number];
 
 export interface RunnerOptions {
   readonly qemu?: QemuRunnerOptions;
+  readonly libvirt?: LibvirtRunnerOptions;
 }
 
 /** Makes a runner. Nothing is started, and no accelerator tried, before the first `start`. */
@@ -15,6 +17,8 @@ export function createRunner(name: RunnerName, options: RunnerOptions = {}): Run
   switch (name) {
     case 'qemu':
       return new QemuRunner(options.qemu);
+    case 'libvirt':
+      return new LibvirtRunner(options.libvirt);
     case 'files':
       return new FilesRunner();
   }

@@ -3,6 +3,7 @@ import type { z } from 'zod';
 import type { Mistake } from './mistakes.ts';
 import { nearest } from './nearest.ts';
 import { labSchema } from './schema.ts';
+import { seedSchema } from './seed-schema.ts';
 
 type Issue = z.core.$ZodIssue;
 type Path = readonly PropertyKey[];
@@ -17,6 +18,11 @@ const examples: Readonly<Record<string, string>> = {
   memory: 'memory: 2G',
   cpus: 'cpus: 2',
   network: 'network: user',
+  template: 'template: my-domain',
+  firmware: 'firmware: uefi',
+  tpm: 'tpm: true',
+  disks: 'disks: [{name: data, size: 10G}]',
+  seed: 'seed: {hostname: "{seat}", users: [{name: student}]}',
   cdrom: 'cdrom: tools.iso',
   disk: 'disk: {size: 40G, bus: virtio}',
   graphics: 'graphics: vnc',
@@ -31,6 +37,8 @@ const innerExamples: Readonly<Record<string, string>> = {
   'seats.count': 'seats: {count: 40, name: "student-{nn}"}',
   'seats.name': 'seats: {count: 40, name: "student-{nn}"}',
   'seats.first': 'seats: {count: 40, first: 1}',
+  'runner.libvirt': 'runner: {libvirt: qemu:///system}',
+  'seed.network': 'network: {address: 10.0.0.{n}/24}',
   'network.network': 'network: {network: default}',
   'network.bridge': 'network: {bridge: br0}',
 };
@@ -54,6 +62,9 @@ function keysAt(path: Path): readonly string[] {
     seats: ['count', 'name', 'first'],
     disk: ['size', 'bus'],
     network: ['network', 'bridge'],
+    runner: ['libvirt'],
+    seed: path.length === 1 ? Object.keys(seedSchema.shape) : [],
+    disks: ['name', 'size', 'bus'],
   };
   return known[String(path[0])] ?? [];
 }

@@ -1,13 +1,14 @@
 import { homedir } from 'node:os';
 import { dirname, isAbsolute, join, resolve } from 'node:path';
-import { type Document, LineCounter, parseDocument } from 'yaml';
+import { type Document, isMap, LineCounter, parseDocument } from 'yaml';
 import { DiskError } from '../../errors.ts';
 import { readSmallText } from '../../platform/json-file.ts';
-import type { DiskBus, SeatNetwork } from '../seat.ts';
+import type { DiskBus, Firmware, Graphics, SeatNetwork } from '../seat.ts';
 import { explain, rangeOf } from './explain.ts';
 import { labFileError, type Mistake, type SourceText } from './mistakes.ts';
 import { type LabDocument, labSchema, sizePattern } from './schema.ts';
 import { seatNames } from './seats.ts';
+import type { SeedDocument } from './seed-schema.ts';
 
 /** What a lab shall be: every default filled in, every path absolute. */
 export interface LabSpec {
@@ -19,7 +20,13 @@ export interface LabSpec {
   readonly pool: string;
   /** In the lab file's order; at least one. */
   readonly seats: readonly string[];
-  readonly runner: 'qemu' | 'files';
+  readonly runner: 'qemu' | 'libvirt' | 'files';
+  /** libvirt's connection URI, where the lab file names one. */
+  readonly uri?: string;
+  /** What the seats' domains are made like: a domain's name, or a file's absolute path. */
+  readonly template?: { readonly domain: string } | { readonly file: string };
+  /** The keys that the lab file has; the others have their defaults. */
+  readonly given: ReadonlySet<string>;
   readonly memoryMiB: number;
   readonly cpus: number;
   readonly network: SeatNetwork;
@@ -29,7 +36,13 @@ export interface LabSpec {
     readonly size?: number;
     readonly bus: DiskBus;
   };
-  readonly graphics: 'none' | 'vnc';
+  /** More disks of each seat; names differ. */
+  readonly disks: readonly { readonly name: string; readonly size: number; readonly bus: DiskBus }[];
+  /** With an absolute path for `user-data`. */
+  readonly seed?: SeedDocument;
+  readonly graphics: Graphics;
+  readonly firmware: Firmware;
+  readonly tpm: boolean;
   readonly guard: 'read-only' | 'immutable';
   readonly guest: 'any' | 'demo';
   /** An error about the value at `path` of the lab file, with its line. */
@@ -137,6 +150,30 @@ function resolveSpec(data: LabDocument, document: Document, source: SourceText, 
       'write for example: size: 40G',
     );
   }
+  const disks = data.disks.map((disk) => ({ ...disk, size: sizeOf(disk.size) }));
+  for (const [i, { name, size: bytes }] of disks.entries()) {
+    if (!Number.isSafeInteger(bytes) || bytes % 512 !== 0 || bytes === 0)
+      wrong(
+        ['disks', i, 'size'],
+        "the disk's size must be a multiple of 512 bytes",
+        'write for example: size: 10G',
+      );
+    if (disks.findIndex((one) => one.name.toLowerCase() === name.toLowerCase()) !== i)
+      wrong(['disks', i, 'name'], `two disks are called "${name}"`, 'give each its own name');
+  }
+  const runner = typeof data.runner === 'string' ? data.runner : 'libvirt';
+  if (runner === 'qemu') {
+    const needs = {
+      firmware: data.firmware === 'uefi',
+      tpm: data.tpm,
+      template: data.template !== undefined,
+    };
+    for (const [key, wanted] of Object.entries(needs)) {
+      if (wanted) wrong([key], `${key} needs libvirt here`, 'add for example: runner: libvirt');
+    }
+    if (data.graphics === 'spice')
+      wrong(['graphics'], 'spice needs libvirt here', 'write for example: graphics: vnc');
+  }
   if (mistakes.length > 0) throw labFileError(source, mistakes);
 
   const master = typeof data.master === 'string' ? { path: data.master } : data.master;
@@ -146,17 +183,34 @@ function resolveSpec(data: LabDocument, document: Document, source: SourceText, 
     master: { ...master, path: local(master.path) },
     pool: local(data.pool ?? data.lab),
     seats,
-    runner: data.runner,
+    runner,
+    uri: typeof data.runner === 'string' ? undefined : data.runner.libvirt,
+    template: data.template === undefined ? undefined : templateOf(data.template, local),
+    given: new Set(isMap(document.contents) ? document.contents.items.map((item) => String(item.key)) : []),
     memoryMiB,
     cpus: data.cpus,
     network: networkOf(data.network),
     cdrom: data.cdrom === undefined ? undefined : local(data.cdrom),
     disk: { size, bus: data.disk.bus },
+    disks,
+    seed: seedOf(data.seed, local),
     graphics: data.graphics,
+    firmware: data.firmware,
+    tpm: data.tpm,
     guard: data.guard,
     guest: data.guest,
     mistake: (path, message, fix) => labFileError(source, [{ ...rangeOf(document, path), message, fix }]),
   };
+}
+
+/** A domain's name holds no slash, and none of ours ends in .xml. */
+function templateOf(text: string, local: (path: string) => string): LabSpec['template'] {
+  return text.includes('/') || text.endsWith('.xml') ? { file: local(text) } : { domain: text };
+}
+
+function seedOf(seed: SeedDocument | undefined, local: (path: string) => string): SeedDocument | undefined {
+  const extra = seed?.['user-data'];
+  return seed && extra !== undefined ? { ...seed, 'user-data': local(extra) } : seed;
 }
 
 function networkOf(network: LabDocument['network']): SeatNetwork {

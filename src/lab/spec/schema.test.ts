@@ -22,7 +22,7 @@ it('has defaults that the program takes', () => {
   );
   const least = { lab: 'l', master: 'm', seats: 1 };
   const where = { name: 'l', file: '/l' };
-  const { mistake: _a, ...implicit } = parseLab(JSON.stringify(least), where);
-  const { mistake: _b, ...explicit } = parseLab(JSON.stringify({ ...least, ...defaults }), where);
+  const { mistake: _a, given: _b, ...implicit } = parseLab(JSON.stringify(least), where);
+  const { mistake: _c, given: _d, ...explicit } = parseLab(JSON.stringify({ ...least, ...defaults }), where);
   expect(explicit).toEqual(implicit);
 });

@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import { diskBuses } from '../seat.ts';
+import { diskBuses, firmwares, graphicsKinds } from '../seat.ts';
+import { seedSchema } from './seed-schema.ts';
 
 /** The most seats that one lab may have: a typing error should not fill a disk. */
 export const mostSeats = 10_000;
@@ -80,6 +81,40 @@ const network = z.union(
   { error: 'network must be user, none, {network: NAME} or {bridge: NAME}' },
 );
 
+const runnerRule =
+  'runner must be qemu, libvirt, {libvirt: URI} (these boot guests) or files (images and XML only)';
+
+const runner = z.union(
+  [
+    z.enum(['qemu', 'libvirt', 'files'], { error: runnerRule }),
+    z
+      .strictObject({
+        libvirt: z
+          .string({ error: 'libvirt must be a connection URI, such as qemu:///system' })
+          .regex(/^[a-z][a-z0-9+]*:\/\/[\x21-\x7e]*$/, {
+            error: 'libvirt must be a connection URI, such as qemu:///system',
+          }),
+      })
+      .meta({ description: 'Domains of the libvirt at this URI' }),
+  ],
+  { error: runnerRule },
+);
+
+const extraDisk = z.strictObject(
+  {
+    name: name("the disk's name").meta({ description: 'Part of its file name' }),
+    size: z
+      .string({ error: "the disk's size must be a size such as 10G" })
+      .regex(sizePattern, { error: "the disk's size must be a size such as 10G" })
+      .meta({ description: 'Bytes the guest sees' }),
+    bus: z
+      .enum(['virtio', 'sata'], { error: "the disk's bus must be virtio or sata" })
+      .default('virtio')
+      .meta({ description: 'What the guest sees the disk on' }),
+  },
+  { error: 'a disk must be a mapping, such as {name: data, size: 10G}' },
+);
+
 /** The lab file, as people write it. Descriptions show up in editors through the JSON Schema. */
 export const labSchema = z
   .strictObject({
@@ -103,13 +138,24 @@ export const labSchema = z
     pool: path('pool')
       .optional()
       .meta({ description: "Folder of the seats' files, relative to this file. Default: ./LAB/" }),
-    runner: z
-      .enum(['qemu', 'files'], { error: 'runner must be qemu (boots guests) or files (images and XML only)' })
-      .default('qemu')
-      .meta({ description: 'qemu: guests are child processes. files: images and domain XML only' }),
+    runner: runner.default('qemu').meta({
+      description:
+        'qemu: guests are child processes. libvirt: domains of libvirt. files: images and domain XML only',
+    }),
+    template: path('template').optional().meta({
+      description: "A libvirt domain's name, or an XML file, that the seats' domains are made like",
+    }),
     memory: memory.default('1G').meta({ description: "A guest's memory: 512M, 2G, or a number of MiB" }),
     cpus: whole('cpus', 1, 255).default(1).meta({ description: "A guest's processors" }),
     network: network.default('user').meta({ description: 'user: NAT without privileges. none: no card' }),
+    firmware: z
+      .enum(firmwares, { error: 'firmware must be bios or uefi' })
+      .default('bios')
+      .meta({ description: 'uefi: with firmware variables for each seat; needs libvirt' }),
+    tpm: z
+      .boolean({ error: 'tpm must be true or false' })
+      .default(false)
+      .meta({ description: 'An emulated TPM 2.0 for each seat; needs libvirt' }),
     cdrom: path('cdrom').optional().meta({ description: 'An ISO image in the drive of every seat' }),
     disk: z
       .strictObject(
@@ -130,10 +176,19 @@ export const labSchema = z
       )
       .prefault({})
       .meta({ description: "The seats' disks" }),
+    disks: z
+      .array(extraDisk, { error: 'disks must be a list, such as [{name: data, size: 10G}]' })
+      .max(20, { error: 'disks must be at most 20' })
+      .default([])
+      .meta({ description: 'More disks for every seat, empty at first and after a reset' }),
+    seed: seedSchema.optional().meta({
+      description:
+        'What cloud-init makes of each seat: host name, users, network (a NoCloud image in its drive)',
+    }),
     graphics: z
-      .enum(['none', 'vnc'], { error: 'graphics must be none or vnc' })
+      .enum(graphicsKinds, { error: 'graphics must be none, vnc or spice' })
       .default('none')
-      .meta({ description: 'vnc: a screen on a unix socket. none: serial port only' }),
+      .meta({ description: 'vnc: a screen on a unix socket (libvirt: on a port). none: serial port only' }),
     guard: z
       .enum(['read-only', 'immutable'], { error: 'guard must be read-only or immutable' })
       .default('read-only')

@@ -1,0 +1,173 @@
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../../../../test/support/libvirtd.ts';
+import { have, mustRun, run, tempDir } from '../../../../test/support/programs.ts';
+import { bootDisk, endlessGuest, seatOn } from '../../../../test/support/seats.ts';
+import { type DomainType, domainName, domainXml } from '../../domain-xml.ts';
+import type { Seat } from '../../seat.ts';
+import { LibvirtRunner } from './libvirt-runner.ts';
+import { Virsh } from './virsh.ts';
+
+const write = (seat: Seat, type: DomainType) => writeFileSync(seat.definition, domainXml(seat, { type }));
+
+describe.skipIf(!have('virsh'))('virsh on a leash', () => {
+  it('answers many commands in order, and complains of each by itself', async () => {
+    await using virsh = new Virsh({ uri: 'test:///default' });
+    const answers = await Promise.allSettled([
+      virsh.run('domstate', 'test', '--reason'),
+      virsh.run('domstate', 'nobody'),
+      virsh.run('list', '--all', '--name'),
+      virsh.run('echo', `it's "a" $HOME\\`),
+      virsh.run('no-such-command'),
+      virsh.run('start', 'test'),
+    ]);
+    expect(answers.map((one) => (one.status === 'fulfilled' ? one.value : one.reason.code))).toEqual([
+      'running (unknown)',
+      'not-found',
+      'test',
+      `it's "a" $HOME\\`,
+      'io',
+      'in-use',
+    ]);
+    await expect(virsh.run('echo', 'a\nb')).rejects.toMatchObject({ code: 'bad-argument' });
+  });
+
+  it('says what is missing', async () => {
+    await using nowhere = new LibvirtRunner({ uri: 'qemu+unix:///system?socket=/nonexistent/socket' });
+    expect(await nowhere.unavailable()).toContain('libvirt does not answer at qemu+unix:///system');
+    await using none = new LibvirtRunner({ uri: 'test:///default', virsh: '/nonexistent/virsh' });
+    expect(await none.unavailable()).toContain('No virsh was found');
+  });
+});
+
+describe.skipIf(!have('virsh'))("the libvirt runner, over libvirt's driver without guests", () => {
+  it('defines, starts, stops and forgets; a second time changes nothing', async () => {
+    await using folder = await tempDir();
+    await using runner = new LibvirtRunner({ uri: 'test:///default' });
+    expect(await runner.domainType()).toBe('test');
+    const seat = seatOn(folder, 'one');
+    write(seat, 'test');
+    expect(await runner.state(seat)).toBe('off');
+    expect(await runner.pending([seat])).toEqual([seat]);
+    await runner.define(seat);
+    await runner.define(seat);
+    expect(await runner.pending([seat])).toEqual([]);
+    await runner.start(seat);
+    await expect(runner.start(seat)).rejects.toMatchObject({ code: 'in-use' });
+    expect(await runner.state(seat)).toBe('running');
+    await expect(runner.undefine(seat)).rejects.toMatchObject({ code: 'in-use' });
+    await runner.stop(seat);
+    expect(await runner.waitOff(seat)).toBe('powered-off');
+    write({ ...seat, cpus: 2 }, 'test');
+    expect(await runner.pending([seat])).toEqual([seat]);
+    await runner.define(seat);
+    expect(await runner.domainXml(seat.uuid)).toContain('>2</vcpu>');
+    await runner.renew(seat);
+    await runner.undefine(seat);
+    await runner.undefine(seat);
+    expect(await runner.pending([seat])).toEqual([seat]);
+  });
+
+  it('never touches what others defined', async () => {
+    await using folder = await tempDir();
+    await using runner = new LibvirtRunner({ uri: 'test:///default' });
+    const seat = {
+      ...seatOn(folder, 'one'),
+      uuid: (await runner.domainXml('test')).match(/<uuid>(.*)<\/uuid>/)![1],
+    };
+    write(seat, 'test');
+    await expect(runner.define(seat)).rejects.toMatchObject({ code: 'exists' });
+    await runner.undefine(seat);
+    expect(await runner.domainXml('test')).toContain(seat.uuid);
+    // Another copy of the lab: the same UUIDs, another folder.
+    const mine = seatOn(folder, 'two');
+    mkdirSync(folder.file('copy'));
+    const copy = { ...mine, definition: folder.file('copy/two.xml') };
+    for (const one of [mine, copy]) write(one, 'test');
+    await runner.define(mine);
+    await expect(runner.define(copy)).rejects.toMatchObject({ code: 'exists' });
+    await runner.undefine(copy);
+    expect(await runner.pending([mine])).toEqual([]);
+  });
+
+  it('refuses what libvirt’s schema refuses', async () => {
+    await using folder = await tempDir();
+    await using runner = new LibvirtRunner({ uri: 'test:///default' });
+    const seat = seatOn(folder, 'one');
+    writeFileSync(
+      seat.definition,
+      domainXml(seat, { type: 'test' }).replace('<acpi/>', '<acpi>maybe</acpi>'),
+    );
+    await expect(runner.define(seat)).rejects.toThrow(
+      /Seat 'one' cannot be defined:.*failed to validate against schema/,
+    );
+  });
+
+  it('defines 200 seats over one virsh, for a fraction of what 200 programs take', async () => {
+    await using folder = await tempDir();
+    await using runner = new LibvirtRunner({ uri: 'test:///default' });
+    const seats = Array.from({ length: 200 }, (_, i) => seatOn(folder, `seat-${i}`));
+    for (const seat of seats) write(seat, 'test');
+    const began = performance.now();
+    await Promise.all(seats.map((seat) => runner.define(seat)));
+    const all = performance.now() - began;
+    expect(await runner.pending(seats)).toEqual([]);
+    const single = performance.now();
+    for (const seat of seats.slice(0, 10))
+      await mustRun('virsh', ['-c', 'test:///default', 'define', seat.definition]);
+    const each = (performance.now() - single) / 10;
+    console.log(`200 definitions: ${Math.round(all)} ms; a virsh for each: ${Math.round(each)} ms`);
+    expect(all).toBeLessThan(200 * each);
+  }, 60_000);
+});
+
+describe.skipIf(!haveLibvirtd)('the libvirt runner, over QEMU', () => {
+  let libvirtd: TestLibvirtd;
+  beforeAll(async () => {
+    libvirtd = await startLibvirtd();
+  }, 60_000);
+  afterAll(() => libvirtd?.[Symbol.asyncDispose]());
+
+  it('boots a guest, shows what it says, and stops it hard', async () => {
+    await using runner = new LibvirtRunner({ uri: libvirtd.uri, domainType: 'qemu' });
+    const seat = seatOn(libvirtd.dir, 'endless', bootDisk(libvirtd.dir, 'endless', endlessGuest));
+    write(seat, 'qemu');
+    await runner.start(seat);
+    try {
+      expect(await runner.state(seat)).toBe('running');
+      let said = '';
+      for await (const piece of runner.console(seat, { follow: true })) {
+        said += new TextDecoder().decode(piece);
+        if (said.includes('!')) break;
+      }
+      expect(said.trim()).toBe('!');
+      await expect(runner.waitOff(seat, { timeoutMs: 300 })).rejects.toMatchObject({ field: 'timeout' });
+      await runner.stop(seat, { gracefulMs: 200 });
+      expect(await runner.state(seat)).toBe('off');
+      // A killed QEMU is a crash.
+      await runner.start(seat);
+      const pid = (await mustRun('pgrep', ['-f', `uuid ${seat.uuid}`])).trim();
+      await mustRun('kill', ['-9', pid]);
+      expect(await runner.waitOff(seat, { timeoutMs: 20_000 })).toBe('crashed');
+      expect(await runner.state(seat)).toBe('crashed');
+    } finally {
+      await runner.stop(seat, { gracefulMs: 0 });
+      await runner.undefine(seat);
+    }
+    expect((await run('virsh', ['-c', libvirtd.uri, 'domuuid', domainName(seat)])).code).not.toBe(0);
+  }, 120_000);
+
+  it('takes a guest that is off before libvirt could greet it for one that has run', async () => {
+    await using runner = new LibvirtRunner({ uri: libvirtd.uri, domainType: 'qemu' });
+    // Says `!` and powers off by APM (INT 15h).
+    const code =
+      "mov dx, 0x3f8\nmov al, '!'\nout dx, al\nmov ax, 0x5301\nxor bx, bx\nint 0x15\nmov ax, 0x530e\nxor bx, bx\nmov cx, 0x0102\nint 0x15\nmov ax, 0x5307\nmov bx, 1\nmov cx, 3\nint 0x15\nstop:\nhlt\njmp stop";
+    const seat = seatOn(libvirtd.dir, 'short', bootDisk(libvirtd.dir, 'short', code));
+    write(seat, 'qemu');
+    for (let i = 0; i < 3; i++) {
+      await runner.start(seat);
+      expect(await runner.waitOff(seat, { timeoutMs: 30_000 })).toBe('powered-off');
+    }
+    await runner.undefine(seat);
+  }, 120_000);
+});

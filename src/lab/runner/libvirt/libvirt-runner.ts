@@ -1,0 +1,372 @@
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { DiskError, isDiskError } from '../../../errors.ts';
+import { asSystemError, errnoOf } from '../../../platform/errno.ts';
+import { type DomainType, metadataNamespace } from '../../domain-xml.ts';
+import type { Seat } from '../../seat.ts';
+import { chooseAccelerator } from '../accelerator.ts';
+import { followLog } from '../console-log.ts';
+import { findQemu } from '../qemu-command.ts';
+import { alreadyRunning } from '../qemu-start.ts';
+import type {
+  ConsoleOptions,
+  Runner,
+  SeatEnd,
+  SeatState,
+  StartOptions,
+  StopOptions,
+  WaitOptions,
+} from '../runner.ts';
+import { seatEnd, seatState } from './domain-state.ts';
+import { type DefinitionMark, definitionDigest, markDefinition, markIn } from './marked-definition.ts';
+import { Virsh } from './virsh.ts';
+
+export interface LibvirtRunnerOptions {
+  /** libvirt's connection URI; default: `defaultUri()`. */
+  readonly uri?: string;
+  /** The program; default: `virsh` on PATH. */
+  readonly virsh?: string;
+  /** Default: what the hypervisor offers, and for one on this machine, what was found to work. */
+  readonly domainType?: DomainType;
+}
+
+/** How often the list of running domains is asked for, while anybody waits for a change in it. */
+const pollMs = 150;
+const killLimitMs = 20_000;
+
+/** Where virsh goes by itself: LIBVIRT_DEFAULT_URI; else the system's libvirt for root, the user's own for others. */
+export function defaultUri(env: Readonly<Record<string, string | undefined>> = process.env): string {
+  return env.LIBVIRT_DEFAULT_URI || (process.geteuid?.() === 0 ? 'qemu:///system' : 'qemu:///session');
+}
+
+/**
+ * Guests as libvirt domains, over one virsh. A domain is ours when its metadata names the definition file that it was
+ * made from; no other is ever changed, started or removed.
+ */
+export class LibvirtRunner implements Runner {
+  readonly name = 'libvirt';
+  readonly boots = true;
+  readonly uri: string;
+  readonly #virsh: Virsh;
+  #domainType: Promise<DomainType> | undefined;
+  /** The running domains' UUIDs, asked for together by all who wait. */
+  #active: { readonly at: number; readonly uuids: Promise<ReadonlySet<string>> } | undefined;
+  #schemaChecked = false;
+
+  constructor(options: LibvirtRunnerOptions = {}) {
+    this.uri = options.uri ?? defaultUri();
+    this.#virsh = new Virsh({ uri: this.uri, program: options.virsh });
+    if (options.domainType) this.#domainType = Promise.resolve(options.domainType);
+  }
+
+  async unavailable(): Promise<string | undefined> {
+    try {
+      await this.#virsh.run('uri');
+      return undefined;
+    } catch (error) {
+      return unreachable(this.uri, error).message;
+    }
+  }
+
+  domainType(): Promise<DomainType> {
+    this.#domainType ??= this.#findDomainType();
+    return this.#domainType;
+  }
+
+  async domainXml(name: string): Promise<string> {
+    return this.#virsh.run('dumpxml', '--inactive', '--security-info', name);
+  }
+
+  async pending(seats: readonly Seat[]): Promise<readonly Seat[]> {
+    try {
+      await this.#virsh.run('uri');
+    } catch (error) {
+      throw unreachable(this.uri, error);
+    }
+    const marks = await Promise.all(seats.map((seat) => this.#markOf(seat)));
+    return seats.filter((seat, i) => {
+      const mark = marks[i];
+      if (mark === undefined || mark === 'foreign' || mark.from !== seat.definition) return true;
+      return mark.digest !== definitionDigest(readDefinition(seat));
+    });
+  }
+
+  async define(seat: Seat): Promise<void> {
+    const text = readDefinition(seat);
+    const mark = await this.#markOf(seat);
+    if (mark !== undefined) assertOurs(seat, mark, this.uri);
+    if (mark !== undefined && mark !== 'foreign' && mark.from === seat.definition) {
+      if (mark.digest === definitionDigest(text)) return;
+    }
+    const folder = mkdtempSync(join(tmpdir(), 'cowherd-define-'));
+    try {
+      const file = join(folder, 'domain.xml');
+      writeFileSync(file, markDefinition(text, seat.definition));
+      // A lab's seats differ in names alone: libvirt's schema need see only one.
+      const check = !this.#schemaChecked;
+      this.#schemaChecked = true;
+      await this.#virsh.run('define', ...(check ? ['--validate'] : []), file);
+    } catch (error) {
+      throw failed(seat, 'be defined', error);
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  }
+
+  async undefine(seat: Seat): Promise<void> {
+    const mark = await this.#markOf(seat);
+    if (mark === undefined || !isOurs(seat, mark)) return;
+    const state = await this.state(seat);
+    if (state !== 'off' && state !== 'crashed') {
+      throw new DiskError('in-use', `Seat '${seat.name}' is running: stop it first`, {
+        path: seat.disk.path,
+      });
+    }
+    const everything = [
+      '--managed-save',
+      '--snapshots-metadata',
+      '--checkpoints-metadata',
+      '--nvram',
+      '--tpm',
+    ];
+    try {
+      await this.#virsh.run('undefine', seat.uuid, ...everything);
+    } catch (error) {
+      if (isDiskError(error, 'not-found')) return;
+      // Drivers without guests know none of these.
+      if (!isDiskError(error, 'unsupported')) throw failed(seat, 'be undefined', error);
+      await this.#virsh.run('undefine', seat.uuid);
+    }
+  }
+
+  async renew(seat: Seat): Promise<void> {
+    const mark = await this.#markOf(seat);
+    if (mark === undefined || !isOurs(seat, mark)) return;
+    await this.undefine(seat);
+    await this.define(seat);
+  }
+
+  async start(seat: Seat, options: StartOptions = {}): Promise<void> {
+    if (options.signal?.aborted) throw new DiskError('aborted', `Seat '${seat.name}' was not started`);
+    await this.define(seat);
+    touch(seat.serialLog);
+    const logBefore = logFacts(seat.serialLog);
+    try {
+      await this.#virsh.run('start', seat.uuid);
+    } catch (error) {
+      if (isDiskError(error, 'in-use')) throw alreadyRunning(seat);
+      if (!(await this.#hasRun(seat, error, logBefore))) throw failed(seat, 'start', error);
+    } finally {
+      this.#active = undefined;
+    }
+  }
+
+  async stop(seat: Seat, options: StopOptions = {}): Promise<void> {
+    if (!(await this.#isUp(seat))) return;
+    const gracefulMs = options.gracefulMs ?? 10_000;
+    if (gracefulMs > 0 && (await this.#tell(seat, 'shutdown'))) {
+      const off = await this.#waitGone(seat, gracefulMs, options.signal);
+      if (!off && options.signal?.aborted) {
+        throw new DiskError('aborted', `Stopped while seat '${seat.name}' was shutting down`, {
+          path: seat.disk.path,
+        });
+      }
+    }
+    if (await this.#isUp(seat, 'now')) await this.#tell(seat, 'destroy');
+    if (await this.#waitGone(seat, killLimitMs)) return;
+    throw new DiskError('io', `Seat '${seat.name}' does not end, even when destroyed`, {
+      path: seat.disk.path,
+    });
+  }
+
+  async state(seat: Seat): Promise<SeatState> {
+    try {
+      return seatState(await this.#virsh.run('domstate', '--reason', seat.uuid));
+    } catch (error) {
+      if (isDiskError(error, 'not-found') && error.field === 'virsh') return 'off';
+      throw unreachable(this.uri, error);
+    }
+  }
+
+  async waitOff(seat: Seat, options: WaitOptions = {}): Promise<SeatEnd> {
+    if (!(await this.#waitGone(seat, options.timeoutMs, options.signal))) {
+      throw new DiskError(
+        'aborted',
+        options.signal?.aborted
+          ? `Stopped while waiting for seat '${seat.name}'`
+          : `Seat '${seat.name}' is still running after ${options.timeoutMs} ms`,
+        { path: seat.disk.path, ...(options.signal?.aborted ? {} : { field: 'timeout' }) },
+      );
+    }
+    return seatEnd(await this.#virsh.run('domstate', '--reason', seat.uuid));
+  }
+
+  /** What libvirt's log daemon has written; it begins a new file with every boot. */
+  console(seat: Seat, options: ConsoleOptions = {}): AsyncIterable<Uint8Array> {
+    return followLog(seat.serialLog, {
+      from: 0,
+      more: options.follow ? () => this.#isUp(seat) : undefined,
+      signal: options.signal,
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#virsh[Symbol.asyncDispose]();
+  }
+
+  async #findDomainType(): Promise<DomainType> {
+    if (/^test[+:]/.test(this.uri)) return 'test';
+    const capabilities = await this.#virsh.run('capabilities');
+    if (!/<domain type=['"]kvm['"]/.test(capabilities)) return 'qemu';
+    const qemu = findQemu();
+    // Of another machine nothing can be tried from here.
+    if (qemu === undefined || !/^qemu(\+unix)?:\/\/\//.test(this.uri)) return 'kvm';
+    const { accelerator } = await chooseAccelerator({ qemu });
+    return accelerator === 'kvm' ? 'kvm' : 'qemu';
+  }
+
+  /** What the domain of the seat's UUID says of its origin; 'foreign': nothing. */
+  async #markOf(seat: Seat): Promise<DefinitionMark | 'foreign' | undefined> {
+    try {
+      return markIn(await this.#virsh.run('metadata', seat.uuid, metadataNamespace)) ?? 'foreign';
+    } catch (error) {
+      if (!isDiskError(error)) throw error;
+      if (/metadata/i.test(error.message)) return 'foreign';
+      if (error.code === 'not-found') return undefined;
+      throw unreachable(this.uri, error);
+    }
+  }
+
+  /** Says something to a domain that may have ended meanwhile; answers whether it still heard it. */
+  async #tell(seat: Seat, command: 'shutdown' | 'destroy'): Promise<boolean> {
+    try {
+      await this.#virsh.run(command, seat.uuid);
+      return true;
+    } catch (error) {
+      if (!(await this.#isUp(seat, 'now'))) return false;
+      if (command === 'shutdown') return false;
+      throw failed(seat, 'be stopped', error);
+    }
+  }
+
+  async #isUp(seat: Seat, when: 'soon' | 'now' = 'soon'): Promise<boolean> {
+    if (!this.#active || when === 'now' || performance.now() - this.#active.at > pollMs) {
+      const uuids = this.#virsh
+        .run('list', '--uuid')
+        .then((text) => new Set(text.split(/\s+/).filter((one) => one !== '')));
+      this.#active = { at: performance.now(), uuids };
+    }
+    return (await this.#active.uuids).has(seat.uuid);
+  }
+
+  /** Waits until the domain is off; false when the time is over, or the signal came. */
+  async #waitGone(seat: Seat, limitMs?: number, signal?: AbortSignal): Promise<boolean> {
+    const until = performance.now() + (limitMs ?? Number.POSITIVE_INFINITY);
+    while (await this.#isUp(seat)) {
+      if (signal?.aborted || performance.now() > until) return false;
+      await sleep(pollMs, undefined, { signal }).catch(() => undefined);
+    }
+    return true;
+  }
+
+  /**
+   * Whether a failed start was none: a guest that powers off at once has closed its monitor before libvirt could greet it.
+   * Its serial port has spoken then.
+   */
+  async #hasRun(seat: Seat, error: unknown, before: string): Promise<boolean> {
+    if (!isDiskError(error, 'io') || !/monitor/i.test(error.message)) return false;
+    return !(await this.#isUp(seat, 'now')) && logFacts(seat.serialLog, 'used') !== before;
+  }
+}
+
+function readDefinition(seat: Seat): string {
+  try {
+    return readFileSync(seat.definition, 'utf8');
+  } catch (cause) {
+    if (errnoOf(cause) !== 'ENOENT') throw asSystemError(cause, 'read', seat.definition);
+    throw new DiskError('not-found', `Seat '${seat.name}' has no definition`, {
+      path: seat.definition,
+      detail: { fix: "'cowherd up' writes it" },
+    });
+  }
+}
+
+/** A domain is this seat's when it was defined from the seat's file, or from one that is not there any more. */
+function isOurs(seat: Seat, mark: DefinitionMark | 'foreign'): boolean {
+  return mark !== 'foreign' && (mark.from === seat.definition || !existsSync(mark.from));
+}
+
+function assertOurs(seat: Seat, mark: DefinitionMark | 'foreign', uri: string): void {
+  if (isOurs(seat, mark)) return;
+  const other = mark === 'foreign' ? 'somebody else' : `the seat of '${(mark as DefinitionMark).from}'`;
+  throw new DiskError(
+    'exists',
+    `${uri} has a domain with the UUID of seat '${seat.name}', made by ${other}`,
+    {
+      path: seat.definition,
+      detail: { fix: 'two copies of one lab need two names (lab: NAME)' },
+    },
+  );
+}
+
+/** virtlogd, who writes the log, would make it for the superuser's eyes only. */
+function touch(path: string): void {
+  try {
+    closeSync(openSync(path, 'a', 0o644));
+  } catch {
+    // Somebody else's: libvirt can write it, and whether we can read it will be seen.
+  }
+}
+
+/** What changes when a log is written to; 'used': nothing where it is empty. */
+function logFacts(path: string, when?: 'used'): string {
+  try {
+    const { size, mtimeMs, ino } = statSync(path);
+    return when === 'used' && size === 0 ? '' : `${ino} ${size} ${mtimeMs}`;
+  } catch {
+    return '';
+  }
+}
+
+function failed(seat: Seat, what: string, cause: unknown): DiskError {
+  if (!isDiskError(cause)) throw cause;
+  const place = { path: seat.disk.path, detail: cause.detail };
+  if (cause.code === 'locked') {
+    return new DiskError(
+      'locked',
+      `Seat '${seat.name}' cannot ${what}: another program has its disk open`,
+      place,
+    );
+  }
+  const fix =
+    cause.code === 'denied'
+      ? { fix: `'cowherd doctor ${seat.disk.path}' says what keeps QEMU from its files` }
+      : {};
+  return new DiskError(cause.code, `Seat '${seat.name}' cannot ${what}: ${cause.message}`, {
+    ...place,
+    detail: { ...cause.detail, ...fix },
+  });
+}
+
+function unreachable(uri: string, cause: unknown): DiskError {
+  if (!isDiskError(cause)) throw cause;
+  const missing = /ENOENT/.test(cause.message);
+  return new DiskError(
+    'unsupported',
+    missing
+      ? "No virsh was found, so libvirt cannot be reached. Install it ('apt install libvirt-clients libvirt-daemon-system', 'dnf install libvirt')"
+      : `libvirt does not answer at ${uri}: ${cause.message}`,
+    { path: uri, field: 'runner', detail: cause.detail },
+  );
+}
