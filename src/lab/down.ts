@@ -11,6 +11,7 @@ import { isOurs, type SeatFiles } from './plan.ts';
 import { seatFilesIn } from './prepare.ts';
 import { assertNobodyStandsOn } from './release.ts';
 import type { Runner } from './runner/runner.ts';
+import { extraFiles } from './seat-extras.ts';
 import { removeState } from './state.ts';
 import { removeLeftovers } from './up.ts';
 
@@ -32,8 +33,10 @@ export async function planDown(lab: Lab): Promise<DownPlan> {
   const kept: string[] = [];
   const seats: string[] = [];
   let freed = 0;
+  const extras = extraFiles(lab);
   for (const files of seatFilesIn(lab)) {
     const found = ownFiles(lab, files);
+    for (const { path, ours } of extras.get(files.name) ?? []) (ours ? others : kept).push(path);
     if (found.disk !== undefined) disks.push(found.disk);
     others.push(...found.others);
     kept.push(...found.kept);

@@ -27,6 +27,15 @@ export type Step =
       readonly from: number;
       readonly to: number;
     }
+  | { readonly do: 'seed'; readonly seat: string; readonly path: string; readonly change: 'new' | 'rewrite' }
+  /** An extra disk, empty. */
+  | {
+      readonly do: 'add';
+      readonly seat: string;
+      readonly path: string;
+      readonly disk: string;
+      readonly size: number;
+    }
   /** The runner learns its definition. */
   | { readonly do: 'register'; readonly seat: string }
   | { readonly do: 'remove'; readonly seat: string; readonly paths: readonly string[] }

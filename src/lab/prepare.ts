@@ -17,6 +17,7 @@ import { wholeMessage } from './messages.ts';
 import { nameExists, readImageHead } from './overlay.ts';
 import { makePlan, type Plan, type PlanInput, type Problem, type SeatFiles, type Step } from './plan.ts';
 import type { Runner } from './runner/runner.ts';
+import { planExtras } from './seat-extras.ts';
 import type { LabState } from './state.ts';
 
 /** What `up` found and would do. */
@@ -73,8 +74,9 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
     guard: guardNeeds(hold).map((need): Step => ({ do: 'guard', ...need })),
     state: { path: lab.statePath, before: state, after },
   });
-  const problems = [...changedMaster(lab, plan, content), ...plan.problems];
-  const steps = [...plan.steps, ...(await registrations(lab, plan, options.runner))];
+  const extras = planExtras(lab);
+  const problems = [...changedMaster(lab, plan, content), ...plan.problems, ...extras.problems];
+  const steps = [...plan.steps, ...extras.steps, ...(await registrations(lab, plan, options.runner))];
   return { lab, master, content, hold, after, plan: { ...plan, steps, problems } };
 }
 

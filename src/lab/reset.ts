@@ -8,6 +8,7 @@ import { nameExists, readImageHead } from './overlay.ts';
 import { foreignDisk, isOurs } from './plan.ts';
 import { assertNobodyStandsOn } from './release.ts';
 import type { Runner } from './runner/runner.ts';
+import { renewExtras } from './seat-extras.ts';
 import { writeState } from './state.ts';
 import { overlayKind, removeLeftovers } from './up.ts';
 import { assertMasterUnchanged } from './verify.ts';
@@ -72,6 +73,7 @@ export async function resetSeats(
     onProgress: options.onProgress,
     signal: options.signal,
   });
+  await renewExtras(lab, names, { beforePlacing: holdDisks, signal: options.signal });
   return { seats: names, freed };
 }
 

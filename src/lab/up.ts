@@ -15,6 +15,7 @@ import { removeStaleLock } from './pool-lock.ts';
 import { otherContent, type Prepared } from './prepare.ts';
 import { assertNobodyStandsOn, isInUse } from './release.ts';
 import type { Runner } from './runner/runner.ts';
+import { extraFiles, makeExtras } from './seat-extras.ts';
 import { type LabState, writeState } from './state.ts';
 
 export interface ApplyOptions {
@@ -69,6 +70,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   writeState(lab.pool, during);
   const warnings = [...(await takeHold(hold))];
   const created = await createDisks(prepared, options);
+  await makeExtras(lab, plan.steps, { renewed: new Set(created), signal: options.signal });
   for (const step of plan.steps) {
     if (step.do === 'relink') await relink(step.path, step.to, prepared.master.format);
     if (step.do === 'grow') await grow(step.path, step.to);
@@ -84,7 +86,12 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
     ),
   );
   for (const seat of removed) await options.runner.undefine(seat);
-  for (const path of removals.flatMap((step) => step.paths)) rmSync(path, { force: true });
+  const extras = extraFiles(lab);
+  const doomed = removals.flatMap((step) => [
+    ...step.paths,
+    ...(extras.get(step.seat) ?? []).flatMap((one) => (one.ours ? [one.path] : [])),
+  ]);
+  for (const path of doomed) rmSync(path, { force: true });
   if (during !== after) writeState(lab.pool, after);
   return { created, defined: definitions.length, removed: removals.map((step) => step.seat), warnings };
 }

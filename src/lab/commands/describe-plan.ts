@@ -26,6 +26,21 @@ export function describePlan(plan: Plan, context: CliContext): readonly string[]
     },
     {
       mark: c.green('+'),
+      word: 'extra disk',
+      pick: (step) => (step.do === 'add' ? step.seat : undefined),
+    },
+    {
+      mark: c.green('+'),
+      word: 'seed',
+      pick: (step) => (step.do === 'seed' && step.change === 'new' ? step.seat : undefined),
+    },
+    {
+      mark: c.yellow('~'),
+      word: 'changed seed',
+      pick: (step) => (step.do === 'seed' && step.change === 'rewrite' ? step.seat : undefined),
+    },
+    {
+      mark: c.green('+'),
       word: 'domain to define',
       pick: (step) => (step.do === 'register' ? step.seat : undefined),
     },

@@ -30,7 +30,8 @@ export const run: LabCommand = async (input, context) => {
   if (up.length > 0 && !wantsJson(input)) {
     say(context, `${count(up.length, 'seat')} running already: ${describeSeats(up)}`);
   }
-  return boot(down, up, runner, input, context);
+  // Awaited: the runner is given back when this returns.
+  return await boot(down, up, runner, input, context);
 };
 
 /** Seats that are off, and the names of those that are not. */

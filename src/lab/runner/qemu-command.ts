@@ -1,7 +1,7 @@
 import { accessSync, constants, statSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { DiskError } from '../../errors.ts';
-import type { DiskBus, Seat } from '../seat.ts';
+import type { DiskBus, Seat, SeatDisk } from '../seat.ts';
 import type { Accelerator } from './accelerator.ts';
 import type { SeatFiles } from './runtime-dir.ts';
 
@@ -47,7 +47,9 @@ export function qemuArguments(seat: Seat, files: SeatFiles, accelerator: Acceler
     ...['-mon', 'chardev=qmp,mode=control'],
     ...['-chardev', `file,id=serial0,path=${option(seat.serialLog)},append=on`, '-serial', 'chardev:serial0'],
     ...diskArguments(seat),
-    ...(seat.cdrom === undefined ? [] : cdromArguments(seat.cdrom)),
+    ...(seat.disks ?? []).flatMap((disk, i) => extraDiskArguments(disk, i)),
+    ...(seat.cdrom === undefined ? [] : cdromArguments(seat.cdrom, 'cdrom')),
+    ...(seat.seed === undefined ? [] : cdromArguments(seat.seed, 'seed')),
     ...networkArguments(seat),
     ...(seat.graphics === 'vnc'
       ? ['-vga', 'std', '-vnc', `unix:${option(files.vnc)}`]
@@ -66,23 +68,36 @@ const diskDevices: Readonly<Record<DiskBus, readonly string[]>> = {
  * the system has the locks for it. The backing chain is opened by what the image says, with its formats.
  */
 function diskArguments(seat: Seat): string[] {
-  const blockdev = {
-    'node-name': 'disk',
-    driver: seat.disk.format,
-    discard: 'unmap',
-    file: { driver: 'file', filename: seat.disk.path, discard: 'unmap' },
-  };
-  return ['-blockdev', JSON.stringify(blockdev), ...diskDevices[seat.disk.bus]];
+  return ['-blockdev', diskNode(seat.disk, 'disk'), ...diskDevices[seat.disk.bus]];
 }
 
-function cdromArguments(path: string): string[] {
+function diskNode({ path, format }: SeatDisk, name: string): string {
+  return JSON.stringify({
+    'node-name': name,
+    driver: format,
+    discard: 'unmap',
+    file: { driver: 'file', filename: path, discard: 'unmap' },
+  });
+}
+
+function extraDiskArguments(disk: SeatDisk, index: number): string[] {
+  const name = `disk${index + 1}`;
+  const device =
+    disk.bus === 'virtio'
+      ? ['-device', `virtio-blk-pci,drive=${name}`]
+      : ['-device', `ahci,id=ahci-${name}`, '-device', `ide-hd,drive=${name},bus=ahci-${name}.0`];
+  return ['-blockdev', diskNode(disk, name), ...device];
+}
+
+function cdromArguments(path: string, name: 'cdrom' | 'seed'): string[] {
   const blockdev = {
-    'node-name': 'cdrom',
+    'node-name': name,
     driver: 'raw',
     'read-only': true,
     file: { driver: 'file', filename: path },
   };
-  return ['-blockdev', JSON.stringify(blockdev), '-device', 'ide-cd,drive=cdrom,bus=ide.1,bootindex=2'];
+  const place = name === 'cdrom' ? 'unit=0,bootindex=2' : 'unit=1';
+  return ['-blockdev', JSON.stringify(blockdev), '-device', `ide-cd,drive=${name},bus=ide.1,${place}`];
 }
 
 function networkArguments(seat: Seat): string[] {

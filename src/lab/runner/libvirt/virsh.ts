@@ -31,6 +31,7 @@ export class Virsh implements AsyncDisposable {
   readonly #waiting: Waiting[] = [];
   #child: ChildProcessWithoutNullStreams | undefined;
   #ended: Promise<void> = Promise.resolve();
+  #disposed = false;
   #out = '';
   #err = '';
 
@@ -47,6 +48,10 @@ export class Virsh implements AsyncDisposable {
     const line = words.map(quoted).join(' ');
     const mark = `cowherd-${randomUUID()}`;
     return new Promise((resolve, reject) => {
+      if (this.#disposed) {
+        reject(new DiskError('aborted', `The connection to ${this.uri} was given back`));
+        return;
+      }
       if (/[\r\n\0]/.test(line)) {
         const message = `${JSON.stringify(words.at(-1))} cannot be said to virsh`;
         reject(new DiskError('bad-argument', message));
@@ -59,6 +64,7 @@ export class Virsh implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#disposed = true;
     const child = this.#child;
     if (!child) return;
     child.stdin.end();

@@ -1,0 +1,173 @@
+import { randomUUID } from 'node:crypto';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { DiskError } from '../errors.ts';
+import { ExtensionType } from '../formats/qcow2/constants.ts';
+import { encodeNewImage } from '../formats/qcow2/create.ts';
+import { asSystemError, errnoOf } from '../platform/errno.ts';
+import { readSmallText } from '../platform/json-file.ts';
+import { extraDiskPath, type Lab, seatPaths } from './lab.ts';
+import { encodeProvenance, readImageHead } from './overlay.ts';
+import { type FileJob, type PlaceOptions, placeFiles } from './place-files.ts';
+import { foreignDisk, isOurs, type Problem, type Step } from './plan.ts';
+import type { Seat } from './seat.ts';
+import { encodeSeed, type SeedMark, seedMark } from './seed/nocloud.ts';
+
+/*
+ * What a seat has besides its disk: a seed image, and disks that are empty at first. Each says itself whose it is.
+ */
+
+/** A seed of more than this many bytes is somebody else's image. */
+const largestSeed = 16 * 1024 * 1024;
+const largestUserData = 1024 * 1024;
+
+/** What `up` has to do for them. */
+export function planExtras(lab: Lab): {
+  readonly steps: readonly Step[];
+  readonly problems: readonly Problem[];
+} {
+  const steps: Step[] = [];
+  const problems: Problem[] = [];
+  const foreign = (seat: string, path: string, what: string) =>
+    problems.push({ seat, path, what, fix: 'move it away, or call the seat otherwise' });
+  const encode = seedEncoder(lab);
+  for (const seat of lab.seats.keys()) {
+    if (encode) {
+      const path = seatPaths(lab.pool, seat).seed;
+      const found = readSeed(path);
+      if (found === undefined) steps.push({ do: 'seed', seat, path, change: 'new' });
+      else if (!isSeedOf(found.mark, lab, seat))
+        foreign(seat, path, 'a file that Cowherd did not make is in the place of its seed');
+      else if (!sameBytes(found.bytes, encode(seat, found.mark.instance)))
+        steps.push({ do: 'seed', seat, path, change: 'rewrite' });
+    }
+    for (const { name, size } of lab.spec.disks) {
+      const path = extraDiskPath(lab.pool, seat, name);
+      const head = readImageHead(path);
+      if (head === undefined) steps.push({ do: 'add', seat, path, disk: name, size });
+      else if (!isOurs(head, lab.name, seat)) foreign(seat, path, foreignDisk(head));
+      else if (head.size! < size) steps.push({ do: 'grow', seat, path, from: head.size!, to: size });
+    }
+  }
+  return { steps, problems };
+}
+
+export interface MakeExtrasOptions extends Omit<PlaceOptions, 'replace'> {
+  /** Seats whose disk is new: their seed gets another instance-id. */
+  readonly renewed: ReadonlySet<string>;
+}
+
+/** Makes what `steps` ask for. A seed that is written again stays the same instance, unless the disk is new. */
+export async function makeExtras(
+  lab: Lab,
+  steps: readonly Step[],
+  options: MakeExtrasOptions,
+): Promise<void> {
+  const encode = seedEncoder(lab);
+  const stale = encode ? [...options.renewed] : [];
+  const seeds = new Set([...stale, ...steps.flatMap((step) => (step.do === 'seed' ? [step.seat] : []))]);
+  const jobs: FileJob[] = [...seeds].map((seat) => {
+    const path = seatPaths(lab.pool, seat).seed;
+    const before = options.renewed.has(seat) ? undefined : readSeed(path)?.mark?.instance;
+    return { path, content: () => encode!(seat, before ?? `iid-${randomUUID()}`) };
+  });
+  await placeFiles(jobs, { ...options, replace: true });
+  const disks = steps.flatMap((step) =>
+    step.do === 'add' ? [diskJob(lab, step.seat, step.path, step.size)] : [],
+  );
+  await placeFiles(disks, { ...options, replace: false });
+}
+
+/** Makes the extra disks of seats empty again, and their seeds those of another instance. */
+export async function renewExtras(
+  lab: Lab,
+  seats: readonly string[],
+  options: Omit<PlaceOptions, 'replace'>,
+): Promise<void> {
+  const disks = seats.flatMap((seat) =>
+    lab.spec.disks.map(({ name, size }) => diskJob(lab, seat, extraDiskPath(lab.pool, seat, name), size)),
+  );
+  await placeFiles(disks, { ...options, replace: true });
+  await makeExtras(lab, [], { renewed: new Set(seats), signal: options.signal });
+}
+
+/** The extra files of every seat that are in the pool, those that the lab file does not ask for any more too. */
+export function extraFiles(lab: Lab): ReadonlyMap<string, readonly { path: string; ours: boolean }[]> {
+  const found = new Map<string, { path: string; ours: boolean }[]>();
+  for (const file of filesIn(lab.pool)) {
+    const seat = /^([^.+][^+]*)\+.+\.qcow2$/.exec(file)?.[1] ?? /^([^.].*)\.seed\.iso$/.exec(file)?.[1];
+    if (seat === undefined || !(lab.seats.has(seat) || lab.unlisted.has(seat))) continue;
+    const path = join(lab.pool, file);
+    const head = file.endsWith('.qcow2') ? readImageHead(path) : undefined;
+    const ours = head ? isOurs(head, lab.name, seat) : isSeedOf(readSeed(path)?.mark, lab, seat);
+    found.set(seat, [...(found.get(seat) ?? []), { path, ours }]);
+  }
+  return found;
+}
+
+function filesIn(folder: string): readonly string[] {
+  try {
+    return readdirSync(folder).sort();
+  } catch (cause) {
+    if (errnoOf(cause) === 'ENOENT') return [];
+    throw asSystemError(cause, 'look into', folder);
+  }
+}
+
+function seedEncoder(lab: Lab): ((seat: string, instance: string) => Uint8Array) | undefined {
+  const { seed: spec } = lab.spec;
+  if (spec === undefined) return undefined;
+  const file = spec['user-data'];
+  const extra = file === undefined ? undefined : readSmallText(file, largestUserData);
+  if (file !== undefined && extra === undefined) {
+    throw lab.spec.mistake(
+      ['seed', 'user-data'],
+      `there is no file '${file}'`,
+      'paths are relative to the lab file',
+    );
+  }
+  const order = new Map([...lab.seats.keys()].map((name, index) => [name, index]));
+  return (name, instance) => {
+    const { uuid, mac }: Seat = lab.seats.get(name)!;
+    try {
+      return encodeSeed(
+        { lab: lab.name, name, uuid, mac, index: order.get(name)! },
+        { spec, instance, extra },
+      );
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error;
+      const place = error.field?.startsWith('seed.') ? error.field.split('.') : ['seed', 'user-data'];
+      const { fix } = error.detail;
+      throw lab.spec.mistake(place, error.message, typeof fix === 'string' ? fix : undefined);
+    }
+  };
+}
+
+function readSeed(path: string): { readonly bytes: Uint8Array; readonly mark?: SeedMark } | undefined {
+  try {
+    if (statSync(path).size > largestSeed) return { bytes: new Uint8Array() };
+    const bytes = readFileSync(path);
+    return { bytes, mark: seedMark(bytes) };
+  } catch (cause) {
+    if (errnoOf(cause) === 'ENOENT') return undefined;
+    throw asSystemError(cause, 'read', path);
+  }
+}
+
+function isSeedOf(mark: SeedMark | undefined, lab: Lab, seat: string): mark is SeedMark {
+  return mark?.lab === lab.name && mark.seat === seat;
+}
+
+function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return Buffer.compare(a, b) === 0;
+}
+
+function diskJob(lab: Lab, seat: string, path: string, size: number): FileJob {
+  const data = encodeProvenance({ v: 1, lab: lab.name, seat, master: 'none' });
+  const content = () => {
+    const image = encodeNewImage(size, {}, { extensions: [{ type: ExtensionType.provenance, data }] });
+    if (image.encodedSize === image.size) return image.bytes;
+    throw new DiskError('unsupported', `Disks of ${size} bytes are not supported`, { field: 'size' });
+  };
+  return { path, content };
+}
