@@ -1,2 +1,2 @@
 #!/usr/bin/env node
-import '../dist/programs/cow-img.mjs';
+require('../dist/programs/launch.cjs').run('cow-img');

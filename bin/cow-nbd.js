@@ -1,2 +1,2 @@
 #!/usr/bin/env node
-import '../dist/programs/cow-nbd.mjs';
+require('../dist/programs/launch.cjs').run('cow-nbd');

@@ -1,2 +1,2 @@
 #!/usr/bin/env node
-import '../dist/programs/cowherd.mjs';
+require('../dist/programs/launch.cjs').run('cowherd');

@@ -58,7 +58,7 @@ function newest(folder) {
 
 /** Builds dist/ when a source is newer than it. */
 export function buildWhenNeeded() {
-  const built = join(root, 'dist/programs/cowherd.mjs');
+  const built = join(root, 'dist/programs/cowherd.cjs');
   if (
     existsSync(built) &&
     statSync(built).mtimeMs >= Math.max(newest(join(root, 'src')), newest(join(root, 'scripts')))

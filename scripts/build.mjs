@@ -1,14 +1,33 @@
 // Builds dist/: types and ESM modules by tsc, and one bundle a program by esbuild.
 // `node scripts/build.mjs --programs [DIR]` makes only the bundles (fast), into DIR.
 import { spawnSync } from 'node:child_process';
-import { rmSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const args = process.argv.slice(2);
 const onlyPrograms = args[0] === '--programs';
-const programs = onlyPrograms && args[1] ? args[1] : join(root, 'dist/programs');
+const folder = onlyPrograms && args[1] ? args[1] : join(root, 'dist/programs');
+
+/** A program, its source, and what it is run with to learn which of its code a start needs. */
+const programs = {
+  cowherd: { source: 'src/lab/main.ts', warmUp: ['--help', '--', 'schema'] },
+  'cow-img': {
+    source: 'src/cli/main.ts',
+    warmUp: [
+      ...['create', '-q', '-f', 'qcow2', 'master.qcow2', '1M', '--'],
+      ...['create', '-q', '-f', 'qcow2', '-b', 'master.qcow2', '-F', 'qcow2', 'seat.qcow2', '--'],
+      ...['info', '--backing-chain', 'seat.qcow2', '--', 'info', '--output', 'json', 'seat.qcow2', '--'],
+      ...['convert', '-O', 'qcow2', 'seat.qcow2', 'copy.qcow2', '--', 'check', 'copy.qcow2'],
+    ],
+  },
+  'cow-nbd': { source: 'src/nbd/main.ts', warmUp: ['--version'] },
+};
+
+/** Code of worker threads: NAME is found as `NAME.cjs` beside the bundles, its source as a module beside others in dist/. */
+const threads = {};
 
 if (!onlyPrograms) {
   rmSync(join(root, 'dist'), { recursive: true, force: true });
@@ -20,25 +39,54 @@ if (!onlyPrograms) {
   if (tsc.status !== 0) process.exit(tsc.status ?? 1);
 }
 
+mkdirSync(folder, { recursive: true });
 const { build } = await import('esbuild');
 await build({
   absWorkingDir: root,
   entryPoints: {
-    cowherd: 'src/lab/main.ts',
-    'cow-img': 'src/cli/main.ts',
-    'cow-nbd': 'src/nbd/main.ts',
+    ...Object.fromEntries(Object.entries(programs).map(([name, { source }]) => [`${name}.bundle`, source])),
+    ...threads,
   },
-  outdir: programs,
-  outExtension: { '.js': '.mjs' },
+  outdir: folder,
+  outExtension: { '.js': '.cjs' },
   bundle: true,
-  splitting: true,
   platform: 'node',
-  format: 'esm',
+  format: 'cjs',
   target: 'node20',
   // Found at run time beside the package: native code, and code that reads a file beside itself.
   external: ['koffi', '@bokuweb/zstd-wasm'],
-  banner: {
-    js: "import { createRequire as __createRequire } from 'node:module';const require = __createRequire(import.meta.url);",
-  },
+  define: { 'import.meta.url': '__moduleUrl' },
+  banner: { js: "const __moduleUrl = require('node:url').pathToFileURL(__filename).href;" },
+  // V8 reads a file of one byte a character fastest, and the launcher as such.
+  charset: 'ascii',
   logLevel: 'warning',
 });
+
+copyFileSync(join(root, 'scripts/launch.cjs'), join(folder, 'launch.cjs'));
+for (const name of Object.keys(programs)) {
+  writeFileSync(
+    join(folder, `${name}.cjs`),
+    `#!/usr/bin/env node\nrequire('./launch.cjs').run('${name}');\n`,
+    {
+      mode: 0o755,
+    },
+  );
+}
+if (!onlyPrograms) keepCompiledCode();
+
+/** Runs each program once and keeps what V8 compiled. A failure costs speed only, but says that a program is broken. */
+function keepCompiledCode() {
+  const scratch = mkdtempSync(join(tmpdir(), 'cowherd-build-'));
+  for (const [name, { warmUp }] of Object.entries(programs)) {
+    const maker = join(root, 'scripts/code-cache.cjs');
+    const made = spawnSync(process.execPath, [maker, folder, name, ...warmUp], {
+      cwd: scratch,
+      stdio: ['ignore', 'inherit', 'inherit'],
+    });
+    if (made.status !== 0) {
+      console.error(`${name} does not run`);
+      process.exitCode = 1;
+    }
+  }
+  rmSync(scratch, { recursive: true, force: true });
+}

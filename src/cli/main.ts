@@ -16,4 +16,5 @@
 import { cowImg } from './cow-img.ts';
 import { processContext } from './process-context.ts';
 
-process.exitCode = await cowImg(process.argv.slice(2), processContext('cow-img'));
+/** Runs the program with these arguments; gives its exit code. */
+export const main = (args: readonly string[]): Promise<number> => cowImg(args, processContext('cow-img'));

@@ -2,4 +2,5 @@
 import { processContext } from '../cli/process-context.ts';
 import { cowherd } from './cowherd.ts';
 
-process.exitCode = await cowherd(process.argv.slice(2), processContext('cowherd'));
+/** Runs the program with these arguments; gives its exit code. */
+export const main = (args: readonly string[]): Promise<number> => cowherd(args, processContext('cowherd'));

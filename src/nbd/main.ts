@@ -2,4 +2,5 @@
 import { processContext } from '../cli/process-context.ts';
 import { cowNbd } from './cow-nbd.ts';
 
-process.exitCode = await cowNbd(process.argv.slice(2), processContext('cow-nbd'));
+/** Runs the program with these arguments; gives its exit code. */
+export const main = (args: readonly string[]): Promise<number> => cowNbd(args, processContext('cow-nbd'));

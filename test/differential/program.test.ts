@@ -75,7 +75,7 @@ describe.skipIf(!have('qemu-img'))('started as qemu-img', () => {
   });
 
   it('says its own name in messages', async () => {
-    await mustRun('ln', ['-sf', join(place.path, 'bin/cow-img.mjs'), place.file('cow-img')]);
+    await mustRun('ln', ['-sf', join(place.path, 'bin/cow-img.cjs'), place.file('cow-img')]);
     const { stderr } = await run(process.execPath, [place.file('cow-img'), 'nonesuch']);
     expect(stderr).toBe("cow-img: Command not found: nonesuch\nTry 'cow-img --help' for more information\n");
   });

@@ -12,7 +12,7 @@ export async function buildProgram(bench: LabBench): Promise<string> {
   const bin = bench.path('bin');
   await mustRun(process.execPath, [join(root, 'scripts/build.mjs'), '--programs', bin], { cwd: root });
   symlinkSync(join(root, 'node_modules'), bench.path('node_modules'));
-  return join(bin, 'cowherd.mjs');
+  return join(bin, 'cowherd.cjs');
 }
 
 export interface Ended {

@@ -18,6 +18,6 @@ export async function builtProgram(
     cwd: root,
   });
   symlinkSync(join(root, 'node_modules'), join(directory, 'node_modules'));
-  symlinkSync(join(directory, 'bin', `${program}.mjs`), join(directory, name));
+  symlinkSync(join(directory, 'bin', `${program}.cjs`), join(directory, name));
   return [process.execPath, join(directory, name)];
 }
