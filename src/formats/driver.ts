@@ -24,8 +24,13 @@ export type Place =
       readonly source?: ByteSource;
       readonly at?: number;
     }
-  /** This layer is silent: ask the backing image; without one, zeroes. */
-  | { readonly kind: 'hole' };
+  | {
+      /** This layer is silent: ask the backing image; without one, zeroes. */
+      readonly kind: 'hole';
+      /** Set where host space waits for it (a subcluster in a cluster of which others hold data). */
+      readonly source?: ByteSource;
+      readonly at?: number;
+    };
 
 /** A stretch of guest bytes of one kind. `offset` and `length` are guest bytes. */
 export type Run = { readonly offset: number; readonly length: number } & Place;

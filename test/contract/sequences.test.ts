@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { isWritable } from '../../src/formats/driver.ts';
+import { isWritable, unitOf } from '../../src/formats/driver.ts';
 import type { Image } from '../../src/image/image.ts';
 import { expectQemuAgrees } from './judge.ts';
 import { expectSame, expectTrueRuns, pattern, readAll } from './model.ts';
@@ -133,9 +133,10 @@ async function pack(
   stamp: number,
 ): Promise<Uint8Array> {
   if (!subject.driver.canPack || !isWritable(image.layer) || !image.layer.pack) return model;
-  const { grain } = image.layer;
-  const start = offset - (offset % grain);
-  const unit = pattern(Math.min(grain, model.length - start), stamp);
+  if (subject.options.data_file !== undefined) return model;
+  const unitBytes = unitOf(image.layer);
+  const start = offset - (offset % unitBytes);
+  const unit = pattern(Math.min(unitBytes, model.length - start), stamp);
   unit.fill(stamp, 0, unit.length >> (stamp % 3));
   await image.writePacked(start, unit);
   model.set(unit, start);

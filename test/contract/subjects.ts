@@ -39,6 +39,12 @@ const variants: Readonly<Record<string, readonly OptionValues[]>> = {
     { compat: '0.10', cluster_size: 1024 },
     { lazy_refcounts: true, cluster_size: 8192 },
     { preallocation: 'metadata', refcount_bits: 64 },
+    { compression_type: 'zstd', cluster_size: 32768 },
+    { data_file: 'guest data', cluster_size: 4096 },
+    { data_file: 'guest data', data_file_raw: true },
+    { data_file: 'guest data', extended_l2: true, cluster_size: 16384 },
+    { extended_l2: true, cluster_size: 16384 },
+    { extended_l2: true, lazy_refcounts: true, compression_type: 'zstd' },
   ],
   vpc: [{ subformat: 'fixed' }],
   // A stream is written once, and packed: src/formats/vmdk/stream.test.ts.
@@ -69,7 +75,8 @@ export const subjects: readonly Subject[] = formats
 
 /** Subjects that need no other file than their own. */
 export const singles = subjects.filter(
-  ({ options: { subformat } }) => !/Flat|twoGb/.test(String(subformat ?? '')),
+  ({ options: { data_file, subformat } }) =>
+    data_file === undefined && !/Flat|twoGb/.test(String(subformat ?? '')),
 );
 
 /** Subjects that can stand on a backing image. */
@@ -77,6 +84,7 @@ export const overlays = subjects.filter(
   ({ driver, options }) =>
     driver.createOptions.some(({ name }) => name === 'backing_file') &&
     (options.preallocation ?? 'off') === 'off' &&
+    options.data_file_raw !== true &&
     !String(options.subformat ?? '').endsWith('Flat'),
 );
 

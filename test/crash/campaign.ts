@@ -1,4 +1,4 @@
-import type { FormatDriver } from '../../src/formats/driver.ts';
+import { type FormatDriver, unitOf } from '../../src/formats/driver.ts';
 import { listSnapshots } from '../../src/operations/snapshot.ts';
 import { abilitiesOf } from './abilities.ts';
 import { drawScenario, type Subject } from './draw-scenario.ts';
@@ -127,8 +127,9 @@ async function judgeSecondCut(
   const { format } = recorded.scenario;
   const shape = {
     size: session.image.size,
-    grain: session.image.layer.grain,
+    grain: unitOf(session.image.layer),
     format,
+    dataFile: recorded.scenario.options.data_file !== undefined,
     backingSize: 0,
     maxSize: 4 * 1024 * 1024,
   };

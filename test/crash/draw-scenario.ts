@@ -1,6 +1,6 @@
 import { drawOperations } from './operations.ts';
 import type { Random } from './random.ts';
-import type { BackingPlan, Scenario } from './session.ts';
+import { type BackingPlan, fileNames, type Scenario } from './session.ts';
 
 const KiB = 1024;
 const MiB = 1024 * KiB;
@@ -101,6 +101,37 @@ export const subjects: readonly Subject[] = [
       };
     },
   },
+  {
+    name: 'qcow2 with subclusters',
+    share: 2,
+    draw: (random) => {
+      const { clusterSize, size } = drawGeometry(random, 16 * KiB);
+      const drawn = { ...drawQcow2(random, clusterSize), ...drawModern(random), extended_l2: true };
+      const chain = random.chance(0.5) ? drawChain(random, size) : {};
+      const options =
+        !('backing' in chain) || random.chance(0.2) ? drawn : { ...drawn, preallocation: undefined };
+      return { format: 'qcow2', size, options, grain: clusterSize, ...chain };
+    },
+  },
+  {
+    name: 'qcow2 with a data file',
+    share: 2,
+    draw: (random) => {
+      const extended = random.chance(0.3);
+      const { clusterSize, size } = drawGeometry(random, extended ? 16 * KiB : 512);
+      const raw = random.chance(0.4);
+      const chain = !raw && random.chance(0.4) ? drawChain(random, size) : {};
+      const drawn = { ...drawQcow2(random, clusterSize), ...drawModern(random) };
+      const options = {
+        ...drawn,
+        extended_l2: extended,
+        data_file: fileNames.data,
+        data_file_raw: raw,
+        preallocation: 'backing' in chain ? undefined : drawn.preallocation,
+      };
+      return { format: 'qcow2', size, options, grain: clusterSize, ...chain };
+    },
+  },
 ];
 
 /** An image of the subject and what is done to it. */
@@ -112,6 +143,7 @@ export function drawScenario(random: Random, subject: Subject, operationCount: n
       size: image.size,
       grain,
       format: image.format,
+      dataFile: image.options.data_file !== undefined,
       backingSize: image.backing?.size ?? 0,
       maxSize: 4 * MiB,
     },
@@ -121,8 +153,8 @@ export function drawScenario(random: Random, subject: Subject, operationCount: n
 }
 
 /** Sizes small enough to be read whole for every state, and large enough to need several tables. */
-function drawGeometry(random: Random): { clusterSize: number; size: number } {
-  const clusterSize = random.weighted([
+function drawGeometry(random: Random, least = 512): { clusterSize: number; size: number } {
+  const drawn = random.weighted([
     [24, 512],
     [12, 1 * KiB],
     [8, 2 * KiB],
@@ -132,6 +164,7 @@ function drawGeometry(random: Random): { clusterSize: number; size: number } {
     // Its tables have 262,144 entries: a state takes a hundred times longer.
     [1, 2 * MiB],
   ]);
+  const clusterSize = Math.max(drawn, least);
   const limit = clusterSize === 512 && random.chance(0.3) ? 3 * MiB : clusterSize < 64 * KiB ? MiB : 2 * MiB;
   const size = clusterSize === 2 * MiB ? 4 * MiB : random.between(16, limit / 512) * 512;
   return { clusterSize, size };
@@ -154,6 +187,15 @@ function drawQcow2(
       [1, 'falloc'],
       [1, 'full'],
     ]),
+  };
+}
+
+/** What only version 3 has. */
+function drawModern(random: Random): Record<string, string | number> {
+  return {
+    compat: '1.1',
+    refcount_bits: random.pick([1, 16, 16, 64]),
+    compression_type: random.pick(['zlib', 'zstd']),
   };
 }
 

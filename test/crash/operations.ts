@@ -42,6 +42,8 @@ export interface Shape {
   readonly size: number;
   readonly grain: number;
   readonly format: string;
+  /** Guest data lies in a file of its own: no snapshots, nothing packed. */
+  readonly dataFile: boolean;
   readonly backingSize: number;
   /** Guest bytes that a drawn resize may not go past. */
   readonly maxSize: number;
@@ -168,7 +170,7 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
   snapshot: {
     weight: 6,
     draw: (random, shape) =>
-      abilitiesOf(shape.format).snapshots
+      abilitiesOf(shape.format).snapshots && !shape.dataFile
         ? {
             kind: 'snapshot',
             action: random.weighted([
@@ -185,8 +187,8 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
   // What `convert -c` and a compressing writer do, also over what is there.
   pack: {
     weight: 6,
-    draw(random, { format, size, grain }) {
-      if (!abilitiesOf(format).packs) return undefined;
+    draw(random, { format, dataFile, size, grain }) {
+      if (!abilitiesOf(format).packs || dataFile) return undefined;
       const at = random.below(Math.ceil(size / grain)) * grain;
       return { kind: 'pack', at, length: grain, stamp: random.word() };
     },

@@ -2,6 +2,7 @@ import type { FormatDriver, OptionValues } from '../../src/formats/driver.ts';
 import type { Image } from '../../src/image/image.ts';
 import { createImage, openImage } from '../../src/image/open.ts';
 import { registerZlibCodec } from '../../src/platform/zlib-codec.ts';
+import { registerZstdCodec } from '../../src/platform/zstd-codec.ts';
 import type { ByteSource } from '../../src/storage/store.ts';
 import { GuestModel } from './guest-model.ts';
 import { type Operation, operationKinds } from './operations.ts';
@@ -10,6 +11,7 @@ import { SparseBytes } from './sparse-bytes.ts';
 import { SparseStore } from './sparse-store.ts';
 
 registerZlibCodec();
+registerZstdCodec();
 
 /** A file that lies under the image: written only by a commit. */
 export interface BackingPlan {
@@ -34,8 +36,8 @@ export interface Scenario {
 /** What every secret is, for formats that ask for one. */
 const passphrase = new TextEncoder().encode('secret');
 
-/** The names of the files of a scenario, as the image refers to them; a format may make more (extents, a data file). */
-export const fileNames = { image: 'image', backing: 'backing', other: 'other' } as const;
+/** The names of the files of a scenario, as the image refers to them; a format may make more (extents). */
+export const fileNames = { image: 'image', backing: 'backing', other: 'other', data: 'data' } as const;
 
 export interface Surroundings {
   readonly scenario: Scenario;

@@ -2,7 +2,7 @@ import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import { type ByteStore, hostFileOf } from '../../storage/store.ts';
 import type { CreateContext, OptionValues } from '../driver.ts';
-import { maxL1Bytes } from './constants.ts';
+import { entryBytes, extendedEntryBytes, maxL1Bytes } from './constants.ts';
 import type { HeaderExtension } from './extensions.ts';
 import { encodeHeader, newHeader } from './header-encode.ts';
 import { openForWriting } from './open.ts';
@@ -32,12 +32,10 @@ export function encodeNewImage(
   const backingFile = context.backing?.path ?? stringOf(values.backing_file);
   const backingFormat = context.backing?.format ?? stringOf(values.backing_fmt);
   const options = parseCreateOptions(values, backingFile !== undefined);
-  if (options.extendedL2) {
-    throw new DiskError('unsupported', 'Extended L2 entries are not supported', { field: 'extended_l2' });
-  }
   const { clusterSize } = options;
   const guestSize = alignUp(size, 512);
-  const l1Size = Math.ceil(guestSize / (clusterSize * (clusterSize / 8)));
+  const l2Entries = clusterSize / (options.extendedL2 ? extendedEntryBytes : entryBytes);
+  const l1Size = Math.ceil(guestSize / (clusterSize * l2Entries));
   if (!Number.isSafeInteger(guestSize) || size < 0 || l1Size * 8 > maxL1Bytes) {
     const message = "The image size is too large for file format 'qcow2' (try using a larger cluster size)";
     throw new DiskError('out-of-range', message, { field: 'size', detail: { size, errno: 'EFBIG' } });

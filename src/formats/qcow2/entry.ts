@@ -1,7 +1,17 @@
 import { highCompressed, highCopied, highOffsetMask, lowOffsetMask, lowZero, two32 } from './constants.ts';
 
-/** What a standard L2 entry says of its cluster (section "L2 table entry"). */
-export const EntryKind = { hole: 0, data: 1, zero: 2, zeroAllocated: 3, packed: 4 } as const;
+/**
+ * What an L2 entry says of its cluster (section "L2 table entry"), or of one subcluster; only a subcluster can be a hole
+ * that has host space all the same.
+ */
+export const EntryKind = {
+  hole: 0,
+  data: 1,
+  zero: 2,
+  zeroAllocated: 3,
+  packed: 4,
+  holeAllocated: 5,
+} as const;
 
 /**
  * The kind of the L2 entry whose 32-bit halves are `high` and `low`. In an external data file offset 0 is a cluster as

@@ -1,4 +1,4 @@
-import { entryBytes, Incompatible } from './constants.ts';
+import { entryBytes, Incompatible, subclustersPerCluster } from './constants.ts';
 import {
   clusterSizeOf,
   hasIncompatible,
@@ -24,10 +24,15 @@ export interface Geometry {
   readonly tableEntries: number;
   /** Guest clusters lie in a file of their own, each at its guest offset as QEMU and we place them. */
   readonly externalData: boolean;
+  /** L2 entries tell 32 subclusters of a cluster apart. */
+  readonly extendedL2: boolean;
+  /** The smallest piece that the map tells apart: a subcluster with extended L2 entries, else a cluster. */
+  readonly grain: number;
 }
 
 export function geometryOf(header: Qcow2Header): Geometry {
   const clusterSize = clusterSizeOf(header);
+  const extendedL2 = hasIncompatible(header, Incompatible.extendedL2);
   return {
     version: header.version,
     clusterBits: header.clusterBits,
@@ -39,5 +44,7 @@ export function geometryOf(header: Qcow2Header): Geometry {
     refcountBlockEntries: refcountBlockEntriesOf(header),
     tableEntries: clusterSize / entryBytes,
     externalData: hasIncompatible(header, Incompatible.dataFile),
+    extendedL2,
+    grain: extendedL2 ? clusterSize / subclustersPerCluster : clusterSize,
   };
 }

@@ -43,6 +43,7 @@ export class Qcow2Layer implements Layer, LocateContext {
   readonly data: ByteSource;
   readonly mapping: Mapping;
   readonly grain: number;
+  readonly unit: number;
   mayBeSparse = false;
   readonly #header: Qcow2Header;
   /** Why guest data cannot be read, though the header can (opened for `info` or `check`). */
@@ -60,7 +61,8 @@ export class Qcow2Layer implements Layer, LocateContext {
     this.data = data;
     this.#header = header;
     this.mapping = mapping;
-    this.grain = mapping.geometry.clusterSize;
+    this.grain = mapping.geometry.grain;
+    this.unit = mapping.geometry.clusterSize;
     this.#refusal = refusal;
   }
 
@@ -98,7 +100,7 @@ export class Qcow2Layer implements Layer, LocateContext {
 
   unpack(offset: number, length: number): Promise<Uint8Array> {
     const { compressionType } = this.header;
-    return unpackCluster(this.source, compressionType, this.grain, offset, length);
+    return unpackCluster(this.source, compressionType, this.unit, offset, length);
   }
 
   details(): Promise<LayerDetails> {

@@ -1,9 +1,11 @@
 import type { ByteSource } from '../../storage/store.ts';
 import type { Run } from '../driver.ts';
 import type { Table } from '../mapped/table.ts';
+import { checkEntry, packedOutside } from './check-entry.ts';
+import { subclustersPerCluster } from './constants.ts';
 import { EntryKind, entryKind, entryOffset, packedExtent } from './entry.ts';
-import { corrupt, hex } from './errors.ts';
 import type { Mapping } from './mapping.ts';
+import { allocWord, extendedKind, subclusterKind, subclusterRun, zeroWord } from './subclusters.ts';
 
 /** What a lookup needs beside the map. */
 export interface LocateContext {
@@ -18,7 +20,7 @@ export interface LocateContext {
 
 /**
  * The run that begins at guest byte `offset`: synchronous, or undefined when its table is not resident. Merges
- * clusters of one kind (and, with host space, contiguous there) to the end of the table; where the L1 table
+ * (sub)clusters of one kind (and, with host space, contiguous there) to the end of the table; where the L1 table
  * names none, over all such entries.
  */
 export function locate(context: LocateContext, offset: number, length: number): Run | undefined {
@@ -36,6 +38,7 @@ export function locate(context: LocateContext, offset: number, length: number): 
   if (!table) return undefined;
 
   const tableStart = l1Index * l2Span;
+  if (mapping.geometry.extendedL2) return locateSubclusters(context, table, tableStart, offset, end);
   const first = Math.floor((offset - tableStart) / clusterSize);
   const stop = Math.min(l2Entries, Math.ceil((end - tableStart) / clusterSize));
   const { view } = table;
@@ -43,32 +46,81 @@ export function locate(context: LocateContext, offset: number, length: number): 
   const low = view.getUint32(first * 8 + 4);
   const kind = entryKind(high, low, externalData);
   const skip = offset - tableStart - first * clusterSize;
-
-  if (kind === EntryKind.packed) {
-    if (externalData) throw packedOutside(mapping, table, first);
-    const packed = packedExtent(high, low, mapping.geometry.clusterBits);
-    return {
-      offset,
-      length: Math.min(end - offset, clusterSize - skip),
-      kind: 'packed',
-      unpack: () => context.unpack(packed.offset, packed.length),
-      skip,
-    };
-  }
+  if (kind === EntryKind.packed) return packedRun(context, table, first, offset, end, skip);
   const hostStart = entryOffset(high, low);
   checkEntry(mapping, table, first, kind, hostStart);
   const last = countRun(table, first, stop, kind, hostStart, mapping);
   const runLength = Math.min(end, tableStart + last * clusterSize) - offset;
-  if (kind === EntryKind.hole) return { offset, length: runLength, kind: 'hole' };
-  if (kind === EntryKind.zero) return { offset, length: runLength, kind: 'zero' };
-  const at = hostStart + skip;
-  return kind === EntryKind.zeroAllocated
-    ? { offset, length: runLength, kind: 'zero', source: context.data, at }
-    : { offset, length: runLength, kind: 'data', source: context.data, at, mayBeSparse: context.mayBeSparse };
+  return runOf(context, kind, offset, runLength, hostStart + skip);
+}
+
+function locateSubclusters(
+  context: LocateContext,
+  table: Table,
+  tableStart: number,
+  offset: number,
+  end: number,
+): Run {
+  const { mapping } = context;
+  const { clusterSize, externalData, grain, l2Entries, l2EntryBytes } = mapping.geometry;
+  const within = offset - tableStart;
+  const index = Math.floor(within / clusterSize);
+  const at = index * l2EntryBytes;
+  const { view } = table;
+  const cluster = extendedKind(view.getUint32(at), view.getUint32(at + 4), externalData);
+  if (cluster === EntryKind.packed) {
+    return packedRun(context, table, index, offset, end, within - index * clusterSize);
+  }
+  const first = Math.floor(within / grain);
+  const stop = Math.min(l2Entries * subclustersPerCluster, Math.ceil((end - tableStart) / grain));
+  const zeroes = view.getUint32(at + zeroWord);
+  const allocated = view.getUint32(at + allocWord);
+  const kind = subclusterKind(cluster, zeroes, allocated, first % subclustersPerCluster);
+  const run = subclusterRun(mapping, table, first, stop, kind);
+  const runLength = Math.min(end, tableStart + (first + run.count) * grain) - offset;
+  return runOf(context, kind, offset, runLength, run.at + within - first * grain);
+}
+
+function packedRun(
+  context: LocateContext,
+  table: Table,
+  index: number,
+  offset: number,
+  end: number,
+  skip: number,
+): Run {
+  const { mapping } = context;
+  const { clusterSize, clusterBits, externalData, l2EntryBytes } = mapping.geometry;
+  if (externalData) throw packedOutside(mapping, table, index);
+  const at = index * l2EntryBytes;
+  const packed = packedExtent(table.view.getUint32(at), table.view.getUint32(at + 4), clusterBits);
+  return {
+    offset,
+    length: Math.min(end - offset, clusterSize - skip),
+    kind: 'packed',
+    unpack: () => context.unpack(packed.offset, packed.length),
+    skip,
+  };
+}
+
+function runOf(context: LocateContext, kind: number, offset: number, length: number, at: number): Run {
+  const { data: source, mayBeSparse } = context;
+  switch (kind) {
+    case EntryKind.hole:
+      return { offset, length, kind: 'hole' };
+    case EntryKind.holeAllocated:
+      return { offset, length, kind: 'hole', source, at };
+    case EntryKind.zero:
+      return { offset, length, kind: 'zero' };
+    case EntryKind.zeroAllocated:
+      return { offset, length, kind: 'zero', source, at };
+    default:
+      return { offset, length, kind: 'data', source, at, mayBeSparse };
+  }
 }
 
 /** The index after the last entry that goes on as `first` began. */
-export function countRun(
+function countRun(
   table: Table,
   first: number,
   stop: number,
@@ -90,31 +142,4 @@ export function countRun(
     if (entryOffset(high, low) !== host) break;
   }
   return index;
-}
-
-/** Packed clusters share sectors, which no offset of a guest cluster in a data file can say. */
-export function packedOutside(mapping: Mapping, table: Table, index: number): Error {
-  const where = `(L2 offset: ${hex(table.at)}, L2 index: ${hex(index)})`;
-  const message = `Compressed cluster entry found in image with external data file ${where}`;
-  return corrupt(mapping.source.name, 'L2 entry', message, table.at, { l2Index: index });
-}
-
-/** Throws `corrupt` for an entry that QEMU refuses too. */
-export function checkEntry(mapping: Mapping, table: Table, index: number, kind: number, host: number): void {
-  const { clusterSize, version } = mapping.geometry;
-  const isZero = kind === EntryKind.zero || kind === EntryKind.zeroAllocated;
-  if (host % clusterSize === 0 && !(isZero && version < 3)) return;
-  const where = `(L2 offset: ${hex(table.at)}, L2 index: ${hex(index)})`;
-  const detail = { l2Offset: table.at, l2Index: index, value: host };
-  const { name } = mapping.source;
-  if (isZero && version < 3) {
-    throw corrupt(name, 'L2 entry', `Zero cluster entry found in pre-v3 image ${where}`, table.at, detail);
-  }
-  throw corrupt(
-    name,
-    'L2 entry',
-    `Cluster allocation offset ${hex(host)} unaligned ${where}`,
-    table.at,
-    detail,
-  );
 }

@@ -1,13 +1,16 @@
+import { alignUp } from '../../bytes/numbers.ts';
 import type { Table } from '../mapped/table.ts';
+import { checkEntry, packedOutside } from './check-entry.ts';
 import { lowZero } from './constants.ts';
 import { EntryKind, entryKind, entryOffset } from './entry.ts';
 import { flushImage } from './flush.ts';
 import { dropReference } from './free-entry.ts';
-import { checkEntry, packedOutside } from './locate.ts';
+import { markSubclusters } from './mark-subclusters.ts';
+import { extendedKind } from './subclusters.ts';
 import type { Qcow2Writer } from './writer.ts';
 
 /**
- * Makes whole clusters read as zeroes or as the backing image. False: version 2 has no mark for zeroes over a
+ * Makes whole grains read as zeroes or as the backing image. False: version 2 has no mark for zeroes over a
  * backing file. As in QEMU, a zero mark keeps the clusters' space unless `discard` says otherwise (what was
  * packed has none to keep), and version 2 without a backing file simply drops clusters that are to be zero.
  */
@@ -28,7 +31,10 @@ export async function mark(
   return true;
 }
 
-/** As `mark`, for who holds the mutex; 'zero' needs version 3. */
+/**
+ * As `mark`, for who holds the mutex; 'zero' needs version 3. What reaches the end of the disk reaches the end of its
+ * last cluster.
+ */
 export async function markLocked(
   writer: Qcow2Writer,
   kind: 'zero' | 'hole',
@@ -38,25 +44,27 @@ export async function markLocked(
 ): Promise<void> {
   await writer.prepare();
   const { mapping } = writer;
-  const { clusterSize, l2Entries, externalData } = mapping.geometry;
+  const { clusterSize, l2Span, grain, extendedL2, externalData } = mapping.geometry;
   if (writer.rawData) await clearData(writer, offset, length, discard);
   const given: Given[] = [];
-  const stop = Math.ceil((offset + length) / clusterSize);
-  for (let cluster = Math.floor(offset / clusterSize); cluster < stop; ) {
-    const l1Index = Math.floor(cluster / l2Entries);
+  const end = offset + length;
+  const stop = alignUp(end, end >= writer.header.size ? clusterSize : grain);
+  for (let at = offset; at < stop; ) {
+    const l1Index = Math.floor(at / l2Span);
     if (kind === 'hole' && mapping.l1!.offset(l1Index) === 0) {
-      cluster = mapping.l1!.nextAllocated(l1Index, Math.ceil(stop / l2Entries)) * l2Entries;
+      at = mapping.l1!.nextAllocated(l1Index, Math.ceil(stop / l2Span)) * l2Span;
       continue;
     }
     await writer.relieve();
     const table = await writer.tableForWriting(l1Index);
     try {
-      const first = cluster % l2Entries;
-      const last = Math.min(l2Entries, stop - l1Index * l2Entries);
-      if (externalData && discard) collectGiven(writer, table, first, last, given);
-      if (kind === 'hole') unmapEntries(writer, table, first, last, discard);
-      else zeroEntries(writer, table, first, last, discard);
-      cluster = l1Index * l2Entries + last;
+      const from = at - l1Index * l2Span;
+      const to = Math.min(l2Span, stop - l1Index * l2Span);
+      if (externalData && discard) collectGiven(writer, table, from, to, given);
+      if (extendedL2) await markSubclusters(writer, table, kind, from / grain, to / grain, discard);
+      else if (kind === 'hole') unmapEntries(writer, table, from / grain, to / grain, discard);
+      else zeroEntries(writer, table, from / grain, to / grain, discard);
+      at = l1Index * l2Span + to;
     } finally {
       table.pins--;
     }
@@ -73,19 +81,26 @@ interface Given {
   length: number;
 }
 
-/** Space elsewhere in the data file, as another program may have chosen it, is left alone: it may have other owners. */
-function collectGiven(writer: Qcow2Writer, table: Table, first: number, last: number, given: Given[]): void {
-  const { clusterSize, l2Span } = writer.mapping.geometry;
-  for (let index = first; index < last; index++) {
-    const high = table.view.getUint32(index * 8);
-    const low = table.view.getUint32(index * 8 + 4);
-    const kind = entryKind(high, low, true);
-    const offset = table.index * l2Span + index * clusterSize;
-    if (kind !== EntryKind.data && kind !== EntryKind.zeroAllocated) continue;
-    if (entryOffset(high, low) !== offset) continue;
-    const before = given.at(-1);
-    if (before && before.offset + before.length === offset) before.length += clusterSize;
-    else given.push({ offset, length: clusterSize });
+/**
+ * Notes what an L2 table gives up of bytes [from, to) that it maps. Space elsewhere in the data file, as another program
+ * may have chosen it, is left alone: it may have other owners.
+ */
+function collectGiven(writer: Qcow2Writer, table: Table, from: number, to: number, given: Given[]): void {
+  const { clusterSize, extendedL2, l2Span, l2EntryBytes } = writer.mapping.geometry;
+  for (let at = from; at < to; ) {
+    const index = Math.floor(at / clusterSize);
+    const next = Math.min(to, (index + 1) * clusterSize);
+    const high = table.view.getUint32(index * l2EntryBytes);
+    const low = table.view.getUint32(index * l2EntryBytes + 4);
+    const kind = extendedL2 ? extendedKind(high, low, true) : entryKind(high, low, true);
+    const hasHost = kind === EntryKind.data || kind === EntryKind.zeroAllocated;
+    if (hasHost && entryOffset(high, low) === table.index * l2Span + index * clusterSize) {
+      const offset = table.index * l2Span + at;
+      const before = given.at(-1);
+      if (before && before.offset + before.length === offset) before.length += next - at;
+      else given.push({ offset, length: next - at });
+    }
+    at = next;
   }
 }
 

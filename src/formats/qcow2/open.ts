@@ -84,11 +84,6 @@ function refusalOf(path: string, header: Qcow2Header, context: OpenContext): Dis
     const message = `Encrypted qcow2 images (${method}) are not supported`;
     return unsupported(path, 'crypt_method', message, { method });
   }
-  if (hasIncompatible(header, Incompatible.extendedL2)) {
-    return unsupported(path, 'incompatible_features', 'Extended L2 entries are not supported', {
-      features: 'extended L2 entries',
-    });
-  }
   if (hasIncompatible(header, Incompatible.dataFile) && !context.sibling) {
     const message = 'The image has an external data file, and nothing was given to open it with';
     return unsupported(path, 'incompatible_features', message, { features: 'external data file' });

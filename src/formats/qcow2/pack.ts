@@ -3,6 +3,7 @@ import { packedHigh, packedOffsetLimit } from './entry.ts';
 import { unsupported } from './errors.ts';
 import { dropReference } from './free-entry.ts';
 import { reserve } from './reserve.ts';
+import { zeroWord } from './subclusters.ts';
 import { codecFor } from './unpack.ts';
 import type { Qcow2Writer } from './writer.ts';
 
@@ -43,13 +44,19 @@ function padded(bytes: Uint8Array, length: number): Uint8Array {
   return whole;
 }
 
+/** Subclusters that have space, and those that have none, come one after the other. */
 async function writePlain(writer: Qcow2Writer, offset: number, cluster: Uint8Array): Promise<void> {
-  const place = await reserve(writer, offset, cluster.length);
-  try {
-    await place.store.write(place.at, cluster);
-    place.publish();
-  } finally {
-    await place[Symbol.asyncDispose]();
+  for (let done = 0; done < cluster.length; ) {
+    const place = await reserve(writer, offset + done, cluster.length - done);
+    try {
+      const skip = offset + done - place.offset;
+      const part = cluster.subarray(done, done + place.length - skip);
+      await place.store.write(place.at + skip, part);
+      place.publish();
+      done += part.length;
+    } finally {
+      await place[Symbol.asyncDispose]();
+    }
   }
 }
 
@@ -60,7 +67,7 @@ function writePacked(writer: Qcow2Writer, offset: number, packed: Uint8Array): P
     writer.tracking?.touch(offset, writer.mapping.geometry.clusterSize);
     await writer.relieve();
     const { mapping, store } = writer;
-    const { clusterSize, clusterBits, l2Entries, l2Span } = mapping.geometry;
+    const { clusterSize, clusterBits, extendedL2, l2Entries, l2EntryBytes, l2Span } = mapping.geometry;
     const table = await writer.tableForWriting(Math.floor(offset / l2Span));
     try {
       const at = await allocateBytes(writer, packed.length);
@@ -72,12 +79,13 @@ function writePacked(writer: Qcow2Writer, offset: number, packed: Uint8Array): P
         await releaseBytes(writer, at, packed.length);
         throw error;
       }
-      const index = Math.floor(offset / clusterSize) % l2Entries;
-      mapping.tables.change(table, index * 8, (index + 1) * 8);
+      const entry = (Math.floor(offset / clusterSize) % l2Entries) * l2EntryBytes;
+      mapping.tables.change(table, entry, entry + l2EntryBytes);
       const { view } = table;
-      dropReference(writer, view.getUint32(index * 8), view.getUint32(index * 8 + 4), false);
-      view.setUint32(index * 8, packedHigh(at, packed.length, clusterBits));
-      view.setUint32(index * 8 + 4, at % 0x1_0000_0000);
+      dropReference(writer, view.getUint32(entry), view.getUint32(entry + 4), false);
+      view.setUint32(entry, packedHigh(at, packed.length, clusterBits));
+      view.setUint32(entry + 4, at % 0x1_0000_0000);
+      if (extendedL2) view.setBigUint64(entry + zeroWord, 0n);
       return true;
     } finally {
       table.pins--;

@@ -17,14 +17,15 @@ async function preallocateData(
   const { clusterSize } = writer.mapping.geometry;
   const { data } = writer;
   const end = alignUp(to, clusterSize);
-  if (hostFileOf(data)?.fileKind === 'block') await data.zero(0, Math.min(end, data.size), { punch: false });
-  else {
-    // Nothing but zeroes is in it so far: it is made anew, with its space.
-    await data.resize(0);
+  if (hostFileOf(data)?.fileKind === 'block') {
+    await data.zero(from, Math.min(end, data.size) - from, { punch: false });
+  } else {
+    // Nothing but zeroes is past `from` so far: that part is made anew, with its space.
+    if (data.size > from) await data.resize(from);
     await data.resize(end, { preallocation: mode === 'metadata' ? 'off' : mode, onProgress });
   }
   for (let offset = alignUp(from, clusterSize); offset < to; ) {
-    const place = await reserveLocked(writer, offset, to - offset);
+    const place = await reserveLocked(writer, offset, to - offset, 'space');
     place.publish();
     offset = place.offset + place.length;
     await writer.relieve();
@@ -70,7 +71,7 @@ export async function preallocate(
   let offset = begin;
   try {
     while (offset < to) {
-      const place = await reserveLocked(writer, offset, to - offset);
+      const place = await reserveLocked(writer, offset, to - offset, 'space');
       try {
         if (place.fresh && place.at < firstNew * clusterSize) {
           await store.zero(place.at, place.length, { punch: false });

@@ -6,7 +6,9 @@ import { alignDown, alignUp } from '../../bytes/numbers.ts';
 import type { Image } from '../../image/image.ts';
 import { openImage } from '../../image/open.ts';
 import { registerZlibCodec } from '../../platform/zlib-codec.ts';
+import { registerZstdCodec } from '../../platform/zstd-codec.ts';
 import { openFileStore } from '../../storage/file.ts';
+import { isWritable } from '../driver.ts';
 import { qcow2 } from './index.ts';
 
 /*
@@ -19,6 +21,8 @@ interface Shape {
   readonly compat: '0.10' | '1.1';
   readonly refcountBits: number;
   readonly lazy: boolean;
+  readonly extendedL2: boolean;
+  readonly zstd: boolean;
   readonly backing: 'none' | 'raw' | 'qcow2';
 }
 
@@ -37,7 +41,10 @@ type Step =
     }
   | { readonly kind: 'pack'; readonly at: number; readonly clusters: number; readonly fill: number }
   | { readonly kind: 'grow' | 'shrink' | 'qemu-grow'; readonly by: number }
-  | { readonly kind: 'flush' | 'reopen' | 'snapshot' | 'apply' | 'drop' };
+  | { readonly kind: PlainStep };
+
+type PlainStep = 'flush' | 'reopen' | SnapshotStep | `qemu-${SnapshotStep}`;
+type SnapshotStep = 'snapshot' | 'apply' | 'drop';
 
 const maxBytes = 600 * 1024;
 const sector = 512;
@@ -94,9 +101,16 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   {
     weight: 4,
     arbitrary: fc.record({
-      kind: fc
-        .constantFrom('flush', 'reopen', 'snapshot', 'apply', 'drop')
-        .map((kind) => kind as 'flush' | 'reopen' | 'snapshot' | 'apply' | 'drop'),
+      kind: fc.constantFrom<PlainStep>(
+        'flush',
+        'reopen',
+        'snapshot',
+        'apply',
+        'drop',
+        'qemu-snapshot',
+        'qemu-apply',
+        'qemu-drop',
+      ),
     }),
   },
 );
@@ -107,13 +121,20 @@ const shape: fc.Arbitrary<Shape> = fc
     compat: fc.constantFrom('0.10' as const, '1.1' as const, '1.1' as const),
     refcountBits: fc.constantFrom(1, 2, 4, 8, 16, 32, 64),
     lazy: fc.constantFrom(false, false, true),
+    extendedL2: fc.boolean(),
+    zstd: fc.constantFrom(false, false, true),
     backing: fc.constantFrom('none' as const, 'raw' as const, 'qcow2' as const),
   })
-  .map((s) => (s.compat === '0.10' ? { ...s, refcountBits: 16, lazy: false } : s));
+  .map((s) =>
+    s.compat === '0.10'
+      ? { ...s, refcountBits: 16, lazy: false, extendedL2: false, zstd: false }
+      : { ...s, extendedL2: s.extendedL2 && s.clusterBits >= 14 },
+  );
 
 let folder: TempDir;
 beforeAll(async () => {
   registerZlibCodec();
+  registerZstdCodec();
   folder = await tempDir();
 });
 afterAll(() => folder.remove());
@@ -130,6 +151,8 @@ class Life {
   readonly file = folder.file('life.qcow2');
   readonly #shape: Shape;
   readonly #clusterSize: number;
+  /** What our discards give up whole pieces of. */
+  readonly #grain: number;
   model: Uint8Array;
   #base = new Uint8Array(0);
   #snapshots: { readonly name: string; readonly model: Uint8Array }[] = [];
@@ -139,11 +162,12 @@ class Life {
   constructor(shape: Shape, size: number) {
     this.#shape = shape;
     this.#clusterSize = 2 ** shape.clusterBits;
+    this.#grain = shape.extendedL2 ? this.#clusterSize / 32 : this.#clusterSize;
     this.model = new Uint8Array(size);
   }
 
   async create(baseSize: number): Promise<void> {
-    const { backing, clusterBits, compat, refcountBits, lazy } = this.#shape;
+    const { backing, clusterBits, compat, refcountBits, lazy, extendedL2, zstd } = this.#shape;
     if (backing !== 'none') {
       this.#base = new Uint8Array(baseSize);
       noise(this.#base, 7);
@@ -169,6 +193,8 @@ class Life {
       compat,
       refcount_bits: refcountBits,
       lazy_refcounts: lazy,
+      extended_l2: extendedL2,
+      compression_type: zstd ? 'zstd' : 'zlib',
     };
     const reference = backing === 'none' ? undefined : { path: `base.${backing}`, format: backing };
     await qcow2.create!(store, this.model.length, options, { backing: reference });
@@ -200,12 +226,12 @@ class Life {
     await mustRun('qemu-io', ['-d', 'unmap', ...args]);
   }
 
-  /** What a discard of these bytes zeroes: whole clusters inside, where the version can say so. */
-  #discarded(from: number, length: number): void {
+  /** What a discard of these bytes zeroes: whole units inside, where the version can say so. */
+  #discarded(from: number, length: number, unit: number): void {
     if (this.#shape.compat === '0.10' && this.#shape.backing !== 'none') return;
     const end = from + length;
-    const first = alignUp(from, this.#clusterSize);
-    const last = end === this.model.length ? end : alignDown(end, this.#clusterSize);
+    const first = alignUp(from, unit);
+    const last = end === this.model.length ? end : alignDown(end, unit);
     if (first < last) this.model.fill(0, first, last);
   }
 
@@ -250,14 +276,14 @@ class Life {
       case 'discard': {
         const [from, length] = this.#range(step.at, step.length);
         await (await this.image()).discard(from, length);
-        this.#discarded(from, length);
+        this.#discarded(from, length, this.#grain);
         return;
       }
       case 'qemu-discard': {
         if (this.#shape.compat === '0.10' && this.#shape.backing !== 'none') return;
         const [from, length] = this.#range(step.at, step.length, sector);
         await this.#qemuIo(`discard ${from} ${length}`);
-        this.#discarded(from, length);
+        this.#discarded(from, length, this.#clusterSize);
         return;
       }
       case 'pack': {
@@ -295,28 +321,27 @@ class Life {
         this.#resized(size);
         return;
       }
-      case 'snapshot': {
+      case 'snapshot':
+      case 'qemu-snapshot': {
         if (this.#shape.refcountBits === 1) return;
         if (this.#shape.refcountBits === 2 && this.#snapshots.length >= 2) return;
         const name = `s${++this.#names}`;
-        await this.close();
-        await mustRun('qemu-img', ['snapshot', '-q', '-c', name, this.file]);
+        await this.#snapshotVerb(step.kind, '-c', name);
         this.#snapshots.push({ name, model: this.model.slice() });
         return;
       }
-      case 'apply': {
+      case 'apply':
+      case 'qemu-apply': {
         const snapshot = this.#snapshots.at(-1);
         if (!snapshot) return;
-        await this.close();
-        await mustRun('qemu-img', ['snapshot', '-q', '-a', snapshot.name, this.file]);
+        await this.#snapshotVerb(step.kind, '-a', snapshot.name);
         this.model = snapshot.model.slice();
         return;
       }
-      case 'drop': {
+      case 'drop':
+      case 'qemu-drop': {
         const snapshot = this.#snapshots.shift();
-        if (!snapshot) return;
-        await this.close();
-        await mustRun('qemu-img', ['snapshot', '-q', '-d', snapshot.name, this.file]);
+        if (snapshot) await this.#snapshotVerb(step.kind, '-d', snapshot.name);
         return;
       }
       case 'flush':
@@ -326,6 +351,22 @@ class Life {
         await this.close();
         return;
     }
+  }
+
+  async #snapshotVerb(kind: PlainStep, option: '-c' | '-a' | '-d', name: string): Promise<void> {
+    if (kind.startsWith('qemu-')) {
+      await this.close();
+      await mustRun('qemu-img', ['snapshot', '-q', option, name, this.file]);
+      return;
+    }
+    const image = await this.image();
+    const { layer } = image;
+    if (!isWritable(layer)) throw new Error('The image is not writable');
+    await image.exclusively(async () => {
+      if (option === '-c') await layer.createSnapshot!({ name, dateSeconds: 1, dateNanoseconds: 0 });
+      else if (option === '-a') await layer.applySnapshot!({ name });
+      else await layer.deleteSnapshot!({ name });
+    });
   }
 
   /** We read it back, qemu-img reads it back, and qemu-img check has nothing to say. */

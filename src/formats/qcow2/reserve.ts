@@ -1,10 +1,19 @@
-import type { ByteStore } from '../../storage/store.ts';
+import { alignDown, alignUp } from '../../bytes/numbers.ts';
 import type { Reservation } from '../driver.ts';
 import type { Table } from '../mapped/table.ts';
-import { highCopied, two32 } from './constants.ts';
+import { checkEntry, packedOutside } from './check-entry.ts';
+import { highCopied, subclustersPerCluster } from './constants.ts';
 import { EntryKind, entryKind, entryOffset } from './entry.ts';
-import { dropReference } from './free-entry.ts';
-import { checkEntry, packedOutside } from './locate.ts';
+import { Fresh, InPlace, type LockedReservation, unpin } from './reservation.ts';
+import {
+  allocWord,
+  checkExtended,
+  endOfOnes,
+  extendedKind,
+  firstOne,
+  subclusterMask,
+  subclusterRun,
+} from './subclusters.ts';
 import type { Qcow2Writer } from './writer.ts';
 
 /** How far past its first L2 table one reservation reaches at most, in guest bytes. */
@@ -27,85 +36,107 @@ export async function reserve(writer: Qcow2Writer, offset: number, length: numbe
   return place;
 }
 
-/** A reservation of one who holds the mutex: it ends by `publish` or `abandon`, not by being disposed. */
-export interface LockedReservation extends Reservation {
-  /** Gives the space back unless it was published. */
-  abandon(): Promise<void>;
-}
-
-/** As `reserve`, for who holds the mutex and has prepared the writer. */
+/**
+ * As `reserve`, for who holds the mutex and has prepared the writer. `purpose` 'space': clusters get host space, and
+ * what extended entries say of their subclusters stays (preallocation).
+ */
 export async function reserveLocked(
   writer: Qcow2Writer,
   offset: number,
   length: number,
+  purpose: 'write' | 'space' = 'write',
 ): Promise<LockedReservation> {
-  const { clusterSize, l2Entries } = writer.mapping.geometry;
+  const { clusterSize, l2Entries, l2Span, extendedL2, externalData } = writer.mapping.geometry;
+  const spaceOnly = extendedL2 && purpose === 'space';
   const first = Math.floor(offset / clusterSize);
-  const spread = Math.min(length, writer.mapping.geometry.l2Span + maxSpread);
-  const stop = Math.ceil((offset + spread) / clusterSize);
+  const end = offset + Math.min(length, l2Span + maxSpread);
+  const stop = Math.ceil(end / clusterSize);
   const tables: Table[] = [];
   try {
     const l1First = Math.floor(first / l2Entries);
     tables.push(await writer.tableForWriting(l1First));
-    const inPlace = reserveInPlace(writer, offset, length);
-    if (inPlace) {
-      unpin(tables);
-      return inPlace;
+    const there = spaceOnly
+      ? hostSpace(writer, tables[0], offset)
+      : (reserveInPlace(writer, offset, length) ?? reserveKept(writer, tables, offset, end));
+    if (there) {
+      if (!there.fresh) unpin(tables);
+      return there;
     }
-    const kept = keptRun(
-      writer,
-      tables[0],
-      first % l2Entries,
-      Math.min(l2Entries, stop - l1First * l2Entries),
-    );
-    if (kept) return new Fresh(writer, tables, first, kept.count, kept.at, true, false);
-
-    let end = first;
-    for (let l1Index = l1First; end < stop && l1Index * l2Entries <= end; l1Index++) {
+    let last = first;
+    for (let l1Index = l1First; last < stop && l1Index * l2Entries <= last; l1Index++) {
       if (l1Index > l1First) tables.push(await writer.tableForWriting(l1Index));
       const table = tables[l1Index - l1First];
       const tableEnd = Math.min(stop, (l1Index + 1) * l2Entries);
-      while (end < tableEnd && needsSpace(writer, table, end % l2Entries)) end++;
-      if (end < tableEnd) break;
+      while (last < tableEnd && needsSpace(writer, table, last % l2Entries)) last++;
+      if (last < tableEnd) break;
     }
-    if (writer.mapping.geometry.externalData) {
-      const at = first * clusterSize;
-      return new Fresh(writer, tables, first, end - first, at, false, at >= writer.data.size);
-    }
-    const { first: host, count } = await writer.refcounts.allocate(end - first);
-    const at = host * clusterSize;
-    return new Fresh(writer, tables, first, count, at, false, at >= writer.data.size);
+    let count = last - first;
+    let host = first;
+    if (!externalData) ({ first: host, count } = await writer.refcounts.allocate(count));
+    let from = first * clusterSize;
+    let to = from + count * clusterSize;
+    if (extendedL2 && !spaceOnly) [from, to] = covered(writer, tables, offset, Math.min(end, to));
+    const at = host * clusterSize + from - first * clusterSize;
+    const zeroed = host * clusterSize >= writer.data.size;
+    return new Fresh(writer, tables, { offset: from, length: to - from, at, zeroed, spaceOnly });
   } catch (error) {
     unpin(tables);
     throw error;
   }
 }
 
-/** Synchronous: a run of clusters that may be written where they are, or undefined. */
+/** Synchronous: a run of grains that may be written where they are, or undefined. */
 function reserveInPlace(writer: Qcow2Writer, offset: number, length: number): LockedReservation | undefined {
   if (!writer.prepared) return undefined;
   const { mapping } = writer;
-  const { clusterSize, l2Span } = mapping.geometry;
+  const { grain, l2Span } = mapping.geometry;
   const l1Index = Math.floor(offset / l2Span);
   const table = mapping.tables.get(l1Index);
   if (!table || !mapping.l1!.copied(l1Index)) return undefined;
   const within = offset - l1Index * l2Span;
-  const first = Math.floor(within / clusterSize);
-  const stop = Math.ceil(Math.min(l2Span, within + length) / clusterSize);
+  const first = Math.floor(within / grain);
+  const stop = Math.ceil(Math.min(l2Span, within + length) / grain);
   const run = ownRun(writer, table, first, stop, EntryKind.data);
   if (!run) return undefined;
-  const skip = within - first * clusterSize;
-  const covered = Math.min(length, run.count * clusterSize - skip);
-  return new InPlace(writer.data, offset, covered, run.at + skip);
+  const skip = within - first * grain;
+  return new InPlace(writer.data, offset, Math.min(length, run.count * grain - skip), run.at + skip);
 }
 
-/** Clusters that keep their space but read as zeroes so far: the space is the guest's own, its content is not. */
-function keptRun(writer: Qcow2Writer, table: Table, first: number, stop: number) {
-  return ownRun(writer, table, first, stop, EntryKind.zeroAllocated);
+/** Grains that have space but read as something else so far: the space is the guest's own, its content is not. */
+function reserveKept(
+  writer: Qcow2Writer,
+  tables: readonly Table[],
+  offset: number,
+  end: number,
+): LockedReservation | undefined {
+  const { grain, l2Span } = writer.mapping.geometry;
+  const tableStart = tables[0].index * l2Span;
+  const first = Math.floor((offset - tableStart) / grain);
+  const stop = Math.ceil((Math.min(end, tableStart + l2Span) - tableStart) / grain);
+  const run =
+    ownRun(writer, tables[0], first, stop, EntryKind.zeroAllocated) ??
+    ownRun(writer, tables[0], first, stop, EntryKind.holeAllocated);
+  if (!run) return undefined;
+  const place = { offset: tableStart + first * grain, length: run.count * grain, at: run.at };
+  return new Fresh(writer, tables, { ...place, kept: true, zeroed: false });
 }
 
-/** Clusters of one kind from `first` on, contiguous on the host, whose refcount is one. */
+/** Grains of one kind from `first` on, contiguous on the host, in clusters whose refcount is one. */
 function ownRun(writer: Qcow2Writer, table: Table, first: number, stop: number, kind: number) {
+  const { clusterSize, externalData, extendedL2, grain } = writer.mapping.geometry;
+  const run = extendedL2
+    ? subclusterRun(writer.mapping, table, first, stop, kind, true)
+    : clusterRun(writer, table, first, stop, kind);
+  if (run.count === 0) return undefined;
+  if (!externalData) {
+    const cluster = Math.floor(run.at / clusterSize);
+    const end = Math.ceil((run.at + run.count * grain) / clusterSize);
+    writer.metadata.checkFree(cluster, end - cluster, clusterSize);
+  }
+  return run;
+}
+
+function clusterRun(writer: Qcow2Writer, table: Table, first: number, stop: number, kind: number) {
   const { clusterSize, externalData } = writer.mapping.geometry;
   const { view } = table;
   let at = 0;
@@ -120,16 +151,18 @@ function ownRun(writer: Qcow2Writer, table: Table, first: number, stop: number, 
       checkEntry(writer.mapping, table, first, kind, host);
     } else if (host !== at + count * clusterSize) break;
   }
-  if (count === 0) return undefined;
-  if (!externalData) writer.metadata.checkFree(at / clusterSize, count, clusterSize);
   return { at, count };
 }
 
-/** True for an entry that cannot be written where it is. */
+/** True for an entry whose cluster cannot be written where it is. */
 function needsSpace(writer: Qcow2Writer, table: Table, index: number): boolean {
-  const high = table.view.getUint32(index * 8);
-  const low = table.view.getUint32(index * 8 + 4);
-  const { externalData } = writer.mapping.geometry;
+  const { externalData, extendedL2, l2EntryBytes } = writer.mapping.geometry;
+  const high = table.view.getUint32(index * l2EntryBytes);
+  const low = table.view.getUint32(index * l2EntryBytes + 4);
+  if (extendedL2) {
+    checkExtended(writer.mapping, table, index);
+    return extendedKind(high, low, externalData) !== EntryKind.data || (high & highCopied) === 0;
+  }
   const kind = entryKind(high, low, externalData);
   if (kind === EntryKind.packed && externalData) throw packedOutside(writer.mapping, table, index);
   if (kind !== EntryKind.packed) checkEntry(writer.mapping, table, index, kind, entryOffset(high, low));
@@ -137,113 +170,48 @@ function needsSpace(writer: Qcow2Writer, table: Table, index: number): boolean {
   return !own || (high & highCopied) === 0;
 }
 
-function unpin(tables: readonly Table[]): void {
-  for (const table of tables) table.pins--;
+/** Where the cluster of a guest byte has host space already, whatever its subclusters hold: the rest of it. */
+function hostSpace(writer: Qcow2Writer, table: Table, offset: number): InPlace | undefined {
+  const { clusterSize, externalData, l2Entries, l2EntryBytes } = writer.mapping.geometry;
+  const index = Math.floor(offset / clusterSize) % l2Entries;
+  const high = table.view.getUint32(index * l2EntryBytes);
+  const low = table.view.getUint32(index * l2EntryBytes + 4);
+  if (extendedKind(high, low, externalData) !== EntryKind.data) return undefined;
+  checkExtended(writer.mapping, table, index);
+  const skip = offset % clusterSize;
+  return new InPlace(writer.data, offset, clusterSize - skip, entryOffset(high, low) + skip);
 }
 
-class InPlace implements LockedReservation {
-  readonly fresh = false;
-  readonly store: ByteStore;
-  readonly offset: number;
-  readonly length: number;
-  readonly at: number;
-
-  constructor(store: ByteStore, offset: number, length: number, at: number) {
-    this.store = store;
-    this.offset = offset;
-    this.length = length;
-    this.at = at;
-  }
-
-  publish(): void {
-    // The map names the space already.
-  }
-
-  async abandon(): Promise<void> {
-    // Nothing was taken.
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    // Nothing was taken.
-  }
+/**
+ * What a write of guest bytes [offset, end) must fill of new clusters with subclusters: those that it touches, and as
+ * far as others of the first and the last cluster hold data elsewhere (in shared or packed clusters), these as well.
+ */
+function covered(
+  writer: Qcow2Writer,
+  tables: readonly Table[],
+  offset: number,
+  end: number,
+): [from: number, to: number] {
+  const { clusterSize, grain } = writer.mapping.geometry;
+  const first = Math.floor(offset / clusterSize) * clusterSize;
+  const last = alignDown(end - 1, clusterSize);
+  const before = firstOne(dataIn(writer, tables, first));
+  const after = endOfOnes(dataIn(writer, tables, last));
+  return [
+    before === subclustersPerCluster
+      ? alignDown(offset, grain)
+      : Math.min(alignDown(offset, grain), first + before * grain),
+    Math.max(alignUp(end, grain), last + after * grain),
+  ];
 }
 
-class Fresh implements LockedReservation {
-  readonly fresh = true;
-  readonly store: ByteStore;
-  readonly offset: number;
-  readonly length: number;
-  readonly at: number;
-  readonly zeroed: boolean;
-  readonly #writer: Qcow2Writer;
-  readonly #tables: readonly Table[];
-  readonly #first: number;
-  readonly #count: number;
-  /** The map names this space already, as zeroes. */
-  readonly #kept: boolean;
-  #done = false;
-
-  constructor(
-    writer: Qcow2Writer,
-    tables: readonly Table[],
-    first: number,
-    count: number,
-    at: number,
-    kept: boolean,
-    zeroed: boolean,
-  ) {
-    const { clusterSize } = writer.mapping.geometry;
-    this.store = writer.data;
-    this.offset = first * clusterSize;
-    this.length = count * clusterSize;
-    this.at = at;
-    this.zeroed = zeroed;
-    this.#writer = writer;
-    this.#tables = tables;
-    this.#first = first;
-    this.#count = count;
-    this.#kept = kept;
-  }
-
-  publish(): void {
-    if (this.#done) return;
-    this.#done = true;
-    const { clusterSize, l2Entries } = this.#writer.mapping.geometry;
-    let host = this.at;
-    for (let done = 0, table = 0; done < this.#count; table++) {
-      const index = (this.#first + done) % l2Entries;
-      const count = Math.min(l2Entries - index, this.#count - done);
-      this.#setEntries(this.#tables[table], index, count, host);
-      host += count * clusterSize;
-      done += count;
-    }
-    unpin(this.#tables);
-  }
-
-  #setEntries(table: Table, index: number, count: number, hostStart: number): void {
-    const { tables, geometry } = this.#writer.mapping;
-    tables.change(table, index * 8, (index + count) * 8);
-    const { view } = table;
-    let host = hostStart;
-    for (let at = index * 8; at < (index + count) * 8; at += 8) {
-      if (!this.#kept) dropReference(this.#writer, view.getUint32(at), view.getUint32(at + 4), false);
-      view.setUint32(at, highCopied + Math.floor(host / two32));
-      view.setUint32(at + 4, host % two32);
-      host += geometry.clusterSize;
-    }
-  }
-
-  async abandon(): Promise<void> {
-    if (this.#done) return;
-    this.#done = true;
-    unpin(this.#tables);
-    const { clusterSize, externalData } = this.#writer.mapping.geometry;
-    if (this.#kept || externalData) return;
-    // No map ever named the clusters, so they are free at once.
-    await this.#writer.refcounts.release(this.at / clusterSize, this.#count);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (!this.#done) await this.#writer.mutex.run(() => this.abandon());
-  }
+/** The subclusters of the cluster at a guest offset that hold data. */
+function dataIn(writer: Qcow2Writer, tables: readonly Table[], offset: number): number {
+  const { clusterSize, externalData, l2Span, l2EntryBytes } = writer.mapping.geometry;
+  const { view } = tables[Math.floor(offset / l2Span) - tables[0].index];
+  const at = ((offset % l2Span) / clusterSize) * l2EntryBytes;
+  const kind = extendedKind(view.getUint32(at), view.getUint32(at + 4), externalData);
+  return kind === EntryKind.packed
+    ? subclusterMask(0, subclustersPerCluster)
+    : view.getUint32(at + allocWord);
 }

@@ -1,10 +1,8 @@
 import { alignUp } from '../../bytes/numbers.ts';
-import { isZero } from '../../bytes/zero.ts';
 import { DiskError } from '../../errors.ts';
 import { hostFileOf } from '../../storage/store.ts';
 import type { ResizeOptions } from '../driver.ts';
-import { highCopied, maxL1Bytes } from './constants.ts';
-import { EntryKind, entryKind, entryOffset, packedExtent } from './entry.ts';
+import { maxL1Bytes } from './constants.ts';
 import { unsupported } from './errors.ts';
 import { flushImage } from './flush.ts';
 import { L1Table } from './l1-table.ts';
@@ -12,8 +10,8 @@ import { markLocked } from './mark.ts';
 import { preallocate } from './preallocate.ts';
 import { reserveLocked } from './reserve.ts';
 import { shrinkRefcounts } from './shrink-refcounts.ts';
-import { unpackCluster } from './unpack.ts';
 import type { Qcow2Writer } from './writer.ts';
+import { zeroTail } from './zero-tail.ts';
 
 /**
  * Changes the guest size, durably. New bytes read as zeroes (as the backing image, where that is longer: the
@@ -25,10 +23,6 @@ export async function resize(writer: Qcow2Writer, size: number, options: ResizeO
   const { store, mapping } = writer;
   const fail = (code: 'bad-argument' | 'out-of-range', field: string, message: string, errno: string) =>
     new DiskError(code, message, { path: store.name, field, detail: { size, errno } });
-  if (mapping.geometry.externalData) {
-    const message = 'Resizing an image with an external data file is not supported';
-    throw unsupported(store.name, 'data_file', message);
-  }
   if (size % 512 !== 0) {
     throw fail('bad-argument', 'size', 'The new size must be a multiple of 512', 'EINVAL');
   }
@@ -54,7 +48,10 @@ export async function resize(writer: Qcow2Writer, size: number, options: ResizeO
   await zeroTail(writer, oldSize);
   await growL1(writer, l1Size);
   if (options.hideBacking !== undefined) await hideBacking(writer, oldSize, size, options.hideBacking);
-  if (preallocation !== 'off') await preallocate(writer, oldSize, size, preallocation, onProgress);
+  if (mapping.geometry.externalData) await growDataFile(writer, oldSize, size, preallocation === 'off');
+  // The map of a raw data file names all of it.
+  const mode = writer.rawData && preallocation === 'off' ? 'metadata' : preallocation;
+  if (mode !== 'off' && size > oldSize) await preallocate(writer, oldSize, size, mode, onProgress);
   await flushImage(writer);
   if (size !== oldSize) await writer.writeFields({ ...writer.header, size });
   writer.tracking?.resize(size);
@@ -63,8 +60,8 @@ export async function resize(writer: Qcow2Writer, size: number, options: ResizeO
 /** What a table still says past the image's end must not come to light when the image grows. */
 async function clearPastEnd(writer: Qcow2Writer, oldSize: number): Promise<void> {
   const { mapping } = writer;
-  const { clusterSize, l2Span } = mapping.geometry;
-  const from = alignUp(oldSize, clusterSize);
+  const { grain, l2Span } = mapping.geometry;
+  const from = alignUp(oldSize, grain);
   const to = mapping.l1!.size * l2Span;
   if (from < to) await markLocked(writer, 'hole', from, to - from, false);
 }
@@ -80,7 +77,7 @@ async function hideBacking(
   backingEnd: number,
 ): Promise<void> {
   const { store } = writer;
-  const from = alignUp(oldSize, writer.mapping.geometry.clusterSize);
+  const from = alignUp(oldSize, writer.mapping.geometry.grain);
   if (writer.header.version >= 3) {
     if (from < size) await markLocked(writer, 'zero', from, size - from, false);
     return;
@@ -97,50 +94,6 @@ async function hideBacking(
       await place.abandon();
     }
     offset = place.offset + place.length;
-  }
-}
-
-/** The rest of the last cluster must read as zeroes when the image grows over it, now or later. */
-async function zeroTail(writer: Qcow2Writer, oldSize: number): Promise<void> {
-  const { mapping, store } = writer;
-  const { clusterSize, clusterBits, l2Entries } = mapping.geometry;
-  const keep = oldSize % clusterSize;
-  if (keep === 0) return;
-  const cluster = Math.floor(oldSize / clusterSize);
-  const l1Index = Math.floor(cluster / l2Entries);
-  if (mapping.l1!.offset(l1Index) === 0) return;
-  const table = await writer.tableForWriting(l1Index);
-  let content: Uint8Array;
-  try {
-    const index = cluster % l2Entries;
-    const high = table.view.getUint32(index * 8);
-    const low = table.view.getUint32(index * 8 + 4);
-    const kind = entryKind(high, low, false);
-    if (kind === EntryKind.packed) {
-      const { offset, length } = packedExtent(high, low, clusterBits);
-      content = await unpackCluster(store, writer.header.compressionType, clusterSize, offset, length);
-    } else if (kind === EntryKind.data) {
-      const host = entryOffset(high, low);
-      content = new Uint8Array(clusterSize);
-      const there = Math.min(clusterSize, store.size - host);
-      if (there > 0) await store.read(host, content.subarray(0, there));
-    } else return;
-    if (isZero(content.subarray(keep))) return;
-    if (kind === EntryKind.data && (high & highCopied) !== 0) {
-      // Past the image's end nobody looks until the header says so.
-      await store.write(entryOffset(high, low) + keep, new Uint8Array(clusterSize - keep));
-      return;
-    }
-  } finally {
-    table.pins--;
-  }
-  content.fill(0, keep);
-  const place = await reserveLocked(writer, cluster * clusterSize, clusterSize);
-  try {
-    await place.store.write(place.at, content);
-    place.publish();
-  } finally {
-    await place.abandon();
   }
 }
 
@@ -174,14 +127,14 @@ async function growL1(writer: Qcow2Writer, entries: number): Promise<void> {
 
 async function shrink(writer: Qcow2Writer, size: number, l1Size: number): Promise<void> {
   const { mapping } = writer;
-  const { clusterSize, l2Span } = mapping.geometry;
+  const { clusterSize, externalData, grain, l2Span } = mapping.geometry;
   const oldSize = writer.header.size;
   await flushImage(writer);
   await writer.writeFields({ ...writer.header, size });
   writer.tracking?.resize(size);
   // QEMU does not clear the rest of the last cluster when it grows an image.
   await zeroTail(writer, size);
-  const from = alignUp(size, clusterSize);
+  const from = alignUp(size, grain);
   if (from < oldSize) await markLocked(writer, 'hole', from, oldSize - from, true);
   // L2 tables that map only what is gone go as well; the L1 table keeps its length, as in QEMU.
   const l1 = mapping.l1!;
@@ -199,6 +152,33 @@ async function shrink(writer: Qcow2Writer, size: number, l1Size: number): Promis
   await flushImage(writer);
   await shrinkRefcounts(writer);
   await truncateFile(writer);
+  if (externalData && hostFileOf(writer.data)?.fileKind !== 'block') {
+    await writer.data.resize(size);
+    await writer.data.flush();
+  }
+}
+
+/**
+ * What the data file holds past the end of the disk must not come to light. The file then gets its new length, unless
+ * preallocation gives it with its space.
+ */
+async function growDataFile(
+  writer: Qcow2Writer,
+  oldSize: number,
+  size: number,
+  setLength: boolean,
+): Promise<void> {
+  const { data } = writer;
+  if (data.size > oldSize) await data.zero(oldSize, data.size - oldSize, { punch: true });
+  if (hostFileOf(data)?.fileKind === 'block') {
+    if (size <= data.size) return;
+    throw new DiskError('out-of-range', 'Cannot grow device files', {
+      path: data.name,
+      field: 'data_file',
+      detail: { size, errno: 'EINVAL' },
+    });
+  }
+  if (setLength) await data.resize(size);
 }
 
 /** Cuts the file behind its last used cluster. */
