@@ -14,9 +14,9 @@ async function preallocateData(
   mode: Exclude<PreallocationMode, 'off'>,
   onProgress?: OnProgress,
 ): Promise<void> {
-  const { clusterSize } = writer.mapping.geometry;
+  const { clusterSize, grain } = writer.mapping.geometry;
   const { data } = writer;
-  const end = alignUp(to, clusterSize);
+  const end = alignUp(to, grain);
   if (hostFileOf(data)?.fileKind === 'block') {
     await data.zero(from, Math.min(end, data.size) - from, { punch: false });
   } else {
