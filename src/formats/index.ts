@@ -6,11 +6,23 @@ import { qcow2 } from './qcow2/index.ts';
 import { qed } from './qed/index.ts';
 import { raw } from './raw/index.ts';
 import { vdi } from './vdi/index.ts';
+import { vhdx } from './vhdx/index.ts';
 import { vmdk } from './vmdk/index.ts';
 import { vpc } from './vpc/index.ts';
 
 /** Every format. Adding one is its own folder and one line here. */
-export const formats: readonly FormatDriver[] = [luks, parallels, qcow, qcow2, qed, raw, vdi, vmdk, vpc];
+export const formats: readonly FormatDriver[] = [
+  luks,
+  parallels,
+  qcow,
+  qcow2,
+  qed,
+  raw,
+  vdi,
+  vhdx,
+  vmdk,
+  vpc,
+];
 
 /** The driver of that name, or undefined. */
 export function findFormat(name: string): FormatDriver | undefined {

@@ -54,6 +54,7 @@ const variants: Readonly<Record<string, readonly OptionValues[]>> = {
     { subformat: 'twoGbMaxExtentSparse' },
     { subformat: 'twoGbMaxExtentFlat' },
   ],
+  vhdx: [{ block_size: 1 << 20, block_state_zero: false }, { subformat: 'fixed' }],
 };
 
 /** Every format that can be created, by being listed, in its default shape and in others. */

@@ -264,4 +264,8 @@ async function makeForeign(path: string): Promise<void> {
   await create('-f vpc -o subformat=fixed fixed.vhd 1M');
   await io(path, 'vpc', 'fixed.vhd', 'write -P 5 64k 64k');
   await create('-f vpc -o force_size=on exact.vhd 1M');
+  await create('-f vhdx -o block_size=1M dynamic.vhdx 5M');
+  await io(path, 'vhdx', 'dynamic.vhdx', 'write -P 5 1M 64k', 'write -P 6 4M 5k');
+  await mustRun('cp', ['dynamic.vhdx', 'cut.vhdx'], { cwd: path });
+  await truncate(join(path, 'cut.vhdx'), 9 * 1024 * 1024 + 512 * 1024);
 }

@@ -2,6 +2,7 @@ import type { ByteStore } from '../../storage/store.ts';
 import type { Reservation, WritableLayer } from '../driver.ts';
 import { InPlace } from '../in-place.ts';
 import { Mutex } from '../mapped/mutex.ts';
+import { NewBlocks } from '../mapped/new-blocks.ts';
 import { BlockLayer, type BlockParts, unused } from './block-layer.ts';
 import { DirtyTable, writePieces } from './dirty-table.ts';
 import { sectorBytes } from './geometry.ts';
@@ -42,7 +43,7 @@ export class DynamicWriter extends BlockLayer implements WritableLayer {
       return new InPlace(this.#store, offset, most, this.dataAt(block) + (offset - block * blockSize));
     }
     const slot = await this.#mutex.run(() => this.#takeSlot());
-    return new NewBlock(
+    return new NewBlocks(
       this.#store,
       offset,
       most,
@@ -123,38 +124,5 @@ export class DynamicWriter extends BlockLayer implements WritableLayer {
     await this.#store.read(at, bits);
     if (!bits.every((byte) => byte === 0xff)) await this.#store.write(at, bits.fill(0xff));
     this.#whole[block] = 1;
-  }
-}
-
-interface Outcome {
-  publish(): void;
-  giveBack(): void;
-}
-
-/** Room for a whole block that reads as zeroes already, so only what the guest writes need be written. */
-class NewBlock implements Reservation {
-  readonly store: ByteStore;
-  readonly offset: number;
-  readonly length: number;
-  readonly at: number;
-  readonly fresh = false;
-  readonly #outcome: Outcome;
-  #published = false;
-
-  constructor(store: ByteStore, offset: number, length: number, at: number, outcome: Outcome) {
-    this.store = store;
-    this.offset = offset;
-    this.length = length;
-    this.at = at;
-    this.#outcome = outcome;
-  }
-
-  publish(): void {
-    this.#published = true;
-    this.#outcome.publish();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (!this.#published) this.#outcome.giveBack();
   }
 }

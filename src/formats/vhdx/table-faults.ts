@@ -1,0 +1,84 @@
+import { alignUp } from '../../bytes/numbers.ts';
+import { alignment, BlockState, bitmapPresent, MiB } from './constants.ts';
+import { corrupt } from './errors.ts';
+import type { VhdxParts } from './layer.ts';
+import { overlap, type Region } from './regions.ts';
+
+export interface TableFault {
+  readonly message: string;
+  readonly entry: number;
+}
+
+/** What is wrong with entries of the block allocation table, in QEMU's words. `fileSize`: bytes. */
+export function* findTableFaults(
+  { table, disk, regions }: VhdxParts,
+  fileSize: number,
+): Generator<TableFault> {
+  const { blocks, blockSize } = table.layout;
+  for (let block = 0; block < blocks; block++) {
+    const entry = table.entryOf(block);
+    const state = table.state(entry);
+    if (state !== BlockState.fullyPresent && state !== BlockState.partiallyPresent) continue;
+    const offset = table.offset(entry);
+    if (!Number.isSafeInteger(offset + blockSize)) {
+      yield { message: `VHDX BAT entry ${entry} offset overflow.`, entry };
+    }
+    // QEMU has made files that end within the last block.
+    const length = Math.min(blockSize, disk.size - block * blockSize);
+    const truncated = `points after end of file (${fileSize}). Image has probably been truncated.`;
+    if (offset >= fileSize) {
+      yield { message: `VHDX BAT entry ${entry} start offset ${offset} ${truncated}`, entry };
+    } else if (offset + length > fileSize) {
+      yield { message: `VHDX BAT entry ${entry} end offset ${offset + length - 1} ${truncated}`, entry };
+    }
+    const place: Region = { from: offset, to: offset + blockSize };
+    const hit = regions.all.find((region) => overlap(region, place));
+    if (hit) yield { message: overlapMessage(place, hit), entry };
+    else if (offset < alignment) {
+      yield { message: overlapMessage(place, { from: 0, to: alignment }), entry };
+    }
+  }
+}
+
+function overlapMessage(a: Region, b: Region): string {
+  return `VHDX region ${a.from}-${a.to} overlaps with region ${b.from}-${b.to}.`;
+}
+
+/** All places that blocks and bitmaps have in the file, in order. MiB. */
+export function placesOf({ table, disk }: VhdxParts): { readonly at: number; readonly length: number }[] {
+  const places: { at: number; length: number }[] = [];
+  const { blocks, blockSize, chunkRatio } = table.layout;
+  for (let block = 0; block < blocks; block++) {
+    const entry = table.entryOf(block);
+    const state = table.state(entry);
+    if (state === BlockState.fullyPresent || state === BlockState.partiallyPresent) {
+      places.push({ at: table.offset(entry) / MiB, length: blockSize / MiB });
+    }
+  }
+  if (disk.parent) {
+    for (let chunk = 0; chunk * chunkRatio < blocks; chunk++) {
+      const entry = table.bitmapEntryOf(chunk);
+      if (table.state(entry) === bitmapPresent) places.push({ at: table.offset(entry) / MiB, length: 1 });
+    }
+  }
+  return places.sort((a, b) => a.at - b.at);
+}
+
+/** Where new blocks may go. Throws `corrupt` where two blocks share bytes: a write to one would change the other. */
+export function firstFreeByte(parts: VhdxParts, fileSize: number, path: string): number {
+  let end = Math.max(fileSize, ...parts.regions.all.map(({ to }) => to));
+  let before = 0;
+  for (const { at, length } of placesOf(parts)) {
+    if (at < before) {
+      throw corrupt(
+        path,
+        'block allocation table',
+        at * MiB,
+        `Blocks overlap at byte ${at * MiB} of the file`,
+      );
+    }
+    before = at + length;
+  }
+  end = Math.max(end, before * MiB);
+  return alignUp(end, alignment);
+}
