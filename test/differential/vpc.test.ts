@@ -25,6 +25,12 @@ lines(
     'check dynamic.vhd',
     'check -r all dynamic.vhd',
     'check -f vpc --output json fixed.vhd',
+    { line: 'info -f vpc broken.vhd', differs: 'vhd-copies', ours: { code: 0, stdout: '(5257216 bytes)' } },
+    {
+      line: 'info --backing-chain child.vhd',
+      differs: 'differencing',
+      ours: { code: 0, stdout: 'backing file: ./dynamic.vhd' },
+    },
     'compare dynamic.vhd exact.vhd',
     'compare -s dynamic.vhd exact.vhd',
     'compare -f vpc -F raw fixed.vhd raw.img',

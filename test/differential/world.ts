@@ -1,5 +1,13 @@
 import { mkdir, open, readFile, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import {
+  logEntry,
+  patchFile,
+  setLargeSectors,
+  vhdxPlaces,
+  writeDifferencingVhd,
+  writeLog,
+} from '../support/hyper-v-images.ts';
 import { mustRun, run } from '../support/programs.ts';
 
 /*
@@ -268,4 +276,16 @@ async function makeForeign(path: string): Promise<void> {
   await io(path, 'vhdx', 'dynamic.vhdx', 'write -P 5 1M 64k', 'write -P 6 4M 5k');
   await mustRun('cp', ['dynamic.vhdx', 'cut.vhdx'], { cwd: path });
   await truncate(join(path, 'cut.vhdx'), 9 * 1024 * 1024 + 512 * 1024);
+  await mustRun('cp', ['dynamic.vhdx', 'logged.vhdx'], { cwd: path });
+  const guid = new Uint8Array(16).fill(0x77);
+  const patches = [{ at: vhdxPlaces.bat, bytes: new Uint8Array(4096) }];
+  const bytes = logEntry({ guid, sequence: 1, tail: 0, patches });
+  await writeLog(join(path, 'logged.vhdx'), guid, [{ at: 0, bytes }]);
+  await mustRun('cp', ['dynamic.vhdx', 'sectors.vhdx'], { cwd: path });
+  await setLargeSectors(join(path, 'sectors.vhdx'));
+  await mustRun('cp', ['dynamic.vhd', 'broken.vhd'], { cwd: path });
+  await patchFile(join(path, 'broken.vhd'), 100, Uint8Array.of(1));
+  const locators = [{ platform: 'W2ru', path: '.\\dynamic.vhd' }] as const;
+  const own = [{ block: 0, from: 0, bytes: new Uint8Array(512).fill(9) }];
+  await writeDifferencingVhd(join(path, 'child.vhd'), join(path, 'dynamic.vhd'), locators, own);
 }
