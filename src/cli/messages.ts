@@ -91,6 +91,7 @@ function explainDiskError(error: DiskError): Explanation {
 
 /** What a value must look like, after the sentence that it does not. */
 const expectations: Readonly<Record<string, string>> = {
+  qcow2: "Try the 'qcow2' driver instead.\n",
   size:
     'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n' +
     'and exabytes, respectively.\n',

@@ -44,7 +44,7 @@ it('docs/differences.md says what the tests know', () => {
 });
 
 it('each difference is named by a line that shows it', () => {
-  const sources = readdirSync(import.meta.dirname)
+  const sources = readdirSync(import.meta.dirname, { recursive: true, encoding: 'utf8' })
     .filter((name) => name.endsWith('.test.ts'))
     .map((name) => readFileSync(join(import.meta.dirname, name), 'utf8'))
     .join('\n');

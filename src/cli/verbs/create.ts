@@ -214,7 +214,8 @@ export function checkFileOptions(driver: FormatDriver, options: CreationOptions)
   if (backingFormat !== undefined && !isKnownToQemu(backingFormat)) {
     throw new CliFailure(`Parameter 'backing-fmt' does not accept value '${backingFormat}'`);
   }
-  if (driver.name !== 'raw' || ['off', 'falloc', 'full'].includes(preallocation)) return;
+  const own = driver.name !== 'raw' && driver.createOptions.some(({ name }) => name === 'preallocation');
+  if (own || ['off', 'falloc', 'full'].includes(preallocation)) return;
   throw new CliFailure(
     preallocation === 'metadata'
       ? 'Unsupported preallocation mode: metadata'

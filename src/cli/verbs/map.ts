@@ -1,6 +1,7 @@
 import { isDiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
 import { type MapEntry, mapImage } from '../../operations/map.ts';
+import { strerror } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
 import { reportCorruption } from '../corruption.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
@@ -70,7 +71,9 @@ async function* entries(
   } catch (error) {
     if (!isDiskError(error) || error.code === 'aborted') throw error;
     reportCorruption(context, error);
-    throw new CliFailure('Could not read file metadata: Input/output error', { cause: error });
+    const errno = isDiskError(error) ? error.detail.errno : undefined;
+    const reason = strerror(errno === 'EINVAL' ? errno : 'EIO');
+    throw new CliFailure(`Could not read file metadata: ${reason}`, { cause: error });
   }
 }
 

@@ -22,6 +22,7 @@ export class TwoLevelPlaces implements TablePlaces {
   readonly #l1At: number;
   readonly #codec: OffsetCodec;
   readonly #isValid: (at: number) => boolean;
+  readonly #errno: string;
   #view: DataView;
 
   /** `isValid` says whether a second-level table may lie at a host offset. */
@@ -32,6 +33,8 @@ export class TwoLevelPlaces implements TablePlaces {
     readonly l2Bytes: number;
     readonly codec: OffsetCodec;
     isValid(at: number): boolean;
+    /** What QEMU answers to an entry that names none; default EIO. */
+    readonly errno?: string;
   }) {
     this.#path = options.path;
     this.#view = viewOf(options.l1);
@@ -41,6 +44,7 @@ export class TwoLevelPlaces implements TablePlaces {
     this.pieces = options.l2Bytes / this.tableBytes;
     this.#codec = options.codec;
     this.#isValid = options.isValid;
+    this.#errno = options.errno ?? 'EIO';
   }
 
   /** Entries of the first level. */
@@ -73,7 +77,7 @@ export class TwoLevelPlaces implements TablePlaces {
         path: this.#path,
         offset: this.#l1At + index * 8,
         field: 'L1 entry',
-        detail: { errno: 'EIO' },
+        detail: { errno: this.#errno },
       });
     }
     return at + (table % this.pieces) * this.tableBytes;

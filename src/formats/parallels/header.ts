@@ -13,6 +13,9 @@ const newMagic = 'WithouFreSpacExt';
 /** In the `inuse` field while somebody has the image open. */
 const inUse = 0x746f_6e59;
 
+/** Most sectors of a cluster. */
+export const maxTracks = Math.floor(0x7fff_ffff / 513);
+
 export interface ParallelsHeader {
   /** Bytes of a cluster. */
   readonly clusterBytes: number;
@@ -53,8 +56,7 @@ export function parseHeader(bytes: Uint8Array, path: string): ParallelsHeader {
   if (sectors > 2n ** 44n - 1n) refuse('nb_sectors', 'File too large', 'unsupported', 'EFBIG');
   const tracks = view.getUint32(28, true);
   if (tracks === 0) refuse('tracks', 'Invalid image: Zero sectors per track');
-  if (tracks > Math.floor(0x7fff_ffff / 513))
-    refuse('tracks', 'Invalid image: Too big cluster', 'corrupt', 'EFBIG');
+  if (tracks > maxTracks) refuse('tracks', 'Invalid image: Too big cluster', 'corrupt', 'EFBIG');
   const entries = view.getUint32(32, true);
   if (entries > Math.floor(0x7fff_ffff / 4)) refuse('bat_entries', 'Catalog too large', 'corrupt', 'EFBIG');
   const clusterBytes = tracks * 512;

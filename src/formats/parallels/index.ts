@@ -3,7 +3,7 @@ import { DiskError } from '../../errors.ts';
 import { type ByteStore, hostFileOf } from '../../storage/store.ts';
 import type { FormatDriver, OptionValues } from '../driver.ts';
 import { checkParallels } from './check.ts';
-import { encodeHeader, headerBytes, isParallels } from './header.ts';
+import { encodeHeader, headerBytes, isParallels, maxTracks } from './header.ts';
 import { openParallels } from './layer.ts';
 
 /** Parallels' expanding hard disk. */
@@ -32,8 +32,8 @@ async function createParallels(
   if (context.backing) refuse('backing_file', 'A Parallels image cannot have a backing file');
   const clusterBytes = alignUp(Number(options.cluster_size ?? 1 << 20), 512);
   const guestSize = alignUp(size, 512);
-  if (clusterBytes === 0 || clusterBytes > 2 ** 31 - 512) refuse('cluster_size', 'Cluster size is invalid');
-  if (guestSize >= 2 ** 32 * clusterBytes) refuse('size', 'Image size is too large for this cluster size');
+  if (guestSize >= 2 ** 32 * clusterBytes || clusterBytes / 512 > maxTracks)
+    refuse('size', 'Image size is too large for this cluster size');
   const entries = Math.ceil(guestSize / clusterBytes);
   const dataOffset = alignUp(headerBytes + entries * 4, clusterBytes);
   if (store.size > 0 && hostFileOf(store)?.fileKind !== 'block') await store.resize(0);

@@ -34,7 +34,11 @@ export function parseHeader(bytes: Uint8Array, path: string): QcowHeader {
   if (view.getUint32(0) !== magic) refuse('corrupt', 'magic', 'Image not in qcow format');
   const version = view.getUint32(4);
   if (version !== 1) {
-    refuse('unsupported', 'version', `qcow (v1) does not support qcow version ${version}`);
+    throw new DiskError('unsupported', `qcow (v1) does not support qcow version ${version}`, {
+      path,
+      field: 'version',
+      detail: { errno: 'ENOTSUP', expects: version === 2 || version === 3 ? 'qcow2' : 'another version' },
+    });
   }
   const largest = 2n ** 53n - 1n;
   const size = view.getBigUint64(24);

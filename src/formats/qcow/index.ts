@@ -61,5 +61,5 @@ async function createQcow(
   const l1Size = l1SizeOf({ size: guestSize, clusterBits: header[32], l2Bits: header[33] });
   if (store.size > 0 && hostFileOf(store)?.fileKind !== 'block') await store.resize(0);
   await store.write(0, header);
-  await store.zero(header.length, l1Size * 8, { punch: true });
+  await store.zero(header.length, alignUp(l1Size * 8, 512), { punch: true });
 }

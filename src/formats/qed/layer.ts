@@ -44,10 +44,8 @@ export async function openQed(source: ByteSource, context: OpenContext): Promise
     await checkTables(source as ByteStore, header, { repair: 'all' });
     header = await readQedHeader(source);
   }
-  const details: LayerDetails = {
-    clusterSize: header.clusterSize,
-    dirty: hasFeature(header, Feature.needCheck),
-  };
+  // QEMU shows no mark of an unclean end either; check takes it away.
+  const details: LayerDetails = { clusterSize: header.clusterSize, dirty: false };
   const backing = await readBacking(source, header);
   const { size, clusterSize: grain } = header;
   if (plain) {
@@ -79,11 +77,10 @@ class WritableQedLayer extends WritableMappedLayer {
       throw new DiskError('unsupported', `Unsupported preallocation mode '${options.preallocation}'`, {
         path,
         field: 'preallocation',
-        detail: { value: options.preallocation },
       });
     }
     const header = this.#header;
-    if (size > maxSizeOf(header)) {
+    if (size > maxSizeOf(header) || size % 512 !== 0) {
       throw new DiskError('bad-argument', 'Invalid image size specified', {
         path,
         field: 'size',

@@ -32,6 +32,7 @@ export async function mapOf(
     l2Bytes: tableBytesOf(header),
     codec: { read, write: writeU64LE },
     isValid: (at) => isTableOffset(header, at, fileSize()),
+    errno: 'EINVAL',
   });
   return new GrainMap({
     source,

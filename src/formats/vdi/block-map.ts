@@ -10,12 +10,14 @@ export function mapOf(source: ByteSource, header: VdiHeader): GrainMap {
   return new GrainMap({ source, grain: blockBytes, encoding: encodingOf(header), places });
 }
 
-function encodingOf({ dataOffset }: VdiHeader): MapEncoding {
+function encodingOf({ dataOffset, parent }: VdiHeader): MapEncoding {
+  // Without a parent nothing can lie below.
+  const free = parent === undefined ? EntryMeaning.zero : EntryMeaning.hole;
   return {
     entryBytes: 4,
     decode(view, at) {
       const entry = view.getUint32(at, true);
-      if (entry === BlockEntry.free) return EntryMeaning.hole;
+      if (entry === BlockEntry.free) return free;
       return entry === BlockEntry.zero ? EntryMeaning.zero : dataOffset + entry * blockBytes;
     },
     encode(view, at, value) {

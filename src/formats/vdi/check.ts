@@ -36,7 +36,7 @@ export async function checkVdi(layer: Layer, options: CheckOptions): Promise<Che
     corruptions++;
   }
   // VirtualBox and QEMU put the next block at the number of those that are allocated.
-  if (end > allocated) {
+  if (end > allocated && corruptions === 0) {
     say(
       `ERROR: block ${end - 1} is in use, and only ${allocated} are allocated: new blocks would overwrite it`,
     );

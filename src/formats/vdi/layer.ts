@@ -27,7 +27,7 @@ export class VdiLayer extends MappedLayer {
       size: header.diskSize,
       backing: parentOf(header),
       details,
-      mayBeSparse: true,
+      mayBeSparse: header.imageType === ImageType.static,
     });
     this.header = header;
   }
@@ -81,7 +81,7 @@ async function openForWriting(store: ByteStore, header: VdiHeader): Promise<Writ
     map: mapOf(store, header),
     size: header.diskSize,
     details,
-    mayBeSparse: true,
+    mayBeSparse: header.imageType === ImageType.static,
     store,
     space,
     // VirtualBox and QEMU put the next block at the count, so it goes first: after a cut it may be too large, which
