@@ -170,6 +170,26 @@ export const commands: readonly CommandSpec[] = [
     load: () => import('./commands/inspect.ts'),
   },
   {
+    name: 'doctor',
+    operands: '[lab-or-image-or-domain]',
+    summary: 'say why QEMU cannot open an image',
+    description:
+      'Walks every folder on the way to the files of a lab, an image, or a libvirt domain, and to all that they stand on, as ' +
+      'the user that QEMU runs as. Says in plain words what is in its way, and the command that puts it right. Changes ' +
+      'nothing. Exit code 1 when something is in the way.',
+    options: [
+      { flags: '--connect <uri>', help: "libvirt's connection URI" },
+      { flags: '--user <name>', help: 'the user that QEMU runs as' },
+      output,
+    ],
+    examples: [
+      'doctor classroom.yaml',
+      'doctor /srv/images/seat.qcow2',
+      'doctor my-domain --connect qemu:///system',
+    ],
+    load: () => import('./commands/doctor.ts'),
+  },
+  {
     name: 'schema',
     operands: '',
     summary: 'print the JSON Schema of lab files',

@@ -4,7 +4,7 @@ const text = (what: string) =>
   z.string({ error: `${what} must be a text` }).min(1, { error: `${what} must not be empty` });
 
 const keys = z
-  .array(text('a key').regex(/^[\x20-\x7e]+$/, { error: 'a key must be one line, as in a .pub file' }), {
+  .array(text('a key').regex(/^\P{Cc}+$/u, { error: 'a key must be one line, as in a .pub file' }), {
     error: 'keys must be a list of public SSH keys',
   })
   .max(100);
