@@ -24,7 +24,7 @@ export class UserObjects {
 
   /** Makes `secret,id=…` or `throttle-group,id=…`. Throws CliFailure in qemu-img's words. */
   add(text: string): void {
-    const members = text.startsWith('{') ? fromJson(text) : fromKeys(text);
+    const members = objectMembers(text);
     const type = members.get('qom-type');
     if (type === undefined) throw new CliFailure("Parameter 'qom-type' is missing");
     if (type !== 'secret' && type !== 'throttle-group') {
@@ -114,6 +114,11 @@ function readSecret(file: string): Uint8Array {
     if (name === undefined) throw error;
     throw new CliFailure(`Unable to read ${file}: Failed to open file “${file}”: ${strerror(name)}`);
   }
+}
+
+/** What an `--object` says: its members by their names; `qom-type` is its type. Throws CliFailure. */
+export function objectMembers(text: string): Map<string, string> {
+  return text.startsWith('{') ? fromJson(text) : fromKeys(text);
 }
 
 /** `secret,id=a`: the first word without a value is the type. */

@@ -10,9 +10,9 @@ it('answers --version and --help', async () => {
   expect(context.err()).toBe('');
 });
 
-it('refuses to serve, in one line', async () => {
+it('refuses partitions with a reason', async () => {
   const context = testContext({ program: 'cow-nbd' });
-  expect(await cowNbd(['-f', 'raw', 'x.img'], context)).toBe(1);
-  expect(context.err()).toBe('cow-nbd: serving images over NBD is not supported yet\n');
+  expect(await cowNbd(['-P', '1', 'x.img'], context)).toBe(1);
+  expect(context.err()).toMatch(/^cow-nbd: Partitions are not served .* --offset/);
   expect(context.out()).toBe('');
 });

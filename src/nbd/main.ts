@@ -1,4 +1,4 @@
-/** The program `cow-nbd` (by a link also `qemu-nbd`). Serving images over NBD is not built yet, and it says so. */
+/** The program `cow-nbd`, a drop-in for `qemu-nbd` (also by a link of that name). */
 import { processContext } from '../cli/process-context.ts';
 import { cowNbd } from './cow-nbd.ts';
 

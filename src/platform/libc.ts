@@ -59,24 +59,30 @@ export function reloadLibc(): void {
   loaded = undefined;
 }
 
-interface KoffiFunction {
+export interface KoffiFunction {
   (...args: unknown[]): number | bigint;
   async(...args: unknown[]): void;
 }
-interface Koffi {
+export interface Koffi {
   load(path: string | null): { func(definition: string): KoffiFunction };
   errno(): number;
 }
 
 function load(): Libc | undefined {
-  if (process.env.COWHERD_NO_KOFFI === '1') return undefined;
-  if (process.platform !== 'linux' || !['x64', 'arm64', 'riscv64'].includes(process.arch)) return undefined;
   try {
-    return bind(createRequire(import.meta.url)('koffi') as Koffi);
+    const koffi = loadKoffi();
+    return koffi && bind(koffi);
   } catch {
     // An optional dependency: its absence, or a C library that lacks a call, costs speed only.
     return undefined;
   }
+}
+
+/** koffi, where it may be used; undefined as said at `libc`. Throws where it is not installed. */
+export function loadKoffi(): Koffi | undefined {
+  if (process.env.COWHERD_NO_KOFFI === '1') return undefined;
+  if (process.platform !== 'linux' || !['x64', 'arm64', 'riscv64'].includes(process.arch)) return undefined;
+  return createRequire(import.meta.url)('koffi') as Koffi;
 }
 
 function bind(koffi: Koffi): Libc {

@@ -1,0 +1,331 @@
+import { isCacheMode } from '../cli/cache-mode.ts';
+import type { CliContext } from '../cli/context.ts';
+import { CliFailure } from '../cli/failure.ts';
+import { Getopt, type LongOption } from '../cli/getopt.ts';
+import { report } from '../cli/messages.ts';
+import { UserObjects } from '../cli/objects.ts';
+import { snapshotArgument } from '../cli/snapshot-argument.ts';
+import { flag, valued } from '../cli/verb-options.ts';
+import type { SnapshotSelector } from '../formats/driver.ts';
+import { maxStringBytes } from '../storage/nbd/protocol.ts';
+import { parseExportOption } from './export-option.ts';
+import type { ExportRecipe } from './recipe.ts';
+import { TlsObjects } from './tls-objects.ts';
+
+/** What a command line of cow-nbd asks for. */
+export interface NbdArguments {
+  verbose: boolean;
+  bind?: string;
+  port?: string;
+  socket?: string;
+  /** Clients at once; 0: any number. */
+  shared: number;
+  persistent: boolean;
+  list: boolean;
+  connect?: string;
+  disconnect: boolean;
+  fork: boolean;
+  pidFile?: string;
+  tlsCredentials?: string;
+  tlsAuthorization?: string;
+  tlsHostname?: string;
+  selinuxLabel?: string;
+  exportName?: string;
+  description?: string;
+  offset: number;
+  format?: string;
+  readOnly: boolean;
+  snapshot?: SnapshotSelector;
+  overlay?: 'export' | 'session';
+  imageOptions: boolean;
+  untrusted: boolean;
+  cache?: string;
+  aio?: string;
+  discard?: boolean;
+  detectZeroes: 'off' | 'on' | 'unmap';
+  allocationDepth: boolean;
+  bitmaps: string[];
+  objects: string[];
+  /** Exports besides FILE. */
+  others: Partial<ExportRecipe>[];
+  readonly tls: TlsObjects;
+  files: string[];
+}
+
+/** The rest of the command line means nothing: it was answered. */
+export type Answered = 'help' | 'version';
+
+const short = 'hVb:o:p:rsnc:dvk:e:f:tl:x:T:D:AB:LP:';
+const long: readonly LongOption[] = [
+  letter('help', 'h'),
+  letter('version', 'V'),
+  letter('bind', 'b', true),
+  letter('port', 'p', true),
+  letter('socket', 'k', true),
+  letter('offset', 'o', true),
+  letter('read-only', 'r'),
+  letter('allocation-depth', 'A'),
+  letter('bitmap', 'B', true),
+  letter('connect', 'c', true),
+  letter('disconnect', 'd'),
+  letter('list', 'L'),
+  letter('snapshot', 's'),
+  letter('load-snapshot', 'l', true),
+  letter('nocache', 'n'),
+  valued('cache'),
+  valued('aio'),
+  valued('discard'),
+  valued('detect-zeroes'),
+  letter('shared', 'e', true),
+  letter('format', 'f', true),
+  letter('persistent', 't'),
+  letter('verbose', 'v'),
+  valued('object'),
+  letter('export-name', 'x', true),
+  letter('description', 'D', true),
+  valued('tls-creds'),
+  valued('tls-hostname'),
+  valued('tls-authz'),
+  flag('image-opts'),
+  letter('trace', 'T', true),
+  flag('fork'),
+  valued('pid-file'),
+  valued('selinux-label'),
+  letter('partition', 'P', true),
+  // Ours.
+  flag('copy-on-write'),
+  flag('untrusted'),
+  valued('export'),
+];
+
+function letter(name: string, key: string, argument = false): LongOption {
+  return { name, key, argument: argument ? 'required' : 'none' };
+}
+
+/** Reads a command line, in qemu-nbd's order and words. Throws CliFailure. */
+export function readArguments(args: readonly string[], context: CliContext): NbdArguments | Answered {
+  const getopt = new Getopt([context.program, ...args], short, long);
+  const objects = new UserObjects();
+  const found: NbdArguments = {
+    verbose: false,
+    shared: 1,
+    persistent: false,
+    list: false,
+    disconnect: false,
+    fork: false,
+    offset: 0,
+    readOnly: false,
+    imageOptions: false,
+    untrusted: false,
+    detectZeroes: 'off',
+    allocationDepth: false,
+    bitmaps: [],
+    objects: [],
+    others: [],
+    tls: new TlsObjects(),
+    files: [],
+  };
+  for (let option = getopt.next(); option; option = getopt.next()) {
+    const { key, value = '' } = option;
+    if (key === '?' || key === ':') {
+      report(context, whatIsWrong(key, getopt));
+      throw new CliFailure(`Try \`${context.program} --help' for more information.`);
+    }
+    if (key === 'h') return 'help';
+    if (key === 'V') return 'version';
+    if (key === 'object') {
+      if (!found.tls.take(value)) {
+        objects.add(value);
+        found.objects.push(value);
+      }
+    } else take(found, key, value, context);
+  }
+  found.files = getopt.operands();
+  return found;
+}
+
+function take(found: NbdArguments, key: string, value: string, context: CliContext): void {
+  switch (key) {
+    case 's':
+      found.overlay = 'export';
+      break;
+    case 'copy-on-write':
+      found.overlay = 'session';
+      break;
+    case 'n':
+      takeCache(found, 'none');
+      break;
+    case 'cache':
+      takeCache(found, value);
+      break;
+    case 'aio':
+      if (found.aio !== undefined) throw new CliFailure('--aio can only be specified once');
+      if (!['threads', 'native', 'io_uring'].includes(value))
+        throw new CliFailure(`Invalid aio mode '${value}'`);
+      found.aio = value;
+      break;
+    case 'discard':
+      if (found.discard !== undefined) throw new CliFailure('--discard can only be specified once');
+      if (!['off', 'ignore', 'on', 'unmap'].includes(value))
+        throw new CliFailure(`Invalid discard mode \`${value}'`);
+      found.discard = value === 'on' || value === 'unmap';
+      break;
+    case 'detect-zeroes':
+      takeDetectZeroes(found, value);
+      break;
+    case 'b':
+      found.bind = value;
+      break;
+    case 'p':
+      found.port = value;
+      break;
+    case 'o':
+      found.offset = unsigned(value) ?? fail(`Invalid offset '${value}'`);
+      break;
+    case 'l':
+      try {
+        found.snapshot = snapshotArgument(context, value);
+      } catch (error) {
+        if (!(error instanceof CliFailure)) throw error;
+        throw new CliFailure(`Failed in parsing snapshot param \`${value}'`, { cause: error });
+      }
+      found.readOnly = true;
+      break;
+    case 'r':
+      found.readOnly = true;
+      break;
+    case 'A':
+      found.allocationDepth = true;
+      break;
+    case 'B':
+      // QEMU puts each before those that came earlier.
+      found.bitmaps.unshift(value);
+      break;
+    case 'k':
+      if (!value.startsWith('/')) throw new CliFailure('socket path must be absolute');
+      found.socket = value;
+      break;
+    case 'd':
+      found.disconnect = true;
+      break;
+    case 'c':
+      found.connect = value;
+      break;
+    case 'e': {
+      const count = unsigned(value);
+      if (count === undefined || count > 0x7fffffff)
+        throw new CliFailure(`Invalid shared device number '${value}'`);
+      found.shared = count;
+      break;
+    }
+    case 'f':
+      found.format = value;
+      break;
+    case 't':
+      found.persistent = true;
+      break;
+    case 'x':
+      if (Buffer.byteLength(value) > maxStringBytes) throw new CliFailure(`export name '${value}' too long`);
+      found.exportName = value;
+      break;
+    case 'D':
+      if (Buffer.byteLength(value) > maxStringBytes)
+        throw new CliFailure(`export description '${value}' too long`);
+      found.description = value;
+      break;
+    case 'v':
+      found.verbose = true;
+      break;
+    case 'tls-creds':
+      found.tlsCredentials = value;
+      break;
+    case 'tls-hostname':
+      found.tlsHostname = value;
+      break;
+    case 'tls-authz':
+      found.tlsAuthorization = value;
+      break;
+    case 'image-opts':
+      found.imageOptions = true;
+      break;
+    case 'untrusted':
+      found.untrusted = true;
+      break;
+    case 'T':
+      throw new CliFailure('There are no trace events here: run it with --verbose instead');
+    case 'P':
+      throw new CliFailure(
+        'Partitions are not served (qemu-nbd dropped -P as well): use --offset, or nbdkit --filter=partition',
+      );
+    case 'fork':
+      found.fork = true;
+      break;
+    case 'L':
+      found.list = true;
+      break;
+    case 'pid-file':
+      found.pidFile = value;
+      break;
+    case 'selinux-label':
+      found.selinuxLabel = value;
+      break;
+    case 'export':
+      found.others.push(parseExportOption(value));
+      break;
+  }
+}
+
+function takeCache(found: NbdArguments, mode: string): void {
+  if (found.cache !== undefined) throw new CliFailure('-n and --cache can only be specified once');
+  if (!isCacheMode(mode)) throw new CliFailure(`Invalid cache mode \`${mode}'`);
+  found.cache = mode;
+}
+
+function takeDetectZeroes(found: NbdArguments, mode: string): void {
+  if (mode !== 'off' && mode !== 'on' && mode !== 'unmap') {
+    throw new CliFailure(`Failed to parse detect_zeroes mode: invalid parameter value: ${mode}`);
+  }
+  if (mode === 'unmap' && !found.discard) {
+    throw new CliFailure(
+      'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',
+    );
+  }
+  found.detectZeroes = mode;
+}
+
+/** A number as strtoull reads one with base 0: decimal, 0x hexadecimal, 0 octal; undefined for anything else. */
+function unsigned(text: string): number | undefined {
+  const match = /^[ \t\n\v\f\r]*\+?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)$/.exec(text);
+  if (!match) return undefined;
+  const [, digits] = match;
+  const value = /^0[0-7]+$/.test(digits) ? Number.parseInt(digits, 8) : Number(digits);
+  return Number.isSafeInteger(value) ? value : undefined;
+}
+
+function fail(message: string): never {
+  throw new CliFailure(message);
+}
+
+/** glibc's words for an option that cannot be. */
+function whatIsWrong(key: string, { shown, argv, optind }: Getopt): string {
+  if (shown.startsWith('--')) {
+    const [name] = shown.slice(2).split('=');
+    if (key === ':') return `option '--${fullName(name)}' requires an argument`;
+    const candidates = long.filter((option) => option.name.startsWith(name));
+    if (long.some((option) => option.name === name) || candidates.length === 1) {
+      return `option '--${fullName(name)}' doesn't allow an argument`;
+    }
+    if (candidates.length === 0) return `unrecognized option '${shown}'`;
+    const possible = candidates.map((option) => `'--${option.name}'`).join(' ');
+    return `option '${shown}' is ambiguous; possibilities: ${possible}`;
+  }
+  if (key === ':') return `option requires an argument -- '${shown.slice(-1)}'`;
+  // In a cluster that goes on, the word has not been left yet.
+  const word = shown.startsWith('-') && !shown.startsWith('--') ? shown : (argv[optind] ?? shown);
+  const unknown = [...word.slice(1)].find((character) => !short.replaceAll(':', '').includes(character));
+  return `invalid option -- '${unknown ?? word.slice(1)}'`;
+}
+
+function fullName(name: string): string {
+  return long.find((option) => option.name.startsWith(name))?.name ?? name;
+}

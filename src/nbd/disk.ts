@@ -1,0 +1,219 @@
+import { isZero } from '../bytes/zero.ts';
+import { ChainCursor } from '../image/chain-cursor.ts';
+import type { Image } from '../image/image.ts';
+import { kernel, libc } from '../platform/libc.ts';
+import { rawIo } from '../platform/raw-io.ts';
+import { FileStore } from '../storage/file.ts';
+import type { ByteSource } from '../storage/store.ts';
+
+export interface DiskOptions {
+  readonly readOnly: boolean;
+  /** Guest byte at which the export begins. */
+  readonly offset?: number;
+  /** TRIM is passed on to the image, and zeroes may be holes. */
+  readonly discard?: boolean;
+  readonly detectZeroes?: 'off' | 'on' | 'unmap';
+  /** Each write is durable when it is answered. */
+  readonly writethrough?: boolean;
+  /** FLUSH and FUA do nothing (`--cache=unsafe`). */
+  readonly neverFlush?: boolean;
+}
+
+/** Where a stretch lies, as far as it can be told at once. */
+export const Look = {
+  /** Not at once: a table is to be loaded, or the data to be unpacked. */
+  later: 0,
+  zero: 1,
+  /** In a file: `fd`, `at`. */
+  file: 2,
+} as const;
+
+/** An image as an export serves it: requests at offsets of the export, on one thread. Ranges have been checked. */
+export class ServedDisk implements AsyncDisposable {
+  readonly image: Image;
+  readonly size: number;
+  readonly readOnly: boolean;
+  /** Zeroes can be written faster than data, whatever the range. */
+  readonly canZeroFast: boolean;
+  /** The answer of `look`. */
+  fd = -1;
+  at = 0;
+  length = 0;
+  readonly #options: DiskOptions;
+  readonly #offset: number;
+  readonly #cursor: ChainCursor;
+  readonly #io = rawIo();
+  /** A stretch of the file of a flat image that is known to be data; a hole is never remembered, it may be filled. */
+  #data = { from: 0, to: 0 };
+
+  private constructor(image: Image, options: DiskOptions, canZeroFast: boolean) {
+    this.image = image;
+    this.#options = options;
+    this.readOnly = options.readOnly;
+    this.#offset = options.offset ?? 0;
+    this.size = image.size - this.#offset;
+    this.canZeroFast = canZeroFast;
+    const layers = [];
+    for (let at: Image | undefined = image; at; at = at.backing) layers.push(at.layer);
+    this.#cursor = new ChainCursor(layers, 'read');
+  }
+
+  /** Takes the image over. */
+  static async of(image: Image, options: DiskOptions): Promise<ServedDisk> {
+    const { layer } = image;
+    const details = layer.format === 'qcow2' ? await layer.details() : undefined;
+    const marks = details?.formatSpecific?.data.compat === '1.1';
+    return new ServedDisk(image, options, marks);
+  }
+
+  /** Bytes before the export in the image. */
+  get offset(): number {
+    return this.#offset;
+  }
+
+  /**
+   * What lies at `offset`, without waiting; `length` says how far that holds. `sparse`: holes of the file of a flat
+   * image are wanted, so that one whose nature is not known is 'later'.
+   */
+  look(offset: number, length: number, sparse: boolean): (typeof Look)[keyof typeof Look] {
+    if (!this.#io) return Look.later;
+    const at = offset + this.#offset;
+    const { flat } = this.image.layer;
+    let source: ByteSource;
+    if (flat) {
+      source = flat.source;
+      this.at = flat.at + at;
+      this.length = length;
+      if (sparse && !(this.at >= this.#data.from && this.at + length <= this.#data.to)) return Look.later;
+    } else {
+      this.#cursor.restart();
+      const run = this.#cursor.next(at, at + length);
+      if (!run || run.kind === 'packed') return Look.later;
+      this.length = run.length;
+      if (run.kind !== 'data') return Look.zero;
+      source = run.source;
+      this.at = run.at;
+    }
+    if (!(source instanceof FileStore) || this.at + this.length > source.size) return Look.later;
+    this.fd = source.fd;
+    return Look.file;
+  }
+
+  /** After `look` said 'later': loads the table that it lacked; false: that was not the reason. */
+  async load(offset: number): Promise<boolean> {
+    if (!this.#io || this.image.layer.flat) return false;
+    this.#cursor.restart();
+    if (this.#cursor.next(offset + this.#offset, offset + this.#offset + 1)) return false;
+    await this.#cursor.faulting.fault(offset + this.#offset);
+    return true;
+  }
+
+  /** After `look` said 'file': reads there. False: it did not work, and `read` will say why. */
+  readNow(address: number, length: number): boolean {
+    return this.#io!.read(this.fd, address, length, this.at) === length;
+  }
+
+  /** Writes where the place of every byte is fixed, at once; false: use `write`. */
+  writeNow(offset: number, address: number, length: number): boolean {
+    const { flat } = this.image.layer;
+    const { detectZeroes = 'off', writethrough } = this.#options;
+    if (!flat || !this.#io || detectZeroes !== 'off' || writethrough) return false;
+    const at = flat.at + this.#offset + offset;
+    if (this.image.probed && at < guardedBytes) return false;
+    if (!(flat.source instanceof FileStore) || at + length > flat.source.size) return false;
+    return this.#io.write(flat.source.fd, address, length, at) === length;
+  }
+
+  read(offset: number, into: Uint8Array): Promise<void> {
+    return this.image.read(offset + this.#offset, into);
+  }
+
+  /** How many bytes from `offset` on are a hole of the file of a flat image, at most `length`; 0: data. */
+  async holeAt(offset: number, length: number): Promise<number> {
+    const { flat } = this.image.layer;
+    if (!flat) return 0;
+    const at = flat.at + this.#offset + offset;
+    if (at >= flat.source.size) return length;
+    if (at >= this.#data.from && at < this.#data.to) return 0;
+    const extent = await flat.source.extent(at);
+    if (!extent.data) return Math.min(length, extent.length);
+    this.#data = { from: at, to: at + extent.length };
+    return 0;
+  }
+
+  /** Where the data that `holeAt` found ends, from `offset` on, at most `length`. */
+  dataLength(offset: number, length: number): number {
+    const { flat } = this.image.layer;
+    if (!flat) return length;
+    const at = flat.at + this.#offset + offset;
+    return at >= this.#data.from && at < this.#data.to ? Math.min(length, this.#data.to - at) : length;
+  }
+
+  async write(offset: number, from: Uint8Array, fua: boolean): Promise<void> {
+    const at = offset + this.#offset;
+    const { detectZeroes = 'off' } = this.#options;
+    if (detectZeroes !== 'off' && isZero(from)) {
+      await this.image.zero(at, from.length, { unmap: detectZeroes === 'unmap' });
+    } else {
+      await this.image.write(at, from);
+    }
+    await this.#settle(fua);
+  }
+
+  async zero(offset: number, length: number, how: { noHole: boolean; fua: boolean }): Promise<void> {
+    const unmap = !how.noHole && this.#options.discard === true;
+    await this.image.zero(offset + this.#offset, length, { unmap });
+    await this.#settle(how.fua);
+  }
+
+  /** Zeroes the range only if that costs less than writing it; false, and nothing done, otherwise. */
+  async zeroFast(offset: number, length: number, how: { noHole: boolean; fua: boolean }): Promise<boolean> {
+    if (this.canZeroFast) {
+      await this.zero(offset, length, how);
+      return true;
+    }
+    const { flat } = this.image.layer;
+    const system = libc();
+    if (!flat || !(flat.source instanceof FileStore) || !system) return false;
+    const { fd, size, fileKind } = flat.source;
+    const at = flat.at + this.#offset + offset;
+    if (fileKind !== 'regular' || at + length > size || (this.image.probed && at < guardedBytes))
+      return false;
+    const punch = !how.noHole && this.#options.discard === true;
+    const mode = punch
+      ? kernel.FALLOC_FL_PUNCH_HOLE | kernel.FALLOC_FL_KEEP_SIZE
+      : kernel.FALLOC_FL_ZERO_RANGE | kernel.FALLOC_FL_KEEP_SIZE;
+    if (system.fallocate(fd, mode, at, length) < 0) return false;
+    this.#data = { from: 0, to: 0 };
+    await this.#settle(how.fua);
+    return true;
+  }
+
+  async trim(offset: number, length: number, fua: boolean): Promise<void> {
+    if (this.#options.discard) await this.image.discard(offset + this.#offset, length);
+    await this.#settle(fua);
+  }
+
+  /** Brings the range into the host's cache by reading it, piece by piece through `scratch`. */
+  async cache(offset: number, length: number, scratch: Uint8Array): Promise<void> {
+    for (let done = 0; done < length; done += scratch.length) {
+      const part = Math.min(scratch.length, length - done);
+      await this.read(offset + done, part === scratch.length ? scratch : scratch.subarray(0, part));
+    }
+  }
+
+  async flush(): Promise<void> {
+    if (!this.readOnly && !this.#options.neverFlush) await this.image.flush();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.image[Symbol.asyncDispose]();
+  }
+
+  async #settle(fua: boolean): Promise<void> {
+    if (fua || this.#options.writethrough) await this.flush();
+  }
+}
+
+/** The first sector of a raw image whose format was guessed is written with care (image/disk-image.ts). */
+const guardedBytes = 512;

@@ -1,0 +1,183 @@
+import type { CliContext } from '../cli/context.ts';
+import { CliFailure } from '../cli/failure.ts';
+import { ImageArguments } from '../cli/image-arguments.ts';
+import { explain, warnOfProbedRaw } from '../cli/messages.ts';
+import { loadSnapshot } from '../cli/snapshot-argument.ts';
+import type { SnapshotSelector } from '../formats/driver.ts';
+import type { Image } from '../image/image.ts';
+import { openImageFile } from '../node.ts';
+import { FileStore } from '../storage/file.ts';
+import { type Context, contextsOf } from './contexts.ts';
+import { type DiskOptions, ServedDisk } from './disk.ts';
+import { openOverlay } from './overlay.ts';
+
+/** How an export's image is opened: plain values, since threads open it anew by them. */
+export interface ExportRecipe extends DiskOptions {
+  readonly name: string;
+  readonly description?: string;
+  readonly filename: string;
+  readonly format?: string;
+  /** The file name is a list of options. */
+  readonly imageOptions?: boolean;
+  /** Texts of `--object`. */
+  readonly objects?: readonly string[];
+  readonly untrusted?: boolean;
+  /** The content of an internal snapshot is served. */
+  readonly snapshot?: SnapshotSelector;
+  /** Writes go to a temporary overlay: of the export, or of each session. */
+  readonly overlay?: 'export' | 'session';
+  readonly allocationDepth?: boolean;
+  readonly bitmaps?: readonly string[];
+  /** Several clients may be served at once, and what one has flushed the others see. */
+  readonly multiConn?: boolean;
+  /** For messages. */
+  readonly program: string;
+}
+
+/** What the rest of the server needs to know of an open export. */
+export interface ExportFacts {
+  readonly size: number;
+  readonly readOnly: boolean;
+  readonly contexts: readonly string[];
+  /** Threads may open the image anew, each for itself, and all see the same. */
+  readonly parallel: boolean;
+  /** What the user should see, whole lines. */
+  readonly warnings: string;
+}
+
+/** An export that is open on one thread. */
+export class OpenExport implements AsyncDisposable {
+  readonly recipe: ExportRecipe;
+  readonly facts: ExportFacts;
+  readonly #disk: ServedDisk;
+  readonly #contexts: readonly Context[];
+
+  constructor(recipe: ExportRecipe, facts: ExportFacts, disk: ServedDisk, contexts: readonly Context[]) {
+    this.recipe = recipe;
+    this.facts = facts;
+    this.#disk = disk;
+    this.#contexts = contexts;
+  }
+
+  /** The disk and contexts (by their numbers among `facts.contexts`) for one client; `end` when it has gone. */
+  async session(wanted: readonly number[]): Promise<{
+    readonly disk: ServedDisk;
+    readonly contexts: readonly { readonly id: number; readonly context: Context }[];
+    end(): Promise<void>;
+  }> {
+    const pick = (contexts: readonly Context[]) => wanted.map((id) => ({ id, context: contexts[id] }));
+    if (this.recipe.overlay !== 'session') {
+      return { disk: this.#disk, contexts: pick(this.#contexts), end: async () => undefined };
+    }
+    const image = await openOverlay(this.#disk.image);
+    const disk = await ServedDisk.of(image, { ...this.recipe, readOnly: false });
+    const contexts = pick(await contextsOf(disk, wantedContexts(this.recipe)));
+    // The image beneath is everybody's.
+    return { disk, contexts, end: async () => image.layer[Symbol.asyncDispose]() };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#disk[Symbol.asyncDispose]();
+  }
+}
+
+/** Opens an export. `again`: on a further thread; the first has the locks. Throws CliFailure in qemu-nbd's words. */
+export async function openExport(recipe: ExportRecipe, again = false): Promise<OpenExport> {
+  const [context, warnings] = collectingContext(recipe.program);
+  const image = await openRecipeImage(recipe, context, again);
+  try {
+    if (recipe.offset !== undefined && recipe.offset > image.size) {
+      throw new CliFailure(
+        `Offset (${recipe.offset}) cannot be greater than size of the containing file (${image.size})`,
+      );
+    }
+    const disk = await ServedDisk.of(image, recipe);
+    const contexts = await contextsOf(disk, wantedContexts(recipe));
+    const facts = {
+      size: disk.size,
+      readOnly: recipe.readOnly,
+      contexts: contexts.map(({ name }) => name),
+      parallel: isParallel(image, recipe),
+      warnings: warnings(),
+    };
+    return new OpenExport(recipe, facts, disk, contexts);
+  } catch (error) {
+    await image[Symbol.asyncDispose]();
+    throw inWords(error, '');
+  }
+}
+
+function wantedContexts({ allocationDepth = false, bitmaps = [] }: ExportRecipe) {
+  return { allocationDepth, bitmaps };
+}
+
+async function openRecipeImage(recipe: ExportRecipe, context: CliContext, again: boolean): Promise<Image> {
+  const { filename, format, snapshot, overlay } = recipe;
+  const images = new ImageArguments(context);
+  images.imageOptions = recipe.imageOptions ?? false;
+  images.untrusted = recipe.untrusted ?? false;
+  for (const text of recipe.objects ?? []) images.take('object', text);
+  const writable = !recipe.readOnly && overlay === undefined;
+  let image: Image;
+  try {
+    image = await openImageFile(images.nameOf(filename, { format }), {
+      ...images.opening,
+      format,
+      writable,
+      locks: again ? 'none' : 'take',
+    });
+  } catch (error) {
+    throw inWords(error, `Failed to blk_new_open '${filename}': `);
+  }
+  if (writable && image.probed && image.layer.format === 'raw')
+    warnOfProbedRaw(context, image.filename ?? filename);
+  try {
+    if (snapshot !== undefined) await loadSnapshot([image], snapshot);
+    return overlay === 'export' ? await openOverlay(image) : image;
+  } catch (error) {
+    await image[Symbol.asyncDispose]();
+    throw inWords(error, '');
+  }
+}
+
+/** Whether every thread may have a view of its own: nobody changes it, or each byte has its place for good. */
+function isParallel(image: Image, { readOnly, overlay, imageOptions }: ExportRecipe): boolean {
+  if (imageOptions || overlay === 'export') return false;
+  for (let at: Image | undefined = image; at; at = at.backing) {
+    if (!(at.layer.source instanceof FileStore) || at.filtered) return false;
+  }
+  if (readOnly || overlay === 'session') return true;
+  const { layer, probed } = image;
+  // A file that a write makes longer has one size in this view and another in the next.
+  return layer.format === 'raw' && layer.flat !== undefined && !probed && layer.source.size >= layer.size;
+}
+
+function inWords(error: unknown, before: string): CliFailure {
+  if (error instanceof CliFailure && before === '') return error;
+  const { text, hint } = explain(error);
+  return new CliFailure(before + text, { hint, cause: error });
+}
+
+/** A context for code of the command line that may run on any thread: what it says is gathered. */
+function collectingContext(program: string): [CliContext, () => string] {
+  let text = '';
+  const stream = {
+    write(part: string | Uint8Array) {
+      text += typeof part === 'string' ? part : new TextDecoder().decode(part);
+    },
+    isTTY: false,
+    columns: 80,
+  };
+  const context: CliContext = {
+    program,
+    stdout: stream,
+    stderr: stream,
+    stdin: process.stdin,
+    env: process.env,
+    cwd: process.cwd(),
+    signal: new AbortController().signal,
+    onProgressSignal: () => () => undefined,
+    now: () => Date.now(),
+  };
+  return [context, () => text];
+}

@@ -1,0 +1,275 @@
+import type { RequestHeader } from '../storage/nbd/headers.ts';
+import { Command, CommandFlag, NbdError } from '../storage/nbd/protocol.ts';
+import { Extents } from './contexts.ts';
+import { Look, type ServedDisk } from './disk.ts';
+import type { Outbox } from './outbox.ts';
+import { dataStart, type PageBuffer } from './page-pool.ts';
+import {
+  dataHeaderBytes,
+  encodeDataHeader,
+  encodeDone,
+  encodeHole,
+  encodeStatus,
+  type ReplyMode,
+  statusBytes,
+} from './replies.ts';
+import type { Session } from './session.ts';
+
+/** Up to here a read is answered at once, in one go with its neighbours. */
+const shortRead = 128 * 1024;
+/** Zeroes shorter than this are sent as data among data. */
+const shortestHole = 4096;
+/** Bytes that an extent of a 32-bit reply can say, in whole sectors. */
+const longestExtent = 0xffff_fe00;
+
+/** Carries out the requests of one client. Those in `…Now` do it without waiting, or answer false and did nothing. */
+export class Requests {
+  readonly #disk: ServedDisk;
+  readonly #mode: ReplyMode;
+  readonly #contexts: Session['contexts'];
+  readonly #out: Outbox;
+  #broken = false;
+  /** The answer of `#findStretch`. */
+  #found = 0;
+
+  constructor(session: Session, out: Outbox) {
+    this.#disk = session.disk;
+    this.#mode = session.mode;
+    this.#contexts = session.contexts;
+    this.#out = out;
+  }
+
+  /** A reply failed half-way, so that nothing can follow it. */
+  get broken(): boolean {
+    return this.#broken;
+  }
+
+  answer(request: RequestHeader, error: number): void {
+    this.#out.short((view, at) => encodeDone(view, at, this.#mode, request, error));
+  }
+
+  /** A reply of several parts, which nothing may come between. */
+  isLong(request: RequestHeader): boolean {
+    return request.length > Math.min(shortRead, this.#out.replyBytes);
+  }
+
+  /** The payload lies whole in `buffer` from `at` on. */
+  writeNow(request: RequestHeader, buffer: PageBuffer, at: number): boolean {
+    const { offset, length, flags } = request;
+    if ((flags & CommandFlag.fua) !== 0) return false;
+    if (length > 0 && !this.#disk.writeNow(offset, buffer.address + at, length)) return false;
+    this.answer(request, 0);
+    return true;
+  }
+
+  async write(request: RequestHeader, buffer: PageBuffer): Promise<void> {
+    const { offset, length, flags } = request;
+    const bytes = buffer.bytes.subarray(dataStart, dataStart + length);
+    await this.#disk.write(offset, bytes, (flags & CommandFlag.fua) !== 0);
+    this.answer(request, 0);
+  }
+
+  /** Reads into the thread's output buffer what lies at hand. */
+  readNow(request: RequestHeader): boolean {
+    const { length } = request;
+    if (length === 0) {
+      this.answer(request, 0);
+      return true;
+    }
+    if (this.isLong(request)) return false;
+    const out = this.#out.room(length + 64 * (2 + Math.ceil(length / shortestHole)));
+    if (!out) return false;
+    const bytes = this.#mode === 'simple' ? this.#layWhole(out, request) : this.#layChunks(out, request);
+    this.#out.advance(bytes);
+    return bytes > 0;
+  }
+
+  /** Header and data of a simple reply at the outbox's place; 0: not now. */
+  #layWhole(out: PageBuffer, request: RequestHeader): number {
+    const start = this.#out.at;
+    const data = start + dataHeaderBytes(this.#mode);
+    if (!this.#layData(out, data, request.offset, request.length, false)) return 0;
+    encodeDataHeader(out.view, start, this.#mode, request, { offset: 0, length: 0, last: true });
+    return data + request.length - start;
+  }
+
+  /** Chunks of data and of holes; 0: not now. */
+  #layChunks(out: PageBuffer, request: RequestHeader): number {
+    const { offset, length } = request;
+    const disk = this.#disk;
+    const mode = this.#mode;
+    const oneChunk = (request.flags & CommandFlag.df) !== 0;
+    const start = this.#out.at;
+    const headerBytes = dataHeaderBytes(mode);
+    let at = start;
+    let from = 0;
+    // The data chunk that is open: where its header goes, and how much it holds.
+    let open = -1;
+    let held = 0;
+    const closeData = (last: boolean) => {
+      if (open >= 0)
+        encodeDataHeader(out.view, open, mode, request, { offset: offset + from - held, length: held, last });
+      open = -1;
+      held = 0;
+    };
+    while (from < length) {
+      const look = disk.look(offset + from, length - from, true);
+      if (look === Look.later) return 0;
+      const run = disk.length;
+      const whole = run === length;
+      if (look === Look.zero && !(oneChunk && !whole) && (run >= shortestHole || whole)) {
+        closeData(false);
+        const last = from + run === length;
+        at += encodeHole(out.view, at, mode, request, { offset: offset + from, length: run, last });
+        from += run;
+        continue;
+      }
+      if (open < 0) {
+        open = at;
+        at += headerBytes;
+      }
+      if (look === Look.zero) out.bytes.fill(0, at, at + run);
+      else if (!disk.readNow(out.address + at, run)) return 0;
+      at += run;
+      from += run;
+      held += run;
+    }
+    closeData(true);
+    return at - start;
+  }
+
+  /** Guest bytes as they are, at `at` of the buffer; false: not now. */
+  #layData(into: PageBuffer, at: number, offset: number, length: number, sparse: boolean): boolean {
+    const disk = this.#disk;
+    for (let done = 0; done < length; ) {
+      const look = disk.look(offset + done, length - done, sparse);
+      if (look === Look.later) return false;
+      const run = disk.length;
+      if (look === Look.zero) into.bytes.fill(0, at + done, at + done + run);
+      else if (!disk.readNow(into.address + at + done, run)) return false;
+      done += run;
+    }
+    return true;
+  }
+
+  /** Any read, through `buffer`. */
+  async read(request: RequestHeader, buffer: PageBuffer): Promise<void> {
+    const { offset, length } = request;
+    const oneChunk = this.#mode === 'simple' || (request.flags & CommandFlag.df) !== 0;
+    if (oneChunk) return this.#readWhole(request, buffer);
+    for (let done = 0; done < length; ) {
+      const left = length - done;
+      const isHole = await this.#findStretch(offset + done, left);
+      const found = this.#found;
+      if (isHole) {
+        const place = { offset: offset + done, length: found, last: found === left };
+        this.#out.short((view, at) => encodeHole(view, at, this.#mode, request, place));
+        done += found;
+        continue;
+      }
+      const count = Math.min(found, buffer.capacity, this.#out.replyBytes);
+      await this.#readInto(buffer, offset + done, count);
+      const place = { offset: offset + done, length: count, last: count === left };
+      const start = dataStart - dataHeaderBytes(this.#mode);
+      encodeDataHeader(buffer.view, start, this.#mode, request, place);
+      this.#out.direct(buffer, start, dataStart - start + count);
+      await this.#out.taken();
+      done += count;
+    }
+  }
+
+  /** In one chunk, or as a simple reply. What follows the first piece can no longer be answered with an error. */
+  async #readWhole(request: RequestHeader, buffer: PageBuffer): Promise<void> {
+    const { offset, length } = request;
+    for (let done = 0; done < length; ) {
+      const most =
+        this.#out.kept || this.#out.replyBytes < shortRead ? this.#out.replyBytes : buffer.capacity;
+      const count = Math.min(length - done, buffer.capacity, most);
+      try {
+        await this.#readInto(buffer, offset + done, count);
+      } catch (error) {
+        this.#broken = done > 0;
+        throw error;
+      }
+      let start = dataStart;
+      if (done === 0) {
+        start -= dataHeaderBytes(this.#mode);
+        encodeDataHeader(buffer.view, start, this.#mode, request, { offset, length, last: true });
+      }
+      this.#out.direct(buffer, start, dataStart - start + count);
+      await this.#out.taken();
+      done += count;
+    }
+  }
+
+  async #readInto(buffer: PageBuffer, offset: number, length: number): Promise<void> {
+    if (this.#layData(buffer, dataStart, offset, length, false)) return;
+    await this.#disk.read(offset, buffer.bytes.subarray(dataStart, dataStart + length));
+  }
+
+  /** True: a hole begins at `offset`; false: data, or nobody knows. `#found` says how far. Loads tables that it needs. */
+  async #findStretch(offset: number, length: number): Promise<boolean> {
+    const disk = this.#disk;
+    for (;;) {
+      const look = disk.look(offset, length, true);
+      this.#found = disk.length;
+      if (look === Look.zero) return this.#found >= shortestHole || this.#found === length;
+      if (look === Look.file) return false;
+      if (!(await disk.load(offset))) break;
+    }
+    const hole = await disk.holeAt(offset, length);
+    this.#found = hole > 0 ? hole : disk.dataLength(offset, length);
+    return hole >= shortestHole || hole === length;
+  }
+
+  async cache(request: RequestHeader, buffer: PageBuffer): Promise<void> {
+    await this.#disk.cache(request.offset, request.length, buffer.bytes.subarray(dataStart));
+    this.answer(request, 0);
+  }
+
+  /** Commands without data. */
+  async other(request: RequestHeader): Promise<void> {
+    const { offset, length, flags } = request;
+    const disk = this.#disk;
+    const fua = (flags & CommandFlag.fua) !== 0;
+    switch (request.command) {
+      case Command.flush:
+        await disk.flush();
+        break;
+      case Command.trim:
+        await disk.trim(offset, length, fua);
+        break;
+      case Command.writeZeroes: {
+        const how = { noHole: (flags & CommandFlag.noHole) !== 0, fua };
+        if ((flags & CommandFlag.fastZero) === 0) await disk.zero(offset, length, how);
+        else if (!(await disk.zeroFast(offset, length, how))) {
+          this.answer(request, NbdError.unsupported);
+          return;
+        }
+        break;
+      }
+      default:
+        return this.#status(request);
+    }
+    this.answer(request, 0);
+  }
+
+  /** One chunk a context. */
+  async #status(request: RequestHeader): Promise<void> {
+    const one = (request.flags & CommandFlag.reqOne) !== 0;
+    const longest = this.#mode === 'extended' ? Number.MAX_SAFE_INTEGER : longestExtent;
+    const answers: Uint8Array<ArrayBuffer>[] = [];
+    for (const [index, { id, context }] of this.#contexts.entries()) {
+      const extents = new Extents(one, longest);
+      await context.describe(request.offset, request.length, extents);
+      const bytes = new Uint8Array(statusBytes(this.#mode, extents.lengths.length));
+      const last = index === this.#contexts.length - 1;
+      encodeStatus(new DataView(bytes.buffer), 0, this.#mode, request, { id, last }, extents);
+      answers.push(bytes);
+    }
+    for (const bytes of answers) {
+      this.#out.whole(bytes);
+      await this.#out.taken();
+    }
+  }
+}

@@ -1,0 +1,119 @@
+/** A thread that serves clients over their sockets, and has the images that they see open (host-threads.ts). */
+import { closeSync, readSync } from 'node:fs';
+import { setImmediate as turn } from 'node:timers/promises';
+import { parentPort } from 'node:worker_threads';
+import { CliFailure } from '../cli/failure.ts';
+import { explain } from '../cli/messages.ts';
+import { rawIo } from '../platform/raw-io.ts';
+import { Connection } from './connection.ts';
+import { ThreadBuffers } from './page-pool.ts';
+import { PollLoop } from './poll-loop.ts';
+import { type OpenExport, openExport } from './recipe.ts';
+import { SocketWire } from './wire.ts';
+import type { FromWorker, ToWorker } from './worker-messages.ts';
+
+const io = rawIo();
+const port = parentPort;
+if (!io || !port) throw new Error('This is a thread of cow-nbd, started where koffi is installed');
+const ends = io.pipe();
+if (typeof ends === 'number') throw new Error(`No pipe: error ${-ends}`);
+const [readEnd, writeEnd] = ends;
+
+const buffers = new ThreadBuffers();
+const loop = new PollLoop(io, readEnd);
+const exports = new Map<string, OpenExport>();
+const queue: ToWorker[] = [];
+const scratch = new Uint8Array(64);
+let arrived: (() => void) | undefined;
+
+port.on('message', (message: ToWorker) => {
+  queue.push(message);
+  arrived?.();
+});
+void main();
+
+async function main(): Promise<void> {
+  say({ kind: 'ready', wakeFd: writeEnd });
+
+  for (;;) {
+    const message = queue.shift();
+    if (message?.kind === 'finish') break;
+    if (message) await obey(message);
+    else if (loop.size > 0) await serve();
+    else
+      await new Promise<void>((resolve) => {
+        arrived = resolve;
+      });
+  }
+  loop.finishAll();
+  while (loop.size > 0 && (await loop.run())) drain();
+  say({ kind: 'finished', failure: await closeAll() });
+  closeSync(writeEnd);
+  loop.close();
+  port.close();
+}
+
+function say(message: FromWorker): void {
+  port!.postMessage(message);
+}
+
+async function serve(): Promise<void> {
+  if (!(await loop.run())) return;
+  drain();
+  // The byte in the pipe came after the message, which Node hands over in a turn of its loop.
+  for (let turns = 0; queue.length === 0 && turns < 100; turns++) await turn();
+}
+
+function drain(): void {
+  try {
+    readSync(readEnd, scratch);
+  } catch {
+    // Nothing there: woken for what was read before.
+  }
+}
+
+async function obey(message: Exclude<ToWorker, { kind: 'finish' }>): Promise<void> {
+  if (message.kind === 'open') {
+    const { name } = message.recipe;
+    try {
+      const opened = await openExport(message.recipe, message.again);
+      exports.set(name, opened);
+      say({ kind: 'opened', name, facts: opened.facts });
+    } catch (error) {
+      const { text, hint } =
+        error instanceof CliFailure ? { text: error.message, hint: error.hint } : explain(error);
+      say({ kind: 'failed', name, message: text, hint });
+    }
+    return;
+  }
+  const { id, fd, client } = message;
+  try {
+    const { end, disk, contexts } = await exports.get(client.exportName)!.session(client.contexts);
+    const wire = new SocketWire(fd, io!);
+    const session = { disk, contexts, mode: client.mode };
+    const connection = new Connection(buffers, wire, session, { first: client.first, onWork: loop.noteWork });
+    loop.add({
+      connection,
+      wire,
+      closed: () => {
+        void end().finally(() => say({ kind: 'left', id }));
+      },
+    });
+  } catch {
+    // No overlay for this session: the client sees that it is not served.
+    closeSync(fd);
+    say({ kind: 'left', id });
+  }
+}
+
+async function closeAll(): Promise<string | undefined> {
+  let failure: string | undefined;
+  for (const opened of exports.values()) {
+    try {
+      await opened[Symbol.asyncDispose]();
+    } catch (error) {
+      failure ??= explain(error).text;
+    }
+  }
+  return failure;
+}
