@@ -9,6 +9,9 @@ import { installDebianPackages, installPackages, root, run } from './bootstrap.m
 const judges = {
   'qemu-img': 'qemu-utils',
   'qemu-io': 'qemu-utils',
+  'qemu-nbd': 'qemu-utils',
+  nbdcopy: 'libnbd-bin',
+  nbdsh: 'python3-libnbd',
   'qemu-system-x86_64': 'qemu-system-x86',
   virsh: 'libvirt-clients',
   libvirtd: 'libvirt-daemon-system',

@@ -48,7 +48,8 @@ export class LocalHost implements Host {
       if (connection.closed) leave();
       else if (connection.hasWork || (connection.wantsInput && wire.hasInput)) later();
     };
-    for (const event of ['readable', 'drain', 'end', 'close']) stream.on(event, later);
+    wire.onTaken = later;
+    for (const event of ['readable', 'end', 'close']) stream.on(event, later);
     later();
     const finish = () => {
       connection.finish();

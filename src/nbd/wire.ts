@@ -70,6 +70,8 @@ const streamBytes = 256 * 1024;
 /** A stream of Node's (TLS; or a socket where the system's calls cannot be had). */
 export class StreamWire implements Wire {
   readonly stream: Duplex;
+  /** Called whenever the system has taken what was sent. ('drain' does not tell that of every write.) */
+  onTaken: () => void = () => undefined;
   #chunk: Uint8Array | undefined;
   #ended = false;
 
@@ -109,7 +111,7 @@ export class StreamWire implements Wire {
     const count = Math.min(bytes.length, streamBytes - this.stream.writableLength);
     if (count <= 0) return 0;
     // The stream keeps what it is given: the buffer will be used again.
-    this.stream.write(Uint8Array.from(bytes.subarray(0, count)));
+    this.stream.write(Uint8Array.from(bytes.subarray(0, count)), () => this.onTaken());
     return count;
   }
 
