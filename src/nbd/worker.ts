@@ -50,7 +50,7 @@ async function main(): Promise<void> {
   say({ kind: 'finished', failure: await closeAll() });
   closeSync(writeEnd);
   loop.close();
-  port.close();
+  port!.close();
 }
 
 function say(message: FromWorker): void {
