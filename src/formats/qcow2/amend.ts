@@ -1,7 +1,11 @@
+import { amendSlots, type SlotWish } from '../../crypto/luks/amend.ts';
+import { readHeader as readLuksHeader } from '../../crypto/luks/key-slots.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteStore } from '../../storage/store.ts';
-import type { OptionSpec, OptionValues } from '../driver.ts';
+import type { AmendContext, OptionSpec, OptionValues } from '../driver.ts';
+import { namedSecret, requireSecret, slotOptions, slotWish } from '../encryption.ts';
 import * as c from './constants.ts';
+import { encryptionOf, luksArea } from './encryption.ts';
 import {
   backingFileOf,
   backingFormatOf,
@@ -19,22 +23,10 @@ import { readSnapshots } from './snapshots.ts';
 
 const amendable = 'backing_file backing_fmt compat data_file data_file_raw lazy_refcounts refcount_bits size';
 
-/** What `amend` knows, named and worded as QEMU's `-o help` does; those of encryption only by name. */
+/** What `amend` knows, named and worded as QEMU's `-o help` does. */
 export const amendOptions: readonly OptionSpec[] = [
   ...createOptions.filter(({ name }) => amendable.split(' ').includes(name)),
-  { name: 'encrypt.iter-time', type: 'number', help: 'Time to spend in PBKDF in milliseconds' },
-  { name: 'encrypt.keyslot', type: 'number', help: 'Select a single keyslot to modify explicitly' },
-  {
-    name: 'encrypt.new-secret',
-    type: 'string',
-    help: 'New secret to set in the matching keyslots. Empty string to erase',
-  },
-  { name: 'encrypt.old-secret', type: 'string', help: 'Select all keyslots that match this password' },
-  {
-    name: 'encrypt.state',
-    type: 'string',
-    help: 'Select new state of affected keyslots (active/inactive)',
-  },
+  ...slotOptions('encrypt.'),
 ];
 
 const versions: Readonly<Record<string, 2 | 3>> = { '0.10': 2, v2: 2, '1.1': 3, v3: 3 };
@@ -46,10 +38,12 @@ const versions: Readonly<Record<string, 2 | 3>> = { '0.10': 2, v2: 2, '1.1': 3, 
 export async function amendQcow2(
   store: ByteStore,
   values: OptionValues,
-  how: { readonly keepVersion?: boolean } = {},
+  how: AmendContext = {},
 ): Promise<void> {
   let header = await readHeader(store);
   const { version, refcountOrder, lazyRefcounts } = understand(header, values, store.name);
+  const slots = slotWish(values, 'encrypt.');
+  if (slots) await amendEncryption(store, header, slots, how);
   if (version > header.version) header = await upgrade(store, header);
   if (refcountOrder !== header.refcountOrder) {
     if (version < 3) {
@@ -64,6 +58,25 @@ export async function amendQcow2(
   if (version >= header.version) return;
   await checkDowngrade(store, header);
   if (!how.keepVersion) await downgrade(store, header);
+}
+
+async function amendEncryption(
+  store: ByteStore,
+  header: Qcow2Header,
+  wish: SlotWish,
+  how: AmendContext,
+): Promise<void> {
+  const path = store.name;
+  if (encryptionOf(header) !== 'luks') {
+    throw refusal(path, 'encrypt', 'Only LUKS encryption options can be amended');
+  }
+  const area = luksArea(store, header);
+  const passphrase = await requireSecret(how, how.keySecret, 'encrypt.', path);
+  await amendSlots(area, await readLuksHeader(area), wish, {
+    passphrase,
+    force: how.force,
+    secret: (id) => namedSecret(how, id, path),
+  });
 }
 
 interface Wish {

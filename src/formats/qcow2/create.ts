@@ -1,10 +1,16 @@
 import { alignUp } from '../../bytes/numbers.ts';
+import { createHeader, type LuksPlan } from '../../crypto/luks/create.ts';
 import { DiskError } from '../../errors.ts';
 import { type ByteStore, hostFileOf } from '../../storage/store.ts';
+import { storeWindowOf } from '../../storage/window.ts';
 import type { CreateContext, OptionValues } from '../driver.ts';
-import { entryBytes, extendedEntryBytes, maxL1Bytes } from './constants.ts';
-import type { HeaderExtension } from './extensions.ts';
+import { requireSecret } from '../encryption.ts';
+import { CryptMethod, ExtensionType, entryBytes, extendedEntryBytes, maxL1Bytes } from './constants.ts';
+import { type HeaderExtension, withExtension } from './extensions.ts';
+import { flushImage } from './flush.ts';
 import { encodeHeader, newHeader } from './header-encode.ts';
+import { replaceHeader } from './header-write.ts';
+import type { WritableQcow2Layer } from './layer.ts';
 import { openForWriting } from './open.ts';
 import { parseCreateOptions, type Qcow2CreateOptions } from './options.ts';
 import { refcountAccess } from './refcount-width.ts';
@@ -41,7 +47,8 @@ export function encodeNewImage(
     throw new DiskError('out-of-range', message, { field: 'size', detail: { size, errno: 'EFBIG' } });
   }
   const clusters = 3 + Math.ceil((l1Size * 8) / clusterSize);
-  const fits = clusters <= (clusterSize * 8) / 2 ** options.refcountOrder;
+  // As QEMU, which lays the encryption's header before the L1 table.
+  const fits = !options.encryption && clusters <= (clusterSize * 8) / 2 ** options.refcountOrder;
   const header = newHeader({
     ...options,
     size: fits ? guestSize : 0,
@@ -71,6 +78,9 @@ export async function createQcow2(
   context: CreateContext,
 ): Promise<void> {
   const image = encodeNewImage(size, values, context);
+  const { encryption } = image.options;
+  const passphrase =
+    encryption && (await requireSecret(context, encryption.keySecret, 'encrypt.', store.name));
   const { dataFile, dataFileRaw } = image.options;
   const data = dataFile === undefined ? undefined : await createDataFile(dataFile, image.size, context);
   // The map of a raw data file names all of it, so that a program that knows nothing of the map changes nothing of it.
@@ -78,13 +88,45 @@ export async function createQcow2(
   const preallocation = dataFileRaw && given === 'off' ? 'metadata' : given;
   if (store.size > 0 && hostFileOf(store)?.fileKind !== 'block') await store.resize(0);
   await store.write(0, image.bytes);
-  if (preallocation === 'off' && image.encodedSize === image.size) return;
-  const layer = await openForWriting(store, data);
+  if (preallocation === 'off' && image.encodedSize === image.size && !passphrase) return;
+  let layer = await openForWriting(store, data);
+  if (passphrase) await addEncryption(layer, encryption!.plan, passphrase);
   if (image.encodedSize !== image.size) await layer.resize(image.size);
+  if (passphrase && preallocation !== 'off') {
+    await layer.finish();
+    const options = { 'encrypt.key-secret': encryption!.keySecret };
+    layer = await openForWriting(store, data, { options, secret: context.secret });
+  }
   if (preallocation !== 'off') {
     await layer.preallocate(0, image.size, preallocation, context.onProgress);
   }
   await layer.finish();
+}
+
+/** Gives an image without guest data a LUKS header. The image's header names it last. */
+async function addEncryption(
+  layer: WritableQcow2Layer,
+  plan: LuksPlan,
+  passphrase: Uint8Array,
+): Promise<void> {
+  await layer.change(async (writer) => {
+    const { store, mapping } = writer;
+    const { clusterSize } = mapping.geometry;
+    await writer.load();
+    const length = plan.payloadOffset;
+    const offset = (await writer.refcounts.allocateContiguous(Math.ceil(length / clusterSize))) * clusterSize;
+    await store.zero(offset, alignUp(length, clusterSize), { punch: false });
+    await createHeader(storeWindowOf(store, { offset, size: length }), plan, passphrase);
+    await flushImage(writer);
+    const data = new Uint8Array(16);
+    new DataView(data.buffer).setBigUint64(0, BigInt(offset));
+    new DataView(data.buffer).setBigUint64(8, BigInt(length));
+    writer.header = await replaceHeader(store, writer.header, {
+      ...writer.header,
+      cryptMethod: CryptMethod.luks,
+      extensions: withExtension(writer.header.extensions, ExtensionType.crypto, data),
+    });
+  });
 }
 
 async function createDataFile(name: string, size: number, context: CreateContext): Promise<ByteStore> {

@@ -2,6 +2,7 @@ import type { ByteSource } from '../../storage/store.ts';
 import type { LayerDetails } from '../driver.ts';
 import { readBitmapDirectory } from './bitmap-directory.ts';
 import { Autoclear, Compatible, CryptMethod, compressionNames, Incompatible } from './constants.ts';
+import { describeEncryption } from './encryption.ts';
 import { dataFileNameOf } from './extensions.ts';
 import { clusterSizeOf, hasIncompatible, type Qcow2Header, refcountBitsOf } from './header.ts';
 import { readSnapshots } from './snapshots.ts';
@@ -22,7 +23,13 @@ export async function detailsOf(source: ByteSource, header: Qcow2Header): Promis
 async function formatSpecific(source: ByteSource, header: Qcow2Header): Promise<Record<string, unknown>> {
   const compressionType = compressionNames[header.compressionType];
   if (header.version === 2) {
-    return { compat: '0.10', 'refcount-bits': refcountBitsOf(header), 'compression-type': compressionType };
+    const encrypt = await describeEncryption(source, header);
+    return {
+      compat: '0.10',
+      'refcount-bits': refcountBitsOf(header),
+      ...(encrypt ? { encrypt } : {}),
+      'compression-type': compressionType,
+    };
   }
   const data: Record<string, unknown> = { compat: '1.1' };
   const dataFile = dataFileNameOf(header);
@@ -34,9 +41,8 @@ async function formatSpecific(source: ByteSource, header: Qcow2Header): Promise<
   data['lazy-refcounts'] = (header.compatibleFeatures & Compatible.lazyRefcounts) !== 0n;
   data.corrupt = hasIncompatible(header, Incompatible.corrupt);
   data['refcount-bits'] = refcountBitsOf(header);
-  if (header.cryptMethod !== CryptMethod.none) {
-    data.encrypt = { format: header.cryptMethod === CryptMethod.aes ? 'aes' : 'luks' };
-  }
+  const encrypt = await describeEncryption(source, header);
+  if (encrypt) data.encrypt = encrypt;
   const bitmaps = await readBitmapDirectory(source, header);
   if (bitmaps.length > 0) {
     data.bitmaps = bitmaps.map((bitmap) => ({

@@ -46,7 +46,7 @@ export async function flushImage(writer: Qcow2Writer): Promise<void> {
   l1?.clean();
   try {
     if (!writer.lazy) await writeBlocks(refcounts);
-    if (writer.data !== store) await writer.data.flush();
+    if (writer.dataFile !== store) await writer.dataFile.flush();
     await store.flush();
     if (!writer.lazy && (await writeRefcountTable(refcounts))) await store.flush();
     await writeTables(store, frozen, 'l2_update');

@@ -20,6 +20,8 @@ export const qcow2: FormatDriver = {
     { name: 'cache-size', type: 'size' },
     { name: 'l2-cache-size', type: 'size' },
     { name: 'refcount-cache-size', type: 'size' },
+    { name: 'encrypt.format', type: 'string' },
+    { name: 'encrypt.key-secret', type: 'string' },
   ],
   canPack: true,
   probe({ head }) {

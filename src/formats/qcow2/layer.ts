@@ -21,6 +21,7 @@ import { backingFileOf, backingFormatOf, findExtension, withExtension } from './
 import { flushImage } from './flush.ts';
 import type { Qcow2Header } from './header.ts';
 import { replaceHeader } from './header-write.ts';
+import type { LegacyAes } from './legacy-aes.ts';
 import { type LocateContext, locate } from './locate.ts';
 import type { Mapping } from './mapping.ts';
 import { mark } from './mark.ts';
@@ -45,6 +46,10 @@ export class Qcow2Layer implements Layer, LocateContext {
   readonly grain: number;
   readonly unit: number;
   mayBeSparse = false;
+  /** The id of the secret that an encrypted image was opened with. */
+  keySecret?: string;
+  /** The encryption of crypt_method 1. */
+  legacy?: LegacyAes;
   readonly #header: Qcow2Header;
   /** Why guest data cannot be read, though the header can (opened for `info` or `check`). */
   readonly #refusal: Error | undefined;
@@ -81,15 +86,17 @@ export class Qcow2Layer implements Layer, LocateContext {
   }
 
   locate(offset: number, length: number): Run | undefined {
-    return locate(this, offset, length);
+    const run = locate(this, offset, length);
+    return run && this.legacy ? this.legacy.show(run) : run;
   }
 
   async fault(offset: number): Promise<void> {
     this.assertReadable();
     if (!this.#sparseKnown) {
       this.#sparseKnown = true;
-      this.mayBeSparse = await looksPreallocated(this.source, this.header);
+      this.mayBeSparse = !this.data.encrypted && (await looksPreallocated(this.source, this.header));
     }
+    await this.legacy?.load();
     await this.mapping.fault(Math.floor(offset / this.mapping.geometry.l2Span));
   }
 
@@ -125,6 +132,7 @@ export class Qcow2Layer implements Layer, LocateContext {
 
   async [Symbol.asyncDispose](): Promise<void> {
     try {
+      this.legacy?.dispose();
       if (this.data !== this.source) await this.data[Symbol.asyncDispose]();
     } finally {
       await this.source[Symbol.asyncDispose]();
@@ -170,7 +178,7 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
   async resize(size: number, options?: ResizeOptions): Promise<void> {
     this.assertReadable();
     await this.#writer.mutex.run(() => resize(this.#writer, size, options));
-    if (options?.preallocation && options.preallocation !== 'off') this.mayBeSparse = true;
+    if (options?.preallocation && options.preallocation !== 'off') this.mayBeSparse = !this.data.encrypted;
   }
 
   override get bitmaps(): LayerBitmaps {
@@ -220,7 +228,7 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
     onProgress?: OnProgress,
   ): Promise<void> {
     await this.#writer.mutex.run(() => preallocate(this.#writer, from, to, mode, onProgress));
-    this.mayBeSparse = true;
+    this.mayBeSparse = !this.data.encrypted;
   }
 
   /** Durable on return. */
@@ -256,7 +264,7 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
   async flush(): Promise<void> {
     const writer = this.#writer;
     if (!writer.prepared) {
-      if (writer.data !== writer.store) await writer.data.flush();
+      if (writer.dataFile !== writer.store) await writer.dataFile.flush();
       return writer.store.flush();
     }
     await writer.mutex.run(() => flushImage(writer));

@@ -1,4 +1,5 @@
 import { alignUp } from '../../bytes/numbers.ts';
+import type { ByteStore } from '../../storage/store.ts';
 import type { Table } from '../mapped/table.ts';
 import { checkEntry, packedOutside } from './check-entry.ts';
 import { lowZero } from './constants.ts';
@@ -45,7 +46,7 @@ export async function markLocked(
   await writer.prepare();
   const { mapping } = writer;
   const { clusterSize, l2Span, grain, extendedL2, externalData } = mapping.geometry;
-  if (writer.rawData) await clearData(writer, offset, length, discard);
+  if (writer.rawData) await clearData(writer.data, offset, length, discard);
   const given: Given[] = [];
   const end = offset + length;
   const stop = alignUp(end, end >= writer.header.size ? clusterSize : grain);
@@ -72,7 +73,7 @@ export async function markLocked(
   if (given.length === 0 || writer.rawData) return;
   // What is to read as the backing image must do so on disk before its data goes.
   if (kind === 'hole') await flushImage(writer);
-  for (const run of given) await clearData(writer, run.offset, run.length, true);
+  for (const run of given) await clearData(writer.dataFile, run.offset, run.length, true);
 }
 
 /** Bytes of the external data file that the map gives up, at their guest offset. */
@@ -105,9 +106,9 @@ function collectGiven(writer: Qcow2Writer, table: Table, from: number, to: numbe
 }
 
 /** Makes bytes of the external data file zeroes, as far as it reaches. */
-async function clearData(writer: Qcow2Writer, offset: number, length: number, punch: boolean): Promise<void> {
-  const there = Math.min(length, writer.data.size - offset);
-  if (there > 0) await writer.data.zero(offset, there, { punch });
+async function clearData(data: ByteStore, offset: number, length: number, punch: boolean): Promise<void> {
+  const there = Math.min(length, data.size - offset);
+  if (there > 0) await data.zero(offset, there, { punch });
 }
 
 function unmapEntries(writer: Qcow2Writer, table: Table, first: number, last: number, punch: boolean): void {

@@ -1,6 +1,8 @@
 import { DiskError } from '../../errors.ts';
 import type { MeasuredBitmap, Measurement, MeasureRequest, OptionValues } from '../driver.ts';
+import { requireSecret } from '../encryption.ts';
 import * as c from './constants.ts';
+import { readEncryption } from './options.ts';
 
 /** What of the creation options the size of the file depends on. */
 interface Shape {
@@ -38,7 +40,15 @@ export async function measureQcow2(request: MeasureRequest): Promise<Measurement
     content?.bitmaps && shape.version >= 3
       ? bitmapBytes(request.size, content.bitmaps, clusterSize)
       : undefined;
-  return { required: metadata + data, fullyAllocated: metadata + size, bitmaps };
+  const crypto = await cryptoBytes(options, clusterSize);
+  return { required: metadata + crypto + data, fullyAllocated: metadata + crypto + size, bitmaps };
+}
+
+/** The LUKS header of an encrypted image. Throws as creating it does. */
+async function cryptoBytes(options: OptionValues, clusterSize: bigint): Promise<bigint> {
+  if (options['encrypt.format'] !== 'luks') return 0n;
+  await requireSecret({ secret: async () => new Uint8Array(0) }, options['encrypt.key-secret'], 'encrypt.');
+  return roundUp(BigInt(readEncryption(options)!.plan.payloadOffset), clusterSize);
 }
 
 function shapeOf(options: OptionValues): Shape {

@@ -1,8 +1,10 @@
 import { DiskError } from '../../errors.ts';
+import type { EncryptedStore } from '../../storage/encrypted.ts';
 import type { ByteSource, ByteStore } from '../../storage/store.ts';
 import type { OpenContext } from '../driver.ts';
 import { cacheSizes } from './cache-sizes.ts';
 import { CryptMethod, Incompatible } from './constants.ts';
+import { openEncryption } from './encryption.ts';
 import { unsupported } from './errors.ts';
 import { dataFileNameOf } from './extensions.ts';
 import { geometryOf } from './geometry.ts';
@@ -42,12 +44,18 @@ export async function openQcow2(
     if (header.snapshotCount > 0) await readSnapshots(source, header);
     if (writable && hasIncompatible(header, Incompatible.dirty)) header = await repair(source, header, hooks);
   }
+  const encryption = await openEncryption(source, header, context);
   const external = hasIncompatible(header, Incompatible.dataFile) && !metadataOnly;
   const data = external ? await openData(source, header, context) : undefined;
+  let guest: EncryptedStore | undefined;
   try {
-    return layerOver(source, header, context, data, refusal);
+    guest = await encryption?.guestOver?.(data ?? source, data !== undefined);
+    const layer = layerOver(source, header, context, { data, guest }, refusal);
+    layer.keySecret = encryption?.keySecret;
+    layer.legacy = encryption?.legacy;
+    return layer;
   } catch (error) {
-    await data?.[Symbol.asyncDispose]();
+    await (guest ?? data)?.[Symbol.asyncDispose]();
     throw error;
   }
 }
@@ -56,33 +64,39 @@ function layerOver(
   source: ByteSource,
   header: Qcow2Header,
   context: OpenContext,
-  data: ByteSource | undefined,
+  { data, guest }: { readonly data?: ByteSource; readonly guest?: EncryptedStore },
   refusal: DiskError | undefined,
 ): Qcow2Layer {
   const caches = cacheSizes(context.options, header.size, geometryOf(header), source.name);
   const mapping = new Mapping(source, header, caches.l2);
   if (!context.metadataOnly) mapping.checkL1();
-  if (!context.writable) return new Qcow2Layer(source, header, mapping, refusal, data);
+  if (!context.writable) return new Qcow2Layer(source, header, mapping, refusal, guest ?? data);
   const writer = new Qcow2Writer(source as ByteStore, header, mapping, {
     lazyRefcounts: booleanOption(context.options?.['lazy-refcounts']),
     refcountCacheBytes: caches.refcounts,
     data: data as ByteStore | undefined,
+    guest,
   });
   return new WritableQcow2Layer(writer, refusal);
 }
 
 /** Opens an image that was just created, with its data file if it has one. */
-export async function openForWriting(store: ByteStore, data?: ByteStore): Promise<WritableQcow2Layer> {
+export async function openForWriting(
+  store: ByteStore,
+  data?: ByteStore,
+  context: Pick<OpenContext, 'options' | 'secret'> = {},
+): Promise<WritableQcow2Layer> {
   const sibling = data && (async () => data);
-  return (await openQcow2(store, { writable: true, sibling })) as WritableQcow2Layer;
+  return (await openQcow2(store, { ...context, writable: true, sibling })) as WritableQcow2Layer;
 }
 
 /** Why the guest's data cannot be had, if so. */
 function refusalOf(path: string, header: Qcow2Header, context: OpenContext): DiskError | undefined {
-  if (header.cryptMethod !== CryptMethod.none) {
-    const method = header.cryptMethod === CryptMethod.luks ? 'luks' : 'aes';
-    const message = `Encrypted qcow2 images (${method}) are not supported`;
-    return unsupported(path, 'crypt_method', message, { method });
+  if (context.metadataOnly && header.cryptMethod !== CryptMethod.none) {
+    return new DiskError('bad-argument', "Parameter 'encrypt.key-secret' is required for cipher", {
+      path,
+      field: 'key-secret',
+    });
   }
   if (hasIncompatible(header, Incompatible.dataFile) && !context.sibling) {
     const message = 'The image has an external data file, and nothing was given to open it with';

@@ -1,5 +1,7 @@
+import { type LuksPlan, planHeader } from '../../crypto/luks/create.ts';
 import { DiskError } from '../../errors.ts';
 import type { OptionSpec, OptionValues } from '../driver.ts';
+import { luksOptions } from '../encryption.ts';
 import { CompressionType, maxClusterBits, minClusterBits } from './constants.ts';
 
 /** Creation options, named and worded as QEMU's `-o help` does. */
@@ -59,6 +61,8 @@ export interface Qcow2CreateOptions {
   /** The name of an external data file. */
   readonly dataFile?: string;
   readonly dataFileRaw: boolean;
+  /** LUKS: the header to be, and the id of its passphrase. */
+  readonly encryption?: { readonly plan: LuksPlan; readonly keySecret: unknown };
 }
 
 const versions: Readonly<Record<string, 2 | 3>> = { '0.10': 2, v2: 2, '1.1': 3, v3: 3 };
@@ -80,7 +84,7 @@ export function parseCreateOptions(values: OptionValues, hasBacking: boolean): Q
   const compressionType =
     compressions[compression] ??
     fail('compression_type', notAccepted('compression-type', compression), compression);
-  refuseEncryption(values);
+  const encryption = readEncryption(values);
 
   const extendedL2 = values.extended_l2 === true;
   if (extendedL2 && version < 3) {
@@ -112,6 +116,7 @@ export function parseCreateOptions(values: OptionValues, hasBacking: boolean): Q
     extendedL2,
     dataFile: values.data_file === undefined ? undefined : String(values.data_file),
     dataFileRaw: values.data_file_raw === true,
+    encryption,
   };
 }
 
@@ -153,12 +158,22 @@ function checkDataFile(values: OptionValues, version: 2 | 3, hasBacking: boolean
   if (version < 3) fail('data_file', `External data files are only supported with ${needsV3}`);
 }
 
-function refuseEncryption(values: OptionValues): void {
-  for (const [name, value] of Object.entries(values)) {
-    if (value === undefined || value === false) continue;
-    if (name !== 'encryption' && !name.startsWith('encrypt.')) continue;
-    throw new DiskError('unsupported', 'Encrypted qcow2 images are not supported', { field: name });
+/** Throws `unsupported` for the legacy encryption, which is as good as none. */
+export function readEncryption(values: OptionValues): Qcow2CreateOptions['encryption'] {
+  const given = Object.entries(values).some(
+    ([name, value]) => name.startsWith('encrypt.') && value !== undefined,
+  );
+  const format = values.encryption === true ? 'aes' : values['encrypt.format'];
+  if (format === undefined && given) fail('encrypt.format', "Parameter 'encrypt.format' is missing");
+  if (format === undefined) return undefined;
+  if (format === 'aes') {
+    throw new DiskError('unsupported', "The legacy encryption 'aes' is not created any more: use luks", {
+      field: 'encrypt.format',
+    });
   }
+  if (format !== 'luks') fail('encrypt.format', notAccepted('format', String(format)));
+  const keySecret = values['encrypt.key-secret'];
+  return { plan: planHeader(luksOptions(values, 'encrypt.')), keySecret };
 }
 
 function notAccepted(parameter: string, value: string): string {

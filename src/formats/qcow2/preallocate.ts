@@ -3,8 +3,20 @@ import { hostFileOf, type OnProgress } from '../../storage/store.ts';
 import { flushImage } from './flush.ts';
 import { markLocked } from './mark.ts';
 import type { PreallocationMode } from './options.ts';
-import { reserveLocked } from './reserve.ts';
+import { type LockedReservation, reserveLocked } from './reserve.ts';
 import type { Qcow2Writer } from './writer.ts';
+
+/**
+ * What is decrypted from space that was never written is no zeroes: the map says that it reads so, or version 2 has them
+ * written. With extended L2 entries the space has no content at first.
+ */
+async function publishZeroed(writer: Qcow2Writer, place: LockedReservation): Promise<void> {
+  const undefinedContent = writer.encrypted && !writer.mapping.geometry.extendedL2;
+  const markable = writer.header.version >= 3;
+  if (undefinedContent && !markable) await place.store.zero(place.at, place.length);
+  place.publish();
+  if (undefinedContent && markable) await markLocked(writer, 'zero', place.offset, place.length, false);
+}
 
 /** In a data file a cluster's place is known, and what lies past the file's end reads as zeroes. */
 async function preallocateData(
@@ -15,7 +27,7 @@ async function preallocateData(
   onProgress?: OnProgress,
 ): Promise<void> {
   const { clusterSize, grain } = writer.mapping.geometry;
-  const { data } = writer;
+  const { dataFile: data } = writer;
   const end = alignUp(to, grain);
   if (hostFileOf(data)?.fileKind === 'block') {
     await data.zero(from, Math.min(end, data.size) - from, { punch: false });
@@ -26,7 +38,7 @@ async function preallocateData(
   }
   for (let offset = alignUp(from, clusterSize); offset < to; ) {
     const place = await reserveLocked(writer, offset, to - offset, 'space');
-    place.publish();
+    await publishZeroed(writer, place);
     offset = place.offset + place.length;
     await writer.relieve();
   }
@@ -76,7 +88,7 @@ export async function preallocate(
         if (place.fresh && place.at < firstNew * clusterSize) {
           await store.zero(place.at, place.length, { punch: false });
         }
-        place.publish();
+        await publishZeroed(writer, place);
       } finally {
         await place.abandon();
       }

@@ -77,12 +77,17 @@ export async function reserveLocked(
     let to = from + count * clusterSize;
     if (extendedL2 && !spaceOnly) [from, to] = covered(writer, tables, offset, Math.min(end, to));
     const at = host * clusterSize + from - first * clusterSize;
-    const zeroed = host * clusterSize >= writer.data.size;
+    const zeroed = isBlank(writer, host * clusterSize);
     return new Fresh(writer, tables, { offset: from, length: to - from, at, zeroed, spaceOnly });
   } catch (error) {
     unpin(tables);
     throw error;
   }
+}
+
+/** Past the end of the file everything reads as zeroes, unless it is decrypted. */
+function isBlank(writer: Qcow2Writer, at: number): boolean {
+  return !writer.encrypted && at >= writer.data.size;
 }
 
 /** Synchronous: a run of grains that may be written where they are, or undefined. */

@@ -88,7 +88,7 @@ async function hideBacking(
     try {
       // Space past the file's end reads as zeroes already; the file must reach over what a map names, though.
       if (place.zeroed) await store.resize(place.at + place.length);
-      else await store.zero(place.at, place.length, { punch: false });
+      else await place.store.zero(place.at, place.length, { punch: false });
       place.publish();
     } finally {
       await place.abandon();

@@ -25,12 +25,16 @@ export interface WriterOptions {
   readonly refcountCacheBytes?: number;
   /** The external data file, where the image has one. */
   readonly data?: ByteStore;
+  /** Guest clusters in the clear, where they are encrypted. */
+  readonly guest?: ByteStore;
 }
 
 /** The state that all changes of an open image share. Everything asynchronous here runs under `mutex`. */
 export class Qcow2Writer {
   readonly store: ByteStore;
-  /** Where guest clusters lie: the image file, or its external data file. */
+  /** The file in which guest clusters lie: the image's, or its external data file. */
+  readonly dataFile: ByteStore;
+  /** Guest clusters, as the guest sees their bytes. */
   readonly data: ByteStore;
   readonly mapping: Mapping;
   readonly mutex = new Mutex();
@@ -54,7 +58,8 @@ export class Qcow2Writer {
 
   constructor(store: ByteStore, header: Qcow2Header, mapping: Mapping, options: WriterOptions = {}) {
     this.store = store;
-    this.data = options.data ?? store;
+    this.dataFile = options.data ?? store;
+    this.data = options.guest ?? this.dataFile;
     this.header = header;
     this.mapping = mapping;
     this.metadata = new MetadataMap(store.name);
@@ -68,6 +73,11 @@ export class Qcow2Writer {
     return (
       this.mapping.geometry.externalData && (this.header.autoclearFeatures & c.Autoclear.dataFileRaw) !== 0n
     );
+  }
+
+  /** Guest clusters are encrypted: what was never written in them reads as anything. */
+  get encrypted(): boolean {
+    return this.data.encrypted === true;
   }
 
   /** True when the first change has been prepared for: tables are loaded, checked and marked. */
