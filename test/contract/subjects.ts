@@ -45,6 +45,13 @@ const variants: Readonly<Record<string, readonly OptionValues[]>> = {
     { data_file: 'guest data', extended_l2: true, cluster_size: 16384 },
     { extended_l2: true, cluster_size: 16384 },
     { extended_l2: true, lazy_refcounts: true, compression_type: 'zstd' },
+    {
+      'encrypt.format': 'luks',
+      'encrypt.key-secret': 's',
+      'encrypt.iter-time': 0,
+      'encrypt.cipher-alg': 'aes-128',
+      cluster_size: 4096,
+    },
   ],
   vpc: [{ subformat: 'fixed' }],
   // A stream is written once, and packed: src/formats/vmdk/stream.test.ts.

@@ -3,7 +3,8 @@ import { hostFileOf, type OnProgress } from '../../storage/store.ts';
 import { flushImage } from './flush.ts';
 import { markLocked } from './mark.ts';
 import type { PreallocationMode } from './options.ts';
-import { type LockedReservation, reserveLocked } from './reserve.ts';
+import type { LockedReservation } from './reservation.ts';
+import { reserveLocked } from './reserve.ts';
 import type { Qcow2Writer } from './writer.ts';
 
 /**
