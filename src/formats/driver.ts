@@ -338,6 +338,8 @@ export interface MeasureRequest {
   readonly size: bigint;
   /** Creation options. */
   readonly options: OptionValues;
+  /** The secret of that id, for formats that encrypt. */
+  secret?(id: string): Promise<Uint8Array>;
   /**
    * The content it will get: `used` counts the guest bytes of the units of `grain` bytes that hold data, and the
    * bitmaps are those that could be copied with it (undefined: the source has no place for bitmaps).

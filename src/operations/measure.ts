@@ -18,6 +18,7 @@ export async function measureImage(
   driver: FormatDriver,
   source: Image | bigint,
   options: OptionValues = {},
+  context: Pick<MeasureRequest, 'secret'> = {},
 ): Promise<Measurement> {
   if (!driver.measure) {
     throw new DiskError('unsupported', `Block driver '${driver.name}' does not support size measurement`, {
@@ -25,8 +26,13 @@ export async function measureImage(
       detail: { format: driver.name },
     });
   }
-  if (typeof source === 'bigint') return driver.measure({ size: source, options });
-  return driver.measure({ size: BigInt(source.size), options, content: await contentOf(source) });
+  if (typeof source === 'bigint') return driver.measure({ secret: context.secret, size: source, options });
+  return driver.measure({
+    secret: context.secret,
+    size: BigInt(source.size),
+    options,
+    content: await contentOf(source),
+  });
 }
 
 async function contentOf(image: Image): Promise<MeasureRequest['content']> {

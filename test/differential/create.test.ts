@@ -107,8 +107,8 @@ lines('create, options refused', [
   },
   {
     line: 'create -f qcow2 -o encryption=on new.qcow2 10M',
-    differs: 'qcow2-features',
-    ours: { code: 1, stderr: 'Encrypted qcow2 images are not supported' },
+    differs: 'legacy-aes',
+    ours: { code: 1, stderr: "The legacy encryption 'aes' is not created any more: use luks" },
   },
 ]);
 

@@ -82,7 +82,7 @@ function operandOf(operands: readonly string[], wish: MeasureArguments): string 
 
 async function measureSize(context: CliContext, wish: MeasureArguments): Promise<Measurement> {
   const { driver, options } = targetOf(context, wish);
-  return measureImage(driver, wish.size!, options);
+  return measureImage(driver, wish.size!, options, wish.images.opening);
 }
 
 async function measureFile(context: CliContext, path: string, wish: MeasureArguments): Promise<Measurement> {
@@ -95,7 +95,7 @@ async function measureFile(context: CliContext, path: string, wish: MeasureArgum
   if (wish.snapshot !== undefined) await loadSnapshot([image], wish.snapshot);
   const { driver, options } = targetOf(context, wish);
   try {
-    return await measureImage(driver, image, options);
+    return await measureImage(driver, image, options, wish.images.opening);
   } catch (error) {
     reportCorruption(context, error);
     if (!isDiskError(error, 'corrupt') && !isDiskError(error, 'io')) throw error;

@@ -47,8 +47,9 @@ export const luks: FormatDriver = {
     await createHeader(store, plan, passphrase);
   },
 
-  async measure({ size, options }) {
-    await requireSecret({ secret: async () => new Uint8Array(0) }, options['key-secret'], '');
+  async measure(request) {
+    const { size, options } = request;
+    await requireSecret(request, options['key-secret'], '');
     const { payloadOffset } = planHeader(luksOptions(options, ''));
     const bytes = BigInt(payloadOffset) + size;
     return { required: bytes, fullyAllocated: bytes };

@@ -9,7 +9,7 @@ import type { ByteSource, ByteStore } from '../../storage/store.ts';
 import { windowedSource } from '../../storage/window.ts';
 import type { OpenContext } from '../driver.ts';
 import { requireSecret } from '../encryption.ts';
-import { CryptMethod } from './constants.ts';
+import { Autoclear, CryptMethod } from './constants.ts';
 import { corrupt, unsupported } from './errors.ts';
 import { cryptoOf } from './extensions.ts';
 import type { Qcow2Header } from './header.ts';
@@ -68,6 +68,9 @@ export async function openEncryption(
   if (format === 'aes' && context.writable) {
     const message = "Images with the legacy encryption 'aes' can only be read: convert them";
     throw unsupported(source.name, 'crypt_method', message, { method: 'aes' });
+  }
+  if (context.writable && (header.autoclearFeatures & Autoclear.dataFileRaw) !== 0n) {
+    throw unsupported(source.name, 'data file', 'An encrypted raw data file can only be read');
   }
   const id = context.options?.[optionNames.secret];
   const passphrase = await requireSecret(context, id, 'encrypt.', source.name);

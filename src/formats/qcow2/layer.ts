@@ -144,10 +144,17 @@ export class Qcow2Layer implements Layer, LocateContext {
 export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
   readonly writable = true;
   readonly #writer: Qcow2Writer;
+  readonly pack?: (offset: number, bytes: Uint8Array) => Promise<void>;
 
   constructor(writer: Qcow2Writer, refusal?: Error) {
     super(writer.store, writer.header, writer.mapping, refusal, writer.data);
     this.#writer = writer;
+    // What is packed is not encrypted: QEMU has no such clusters either.
+    if (writer.encrypted) return;
+    this.pack = async (offset, bytes) => {
+      this.assertReadable();
+      await pack(writer, offset, bytes);
+    };
   }
 
   override get header(): Qcow2Header {
@@ -167,11 +174,6 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
   ): Promise<boolean> {
     this.assertReadable();
     return mark(this.#writer, kind, offset, length, options?.discard ?? false);
-  }
-
-  async pack(offset: number, bytes: Uint8Array): Promise<void> {
-    this.assertReadable();
-    return pack(this.#writer, offset, bytes);
   }
 
   /** Durable on return: the old size or the new one after a power cut. */

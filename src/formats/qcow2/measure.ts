@@ -40,14 +40,15 @@ export async function measureQcow2(request: MeasureRequest): Promise<Measurement
     content?.bitmaps && shape.version >= 3
       ? bitmapBytes(request.size, content.bitmaps, clusterSize)
       : undefined;
-  const crypto = await cryptoBytes(options, clusterSize);
+  const crypto = await cryptoBytes(request, clusterSize);
   return { required: metadata + crypto + data, fullyAllocated: metadata + crypto + size, bitmaps };
 }
 
 /** The LUKS header of an encrypted image. Throws as creating it does. */
-async function cryptoBytes(options: OptionValues, clusterSize: bigint): Promise<bigint> {
+async function cryptoBytes(request: MeasureRequest, clusterSize: bigint): Promise<bigint> {
+  const { options } = request;
   if (options['encrypt.format'] !== 'luks') return 0n;
-  await requireSecret({ secret: async () => new Uint8Array(0) }, options['encrypt.key-secret'], 'encrypt.');
+  await requireSecret(request, options['encrypt.key-secret'], 'encrypt.');
   return roundUp(BigInt(readEncryption(options)!.plan.payloadOffset), clusterSize);
 }
 

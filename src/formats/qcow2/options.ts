@@ -98,6 +98,9 @@ export function parseCreateOptions(values: OptionValues, hasBacking: boolean): Q
   if (values.backing_fmt !== undefined && !hasBacking) {
     fail('backing_fmt', 'Backing format cannot be used without backing file');
   }
+  if (encryption && values.data_file_raw === true) {
+    throw new DiskError('unsupported', 'A raw data file cannot be encrypted', { field: 'data_file_raw' });
+  }
   const lazyRefcounts = values.lazy_refcounts === true;
   if (lazyRefcounts && version < 3) fail('lazy_refcounts', `Lazy refcounts only supported with ${needsV3}`);
   const refcountOrder = checkRefcountBits(Number(values.refcount_bits ?? 16), version);

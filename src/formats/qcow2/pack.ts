@@ -17,10 +17,6 @@ export async function pack(writer: Qcow2Writer, offset: number, bytes: Uint8Arra
     const message = 'Compressed clusters cannot be written to an external data file';
     throw unsupported(writer.store.name, 'data_file', message, { errno: 'ENOTSUP' });
   }
-  if (writer.encrypted) {
-    const message = 'Compressed clusters cannot be written to an encrypted image';
-    throw unsupported(writer.store.name, 'crypt_method', message, { errno: 'ENOTSUP' });
-  }
   const { compressionType } = writer.header;
   const codec = codecFor(writer.store.name, compressionType);
   if (!codec.pack) {
