@@ -101,11 +101,6 @@ lines('create, options refused', [
   'create -f qcow2 -o data_file=d,preallocation=metadata,cluster_size=4k new.qcow2 1M',
   'create -f qcow2 -o data_file=d,data_file_raw=on,preallocation=full new.qcow2 1M',
   {
-    line: 'create -f qcow2 -o extended_l2=on new.qcow2 10M',
-    differs: 'qcow2-features',
-    ours: { code: 1, stderr: 'Extended L2 entries are not supported' },
-  },
-  {
     line: 'create -f qcow2 -o encryption=on new.qcow2 10M',
     differs: 'legacy-aes',
     ours: { code: 1, stderr: "The legacy encryption 'aes' is not created any more: use luks" },
