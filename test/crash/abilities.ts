@@ -11,6 +11,8 @@ export interface Abilities {
   readonly sizeOfFile?: boolean;
   /** What its check can repair; default nothing. */
   readonly repairs?: readonly ('leaks' | 'all')[];
+  /** It has a log, which QEMU replays only when it may write. */
+  readonly log?: boolean;
   readonly snapshots?: boolean;
   readonly bitmaps?: boolean;
   /** Units can be stored packed, also over what is there. */
@@ -39,6 +41,8 @@ const known: Readonly<Record<string, Abilities>> = {
       ]),
   },
   vdi: { repairs: ['leaks', 'all'] },
+  vpc: { repairs: ['leaks', 'all'] },
+  vhdx: { repairs: ['leaks', 'all'], log: true },
 };
 
 export function abilitiesOf(format: string): Abilities {

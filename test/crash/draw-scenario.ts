@@ -102,6 +102,30 @@ export const subjects: readonly Subject[] = [
     },
   },
   {
+    name: 'vpc',
+    share: 1,
+    draw: (random) => ({
+      format: 'vpc',
+      size: random.between(1, 10_000) * 512,
+      options: { force_size: true, subformat: random.chance(0.15) ? 'fixed' : 'dynamic' },
+      grain: 2 * MiB,
+    }),
+  },
+  {
+    name: 'vhdx',
+    share: 1,
+    draw: (random) => ({
+      format: 'vhdx',
+      size: random.between(1, 8000) * 512,
+      options: {
+        block_size: MiB,
+        block_state_zero: random.chance(0.5),
+        subformat: random.chance(0.15) ? 'fixed' : 'dynamic',
+      },
+      grain: MiB,
+    }),
+  },
+  {
     name: 'qcow2 with subclusters',
     share: 2,
     draw: (random) => {

@@ -19,8 +19,8 @@ export async function judgeByQemu(
   const out = folder.file('content');
   for (const [i, { name }] of disk.files.entries()) await writeSparse(folder.file(name), files[i]!);
   const options = { cwd: folder.path };
-  const { opening = ['-f', scenario.format, fileNames.image] } = abilitiesOf(scenario.format);
-  const repair = findings.dirty ? ['-r', 'all'] : [];
+  const { opening = ['-f', scenario.format, fileNames.image], log } = abilitiesOf(scenario.format);
+  const repair = findings.dirty || log ? ['-r', 'all'] : [];
   const checked = await run('qemu-img', ['check', ...repair, ...opening], options);
   // 3: leaks; 63: the format has nothing to check.
   const onlyCounted = checked.stderr.split('\n').every((line) => line === '' || countsTooMuch(line));

@@ -15,45 +15,48 @@ import { usedEnd } from './space.ts';
 export async function checkVpc(layer: Layer, options: CheckOptions): Promise<CheckResult> {
   const vpc = layer as BlockLayer | FixedLayer;
   const found: Finding[] = [];
-  const store = options.repair === 'all' && isWritable(layer) ? (layer.source as ByteStore) : undefined;
-  const tell = async (
-    message: string,
-    offset: number,
-    repair: ((store: ByteStore) => Promise<void>) | undefined,
-  ) => {
-    const fixed = store !== undefined && repair !== undefined;
+  const store = isWritable(layer) ? (layer.source as ByteStore) : undefined;
+  const tell: Tell = async (kind, message, offset, repair) => {
+    const wanted = options.repair === 'all' || (options.repair === 'leaks' && kind === 'leak');
+    const fixed = wanted && store !== undefined && repair !== undefined;
     if (fixed) await repair(store);
-    const finding: Finding = { kind: 'corruption', message, offset, fixed };
+    const finding: Finding = { kind, message, offset, fixed };
     found.push(finding);
     options.onFinding?.(finding);
   };
   // A fixed disk has one footer, and what is wrong with that was found at opening.
   if (vpc instanceof BlockLayer) await checkBlocks(vpc, tell);
   if (store && found.some(({ fixed }) => fixed)) await store.flush();
-  const corruptionsFixed = found.filter(({ fixed }) => fixed).length;
+  const count = (kind: Finding['kind'], fixed: boolean) =>
+    found.filter((finding) => finding.kind === kind && finding.fixed === fixed).length;
   return {
-    corruptions: found.length - corruptionsFixed,
-    corruptionsFixed,
-    leaks: 0,
-    leaksFixed: 0,
+    corruptions: count('corruption', false),
+    corruptionsFixed: count('corruption', true),
+    leaks: count('leak', false),
+    leaksFixed: count('leak', true),
     checkErrors: 0,
     ...(vpc instanceof BlockLayer ? countBlocks(vpc) : {}),
   };
 }
 
-type Tell = (message: string, offset: number, repair?: (store: ByteStore) => Promise<void>) => Promise<void>;
+type Tell = (
+  kind: 'leak' | 'corruption',
+  message: string,
+  offset: number,
+  repair?: (store: ByteStore) => Promise<void>,
+) => Promise<void>;
 
 async function checkBlocks(layer: BlockLayer, tell: Tell): Promise<void> {
   const { source, footer, header } = layer;
   const head = await readBytes(source, 0, footerBytes);
   if (footerFault(head) !== undefined || !sameBytes(head, footer.bytes)) {
-    await tell('The copy of the footer at the start of the file is wrong', 0, (store) =>
+    await tell('corruption', 'The copy of the footer at the start of the file is wrong', 0, (store) =>
       store.write(0, footer.bytes),
     );
   }
   if (header.checksumWrong) {
     const at = footer.dataOffset!;
-    await tell('The checksum of the dynamic disk header is wrong', at, async (store) => {
+    await tell('corruption', 'The checksum of the dynamic disk header is wrong', at, async (store) => {
       const bytes = await readBytes(store, at, dynamicHeaderBytes);
       new DataView(bytes.buffer).setUint32(36, checksumOf(bytes, 36));
       await store.write(at, bytes);
@@ -64,13 +67,16 @@ async function checkBlocks(layer: BlockLayer, tell: Tell): Promise<void> {
     used = usedEnd(layer);
   } catch {
     // Who knows then which bytes are a block's: nothing at the end is written.
-    await tell('Blocks overlap each other or the tables', header.tableOffset);
+    await tell('corruption', 'Blocks overlap each other or the tables', header.tableOffset);
     return;
   }
   await checkTail(layer, used, tell);
 }
 
-/** Looks at the footer at the end. `used`: where the blocks end. */
+/**
+ * Looks at the footer at the end, which a power cut may have taken: no harm to data as long as the other copy holds.
+ * `used`: where the blocks end.
+ */
 async function checkTail(layer: BlockLayer, used: number, tell: Tell): Promise<void> {
   const { source, footer } = layer;
   for (const length of [footerBytes, footerBytes - 1]) {
@@ -78,7 +84,7 @@ async function checkTail(layer: BlockLayer, used: number, tell: Tell): Promise<v
     const tail = await readBytes(source, source.size - length, length);
     if (sameBytes(tail, footer.bytes.subarray(0, length))) return;
   }
-  await tell('The footer at the end of the file is wrong', source.size, async (store) => {
+  await tell('leak', 'The footer at the end of the file is wrong', source.size, async (store) => {
     // Over the wrong one; never over a block.
     const at = Math.max(used, alignDown(store.size - footerBytes, sectorBytes));
     await store.write(at, footer.bytes);
