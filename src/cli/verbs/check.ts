@@ -2,6 +2,7 @@ import { type DiskError, isDiskError } from '../../errors.ts';
 import type { CheckOptions, CheckResult, Finding } from '../../formats/driver.ts';
 import { checkImage } from '../../operations/check.ts';
 import { strerror } from '../../platform/errno.ts';
+import { checkForAzure } from '../azure-check.ts';
 import { isCacheMode } from '../cache-mode.ts';
 import type { CliContext, Command } from '../context.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
@@ -24,6 +25,8 @@ interface CheckArguments {
   repair: NonNullable<CheckOptions['repair']>;
   cache: string;
   output?: string;
+  /** Where the image is to go: checks for that instead. */
+  target?: 'azure';
   quiet: boolean;
   share: boolean;
   force: boolean;
@@ -51,10 +54,12 @@ export const run: Command = async (args, context) => {
       ...ImageArguments.options,
       flag('force-share', 'U'),
       flag('corrupt-dependents'),
+      valued('for'),
     ],
     (key, value) => {
       if (key === 'f') wish.format = value;
       else if (key === 'r') wish.repair = repairOf(value);
+      else if (key === 'for') wish.target = targetOf(value);
       else if (key === 'output') wish.output = value;
       else if (key === 'T') wish.cache = value;
       else if (key === 'q') wish.quiet = true;
@@ -66,8 +71,14 @@ export const run: Command = async (args, context) => {
   if (operands.length !== 1) throw new UsageFailure('Expecting one image file name');
   const json = outputFormat(wish.output) === 'json';
   if (!isCacheMode(wish.cache)) throw new CliFailure(`Invalid source cache option: ${wish.cache}`);
+  if (wish.target === 'azure') return checkForAzure(context, operands[0], { ...wish, json });
   return new CheckVerb(context, operands[0], wish, json).run();
 };
+
+function targetOf(value: string): 'azure' {
+  if (value === 'azure') return value;
+  throw new UsageFailure(`Unknown option value for --for (expecting 'azure'): ${value}`);
+}
 
 function repairOf(value: string): 'leaks' | 'all' {
   if (value === 'leaks' || value === 'all') return value;
