@@ -14,7 +14,7 @@ import { UnflushedFile } from '../storage/unflushed.ts';
 import type { CliContext } from './context.ts';
 import type { ConvertArguments } from './convert-arguments.ts';
 import { CliFailure } from './failure.ts';
-import { couldNotOpen, explain, unknownFormat, unknownProtocol } from './messages.ts';
+import { assertCreatable, couldNotOpen, explain, unknownFormat, unknownProtocol } from './messages.ts';
 import { openForVerb } from './open-image.ts';
 import { type CreationOptions, creationOptions, parseOptions } from './options.ts';
 import { refuseOversize } from './oversize.ts';
@@ -42,6 +42,7 @@ export function planTarget(context: CliContext, path: string, wish: ConvertArgum
   const driver = findFormat(wish.targetFormat);
   if (!driver) throw new CliFailure(unknownFormat('Unknown file format', wish.targetFormat));
   if (parseReference(path).kind !== 'file') throw new CliFailure(unknownProtocol(path));
+  assertCreatable(driver);
   const options = parseOptions(context, creationOptions(driver), wish.optionList ?? '');
   const knows = (name: string) => driver.createOptions.some((option) => option.name === name);
   if (wish.backingFile !== undefined) {

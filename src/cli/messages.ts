@@ -1,4 +1,5 @@
 import { type DiskError, firstError, isDiskError } from '../errors.ts';
+import type { FormatDriver } from '../formats/driver.ts';
 import { isAbsentProtocol, nodeDrivers } from '../image/nodes/drivers/index.ts';
 import { protocolOf } from '../image/reference.ts';
 import { strerror } from '../platform/errno.ts';
@@ -127,6 +128,11 @@ export function isKnownToQemu(format: string): boolean {
 /** For a format that we cannot use: `unknown` ('Unknown driver') and the name in quotes, or that it is not built yet. */
 export function unknownFormat(unknown: string, format: string): string {
   return knownToQemu.has(format) ? `The format '${format}' is not supported yet` : `${unknown} '${format}'`;
+}
+
+/** Throws CliFailure for a format whose images can only be read. */
+export function assertCreatable({ name, create }: FormatDriver): void {
+  if (!create) throw new CliFailure(`Format driver '${name}' does not support image creation`);
 }
 
 /** The same for the protocol that the name of a new image begins with: nothing is created by protocol here. */

@@ -1,3 +1,6 @@
+import { bochs } from './bochs/index.ts';
+import { cloop } from './cloop/index.ts';
+import { dmg } from './dmg/index.ts';
 import type { FormatDriver } from './driver.ts';
 import { luks } from './luks/index.ts';
 import { parallels } from './parallels/index.ts';
@@ -12,6 +15,9 @@ import { vpc } from './vpc/index.ts';
 
 /** Every format. Adding one is its own folder and one line here. */
 export const formats: readonly FormatDriver[] = [
+  bochs,
+  cloop,
+  dmg,
   luks,
   parallels,
   qcow,

@@ -2,10 +2,14 @@ import { viewOf } from '../bytes/numbers.ts';
 
 /** Signatures of formats that QEMU probes for. One without a driver here must not be taken for raw. */
 const signatures: readonly { readonly format: string; matches(head: Uint8Array): boolean }[] = [
+  { format: 'qcow', matches: (head) => starts(head, 'QFI\xfb\0\0\0\x01') },
   { format: 'qcow2', matches: isQcow2 },
   { format: 'vmdk', matches: (head) => starts(head, 'KDMV') || starts(head, 'COWD') || isVmdkText(head) },
+  { format: 'vdi', matches: (head) => head.length >= 68 && viewOf(head).getUint32(64, true) === 0xbeda107f },
   { format: 'vpc', matches: (head) => starts(head, 'conectix') },
   { format: 'vhdx', matches: (head) => starts(head, 'vhdxfile') },
+  { format: 'qed', matches: (head) => starts(head, 'QED\0') },
+  { format: 'parallels', matches: isParallels },
   { format: 'bochs', matches: isBochs },
   { format: 'cloop', matches: (head) => starts(head, '#!/bin/sh\n#V2.0 Format\nmodprobe cloop') },
   { format: 'luks', matches: (head) => starts(head, 'LUKS\xba\xbe\0\x01') },
@@ -26,6 +30,11 @@ function starts(head: Uint8Array, text: string, at = 0): boolean {
 
 function isQcow2(head: Uint8Array): boolean {
   return starts(head, 'QFI\xfb') && head.length >= 8 && viewOf(head).getUint32(4) >= 2;
+}
+
+function isParallels(head: Uint8Array): boolean {
+  if (!starts(head, 'WithoutFreeSpace') && !starts(head, 'WithouFreSpacExt')) return false;
+  return head.length >= 20 && viewOf(head).getUint32(16, true) === 2;
 }
 
 function isBochs(head: Uint8Array): boolean {

@@ -89,7 +89,8 @@ export function formatLines(table: FormatTable): void {
   const world = (path: string) => buildFormatWorld(path, table);
   const options = { world, volatile: table.volatile };
   lines(`${table.name}: reading`, rows(readingLines(table)), { ...options, readOnly: true });
-  lines(`${table.name}: writing`, rows(writingLines(table), table.files ?? 'bytes'), options);
+  const writing = writingLines(table);
+  if (writing.length > 0) lines(`${table.name}: writing`, rows(writing, table.files ?? 'bytes'), options);
   if (table.creates !== 'none')
     lines(`${table.name}: making`, rows(makingLines(table), table.files ?? 'bytes'), options);
 

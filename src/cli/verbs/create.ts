@@ -9,7 +9,7 @@ import type { CliContext, Command } from '../context.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
 import { growthRefusal } from '../growth-messages.ts';
 import { ImageArguments } from '../image-arguments.ts';
-import { explain, isKnownToQemu, unknownFormat, unknownProtocol } from '../messages.ts';
+import { assertCreatable, explain, isKnownToQemu, unknownFormat, unknownProtocol } from '../messages.ts';
 import {
   type CreationOptions,
   creationOptions,
@@ -75,6 +75,7 @@ export const run: Command = async (args, context) => {
 export function helpFor(format: string, path: string | undefined): string {
   const driver = findFormat(format);
   if (!driver) throw new CliFailure(unknownFormat('Unknown file format', format));
+  assertCreatable(driver);
   const reference = path === undefined ? undefined : parseReference(path);
   if (reference && reference.kind !== 'file') throw new CliFailure(unknownProtocol(path!));
   return optionHelp(driver, path !== undefined);
@@ -90,6 +91,7 @@ async function create(
   const driver = findFormat(wish.format);
   if (!driver) throw new CliFailure(unknownFormat('Unknown file format', wish.format));
   if (parseReference(path).kind !== 'file') throw new CliFailure(unknownProtocol(path));
+  assertCreatable(driver);
   const specs = creationOptions(driver);
   const options = parseOptions(context, specs, wish.optionList ?? '');
   const backing = backingOf(driver, options, wish);

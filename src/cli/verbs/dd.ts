@@ -9,7 +9,7 @@ import { strerror } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
 import { CliFailure } from '../failure.ts';
 import { ImageArguments } from '../image-arguments.ts';
-import { explain, isKnownToQemu, report, unknownProtocol } from '../messages.ts';
+import { assertCreatable, explain, isKnownToQemu, report, unknownProtocol } from '../messages.ts';
 import { openForVerb } from '../open-image.ts';
 import { creationOptions, parseOptions } from '../options.ts';
 import { refuseOversize } from '../oversize.ts';
@@ -32,7 +32,7 @@ interface DdArguments {
 }
 
 /** Formats of QEMU in which it can make no image. */
-const readOnlyFormats = 'bochs cloop dmg null-co null-aio vvfat'.split(' ');
+const readOnlyFormats = 'null-co null-aio vvfat'.split(' ');
 
 /** `dd`: copies blocks of what a guest reads from an image into a new one. */
 export const run: Command = async (args, context) => {
@@ -104,6 +104,7 @@ function targetDriver(format: string, path: string): FormatDriver {
     );
   }
   if (parseReference(path).kind !== 'file') throw new CliFailure(unknownProtocol(path));
+  assertCreatable(driver);
   return driver;
 }
 

@@ -8,7 +8,7 @@ import { reportCorruption } from '../corruption.ts';
 import { CliFailure } from '../failure.ts';
 import { ImageArguments } from '../image-arguments.ts';
 import { prettyJson } from '../json.ts';
-import { explain, isKnownToQemu, report } from '../messages.ts';
+import { assertCreatable, explain, isKnownToQemu, report } from '../messages.ts';
 import { openForVerb } from '../open-image.ts';
 import { creationOptions, joinOptionLists, parseOptions } from '../options.ts';
 import { outputFormat } from '../output-format.ts';
@@ -110,6 +110,7 @@ function targetOf(
   const name = wish.targetFormat;
   const driver = findFormat(name);
   if (!driver) throw noSuchTarget(name);
+  assertCreatable(driver);
   try {
     return { driver, options: parseOptions(context, creationOptions(driver), wish.optionList ?? '').values };
   } catch (error) {

@@ -1,0 +1,102 @@
+import { findCodec } from '../../codecs/codec.ts';
+import { DiskError } from '../../errors.ts';
+import type { ByteSource } from '../../storage/store.ts';
+import type { Layer, LayerDetails, Run } from '../driver.ts';
+
+/** A stretch of guest bytes of an image that is made once, and only read. */
+export interface Chunk {
+  /** Guest bytes. */
+  readonly offset: number;
+  readonly length: number;
+  readonly kind: 'zero' | 'data' | 'zlib' | 'unsupported';
+  /** Host bytes, of all kinds but `zero`. */
+  readonly at: number;
+  readonly packedLength: number;
+  /** The compression that cannot be undone here. */
+  readonly compression?: string;
+}
+
+/** An image of chunks in order and apart from each other; what lies between them reads as zeroes. */
+export class ChunkLayer implements Layer {
+  readonly format: string;
+  readonly source: ByteSource;
+  readonly size: number;
+  readonly grain: number;
+  readonly #chunks: readonly Chunk[];
+
+  constructor(format: string, source: ByteSource, size: number, chunks: readonly Chunk[]) {
+    this.format = format;
+    this.source = source;
+    this.size = size;
+    this.#chunks = chunks;
+    this.grain = chunks.reduce((most, { length }) => Math.max(most, length), 512);
+  }
+
+  locate(offset: number, length: number): Run | undefined {
+    const end = Math.min(offset + length, this.size);
+    const index = this.#indexAt(offset);
+    const chunk = this.#chunks[index];
+    if (!chunk || offset >= chunk.offset + chunk.length) {
+      const next = this.#chunks[index + 1]?.offset ?? this.size;
+      return { offset, length: Math.min(end, next) - offset, kind: 'zero' };
+    }
+    const runLength = Math.min(end, chunk.offset + chunk.length) - offset;
+    const skip = offset - chunk.offset;
+    if (chunk.kind === 'zero') return { offset, length: runLength, kind: 'zero' };
+    if (chunk.kind === 'data') {
+      return { offset, length: runLength, kind: 'data', source: this.source, at: chunk.at + skip };
+    }
+    return { offset, length: runLength, kind: 'packed', skip, unpack: () => this.#unpack(chunk) };
+  }
+
+  /** The last chunk that begins at or before `offset`; -1: none. */
+  #indexAt(offset: number): number {
+    let low = 0;
+    let high = this.#chunks.length;
+    while (low < high) {
+      const middle = Math.floor((low + high) / 2);
+      if (this.#chunks[middle].offset <= offset) low = middle + 1;
+      else high = middle;
+    }
+    return low - 1;
+  }
+
+  async #unpack(chunk: Chunk): Promise<Uint8Array> {
+    const { source } = this;
+    if (chunk.kind === 'unsupported') {
+      const message = `Chunks with ${chunk.compression} compression are not supported`;
+      throw new DiskError('unsupported', message, {
+        path: source.name,
+        offset: chunk.at,
+        field: 'chunk type',
+      });
+    }
+    // The two bytes of the zlib header (RFC 1950); the checksum at the end is left unread.
+    const packed = new Uint8Array(chunk.packedLength);
+    await source.read(chunk.at, packed);
+    const header = packed[0] * 256 + packed[1];
+    if (packed.length < 2 || packed[0] % 16 !== 8 || header % 31 !== 0) {
+      throw new DiskError('corrupt', 'A compressed chunk has no zlib header', {
+        path: source.name,
+        offset: chunk.at,
+        field: 'chunk',
+        detail: { errno: 'EIO' },
+      });
+    }
+    const bytes = new Uint8Array(chunk.length);
+    await findCodec('deflate')!.unpack(packed.subarray(2), bytes);
+    return bytes;
+  }
+
+  async fault(): Promise<void> {
+    // Everything that `locate` needs is resident.
+  }
+
+  async details(): Promise<LayerDetails> {
+    return {};
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.source[Symbol.asyncDispose]();
+  }
+}

@@ -1,0 +1,3 @@
+import { formatLines } from '../format-lines.ts';
+
+formatLines({ name: 'bochs', creates: 'none' });
