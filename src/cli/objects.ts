@@ -1,3 +1,4 @@
+import { createDecipheriv } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { isDiskError } from '../errors.ts';
 import { parseJsonName } from '../image/nodes/json-dialect.ts';
@@ -43,7 +44,7 @@ export class UserObjects {
         hint: "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.\n",
       });
     }
-    const made = type === 'secret' ? secretOf(own) : groupOf(own);
+    const made = type === 'secret' ? secretOf(own, this.#secrets) : groupOf(own);
     if (this.#secrets.has(id) || this.#groups.has(id)) {
       throw new CliFailure(`attempt to add duplicate property '${id}' to object (type 'container')`);
     }
@@ -91,19 +92,49 @@ function groupOf(members: ReadonlyMap<string, string>): ThrottleGroup {
   }
 }
 
-/** The secret's bytes: given, or a file's whole content; base64 is unpacked. */
-function secretOf(members: ReadonlyMap<string, string>): Uint8Array {
+/** The secret's bytes: given, or a file's whole content; base64 is unpacked, and `keyid` names the key of a wrapped one. */
+function secretOf(members: ReadonlyMap<string, string>, known: ReadonlyMap<string, Uint8Array>): Uint8Array {
   const file = members.get('file');
   const data = members.get('data');
   if (file !== undefined && data !== undefined) {
     throw new CliFailure("'file' and 'data' are mutually exclusive");
   }
-  if (members.has('keyid')) throw new CliFailure('Secrets that are encrypted themselves are not supported');
   if (file === undefined && data === undefined)
     throw new CliFailure("Either 'file' or 'data' must be provided");
   const content = file === undefined ? new TextEncoder().encode(data) : readSecret(file);
-  if (members.get('format') !== 'base64') return content;
-  return Buffer.from(Buffer.from(content).toString('latin1'), 'base64');
+  const isBase64 = members.get('format') === 'base64';
+  const bytes = isBase64 ? fromBase64(Buffer.from(content).toString('latin1')) : content;
+  const keyId = members.get('keyid');
+  return keyId === undefined ? bytes : unwrap(bytes, keyId, members.get('iv'), known);
+}
+
+function fromBase64(text: string): Uint8Array {
+  return new Uint8Array(Buffer.from(text, 'base64'));
+}
+
+/** QEMU wraps secrets by AES-256-CBC, padded as PKCS #7 says. */
+function unwrap(
+  bytes: Uint8Array,
+  keyId: string,
+  ivText: string | undefined,
+  known: ReadonlyMap<string, Uint8Array>,
+): Uint8Array {
+  const key = known.get(keyId);
+  if (!key) throw new CliFailure(`No secret with id '${keyId}'`);
+  if (key.length !== 32) throw new CliFailure('Key should be 32 bytes in length');
+  if (ivText === undefined) throw new CliFailure('IV is required to decrypt secret');
+  const iv = fromBase64(ivText);
+  if (iv.length !== 16) throw new CliFailure(`IV should be 16 bytes in length not ${iv.length}`);
+  if (bytes.length === 0 || bytes.length % 16 !== 0) {
+    throw new CliFailure(`Length ${bytes.length} must be multiple of block size 16`);
+  }
+  const decipher = createDecipheriv('aes-256-cbc', key, iv).setAutoPadding(false);
+  const padded = new Uint8Array(decipher.update(bytes));
+  const padding = padded[padded.length - 1];
+  if (padding === 0 || padding > 16 || padded.subarray(-padding).some((byte) => byte !== padding)) {
+    throw new CliFailure(`Incorrect number of padding bytes (${padding}) found on decrypted data`);
+  }
+  return padded.subarray(0, -padding);
 }
 
 function readSecret(file: string): Uint8Array {
