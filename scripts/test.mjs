@@ -12,6 +12,7 @@ const judges = {
   'qemu-nbd': 'qemu-utils',
   nbdcopy: 'libnbd-bin',
   nbdsh: 'python3-libnbd',
+  openssl: 'openssl',
   'qemu-system-x86_64': 'qemu-system-x86',
   virsh: 'libvirt-clients',
   libvirtd: 'libvirt-daemon-system',

@@ -60,6 +60,7 @@ export class Connection {
   #waitsForTurn = false;
   #waitsForBuffer = false;
   #finishing = false;
+  #hurried = false;
   #dead = false;
   #closed = false;
 
@@ -110,12 +111,17 @@ export class Connection {
 
   /** There is work that needs no new input. */
   get hasWork(): boolean {
-    return (this.#restWaits && this.wantsInput) || this.#out.waiting || this.#ended();
+    if (this.#restWaits && this.wantsInput) return true;
+    return this.#out.waiting || this.#ended() || (this.#hurried && this.#out.kept);
   }
 
-  /** Takes no more requests; closes when those under way are answered. */
+  /**
+   * Takes no more requests; closes when those under way are answered. A client that does not take its replies is not
+   * waited for.
+   */
   finish(): void {
     this.#finishing = true;
+    this.#hurried = true;
   }
 
   /** Does what can be done without waiting: sends what was kept, takes requests and answers them. */
@@ -124,6 +130,10 @@ export class Connection {
     this.#out.flush();
     if (this.wantsInput) this.#take();
     this.#out.flush();
+    if (this.#hurried && this.#out.kept) {
+      this.#lose();
+      this.#out.drop();
+    }
     if (this.#ended()) this.#close();
   }
 

@@ -37,7 +37,7 @@ async function run(found: NbdArguments, args: readonly string[], context: CliCon
   const activated = activatedSockets(context.env, process.pid);
   if (activated > 0) checkActivation(found, activated);
   const place = placeOf(found, activated);
-  const credentials = checkTls(found, place);
+  const credentials = checkTls(found);
   if (found.selinuxLabel !== undefined) {
     if (found.socket === undefined && found.connect === undefined) {
       throw new CliFailure('--selinux-label is not permitted without --socket');
@@ -100,7 +100,7 @@ function placeOf(found: NbdArguments, activated: number): Place {
   return { kind: 'tcp', host: found.bind ?? '0.0.0.0', port: found.port ?? String(nbdPort) };
 }
 
-function checkTls(found: NbdArguments, place: Place) {
+function checkTls(found: NbdArguments) {
   const { tls, tlsCredentials, tlsAuthorization, tlsHostname, list, connect } = found;
   if (tlsCredentials === undefined) {
     if (tlsAuthorization !== undefined)
@@ -115,7 +115,6 @@ function checkTls(found: NbdArguments, place: Place) {
   }
   if (tlsHostname !== undefined && !list)
     throw new CliFailure('TLS hostname is only supported with export list');
-  void place;
   try {
     return tls.credentials(tlsCredentials, list ? 'client' : 'server');
   } catch (error) {
@@ -125,7 +124,7 @@ function checkTls(found: NbdArguments, place: Place) {
 
 async function serve(found: NbdArguments, place: Place, context: CliContext): Promise<number> {
   const { promise: over, end } = ending(context.signal);
-  const credentials = checkTls(found, place);
+  const credentials = checkTls(found);
   const authorize =
     found.tlsAuthorization === undefined
       ? undefined

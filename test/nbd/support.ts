@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll } from 'vitest';
 import { builtProgram } from '../support/built-program.ts';
@@ -47,12 +48,26 @@ export function builtServer() {
         env: { ...process.env, LC_ALL: 'C', ...how.env },
         cwd: place.path,
       });
-      return running(child, socket);
+      return running(child, socket, () => existsSync(socket));
+    },
+    /** The same on a port of 127.0.0.1. */
+    async startTcp(port: number, args: readonly string[]): Promise<RunningServer> {
+      const words = [command[1], '-b', '127.0.0.1', '-p', String(port), ...args];
+      const child = spawn(command[0], words, {
+        stdio: ['ignore', 'pipe', 'pipe'],
+        env: { ...process.env, LC_ALL: 'C' },
+        cwd: place.path,
+      });
+      return running(child, '', () => answers(port));
     },
   };
 }
 
-async function running(child: ChildProcess, socket: string): Promise<RunningServer> {
+async function running(
+  child: ChildProcess,
+  socket: string,
+  up: () => boolean | Promise<boolean>,
+): Promise<RunningServer> {
   let said = '';
   for (const stream of [child.stdout!, child.stderr!]) {
     stream.on('data', (chunk) => {
@@ -64,7 +79,7 @@ async function running(child: ChildProcess, socket: string): Promise<RunningServ
     if (child.exitCode === null) child.kill(signal);
     return over;
   };
-  for (let tries = 0; !existsSync(socket); tries++) {
+  for (let tries = 0; !(await up()); tries++) {
     if (child.exitCode !== null || tries > 1000) throw new Error(`The server did not start: ${said}`);
     await sleep(20);
   }
@@ -79,6 +94,29 @@ async function running(child: ChildProcess, socket: string): Promise<RunningServ
       await stop();
     },
   };
+}
+
+/** Whether somebody listens. */
+function answers(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1');
+    socket.on('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.on('error', () => resolve(false));
+  });
+}
+
+/** A port of 127.0.0.1 that nobody has now. */
+export function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer().on('error', reject);
+    server.listen(0, '127.0.0.1', () => {
+      const { port } = server.address() as AddressInfo;
+      server.close(() => resolve(port));
+    });
+  });
 }
 
 /** Runs a script of libnbd's shell; `h` is the handle. `args` come before the script (`--base-allocation`). */

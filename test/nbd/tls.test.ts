@@ -1,0 +1,227 @@
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { encodeInfoRequest, encodeOption } from '../../src/storage/nbd/options.ts';
+import { Option } from '../../src/storage/nbd/protocol.ts';
+import { have, mustRun, run } from '../support/programs.ts';
+import { builtServer, freePort, nbdsh } from './support.ts';
+
+describe.skipIf(!have('nbdsh') || !have('openssl'))('TLS', () => {
+  const server = builtServer();
+  let pki: string;
+  let image: string;
+
+  beforeAll(async () => {
+    image = server.file('secret.raw');
+    writeFileSync(image, Buffer.alloc(4 * 1024 * 1024, 's'));
+    pki = server.file('pki');
+    mkdirSync(pki);
+    const openssl = (...args: string[]) => mustRun('openssl', args, { cwd: pki });
+    const authority = ['-subj', '/CN=Test Authority', '-addext', 'basicConstraints=critical,CA:TRUE'];
+    for (const ca of ['ca', 'other-ca']) {
+      await openssl(
+        'req',
+        '-x509',
+        '-newkey',
+        'rsa:2048',
+        '-nodes',
+        '-days',
+        '30',
+        ...authority,
+        '-keyout',
+        `${ca}-key.pem`,
+        '-out',
+        `${ca}-cert.pem`,
+      );
+    }
+    for (const [name, subject, ca] of [
+      ['server', '/CN=localhost', 'ca'],
+      ['client', '/C=DE/O=Herd/CN=seat-1', 'ca'],
+      ['stranger', '/CN=seat-1', 'other-ca'],
+    ]) {
+      await openssl(
+        'req',
+        '-newkey',
+        'rsa:2048',
+        '-nodes',
+        '-subj',
+        subject,
+        '-keyout',
+        `${name}-key.pem`,
+        '-out',
+        `${name}.csr`,
+      );
+      writeFileSync(`${pki}/${name}.ext`, 'subjectAltName=DNS:localhost,IP:127.0.0.1\n');
+      await openssl(
+        'x509',
+        '-req',
+        '-in',
+        `${name}.csr`,
+        '-CA',
+        `${ca}-cert.pem`,
+        '-CAkey',
+        `${ca}-key.pem`,
+        '-CAcreateserial',
+        '-days',
+        '30',
+        '-extfile',
+        `${name}.ext`,
+        '-out',
+        `${name}-cert.pem`,
+      );
+    }
+    mkdirSync(`${pki}/stranger`);
+    for (const [from, to] of [
+      ['ca-cert', 'ca-cert'],
+      ['stranger-cert', 'client-cert'],
+      ['stranger-key', 'client-key'],
+    ]) {
+      writeFileSync(`${pki}/stranger/${to}.pem`, readFileSync(`${pki}/${from}.pem`));
+    }
+    writeFileSync(`${pki}/keys.psk`, `alice:${'0123456789abcdef'.repeat(2)}\n`);
+  });
+
+  const creds = () => `tls-creds-x509,id=tls0,dir=${pki},endpoint=server,verify-peer=on`;
+  const reading = (port: number, how: string) =>
+    nbdsh(
+      `h.set_tls(nbd.TLS_REQUIRE)\n${how}\nh.connect_tcp('localhost','${port}')\nprint(h.pread(3,0), h.get_tls_negotiated())`,
+    );
+  const certificates = (dir: string) => `h.set_tls_certificates('${dir}')`;
+
+  it('serves clients with a certificate, and nobody else', async () => {
+    const port = await freePort();
+    await using running = await server.startTcp(port, [
+      '-t',
+      '-e',
+      '0',
+      '--object',
+      creds(),
+      '--tls-creds',
+      'tls0',
+      '-f',
+      'raw',
+      image,
+    ]);
+    expect(await reading(port, certificates(pki))).toMatchObject({
+      stdout: "bytearray(b'sss') True\n",
+      stderr: '',
+    });
+    expect((await reading(port, certificates(`${pki}/stranger`))).code).not.toBe(0);
+    const plain = await nbdsh(`h.connect_tcp('localhost','${port}')\nprint(h.pread(3,0))`);
+    expect(plain.stdout).toBe('');
+    expect(plain.stderr).toMatch(/TLS/);
+    const options = `tls-creds-x509,id=tls0,dir=${pki},endpoint=client`;
+    const theirs = await run('qemu-img', [
+      'info',
+      '--object',
+      options,
+      '--image-opts',
+      `driver=nbd,host=localhost,port=${port},tls-creds=tls0`,
+    ]);
+    expect(theirs.stdout).toContain('virtual size: 4 MiB');
+    const out = server.file('through-tls.raw');
+    await mustRun('qemu-img', [
+      'convert',
+      '--object',
+      options,
+      '--image-opts',
+      `driver=nbd,host=localhost,port=${port},tls-creds=tls0`,
+      '-O',
+      'raw',
+      out,
+    ]);
+    expect(readFileSync(out).equals(readFileSync(image))).toBe(true);
+    expect(await running.stop()).toBe(0);
+  });
+
+  it('lets not a byte through before it', async () => {
+    const port = await freePort();
+    await using running = await server.startTcp(port, [
+      '-t',
+      '-e',
+      '0',
+      '--object',
+      creds(),
+      '--tls-creds',
+      'tls0',
+      '-f',
+      'raw',
+      image,
+    ]);
+    const go = encodeOption(Option.go, encodeInfoRequest({ name: '', infos: [] }));
+    for (const words of [
+      [encodeOption(Option.exportName)],
+      [go],
+      [encodeOption(Option.list)],
+      // Plain words behind STARTTLS must not be taken for encrypted ones.
+      [encodeOption(Option.startTls), go],
+    ]) {
+      const socket = connect(port, '127.0.0.1');
+      socket.on('error', () => undefined);
+      let got = Buffer.alloc(0);
+      socket.on('data', (chunk) => {
+        got = Buffer.concat([got, chunk]);
+      });
+      const closed = new Promise((resolve) => socket.on('close', resolve));
+      socket.write(Buffer.concat([Uint8Array.from([0, 0, 0, 3]), ...words, new Uint8Array(28)]));
+      setTimeout(() => socket.destroy(), 500);
+      await closed;
+      expect(got.includes('sss')).toBe(false);
+      // Neither the size nor an acknowledgement of GO.
+      expect(got.length).toBeLessThan(200);
+      expect(got.includes(Buffer.from([0, 0, 0, 7, 0, 0, 0, 1]))).toBe(false);
+    }
+    expect(running.said()).toBe('');
+  });
+
+  it('asks the authorization list', async () => {
+    for (const [rule, allowed] of [
+      ['CN=seat-*', true],
+      ['CN=other*', false],
+    ] as const) {
+      const port = await freePort();
+      const list = `authz-list,id=auth0,policy=deny,rules.0.match=${rule},rules.0.policy=allow,rules.0.format=glob`;
+      await using running = await server.startTcp(port, [
+        '-t',
+        '--object',
+        creds(),
+        '--object',
+        list,
+        '--tls-creds',
+        'tls0',
+        '--tls-authz',
+        'auth0',
+        '-f',
+        'raw',
+        image,
+      ]);
+      const { code, stdout } = await reading(port, certificates(pki));
+      expect([code === 0, stdout.includes('sss')], rule).toEqual([allowed, allowed]);
+      await running.stop();
+    }
+  });
+
+  it('takes keys that were agreed on beforehand', async () => {
+    const port = await freePort();
+    const psk = `tls-creds-psk,id=tls0,dir=${pki},endpoint=server`;
+    await using running = await server.startTcp(port, [
+      '-t',
+      '-e',
+      '0',
+      '--object',
+      psk,
+      '--tls-creds',
+      'tls0',
+      '-f',
+      'raw',
+      image,
+    ]);
+    const key = (user: string) => `h.set_tls_psk_file('${pki}/keys.psk')\nh.set_tls_username('${user}')`;
+    expect(await reading(port, key('alice'))).toMatchObject({
+      stdout: "bytearray(b'sss') True\n",
+      stderr: '',
+    });
+    expect((await reading(port, key('mallory'))).code).not.toBe(0);
+    expect(await running.stop()).toBe(0);
+  });
+});
