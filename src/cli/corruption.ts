@@ -11,9 +11,10 @@ const lookedUp = new Set(['L2 table offset', 'L2 entry']);
 export function reportCorruption(context: CliContext, error: unknown): void {
   let found: unknown = error;
   while (isDiskError(found) && isDiskError(found.cause)) found = found.cause;
-  if (!isDiskError(found, 'corrupt') || !lookedUp.has(found.field ?? '')) return;
-  const { message } = found as DiskError;
-  context.stderr.write(
-    `qcow2: Image is corrupt: ${message}; further non-fatal corruption events will be suppressed\n`,
-  );
+  if (!isDiskError(found, 'corrupt') || !(found.detail.marked || lookedUp.has(found.field ?? ''))) return;
+  const { message, detail } = found as DiskError;
+  const [fate, events] = detail.marked
+    ? ['Marking image as corrupt', 'corruption']
+    : ['Image is corrupt', 'non-fatal corruption'];
+  context.stderr.write(`qcow2: ${fate}: ${message}; further ${events} events will be suppressed\n`);
 }

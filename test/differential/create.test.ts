@@ -100,6 +100,16 @@ lines('create, options refused', [
   'create -f qcow2 -o data_file=d,data_file_raw=on new.qcow2 10000512',
   'create -f qcow2 -o data_file=d,preallocation=metadata,cluster_size=4k new.qcow2 1M',
   'create -f qcow2 -o data_file=d,data_file_raw=on,preallocation=full new.qcow2 1M',
+  'create -f qcow2 -o extended_l2=on new.qcow2 10M',
+  'create -f qcow2 -o extended_l2=on,cluster_size=16k,lazy_refcounts=on,refcount_bits=1 new.qcow2 100M',
+  'create -f qcow2 -o extended_l2=on,cluster_size=2M new.qcow2 1T',
+  'create -f qcow2 -o extended_l2=on,preallocation=metadata new.qcow2 10M',
+  'create -f qcow2 -o extended_l2=on,preallocation=metadata -b raw.img -F raw new.qcow2',
+  {
+    line: 'create -f qcow2 -o extended_l2=on,preallocation=full,cluster_size=32k -b raw.img -F raw new.qcow2 3M',
+    files: 'contents',
+  },
+  'create -f qcow2 -o extended_l2=on,data_file=d,data_file_raw=on new.qcow2 10M',
   {
     line: 'create -f qcow2 -o encryption=on new.qcow2 10M',
     differs: 'legacy-aes',

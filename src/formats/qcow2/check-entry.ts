@@ -24,6 +24,21 @@ export function checkEntry(mapping: Mapping, table: Table, index: number, kind: 
   throw corrupt(name, 'L2 entry', message, table.at, detail);
 }
 
+/** As QEMU words it where a guest writes. */
+export function unalignedData(
+  mapping: Mapping,
+  table: Table,
+  index: number,
+  kind: number,
+  host: number,
+): Error {
+  const { clusterSize, l2Span } = mapping.geometry;
+  const what = kind === EntryKind.data ? 'Data' : 'Preallocated zero';
+  const guest = hex(table.index * l2Span + index * clusterSize);
+  const message = `${what} cluster offset ${hex(host)} unaligned (guest offset: ${guest})`;
+  return corrupt(mapping.source.name, 'L2 entry', message, table.at, { l2Index: index, value: host });
+}
+
 /** An extended entry that says two things of one subcluster, or that one lies where no cluster is. */
 export function invalidEntry(mapping: Mapping, table: Table, index: number): Error {
   const message = `Invalid cluster entry found  ${placeOf(table, index)}`;

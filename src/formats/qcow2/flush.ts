@@ -69,13 +69,13 @@ export async function flushImage(writer: Qcow2Writer): Promise<void> {
 /** Step 5. What fails here stays pending: at worst the clusters leak. */
 async function applyFrees(writer: Qcow2Writer, freed: readonly FreedRun[]): Promise<void> {
   if (freed.length === 0) return;
-  const { refcounts, store, frees } = writer;
+  const { discards, refcounts, store, frees } = writer;
   const { clusterSize } = refcounts.geometry;
   for (const [index, run] of freed.entries()) {
     try {
       const free = await refcounts.release(run.first, run.count);
       writer.forgetPacking(free);
-      if (!run.punch) continue;
+      if (!(run.punch ? discards.request : discards.other)) continue;
       for (const { first, count } of free) {
         const at = first * clusterSize;
         const length = Math.min(count * clusterSize, store.size - at);

@@ -7,6 +7,7 @@ import { measureQcow2 } from './measure.ts';
 import { openQcow2 } from './open.ts';
 import { createOptions } from './options.ts';
 import { referencesOf } from './references.ts';
+import { openOptions } from './runtime-options.ts';
 
 /** The fewest bytes that QEMU takes for a qcow2 header. */
 const headerBytes = 112;
@@ -15,14 +16,7 @@ const headerBytes = 112;
 export const qcow2: FormatDriver = {
   name: 'qcow2',
   createOptions,
-  openOptions: [
-    { name: 'lazy-refcounts', type: 'boolean' },
-    { name: 'cache-size', type: 'size' },
-    { name: 'l2-cache-size', type: 'size' },
-    { name: 'refcount-cache-size', type: 'size' },
-    { name: 'encrypt.format', type: 'string' },
-    { name: 'encrypt.key-secret', type: 'string' },
-  ],
+  openOptions,
   canPack: true,
   probe({ head }) {
     if (head.length < headerBytes) return 0;

@@ -1,4 +1,5 @@
 import { alignDown } from '../../bytes/numbers.ts';
+import type { DiskError } from '../../errors.ts';
 import type { ByteSource, OnProgress } from '../../storage/store.ts';
 import type {
   BackingReference,
@@ -14,6 +15,7 @@ import type {
 } from '../driver.ts';
 import { Qcow2Bitmaps } from './bitmap-actions.ts';
 import { ExtensionType, knownAutoclear } from './constants.ts';
+import { asCorruption } from './corruption.ts';
 import { detailsOf } from './details.ts';
 import { emptyImage } from './empty.ts';
 import { unsupported } from './errors.ts';
@@ -145,25 +147,37 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
   readonly writable = true;
   readonly #writer: Qcow2Writer;
   readonly pack?: (offset: number, bytes: Uint8Array) => Promise<void>;
+  #corruption: DiskError | undefined;
 
   constructor(writer: Qcow2Writer, refusal?: Error) {
     super(writer.store, writer.header, writer.mapping, refusal, writer.data);
     this.#writer = writer;
     // What is packed is not encrypted: QEMU has no such clusters either.
     if (writer.encrypted) return;
-    this.pack = async (offset, bytes) => {
-      this.assertReadable();
-      await pack(writer, offset, bytes);
-    };
+    this.pack = (offset, bytes) => this.#changing(() => pack(writer, offset, bytes));
   }
 
   override get header(): Qcow2Header {
     return this.#writer.header;
   }
 
-  async reserve(offset: number, length: number): Promise<Reservation> {
+  /** As QEMU: a change that meets a table which cannot be true marks the image, and no change comes after it. */
+  async #changing<T>(work: () => Promise<T>): Promise<T> {
     this.assertReadable();
-    return reserve(this.#writer, offset, length);
+    if (this.#corruption) throw this.#corruption;
+    try {
+      return await work();
+    } catch (error) {
+      const corruption = asCorruption(error);
+      if (!corruption) throw error;
+      this.#corruption = corruption;
+      await this.#writer.mutex.run(() => this.#writer.markCorrupt());
+      throw corruption;
+    }
+  }
+
+  async reserve(offset: number, length: number): Promise<Reservation> {
+    return this.#changing(() => reserve(this.#writer, offset, length));
   }
 
   async mark(
@@ -172,14 +186,13 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
     length: number,
     options?: { readonly discard?: boolean },
   ): Promise<boolean> {
-    this.assertReadable();
-    return mark(this.#writer, kind, offset, length, options?.discard ?? false);
+    return this.#changing(() => mark(this.#writer, kind, offset, length, options?.discard ?? false));
   }
 
   /** Durable on return: the old size or the new one after a power cut. */
   async resize(size: number, options?: ResizeOptions): Promise<void> {
-    this.assertReadable();
-    await this.#writer.mutex.run(() => resize(this.#writer, size, options));
+    const work = () => this.#writer.mutex.run(() => resize(this.#writer, size, options));
+    await this.#changing(work);
     if (options?.preallocation && options.preallocation !== 'off') this.mayBeSparse = !this.data.encrypted;
   }
 

@@ -94,14 +94,14 @@ export async function makePlain(writer: Qcow2Writer, table: Table, index: number
 
 /** Copies a cluster that a snapshot shares, so that a part of it can be written where it is. */
 export async function makeOwn(writer: Qcow2Writer, table: Table, index: number): Promise<void> {
-  const { mapping, store } = writer;
+  const { mapping, data } = writer;
   const { high, low, kind, zeroes, allocated } = entryAt(writer, table, index);
   if (kind !== EntryKind.data || (high & highCopied) !== 0) return;
   checkExtended(mapping, table, index);
   const bytes = new Uint8Array(mapping.geometry.clusterSize);
   const at = entryOffset(high, low);
-  const there = Math.min(bytes.length, store.size - at);
-  if (there > 0) await store.read(at, bytes.subarray(0, there));
+  const there = Math.min(bytes.length, data.size - at);
+  if (there > 0) await data.read(at, bytes.subarray(0, there));
   await moveTo(writer, table, index, bytes, zeroes, allocated);
 }
 
@@ -114,11 +114,11 @@ async function moveTo(
   zeroes: number,
   allocated: number,
 ): Promise<void> {
-  const { refcounts, store } = writer;
+  const { refcounts, data } = writer;
   const { first } = await refcounts.allocate(1);
   const host = first * bytes.length;
   try {
-    await store.write(host, bytes);
+    await data.write(host, bytes);
   } catch (error) {
     await refcounts.release(first, 1);
     throw error;

@@ -9,6 +9,7 @@ export type MetadataKind =
   | 'refcount block'
   | 'snapshot table'
   | 'inactive L1 table'
+  | 'inactive L2 table'
   | 'bitmap directory';
 
 /**
@@ -18,9 +19,12 @@ export type MetadataKind =
 export class MetadataMap {
   readonly #kinds = new Map<number, MetadataKind>();
   readonly #path: string;
+  readonly #guarded: ReadonlySet<MetadataKind> | undefined;
 
-  constructor(path: string) {
+  /** `guarded`: kinds that `checkFree` looks at; default all. */
+  constructor(path: string, guarded?: ReadonlySet<MetadataKind>) {
     this.#path = path;
+    this.#guarded = guarded;
   }
 
   /** Throws `corrupt` when a cluster is of another kind already. */
@@ -47,7 +51,7 @@ export class MetadataMap {
   checkFree(first: number, count: number, clusterSize: number): void {
     for (let cluster = first; cluster < first + count; cluster++) {
       const kind = this.#kinds.get(cluster);
-      if (kind === undefined) continue;
+      if (kind === undefined || this.#guarded?.has(kind) === false) continue;
       const message = `Preventing invalid write on metadata (overlaps with ${kind})`;
       throw corrupt(this.#path, kind, message, cluster * clusterSize, { cluster });
     }

@@ -11,6 +11,7 @@ import { geometryOf } from './geometry.ts';
 import { hasIncompatible, type Qcow2Header, readHeader } from './header.ts';
 import { Qcow2Layer, WritableQcow2Layer } from './layer.ts';
 import { Mapping } from './mapping.ts';
+import { runtimeOptions } from './runtime-options.ts';
 import { readSnapshots } from './snapshots.ts';
 import { Qcow2Writer } from './writer.ts';
 
@@ -68,11 +69,12 @@ function layerOver(
   refusal: DiskError | undefined,
 ): Qcow2Layer {
   const caches = cacheSizes(context.options, header.size, geometryOf(header), source.name);
+  const runtime = runtimeOptions(context.options, geometryOf(header), source.name);
   const mapping = new Mapping(source, header, caches.l2);
   if (!context.metadataOnly) mapping.checkL1();
   if (!context.writable) return new Qcow2Layer(source, header, mapping, refusal, guest ?? data);
   const writer = new Qcow2Writer(source as ByteStore, header, mapping, {
-    lazyRefcounts: booleanOption(context.options?.['lazy-refcounts']),
+    ...runtime,
     refcountCacheBytes: caches.refcounts,
     data: data as ByteStore | undefined,
     guest,
@@ -136,9 +138,4 @@ async function repair(source: ByteSource, header: Qcow2Header, hooks: OpenHooks)
     field: 'incompatible_features',
     detail: { errno: 'EIO', clusterBits: header.clusterBits },
   });
-}
-
-function booleanOption(value: unknown): boolean | undefined {
-  if (value === true || value === 'on') return true;
-  return value === false || value === 'off' ? false : undefined;
 }

@@ -1,7 +1,7 @@
 import { alignDown, alignUp } from '../../bytes/numbers.ts';
 import type { Reservation } from '../driver.ts';
 import type { Table } from '../mapped/table.ts';
-import { checkEntry, packedOutside } from './check-entry.ts';
+import { checkEntry, packedOutside, unalignedData } from './check-entry.ts';
 import { highCopied, subclustersPerCluster } from './constants.ts';
 import { EntryKind, entryKind, entryOffset } from './entry.ts';
 import { Fresh, InPlace, type LockedReservation, unpin } from './reservation.ts';
@@ -153,6 +153,7 @@ function clusterRun(writer: Qcow2Writer, table: Table, first: number, stop: numb
     const host = entryOffset(high, low);
     if (count === 0) {
       at = host;
+      if (host % clusterSize !== 0) throw unalignedData(writer.mapping, table, first, kind, host);
       checkEntry(writer.mapping, table, first, kind, host);
     } else if (host !== at + count * clusterSize) break;
   }

@@ -1,14 +1,11 @@
-import { alignUp } from '../../bytes/numbers.ts';
-import type { ByteSource } from '../../storage/store.ts';
 import type { NewSnapshotInfo, SnapshotSelector } from '../driver.ts';
 import { entryBytes } from './constants.ts';
-import { corrupt } from './errors.ts';
 import { l1EntriesFor } from './header.ts';
 import type { RefcountDraft } from './refcount-draft.ts';
 import { encodeNewSnapshot, encodeSnapshot, joinSnapshots } from './snapshot-encode.ts';
 import { findSnapshot, nextSnapshotId } from './snapshot-find.ts';
 import { countTree, type Switched, settleFlags, switchMetadata } from './snapshot-switch.ts';
-import { readSnapshots, type SnapshotEntry, type SnapshotTable } from './snapshots.ts';
+import { readL1, readSnapshots, type SnapshotTable } from './snapshots.ts';
 import type { Qcow2Writer } from './writer.ts';
 
 /**
@@ -74,19 +71,6 @@ export async function deleteSnapshot(writer: Qcow2Writer, wanted: SnapshotSelect
     const active = await settleFlags(writer, draft, writer.mapping.l1!.bytes, 1);
     return { ...snapshots, ...(await writeL1(writer, draft, active)) };
   });
-}
-
-/** The L1 table of a snapshot, its entries' bytes. Throws `corrupt` for one that does not lie in the file. */
-export async function readL1(source: ByteSource, snapshot: SnapshotEntry): Promise<Uint8Array> {
-  const { l1TableOffset: at, l1Size } = snapshot;
-  const bytes = new Uint8Array(l1Size * entryBytes);
-  if (at + bytes.length > alignUp(source.size, 512)) {
-    const message = `The L1 table of snapshot ${snapshot.id} lies past the end of the file`;
-    throw corrupt(source.name, 'snapshot l1_table_offset', message, at, { fileSize: source.size });
-  }
-  const there = Math.min(bytes.length, source.size - at);
-  if (there > 0) await source.read(at, bytes.subarray(0, there));
-  return bytes;
 }
 
 function encoded(writer: Qcow2Writer, { entries }: SnapshotTable): Uint8Array[] {

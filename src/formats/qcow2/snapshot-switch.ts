@@ -64,8 +64,9 @@ async function attempt(
 
 /** Gives the space of free clusters back to the host. A failure costs that space, and nothing else. */
 async function punch(writer: Qcow2Writer, free: readonly ClusterRun[]): Promise<void> {
-  const { store, mapping } = writer;
+  const { store, mapping, discards } = writer;
   const { clusterSize } = mapping.geometry;
+  if (!discards.snapshot) return;
   try {
     for (const { first, count } of free) {
       const length = Math.min(count * clusterSize, store.size - first * clusterSize);

@@ -54,6 +54,19 @@ export async function readSnapshots(source: ByteSource, header: Qcow2Header): Pr
   return { entries, bytes: at - start };
 }
 
+/** The L1 table of a snapshot, its entries' bytes. Throws `corrupt` for one that does not lie in the file. */
+export async function readL1(source: ByteSource, snapshot: SnapshotEntry): Promise<Uint8Array> {
+  const { l1TableOffset: at, l1Size } = snapshot;
+  const bytes = new Uint8Array(l1Size * c.entryBytes);
+  if (at + bytes.length > alignUp(source.size, 512)) {
+    const message = `The L1 table of snapshot ${snapshot.id} lies past the end of the file`;
+    throw corrupt(source.name, 'snapshot l1_table_offset', message, at, { fileSize: source.size });
+  }
+  const there = Math.min(bytes.length, source.size - at);
+  if (there > 0) await source.read(at, bytes.subarray(0, there));
+  return bytes;
+}
+
 function parseEntry(bytes: Uint8Array, path: string, at: number, number: number) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const idBytes = view.getUint16(12);

@@ -9,19 +9,20 @@ import { bitmapsOf, findExtension } from './extensions.ts';
 import { flushImage, writeBlocks, writeRefcountTable } from './flush.ts';
 import { hasIncompatible, type Qcow2Header } from './header.ts';
 import { replaceHeader, writeHeaderFields } from './header-write.ts';
+import { L1Table } from './l1-table.ts';
 import type { Mapping } from './mapping.ts';
 import { MetadataMap } from './metadata-map.ts';
 import { PendingFrees } from './pending-frees.ts';
 import { growRefcountTable } from './refcount-growth.ts';
 import { type ClusterRun, Refcounts } from './refcounts.ts';
-import { readSnapshots } from './snapshots.ts';
+import { type DiscardPassing, defaultRuntimeOptions, type RuntimeOptions } from './runtime-options.ts';
+import { readL1, readSnapshots, type SnapshotEntry } from './snapshots.ts';
 
 /** Runs of dropped clusters that may wait for a flush. */
 const maxPendingFrees = 100_000;
 
-export interface WriterOptions {
-  /** Postpone refcounts; default: as the header says. */
-  readonly lazyRefcounts?: boolean;
+/** `lazyRefcounts`: postpone refcounts; default: as the header says. */
+export interface WriterOptions extends Partial<RuntimeOptions> {
   readonly refcountCacheBytes?: number;
   /** The external data file, where the image has one. */
   readonly data?: ByteStore;
@@ -44,6 +45,7 @@ export class Qcow2Writer {
   header: Qcow2Header;
   /** Refcounts are postponed. */
   readonly lazy: boolean;
+  readonly discards: DiscardPassing;
   /** Where the next packed cluster may begin, in a host cluster that has packed ones; 0: nowhere. */
   packingAt = 0;
   /** The turn of the last packed write, so that they land in the order in which they were asked for. */
@@ -62,8 +64,9 @@ export class Qcow2Writer {
     this.data = options.guest ?? this.dataFile;
     this.header = header;
     this.mapping = mapping;
-    this.metadata = new MetadataMap(store.name);
-    this.#options = options;
+    this.#options = { ...defaultRuntimeOptions, ...options };
+    this.metadata = this.#newMap();
+    this.discards = options.discards ?? defaultRuntimeOptions.discards;
     const lazyBit = (header.compatibleFeatures & c.Compatible.lazyRefcounts) !== 0n;
     this.lazy = header.version >= 3 && (options.lazyRefcounts ?? lazyBit);
   }
@@ -189,6 +192,23 @@ export class Qcow2Writer {
       const clusters = Math.ceil((l1Size * 8) / clusterSize);
       this.metadata.add('inactive L1 table', l1TableOffset / clusterSize, clusters);
     }
+    if (!this.#options.overlaps!.has('inactive L2 table')) return;
+    for (const entry of table.entries) await this.#addInactiveL2(entry);
+  }
+
+  /** Tables that a snapshot alone has; those that the disk shares are known as the disk's. */
+  async #addInactiveL2(entry: SnapshotEntry): Promise<void> {
+    const { clusterSize } = this.mapping.geometry;
+    const l1 = new L1Table(entry.l1TableOffset, await readL1(this.store, entry));
+    for (let index = 0; index < l1.size; index++) {
+      const at = l1.offset(index);
+      if (at === 0 || at % clusterSize !== 0 || this.metadata.has(at / clusterSize)) continue;
+      this.metadata.add('inactive L2 table', at / clusterSize);
+    }
+  }
+
+  #newMap(): MetadataMap {
+    return new MetadataMap(this.store.name, this.#options.overlaps);
   }
 
   /** Clears autoclear bits that we do not keep true, and sets the dirty bit for lazy refcounts. */
@@ -219,6 +239,15 @@ export class Qcow2Writer {
     this.header = header;
   }
 
+  /** Notes in the header, durably, that a table of the image cannot be true (version 2 has no place for that). */
+  async markCorrupt(): Promise<void> {
+    await this.settleHeader();
+    const { header } = this;
+    if (header.version < 3 || hasIncompatible(header, c.Incompatible.corrupt)) return;
+    const incompatibleFeatures = header.incompatibleFeatures | c.Incompatible.corrupt;
+    await this.writeFields({ ...header, incompatibleFeatures });
+  }
+
   /** Replaces header, extensions and backing file name, durably; what they name must be on disk. */
   async replaceHeader(header: Qcow2Header): Promise<void> {
     try {
@@ -236,7 +265,7 @@ export class Qcow2Writer {
   async adopt(header: Qcow2Header): Promise<void> {
     await this.writeFields(header);
     this.mapping.adopt(header);
-    this.metadata = new MetadataMap(this.store.name);
+    this.metadata = this.#newMap();
     this.packingAt = 0;
     this.#refcounts = undefined;
     // With lazy refcounts the closing must clear the dirty bit. That the switch happened is true also if this fails.
