@@ -17,6 +17,8 @@ const judges = {
   virsh: 'libvirt-clients',
   libvirtd: 'libvirt-daemon-system',
   '7zz': '7zip',
+  vmdkinfo: 'libvmdk-utils',
+  '/usr/lib/python3/dist-packages/VMDKstream.py': 'python3-vmdkstream',
   objdump: 'binutils',
   sfdisk: 'fdisk',
   losetup: 'mount',

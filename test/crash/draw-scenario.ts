@@ -156,6 +156,22 @@ export const subjects: readonly Subject[] = [
       return { format: 'qcow2', size, options, grain: clusterSize, ...chain };
     },
   },
+  {
+    name: 'vmdk',
+    share: 2,
+    draw: (random) => {
+      const size = random.between(1, 3000) * 512;
+      const subformat = random.pick(['monolithicSparse', 'monolithicFlat', 'twoGbMaxExtentSparse']);
+      const flat = subformat === 'monolithicFlat';
+      const options = { subformat, zeroed_grain: !flat && random.chance(0.5) };
+      return {
+        format: 'vmdk',
+        size,
+        options,
+        grain: flat ? 4096 : 64 * KiB,
+      };
+    },
+  },
 ];
 
 /** An image of the subject and what is done to it. */

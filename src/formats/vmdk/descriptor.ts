@@ -20,7 +20,7 @@ export interface Descriptor {
   readonly cidAt: number;
   readonly cidDigits: number;
   readonly parentCid: number;
-  readonly createType?: string;
+  readonly createType: string;
   readonly parent?: string;
   readonly extents: readonly ExtentLine[];
 }
@@ -42,6 +42,10 @@ export function looksLikeDescriptor(head: Uint8Array): boolean {
 export function parseDescriptor(bytes: Uint8Array, path: string): Descriptor {
   const end = bytes.indexOf(0);
   const text = latin1(end < 0 ? bytes : bytes.subarray(0, end));
+  const createType = settingOf(text, 'createType');
+  if (createType === undefined) {
+    throw corrupt(path, 'createType', 'invalid VMDK image descriptor', { errno: 'EINVAL' });
+  }
   const cid = /^[ \t]*CID[ \t]*=[ \t]*(?:0x)?([0-9a-f]{1,8})(?![0-9a-f])/im.exec(text);
   const parentCid = /^[ \t]*parentCID[ \t]*=[ \t]*(?:0x)?([0-9a-f]{1,8})(?![0-9a-f])/im.exec(text);
   if (!cid || !parentCid) throw invalid(path, cid ? 'parentCID' : 'CID');
@@ -50,7 +54,7 @@ export function parseDescriptor(bytes: Uint8Array, path: string): Descriptor {
     cidAt: cid.index + cid[0].length - cid[1].length,
     cidDigits: cid[1].length,
     parentCid: Number.parseInt(parentCid[1], 16),
-    createType: settingOf(text, 'createType'),
+    createType,
     parent: settingOf(text, 'parentFileNameHint'),
     extents: parseExtents(text, path),
   };

@@ -65,10 +65,7 @@ export async function readDescriptor(
   if (isCowd(head)) throw invalid(name, 'descriptor');
   if (!isHosted(head)) {
     const descriptor = parseDescriptor(await readUpTo(source, 0, maxDescriptorBytes), name);
-    const createType = descriptor.createType;
-    if (createType === undefined) {
-      throw corrupt(name, 'createType', 'invalid VMDK image descriptor', { errno: 'EINVAL' });
-    }
+    const { createType } = descriptor;
     if (!listedTypes.has(createType)) {
       throw unsupported(name, 'createType', `Unsupported image type '${createType}'`);
     }
@@ -189,6 +186,16 @@ async function openHosted(
   if (!writable) return extent;
   // Tables in front that have copies are changed where they are; others were written behind the data.
   const streamed = compressed && shape.markers && copyAt === 0;
+  if (
+    compressed !== ((header.flags & Flag.compressed) !== 0) ||
+    (!streamed && first.directoryAt === undefined)
+  ) {
+    throw unsupported(
+      name,
+      'flags',
+      'The header says two things of compression: the extent can only be read',
+    );
+  }
   const stream = streamed ? new StreamEnd(source as ByteStore, first, directoryAt) : undefined;
   extent.writer = new SparseWriter(extent, { touch: () => hook.touch(), stream });
   return extent;

@@ -1,6 +1,7 @@
 import type { Target } from '../target.ts';
 import { deflateTarget, textTargets } from './parsers.ts';
 import { qcow2Images } from './qcow2.ts';
+import { vmdkImages } from './vmdk.ts';
 
 /** Everything that is fuzzed. A new parser is one more entry. */
-export const targets: readonly Target[] = [qcow2Images, deflateTarget, ...textTargets];
+export const targets: readonly Target[] = [qcow2Images, vmdkImages, deflateTarget, ...textTargets];
