@@ -68,7 +68,8 @@ class Check {
   async sparse(extent: SparseExtent): Promise<void> {
     const { shape, directory, source, start } = extent;
     const { grainBytes, entries } = shape;
-    const { metadata, copies } = await metadataOf(extent);
+    const { metadata, copies, crossed } = await metadataOf(extent);
+    if (crossed) this.#corrupt('a grain table lies over another table, or past the end of the file', start);
     const tableBytes = entries * 4;
     const table = new Uint8Array(tableBytes);
     const copy = new Uint8Array(tableBytes);

@@ -84,5 +84,7 @@ export async function readDirectory(
   const bytes = new Uint8Array(count * 4);
   if (count > 0) await source.read(at, bytes);
   const view = new DataView(bytes.buffer);
-  return Uint32Array.from({ length: count }, (_, index) => view.getUint32(index * 4, true));
+  const directory = new Uint32Array(count);
+  for (let index = 0; index < count; index++) directory[index] = view.getUint32(index * 4, true);
+  return directory;
 }

@@ -169,6 +169,7 @@ async function openHosted(
     throw corrupt(name, 'capacity', 'The extent is shorter than its descriptor says');
   }
   const { capacity, grainBytes, entries, copyAt, overhead, compressed } = header;
+  const { descriptorAt, descriptorBytes } = first;
   const directoryAt = header.directoryAt!;
   const shape: SparseShape = {
     capacity,
@@ -176,6 +177,7 @@ async function openHosted(
     entries,
     directoryAt,
     copyAt,
+    descriptorEnd: Math.max(sectorBytes, descriptorAt + descriptorBytes),
     overhead,
     compressed,
     zeroGrains: (header.flags & Flag.zeroGrains) !== 0,
@@ -196,7 +198,9 @@ async function openHosted(
       'The header says two things of compression: the extent can only be read',
     );
   }
-  const stream = streamed ? new StreamEnd(source as ByteStore, first, directoryAt) : undefined;
+  // The footer counts, but for the place of the descriptor.
+  const rewritten = { ...header, descriptorAt, descriptorBytes, directoryAt: first.directoryAt };
+  const stream = streamed ? new StreamEnd(source as ByteStore, rewritten, directoryAt) : undefined;
   extent.writer = new SparseWriter(extent, { touch: () => hook.touch(), stream });
   return extent;
 }
@@ -241,6 +245,7 @@ async function openCowd(
     entries: cowdEntries,
     directoryAt: header.directoryAt,
     copyAt: 0,
+    descriptorEnd: 4 * sectorBytes,
     overhead: header.directoryAt + header.directory * 4,
     zeroGrains: false,
     compressed: false,

@@ -15,6 +15,8 @@ export interface SparseShape {
   readonly directoryAt: number;
   /** The redundant grain directory; 0 for none. */
   readonly copyAt: number;
+  /** Where the header, and the descriptor behind it, end. */
+  readonly descriptorEnd: number;
   /** Bytes before the first grain. */
   readonly overhead: number;
   /** An entry of 1 means zeroes. */

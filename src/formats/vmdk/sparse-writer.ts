@@ -8,7 +8,7 @@ import { maxExtentBytes, sectorBytes, zeroedEntry } from './constants.ts';
 import { corrupt, unsupported } from './errors.ts';
 import { type ExtentWriter, inPlace } from './extent.ts';
 import { flushTables } from './flush.ts';
-import { metadataOf } from './metadata-map.ts';
+import { assertApart, metadataOf } from './metadata-map.ts';
 import { packGrain } from './packed-grain.ts';
 import { PackedReservation } from './packed-reservation.ts';
 import { entryAt, type SparseExtent } from './sparse-extent.ts';
@@ -75,7 +75,8 @@ export class SparseWriter implements ExtentWriter {
         errno: 'EINVAL',
       });
     }
-    const { metadata, copies } = await metadataOf(extent);
+    const { metadata, copies, crossed } = await metadataOf(extent);
+    assertApart(extent, crossed);
     this.copies = copies;
     this.#metadata = metadata;
     await this.#touch();
