@@ -41,6 +41,18 @@ const seats: Readonly<Record<string, Seat>> = {
     network: { kind: 'network', name: 'default' },
     master: undefined,
   },
+  'with UEFI, a TPM, more disks, a seed and SPICE': {
+    ...plain,
+    cdrom: '/iso/tools.iso',
+    seed: '/labs/student-07.seed.iso',
+    disks: [
+      { path: '/labs/student-07+a.qcow2', format: 'qcow2', bus: 'virtio' },
+      { path: '/labs/student-07+b.qcow2', format: 'qcow2', bus: 'sata' },
+    ],
+    graphics: 'spice',
+    firmware: 'uefi',
+    tpm: true,
+  },
   'on a bridge': { ...plain, network: { kind: 'bridge', name: 'br0' } },
 };
 
@@ -133,6 +145,15 @@ describe.skipIf(!have('virt-xml-validate') || !have('xmllint'))("domain XML agai
       });
     }
   }
+
+  it('validates a disk with what it stands on', async () => {
+    await using folder = await tempDir();
+    const file = folder.file('domain.xml');
+    const backing = { path: awkward, format: 'qcow2' };
+    writeFileSync(file, domainXml(plain, { type: 'qemu', backing }));
+    const result = await run('virt-xml-validate', [file, 'domain']);
+    expect(`${result.stdout}${result.stderr}`).toContain('validates');
+  });
 
   it('would notice a document that is wrong', async () => {
     await using folder = await tempDir();

@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../../../../test/support/libvirtd.ts';
 import { have, mustRun, run, tempDir } from '../../../../test/support/programs.ts';
@@ -170,4 +170,45 @@ describe.skipIf(!haveLibvirtd)('the libvirt runner, over QEMU', () => {
     }
     await runner.undefine(seat);
   }, 120_000);
+
+  it.skipIf(!have('swtpm') || !existsSync('/usr/share/OVMF/OVMF_CODE_4M.fd'))(
+    'gives each seat firmware variables and a TPM of its own; a reset makes them new, and forgets a saved memory',
+    async () => {
+      await using runner = new LibvirtRunner({ uri: libvirtd.uri, domainType: 'qemu' });
+      const virsh = (...args: string[]) => mustRun('virsh', ['-c', libvirtd.uri, ...args]);
+      const disk = bootDisk(libvirtd.dir, 'uefi', endlessGuest);
+      const made = [1, 2].map((n) =>
+        seatOn(libvirtd.dir, `uefi-${n}`, disk, { firmware: 'uefi', tpm: true, memoryMiB: 128 }),
+      );
+      const seats = made.map((seat) => ({
+        ...seat,
+        disk: { ...seat.disk, path: `${seat.disk.path}.${seat.name}` },
+      }));
+      try {
+        for (const seat of seats) {
+          copyFileSync(disk.path!, seat.disk.path);
+          write(seat, 'qemu');
+          await runner.start(seat);
+        }
+        const live = await Promise.all(seats.map((seat) => virsh('dumpxml', seat.uuid)));
+        const variables = live.map((xml) => /<nvram[^>]*>(.*)<\/nvram>/.exec(xml)![1]);
+        expect(new Set(variables).size).toBe(2);
+        for (const xml of live) expect(xml).toContain("<backend type='emulator' version='2.0'");
+        const [seat] = seats;
+        await virsh('managedsave', seat.uuid);
+        expect(await runner.state(seat)).toBe('off');
+        expect(await virsh('dominfo', seat.uuid)).toMatch(/Managed save:\s+yes/);
+        await runner.renew(seat);
+        expect(await virsh('dominfo', seat.uuid)).toMatch(/Managed save:\s+no/);
+        await runner.start(seat);
+        expect(await runner.state(seat)).toBe('running');
+      } finally {
+        for (const seat of seats) {
+          await runner.stop(seat, { gracefulMs: 0 });
+          await runner.undefine(seat);
+        }
+      }
+    },
+    180_000,
+  );
 });
