@@ -1,4 +1,4 @@
-import { DiskError } from '../errors.ts';
+import { DiskError, isDiskError } from '../errors.ts';
 import { lockFor } from '../image/locks.ts';
 import { type FileStore, openFileStore } from '../storage/file.ts';
 import { type Lab, seatPaths } from './lab.ts';
@@ -94,6 +94,16 @@ function checkDisks(lab: Lab, jobs: readonly OverlayJob[]): number {
   return allocated;
 }
 
+/** libvirt may have left a disk to another owner: our folder lets us replace it all the same, and a lock needs no writing. */
+async function openToHold(path: string): Promise<FileStore> {
+  try {
+    return await openFileStore(path, { writable: true });
+  } catch (error) {
+    if (!isDiskError(error, 'denied')) throw error;
+    return await openFileStore(path);
+  }
+}
+
 /** Takes the disks' image locks, so that no guest starts from one while it is replaced. */
 async function holdDisks(paths: readonly string[]): Promise<AsyncDisposable> {
   const held: FileStore[] = [];
@@ -109,7 +119,7 @@ async function holdDisks(paths: readonly string[]): Promise<AsyncDisposable> {
   try {
     for (const path of paths) {
       if (!nameExists(path)) continue;
-      const store = await openFileStore(path, { writable: true });
+      const store = await openToHold(path);
       held.push(store);
       await store.lock(lock);
     }

@@ -1,10 +1,11 @@
-import { chmodSync, mkdirSync, readFileSync, statSync } from 'node:fs';
+import { chmodSync, chownSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
+import { builtProgram } from '../support/built-program.ts';
 import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../support/libvirtd.ts';
 import { haveLinuxGuest, makeLinuxGuest } from '../support/linux-guest.ts';
-import { have, mustRun, run } from '../support/programs.ts';
-import { LabBench, poolNames, qemuCheck } from './support.ts';
+import { have, isRoot, mustRun, run, tempDir } from '../support/programs.ts';
+import { LabBench, labBench, poolNames, qemuCheck } from './support.ts';
 
 /** A Linux boot is five seconds of a processor's time under emulation. */
 const seats = process.env.COWHERD_LONG === '1' ? 10 : 2;
@@ -144,4 +145,73 @@ describe.skipIf(!haveLibvirtd)('ten seats of the demo guest, under libvirt with 
     await bench.must('down');
     expect((await mustRun('virsh', ['-c', libvirtd.uri, 'list', '--all', '--name'])).trim()).toBe('');
   }, 300_000);
+});
+
+describe.skipIf(!have('virsh'))("a lab over libvirt's driver without guests", () => {
+  it('defines 200 seats like a domain of its own, in one run', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', {
+      seats: 200,
+      runner: { libvirt: 'test:///default' },
+      template: 'test',
+      cpus: 3,
+    });
+    const began = performance.now();
+    const said = await bench.must('up');
+    console.log(`200 seats made and defined in ${Math.round(performance.now() - began)} ms`);
+    expect(said).toContain('+ 200 domains to define');
+    const xml = readFileSync(bench.path('class/student-117.xml'), 'utf8');
+    // Only what the lab file says overrules the template.
+    expect(xml).toContain('8388608');
+    expect(xml).toMatch(/<vcpu[^>]*>3</);
+    expect(xml).toContain(bench.path('class/student-117.qcow2'));
+    if (have('virt-xml-validate')) {
+      await mustRun('virt-xml-validate', [bench.path('class/student-117.xml'), 'domain']);
+    }
+    // That driver forgets everything with its connection.
+    expect(await bench.must('plan')).toContain('+ 200 domains to define');
+  }, 60_000);
+
+  it('says what is wrong with a template, a hypervisor, or a runner that cannot', async () => {
+    await using bench = await labBench();
+    const told = async (values: Record<string, unknown>) => {
+      bench.write('lab.yaml', values);
+      return (await bench.run('up')).err;
+    };
+    const libvirt = { libvirt: 'test:///default' };
+    expect(await told({ runner: libvirt, template: 'gone' })).toContain("failed to get domain 'gone'");
+    expect(await told({ runner: libvirt, template: './gone.xml' })).toContain('there is no file');
+    expect(await told({ runner: { libvirt: 'qemu+unix:///system?socket=/nowhere' } })).toContain(
+      'libvirt does not answer at qemu+unix:///system?socket=/nowhere',
+    );
+    expect(await told({ runner: 'qemu', firmware: 'uefi' })).toContain('firmware needs libvirt here');
+    expect(await told({ runner: libvirt, seed: { 'user-data': 'gone' } })).toContain('there is no file');
+    expect(await told({ runner: libvirt, seed: { network: { address: '10.0.0.1' } } })).toContain(
+      'is no address with its prefix',
+    );
+  });
+});
+
+describe.skipIf(!isRoot || !have('setpriv'))('a disk that libvirt left to another owner', () => {
+  it('is reset and removed by whom the folder belongs to', async () => {
+    await using dir = await tempDir();
+    chmodSync(dir.path, 0o755);
+    const [node, program] = await builtProgram(dir.path, 'cowherd', 'cowherd');
+    mkdirSync(dir.file('home'));
+    writeFileSync(dir.file('home/m.raw'), new Uint8Array(1024 * 1024));
+    writeFileSync(dir.file('home/lab.yaml'), 'lab: class\nmaster: m.raw\nseats: 2\nrunner: files\n');
+    await mustRun('chown', ['-R', 'nobody', dir.file('home')]);
+    const asNobody = (...args: string[]) =>
+      mustRun('setpriv', ['--reuid=nobody', '--regid=nogroup', '--clear-groups', node, program, ...args], {
+        cwd: dir.file('home'),
+        env: { HOME: dir.file('home') },
+      });
+    await asNobody('up');
+    const disk = dir.file('home/class/student-01.qcow2');
+    chownSync(disk, 0, 0);
+    expect(await asNobody('reset', 'student-01')).toContain('1 seat reset');
+    expect(statSync(disk).uid).not.toBe(0);
+    chownSync(disk, 0, 0);
+    expect(await asNobody('down')).toContain('Removed 2 seats');
+  }, 60_000);
 });

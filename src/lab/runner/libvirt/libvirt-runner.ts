@@ -63,6 +63,8 @@ export class LibvirtRunner implements Runner {
   /** The running domains' UUIDs, asked for together by all who wait. */
   #active: { readonly at: number; readonly uuids: Promise<ReadonlySet<string>> } | undefined;
   #schemaChecked = false;
+  /** Of files on their way to virsh. */
+  #folder: string | undefined;
 
   constructor(options: LibvirtRunnerOptions = {}) {
     this.uri = options.uri ?? defaultUri();
@@ -109,9 +111,9 @@ export class LibvirtRunner implements Runner {
     if (mark !== undefined && mark !== 'foreign' && mark.from === seat.definition) {
       if (mark.digest === definitionDigest(text)) return;
     }
-    const folder = mkdtempSync(join(tmpdir(), 'cowherd-define-'));
+    this.#folder ??= mkdtempSync(join(tmpdir(), 'cowherd-define-'));
+    const file = join(this.#folder, `${seat.uuid}.xml`);
     try {
-      const file = join(folder, 'domain.xml');
       writeFileSync(file, markDefinition(text, seat.definition));
       // A lab's seats differ in names alone: libvirt's schema need see only one.
       const check = !this.#schemaChecked;
@@ -120,7 +122,7 @@ export class LibvirtRunner implements Runner {
     } catch (error) {
       throw failed(seat, 'be defined', error);
     } finally {
-      rmSync(folder, { recursive: true, force: true });
+      rmSync(file, { force: true });
     }
   }
 
@@ -223,11 +225,14 @@ export class LibvirtRunner implements Runner {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#virsh[Symbol.asyncDispose]();
+    if (this.#folder !== undefined) rmSync(this.#folder, { recursive: true, force: true });
   }
 
   async #findDomainType(): Promise<DomainType> {
     if (/^test[+:]/.test(this.uri)) return 'test';
-    const capabilities = await this.#virsh.run('capabilities');
+    const capabilities = await this.#virsh.run('capabilities').catch((error: unknown) => {
+      throw unreachable(this.uri, error);
+    });
     if (!/<domain type=['"]kvm['"]/.test(capabilities)) return 'qemu';
     const qemu = findQemu();
     // Of another machine nothing can be tried from here.
