@@ -25,6 +25,7 @@ import {
 import { assertAllowed, type NamingImage, type ReferencePolicy, untrustedImages } from './image/policy.ts';
 import { combineReference, requireFile } from './image/reference.ts';
 import { createAside, sweepAsides } from './platform/atomic-file.ts';
+import { registerThreadCrew } from './platform/cipher-crew.ts';
 import { assertNoDependents } from './platform/dependents.ts';
 import { registerNodePrimitives } from './platform/node-primitives.ts';
 import { registerZlibCodec } from './platform/zlib-codec.ts';
@@ -37,6 +38,7 @@ import { type ByteSource, bottomOf } from './storage/store.ts';
 registerZlibCodec();
 registerZstdCodec();
 registerNodePrimitives();
+registerThreadCrew();
 
 export * from './index.ts';
 export { FileStore, openFileStore };
