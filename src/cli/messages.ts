@@ -46,7 +46,9 @@ export function explain(thrown: unknown): Explanation {
 }
 
 /** The failure to open `filename`, as every verb words it. */
-export function couldNotOpen(filename: string, error: unknown, exitCode = 1): CliFailure {
+export function couldNotOpen(filename: string, error: unknown, exitCode = 1): unknown {
+  // Ctrl-C is no failure of the image.
+  if (isDiskError(error, 'aborted')) return error;
   const { text, hint } = explain(error);
   return new CliFailure(`Could not open '${filename}': ${text}`, { exitCode, hint, cause: error });
 }

@@ -1,7 +1,7 @@
 import { alignDown, alignUp, isOffset } from '../bytes/numbers.ts';
 import { DiskError, type DiskErrorCode } from '../errors.ts';
 import { type FormatDriver, isWritable, type Layer, type ResizeOptions, unitOf } from '../formats/driver.ts';
-import type { ByteStore } from '../storage/store.ts';
+import type { ByteSource, ByteStore } from '../storage/store.ts';
 import { ChainReader, readPadded } from './chain-reader.ts';
 import type { ChainRun, Image, RunScope } from './image.ts';
 import { ImageWriter } from './image-writer.ts';
@@ -93,6 +93,22 @@ export class DiskImage implements Image {
     const held = await this.#holdUnits(offset, from.length);
     try {
       await writer.write(offset, from);
+    } finally {
+      this.#locks.unlock(held);
+    }
+  }
+
+  async copyFrom(offset: number, source: ByteSource, at: number, length: number): Promise<number> {
+    const writer = this.#checkWrite(offset, length);
+    // What the first sector of a guessed raw image would look like must be seen before.
+    if (length === 0 || (this.#guessedRaw && offset < probedBytes)) return 0;
+    if (this.#flat) {
+      const { store, at: start } = this.#flat;
+      return (await store.copyFrom?.(start + offset, source, at, length)) ?? 0;
+    }
+    const held = await this.#holdUnits(offset, length);
+    try {
+      return await writer.copy(offset, source, at, length);
     } finally {
       this.#locks.unlock(held);
     }

@@ -3,6 +3,7 @@ import { pageAligned } from '../bytes/page-buffer.ts';
 import { isZero } from '../bytes/zero.ts';
 import { DiskError } from '../errors.ts';
 import type { Layer, Reservation, Run, WritableLayer } from '../formats/driver.ts';
+import type { ByteSource } from '../storage/store.ts';
 import { ChainCursor } from './chain-cursor.ts';
 import type { ChainReader } from './chain-reader.ts';
 
@@ -35,6 +36,33 @@ export class ImageWriter {
     for (let done = 0; done < from.length; ) {
       done += await this.#writePiece(offset + done, done === 0 ? from : from.subarray(done));
     }
+  }
+
+  /**
+   * Copies bytes of a source without moving them through memory, as far as that goes: whole fresh space, or space
+   * that is there already. Gives how many bytes were done.
+   */
+  async copy(offset: number, source: ByteSource, at: number, length: number): Promise<number> {
+    let done = 0;
+    while (done < length) {
+      const piece = await this.#copyPiece(offset + done, source, at + done, length - done);
+      if (piece === 0) break;
+      done += piece;
+    }
+    return done;
+  }
+
+  async #copyPiece(offset: number, source: ByteSource, at: number, wanted: number): Promise<number> {
+    await using reservation = await this.#layer.reserve(offset, wanted);
+    const { store, fresh } = reservation;
+    const skip = offset - reservation.offset;
+    const length = Math.min(wanted, reservation.length - skip);
+    if (!store.copyFrom || (fresh && (skip > 0 || length < reservation.length))) return 0;
+    const copied = await store.copyFrom(reservation.at + skip, source, at, length);
+    if (copied < length) return 0;
+    reservation.publish();
+    this.#reader.unpacked.invalidate(this.#layer, offset, offset + length);
+    return length;
   }
 
   /** Makes [offset, end) read as zeroes. `unmap` gives the space of whole grains back. */

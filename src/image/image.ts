@@ -1,4 +1,5 @@
 import type { Layer, ResizeOptions, Run } from '../formats/driver.ts';
+import type { ByteSource } from '../storage/store.ts';
 
 /** A run of the chain: the layer's own, and which layer it was (0: the image itself, 1: its backing …). */
 export type ChainRun = Run & { readonly depth: number };
@@ -37,6 +38,11 @@ export interface Image extends AsyncDisposable {
   read(offset: number, into: Uint8Array): Promise<void>;
   /** Writes `from` at `offset`, copying up what a fresh cluster needs. Throws `out-of-range`, `read-only`. */
   write(offset: number, from: Uint8Array): Promise<void>;
+  /**
+   * Writes `length` bytes that lie at `at` in a source, without moving them through memory where that can be. Gives how
+   * many were done, from `offset` on: the caller writes the rest.
+   */
+  copyFrom(offset: number, source: ByteSource, at: number, length: number): Promise<number>;
   /** Makes the range read as zeroes; `unmap` also gives its space back to the host. */
   zero(offset: number, length: number, options?: { readonly unmap?: boolean }): Promise<void>;
   /** The guest no longer needs the range: whole grains of it are given back and then read as zeroes. */

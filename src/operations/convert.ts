@@ -1,9 +1,10 @@
+import { alignUp } from '../bytes/numbers.ts';
 import { pageAligned } from '../bytes/page-buffer.ts';
 import { isZero } from '../bytes/zero.ts';
 import { DiskError } from '../errors.ts';
 import { isWritable, unitOf } from '../formats/driver.ts';
 import type { Image } from '../image/image.ts';
-import type { OnProgress } from '../storage/store.ts';
+import type { ByteSource, OnProgress } from '../storage/store.ts';
 import { type Batch, ConvertPlan, type PlanOptions, sectorBytes } from './convert-plan.ts';
 import { SparseDetector } from './sparse-detection.ts';
 
@@ -28,7 +29,7 @@ export interface ConvertOptions {
   readonly requests?: number;
   /** Writes need not follow the guest's order. */
   readonly unordered?: boolean;
-  /** Data is copied as it is, without looking for zeroes in it. */
+  /** Data is copied as it is, without looking for zeroes in it; between host files by the system alone. */
   readonly verbatim?: boolean;
   /** Bytes that a second may write at most. */
   readonly bytesPerSecond?: number;
@@ -57,6 +58,14 @@ export async function convertImages(
 ): Promise<void> {
   const conversion = new Conversion(sources, target, options);
   await conversion.run();
+}
+
+/** A stretch of the target's bytes, and where they lie. */
+interface CopyPlace {
+  readonly offset: number;
+  readonly length: number;
+  readonly source: ByteSource;
+  readonly at: number;
 }
 
 class Conversion {
@@ -150,14 +159,16 @@ class Conversion {
       const { batch, previous, finish } = taken;
       try {
         let bytes: Uint8Array | undefined;
-        if (batch.kind === 'data') {
+        const places = this.#options.verbatim && batch.kind === 'data' && (await this.#placesOf(batch));
+        if (batch.kind === 'data' && !places) {
           buffer ??= pageAligned(Math.max(requestBytes, this.#packedBytes ?? 0));
           bytes = buffer.subarray(0, batch.length);
           await this.#read(batch, bytes);
         }
         if (!this.#options.unordered) await previous;
         if (this.#failure) return;
-        if (bytes) await this.#write(batch, bytes);
+        if (places) await this.#copy(batch, places);
+        else if (bytes) await this.#write(batch, bytes);
         else await this.#zero(batch.offset, batch.length);
         if (batch.kind === 'data') {
           for (const step of batch.steps) {
@@ -194,6 +205,58 @@ class Conversion {
     });
     this.#planning = turn;
     return turn;
+  }
+
+  /** Where the bytes of a batch lie in sources; undefined where some lie nowhere as they are (packed, zeroes). */
+  async #placesOf({ offset, length }: Batch): Promise<CopyPlace[] | undefined> {
+    const places: CopyPlace[] = [];
+    for (const { image, start, end } of this.#plan.parts) {
+      const from = Math.max(offset, start);
+      const to = Math.min(offset + length, end);
+      if (from >= to) continue;
+      // What rounds an image up to a sector lies nowhere.
+      if (to - start > image.size) return undefined;
+      try {
+        for await (const page of image.runs({ from: from - start, to: to - start })) {
+          for (const run of page) {
+            if (run.kind !== 'data') return undefined;
+            places.push({ offset: start + run.offset, length: run.length, source: run.source, at: run.at });
+          }
+        }
+      } catch {
+        // Reading says where it fails.
+        return undefined;
+      }
+    }
+    return places;
+  }
+
+  /** Lets the system copy what it can (whole units of the target, mostly), and copies the rest. */
+  async #copy(batch: Batch, places: readonly CopyPlace[]): Promise<void> {
+    const unit = unitOf(this.#target.layer);
+    for (const { offset, length, source, at } of places) {
+      const end = offset + length;
+      for (let from = offset; from < end; ) {
+        const done = await this.#copyInSystem(from, source, at + from - offset, end - from);
+        from += done;
+        if (from === end) break;
+        const rest = from % unit === 0 ? end - from : Math.min(end, alignUp(from, unit)) - from;
+        const bytes = new Uint8Array(rest);
+        await this.#read({ ...batch, offset: from, length: rest, steps: [rest] }, bytes);
+        await this.#writeRange(from, bytes);
+        from += rest;
+      }
+    }
+  }
+
+  async #copyInSystem(offset: number, source: ByteSource, at: number, length: number): Promise<number> {
+    try {
+      const done = await this.#target.copyFrom(offset, source, at, length);
+      await this.#pay(done);
+      return done;
+    } catch (error) {
+      throw failureAt('write', offset, error);
+    }
   }
 
   async #read({ offset, steps }: Batch, into: Uint8Array): Promise<void> {

@@ -14,7 +14,7 @@ import { growAllocated, refuseDeviceResize, resizeFile } from '../platform/preal
 import { findExtent, truncate, zeroDevice, zeroInside } from '../platform/sparse.ts';
 import { changeLocks, type LockBits, noLocks } from './file-lock.ts';
 import { allPermissions, type ImageLock } from './image-lock.ts';
-import type { ByteStore, Extent, HostFile, OnProgress, Preallocation } from './store.ts';
+import type { ByteSource, ByteStore, Extent, HostFile, OnProgress, Preallocation } from './store.ts';
 
 /** Up to here a call that blocks costs less than a trip through the thread pool (measured on a warm cache). */
 const inlineBytes = 128 * 1024;
@@ -195,6 +195,11 @@ export class FileStore implements ByteStore, HostFile {
     if (this.fileKind === 'block' || target.fileKind === 'block') return 0;
     const copying = copyInKernel(this, from, target, to, length);
     return this.#track(target.#trackGrowth(to + length, copying, (copied) => to + copied));
+  }
+
+  async copyFrom(at: number, source: ByteSource, from: number, length: number): Promise<number> {
+    if (!(source instanceof FileStore) || from + length > source.size) return 0;
+    return source.copyRangeTo(this, from, at, length);
   }
 
   /**

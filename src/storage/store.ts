@@ -62,6 +62,11 @@ export interface ByteStore extends ByteSource {
     size: number,
     allocate?: { readonly preallocation: Preallocation; readonly onProgress?: OnProgress },
   ): Promise<void>;
+  /**
+   * Copies bytes of another source, at `from` there, to `at` without moving them through memory, sharing blocks where
+   * that can be. Answers how many were done, 0 where the two have no such way: the caller copies the rest himself.
+   */
+  copyFrom?(at: number, source: ByteSource, from: number, length: number): Promise<number>;
   /** Durable on return: everything written before the call survives a power cut. */
   flush(): Promise<void>;
 }

@@ -1,5 +1,5 @@
 import type { ImageLock } from './image-lock.ts';
-import type { ByteStore, Extent, HostFile, OnProgress, Preallocation } from './store.ts';
+import type { ByteSource, ByteStore, Extent, HostFile, OnProgress, Preallocation } from './store.ts';
 
 /**
  * A host file whose flushes are left to the system (QEMU's cache mode `unsafe`): for a target that is thrown away
@@ -45,6 +45,10 @@ export class UnflushedFile implements ByteStore, HostFile {
     allocate?: { readonly preallocation: Preallocation; readonly onProgress?: OnProgress },
   ): Promise<void> {
     return this.#file.resize(size, allocate);
+  }
+
+  async copyFrom(at: number, source: ByteSource, from: number, length: number): Promise<number> {
+    return (await this.#file.copyFrom?.(at, source, from, length)) ?? 0;
   }
 
   extent(at: number): Promise<Extent> {

@@ -43,6 +43,8 @@ const known: Readonly<Record<string, Abilities>> = {
   vdi: { repairs: ['leaks', 'all'] },
   vpc: { repairs: ['leaks', 'all'] },
   vhdx: { repairs: ['leaks', 'all'], log: true },
+  qed: { resize: ['off'], repairs: ['leaks', 'all'] },
+  parallels: { repairs: ['leaks', 'all'] },
 };
 
 export function abilitiesOf(format: string): Abilities {

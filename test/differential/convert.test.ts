@@ -41,6 +41,21 @@ lines('convert to raw', [
   'convert -l first -O raw snap.qcow2 out.img',
 ]);
 
+lines('convert -C: copied by the system where it can', [
+  'convert -C -O raw raw.img out.img',
+  'convert -C -O raw odd.img out.img',
+  'convert -C -O raw top.qcow2 out.img',
+  'convert -C -O raw packed.qcow2 out.img',
+  'convert -C -O raw raw.img odd.img plain.qcow2 out.img',
+  'convert -C -W -m 4 -O raw c512.qcow2 out.img',
+  'convert -C -n -O raw plain.qcow2 big.img',
+  ...['raw.img', 'odd.img', 'c512.qcow2', 'top.qcow2', 'packed.qcow2'].map((name) =>
+    same(`-C -O qcow2 ${name} out`),
+  ),
+  same('-C -O qcow2 -o cluster_size=512 c4k.qcow2 out'),
+  same('-C -O qcow2 -o cluster_size=2M plain.qcow2 out'),
+]);
+
 lines('convert to qcow2', [
   ...'raw.img plain.qcow2 c512.qcow2 top.qcow2 packed.qcow2 empty.img big.img rc1.qcow2 link.qcow2'
     .split(' ')

@@ -2,10 +2,11 @@ import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { build } from 'esbuild';
 import type { Find, FuzzOrder, FuzzReport } from './fuzz-worker.ts';
+import { cpuTime } from './meter.ts';
 import { drawInput } from './target.ts';
 import { targets } from './targets/index.ts';
 
-/** Milliseconds that one input may take before its thread is ended: a loop that asks for nothing. */
+/** Milliseconds of CPU that one input may take before its thread is ended: a loop that asks for nothing. */
 const hangTime = 45_000;
 
 /** Bundles the worker, since threads load no TypeScript. Gives its path. */
@@ -65,14 +66,16 @@ export async function runFuzz(
   try {
     return await new Promise((resolve) => {
       let last = -1;
-      let since = Date.now();
+      let since = cpuTime();
       watchdog = setInterval(() => {
         if (cell[0] !== last) {
           last = cell[0]!;
-          since = Date.now();
-        } else if (Date.now() - since > hangTime) resolve(lost(`no answer in ${hangTime} ms`));
+          since = cpuTime();
+        } else if (cpuTime() - since > hangTime) resolve(lost(`no answer in ${hangTime} ms of CPU`));
       }, 500);
       thread.on('message', resolve);
+      // After its answer, or with nothing left that could wake it.
+      thread.on('exit', () => resolve(lost('the thread ended without an answer')));
       thread.on('error', (error) => resolve(lost(`the thread died: ${error.stack}`)));
     });
   } finally {
