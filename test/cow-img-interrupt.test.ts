@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { copyFileSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { builtProgram } from './support/built-program.ts';
@@ -8,16 +8,14 @@ import { have, mustRun, run, type TempDir, tempDir } from './support/programs.ts
 
 /*
  * Ctrl-C in the real program, in the midst of every verb that takes long: the exit code says so, and all images are as
- * they were, or read as they did and are in order. That the signal came in time is told by the exit code; a verb that was
- * done before is asked again with the signal earlier.
+ * they were, or read as they did and are in order. A verb that was done before the signal came is asked again, with less
+ * time.
  */
 
 interface Case {
   readonly line: string;
   /** Files that may differ in their bytes: they must be sound and read as before. Others are equal to the byte. */
   readonly may?: readonly string[];
-  /** What is not there before may be there afterwards, if it is whole; default: it may not. */
-  readonly code?: number;
 }
 
 const cases: readonly Case[] = [
@@ -27,7 +25,6 @@ const cases: readonly Case[] = [
   { line: 'dd -O qcow2 if=source.raw of=target.qcow2 bs=4k' },
   { line: 'create -f qcow2 -o preallocation=full new 3G' },
   { line: 'create -f raw -o preallocation=full target.qcow2 3G' },
-  { line: 'resize --preallocation=full small.qcow2 3G', may: ['small.qcow2'] },
   { line: 'commit overlay.qcow2', may: ['overlay.qcow2', 'base.qcow2'] },
   { line: 'rebase -b other.raw -F raw overlay.qcow2', may: ['overlay.qcow2'] },
   { line: 'amend -o compat=0.10 big.qcow2', may: ['big.qcow2'] },
@@ -35,10 +32,19 @@ const cases: readonly Case[] = [
   { line: 'check tiny.qcow2' },
   { line: 'check -r all tiny.qcow2', may: ['tiny.qcow2'] },
   { line: 'compare source.raw tiny.qcow2' },
-  { line: 'bench -c 1000000 source.raw' },
+  { line: 'bench -c 100000 source.raw' },
   { line: 'measure -O qcow2 tiny.qcow2' },
-  { line: 'map --output=json tiny.qcow2' },
 ];
+
+/** Whether the process listens for signals, by the mask in /proc: node itself catches SIGINT, but not SIGHUP. */
+function listensForSignals(pid: number): boolean {
+  try {
+    const caught = /^SigCgt:\s*([0-9a-f]+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'));
+    return caught !== null && (Number.parseInt(caught[1].slice(-1), 16) & 1) !== 0;
+  } catch {
+    return false;
+  }
+}
 
 describe.skipIf(!have('qemu-img') || !have('qemu-io'))('Ctrl-C', () => {
   let made: TempDir;
@@ -57,7 +63,6 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('Ctrl-C', () => {
     await image('convert -O qcow2 source.raw big.qcow2');
     await image('convert -O qcow2 -o cluster_size=512 source.raw tiny.qcow2');
     await image('create -q -f qcow2 target.qcow2 1M');
-    await image('create -q -f qcow2 small.qcow2 1M');
     await image('create -q -f raw other.raw 48M');
     await image('create -q -f qcow2 -o cluster_size=4k base.qcow2 48M');
     await image('create -q -f qcow2 -o cluster_size=4k -b base.qcow2 -F qcow2 overlay.qcow2');
@@ -73,12 +78,17 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('Ctrl-C', () => {
     return () => folder.remove();
   });
 
-  /** The exit code, or that of the signal that ended it. */
-  async function interrupted(args: readonly string[], ms: number): Promise<number> {
+  /** Interrupts the program so many milliseconds after it began to listen for signals. Gives its exit code. */
+  async function interrupted(args: readonly string[], ms: number): Promise<number | null> {
     const child = spawn(node, [program, ...args], { cwd: folder.path, stdio: 'ignore' });
-    const ended = new Promise<number>((resolve) => {
-      child.on('exit', (code, signal) => resolve(code ?? (signal === 'SIGINT' ? 130 : -1)));
+    let running = true;
+    const ended = new Promise<number | null>((resolve) => {
+      child.on('exit', (code) => {
+        running = false;
+        resolve(code);
+      });
     });
+    while (running && !listensForSignals(child.pid!)) await sleep(1);
     await Promise.race([sleep(ms), ended]);
     child.kill('SIGINT');
     return await ended;
@@ -91,14 +101,11 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('Ctrl-C', () => {
       await mustRun('qemu-img', ['convert', '-O', 'raw', name, `${name}.content`], { cwd: folder.path });
       return readFileSync(folder.file(`${name}.content`));
     };
-    // The program must have begun its work: how long that takes depends on the machine.
-    const begun = performance.now();
-    await mustRun(node, [program, '--version']);
-    const start = performance.now() - begun;
-    let code = 0;
-    for (const part of [1.6, 1.3, 1, 0.8, 0.6, 0.4, 0.2]) {
+    let code: number | null = 0;
+    for (const ms of [100, 30, 10, 3, 0, 0]) {
+      for (const name of readdirSync(folder.path)) rmSync(folder.file(name));
       for (const name of names) copyFileSync(made.file(name), folder.file(name));
-      code = await interrupted(line.split(' '), start * part);
+      code = await interrupted(line.split(' '), ms);
       if (code === 130) break;
     }
     expect(code).toBe(130);
