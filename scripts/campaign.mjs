@@ -24,7 +24,7 @@ await build({
   sourcemap: 'inline',
   external: ['koffi', 'esbuild'],
   banner: {
-    js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);",
+    js: "import { createRequire as requireFrom } from 'node:module'; const require = requireFrom(import.meta.url);",
   },
   // The fuzzer bundles its worker from the sources.
   define: {

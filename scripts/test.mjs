@@ -19,6 +19,7 @@ const judges = {
   '7zz': '7zip',
   vmdkinfo: 'libvmdk-utils',
   '/usr/lib/python3/dist-packages/VMDKstream.py': 'python3-vmdkstream',
+  vhdiinfo: 'libvhdi-utils',
   objdump: 'binutils',
   sfdisk: 'fdisk',
   losetup: 'mount',

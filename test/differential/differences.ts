@@ -213,7 +213,7 @@ export const differences = [
   {
     id: 'formats',
     what: 'Formats other than raw and qcow2',
-    qemuImg: 'has vmdk, vdi, vpc, vhdx, qcow, qed, luks and others',
+    qemuImg: 'has vmdk, vdi, qcow, qed, luks and others',
     cowImg: 'knows their names and signatures, and answers that they are not supported yet',
     reason: 'Not built yet. Such an image is never taken for raw.',
   },

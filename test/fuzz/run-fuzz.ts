@@ -23,7 +23,7 @@ export async function bundleWorker(folder: string): Promise<string> {
     external: ['koffi'],
     // For packages that are CommonJS inside.
     banner: {
-      js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);",
+      js: "import { createRequire as requireFrom } from 'node:module'; const require = requireFrom(import.meta.url);",
     },
     logLevel: 'error',
   });

@@ -1,7 +1,15 @@
 import type { Target } from '../target.ts';
+import { vhdxImages, vpcImages } from './hyper-v.ts';
 import { deflateTarget, textTargets } from './parsers.ts';
 import { qcow2Images } from './qcow2.ts';
 import { vmdkImages } from './vmdk.ts';
 
 /** Everything that is fuzzed. A new parser is one more entry. */
-export const targets: readonly Target[] = [qcow2Images, vmdkImages, deflateTarget, ...textTargets];
+export const targets: readonly Target[] = [
+  qcow2Images,
+  vmdkImages,
+  vpcImages,
+  vhdxImages,
+  deflateTarget,
+  ...textTargets,
+];
