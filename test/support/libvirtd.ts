@@ -26,8 +26,11 @@ mkdir -p /var/lib/libvirt/qemu /var/log/libvirt/qemu
 virtlogd -d -p /run/libvirt/virtlogd.pid
 tini -s -- libvirtd -f $dir/libvirtd.conf --pid-file $dir/libvirtd.pid >$dir/log 2>&1 &
 cat >/dev/null
+daemon=$(cat $dir/libvirtd.pid)
+kill $daemon
+while kill -0 $daemon 2>/dev/null; do sleep 0.1; done
 for file in /run/libvirt/qemu/*.pid; do [ -f $file ] && kill -9 $(cat $file) 2>/dev/null; done
-kill $(cat $dir/libvirtd.pid) $(cat /run/libvirt/virtlogd.pid)
+kill $(cat /run/libvirt/virtlogd.pid)
 wait
 `;
 
