@@ -22,9 +22,10 @@ export interface SparseHeader {
   readonly compressed: boolean;
 }
 
-/** As large a grain as QEMU accepts, and as large a grain directory: entries. */
+/** As large a grain as QEMU accepts. */
 const maxGrainBytes = 2 ** 30;
-const maxDirectory = 32 * 1024 * 1024;
+/** Entries of a directory: those of 64 TiB in grains of 64 KiB, which is more than VMware makes. */
+const maxDirectory = 2 ** 21;
 const maxEntries = 512;
 const atEnd = 0xffffffff;
 
