@@ -1,4 +1,5 @@
 import { alignUp } from '../../bytes/numbers.ts';
+import { DiskError } from '../../errors.ts';
 import type { ByteStore } from '../../storage/store.ts';
 import { type CheckOptions, type CheckResult, isWritable, type Layer } from '../driver.ts';
 import { closedMark, headerBytes, type ParallelsHeader } from './header.ts';
@@ -81,6 +82,10 @@ async function repair(
   twice: readonly number[],
   end: number,
 ): Promise<number> {
+  if (twice.length * header.clusterBytes > store.size) {
+    const message = 'The table is beyond repair: more clusters would have to be copied than the file has';
+    throw new DiskError('corrupt', message, { path: store.name, field: 'BAT entry' });
+  }
   let next = alignUp(Math.max(end, header.dataOffset), header.entryUnit);
   const buffer = new Uint8Array(header.clusterBytes);
   for (const index of twice) {

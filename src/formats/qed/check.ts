@@ -13,6 +13,8 @@ import {
 
 const two32 = 0x1_0000_0000;
 const chunkBytes = 65536;
+/** Clusters that a page of the record of used ones covers. */
+const pageClusters = 32_768;
 
 /**
  * Looks for tables and clusters that lie where none can be, or are named twice, and for clusters that nobody names; says
@@ -31,8 +33,9 @@ class Checker {
   readonly #header: QedHeader;
   readonly #options: CheckOptions;
   readonly #fix: boolean;
-  /** A bit a cluster of the file. */
-  readonly #used: Uint8Array;
+  /** A bit a cluster of the file, by pages of them: of a sparse file most are never needed. */
+  readonly #used = new Map<number, Uint8Array>();
+  #usedCount = 0;
   readonly #clusters: number;
   readonly #count = {
     corruptions: 0,
@@ -48,7 +51,6 @@ class Checker {
     this.#options = options;
     this.#fix = options.repair === 'all' || options.repair === 'leaks';
     this.#clusters = Math.floor(source.size / header.clusterSize);
-    this.#used = new Uint8Array(Math.ceil(this.#clusters / 8));
   }
 
   async run(): Promise<CheckResult> {
@@ -62,9 +64,8 @@ class Checker {
       if (this.#use(offset, header.tableSize)) await this.#checkL2(offset);
       return false;
     });
-    for (let cluster = header.headerSize; cluster < this.#clusters; cluster++) {
-      if (!this.#isUsed(cluster)) count.leaks++;
-    }
+    // What is in use lies behind the header, or it would have counted as invalid.
+    count.leaks = Math.max(0, this.#clusters - header.headerSize - this.#usedCount);
     if (this.#fix && count.corruptions === 0 && hasFeature(header, Feature.needCheck)) {
       const store = this.#source as ByteStore;
       await store.flush();
@@ -127,15 +128,25 @@ class Checker {
     const first = alignDown(offset, this.#header.clusterSize) / this.#header.clusterSize;
     let twice = 0;
     for (let cluster = first; cluster < first + count; cluster++) {
-      if (this.#isUsed(cluster)) twice++;
-      this.#used[Math.floor(cluster / 8)] |= 1 << (cluster % 8);
+      const page = this.#pageOf(cluster);
+      const index = Math.floor((cluster % pageClusters) / 8);
+      const bit = 1 << (cluster % 8);
+      if ((page[index] & bit) !== 0) twice++;
+      else this.#usedCount++;
+      page[index] |= bit;
     }
     this.#count.corruptions += twice;
     return twice === 0;
   }
 
-  #isUsed(cluster: number): boolean {
-    return (this.#used[Math.floor(cluster / 8)] & (1 << (cluster % 8))) !== 0;
+  #pageOf(cluster: number): Uint8Array {
+    const number = Math.floor(cluster / pageClusters);
+    let page = this.#used.get(number);
+    if (!page) {
+      page = new Uint8Array(pageClusters / 8);
+      this.#used.set(number, page);
+    }
+    return page;
   }
 }
 

@@ -1,3 +1,4 @@
+import { DiskError } from '../../errors.ts';
 import type { ByteStore } from '../../storage/store.ts';
 import { type CheckOptions, type CheckResult, isWritable, type Layer } from '../driver.ts';
 import { readBlockMap } from './block-map.ts';
@@ -70,6 +71,10 @@ async function repairBlockMap(store: ByteStore, header: VdiHeader, map: DataView
     else claimed.set(entry, block);
   }
   for (const [entry, block] of claimed) if (entry >= allocated) moving.push(block);
+  if (moving.length * blockBytes > store.size) {
+    const message = 'The block map is beyond repair: more blocks would have to be copied than the file has';
+    throw new DiskError('corrupt', message, { path: store.name, field: 'block map' });
+  }
   let free = 0;
   const buffer = new Uint8Array(blockBytes);
   for (const block of moving) {

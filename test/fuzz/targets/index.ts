@@ -2,6 +2,7 @@ import type { Target } from '../target.ts';
 import { vhdxImages, vpcImages } from './hyper-v.ts';
 import { deflateTarget, textTargets } from './parsers.ts';
 import { qcow2Images } from './qcow2.ts';
+import { smallFormats } from './small-formats.ts';
 import { vmdkImages } from './vmdk.ts';
 
 /** Everything that is fuzzed. A new parser is one more entry. */
@@ -10,6 +11,7 @@ export const targets: readonly Target[] = [
   vmdkImages,
   vpcImages,
   vhdxImages,
+  ...smallFormats,
   deflateTarget,
   ...textTargets,
 ];
