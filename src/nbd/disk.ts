@@ -84,7 +84,8 @@ export class ServedDisk implements AsyncDisposable {
       source = flat.source;
       this.at = flat.at + at;
       this.length = length;
-      if (sparse && !(this.at >= this.#data.from && this.at + length <= this.#data.to)) return Look.later;
+      const known = this.at >= this.#data.from && this.at + length <= this.#data.to;
+      if (sparse && length >= soughtHole && !known) return Look.later;
     } else {
       this.#cursor.restart();
       const run = this.#cursor.next(at, at + length);
@@ -214,6 +215,9 @@ export class ServedDisk implements AsyncDisposable {
     if (fua || this.#options.writethrough) await this.flush();
   }
 }
+
+/** Reads of a flat image that are shorter are not looked through for holes: asking costs more than the bytes. */
+const soughtHole = 64 * 1024;
 
 /** The first sector of a raw image whose format was guessed is written with care (image/disk-image.ts). */
 const guardedBytes = 512;
