@@ -164,7 +164,8 @@ export function rememberedContent(master: Master): string | undefined {
   return JSON.stringify(files) === JSON.stringify(relativeFiles(master)) ? content : undefined;
 }
 
-function rememberContent(master: Master, content: string): void {
+/** Remembers a master's digest beside it, for as long as nothing touches its files. */
+export function rememberContent(master: Master, content: string): void {
   try {
     writeJsonFile(contentRecord(master.path), { version: 1, content, files: relativeFiles(master) });
   } catch (error) {

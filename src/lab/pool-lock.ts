@@ -6,15 +6,15 @@ import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { makeFolder, readSmallText } from '../platform/json-file.ts';
 import { isAlive, processPlace, processStart } from '../platform/process-identity.ts';
 
-/** One command at a time changes a lab. Disposing gives the lock back; a killed holder's is taken over. */
+/** One command at a time changes a lab, or a folder of masters. Disposing gives the lock back; a killed holder's is taken over. */
 export interface PoolLock extends Disposable {
   readonly path: string;
 }
 
 const longest = 4096;
 
-/** Takes the lab's lock. Throws `in-use`, naming the process that has it. */
-export async function lockPool(path: string, lab: string): Promise<PoolLock> {
+/** Takes the lock of `what` (`the lab "x"`). Throws `in-use`, naming the process that has it. */
+export async function lockPool(path: string, what: string): Promise<PoolLock> {
   const mine = `${process.pid} ${processStart(process.pid) ?? ''} ${processPlace()}`;
   try {
     makeFolder(dirname(path));
@@ -23,10 +23,10 @@ export async function lockPool(path: string, lab: string): Promise<PoolLock> {
       const holder = readSmallText(path, longest);
       // Gone again meanwhile: its holder is done.
       if (holder === undefined) continue;
-      if (isHeld(holder)) throw inUse(path, lab, holder);
+      if (isHeld(holder)) throw inUse(path, what, holder);
       await takeAway(path, holder);
     }
-    throw inUse(path, lab, readSmallText(path, longest) ?? '');
+    throw inUse(path, what, readSmallText(path, longest) ?? '');
   } catch (cause) {
     throw asSystemError(cause, 'lock', path);
   }
@@ -67,9 +67,9 @@ function release(path: string, mine: string): void {
   if (readSmallText(path, longest) === mine) rmSync(path, { force: true });
 }
 
-function inUse(path: string, lab: string, holder: string): DiskError {
+function inUse(path: string, what: string, holder: string): DiskError {
   const pid = Number.parseInt(holder, 10);
-  return new DiskError('in-use', `Another cowherd (process ${pid}) is working on the lab "${lab}"`, {
+  return new DiskError('in-use', `Another cowherd (process ${pid}) is working on ${what}`, {
     path,
     detail: { pid, fix: 'wait for it to end and try again' },
   });

@@ -67,7 +67,7 @@ function orSay(changes: readonly MasterChange[], lab: Lab, what: string): readon
 
 async function rememberDates(lab: Lab, state: LabState, master: Master): Promise<void> {
   try {
-    using _lock = await lockPool(lab.lockPath, lab.name);
+    using _lock = await lockPool(lab.lockPath, `the lab "${lab.name}"`);
     writeState(lab.pool, { ...state, master: masterState(master, state.master.content, lab.pool) });
   } catch (error) {
     // Another command works on the lab, or it cannot be written: the dates are compared again next time.

@@ -51,7 +51,7 @@ export function seatsFrom(lab: Lab, selections: readonly string[]): readonly str
 
 /** Does the work while holding the lab's lock. */
 export async function locked<T>(lab: Lab, work: () => Promise<T>): Promise<T> {
-  using _lock = await lockPool(lab.lockPath, lab.name);
+  using _lock = await lockPool(lab.lockPath, `the lab "${lab.name}"`);
   return await work();
 }
 

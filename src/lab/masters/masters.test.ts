@@ -1,0 +1,91 @@
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { have } from '../../../test/support/programs.ts';
+import { DiskError } from '../../errors.ts';
+import { findVersion, masterVersions, nextNumber, orphanedRecords } from './library.ts';
+import { nameForVersionsOf, parseMasterName, versionOfFile } from './name.ts';
+import { publishMaster } from './publish.ts';
+
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'cowherd-masters-'));
+});
+afterEach(() => rmSync(folder, { recursive: true, force: true }));
+
+const publish = (name: string, make: (path: string) => void, format: 'raw' | 'qcow2' = 'raw') =>
+  publishMaster({
+    folder,
+    name,
+    format,
+    origin: { how: 'test' },
+    now: () => 0,
+    make: async (path) => make(path),
+  });
+
+describe('names of versions', () => {
+  it('are read and refused', () => {
+    expect(parseMasterName('debian-12@3')).toEqual({ name: 'debian-12', number: 3 });
+    expect(parseMasterName('debian-12')).toEqual({ name: 'debian-12', number: undefined });
+    for (const text of ['', '@1', 'a@0', 'a@x', 'a/b', '.a', 'a@1@2'])
+      expect(() => parseMasterName(text), text).toThrow(DiskError);
+    expect(versionOfFile('/x/a@12.qcow2')).toEqual({ name: 'a', number: 12, format: 'qcow2' });
+    expect(versionOfFile('/x/a.qcow2')).toBeUndefined();
+  });
+
+  it('come from the names of images', () => {
+    expect(nameForVersionsOf('/m/debian-12.qcow2')).toBe('debian-12');
+    expect(nameForVersionsOf('/m/debian-12@4.raw')).toBe('debian-12');
+    expect(nameForVersionsOf('/m/My image.img')).toBe('My-image');
+    expect(nameForVersionsOf('/m/.qcow2')).toBe('master');
+  });
+});
+
+describe('a folder of masters', () => {
+  it('gives numbers, records, and images that nobody may write', async () => {
+    const first = await publish('m', (path) => writeFileSync(path, new Uint8Array(512).fill(1)));
+    const second = await publish('m', (path) => writeFileSync(path, new Uint8Array(1024).fill(2)));
+    expect([first.label, second.label]).toEqual(['m@1', 'm@2']);
+    expect(readdirSync(folder).sort()).toEqual(['.cowherd', 'm@1.json', 'm@1.raw', 'm@2.json', 'm@2.raw']);
+    expect(statSync(second.path).mode & 0o777).toBe(0o444);
+    expect(findVersion(folder, 'm').record).toMatchObject({
+      master: 'm@2',
+      size: 1024,
+      created: '1970-01-01T00:00:00.000Z',
+      origin: { how: 'test' },
+    });
+    expect(findVersion(folder, 'm@1').path).toBe(join(folder, 'm@1.raw'));
+    expect(() => findVersion(folder, 'm@3')).toThrow('There is no master "m@3"');
+    rmSync(first.path);
+    expect(orphanedRecords(folder)).toEqual([first.recordPath]);
+    expect(masterVersions(folder).map((one) => one.label)).toEqual(['m@2']);
+  });
+
+  it('never gives a number again that a record has', async () => {
+    const first = await publish('m', (path) => writeFileSync(path, new Uint8Array(512)));
+    rmSync(first.path);
+    expect(nextNumber(folder, 'm')).toBe(2);
+  });
+
+  it('has nothing of an image that could not be made', async () => {
+    await expect(
+      publish('m', (path) => {
+        writeFileSync(path, 'half');
+        throw new Error('no more');
+      }),
+    ).rejects.toThrow('no more');
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
+  it.skipIf(!have('qemu-img'))('knows the content of what qemu-img made', async () => {
+    const make = (path: string) =>
+      execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', path, '1M'], { stdio: 'ignore' });
+    const version = await publish('q', make, 'qcow2');
+    expect(version.record!.size).toBe(1024 * 1024);
+    const raw = await publish('r', (path) => writeFileSync(path, new Uint8Array(1024 * 1024)));
+    expect(raw.record!.content).toBe(version.record!.content);
+    expect(existsSync(version.path)).toBe(true);
+  });
+});
