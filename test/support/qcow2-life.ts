@@ -78,6 +78,7 @@ export class Life {
   #base = new Uint8Array(0);
   #snapshots: { readonly name: string; readonly model: Uint8Array }[] = [];
   #names = 0;
+  #packed = false;
   #image: Image | undefined;
 
   constructor(folder: TempDir, shape: Shape, size: number) {
@@ -241,6 +242,7 @@ export class Life {
       case 'pack': {
         const image = await this.image();
         if (!isWritable(image.layer) || !image.layer.pack || this.#shape.dataFile !== 'none') return;
+        this.#packed = true;
         const first = alignDown(Math.floor(step.at * this.model.length), this.#clusterSize);
         const work: Promise<void>[] = [];
         for (let n = 0; n < step.clusters; n++) {
@@ -280,6 +282,8 @@ export class Life {
       case 'snapshot':
       case 'qemu-snapshot': {
         if (this.#shape.refcountBits === 1 || this.#shape.dataFile !== 'none') return;
+        // Packed clusters that share a host cluster count a reference each: soon there is none left for a snapshot.
+        if (this.#shape.refcountBits < 8 && this.#packed) return;
         if (this.#shape.refcountBits === 2 && this.#snapshots.length >= 2) return;
         const name = `s${++this.#names}`;
         await this.#snapshotVerb(step.kind, '-c', name);

@@ -26,7 +26,7 @@ import type { Qcow2Writer } from './writer.ts';
  *
  * Guest data in an external data file is flushed there in step 1, before any map names it; discarded space of it is
  * given back at once (it then reads as the zeroes that the map says), or after a flush where it is to read as the
- * backing image.
+ * backing image, or is encrypted.
  *
  * With lazy refcounts the dirty bit is durable before the first change, steps 1's flushes fall away, and the
  * refcounts are written when the image is closed; after a cut they are rebuilt from the maps.

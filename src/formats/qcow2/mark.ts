@@ -71,8 +71,8 @@ export async function markLocked(
     }
   }
   if (given.length === 0 || writer.rawData) return;
-  // What is to read as the backing image must do so on disk before its data goes.
-  if (kind === 'hole') await flushImage(writer);
+  // What is to read as the backing image must do so on disk before its data goes; so must zeroes that would be decrypted.
+  if (kind === 'hole' || writer.encrypted) await flushImage(writer);
   for (const run of given) await clearData(writer.dataFile, run.offset, run.length, true);
 }
 

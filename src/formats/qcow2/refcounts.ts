@@ -292,7 +292,7 @@ export class Refcounts {
   #makeBlock(index: number, cluster: number): Table {
     const { clusterSize } = this.geometry;
     this.metadata.checkFree(cluster, 1, clusterSize);
-    const block = new Table(index, cluster * clusterSize, new Uint8Array(clusterSize));
+    const block = new Table(index, cluster * clusterSize, this.blocks.takeBuffer().fill(0));
     this.blocks.add(block);
     this.blocks.change(block, 0, clusterSize);
     this.setBlockOffset(index, block.at);

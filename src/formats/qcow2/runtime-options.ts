@@ -66,7 +66,10 @@ export interface RuntimeOptions {
   readonly overlaps: ReadonlySet<MetadataKind>;
 }
 
-/** What holds where no option says otherwise. */
+/**
+ * What holds where no option says otherwise. QEMU passes requests on where it was opened with `discard=unmap`; here whoever
+ * does not want discards does not ask for them.
+ */
 export const defaultRuntimeOptions: RuntimeOptions = {
   discards: { request: true, snapshot: true, other: false },
   overlaps: overlapKinds(templates.cached),

@@ -291,7 +291,7 @@ export class Qcow2Writer {
         await mapping.fault(index);
       }
     }
-    const bytes = old === 0 ? new Uint8Array(clusterSize) : await this.#contentOf(index, old);
+    const bytes = old === 0 ? mapping.tables.takeBuffer().fill(0) : await this.#contentOf(index, old);
     const { first } = await refcounts.allocate(1);
     this.metadata.add('active L2 table', first);
     mapping.tables.remove(index);
