@@ -14,6 +14,7 @@ const layers: readonly (readonly [string, RegExp])[] = [
   ['storage', /^src\/storage\//],
   ['formats', /^src\/formats\//],
   ['image', /^src\/image\//],
+  ['filesystems', /^src\/filesystems\//],
   ['operations', /^src\/operations\//],
   ['index', /^src\/index\.ts$/],
   ['node', /^src\/node\.ts$/],

@@ -1,4 +1,5 @@
 import type { Target } from '../target.ts';
+import { fileSystemTargets } from './filesystems.ts';
 import { vhdxImages, vpcImages } from './hyper-v.ts';
 import { deflateTarget, textTargets } from './parsers.ts';
 import { qcow2Images } from './qcow2.ts';
@@ -12,6 +13,7 @@ export const targets: readonly Target[] = [
   vpcImages,
   vhdxImages,
   ...smallFormats,
+  ...fileSystemTargets,
   deflateTarget,
   ...textTargets,
 ];

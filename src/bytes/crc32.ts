@@ -1,0 +1,22 @@
+/** CRC-32 (ISO 3309, IEEE 802.3): the checksum of GPT and of zlib. */
+
+/** The polynomial 0x04C11DB7, its bits in reverse. */
+const polynomial = 0xedb88320;
+
+let table: Uint32Array | undefined;
+
+function makeTable(): Uint32Array {
+  return Uint32Array.from({ length: 256 }, (_, byte) => {
+    let crc = byte;
+    for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? polynomial : 0);
+    return crc;
+  });
+}
+
+/** The CRC-32 of `bytes`, as an unsigned number. */
+export function crc32(bytes: Uint8Array): number {
+  table ??= makeTable();
+  let crc = ~0;
+  for (const byte of bytes) crc = table[(crc ^ byte) & 255] ^ (crc >>> 8);
+  return ~crc >>> 0;
+}
