@@ -37,6 +37,9 @@ const judges = {
   '/usr/share/OVMF/OVMF_CODE_4M.fd': 'ovmf',
   swtpm: 'swtpm',
   tini: 'tini',
+  xz: 'xz-utils',
+  bzip2: 'bzip2',
+  zstd: 'zstd',
 };
 
 installPackages();

@@ -38,6 +38,8 @@ export interface ConvertArguments {
   targetIsZero: boolean;
   unordered: boolean;
   share: boolean;
+  /** The sources are packed files (gzip, xz, zstd, bzip2). */
+  decompress: boolean;
   salvage: boolean;
   bitmaps: boolean;
   skipBrokenBitmaps: boolean;
@@ -65,6 +67,7 @@ export function readConvertArguments(args: readonly string[], context: CliContex
     targetIsZero: false,
     unordered: false,
     share: false,
+    decompress: false,
     salvage: false,
     bitmaps: false,
     skipBrokenBitmaps: false,
@@ -97,6 +100,7 @@ export function readConvertArguments(args: readonly string[], context: CliContex
     U: () => (wish.share = true),
     r: (value) => (wish.bytesPerSecond = toOffset(sizeArgument(context, 'rate limit', value), 'rate limit')),
     'target-image-opts': () => (wish.targetImageOptions = true),
+    decompress: () => (wish.decompress = true),
     salvage: () => (wish.salvage = true),
     'target-is-zero': () => (wish.targetIsZero = true),
     bitmaps: () => (wish.bitmaps = true),
@@ -111,6 +115,7 @@ export function readConvertArguments(args: readonly string[], context: CliContex
       valued('progress'),
       flag('force-share', 'U'),
       flag('target-image-opts'),
+      flag('decompress'),
       flag('salvage'),
       flag('target-is-zero'),
       flag('bitmaps'),
@@ -129,6 +134,8 @@ function refuseContradictions(wish: ConvertArguments): void {
     [wish.compress && wish.verbatim, 'Cannot enable copy offloading when -c is used'],
     [wish.sparseBytes !== undefined && wish.verbatim, 'Cannot enable copy offloading when -S is used'],
     [wish.verbatim && wish.salvage, 'Cannot use copy offloading in salvaging mode'],
+    [wish.decompress && wish.verbatim, 'Cannot enable copy offloading when --decompress is used'],
+    [wish.decompress && wish.images.imageOptions, 'Cannot use --image-opts with --decompress'],
     [wish.targetImageOptions && !wish.intoExisting, '--target-image-opts requires use of -n flag'],
     [wish.intoExisting && wish.optionList !== undefined, '-o has no effect when skipping image creation'],
     [wish.targetIsZero && !wish.intoExisting, '--target-is-zero requires use of -n flag'],

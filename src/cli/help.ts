@@ -10,7 +10,7 @@ const synopses: readonly string[] = [
   'check [--object objectdef] [--image-opts] [--untrusted] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] [--for=azure] [--corrupt-dependents] filename',
   'commit [--object objectdef] [--image-opts] [--untrusted] [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] [-p] [--progress=json] [--corrupt-dependents] filename',
   'compare [--object objectdef] [--image-opts] [--untrusted] [-f fmt] [-F fmt] [-T src_cache] [-p] [--progress=json] [-q] [-s] [-U] filename1 filename2',
-  'convert [--object objectdef] [--image-opts] [--untrusted] [--target-image-opts] [--target-is-zero] [--bitmaps [--skip-broken-bitmaps]] [-U] [-C] [-c] [-p] [--progress=json] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] [--corrupt-dependents] filename [filename2 [...]] output_filename',
+  'convert [--object objectdef] [--image-opts] [--untrusted] [--target-image-opts] [--target-is-zero] [--bitmaps [--skip-broken-bitmaps]] [-U] [-C] [-c] [-p] [--progress=json] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] [--decompress] [--corrupt-dependents] filename [filename2 [...]] output_filename',
   'create [--object objectdef] [--untrusted] [-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] [--corrupt-dependents] filename [size]',
   'dd [--object objectdef] [--image-opts] [--untrusted] [-U] [-f fmt] [-O output_fmt] [--corrupt-dependents] [bs=block_size] [count=blocks] [skip=blocks] if=input of=output',
   'info [--object objectdef] [--image-opts] [--untrusted] [-f fmt] [--output=ofmt] [--backing-chain] [-U] filename',
@@ -54,6 +54,7 @@ Command parameters:
   'snapshot_param'
                   (convert, measure) read an internal snapshot: its id or name, or snapshot.id=…,snapshot.name=…
   '-c'            (convert) compress
+  '--decompress'  (convert) the sources are packed by gzip, xz, zstd or bzip2; not with --image-opts
   '--bitmaps'     (convert) copy the dirty bitmaps as well
   '-n'            (convert) write into a target that exists
   '-S'            (convert) runs of this many zero bytes become holes (default 4k; 0: write everything)

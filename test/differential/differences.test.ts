@@ -26,7 +26,8 @@ ${rows.join('\n')}
 Options of cow-img that qemu-img does not have: \`--corrupt-dependents\` (create, resize, convert, check -r) writes to an
 image although others are known to be laid over it. \`--untrusted\` (every command) refuses what an image may not name
 when it comes from a stranger, and \`cowherd inspect\` says what it names. \`check --for azure\` says whether Azure would take the
-image (a fixed VHD of whole MiB), and what to do where not.
+image (a fixed VHD of whole MiB), and what to do where not. \`convert --decompress\` reads sources
+that are packed by gzip, xz, zstd or bzip2, which qemu-img would copy as they are.
 
 Before answers are compared, this is changed in both of them, and nothing else:
 

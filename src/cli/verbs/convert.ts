@@ -1,10 +1,13 @@
 import { alignUp } from '../../bytes/numbers.ts';
-import { type DiskError, isDiskError } from '../../errors.ts';
+import { DiskError, isDiskError } from '../../errors.ts';
 import { findFormat } from '../../formats/index.ts';
 import type { Image } from '../../image/image.ts';
+import { requireFile } from '../../image/reference.ts';
 import { supportsBitmaps } from '../../operations/bitmap.ts';
 import { convertImages } from '../../operations/convert.ts';
 import { strerror } from '../../platform/errno.ts';
+import { openFileStore } from '../../storage/file.ts';
+import { compressionIn } from '../../storage/file-unpacked.ts';
 import { isCacheMode } from '../cache-mode.ts';
 import type { CliContext, Command } from '../context.ts';
 import { type ConvertArguments, checkOperands, readConvertArguments } from '../convert-arguments.ts';
@@ -24,6 +27,7 @@ import { openForVerb } from '../open-image.ts';
 import { wantsHelp } from '../options.ts';
 import { type PercentProgress, qemuProgress } from '../progress.ts';
 import { loadSnapshot } from '../snapshot-argument.ts';
+import { openUnpacked } from '../unpacked-image.ts';
 import { helpFor } from './create.ts';
 
 const sectorBytes = 512;
@@ -55,6 +59,10 @@ class Sources implements AsyncDisposable {
 
   async open(context: CliContext, wish: ConvertArguments): Promise<void> {
     for (const path of wish.operands.slice(0, -1)) {
+      if (wish.decompress) {
+        this.images.push(await openPacked(context, path, wish));
+        continue;
+      }
       const image = await openForVerb(context, path, {
         images: wish.images,
         format: wish.sourceFormat,
@@ -73,6 +81,20 @@ class Sources implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const image of this.images) await image[Symbol.asyncDispose]();
+  }
+}
+
+async function openPacked(context: CliContext, path: string, wish: ConvertArguments): Promise<Image> {
+  try {
+    const file = await openFileStore(requireFile(path));
+    const compression = await compressionIn(file);
+    if (compression) {
+      return await openUnpacked(file, compression, { format: wish.sourceFormat, signal: context.signal });
+    }
+    await file[Symbol.asyncDispose]();
+    throw new DiskError('bad-argument', 'The file is not packed by gzip, xz, zstd or bzip2', { path });
+  } catch (error) {
+    throw couldNotOpen(path, error);
   }
 }
 
@@ -158,7 +180,8 @@ async function copy(
         ? { bytes: backingBytes && alignUp(backingBytes, sectorBytes) }
         : undefined,
       packed: wish.compress,
-      requests: wish.requests,
+      // What is unpacked as it is read comes from front to end.
+      requests: wish.decompress ? 1 : wish.requests,
       unordered: wish.unordered,
       verbatim: wish.verbatim,
       bytesPerSecond: wish.bytesPerSecond,
