@@ -109,6 +109,7 @@ function secretOf(members: ReadonlyMap<string, string>, known: ReadonlyMap<strin
 }
 
 function fromBase64(text: string): Uint8Array {
+  if (!/^[A-Za-z0-9+/=\n]*$/.test(text)) throw new CliFailure('Base64 data contains invalid characters');
   return new Uint8Array(Buffer.from(text, 'base64'));
 }
 

@@ -351,6 +351,20 @@ export const differences = [
     qemuImg: 'asks for the key',
     cowImg: 'checks it',
     reason: 'What is checked is not encrypted; who checks need not be who may read.',
+  },
+  {
+    id: 'luks-locks',
+    what: 'A LUKS image whose file another program has open for writing',
+    qemuImg: 'opens it as it opens raw images, also for writing',
+    cowImg: 'refuses, as with every format that has a header; `-U` reads it',
+    reason: 'Its header changes with its key slots, and a torn one costs all data.',
+  },
+  {
+    id: 'luks-growth',
+    what: '`resize` of a LUKS image to more',
+    qemuImg: 'lengthens the file: the guest finds what its zeroes decrypt to',
+    cowImg: 'writes encrypted zeroes, which takes as long as writing that much',
+    reason: 'A disk that grows has zeroes at its end, and a format without tables cannot say so otherwise.',
     shown: 'elsewhere',
   },
 ] as const satisfies readonly Difference[];

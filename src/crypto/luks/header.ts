@@ -84,12 +84,11 @@ export function parseHeader(bytes: Uint8Array, path?: string): LuksHeader {
   const uuidField = bytes.subarray(168, 208);
   const uuidEnd = uuidField.indexOf(0);
   const slots: KeySlot[] = [];
+  const states: number[] = [];
   for (let index = 0; index < slotCount; index++) {
     const at = slotsAt + index * slotBytes;
     const state = view.getUint32(at);
-    if (state !== active && state !== inactive) {
-      fail('corrupt', `key-slot-${index}.active`, `Keyslot ${index} state (active/disable) is corrupted`);
-    }
+    states.push(state);
     slots.push({
       active: state === active,
       iterations: view.getUint32(at + 4),
@@ -110,12 +109,13 @@ export function parseHeader(bytes: Uint8Array, path?: string): LuksHeader {
     uuid: new TextDecoder().decode(uuidEnd < 0 ? uuidField : uuidField.subarray(0, uuidEnd)),
     slots,
   };
-  checkAreas(header, fail);
+  checkAreas(header, states, fail);
   return header;
 }
 
 function checkAreas(
   { keyBytes, payloadOffset, digestIterations, slots }: LuksHeader,
+  states: readonly number[],
   fail: (code: 'corrupt', field: string, message: string) => never,
 ): void {
   if (payloadOffset !== 0 && payloadOffset < Math.ceil(headerBytes / sectorBytes)) {
@@ -129,12 +129,15 @@ function checkAreas(
   for (const [index, slot] of slots.entries()) {
     const place = `key-slot-${index}`;
     if (slot.stripes !== stripes) {
-      const message = `Keyslot ${index} is corrupted (stripes ${slot.stripes} != ${stripes})`;
+      const message = `Keyslot ${index} is corrupted (stripes ${slot.stripes | 0} != ${stripes})`;
       fail('corrupt', `${place}.stripes`, message);
     }
     const { from, to } = areas[index];
     if (from < Math.ceil(headerBytes / sectorBytes)) {
       fail('corrupt', place, `Keyslot ${index} is overlapping with the LUKS header`);
+    }
+    if (states[index] !== active && states[index] !== inactive) {
+      fail('corrupt', `${place}.active`, `Keyslot ${index} state (active/disable) is corrupted`);
     }
     if (slot.active && slot.iterations === 0) {
       fail('corrupt', `${place}.iterations`, `Keyslot ${index} iteration count is zero`);

@@ -56,9 +56,31 @@ describe.skipIf(!have('cryptsetup'))('cryptsetup', () => {
   });
 });
 
+it.skipIf(!have('qemu-img'))('grows by zeroes that QEMU reads as such', async () => {
+  await using dir = await tempDir();
+  const file = dir.file('image');
+  const store = await fresh(512);
+  {
+    await using image = await openImage(store, { ...opening, writable: true });
+    await image.write(0, new Uint8Array(512).fill(7));
+    await image.resize(3 * 1024 * 1024 + 512);
+  }
+  await writeFile(file, store.toBytes());
+  const expected = new Uint8Array(3 * 1024 * 1024 + 512).fill(7, 0, 512);
+  await writeFile(dir.file('model'), expected);
+  const object = ['--object', `secret,id=s,data=${passphrase}`];
+  const names = [
+    `driver=luks,file.filename=${file},key-secret=s`,
+    `driver=raw,file.filename=${dir.file('model')}`,
+  ];
+  expect(await mustRun('qemu-img', ['compare', ...object, '--image-opts', ...names])).toBe(
+    'Images are identical.\n',
+  );
+});
+
 describe('a header that lies', () => {
   const lies: readonly (readonly [string, (header: LuksHeader) => LuksHeader, object])[] = [
-    ['stripes of 2^31', slot(0, { stripes: 2 ** 31 }), { message: /stripes 2147483648 != 4000/ }],
+    ['stripes of 2^31', slot(0, { stripes: 2 ** 31 }), { message: /stripes -2147483648 != 4000/ }],
     ['overlapping slots', slot(1, { keyOffset: 8 }), { message: /overlapping in the header/ }],
     ['a slot over the header', slot(0, { keyOffset: 1 }), { message: /overlapping with the LUKS header/ }],
     ['a slot over the payload', slot(7, { keyOffset: 1900 }), { message: /encrypted payload/ }],
