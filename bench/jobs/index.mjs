@@ -2,9 +2,10 @@ import * as compress from './compress.mjs';
 import * as convert from './convert.mjs';
 import * as formats from './formats.mjs';
 import * as huge from './huge.mjs';
+import * as luks from './luks.mjs';
 import * as many from './many.mjs';
 import * as metadata from './metadata.mjs';
 import * as reflink from './reflink.mjs';
 
 /** Every group of jobs, in the order of the report. A group makes the images that it needs when its jobs are asked for. */
-export const groups = [convert, compress, reflink, formats, metadata, many, huge];
+export const groups = [convert, compress, reflink, formats, luks, metadata, many, huge];

@@ -1,0 +1,123 @@
+import { readFile, writeFile } from 'node:fs/promises';
+import { describe, expect, it } from 'vitest';
+import { have, mustRun, run, tempDir } from '../../../test/support/programs.ts';
+import { createImage, openImage } from '../../image/open.ts';
+import { openFileStore } from '../../node.ts';
+import { luks } from './index.ts';
+
+/*
+ * cryptsetup and nbdkit, which read LUKS by code of their own, judge key slots and contents, in both directions.
+ */
+
+const passphrases: Readonly<Record<string, string>> = { s: 'correct horse', n: 'battery staple' };
+const secret = async (id: string) => new TextEncoder().encode(passphrases[id] ?? 'wrong');
+const opening = (id = 's') => ({ format: 'luks', layerOptions: { 'key-secret': id }, secret });
+
+async function makeImage(file: string, size: number, options = {}): Promise<void> {
+  await writeFile(file, '');
+  await using store = await openFileStore(file, { writable: true });
+  const quick = { 'key-secret': 's', 'iter-time': 0, ...options };
+  await createImage(store, 'luks', size, quick, { secret });
+}
+
+async function amend(file: string, id: string, values: Record<string, string | number>): Promise<void> {
+  await using store = await openFileStore(file, { writable: true });
+  await luks.amend!(store, values, { secret, keySecret: id });
+}
+
+/** The slot that cryptsetup opens by this passphrase; undefined: none. */
+async function slotFor(file: string, passphrase: string): Promise<number | undefined> {
+  const args = ['open', '-v', '--test-passphrase', file, '-d', '-'];
+  const { code, stdout } = await run('cryptsetup', args, { input: passphrase });
+  if (code !== 0) return undefined;
+  return Number(/Key slot (\d+) unlocked/.exec(stdout)?.[1]);
+}
+
+const canOpen = async (file: string, id: string): Promise<boolean> => {
+  try {
+    await using _image = await openImage(await openFileStore(file), opening(id));
+    return true;
+  } catch (error) {
+    expect(error).toMatchObject({ code: 'denied', message: 'Invalid password, cannot unlock any keyslot' });
+    return false;
+  }
+};
+
+describe.skipIf(!have('cryptsetup'))('cryptsetup', () => {
+  it('opens by the slots that are added and erased here', async () => {
+    await using dir = await tempDir();
+    const file = dir.file('image');
+    await makeImage(file, 65_536, { 'cipher-alg': 'aes-128' });
+    expect(await slotFor(file, passphrases.s)).toBe(0);
+    await amend(file, 's', { state: 'active', 'new-secret': 'n', keyslot: 5, 'iter-time': 1 });
+    expect(await slotFor(file, passphrases.s)).toBe(0);
+    expect(await slotFor(file, passphrases.n)).toBe(5);
+    await amend(file, 'n', { state: 'inactive', 'old-secret': 's' });
+    expect(await slotFor(file, passphrases.s)).toBeUndefined();
+    expect(await slotFor(file, passphrases.n)).toBe(5);
+    await expect(amend(file, 'n', { state: 'inactive', keyslot: 5 })).rejects.toMatchObject({
+      code: 'denied',
+    });
+    const dump = await mustRun('cryptsetup', ['luksDump', file]);
+    expect(dump).toMatch(/Key Slot 0: DISABLED/);
+    expect(dump).toMatch(/Key Slot 5: ENABLED/);
+  });
+
+  it('adds and kills slots of an image made here, and that is seen here', async () => {
+    await using dir = await tempDir();
+    const file = dir.file('image');
+    await makeImage(file, 65_536);
+    await writeFile(dir.file('new'), passphrases.n);
+    const quick = ['-q', '--pbkdf-force-iterations', '1000', '-d', '-'];
+    await mustRun('cryptsetup', ['luksAddKey', ...quick, file, dir.file('new')], { input: passphrases.s });
+    expect([await canOpen(file, 's'), await canOpen(file, 'n')]).toEqual([true, true]);
+    await mustRun('cryptsetup', ['luksKillSlot', '-q', file, '0', '-d', '-'], { input: passphrases.n });
+    expect([await canOpen(file, 's'), await canOpen(file, 'n')]).toEqual([false, true]);
+  });
+
+  it('tells the volume key that openssl decrypts our payload with', async () => {
+    await using dir = await tempDir();
+    const file = dir.file('image');
+    const options = { 'cipher-alg': 'aes-128', 'cipher-mode': 'cbc', 'ivgen-alg': 'plain64' };
+    await makeImage(file, 65_536, options);
+    const sector = new Uint8Array(512).map((_, at) => (at * 7) % 251);
+    {
+      const store = await openFileStore(file, { writable: true });
+      await using image = await openImage(store, { ...opening(), writable: true });
+      await image.write(3 * 512, sector);
+    }
+    const dumping = ['luksDump', '-q', '--dump-volume-key', '-d', '-', file];
+    const dump = await mustRun('cryptsetup', dumping, { input: passphrases.s });
+    const key = /MK dump:\s*([\s0-9a-f]+)/.exec(dump)![1].replaceAll(/\s/g, '');
+    const offset = Number(/Payload offset:\s*(\d+)/.exec(dump)![1]) * 512;
+    const bytes = (await readFile(file)).subarray(offset + 3 * 512, offset + 4 * 512);
+    await writeFile(dir.file('sector'), bytes);
+    const iv = `03${'00'.repeat(15)}`;
+    const how = ['enc', '-d', '-aes-128-cbc', '-nopad', '-K', key, '-iv', iv];
+    await mustRun('openssl', [...how, '-in', dir.file('sector'), '-out', dir.file('plain')]);
+    expect(new Uint8Array(await readFile(dir.file('plain')))).toEqual(sector);
+  });
+});
+
+describe.skipIf(!have('nbdkit') || !have('nbdcopy'))("nbdkit's luks filter", () => {
+  it.each([
+    ['aes-256', 'xts', 'plain64'],
+    ['aes-128', 'cbc', 'plain64'],
+  ])('reads what is written here with %s in %s-%s', async (cipher, mode, ivgen) => {
+    await using dir = await tempDir();
+    const file = dir.file('image');
+    const size = 300 * 512;
+    await makeImage(file, size, { 'cipher-alg': cipher, 'cipher-mode': mode, 'ivgen-alg': ivgen });
+    const content = new Uint8Array(size).map((_, at) => (at * 2654435761) >>> 24);
+    {
+      const store = await openFileStore(file, { writable: true });
+      await using image = await openImage(store, { ...opening(), writable: true });
+      await image.write(0, content);
+    }
+    await writeFile(dir.file('key'), passphrases.s);
+    const copy = `nbdcopy "$uri" ${dir.file('out')}`;
+    const args = ['-U', '-', '--filter=luks', 'file', file, `passphrase=+${dir.file('key')}`, '--run', copy];
+    await mustRun('nbdkit', args);
+    expect((await readFile(dir.file('out'))).equals(content)).toBe(true);
+  });
+});
