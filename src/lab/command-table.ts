@@ -123,6 +123,18 @@ export const commands: readonly CommandSpec[] = [
     load: () => import('./commands/reset.ts'),
   },
   {
+    name: 'roll',
+    operands: '[lab] <master>',
+    summary: 'change over to another master, seat by seat',
+    description:
+      'Makes the lab file name another master (an image, or a version such as debian-12@4, or debian-12 for the newest), and ' +
+      'does what up does. Seats that are there stay on the former one, and start, until their next reset. Writing the other ' +
+      'master into the lab file and calling up is the same.',
+    options: [{ flags: '--dry-run', help: 'only say what would be done' }, output],
+    examples: ['roll classroom.yaml debian-12@4', 'roll classroom.yaml masters/other.qcow2 --dry-run'],
+    load: () => import('./commands/roll.ts'),
+  },
+  {
     name: 'down',
     operands: '[lab]',
     summary: 'remove everything that up made',

@@ -3,6 +3,7 @@ import { resolve } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { recordsFor } from '../platform/dependents.ts';
 import { asSystemError } from '../platform/errno.ts';
+import { mastersOf } from './former.ts';
 import { releaseHold } from './guard.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import { inspectMaster } from './master.ts';
@@ -95,7 +96,8 @@ export async function takeDown(lab: Lab, plan: DownPlan, runner: Runner): Promis
 
 /** The files of the master's chain that the lab may hold. Without a state, the master itself is asked. */
 async function heldFiles(lab: Lab): Promise<readonly string[]> {
-  if (lab.state) return lab.state.master.files.map((one) => resolve(lab.pool, one.path));
+  if (lab.state)
+    return mastersOf(lab.state).flatMap((one) => one.files.map((file) => resolve(lab.pool, file.path)));
   const { path, format } = lab.spec.master;
   try {
     return (await inspectMaster(path, format)).files.map((one) => one.path);

@@ -3,6 +3,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { recordFolder } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
+import { formerOf, masterPath } from './former.ts';
 import { identities, labUuid, uuidV5 } from './identity.ts';
 import { readImageHead } from './overlay.ts';
 import type { Seat } from './seat.ts';
@@ -84,7 +85,7 @@ export function labOf(spec: LabSpec): Lab {
       })),
       definition: paths.definition,
       serialLog: paths.log,
-      master: realPath(spec.master.path),
+      master: formerPath(state, pool, paths.disk) ?? realPath(spec.master.path),
       graphics: spec.graphics,
       firmware: spec.firmware,
       tpm: spec.tpm,
@@ -107,6 +108,13 @@ export function labOf(spec: LabSpec): Lab {
     seats: seats(spec.seats, identity),
     unlisted: seats(gone, goneIdentities),
   };
+}
+
+/** The former master that the seat's disk stands on, if one. */
+function formerPath(state: LabState | undefined, pool: string, disk: string): string | undefined {
+  if (!state?.former) return undefined;
+  const former = formerOf(state, readImageHead(disk));
+  return former && masterPath(former, pool);
 }
 
 /** Seats whose disks say that they are this lab's, though neither the lab file nor the state knows them. */

@@ -15,12 +15,14 @@ export interface Provenance {
   readonly seat: string;
   /** `contentDigest` of the master at the time. */
   readonly master: string;
+  /** It has been made independent of the master. */
+  readonly flat?: true;
 }
 
 /** The header extension's data. */
 export function encodeProvenance(provenance: Provenance): Uint8Array {
-  const { lab, seat, master } = provenance;
-  return new TextEncoder().encode(JSON.stringify({ v: 1, lab, seat, master }));
+  const { lab, seat, master, flat } = provenance;
+  return new TextEncoder().encode(JSON.stringify({ v: 1, lab, seat, master, flat }));
 }
 
 /** What a header says of its origin; undefined where it has no such extension, or one that is not ours. */
@@ -32,11 +34,11 @@ export function provenanceOf(header: Pick<Qcow2Header, 'extensions'>): Provenanc
       new TextDecoder('utf-8', { fatal: true }).decode(data),
     ) as Partial<Provenance> | null;
     if (typeof value !== 'object' || value === null || value.v !== 1) return undefined;
-    const { lab, seat, master } = value;
+    const { lab, seat, master, flat } = value;
     // Anybody can write a header: what is no name is not shown to anyone.
     if (!isName(lab) || !isName(seat) || typeof master !== 'string' || !/^[\w:]{1,128}$/.test(master))
       return undefined;
-    return { v: 1, lab, seat, master };
+    return flat === true ? { v: 1, lab, seat, master, flat } : { v: 1, lab, seat, master };
   } catch {
     return undefined;
   }

@@ -19,6 +19,7 @@ export type Step =
       readonly path: string;
       readonly from: string;
       readonly to: string;
+      readonly format: string;
     }
   | {
       readonly do: 'grow';
@@ -56,6 +57,8 @@ export interface Plan {
   readonly problems: readonly Problem[];
   /** Seats whose disks stand on another content of the master: they do not start until they are reset. */
   readonly stale: readonly string[];
+  /** Seats that stand on a master that the lab has rolled away from: they start, and change over when they are reset. */
+  readonly former: readonly string[];
   /** Seats that were made and are not in the lab file any more: kept, unless `up --prune`. */
   readonly unlisted: readonly string[];
   /** For people: what is left as it is although the lab file says otherwise. */
@@ -75,17 +78,22 @@ export interface SeatOwner {
   readonly text: string;
 }
 
+/** A master that disks may stand on. */
+export interface PlanMaster {
+  readonly path: string;
+  readonly format: string;
+  /** Guest bytes. */
+  readonly size: number;
+  /** Undefined while it was not computed: nothing can be called stale then. */
+  readonly content?: string;
+}
+
 export interface PlanInput {
   readonly lab: string;
   readonly pool: string;
-  readonly master: {
-    readonly path: string;
-    readonly format: string;
-    /** Guest bytes. */
-    readonly size: number;
-    /** Undefined while it was not computed: nothing can be called stale then. */
-    readonly content?: string;
-  };
+  readonly master: PlanMaster;
+  /** Masters that the lab has rolled away from. */
+  readonly former: readonly PlanMaster[];
   /** Guest bytes of a seat's disk, where the lab file says. */
   readonly size?: number;
   /** Of the seats in the lab file, in order: what their definitions shall say. */
@@ -104,8 +112,8 @@ export function makePlan(input: PlanInput): Plan {
   const stale: string[] = [];
   const unlisted: string[] = [];
   const notes: string[] = [];
-  const plan = { steps, problems, stale, unlisted, notes };
-  const masterIdentity = fileIdentity(input.master.path);
+  const former: string[] = [];
+  const plan = { steps, problems, stale, former, unlisted, notes };
 
   for (const files of input.files) {
     const wanted = input.wanted.get(files.name);
@@ -113,7 +121,7 @@ export function makePlan(input: PlanInput): Plan {
       planUnlisted(input, files, plan);
       continue;
     }
-    planDisk(input, files, masterIdentity, plan);
+    planDisk(input, files, plan);
     planDefinition(files, wanted.definition, plan);
   }
   const { before, after } = input.state;
@@ -127,6 +135,7 @@ interface Draft {
   readonly steps: Step[];
   readonly problems: Problem[];
   readonly stale: string[];
+  readonly former: string[];
   readonly unlisted: string[];
   readonly notes: string[];
 }
@@ -136,12 +145,7 @@ export function isOurs(head: ImageHead, lab: string, seat: string): boolean {
   return head.provenance?.lab === lab && head.provenance.seat === seat;
 }
 
-function planDisk(
-  input: PlanInput,
-  { name: seat, disk }: SeatFiles,
-  masterIdentity: string | undefined,
-  draft: Draft,
-): void {
+function planDisk(input: PlanInput, { name: seat, disk }: SeatFiles, draft: Draft): void {
   const { head, path } = disk;
   if (head === undefined) {
     const lost = input.state.before?.seats.some((one) => one.name === seat) ?? false;
@@ -157,25 +161,45 @@ function planDisk(
     });
     return;
   }
+  const made = head.provenance!.master;
   const { content } = input.master;
-  if (content !== undefined && head.provenance!.master !== content) {
-    draft.stale.push(seat);
+  let { master } = input;
+  if (content !== undefined && made !== content) {
+    const former = input.former.find((one) => one.content === made);
+    if (!former) {
+      draft.stale.push(seat);
+      return;
+    }
+    draft.former.push(seat);
+    master = former;
+  }
+  if (head.provenance!.flat) {
+    planSize(input.size ?? head.size!, { seat, path }, head.size!, draft);
     return;
   }
   const backing = backingPathOf(head);
   const sound =
     backing !== undefined &&
-    fileIdentity(backing) === masterIdentity &&
-    head.backing?.format === input.master.format;
+    fileIdentity(backing) === fileIdentity(master.path) &&
+    head.backing?.format === master.format;
   if (!sound) {
-    const to = pathFrom(input.pool, input.master.path);
-    draft.steps.push({ do: 'relink', seat, path, from: head.backing?.path ?? 'nothing', to });
+    const to = pathFrom(input.pool, master.path);
+    const from = head.backing?.path ?? 'nothing';
+    draft.steps.push({ do: 'relink', seat, path, from, to, format: master.format });
   }
-  const size = input.size ?? input.master.size;
-  if (head.size! < size) draft.steps.push({ do: 'grow', seat, path, from: head.size!, to: size });
-  else if (head.size! > size) {
+  planSize(input.size ?? master.size, { seat, path }, head.size!, draft);
+}
+
+function planSize(
+  wanted: number,
+  disk: { readonly seat: string; readonly path: string },
+  size: number,
+  draft: Draft,
+): void {
+  if (size < wanted) draft.steps.push({ do: 'grow', ...disk, from: size, to: wanted });
+  else if (size > wanted) {
     draft.notes.push(
-      `${seat}: its disk has ${head.size} bytes, more than the lab file's ${size}; 'cowherd reset' makes it new`,
+      `${disk.seat}: its disk has ${size} bytes, more than the lab file's ${wanted}; 'cowherd reset' makes it new`,
     );
   }
 }

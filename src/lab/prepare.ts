@@ -1,8 +1,9 @@
 import { isDiskError } from '../errors.ts';
 import { type DefinitionKind, definitionOf, definitionOwner } from './definition.ts';
 import { definitionKind } from './definition-kind.ts';
+import { formerInUse, isRoll, masterPath, mastersOf } from './former.ts';
 import { guardNeeds, type Hold } from './guard.ts';
-import { type Lab, seatPaths } from './lab.ts';
+import { type Lab, realPath, seatPaths } from './lab.ts';
 import {
   computeContent,
   type DigestOptions,
@@ -18,7 +19,7 @@ import { nameExists, readImageHead } from './overlay.ts';
 import { makePlan, type Plan, type PlanInput, type Problem, type SeatFiles, type Step } from './plan.ts';
 import type { Runner } from './runner/runner.ts';
 import { planExtras } from './seat-extras.ts';
-import type { LabState } from './state.ts';
+import type { LabState, MasterState } from './state.ts';
 
 /** What `up` found and would do. */
 export interface Prepared {
@@ -28,6 +29,8 @@ export interface Prepared {
   readonly content?: string;
   readonly hold: Hold;
   readonly after?: LabState;
+  /** The lab file names another master than before: seats that are there stay on the former one. */
+  readonly rolls: boolean;
   readonly plan: Plan;
 }
 
@@ -62,22 +65,29 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
     disks: kept.map((one) => one.disk.path),
     immutable: spec.guard === 'immutable',
   };
-  const after = content === undefined ? undefined : stateAfter(lab, master, content, kept);
+  const rolls = content !== undefined && isRoll(state, lab.pool, master, content);
+  const former = formerAfter(lab, content, rolls, files);
+  const after = content === undefined ? undefined : stateAfter(lab, master, content, kept, former);
   const plan = makePlan({
     lab: lab.name,
     pool: lab.pool,
     master: { path: master.path, format: master.format, size: master.size, content },
+    former: former.map((one) => ({ ...one, path: masterPath(one, lab.pool) })),
     size: spec.disk.size,
-    wanted: wantedDefinitions(lab, files, await definitionKind(lab, master, options.runner)),
+    wanted: wantedDefinitions(lab, former, files, await definitionKind(lab, master, options.runner)),
     files,
     prune: options.prune ?? false,
     guard: guardNeeds(hold).map((need): Step => ({ do: 'guard', ...need })),
     state: { path: lab.statePath, before: state, after },
   });
   const extras = planExtras(lab);
-  const problems = [...changedMaster(lab, plan, content), ...plan.problems, ...extras.problems];
+  const problems = [
+    ...(rolls ? [] : changedMaster(lab, plan, content)),
+    ...plan.problems,
+    ...extras.problems,
+  ];
   const steps = [...plan.steps, ...extras.steps, ...(await registrations(lab, plan, options.runner))];
-  return { lab, master, content, hold, after, plan: { ...plan, steps, problems } };
+  return { lab, master, content, hold, after, rolls, plan: { ...plan, steps, problems } };
 }
 
 /** Seats that the runner is to be told of: those whose definition changes, and those that it does not know as they are. */
@@ -106,11 +116,25 @@ function changedMaster(lab: Lab, plan: Plan, content: string | undefined): reado
 /** What became of a master whose digest is not what it was. */
 export const otherContent = 'its content is another one';
 
-function wantedDefinitions(lab: Lab, files: readonly SeatFiles[], kind: DefinitionKind): PlanInput['wanted'] {
+/**
+ * Definitions as they shall be. One of a seat on a former master leaves it to libvirt to read the chain: it is right for the
+ * disk that is there, and for the one that a reset will put in its place.
+ */
+function wantedDefinitions(
+  lab: Lab,
+  former: readonly MasterState[],
+  files: readonly SeatFiles[],
+  kind: DefinitionKind,
+): PlanInput['wanted'] {
   const wanted = new Map<string, { definition: string }>();
-  for (const { name, definition } of files) {
+  for (const { name, disk, definition } of files) {
     const seat = lab.seats.get(name);
-    if (seat) wanted.set(name, { definition: definitionOf(seat, kind, definition.owner?.text) });
+    if (!seat) continue;
+    const made = disk.head?.provenance?.master;
+    const on = former.find((one) => one.content === made);
+    const master = on ? masterPath(on, lab.pool) : realPath(lab.spec.master.path);
+    const own = on || disk.head?.provenance?.flat ? { ...kind, backing: undefined } : kind;
+    wanted.set(name, { definition: definitionOf({ ...seat, master }, own, definition.owner?.text) });
   }
   return wanted;
 }
@@ -162,12 +186,37 @@ function knownContent(lab: Lab, master: Master): string | undefined {
   return rememberedContent(master);
 }
 
-function stateAfter(lab: Lab, master: Master, content: string, files: readonly SeatFiles[]): LabState {
+/** The former masters that seats will stand on then. */
+function formerAfter(
+  { state }: Lab,
+  content: string | undefined,
+  rolls: boolean,
+  files: readonly SeatFiles[],
+): readonly MasterState[] {
+  if (!state || content === undefined) return state?.former ?? [];
+  const disks = files.map((one) => one.disk.path);
+  const known = rolls ? mastersOf(state) : (state.former ?? []);
+  return formerInUse(known, content, disks);
+}
+
+function stateAfter(
+  lab: Lab,
+  master: Master,
+  content: string,
+  files: readonly SeatFiles[],
+  former: readonly MasterState[],
+): LabState {
   const seats = files.map(({ name }) => {
     const seat = lab.seats.get(name) ?? lab.unlisted.get(name);
     return { name, mac: seat?.mac ?? '' };
   });
-  return { version: 1, id: lab.id, lab: lab.name, master: masterState(master, content, lab.pool), seats };
+  const state = {
+    version: 1,
+    id: lab.id,
+    lab: lab.name,
+    master: masterState(master, content, lab.pool),
+  } as const;
+  return former.length > 0 ? { ...state, former: [...former], seats } : { ...state, seats };
 }
 
 /** The files of every seat: those of the lab file in its order, then those that were made before. */

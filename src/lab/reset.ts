@@ -1,16 +1,20 @@
 import { DiskError, isDiskError } from '../errors.ts';
 import { lockFor } from '../image/locks.ts';
 import { type FileStore, openFileStore } from '../storage/file.ts';
-import { type Lab, seatPaths } from './lab.ts';
+import { isSameMaster, masterPath, releaseFormer } from './former.ts';
+import { type Lab, labOf, seatPaths } from './lab.ts';
 import { makeOverlays, type OverlayJob } from './make-overlays.ts';
 import { computeContent, type DigestOptions, inspectMaster, masterState } from './master.ts';
 import { nameExists, readImageHead } from './overlay.ts';
 import { foreignDisk, isOurs } from './plan.ts';
+import { prepareUp } from './prepare.ts';
 import { assertNobodyStandsOn } from './release.ts';
 import type { Runner } from './runner/runner.ts';
 import { renewExtras } from './seat-extras.ts';
-import { writeState } from './state.ts';
-import { overlayKind, removeLeftovers } from './up.ts';
+import type { LabSpec } from './spec/load.ts';
+import { type LabState, writeState } from './state.ts';
+import { conditionOf } from './status.ts';
+import { applyDefinitions, overlayKind, removeLeftovers } from './up.ts';
 import { assertMasterUnchanged } from './verify.ts';
 
 export interface ResetOptions {
@@ -51,6 +55,7 @@ export async function resetSeats(
   }
   const jobs = names.map((seat): OverlayJob => ({ seat, path: seatPaths(lab.pool, seat).disk }));
   const freed = checkDisks(lab, jobs);
+  assertSameMaster(lab, state);
   if (!options.acceptMaster) await assertMasterUnchanged(lab, names);
   await assertNobodyStandsOn(
     jobs.map((job) => job.path),
@@ -64,6 +69,7 @@ export async function resetSeats(
     content = await computeContent(master, options.digest);
     writeState(lab.pool, { ...state, master: masterState(master, content, lab.pool) });
   }
+  const elsewhere = seatsElsewhere(lab, jobs);
   removeLeftovers(lab.pool);
   // Before the disks: a memory that was saved over the old disk must never run on over the new one.
   for (const name of names) await options.runner.renew(lab.seats.get(name)!);
@@ -74,7 +80,48 @@ export async function resetSeats(
     signal: options.signal,
   });
   await renewExtras(lab, names, { beforePlacing: holdDisks, signal: options.signal });
+  if (elsewhere.length > 0) await changeOver(lab.spec, elsewhere, options);
   return { seats: names, freed };
+}
+
+/** Disks are made on the master that the lab is known to have: another one in the lab file is `up`'s to take. */
+function assertSameMaster({ pool, spec }: Lab, { master }: LabState): void {
+  const known = masterPath(master, pool);
+  if (!nameExists(known) || isSameMaster(master, pool, spec.master.path)) return;
+  throw new DiskError('changed', `The lab file names another master now than '${known}'`, {
+    path: spec.master.path,
+    detail: { fix: "'cowherd up' takes it; then reset what shall stand on it" },
+  });
+}
+
+/** Seats that did not stand on the present master: their definitions say so. */
+function seatsElsewhere(lab: Lab, jobs: readonly OverlayJob[]): readonly string[] {
+  return jobs.flatMap(({ seat, path }) => {
+    const condition = conditionOf(lab, seat, readImageHead(path));
+    return condition === 'former' || condition === 'flat' ? [seat] : [];
+  });
+}
+
+/** Seats that have changed over get their definitions, and masters that nobody stands on any more are given back. */
+async function changeOver(
+  spec: LabSpec,
+  seats: readonly string[],
+  { runner, signal }: ResetOptions,
+): Promise<void> {
+  const lab = labOf(spec);
+  const { plan, after } = await prepareUp(lab, { runner });
+  await applyDefinitions(
+    lab,
+    plan.steps.filter((step) => 'seat' in step && seats.includes(step.seat)),
+    { runner, signal },
+  );
+  if (!lab.state || !after) return;
+  const { former } = after;
+  const { former: before, ...rest } = lab.state;
+  if (JSON.stringify(before) === JSON.stringify(former)) return;
+  const next = former ? { ...rest, former } : rest;
+  await releaseFormer(lab.pool, lab.state, next);
+  writeState(lab.pool, next);
 }
 
 /** Throws `exists` where a disk is not the lab's own; gives the bytes that the disks take. */

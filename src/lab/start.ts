@@ -4,7 +4,7 @@ import { type Lab, seatPaths } from './lab.ts';
 import { readImageHead } from './overlay.ts';
 import type { Seat } from './seat.ts';
 import { conditionOf } from './status.ts';
-import { assertMasterUnchanged } from './verify.ts';
+import { assertFormerUnchanged, assertMasterUnchanged } from './verify.ts';
 
 /**
  * The seats that may start, as runners need them. Throws `not-found` for seats that were not made, `changed` when the
@@ -30,7 +30,8 @@ export async function seatsToStart(lab: Lab, names: readonly string[]): Promise<
       detail: { fix: "'cowherd plan' says what is in their place" },
     });
   }
-  await assertMasterUnchanged(lab, names);
+  if (by.has('ok') || by.has('stale')) await assertMasterUnchanged(lab, names);
+  for (const former of lab.state?.former ?? []) assertFormerUnchanged(lab, former, by.get('former') ?? []);
   const stale = by.get('stale');
   if (stale) {
     throw new DiskError(

@@ -40,6 +40,8 @@ const labStateSchema = z.object({
   id: z.string(),
   lab: z.string(),
   master: masterStateSchema,
+  /** Masters that the lab has rolled away from, and that seats still stand on. */
+  former: z.array(masterStateSchema).min(1).optional(),
   seats: z.array(seatStateSchema),
 });
 

@@ -1,4 +1,5 @@
 import { probeLock } from '../storage/file.ts';
+import { formerOf } from './former.ts';
 import type { Lab } from './lab.ts';
 import { seatPaths } from './lab.ts';
 import type { DigestOptions } from './master.ts';
@@ -14,8 +15,11 @@ export interface SeatStatus {
   readonly mac: string;
   /** As the runner says; 'in use' when it knows nothing of it, and another program has the disk open. */
   readonly state: SeatState | 'in use';
-  /** 'stale': it stands on an older content of the master, and does not start until it is reset. */
-  readonly disk: 'ok' | 'missing' | 'stale' | 'foreign' | 'damaged';
+  /**
+   * 'former': it stands on the master that the lab rolled away from, and changes over when it is reset. 'flat': it stands on
+   * none. 'stale': it stands on an older content of the master, and does not start until it is reset.
+   */
+  readonly disk: 'ok' | 'missing' | 'former' | 'flat' | 'stale' | 'foreign' | 'damaged';
   readonly path: string;
   /** Guest bytes. */
   readonly size?: number;
@@ -66,6 +70,8 @@ export function conditionOf(lab: Lab, seat: string, head: ImageHead | undefined)
   if (!head) return 'missing';
   if (head.damage !== undefined) return 'damaged';
   if (!isOurs(head, lab.name, seat)) return 'foreign';
+  if (head.provenance!.flat) return 'flat';
+  if (formerOf(lab.state, head)) return 'former';
   const known = lab.state?.master.content;
   return known !== undefined && head.provenance!.master !== known ? 'stale' : 'ok';
 }

@@ -6,11 +6,13 @@ import { openImageFile } from '../node.ts';
 import { sweepAsides } from '../platform/atomic-file.ts';
 import { recordFolder } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
+import { releaseFormer } from './former.ts';
 import { takeHold } from './guard.ts';
 import type { Lab } from './lab.ts';
 import { makeOverlays, type OverlayKind } from './make-overlays.ts';
 import { type Master, masterChanged } from './master.ts';
 import { placeFiles } from './place-files.ts';
+import type { Step } from './plan.ts';
 import { removeStaleLock } from './pool-lock.ts';
 import { otherContent, type Prepared } from './prepare.ts';
 import { assertNobodyStandsOn, isInUse } from './release.ts';
@@ -72,19 +74,10 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   const created = await createDisks(prepared, options);
   await makeExtras(lab, plan.steps, { renewed: new Set(created), signal: options.signal });
   for (const step of plan.steps) {
-    if (step.do === 'relink') await relink(step.path, step.to, prepared.master.format);
+    if (step.do === 'relink') await relink(step.path, step.to, step.format);
     if (step.do === 'grow') await grow(step.path, step.to);
   }
-  const definitions = plan.steps.flatMap((step) => (step.do === 'define' ? [step] : []));
-  await placeFiles(
-    definitions.map(({ path, text }) => ({ path, content: () => new TextEncoder().encode(text) })),
-    { replace: true, signal: options.signal },
-  );
-  await Promise.all(
-    plan.steps.flatMap((step) =>
-      step.do === 'register' ? [options.runner.define(lab.seats.get(step.seat)!)] : [],
-    ),
-  );
+  const defined = await applyDefinitions(lab, plan.steps, options);
   for (const seat of removed) await options.runner.undefine(seat);
   const extras = extraFiles(lab);
   const doomed = removals.flatMap((step) => [
@@ -92,8 +85,26 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
     ...(extras.get(step.seat) ?? []).flatMap((one) => (one.ours ? [one.path] : [])),
   ]);
   for (const path of doomed) rmSync(path, { force: true });
+  if (lab.state) await releaseFormer(lab.pool, lab.state, after);
   if (during !== after) writeState(lab.pool, after);
-  return { created, defined: definitions.length, removed: removals.map((step) => step.seat), warnings };
+  return { created, defined, removed: removals.map((step) => step.seat), warnings };
+}
+
+/** Writes the definitions that steps ask for, and tells the runner; how many were written. */
+export async function applyDefinitions(
+  lab: Lab,
+  steps: readonly Step[],
+  { runner, signal }: Pick<ApplyOptions, 'runner' | 'signal'>,
+): Promise<number> {
+  const definitions = steps.flatMap((step) => (step.do === 'define' ? [step] : []));
+  await placeFiles(
+    definitions.map(({ path, text }) => ({ path, content: () => new TextEncoder().encode(text) })),
+    { replace: true, signal },
+  );
+  await Promise.all(
+    steps.flatMap((step) => (step.do === 'register' ? [runner.define(lab.seats.get(step.seat)!)] : [])),
+  );
+  return definitions.length;
 }
 
 function withRemovals(lab: Lab, after: LabState, seats: readonly string[]): LabState {
@@ -101,9 +112,9 @@ function withRemovals(lab: Lab, after: LabState, seats: readonly string[]): LabS
   return { ...after, seats: [...after.seats, ...gone] };
 }
 
-function assertPossible({ lab, plan, content }: Prepared): void {
+function assertPossible({ lab, plan, content, rolls }: Prepared): void {
   const before = lab.state?.master;
-  if (before && content !== before.content && plan.stale.length > 0)
+  if (before && !rolls && content !== before.content && plan.stale.length > 0)
     throw masterChanged(lab, plan.stale, otherContent);
   const [first] = plan.problems;
   if (first === undefined) return;

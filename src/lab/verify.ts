@@ -1,5 +1,6 @@
 import { isDiskError } from '../errors.ts';
-import { type Lab, realPath } from './lab.ts';
+import { formerOf, masterPath } from './former.ts';
+import { type Lab, realPath, seatPaths } from './lab.ts';
 import {
   computeContent,
   type DigestOptions,
@@ -11,8 +12,9 @@ import {
   masterState,
   rememberedContent,
 } from './master.ts';
+import { readImageHead } from './overlay.ts';
 import { lockPool } from './pool-lock.ts';
-import { type LabState, writeState } from './state.ts';
+import { type LabState, type MasterState, writeState } from './state.ts';
 
 /** What became of a master since its clones were made. */
 export interface MasterVerdict {
@@ -82,8 +84,27 @@ export async function assertMasterUnchanged(lab: Lab, seats: readonly string[]):
   throw masterChanged(lab, seats, describeChanges(verdict.changes, lab));
 }
 
+/** Throws `changed` where a former master is not as it was, and one of the seats stands on it. */
+export function assertFormerUnchanged(lab: Lab, former: MasterState, seats: readonly string[]): void {
+  const standing = seats.filter(
+    (seat) => formerOf(lab.state, readImageHead(seatPaths(lab.pool, seat).disk)) === former,
+  );
+  if (standing.length === 0) return;
+  const changes = masterChanges(former, lab.pool);
+  if (changes.length === 0) return;
+  const path = masterPath(former, lab.pool);
+  throw masterChanged(
+    { spec: { master: { path } } },
+    standing,
+    describeChanges(changes, { spec: { master: { path } } }),
+  );
+}
+
 /** What changed, in words: a file is named where it is not simply the master. */
-export function describeChanges(changes: readonly MasterChange[], lab: Lab): string {
+export function describeChanges(
+  changes: readonly MasterChange[],
+  lab: { readonly spec: { readonly master: { readonly path: string } } },
+): string {
   const master = realPath(lab.spec.master.path);
   return changes.map(({ path, what }) => (realPath(path) === master ? what : `${path}: ${what}`)).join('; ');
 }

@@ -69,6 +69,10 @@ export function describePlan(plan: Plan, context: CliContext): readonly string[]
     line(' ', `${plan.unlisted.length} kept, not listed`, plan.unlisted);
     lines.push(`      (made before, not in the lab file any more; 'up --prune' removes them)`);
   }
+  if (plan.former.length > 0) {
+    line(' ', `${plan.former.length} on a former master`, plan.former);
+    lines.push(`      (they stay on it, and change over when they are reset)`);
+  }
   if (plan.stale.length > 0) {
     line(c.red('!'), `${plan.stale.length} on an older master`, plan.stale);
     lines.push(`      (they do not start until they are reset)`);

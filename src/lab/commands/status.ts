@@ -101,6 +101,8 @@ function stateText(seat: SeatStatus): string {
 function noteOn(seat: SeatStatus): string {
   const notes: string[] = [];
   if (seat.disk === 'stale') notes.push('on an older master: reset it');
+  if (seat.disk === 'former') notes.push('on a former master: changes over when it is reset');
+  if (seat.disk === 'flat') notes.push('independent of the master');
   if (seat.disk === 'foreign') notes.push('its disk is not of this lab');
   if (seat.disk === 'damaged') notes.push('its disk is damaged');
   if (!seat.listed) notes.push('not in the lab file any more');

@@ -1,0 +1,75 @@
+import { existsSync } from 'node:fs';
+import { dirname, isAbsolute, resolve } from 'node:path';
+import { DiskError } from '../../errors.ts';
+import { readSmallText } from '../../platform/json-file.ts';
+import { describeSeats } from '../describe.ts';
+import { type Lab, labOf, realPath } from '../lab.ts';
+import { inspectMaster, pathFrom } from '../master.ts';
+import { findVersion } from '../masters/library.ts';
+import { editLabFile, withValue } from '../spec/edit.ts';
+import { parseLab } from '../spec/load.ts';
+import { type LabCommand, labFrom, runnerOf, say, sayJson, shown, wantsJson } from './command.ts';
+import { describePlan } from './describe-plan.ts';
+import { planJson, prepareWithDigest } from './plan.ts';
+import { run as up } from './up.ts';
+
+/**
+ * `cowherd roll`: the lab file names another master, and `up` takes it; seats change over at their next reset. The lab file
+ * changes in one instant, so that a run that is cut off has rolled or not, and `up` completes it.
+ */
+export const run: LabCommand = async (input, context) => {
+  const { lab, file, rest } = labFrom(input, context);
+  if (rest.length !== 1) {
+    throw new DiskError('bad-argument', 'Which master shall the lab roll to?', {
+      detail: { fix: `write for example: ${context.program} roll ${file} debian-12@4` },
+    });
+  }
+  const { spec } = lab;
+  const target = masterMeant(rest[0], lab, context.cwd);
+  const { format } = await inspectMaster(target);
+  const withFormat = spec.master.format !== undefined;
+  const base = dirname(spec.file);
+  const name = isAbsolute(rest[0]) ? target : pathFrom(realPath(base), target);
+  const path = withFormat ? ['master', 'path'] : ['master'];
+  const change = (text: string) => {
+    const moved = withValue(text, path, name);
+    return withFormat ? withValue(moved, ['master', 'format'], format) : moved;
+  };
+  const text = readSmallText(spec.file, 4 * 1024 * 1024) ?? '';
+  const next = labOf(parseLab(change(text), { name: file, file: spec.file }));
+  await using runner = await runnerOf(next);
+  const prepared = await prepareWithDigest(next, { runner }, context);
+  if (input.options.dryRun === true) {
+    if (wantsJson(input)) sayJson(context, planJson(prepared));
+    else {
+      say(context, `${lab.name}: would roll to ${shown(context, target)}`);
+      for (const line of describePlan(prepared.plan, context)) say(context, line);
+      say(context, 'Nothing was changed (--dry-run).');
+    }
+    return prepared.plan.problems.length > 0 ? 1 : 0;
+  }
+  const [problem] = prepared.plan.problems;
+  if (problem) {
+    throw new DiskError('exists', `${problem.seat ?? lab.name}: ${problem.what}: '${problem.path}'`, {
+      path: problem.path,
+      detail: { fix: problem.fix },
+    });
+  }
+  editLabFile(spec.file, change);
+  const code = await up({ operands: [file], options: { output: input.options.output } }, context);
+  if (code === 0 && !wantsJson(input) && prepared.plan.former.length > 0) {
+    say(context, `Seats change over at their next reset: ${describeSeats(prepared.plan.former)}`);
+  }
+  return code;
+};
+
+/** A path, or the name of a version beside the lab's master (`debian-12@4`; `debian-12` is the newest). */
+function masterMeant(text: string, lab: Lab, cwd: string): string {
+  const path = resolve(cwd, text);
+  if (existsSync(path)) return realPath(path);
+  if (text.includes('/')) {
+    const found = findVersion(realPath(dirname(path)), text.slice(text.lastIndexOf('/') + 1));
+    return found.path;
+  }
+  return findVersion(dirname(realPath(lab.spec.master.path)), text).path;
+}

@@ -1,0 +1,74 @@
+import { resolve } from 'node:path';
+import { releaseHold } from './guard.ts';
+import { type Master, masterChanges } from './master.ts';
+import { fileIdentity, type ImageHead, readImageHead } from './overlay.ts';
+import type { LabState, MasterState } from './state.ts';
+
+/*
+ * When a lab rolls to another master, its seats stay on the former one, and start, until their next reset. The state keeps
+ * former masters for as long as a seat stands on them.
+ */
+
+/** The former master that a disk stands on; undefined: none, it stands on the present one or on no known one. */
+export function formerOf(state: LabState | undefined, head: ImageHead | undefined): MasterState | undefined {
+  const content = head?.provenance?.master;
+  if (content === undefined || content === state?.master.content) return undefined;
+  return state?.former?.find((one) => one.content === content);
+}
+
+/** Absolute path of a recorded master. */
+export function masterPath(state: MasterState, pool: string): string {
+  return resolve(pool, state.files[0].path);
+}
+
+/** Whether a recorded master is this file. */
+export function isSameMaster(state: MasterState, pool: string, path: string): boolean {
+  const identity = fileIdentity(path);
+  return identity !== undefined && fileIdentity(masterPath(state, pool)) === identity;
+}
+
+/**
+ * Whether `master`, as the lab file names it, is another one than that of the state, which is still there as it was: the
+ * lab rolls then. A master that changed in its place is no roll.
+ */
+export function isRoll(state: LabState | undefined, pool: string, master: Master, content: string): boolean {
+  if (!state || state.master.content === content || isSameMaster(state.master, pool, master.path))
+    return false;
+  return masterChanges(state.master, pool).length === 0;
+}
+
+/** Former masters that disks among `disks` still stand on, once `content` is that of the present one. */
+export function formerInUse(
+  known: readonly MasterState[],
+  content: string,
+  disks: readonly string[],
+): readonly MasterState[] {
+  if (known.length === 0) return [];
+  const used = new Set(disks.map((disk) => readImageHead(disk)?.provenance?.master));
+  const contents = new Set<string>();
+  return known.filter((one) => {
+    if (one.content === content || !used.has(one.content) || contents.has(one.content)) return false;
+    contents.add(one.content);
+    return true;
+  });
+}
+
+/** Masters of a state, the present one first. */
+export function mastersOf(state: LabState): readonly MasterState[] {
+  return [state.master, ...(state.former ?? [])];
+}
+
+/**
+ * Gives back the files that `after` holds no more. Before the state is written: a run that is cut off in between does it
+ * again, as nothing stands on them.
+ */
+export async function releaseFormer(
+  pool: string,
+  before: LabState,
+  after: LabState,
+): Promise<readonly string[]> {
+  const files = (state: LabState) =>
+    mastersOf(state).flatMap((one) => one.files.map((file) => resolve(pool, file.path)));
+  const kept = new Set(files(after));
+  return releaseHold({ id: before.id, files: files(before).filter((path) => !kept.has(path)) });
+}

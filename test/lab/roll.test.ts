@@ -1,0 +1,104 @@
+import { existsSync, readFileSync, renameSync, statSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { recordsFor } from '../../src/platform/dependents.ts';
+import { have, mustRun } from '../support/programs.ts';
+import { type LabBench, labBench, qemuCheck } from './support.ts';
+
+const qemu = have('qemu-io') && have('qemu-img');
+
+interface Status {
+  readonly seats: readonly { readonly name: string; readonly disk: string }[];
+}
+
+async function conditions(bench: LabBench): Promise<readonly string[]> {
+  return (await bench.json<Status>('status')).seats.map((seat) => seat.disk);
+}
+
+async function secondMaster(bench: LabBench, name = 'n.qcow2'): Promise<string> {
+  const path = bench.path('masters', name);
+  await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', path, '80M']);
+  await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -P 0x77 0 1M', path]);
+  return path;
+}
+
+const reads = (path: string, pattern: string) =>
+  mustRun('qemu-io', ['-f', 'qcow2', '-r', '-c', `read -P ${pattern} 0 1M`, path]);
+
+describe.skipIf(!qemu)('roll', () => {
+  it('leaves seats on the former master until they are reset, and gives it back then', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 3 });
+    await bench.must('up');
+    const disk = (n: number) => bench.path(`class/student-0${n}.qcow2`);
+    await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -P 5 2M 64k', disk(1)]);
+    await secondMaster(bench);
+    const dry = await bench.must('roll', 'lab.yaml', 'masters/n.qcow2', '--dry-run');
+    expect(dry).toContain('3 on a former master');
+    expect(await conditions(bench)).toEqual(['ok', 'ok', 'ok']);
+    expect(await bench.must('roll', 'lab.yaml', 'masters/n.qcow2')).toContain(
+      'Seats change over at their next reset: student-01..03',
+    );
+    expect(readFileSync(bench.path('lab.yaml'), 'utf8')).toContain('master: "masters/n.qcow2"');
+    expect(await conditions(bench)).toEqual(['former', 'former', 'former']);
+    expect(await bench.must('up')).toContain('nothing to do');
+    expect(statSync(bench.path('masters/n.qcow2')).mode & 0o222).toBe(0);
+    expect(statSync(bench.path('masters/m.raw')).mode & 0o222).toBe(0);
+
+    await bench.must('reset', 'lab.yaml', 'student-02');
+    expect(await conditions(bench)).toEqual(['former', 'ok', 'former']);
+    await reads(disk(1), '0x5a');
+    await mustRun('qemu-io', ['-f', 'qcow2', '-r', '-c', 'read -P 5 2M 64k', disk(1)]);
+    await reads(disk(2), '0x77');
+    await qemuCheck(disk(2));
+    expect(readFileSync(bench.path('class/student-02.xml'), 'utf8')).toContain('masters/n.qcow2"');
+    expect(readFileSync(bench.path('class/student-01.xml'), 'utf8')).toContain('masters/m.raw"');
+
+    await bench.must('reset', 'lab.yaml', 'all');
+    expect(await conditions(bench)).toEqual(['ok', 'ok', 'ok']);
+    expect(recordsFor(bench.path('masters/m.raw'))).toEqual([]);
+    expect(statSync(bench.path('masters/m.raw')).mode & 0o200).not.toBe(0);
+    expect(await bench.must('up')).toContain('nothing to do');
+    await bench.must('down');
+    expect(statSync(bench.path('masters/n.qcow2')).mode & 0o200).not.toBe(0);
+    expect(existsSync(bench.path('masters/.cowherd'))).toBe(false);
+  });
+
+  it('can be undone, and taken down half-way', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 3 });
+    await bench.must('up');
+    await secondMaster(bench);
+    await bench.must('roll', 'lab.yaml', 'masters/n.qcow2');
+    await bench.must('reset', 'lab.yaml', 'student-03');
+    await bench.must('roll', 'lab.yaml', 'masters/m.raw');
+    expect(await conditions(bench)).toEqual(['ok', 'ok', 'former']);
+    await bench.must('down');
+    for (const name of ['m.raw', 'n.qcow2'])
+      expect(statSync(bench.path('masters', name)).mode & 0o200, name).not.toBe(0);
+    expect(existsSync(bench.path('masters/.cowherd'))).toBe(false);
+  });
+
+  it('is what a changed lab file means; reset waits for up', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2 });
+    await bench.must('up');
+    await secondMaster(bench);
+    bench.write('lab.yaml', { seats: 3, master: 'masters/n.qcow2' });
+    const refused = await bench.run('reset', 'student-01');
+    expect([refused.code, refused.err]).toEqual([1, expect.stringContaining('names another master now')]);
+    await bench.must('up');
+    expect(await conditions(bench)).toEqual(['former', 'former', 'ok']);
+  });
+
+  it('starts nobody on a former master that changed', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2, runner: 'qemu' });
+    await bench.must('up');
+    await secondMaster(bench);
+    await bench.must('roll', 'lab.yaml', 'masters/n.qcow2');
+    renameSync(bench.path('masters/m.raw'), bench.path('masters/away'));
+    const { code, err } = await bench.run('start', 'student-01');
+    expect(code).toBe(1);
+    expect(err).toMatch(/The master '.*m\.raw' changed since its clones were made: it is gone/);
+  });
+});
