@@ -26,6 +26,8 @@ const output: OptionSpec = {
   help: 'for people or for programs',
   choices: ['human', 'json'],
 };
+const stop: OptionSpec = { flags: '--stop', help: 'shut it down first, where it runs' };
+const dryRun: OptionSpec = { flags: '--dry-run', help: 'only say what would be done' };
 const seatsHelp = 'Seats: student-03,student-10..17, wildcards (student-1*), or all.';
 
 /** In the order of the help. */
@@ -124,7 +126,7 @@ export const commands: readonly CommandSpec[] = [
   },
   {
     name: 'roll',
-    operands: '[lab] <master>',
+    operands: '[lab] [master]',
     summary: 'change over to another master, seat by seat',
     description:
       'Makes the lab file name another master (an image, or a version such as debian-12@4, or debian-12 for the newest), and ' +
@@ -133,6 +135,62 @@ export const commands: readonly CommandSpec[] = [
     options: [{ flags: '--dry-run', help: 'only say what would be done' }, output],
     examples: ['roll classroom.yaml debian-12@4', 'roll classroom.yaml masters/other.qcow2 --dry-run'],
     load: () => import('./commands/roll.ts'),
+  },
+  {
+    name: 'promote',
+    operands: '[lab] [seat]',
+    summary: "make a seat's disk a new version of the master",
+    description:
+      'Makes the disk of a seat that is off a new version beside the master: debian-12.qcow2 gets debian-12@1.qcow2, that one ' +
+      'debian-12@2.qcow2. The seat and its master stay as they are.',
+    options: [
+      { flags: '--as <name>', help: "another name than the master's" },
+      {
+        flags: '--method <method>',
+        help: 'flatten: copy all that the guest reads. commit: copy the master, and write what differs into it',
+        choices: ['flatten', 'commit'],
+      },
+      stop,
+      dryRun,
+      output,
+    ],
+    examples: [
+      'promote classroom.yaml student-03',
+      'promote classroom.yaml student-03 --as debian-12-docker',
+    ],
+    load: () => import('./commands/promote.ts'),
+  },
+  {
+    name: 'save',
+    operands: '[lab] [seat] [file]',
+    summary: "keep a seat's work in a file",
+    description:
+      'Copies the overlay of a seat that is off, alone, to a file. It says in its header whose it is and what it stands on, and ' +
+      'is recorded beside the master.',
+    options: [{ flags: '--force', help: 'replace a file that is there' }, stop, dryRun, output],
+    examples: ['save classroom.yaml student-03 work/student-03.qcow2'],
+    load: () => import('./commands/save.ts'),
+  },
+  {
+    name: 'restore',
+    operands: '[lab] [seat] [file]',
+    summary: "put saved work in the place of a seat's disk",
+    description:
+      "Puts what 'save' made in the place of the seat's disk, which is thrown away. Refuses work of another seat, and work that " +
+      'stands on another master.',
+    options: [stop, dryRun, output],
+    examples: ['restore classroom.yaml student-03 work/student-03.qcow2 --dry-run'],
+    load: () => import('./commands/restore.ts'),
+  },
+  {
+    name: 'flatten',
+    operands: '[lab] [seat]',
+    summary: "make a seat's disk independent of the master",
+    description:
+      'Copies all that the seat reads into its own disk, which stands on nothing then, until the next reset.',
+    options: [stop, dryRun, output],
+    examples: ['flatten classroom.yaml student-03'],
+    load: () => import('./commands/flatten.ts'),
   },
   {
     name: 'down',

@@ -44,7 +44,12 @@ export function formerInUse(
   disks: readonly string[],
 ): readonly MasterState[] {
   if (known.length === 0) return [];
-  const used = new Set(disks.map((disk) => readImageHead(disk)?.provenance?.master));
+  const used = new Set(
+    disks.flatMap((disk) => {
+      const provenance = readImageHead(disk)?.provenance;
+      return provenance && !provenance.flat ? [provenance.master] : [];
+    }),
+  );
   const contents = new Set<string>();
   return known.filter((one) => {
     if (one.content === content || !used.has(one.content) || contents.has(one.content)) return false;

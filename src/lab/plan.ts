@@ -161,6 +161,10 @@ function planDisk(input: PlanInput, { name: seat, disk }: SeatFiles, draft: Draf
     });
     return;
   }
+  if (head.provenance!.flat) {
+    planSize(input.size ?? head.size!, { seat, path }, head.size!, draft);
+    return;
+  }
   const made = head.provenance!.master;
   const { content } = input.master;
   let { master } = input;
@@ -172,10 +176,6 @@ function planDisk(input: PlanInput, { name: seat, disk }: SeatFiles, draft: Draf
     }
     draft.former.push(seat);
     master = former;
-  }
-  if (head.provenance!.flat) {
-    planSize(input.size ?? head.size!, { seat, path }, head.size!, draft);
-    return;
   }
   const backing = backingPathOf(head);
   const sound =

@@ -37,6 +37,8 @@ export interface Prepared {
 export interface PrepareOptions {
   /** Asked for what definitions need, and which seats it lacks. Absent: nothing of the kind is known. */
   readonly runner?: Runner;
+  /** Seats whose definitions leave it to the hypervisor to read the disk's chain, whatever that is now. */
+  readonly loose?: ReadonlySet<string>;
   /** Removes seats that are not in the lab file any more. */
   readonly prune?: boolean;
   /** Computes the master's digest where it is not known. Absent: it stays unknown. */
@@ -74,7 +76,13 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
     master: { path: master.path, format: master.format, size: master.size, content },
     former: former.map((one) => ({ ...one, path: masterPath(one, lab.pool) })),
     size: spec.disk.size,
-    wanted: wantedDefinitions(lab, former, files, await definitionKind(lab, master, options.runner)),
+    wanted: wantedDefinitions(
+      lab,
+      former,
+      files,
+      await definitionKind(lab, master, options.runner),
+      options.loose ?? new Set(),
+    ),
     files,
     prune: options.prune ?? false,
     guard: guardNeeds(hold).map((need): Step => ({ do: 'guard', ...need })),
@@ -125,6 +133,7 @@ function wantedDefinitions(
   former: readonly MasterState[],
   files: readonly SeatFiles[],
   kind: DefinitionKind,
+  loose: ReadonlySet<string>,
 ): PlanInput['wanted'] {
   const wanted = new Map<string, { definition: string }>();
   for (const { name, disk, definition } of files) {
@@ -133,7 +142,7 @@ function wantedDefinitions(
     const made = disk.head?.provenance?.master;
     const on = former.find((one) => one.content === made);
     const master = on ? masterPath(on, lab.pool) : realPath(lab.spec.master.path);
-    const own = on || disk.head?.provenance?.flat ? { ...kind, backing: undefined } : kind;
+    const own = on || disk.head?.provenance?.flat || loose.has(name) ? { ...kind, backing: undefined } : kind;
     wanted.set(name, { definition: definitionOf({ ...seat, master }, own, definition.owner?.text) });
   }
   return wanted;

@@ -1,20 +1,19 @@
 import { DiskError, isDiskError } from '../errors.ts';
 import { lockFor } from '../image/locks.ts';
 import { type FileStore, openFileStore } from '../storage/file.ts';
-import { isSameMaster, masterPath, releaseFormer } from './former.ts';
-import { type Lab, labOf, seatPaths } from './lab.ts';
+import { changeOver } from './change-over.ts';
+import { isSameMaster, masterPath } from './former.ts';
+import { type Lab, seatPaths } from './lab.ts';
 import { makeOverlays, type OverlayJob } from './make-overlays.ts';
 import { computeContent, type DigestOptions, inspectMaster, masterState } from './master.ts';
 import { nameExists, readImageHead } from './overlay.ts';
 import { foreignDisk, isOurs } from './plan.ts';
-import { prepareUp } from './prepare.ts';
 import { assertNobodyStandsOn } from './release.ts';
 import type { Runner } from './runner/runner.ts';
 import { renewExtras } from './seat-extras.ts';
-import type { LabSpec } from './spec/load.ts';
 import { type LabState, writeState } from './state.ts';
 import { conditionOf } from './status.ts';
-import { applyDefinitions, overlayKind, removeLeftovers } from './up.ts';
+import { overlayKind, removeLeftovers } from './up.ts';
 import { assertMasterUnchanged } from './verify.ts';
 
 export interface ResetOptions {
@@ -102,28 +101,6 @@ function seatsElsewhere(lab: Lab, jobs: readonly OverlayJob[]): readonly string[
   });
 }
 
-/** Seats that have changed over get their definitions, and masters that nobody stands on any more are given back. */
-async function changeOver(
-  spec: LabSpec,
-  seats: readonly string[],
-  { runner, signal }: ResetOptions,
-): Promise<void> {
-  const lab = labOf(spec);
-  const { plan, after } = await prepareUp(lab, { runner });
-  await applyDefinitions(
-    lab,
-    plan.steps.filter((step) => 'seat' in step && seats.includes(step.seat)),
-    { runner, signal },
-  );
-  if (!lab.state || !after) return;
-  const { former } = after;
-  const { former: before, ...rest } = lab.state;
-  if (JSON.stringify(before) === JSON.stringify(former)) return;
-  const next = former ? { ...rest, former } : rest;
-  await releaseFormer(lab.pool, lab.state, next);
-  writeState(lab.pool, next);
-}
-
 /** Throws `exists` where a disk is not the lab's own; gives the bytes that the disks take. */
 function checkDisks(lab: Lab, jobs: readonly OverlayJob[]): number {
   let allocated = 0;
@@ -152,7 +129,7 @@ async function openToHold(path: string): Promise<FileStore> {
 }
 
 /** Takes the disks' image locks, so that no guest starts from one while it is replaced. */
-async function holdDisks(paths: readonly string[]): Promise<AsyncDisposable> {
+export async function holdDisks(paths: readonly string[]): Promise<AsyncDisposable> {
   const held: FileStore[] = [];
   const release = async () => {
     for (const store of held) await store[Symbol.asyncDispose]();

@@ -23,13 +23,18 @@ export type LabCommand = (input: Input, context: CliContext) => Promise<number>;
 /** The lab file that commands take where none is given. */
 export const defaultLabFile = 'lab.yaml';
 
-/** The lab that the first operand names, or the one in this folder; and the operands after it. */
+/**
+ * The lab that the first operand names, or the one in this folder; and the operands after it. `after`: a command takes so many
+ * operands after the lab, and the first of more is the lab, whatever it looks like.
+ */
 export function labFrom(
   input: Input,
   context: CliContext,
+  after?: number,
 ): { lab: Lab; file: string; rest: readonly string[] } {
   const [first, ...rest] = input.operands;
-  const named = first !== undefined && (/\.(ya?ml|json)$/i.test(first) || first.includes('/'));
+  const looksSo = first !== undefined && (/\.(ya?ml|json)$/i.test(first) || first.includes('/'));
+  const named = after === undefined ? looksSo : input.operands.length > after;
   const file = named ? first : defaultLabFile;
   if (!named && !existsSync(resolve(context.cwd, file))) {
     throw new DiskError(

@@ -18,7 +18,7 @@ import { run as up } from './up.ts';
  * changes in one instant, so that a run that is cut off has rolled or not, and `up` completes it.
  */
 export const run: LabCommand = async (input, context) => {
-  const { lab, file, rest } = labFrom(input, context);
+  const { lab, file, rest } = labFrom(input, context, 1);
   if (rest.length !== 1) {
     throw new DiskError('bad-argument', 'Which master shall the lab roll to?', {
       detail: { fix: `write for example: ${context.program} roll ${file} debian-12@4` },

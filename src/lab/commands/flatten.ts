@@ -1,0 +1,41 @@
+import { humanSize } from '../../cli/sizes.ts';
+import { flattenSeat } from '../flatten-seat.ts';
+import { seatDiskFile } from '../seat-disk.ts';
+import { removeLeftovers } from '../up.ts';
+import { type LabCommand, lazyProgress, say, sayJson, wantsJson } from './command.ts';
+import { oneSeatFrom, whileOff } from './one-seat.ts';
+
+/** `cowherd flatten`: makes a seat's disk independent of the master. */
+export const run: LabCommand = async (input, context) => {
+  const one = oneSeatFrom(input, context, 0, 'flatten classroom.yaml student-03');
+  const { seat } = one;
+  const bar = lazyProgress(context, 'copying', 'bytes');
+  try {
+    return await whileOff(one, 'flatten', input, context, async (lab, runner) => {
+      const { master, head } = await seatDiskFile(lab, seat);
+      const dryRun = input.options.dryRun === true;
+      let { allocated } = head;
+      if (!dryRun && master) {
+        removeLeftovers(lab.pool);
+        allocated = await flattenSeat(lab, seat, { runner, signal: context.signal, onProgress: bar.update });
+      }
+      bar.end();
+      if (wantsJson(input))
+        sayJson(context, {
+          lab: lab.name,
+          seat,
+          was: head.allocated,
+          allocated,
+          flat: !dryRun || !master,
+          dryRun,
+        });
+      else if (!master) say(context, `${seat} stands on nothing already`);
+      else if (dryRun)
+        say(context, `${seat} would be made independent of the master; it takes ${humanSize(allocated)} now`);
+      else say(context, `${seat} is independent of the master now, ${humanSize(allocated)} by du`);
+      return 0;
+    });
+  } finally {
+    bar.end();
+  }
+};

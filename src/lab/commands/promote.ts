@@ -1,0 +1,46 @@
+import { humanSize } from '../../cli/sizes.ts';
+import { nextNumber } from '../masters/library.ts';
+import { versionLabel } from '../masters/name.ts';
+import { promoteMethods, promoteSeat, promoteTarget } from '../masters/promote.ts';
+import { readImageHead } from '../overlay.ts';
+import { seatDiskFile } from '../seat-disk.ts';
+import { type LabCommand, lazyProgress, say, sayJson, shown, wantsJson } from './command.ts';
+import { oneSeatFrom, whileOff } from './one-seat.ts';
+
+/** `cowherd promote`: a seat's disk becomes a new version of the master. */
+export const run: LabCommand = async (input, context) => {
+  const one = oneSeatFrom(input, context, 0, 'promote classroom.yaml student-03');
+  const { seat, file } = one;
+  const name = typeof input.options.as === 'string' ? input.options.as : undefined;
+  const method = promoteMethods.find((known) => known === input.options.method) ?? 'flatten';
+  const bar = lazyProgress(context, 'copying', 'bytes');
+  try {
+    return await whileOff(one, 'promote', input, context, async (lab) => {
+      const target = promoteTarget(lab, name);
+      if (input.options.dryRun === true) {
+        await seatDiskFile(lab, seat);
+        const label = versionLabel(target.name, nextNumber(target.folder, target.name));
+        if (wantsJson(input)) sayJson(context, { lab: lab.name, seat, master: label, method, dryRun: true });
+        else say(context, `${seat} would become ${label} in ${shown(context, target.folder)} (${method})`);
+        return 0;
+      }
+      const { signal, now } = context;
+      const version = await promoteSeat(lab, seat, {
+        ...{ method, name, now, signal, onProgress: bar.update },
+        digest: { signal },
+      });
+      const { label, path, record } = version;
+      bar.end();
+      if (wantsJson(input)) {
+        sayJson(context, { lab: lab.name, seat, master: label, path, method, content: record!.content });
+        return 0;
+      }
+      const size = humanSize(readImageHead(path)?.allocated ?? 0);
+      say(context, `${seat} is ${label} now: ${shown(context, path)}, ${size} by du`);
+      say(context, `'${context.program} roll ${file} ${label}' lets the lab change over to it.`);
+      return 0;
+    });
+  } finally {
+    bar.end();
+  }
+};

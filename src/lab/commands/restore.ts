@@ -1,0 +1,27 @@
+import { resolve } from 'node:path';
+import { humanSize } from '../../cli/sizes.ts';
+import { planRestore, restoreSeat } from '../saved-work.ts';
+import { removeLeftovers } from '../up.ts';
+import { type LabCommand, say, sayJson, shown, wantsJson } from './command.ts';
+import { oneSeatFrom, whileOff } from './one-seat.ts';
+
+/** `cowherd restore`: puts saved work in the place of a seat's disk. */
+export const run: LabCommand = async (input, context) => {
+  const one = oneSeatFrom(input, context, 1, 'restore classroom.yaml student-03 student-03.work.qcow2');
+  const { seat } = one;
+  const file = resolve(context.cwd, one.rest[0]);
+  return whileOff(one, 'restore', input, context, async (lab, runner) => {
+    const plan = await planRestore(lab, seat, file);
+    const dryRun = input.options.dryRun === true;
+    if (!dryRun) {
+      removeLeftovers(lab.pool);
+      await restoreSeat(lab, plan, { runner, signal: context.signal });
+    }
+    const { freed } = plan;
+    if (wantsJson(input)) sayJson(context, { lab: lab.name, seat, file, freed, dryRun });
+    else if (dryRun)
+      say(context, `Would throw away the disk of ${seat} (${humanSize(freed)}) for ${shown(context, file)}`);
+    else say(context, `${seat} is what ${shown(context, file)} was saved from`);
+    return 0;
+  });
+};

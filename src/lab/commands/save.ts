@@ -1,0 +1,37 @@
+import { resolve } from 'node:path';
+import { humanSize } from '../../cli/sizes.ts';
+import { DiskError } from '../../errors.ts';
+import { nameExists } from '../overlay.ts';
+import { saveSeat } from '../saved-work.ts';
+import { seatDiskFile } from '../seat-disk.ts';
+import { type LabCommand, say, sayJson, shown, wantsJson, warn } from './command.ts';
+import { oneSeatFrom, whileOff } from './one-seat.ts';
+
+/** `cowherd save`: copies a seat's work, its overlay alone, to a file. */
+export const run: LabCommand = async (input, context) => {
+  const one = oneSeatFrom(input, context, 1, 'save classroom.yaml student-03 student-03.work.qcow2');
+  const { seat } = one;
+  const file = resolve(context.cwd, one.rest[0]);
+  const force = input.options.force === true;
+  return whileOff(one, 'save', input, context, async (lab) => {
+    if (nameExists(file) && !force) {
+      throw new DiskError('exists', `There is a file '${one.rest[0]}' already`, {
+        path: file,
+        detail: { fix: '--force replaces it' },
+      });
+    }
+    if (input.options.dryRun === true) {
+      const { head } = await seatDiskFile(lab, seat);
+      if (wantsJson(input))
+        sayJson(context, { lab: lab.name, seat, file, allocated: head.allocated, dryRun: true });
+      else say(context, `Would save ${seat} (${humanSize(head.allocated)}) to ${shown(context, file)}`);
+      return 0;
+    }
+    const { warnings, ...saved } = await saveSeat(lab, seat, file, { force, signal: context.signal });
+    for (const warning of warnings) warn(context, warning);
+    if (lab.spec.disks.length > 0) warn(context, 'the extra disks of the seat are not in it');
+    if (wantsJson(input)) sayJson(context, { lab: lab.name, seat, ...saved, dryRun: false });
+    else say(context, `${seat} saved to ${shown(context, file)}, ${humanSize(saved.allocated)} by du`);
+    return 0;
+  });
+};

@@ -1,0 +1,85 @@
+import { chmodSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { DiskError } from '../../errors.ts';
+import { openImageFile, trustedImages } from '../../node.ts';
+import { convertImages } from '../../operations/convert.ts';
+import { copyFileSparse } from '../../platform/copy-file.ts';
+import type { OnProgress } from '../../storage/store.ts';
+import { writeFlatCopy } from '../flat-copy.ts';
+import { type Lab, realPath } from '../lab.ts';
+import type { DigestOptions } from '../master.ts';
+import { openSeatDisk, seatDiskFile } from '../seat-disk.ts';
+import type { MasterVersion } from './library.ts';
+import { masterFormats, nameForVersionsOf, parseMasterName } from './name.ts';
+import { publishMaster } from './publish.ts';
+
+export const promoteMethods = ['flatten', 'commit'] as const;
+
+export interface PromoteOptions {
+  /** 'flatten': everything the guest reads is copied. 'commit': the master is copied, and what differs written into it. */
+  readonly method: (typeof promoteMethods)[number];
+  /** Default: that of the master, without number. */
+  readonly name?: string;
+  readonly now: () => number;
+  readonly digest?: DigestOptions;
+  readonly onProgress?: OnProgress;
+  readonly signal?: AbortSignal;
+}
+
+/** Where a promoted seat would go: the folder of the lab's master, and the name of the version. */
+export function promoteTarget(lab: Lab, name?: string): { readonly folder: string; readonly name: string } {
+  const master = realPath(lab.spec.master.path);
+  const folder = dirname(master);
+  if (name === undefined) return { folder, name: nameForVersionsOf(master) };
+  const parsed = parseMasterName(name);
+  if (parsed.number === undefined) return { folder, name: parsed.name };
+  throw new DiskError('bad-argument', 'The number of a version is given by itself', {
+    field: 'master',
+    detail: { fix: `write for example --as ${parsed.name}` },
+  });
+}
+
+/**
+ * Makes a seat's disk a new version of the master. The seat and its master stay as they are. The caller has seen that the
+ * seat does not run. Throws as `seatDiskFile` and `publishMaster`.
+ */
+export async function promoteSeat(lab: Lab, seat: string, options: PromoteOptions): Promise<MasterVersion> {
+  const disk = await seatDiskFile(lab, seat);
+  const { method, now, digest, onProgress, signal } = options;
+  const target = promoteTarget(lab, options.name);
+  await using image = await openSeatDisk(disk);
+  const origin = {
+    how: 'promote',
+    method,
+    lab: lab.name,
+    seat,
+    from: disk.master?.content ?? disk.head.provenance!.master,
+  };
+  if (method === 'flatten') {
+    const make = (path: string) => writeFlatCopy(image, path, { onProgress, signal });
+    return await publishMaster({ ...target, format: 'qcow2', origin, make, digest, now });
+  }
+  const { master } = disk;
+  const format = masterFormats.find((one) => one === master?.format);
+  if (!master || format === undefined || master.files.length !== 1) {
+    throw new DiskError('unsupported', `${seat} cannot be committed into a copy of its master`, {
+      path: disk.path,
+      field: 'method',
+      detail: { fix: 'its master is no single qcow2 or raw image: leave --method commit out' },
+    });
+  }
+  const make = async (path: string) => {
+    await copyFileSparse(master.path, path, { signal });
+    chmodSync(path, 0o644);
+    await using copy = await openImageFile(path, {
+      format,
+      policy: trustedImages,
+      writable: true,
+      resize: true,
+    });
+    if (copy.size < image.size) await copy.resize(image.size);
+    await convertImages([image], copy, { layersCopied: 1, verbatim: true, onProgress, signal });
+    await copy.flush();
+  };
+  return await publishMaster({ ...target, format, origin, make, digest, now });
+}

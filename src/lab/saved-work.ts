@@ -1,0 +1,142 @@
+import { dirname } from 'node:path';
+import { DiskError, isDiskError } from '../errors.ts';
+import { lockFor } from '../image/locks.ts';
+import { openFileStore, openImageFile } from '../node.ts';
+import { changeBacking } from '../operations/rebase.ts';
+import { createAside, sweepAsides } from '../platform/atomic-file.ts';
+import { copyFileSparse } from '../platform/copy-file.ts';
+import { recordDependents } from '../platform/dependents.ts';
+import { type ChangeOverOptions, changeOver, loosenDefinition } from './change-over.ts';
+import { formerOf, masterPath } from './former.ts';
+import { labUuid, uuidV5 } from './identity.ts';
+import { type Lab, realPath, seatPaths } from './lab.ts';
+import { pathFrom } from './master.ts';
+import { type ImageHead, readImageHead } from './overlay.ts';
+import { isOurs } from './plan.ts';
+import { assertNobodyStandsOn } from './release.ts';
+import { holdDisks } from './reset.ts';
+import { seatDiskFile } from './seat-disk.ts';
+import type { MasterState } from './state.ts';
+
+export interface SaveOptions {
+  /** Takes the place of a file that is there. */
+  readonly force?: boolean;
+  readonly signal?: AbortSignal;
+}
+
+export interface Saved {
+  readonly file: string;
+  /** Bytes, as `du` says. */
+  readonly allocated: number;
+  /** What could not be done, in words. */
+  readonly warnings: readonly string[];
+}
+
+/**
+ * Copies a seat's overlay, alone, to a file that says in its header whose it is and what it stands on. Its backing file is
+ * named by its whole path, so that any program can read it where it lies; it is recorded beside the master.
+ */
+export async function saveSeat(lab: Lab, seat: string, file: string, options: SaveOptions): Promise<Saved> {
+  const disk = await seatDiskFile(lab, seat);
+  const target = realPath(file);
+  sweepAsides(dirname(target));
+  await using aside = createAside(target);
+  {
+    await using store = await openFileStore(disk.path);
+    await store.lock(lockFor({ format: 'qcow2', writable: false, metadataOnly: false, resize: false }));
+    await copyFileSparse(disk.path, aside.path, options);
+  }
+  const warnings: string[] = [];
+  if (disk.master) await nameBacking(aside.path, { path: disk.master.path, format: disk.master.format });
+  await aside.commit({ replace: options.force ?? false });
+  if (disk.master) {
+    try {
+      await recordDependents(disk.master.path, [target], {
+        by: uuidV5(target, labUuid('saved work')),
+        label: `saved work of ${seat}`,
+      });
+    } catch (error) {
+      if (!isDiskError(error, 'denied') && !isDiskError(error, 'read-only')) throw error;
+      warnings.push(`Nobody can be told that '${target}' stands on '${disk.master.path}'`);
+    }
+  }
+  return { file: target, allocated: readImageHead(target)?.allocated ?? 0, warnings };
+}
+
+/** What may be restored, found out without changing anything. */
+export interface RestorePlan {
+  readonly seat: string;
+  readonly file: string;
+  /** Undefined for a disk that is independent. */
+  readonly master?: MasterState;
+  /** Bytes of the disk that is thrown away, as `du` says. */
+  readonly freed: number;
+}
+
+/** Throws `bad-argument` for a file that is no saved work of this seat, `changed` where it stands on another master. */
+export async function planRestore(lab: Lab, seat: string, file: string): Promise<RestorePlan> {
+  const head = readImageHead(file);
+  const refuse = (message: string, fix: string) =>
+    new DiskError('bad-argument', message, { path: file, detail: { fix } });
+  if (!head) throw new DiskError('not-found', `There is no file '${file}'`, { path: file });
+  if (head.damage !== undefined) throw refuse(`'${file}' cannot be read: ${head.damage}`, 'is it whole?');
+  if (!head.provenance)
+    throw refuse(`'${file}' is no saved work of a seat`, "'cowherd save' makes such files");
+  if (!isOurs(head, lab.name, seat)) {
+    const { lab: from, seat: of } = head.provenance;
+    throw refuse(
+      `'${file}' was saved from ${of} of the lab "${from}"`,
+      'work is restored where it comes from',
+    );
+  }
+  const { disk } = seatPaths(lab.pool, seat);
+  const there = readImageHead(disk);
+  if (there && !isOurs(there, lab.name, seat))
+    throw new DiskError('exists', `The disk in the place of ${seat}'s is not the lab's: '${disk}'`, {
+      path: disk,
+    });
+  const master = head.provenance.flat ? undefined : masterOf(lab, head);
+  if (there) await assertNobodyStandsOn([disk], lab);
+  return { seat, file, master, freed: there?.allocated ?? 0 };
+}
+
+function masterOf(lab: Lab, head: ImageHead): MasterState {
+  const known = lab.state?.master;
+  const content = head.provenance!.master;
+  const found = known?.content === content ? known : formerOf(lab.state, head);
+  if (found) return found;
+  throw new DiskError('changed', `'${head.path}' was saved on another master (${content.slice(0, 21)}…)`, {
+    path: head.path,
+    detail: {
+      fix: `it stood on '${head.backing?.path ?? '?'}': 'cowherd roll' to that master makes it possible`,
+    },
+  });
+}
+
+/**
+ * Puts saved work in the place of the seat's disk, in one instant; what the disk held is lost. The caller holds the lab's lock
+ * and has seen that the seat does not run.
+ */
+export async function restoreSeat(lab: Lab, plan: RestorePlan, options: ChangeOverOptions): Promise<void> {
+  const { seat, file, master } = plan;
+  const { disk } = seatPaths(lab.pool, seat);
+  await using aside = createAside(disk);
+  await copyFileSparse(file, aside.path, options);
+  if (master) {
+    const path = pathFrom(lab.pool, masterPath(master, lab.pool));
+    await nameBacking(aside.path, { path, format: master.format });
+  }
+  await loosenDefinition(lab.spec, seat, options);
+  await options.runner.renew(lab.seats.get(seat)!);
+  {
+    await using _held = await holdDisks([disk]);
+    await aside.commit();
+  }
+  await changeOver(lab.spec, [seat], options);
+}
+
+async function nameBacking(file: string, backing: { path: string; format: string }): Promise<void> {
+  await using image = await openImageFile(file, { format: 'qcow2', writable: true, backing: 'ignore' });
+  await changeBacking(image, backing);
+  await image.flush();
+}

@@ -1,0 +1,54 @@
+import { DiskError } from '../errors.ts';
+import type { Image } from '../image/image.ts';
+import { openImageFile, trustedImages } from '../node.ts';
+import { formerOf, masterPath } from './former.ts';
+import { type Lab, seatPaths } from './lab.ts';
+import { type ImageHead, readImageHead } from './overlay.ts';
+import { foreignDisk, isOurs } from './plan.ts';
+import type { MasterState } from './state.ts';
+import { conditionOf } from './status.ts';
+import { assertFormerUnchanged, assertMasterUnchanged } from './verify.ts';
+
+/** A seat's disk that the lab made, on the master that it was made from. */
+export interface SeatDiskFile {
+  readonly seat: string;
+  readonly path: string;
+  readonly head: ImageHead;
+  /** What it stands on; undefined for one that is independent. */
+  readonly master?: MasterState & { readonly path: string };
+}
+
+/**
+ * The seat's disk, for a verb that reads it whole. Throws `not-found`, `exists` for a disk that is not the lab's, `changed`
+ * where it does not stand on what it was made from.
+ */
+export async function seatDiskFile(lab: Lab, seat: string): Promise<SeatDiskFile> {
+  const { disk: path } = seatPaths(lab.pool, seat);
+  const head = readImageHead(path);
+  if (!head || !lab.state) {
+    throw new DiskError('not-found', `Not made yet: ${seat}`, {
+      path,
+      detail: { fix: "'cowherd up' makes it" },
+    });
+  }
+  if (!isOurs(head, lab.name, seat))
+    throw new DiskError('exists', `${seat}: ${foreignDisk(head)}: '${path}'`, { path });
+  const condition = conditionOf(lab, seat, head);
+  if (condition === 'flat') return { seat, path, head };
+  if (condition === 'stale') {
+    throw new DiskError('changed', `${seat} stands on an older content of the master`, {
+      path,
+      detail: { fix: 'what it reads cannot be trusted: bring the master back, or reset the seat' },
+    });
+  }
+  const former = formerOf(lab.state, head);
+  if (former) assertFormerUnchanged(lab, former, [seat]);
+  else await assertMasterUnchanged(lab, [seat]);
+  const master = former ?? lab.state.master;
+  return { seat, path, head, master: { ...master, path: masterPath(master, lab.pool) } };
+}
+
+/** Opens the disk with its chain, read-only; nobody writes to it meanwhile. Throws `locked`. */
+export function openSeatDisk(disk: SeatDiskFile): Promise<Image> {
+  return openImageFile(disk.path, { format: 'qcow2', policy: trustedImages });
+}

@@ -1,0 +1,67 @@
+import { closeSync, fstatSync, openSync } from 'node:fs';
+import { DiskError } from '../errors.ts';
+import { cloneInKernel, copyInKernel } from './copy-range.ts';
+import { asSystemError } from './errno.ts';
+import { readWhole, writeWhole } from './file-io.ts';
+import { findExtent, truncate } from './sparse.ts';
+
+const pieceBytes = 1024 * 1024;
+
+/**
+ * Copies a regular file to a name that nothing has, holes kept, blocks shared where the file system can. Not durable on
+ * return. Throws `exists`, `aborted` (with a part of the file there), and what reading and writing throw.
+ */
+export async function copyFileSparse(
+  from: string,
+  to: string,
+  options: { readonly signal?: AbortSignal } = {},
+): Promise<void> {
+  const source = open(from, 'r');
+  try {
+    const target = open(to, 'wx');
+    try {
+      await copy({ fd: source, name: from }, { fd: target, name: to }, options.signal);
+    } finally {
+      closeSync(target);
+    }
+  } finally {
+    closeSync(source);
+  }
+}
+
+interface Opened {
+  readonly fd: number;
+  readonly name: string;
+}
+
+async function copy(source: Opened, target: Opened, signal: AbortSignal | undefined): Promise<void> {
+  if (await cloneInKernel(source, target)) return;
+  const { size } = fstatSync(source.fd);
+  truncate(target, size);
+  let buffer: Uint8Array | undefined;
+  for (let at = 0; at < size; ) {
+    const extent = findExtent(source, at, size);
+    const end = at + extent.length;
+    if (extent.data) {
+      at += await copyInKernel(source, at, target, at, extent.length);
+      while (at < end) {
+        if (signal?.aborted)
+          throw new DiskError('aborted', 'The copy was interrupted', { path: target.name });
+        buffer ??= new Uint8Array(pieceBytes);
+        const piece = buffer.subarray(0, Math.min(pieceBytes, end - at));
+        readWhole(source, at, piece);
+        writeWhole(target, at, piece);
+        at += piece.length;
+      }
+    }
+    at = end;
+  }
+}
+
+function open(path: string, flags: 'r' | 'wx'): number {
+  try {
+    return openSync(path, flags, 0o644);
+  } catch (cause) {
+    throw asSystemError(cause, flags === 'r' ? 'open' : 'create', path);
+  }
+}
