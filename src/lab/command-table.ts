@@ -208,6 +208,42 @@ export const commands: readonly CommandSpec[] = [
     load: () => import('./commands/down.ts'),
   },
   {
+    name: 'gc',
+    operands: '[lab-or-folder] [places...]',
+    summary: 'remove versions of masters that nobody needs',
+    description:
+      'Says which versions in the folder of masters nothing stands on and no lab names, and what killed runs have left; removes ' +
+      'them with --yes. The newest version of each name stays. Clones are looked for in this folder and the places given, in ' +
+      "the pools of labs, and where they were recorded: name the places of clones that Cowherd does not know, or 'adopt' them.",
+    options: [
+      { flags: '--yes', help: 'remove it, not only say so' },
+      { flags: '--keep <n>', help: 'the newest versions of each name that stay (1)' },
+      dryRun,
+      output,
+    ],
+    examples: ['gc classroom.yaml', 'gc masters /srv/vms --yes'],
+    load: () => import('./commands/gc.ts'),
+  },
+  {
+    name: 'guard',
+    operands: '[labs...]',
+    summary: 'let QEMU itself refuse to write to masters',
+    description:
+      'Holds the locks of a reader on the masters of labs, and on images in folders that something stands on, until it is ended: ' +
+      'QEMU and qemu-img refuse to write to them then, while all clones are off. Follows labs that come and go.',
+    options: [
+      { flags: '--pool <folders>', help: 'folders of masters, with commas between' },
+      { flags: '--interval <seconds>', help: 'how often it looks for changes (5)' },
+      { flags: '--install', help: 'print a systemd unit for --pool, and do nothing else' },
+    ],
+    examples: [
+      'guard classroom.yaml',
+      'guard --pool /srv/masters',
+      'guard --install > cowherd-guard@.service',
+    ],
+    load: () => import('./commands/guard.ts'),
+  },
+  {
     name: 'tree',
     operands: '[lab-or-image]',
     summary: 'show an image and what stands on it',

@@ -118,6 +118,8 @@ export function removeAsides(): void {
 export interface SweepOptions {
   /** Only what was to take the place of this name. Default: of any. */
   readonly name?: string;
+  /** Answers what would be deleted, and deletes nothing. */
+  readonly dryRun?: boolean;
   /** Milliseconds since the epoch, for tests. */
   readonly now?: number;
 }
@@ -144,7 +146,7 @@ export function sweepAsides(directory: string, options: SweepOptions = {}): stri
     if (!owner || (wanted !== undefined && owner[1] !== wanted)) continue;
     const path = join(directory, name);
     if (live.has(path) || !isLeftover(path, Number(owner[2]), owner[3], options.now ?? Date.now())) continue;
-    if (removeFile(path)) removed.push(path);
+    if (options.dryRun || removeFile(path)) removed.push(path);
   }
   return removed;
 }

@@ -1,0 +1,238 @@
+import { existsSync, readdirSync, realpathSync, rmSync } from 'node:fs';
+import { basename, dirname, extname, join, resolve } from 'node:path';
+import { isDiskError } from '../../errors.ts';
+import { sweepAsides, syncDirectory } from '../../platform/atomic-file.ts';
+import {
+  type DependentsRecord,
+  knownDependents,
+  recordFolder,
+  recordsFor,
+} from '../../platform/dependents.ts';
+import { asSystemError, errnoOf } from '../../platform/errno.ts';
+import { isImmutable, setImmutable } from '../../platform/file-facts.ts';
+import { mastersOf } from '../former.ts';
+import { releaseHold } from '../guard.ts';
+import { forgetContent } from '../master.ts';
+import { fileIdentity, readImageHead } from '../overlay.ts';
+import { lockPool } from '../pool-lock.ts';
+import { isLocked } from '../release.ts';
+import { type Scan, scanImages, standingOn } from '../scan.ts';
+import { loadLab } from '../spec/load.ts';
+import { poolOfState, readStateFile } from '../state.ts';
+import { folderLock, type MasterVersion, masterVersions, orphanedRecords } from './library.ts';
+
+/** Something that nobody needs any more. */
+export interface Garbage {
+  readonly kind: 'version' | 'record' | 'hold' | 'leftover';
+  readonly path: string;
+  /** Bytes, as `du` says. */
+  readonly allocated: number;
+  readonly why: string;
+}
+
+/** What can be collected, and the older versions that cannot, with the reason. */
+export interface Collection {
+  readonly folder: string;
+  readonly garbage: readonly Garbage[];
+  readonly kept: readonly { readonly path: string; readonly why: string }[];
+  /** Where clones and lab files were looked for. */
+  readonly looked: readonly string[];
+}
+
+export interface CollectOptions {
+  /** The newest versions of each name that stay in any case. */
+  readonly keep: number;
+  /** More folders in which clones and lab files may be. */
+  readonly places: readonly string[];
+}
+
+/** Looks for what a folder of masters can do without. Changes nothing. */
+export async function planCollection(masters: string, options: CollectOptions): Promise<Collection> {
+  const folder = realpathSync(masters);
+  const versions = masterVersions(folder);
+  const looked = placesOf(folder, versions, options.places);
+  const scan = scanImages([folder, ...looked.pools], looked.near);
+  const labs = labMasters(looked.near);
+  const garbage: Garbage[] = [];
+  const kept: { path: string; why: string }[] = [];
+  for (const version of versions) {
+    const newer = versions.filter((one) => one.name === version.name && one.number > version.number);
+    if (newer.length < options.keep) continue;
+    const why = await whyKept(version, scan, labs);
+    const { path } = version;
+    if (why !== undefined) kept.push({ path, why });
+    else {
+      const allocated = readImageHead(path)?.allocated ?? 0;
+      garbage.push({
+        kind: 'version',
+        path,
+        allocated,
+        why: 'nothing stands on it, and it is not the newest',
+      });
+    }
+  }
+  for (const path of orphanedRecords(folder))
+    garbage.push({ kind: 'record', path, allocated: 0, why: 'its image is not there' });
+  garbage.push(...(await deadHolds(folder)));
+  for (const place of [folder, join(folder, recordFolder)]) {
+    if (!existsSync(place)) continue;
+    for (const path of sweepAsides(place, { dryRun: true })) {
+      const allocated = readImageHead(path)?.allocated ?? 0;
+      garbage.push({ kind: 'leftover', path, allocated, why: 'a run that was killed left it' });
+    }
+  }
+  return { folder, garbage, kept, looked: [folder, ...looked.pools, ...looked.near] };
+}
+
+/** Why a version stays; undefined: it can go. In doubt it stays. */
+async function whyKept(
+  version: MasterVersion,
+  scan: Scan,
+  labs: ReadonlyMap<string, string>,
+): Promise<string | undefined> {
+  const { path, record } = version;
+  if (!record) return 'it has no record, so it may be somebody else’s';
+  const [standing] = standingOn(path, scan.images);
+  if (standing) return `'${standing.image.path}' stands on it`;
+  const [known] = await knownDependents(path);
+  if (known) return `'${known.path}' stands on it`;
+  const named = labs.get(fileIdentity(path) ?? '');
+  if (named !== undefined) return `the lab file '${named}' names it`;
+  for (const hold of recordsFor(path)) {
+    const lab = livingLab(hold, path);
+    if (lab !== undefined) return lab;
+  }
+  if (await isLocked(path)) return 'a program has it open';
+  return scan.warnings.length > 0 ? `not everything could be looked at: ${scan.warnings[0]}` : undefined;
+}
+
+/** What a lab that has recorded clones of the image says of it now; undefined: it does without. */
+function livingLab(hold: DependentsRecord, path: string): string | undefined {
+  const { state } = hold.note ?? {};
+  if (typeof state !== 'string') return undefined;
+  const file = resolve(dirname(path), state);
+  try {
+    const known = readStateFile(file);
+    if (!known) return undefined;
+    const pool = poolOfState(file);
+    const identity = fileIdentity(path);
+    const uses = mastersOf(known).some((one) =>
+      one.files.some(({ path: name }) => fileIdentity(resolve(pool, name)) === identity),
+    );
+    return uses ? `${hold.label} has seats on it` : undefined;
+  } catch (error) {
+    if (!isDiskError(error)) throw error;
+    return `the state of ${hold.label} cannot be read`;
+  }
+}
+
+/** Holds of labs that are gone, on images of which nothing is known to be left: they keep the image read-only. */
+async function deadHolds(folder: string): Promise<readonly Garbage[]> {
+  const found: Garbage[] = [];
+  for (const name of namesIn(join(folder, recordFolder))) {
+    const image = /^(.+)\.(?:dependents|content\.json)$/.exec(name)?.[1];
+    if (image === undefined) continue;
+    const path = join(folder, image);
+    if (!existsSync(path)) {
+      found.push({
+        kind: 'record',
+        path: join(folder, recordFolder, name),
+        allocated: 0,
+        why: 'its image is gone',
+      });
+      continue;
+    }
+    if (name.endsWith('.json')) continue;
+    const living = await knownDependents(path);
+    for (const hold of recordsFor(path)) {
+      if (living.some((one) => hold.dependents.includes(one.path)) || livingLab(hold, path) !== undefined)
+        continue;
+      const record = join(folder, recordFolder, name, `${hold.by}.json`);
+      found.push({
+        kind: 'hold',
+        path: record,
+        allocated: 0,
+        why: `nothing of ${hold.label} stands on '${path}'`,
+      });
+    }
+  }
+  return found;
+}
+
+/**
+ * Removes what a plan found, if it is still so: the plan is made again under the folder's lock. An image goes before its
+ * record, so that a run that is cut off leaves a record without an image, which the next one removes.
+ */
+export async function collect(masters: string, options: CollectOptions): Promise<Collection> {
+  const folder = realpathSync(masters);
+  const lock = folderLock(folder);
+  using _lock = await lockPool(lock.path, lock.what);
+  const collection = await planCollection(folder, options);
+  for (const { kind, path } of collection.garbage) {
+    if (kind === 'version') await removeVersion(path);
+    else if (kind === 'hold') {
+      const image = join(folder, basename(dirname(path)).replace(/\.dependents$/, ''));
+      await releaseHold({ id: basename(path, extname(path)), files: [image] });
+    } else remove(path);
+  }
+  return collection;
+}
+
+async function removeVersion(path: string): Promise<void> {
+  if (isImmutable(path)) setImmutable(path, false);
+  remove(path);
+  syncDirectory(dirname(path));
+  forgetContent(path);
+  remove(join(dirname(path), recordFolder, `${basename(path)}.dependents`));
+  remove(path.replace(/\.[^.]+$/, '.json'));
+}
+
+function remove(path: string): void {
+  try {
+    rmSync(path, { force: true, recursive: true });
+  } catch (cause) {
+    throw asSystemError(cause, 'remove', path);
+  }
+}
+
+/** Folders in which clones may be (looked into deeply), and those in which lab files may be. */
+function placesOf(
+  folder: string,
+  versions: readonly MasterVersion[],
+  places: readonly string[],
+): { readonly pools: readonly string[]; readonly near: readonly string[] } {
+  const pools = new Set<string>(places);
+  for (const { path } of versions)
+    for (const record of recordsFor(path)) for (const one of record.dependents) pools.add(dirname(one));
+  const near = new Set([dirname(folder), ...places, ...[...pools].map((one) => dirname(one))]);
+  const there = (set: ReadonlySet<string>) => [...set].filter((one) => existsSync(one));
+  return { pools: there(pools), near: there(near) };
+}
+
+/** The masters that lab files in these folders name, by identity. A lab file with mistakes in it names none. */
+function labMasters(folders: readonly string[]): ReadonlyMap<string, string> {
+  const found = new Map<string, string>();
+  for (const folder of folders) {
+    for (const name of namesIn(folder)) {
+      if (!/\.ya?ml$/i.test(name)) continue;
+      const file = join(folder, name);
+      try {
+        const identity = fileIdentity(loadLab(file, folder).master.path);
+        if (identity !== undefined) found.set(identity, file);
+      } catch (error) {
+        if (!isDiskError(error)) throw error;
+      }
+    }
+  }
+  return found;
+}
+
+function namesIn(folder: string): readonly string[] {
+  try {
+    return readdirSync(folder);
+  } catch (cause) {
+    const errno = errnoOf(cause);
+    if (errno === 'ENOENT' || errno === 'ENOTDIR') return [];
+    throw asSystemError(cause, 'look into', folder);
+  }
+}

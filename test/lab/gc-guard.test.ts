@@ -1,0 +1,181 @@
+import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { cowherd } from '../../src/lab/cowherd.ts';
+import { byteLocks } from '../../src/platform/byte-locks.ts';
+import { testContext } from '../support/cli-context.ts';
+import { have, mustRun, run } from '../support/programs.ts';
+import { type LabBench, labBench, qemuCheck } from './support.ts';
+
+const qemu = have('qemu-io') && have('qemu-img');
+
+interface Collected {
+  readonly garbage: readonly { readonly kind: string; readonly path: string }[];
+  readonly kept: readonly { readonly path: string; readonly why: string }[];
+}
+
+/** m@1 … m@n, each from what student-01 wrote last; the lab is on m.raw. */
+async function labWithVersions(n: number): Promise<LabBench> {
+  const bench = await labBench();
+  bench.write('lab.yaml', { seats: 2 });
+  await bench.must('up');
+  for (let i = 1; i <= n; i++) {
+    await mustRun('qemu-io', [
+      '-f',
+      'qcow2',
+      '-c',
+      `write -P ${i} 0 1M`,
+      bench.path('class/student-01.qcow2'),
+    ]);
+    await bench.must('promote', 'student-01');
+  }
+  return bench;
+}
+
+const version = (bench: LabBench, n: number) => bench.path(`masters/m@${n}.qcow2`);
+const paths = (found: Collected) => found.garbage.map((one) => one.path);
+
+describe.skipIf(!qemu)('gc', () => {
+  it('removes versions that nothing stands on, and no other', async () => {
+    await using bench = await labWithVersions(5);
+    await bench.must('roll', 'm@2');
+    await bench.must('reset', 'student-02');
+    await bench.must('roll', 'm@3');
+    // Made by others, elsewhere, and found since the place is named.
+    await mustRun('mkdir', [bench.path('vms')]);
+    await mustRun('qemu-img', [
+      ...['create', '-q', '-f', 'qcow2', '-b', version(bench, 4), '-F', 'qcow2'],
+      bench.path('vms/strange.qcow2'),
+    ]);
+    const before = bench.snapshot(bench.path('masters'));
+    const found = await bench.json<Collected>('gc', 'masters', 'vms');
+    expect(paths(found)).toEqual([version(bench, 1)]);
+    expect(found.kept.map((one) => one.path)).toEqual([2, 3, 4].map((n) => version(bench, n)));
+    expect(bench.snapshot(bench.path('masters'))).toEqual(before);
+    expect(await bench.must('gc', 'masters', 'vms', '--yes')).toContain('Removed 1 thing');
+    expect([1, 2, 3, 4, 5].map((n) => existsSync(version(bench, n)))).toEqual([
+      false,
+      true,
+      true,
+      true,
+      true,
+    ]);
+    expect(existsSync(bench.path('masters/m@1.json'))).toBe(false);
+
+    // The former master goes when its last child is gone.
+    await bench.must('reset', 'all');
+    expect(paths(await bench.json<Collected>('gc', 'lab.yaml', 'vms'))).toEqual([version(bench, 2)]);
+    await bench.must('gc', 'lab.yaml', 'vms', '--yes');
+    await qemuCheck(bench.path('class/student-02.qcow2'));
+    await mustRun('qemu-img', ['compare', bench.path('class/student-02.qcow2'), version(bench, 3)]);
+    await mustRun('qemu-img', ['compare', bench.path('vms/strange.qcow2'), version(bench, 4)]);
+  });
+
+  it('keeps what a lab file names, what has no record, and what saved work stands on', async () => {
+    await using bench = await labWithVersions(4);
+    bench.write('other.yaml', { lab: 'other', master: 'masters/m@1.qcow2' });
+    rmSync(bench.path('masters/m@2.json'));
+    await bench.must('roll', 'm@3');
+    await bench.must('reset', 'student-01');
+    await bench.must('save', 'lab.yaml', 'student-01', 'far.qcow2');
+    await bench.must('roll', 'm@4');
+    await bench.must('reset', 'all');
+    const found = await bench.json<Collected>('gc', 'lab.yaml');
+    expect(paths(found)).toEqual([]);
+    expect(found.kept.map((one) => one.why)).toEqual([
+      expect.stringContaining('other.yaml'),
+      expect.stringContaining('no record'),
+      expect.stringContaining('far.qcow2'),
+    ]);
+  });
+
+  it('removes what killed runs left, and keeps the guard of what is used', async () => {
+    await using bench = await labWithVersions(1);
+    const left = bench.path('masters/.m@new.qcow2.cowherd-4194303-1.00000000.aaaa.part');
+    writeFileSync(left, 'half');
+    await mustRun('touch', ['-d', '3 days ago', left]);
+    renameSync(version(bench, 1), bench.path('gone'));
+    const found = await bench.json<Collected>('gc', 'lab.yaml');
+    expect(found.garbage.map((one) => one.kind).sort()).toEqual(['leftover', 'record', 'record']);
+    await bench.must('gc', 'lab.yaml', '--yes');
+    expect(existsSync(left)).toBe(false);
+    expect(await bench.must('gc', 'lab.yaml')).toContain('nothing to remove');
+    expect(await bench.must('up')).toContain('nothing to do');
+  });
+});
+
+describe.skipIf(!qemu || !byteLocks())('guard', () => {
+  it('lets QEMU refuse to write to a master while all clones are off, and no clone', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 1 });
+    bench.write('other.yaml', { lab: 'other', seats: 1, master: 'masters/n.raw' });
+    await mustRun('cp', [bench.path('masters/m.raw'), bench.path('masters/n.raw')]);
+    await bench.must('up');
+    const ending = new AbortController();
+    const context = testContext({ program: 'cowherd', cwd: bench.dir.path, signal: ending.signal });
+    const guard = cowherd(['guard', 'lab.yaml', 'other.yaml', '--interval', '0.1'], context);
+    const until = async (text: string) => {
+      for (let i = 0; i < 600 && !context.out().includes(text); i++)
+        await new Promise((go) => setTimeout(go, 50));
+      expect(context.out()).toContain(text);
+    };
+    const master = bench.path('masters/m.raw');
+    const write = () => run('qemu-io', ['-f', 'raw', '-c', 'write -P 9 0 512', master]);
+    try {
+      await until('guarding masters/m.raw');
+      await mustRun('chmod', ['u+w', master]);
+      const before = readFileSync(master);
+      const refused = await write();
+      expect([refused.code, refused.stderr]).toEqual([
+        1,
+        expect.stringContaining('Failed to get "write" lock'),
+      ]);
+      for (const args of [
+        ['resize', '-f', 'raw', master, '+1M'],
+        ['convert', '-n', '-f', 'raw', '-O', 'raw', bench.path('masters/n.raw'), master],
+        ['commit', '-f', 'qcow2', bench.path('class/student-01.qcow2')],
+      ]) {
+        const { code, stderr } = await run('qemu-img', args);
+        expect([code, stderr], args[0]).toEqual([1, expect.stringContaining('lock')]);
+      }
+      expect(readFileSync(master).equals(before)).toBe(true);
+      // A clone is read and written as always.
+      await mustRun('qemu-io', [
+        '-f',
+        'qcow2',
+        '-c',
+        'read -P 0x5a 0 1M',
+        '-c',
+        'write 0 1M',
+        bench.path('class/student-01.qcow2'),
+      ]);
+      await bench.must('up', 'other.yaml');
+      await until('guarding masters/n.raw');
+      await bench.must('down');
+      await until('released masters/m.raw');
+      expect((await write()).code).toBe(0);
+    } finally {
+      ending.abort('SIGTERM');
+    }
+    expect(await guard).toBe(0);
+    expect(context.err()).toBe('');
+  });
+
+  it('guards images of a folder that something stands on', async () => {
+    await using bench = await labWithVersions(2);
+    await bench.must('roll', 'm@1');
+    await bench.must('reset', 'all');
+    const ending = new AbortController();
+    const context = testContext({ program: 'cowherd', cwd: bench.dir.path, signal: ending.signal });
+    const guard = cowherd(['guard', '--pool', 'masters'], context);
+    for (let i = 0; i < 600 && context.out() === ''; i++) await new Promise((go) => setTimeout(go, 50));
+    expect(context.out()).toBe('guarding masters/m@1.qcow2\n');
+    ending.abort('SIGTERM');
+    expect(await guard).toBe(0);
+  });
+
+  it('prints the unit that is shipped', async () => {
+    await using bench = await labBench();
+    const shipped = new URL('../../contrib/systemd/cowherd-guard@.service', import.meta.url);
+    expect(await bench.must('guard', '--install')).toBe(readFileSync(shipped, 'utf8'));
+  });
+});
