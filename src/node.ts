@@ -28,6 +28,7 @@ import { createAside, sweepAsides } from './platform/atomic-file.ts';
 import { registerThreadCrew } from './platform/cipher-crew.ts';
 import { assertNoDependents } from './platform/dependents.ts';
 import { registerNodePrimitives } from './platform/node-primitives.ts';
+import { connectSocket } from './platform/socket-stream.ts';
 import { registerZlibCodec } from './platform/zlib-codec.ts';
 import { registerZstdCodec } from './platform/zstd-codec.ts';
 import { FileStore, openFileStore } from './storage/file.ts';
@@ -305,6 +306,7 @@ async function openTop(name: string | NodeOptions, options: OpenImageFileOptions
 /** The host's files; `before` may refuse one that would be written. */
 function hostFor(options: OpenImageFileOptions, before?: (path: string) => Promise<void>): NodeHost {
   return {
+    connect: connectSocket,
     ...options.host,
     secret: options.secret,
     async openFile(path, { writable, device }) {

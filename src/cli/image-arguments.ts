@@ -59,6 +59,7 @@ export class ImageArguments {
       policy: this.untrusted ? untrustedImages : trustedImages,
       secret: (id) => this.objects.secret(id),
       host: {
+        tlsCredentials: (id) => this.objects.tlsCredentials(id),
         throttleGroup: (id) => this.objects.throttleGroup(id),
         warn: (message) => warn(this.#context, message),
       },

@@ -75,6 +75,7 @@ function explainDiskError(error: DiskError): Explanation {
   if (field === 'format' && detail.format !== undefined) {
     return { text: unknownFormat('Unknown driver', String(detail.format)) };
   }
+  if (typeof detail.hint === 'string') return { text: error.message, hint: detail.hint };
   if (detail.expects !== undefined)
     return { text: error.message, hint: expectations[String(detail.expects)] };
   if (detail.wrapped) return { text: `${error.message}: ${strerror(String(detail.errno))}` };

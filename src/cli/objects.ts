@@ -1,11 +1,12 @@
 import { createDecipheriv } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { isDiskError } from '../errors.ts';
-import { parseJsonName } from '../image/nodes/json-dialect.ts';
 import { errnoOf, strerror } from '../platform/errno.ts';
+import type { TlsClientCredentials } from '../storage/nbd/stream.ts';
 import { ThrottleGroup, throttleLimitNames } from '../storage/throttle.ts';
 import { CliFailure } from './failure.ts';
-import { splitOptions } from './options.ts';
+import { objectMembers } from './object-members.ts';
+import { TlsObjects } from './tls-objects.ts';
 
 const secretMembers = ['data', 'file', 'format', 'iv', 'keyid'];
 
@@ -14,20 +15,22 @@ const oldLimitPrefix = 'x-';
 
 /** Kinds of objects that qemu-img has and that mean nothing to us. */
 const otherTypes = new Set(
-  `authz-list authz-list-file authz-pam authz-simple iothread main-loop rng-builtin rng-egd rng-random secret_keyring
-   tls-cipher-suites tls-creds-anon tls-creds-psk tls-creds-x509`.split(/\s+/),
+  `authz-pam iothread main-loop rng-builtin rng-egd rng-random secret_keyring tls-cipher-suites
+   tls-creds-anon`.split(/\s+/),
 );
 
 /** Objects made by `--object`, by their ids. They live as long as the verb. */
 export class UserObjects {
   readonly #secrets = new Map<string, Uint8Array>();
   readonly #groups = new Map<string, ThrottleGroup>();
+  readonly #tls = new TlsObjects();
 
-  /** Makes `secret,id=…` or `throttle-group,id=…`. Throws CliFailure in qemu-img's words. */
+  /** Makes `secret,id=…`, `throttle-group,id=…`, or an object of TLS. Throws CliFailure in qemu-img's words. */
   add(text: string): void {
     const members = objectMembers(text);
     const type = members.get('qom-type');
     if (type === undefined) throw new CliFailure("Parameter 'qom-type' is missing");
+    if (this.#tls.take(text)) return;
     if (type !== 'secret' && type !== 'throttle-group') {
       throw new CliFailure(
         otherTypes.has(type)
@@ -54,6 +57,11 @@ export class UserObjects {
 
   throttleGroup(id: string): ThrottleGroup | undefined {
     return this.#groups.get(id);
+  }
+
+  /** A client's credentials. Throws CliFailure where there are none of that name. */
+  tlsCredentials(id: string): TlsClientCredentials {
+    return this.#tls.credentials(id, 'client');
   }
 
   /** Throws CliFailure where there is none. */
@@ -145,29 +153,5 @@ function readSecret(file: string): Uint8Array {
     const name = errnoOf(error);
     if (name === undefined) throw error;
     throw new CliFailure(`Unable to read ${file}: Failed to open file “${file}”: ${strerror(name)}`);
-  }
-}
-
-/** What an `--object` says: its members by their names; `qom-type` is its type. Throws CliFailure. */
-export function objectMembers(text: string): Map<string, string> {
-  return text.startsWith('{') ? fromJson(text) : fromKeys(text);
-}
-
-/** `secret,id=a`: the first word without a value is the type. */
-function fromKeys(text: string): Map<string, string> {
-  const members = new Map<string, string>();
-  for (const { name, value, flag } of splitOptions(text, 'qom-type')) {
-    if (flag) throw new CliFailure(`Expected '=' after parameter '${name}'`);
-    members.set(name, value);
-  }
-  return members;
-}
-
-function fromJson(text: string): Map<string, string> {
-  try {
-    return new Map([...parseJsonName(text).entries()].map(([name, member]) => [name, String(member)]));
-  } catch (error) {
-    if (!isDiskError(error)) throw error;
-    throw new CliFailure(error.message.replace('Could not parse the JSON options: ', ''), { cause: error });
   }
 }

@@ -1,4 +1,5 @@
 import { alignDown, alignUp, isOffset } from '../bytes/numbers.ts';
+import { type HeldRange, RangeLock } from '../bytes/range-lock.ts';
 import { DiskError, type DiskErrorCode } from '../errors.ts';
 import { type FormatDriver, isWritable, type Layer, type ResizeOptions, unitOf } from '../formats/driver.ts';
 import type { ByteSource, ByteStore } from '../storage/store.ts';
@@ -6,7 +7,6 @@ import { ChainReader, readPadded } from './chain-reader.ts';
 import type { ChainRun, Image, RunScope } from './image.ts';
 import { ImageWriter } from './image-writer.ts';
 import { guessFormat, probedBytes } from './probe.ts';
-import { type HeldRange, RangeLock } from './range-lock.ts';
 import { RunCollector } from './runs.ts';
 
 export interface DiskImageOptions {

@@ -1,9 +1,9 @@
 import { isOffset } from '../bytes/numbers.ts';
+import { type HeldRange, RangeLock } from '../bytes/range-lock.ts';
 import { DiskError } from '../errors.ts';
 import { unitOf } from '../formats/driver.ts';
 import type { ByteStore, Extent, OnProgress, Preallocation } from '../storage/store.ts';
 import type { Image } from './image.ts';
-import { type HeldRange, RangeLock } from './range-lock.ts';
 
 export interface ImageStoreOptions {
   /** What is read from backing images is written into the image itself (QEMU's `copy-on-read`). */

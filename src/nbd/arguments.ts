@@ -5,12 +5,12 @@ import { Getopt, type LongOption } from '../cli/getopt.ts';
 import { report } from '../cli/messages.ts';
 import { UserObjects } from '../cli/objects.ts';
 import { snapshotArgument } from '../cli/snapshot-argument.ts';
+import { TlsObjects } from '../cli/tls-objects.ts';
 import { flag, valued } from '../cli/verb-options.ts';
 import type { SnapshotSelector } from '../formats/driver.ts';
 import { maxStringBytes } from '../storage/nbd/protocol.ts';
 import { parseExportOption } from './export-option.ts';
 import type { ExportRecipe } from './recipe.ts';
-import { TlsObjects } from './tls-objects.ts';
 
 /** What a command line of cow-nbd asks for. */
 export interface NbdArguments {

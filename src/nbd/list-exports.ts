@@ -1,7 +1,7 @@
 import type { CliContext } from '../cli/context.ts';
 import { CliFailure } from '../cli/failure.ts';
+import type { TlsCredentials } from '../cli/tls-objects.ts';
 import type { Place } from './listen.ts';
-import type { TlsCredentials } from './tls-objects.ts';
 
 export async function listExports(
   place: Place,

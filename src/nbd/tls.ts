@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { createServer, type PeerCertificate, type TLSSocket, type TlsOptions } from 'node:tls';
-import type { Authorization, TlsCredentials } from './tls-objects.ts';
+import type { Authorization, TlsCredentials } from '../cli/tls-objects.ts';
 
 /**
  * Makes the server's end of TLS for streams of clients: an encrypted stream of each, or a rejection. A peer that is to

@@ -1,6 +1,6 @@
 import { alignUp } from '../bytes/numbers.ts';
 import { FilterStore } from './filter-store.ts';
-import { type ByteSource, bottomOf, hostFileOf, type OnProgress, type Preallocation } from './store.ts';
+import { type ByteSource, bottomOf, hasFixedSize, type OnProgress, type Preallocation } from './store.ts';
 
 export interface PreallocateOptions {
   /** Bytes set aside beyond the end at a time; default 128 MiB. */
@@ -67,8 +67,7 @@ export class PreallocatingStore extends FilterStore {
 
   /** Sets space aside when a write will go past what there is. A file system that cannot is no reason to fail. */
   #reach(end: number): Promise<void> {
-    if (end <= this.inner.size || hostFileOf(bottomOf(this.inner))?.fileKind === 'block')
-      return this.#growing;
+    if (end <= this.inner.size || hasFixedSize(bottomOf(this.inner))) return this.#growing;
     this.#growing = this.#growing.then(async () => {
       if (end <= this.inner.size) return;
       const wanted = alignUp(end + this.#ahead, this.#align);

@@ -40,6 +40,8 @@ export interface ByteSource extends AsyncDisposable {
   readonly unspecified?: boolean;
   /** What lies beneath is ciphertext: where a byte lies there says nothing of what it is. */
   readonly encrypted?: boolean;
+  /** Its size is what it is, as a device's: writes past its end are refused (`out-of-space`). */
+  readonly fixedSize?: boolean;
   /** The store beneath, of a filter. */
   readonly inner?: ByteSource;
   /** Where in `inner` byte 0 lies; absent: at 0. */
@@ -83,6 +85,11 @@ export interface HostFile {
 /** The host-file side of a source, where it has one. */
 export function hostFileOf(source: ByteSource): HostFile | undefined {
   return 'fileKind' in source ? (source as ByteSource & HostFile) : undefined;
+}
+
+/** Whether a store cannot be made longer or shorter: a device of the host, or of another one. */
+export function hasFixedSize(source: ByteSource): boolean {
+  return source.fixedSize === true || hostFileOf(source)?.fileKind === 'block';
 }
 
 /** The source at the bottom of a pile of filters. */

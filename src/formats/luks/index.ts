@@ -3,7 +3,7 @@ import { amendSlots } from '../../crypto/luks/amend.ts';
 import { createHeader, planHeader } from '../../crypto/luks/create.ts';
 import { isLuks, luksVersion } from '../../crypto/luks/header.ts';
 import { readHeader } from '../../crypto/luks/key-slots.ts';
-import { hostFileOf } from '../../storage/store.ts';
+import { hasFixedSize } from '../../storage/store.ts';
 import type { FormatDriver } from '../driver.ts';
 import { luksOptions, namedSecret, requireSecret, slotOptions, slotWish } from '../encryption.ts';
 import { sectorBytes } from '../raw/layer.ts';
@@ -39,7 +39,7 @@ export const luks: FormatDriver = {
     const passphrase = await requireSecret(context, options['key-secret'], '', store.name);
     const plan = planHeader(luksOptions(options, ''));
     const length = plan.payloadOffset + alignUp(size, sectorBytes);
-    if (hostFileOf(store)?.fileKind === 'block') await store.zero(0, plan.payloadOffset);
+    if (hasFixedSize(store)) await store.zero(0, plan.payloadOffset);
     else {
       await store.resize(0);
       await store.resize(length);

@@ -1,7 +1,7 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { EncryptedStore } from '../../storage/encrypted.ts';
-import { type ByteSource, hostFileOf } from '../../storage/store.ts';
+import { type ByteSource, hasFixedSize } from '../../storage/store.ts';
 import type { Layer, LayerDetails, Reservation, ResizeOptions, Run, WritableLayer } from '../driver.ts';
 import { InPlace } from '../in-place.ts';
 import { sectorBytes } from '../raw/layer.ts';
@@ -91,7 +91,7 @@ export class WritableLuksLayer extends LuksLayer implements WritableLayer {
         detail: { value: preallocation },
       });
     }
-    if (hostFileOf(this.source)?.fileKind === 'block') {
+    if (hasFixedSize(this.source)) {
       if (size <= this.size) return;
       throw new DiskError('out-of-space', `The device has no room for ${size} bytes`, {
         path: this.source.name,

@@ -1,5 +1,5 @@
 import { DiskError } from '../../errors.ts';
-import { type ByteStore, hostFileOf } from '../../storage/store.ts';
+import { type ByteStore, hasFixedSize } from '../../storage/store.ts';
 import type { Reservation, WritableLayer } from '../driver.ts';
 import { EntryMeaning } from './grain-map.ts';
 import type { HostSpace } from './host-space.ts';
@@ -222,14 +222,14 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
     map.tables.clear();
     for (const { at, bytes } of map.places.takeDirty()) await store.write(at, bytes);
     await store.flush();
-    if (hostFileOf(store)?.fileKind !== 'block') await store.resize(end);
+    if (!hasFixedSize(store)) await store.resize(end);
     space.end = end;
     await store.flush();
   }
 
   async #lengthen(): Promise<void> {
     const { store, space } = this;
-    if (hostFileOf(store)?.fileKind === 'block') {
+    if (hasFixedSize(store)) {
       throw new DiskError(
         'out-of-space',
         `The device has ${store.size} bytes, the image needs ${space.end}`,

@@ -1,6 +1,6 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
-import { type ByteStore, hostFileOf } from '../../storage/store.ts';
+import { type ByteStore, hasFixedSize } from '../../storage/store.ts';
 import type { FormatDriver, OptionValues } from '../driver.ts';
 import { checkParallels } from './check.ts';
 import { encodeHeader, headerBytes, isParallels, maxTracks } from './header.ts';
@@ -36,7 +36,7 @@ async function createParallels(
     refuse('size', 'Image size is too large for this cluster size');
   const entries = Math.ceil(guestSize / clusterBytes);
   const dataOffset = alignUp(headerBytes + entries * 4, clusterBytes);
-  if (store.size > 0 && hostFileOf(store)?.fileKind !== 'block') await store.resize(0);
+  if (store.size > 0 && !hasFixedSize(store)) await store.resize(0);
   await store.write(0, encodeHeader({ clusterBytes, entries, size: guestSize, dataOffset }));
   await store.zero(headerBytes, dataOffset - headerBytes, { punch: true });
 }

@@ -1,6 +1,6 @@
 import { alignUp, viewOf } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
-import { type ByteStore, hostFileOf } from '../../storage/store.ts';
+import { type ByteStore, hasFixedSize } from '../../storage/store.ts';
 import type { CreateContext, FormatDriver, OptionValues } from '../driver.ts';
 import { encodeHeader, headerBytes, l1SizeOf, magic } from './header.ts';
 import { openQcow, readBacking, readQcowHeader } from './layer.ts';
@@ -59,7 +59,7 @@ async function createQcow(
   const guestSize = alignUp(size, 512);
   const header = encodeHeader(guestSize, context.backing?.path);
   const l1Size = l1SizeOf({ size: guestSize, clusterBits: header[32], l2Bits: header[33] });
-  if (store.size > 0 && hostFileOf(store)?.fileKind !== 'block') await store.resize(0);
+  if (store.size > 0 && !hasFixedSize(store)) await store.resize(0);
   await store.write(0, header);
   await store.zero(header.length, alignUp(l1Size * 8, 512), { punch: true });
 }

@@ -1,7 +1,7 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import { createHeader, type LuksPlan } from '../../crypto/luks/create.ts';
 import { DiskError } from '../../errors.ts';
-import { type ByteStore, hostFileOf } from '../../storage/store.ts';
+import { type ByteStore, hasFixedSize } from '../../storage/store.ts';
 import { storeWindowOf } from '../../storage/window.ts';
 import type { CreateContext, OptionValues } from '../driver.ts';
 import { requireSecret } from '../encryption.ts';
@@ -86,7 +86,7 @@ export async function createQcow2(
   // The map of a raw data file names all of it, so that a program that knows nothing of the map changes nothing of it.
   const given = image.options.preallocation;
   const preallocation = dataFileRaw && given === 'off' ? 'metadata' : given;
-  if (store.size > 0 && hostFileOf(store)?.fileKind !== 'block') await store.resize(0);
+  if (store.size > 0 && !hasFixedSize(store)) await store.resize(0);
   await store.write(0, image.bytes);
   if (preallocation === 'off' && image.encodedSize === image.size && !passphrase) return;
   let layer = await openForWriting(store, data);
@@ -134,7 +134,7 @@ async function createDataFile(name: string, size: number, context: CreateContext
     throw new DiskError('unsupported', 'External data files are not supported here', { field: 'data_file' });
   }
   const data = await context.sibling(name);
-  if (hostFileOf(data)?.fileKind !== 'block') await data.resize(size);
+  if (!hasFixedSize(data)) await data.resize(size);
   return data;
 }
 

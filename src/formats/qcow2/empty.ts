@@ -1,5 +1,5 @@
 import { alignUp } from '../../bytes/numbers.ts';
-import { hostFileOf } from '../../storage/store.ts';
+import { hasFixedSize } from '../../storage/store.ts';
 import { flushImage } from './flush.ts';
 import { markLocked } from './mark.ts';
 import { truncateFile } from './resize.ts';
@@ -34,5 +34,5 @@ export async function emptyImage(writer: Qcow2Writer): Promise<void> {
   // As QEMU leaves it: a whole last cluster.
   const { store } = writer;
   const end = alignUp(store.size, clusterSize);
-  if (end > store.size && hostFileOf(store)?.fileKind !== 'block') await store.resize(end);
+  if (end > store.size && !hasFixedSize(store)) await store.resize(end);
 }

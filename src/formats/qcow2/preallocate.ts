@@ -1,5 +1,5 @@
 import { alignUp } from '../../bytes/numbers.ts';
-import { hostFileOf, type OnProgress } from '../../storage/store.ts';
+import { hasFixedSize, type OnProgress } from '../../storage/store.ts';
 import { flushImage } from './flush.ts';
 import { markLocked } from './mark.ts';
 import type { PreallocationMode } from './options.ts';
@@ -30,7 +30,7 @@ async function preallocateData(
   const { clusterSize, grain } = writer.mapping.geometry;
   const { dataFile: data } = writer;
   const end = alignUp(to, grain);
-  if (hostFileOf(data)?.fileKind === 'block') {
+  if (hasFixedSize(data)) {
     await data.zero(from, Math.min(end, data.size) - from, { punch: false });
   } else {
     // Nothing but zeroes is past `from` so far: that part is made anew, with its space.
@@ -64,7 +64,7 @@ export async function preallocate(
   const { store, refcounts, mapping } = writer;
   if (mapping.geometry.externalData) return preallocateData(writer, from, to, mode, onProgress);
   const { clusterSize } = mapping.geometry;
-  const fixed = hostFileOf(store)?.fileKind === 'block';
+  const fixed = hasFixedSize(store);
   // A device has no end to go past, and what its free space holds is not known.
   const firstNew = fixed ? Number.POSITIVE_INFINITY : Math.ceil(store.size / clusterSize);
   const total = to - from;

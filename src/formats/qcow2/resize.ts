@@ -1,6 +1,6 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
-import { hostFileOf } from '../../storage/store.ts';
+import { hasFixedSize } from '../../storage/store.ts';
 import type { ResizeOptions } from '../driver.ts';
 import { maxL1Bytes } from './constants.ts';
 import { unsupported } from './errors.ts';
@@ -152,7 +152,7 @@ async function shrink(writer: Qcow2Writer, size: number, l1Size: number): Promis
   await flushImage(writer);
   await shrinkRefcounts(writer);
   await truncateFile(writer);
-  if (externalData && hostFileOf(writer.data)?.fileKind !== 'block') {
+  if (externalData && !hasFixedSize(writer.data)) {
     await writer.data.resize(size);
     await writer.data.flush();
   }
@@ -170,7 +170,7 @@ async function growDataFile(
 ): Promise<void> {
   const { data } = writer;
   if (data.size > oldSize) await data.zero(oldSize, data.size - oldSize, { punch: true });
-  if (hostFileOf(data)?.fileKind === 'block') {
+  if (hasFixedSize(data)) {
     if (size <= data.size) return;
     throw new DiskError('out-of-range', 'Cannot grow device files', {
       path: data.name,
@@ -185,7 +185,7 @@ async function growDataFile(
 export async function truncateFile(writer: Qcow2Writer): Promise<void> {
   const { store, refcounts } = writer;
   const { clusterSize } = writer.mapping.geometry;
-  if (hostFileOf(store)?.fileKind === 'block') return;
+  if (hasFixedSize(store)) return;
   const last = await refcounts.lastUsed(Math.ceil(store.size / clusterSize));
   const end = (last + 1) * clusterSize;
   if (last >= 0 && end < store.size) {

@@ -1,7 +1,7 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteStore } from '../../storage/store.ts';
-import { hostFileOf } from '../../storage/store.ts';
+import { hasFixedSize } from '../../storage/store.ts';
 import type { FormatDriver } from '../driver.ts';
 import { RawLayer, sectorBytes, WritableRawLayer } from './layer.ts';
 
@@ -39,7 +39,7 @@ export const raw: FormatDriver = {
     }
     const preallocation = preallocationOf(options.preallocation, store.name);
     const length = alignUp(size, sectorBytes);
-    if (hostFileOf(store)?.fileKind === 'block') {
+    if (hasFixedSize(store)) {
       // A device keeps its size: creating over it only asks whether the image fits.
       if (store.size < length) {
         throw new DiskError('out-of-space', `The device has ${store.size} bytes, the image needs ${length}`, {

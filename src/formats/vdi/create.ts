@@ -1,6 +1,6 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
-import { type ByteStore, hostFileOf } from '../../storage/store.ts';
+import { type ByteStore, hasFixedSize } from '../../storage/store.ts';
 import type { CreateContext, OptionValues } from '../driver.ts';
 import { blockBytes, encodeHeader, headerBytes, ImageType, maxBlocks } from './header.ts';
 
@@ -41,7 +41,7 @@ export async function createVdi(
     blocks,
     allocatedBlocks: isStatic ? blocks : 0,
   });
-  if (store.size > 0 && hostFileOf(store)?.fileKind !== 'block') await store.resize(0);
+  if (store.size > 0 && !hasFixedSize(store)) await store.resize(0);
   await store.write(0, header);
   for (let at = 0; at < mapBytes; at += chunkBytes) {
     const words = new DataView(new ArrayBuffer(Math.min(chunkBytes, mapBytes - at)));

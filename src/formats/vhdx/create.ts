@@ -1,6 +1,6 @@
 import { guidText, randomGuid } from '../../bytes/guid.ts';
 import { alignUp, viewOf } from '../../bytes/numbers.ts';
-import { type ByteStore, hostFileOf } from '../../storage/store.ts';
+import { type ByteStore, hasFixedSize } from '../../storage/store.ts';
 import type { CreateContext, OptionValues } from '../driver.ts';
 import { BlockTable, layoutOf } from './block-table.ts';
 import {
@@ -48,7 +48,7 @@ export async function createVhdx(
       table.set(table.entryOf(block), BlockState.fullyPresent, dataAt + block * options.blockSize);
     } else if (options.stateZero) table.set(table.entryOf(block), BlockState.zero, 0);
   }
-  const device = hostFileOf(store)?.fileKind === 'block';
+  const device = hasFixedSize(store);
   if (store.size > 0 && !device) await store.resize(0);
   if (!device) await store.resize(dataAt + (options.fixed ? layout.blocks * options.blockSize : 0));
   // What lies on a device may look like a log or a table.

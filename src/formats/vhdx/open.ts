@@ -1,5 +1,5 @@
 import { alignUp } from '../../bytes/numbers.ts';
-import { type ByteSource, type ByteStore, bottomOf, hostFileOf } from '../../storage/store.ts';
+import { type ByteSource, type ByteStore, bottomOf, hasFixedSize } from '../../storage/store.ts';
 import type { Layer, OpenContext } from '../driver.ts';
 import { BlockTable, layoutOf } from './block-table.ts';
 import { BlockState, logSectorBytes, zeroGuid } from './constants.ts';
@@ -44,7 +44,7 @@ export async function openVhdx(source: ByteSource, context: OpenContext): Promis
   }
   if (!context.writable) return new VhdxLayer(replayed, parts);
   // A device keeps its size, which says nothing of what is in use.
-  const fileSize = hostFileOf(bottomOf(source))?.fileKind === 'block' ? 0 : source.size;
+  const fileSize = hasFixedSize(bottomOf(source)) ? 0 : source.size;
   const end = context.checking ? source.size : firstFreeByte(parts, fileSize, path);
   return new VhdxWriter(source as ByteStore, parts, end);
 }

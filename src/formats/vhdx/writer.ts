@@ -1,7 +1,7 @@
 import { guidText, randomGuid } from '../../bytes/guid.ts';
 import { alignDown, alignUp } from '../../bytes/numbers.ts';
 import type { ByteStore } from '../../storage/store.ts';
-import { bottomOf, hostFileOf } from '../../storage/store.ts';
+import { bottomOf, hasFixedSize } from '../../storage/store.ts';
 import type { Reservation, WritableLayer } from '../driver.ts';
 import { InPlace } from '../in-place.ts';
 import { Mutex } from '../mapped/mutex.ts';
@@ -39,7 +39,7 @@ export class VhdxWriter extends VhdxLayer implements WritableLayer {
     super(store, parts);
     this.#store = store;
     this.#journal = new Journal(store, parts.found);
-    this.#grows = hostFileOf(bottomOf(store))?.fileKind !== 'block';
+    this.#grows = !hasFixedSize(bottomOf(store));
     this.#end = end;
   }
 

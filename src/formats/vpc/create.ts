@@ -1,6 +1,6 @@
 import { randomGuid } from '../../bytes/guid.ts';
 import { alignUp } from '../../bytes/numbers.ts';
-import { type ByteStore, hostFileOf } from '../../storage/store.ts';
+import { type ByteStore, hasFixedSize } from '../../storage/store.ts';
 import type { CreateContext, OptionValues } from '../driver.ts';
 import { dynamicHeaderBytes, encodeDynamicHeader } from './dynamic-header.ts';
 import { unsupported } from './errors.ts';
@@ -33,9 +33,9 @@ export async function createVpc(
     timestamp: timestampOf(Date.now()),
     uniqueId: randomGuid(),
   });
-  if (store.size > 0 && hostFileOf(store)?.fileKind !== 'block') await store.resize(0);
+  if (store.size > 0 && !hasFixedSize(store)) await store.resize(0);
   if (type === 'fixed') {
-    if (hostFileOf(store)?.fileKind !== 'block') await store.resize(fit.size + footerBytes);
+    if (!hasFixedSize(store)) await store.resize(fit.size + footerBytes);
     await store.write(fit.size, footer);
     return;
   }

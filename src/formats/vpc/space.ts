@@ -1,5 +1,5 @@
 import { alignUp } from '../../bytes/numbers.ts';
-import { type ByteStore, bottomOf, hostFileOf } from '../../storage/store.ts';
+import { type ByteStore, bottomOf, hasFixedSize } from '../../storage/store.ts';
 import { type BlockLayer, unused } from './block-layer.ts';
 import { dynamicHeaderBytes, type LocatorEntry } from './dynamic-header.ts';
 import { corrupt } from './errors.ts';
@@ -32,7 +32,7 @@ export class BlockSpace {
     this.#store = store;
     this.#span = layer.span;
     this.#footer = layer.footer.bytes;
-    this.#grows = hostFileOf(bottomOf(store))?.fileKind !== 'block';
+    this.#grows = !hasFixedSize(bottomOf(store));
     const used = usedEnd(layer);
     const fileEnd = tailSound
       ? Math.floor((store.size - footerBytes) / sectorBytes) * sectorBytes

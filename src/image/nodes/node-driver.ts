@@ -2,6 +2,7 @@ import type { JsonValue } from '../../bytes/qemu-json.ts';
 import type { DiskErrorCode } from '../../errors.ts';
 import { DiskError } from '../../errors.ts';
 import type { HttpOptions } from '../../storage/http.ts';
+import type { ConnectStream, TlsClientCredentials } from '../../storage/nbd/stream.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import type { ThrottleGroup } from '../../storage/throttle.ts';
 import type { Image } from '../image.ts';
@@ -25,6 +26,10 @@ export interface NodeHost {
   ): Promise<ByteSource>;
   /** For `http` and `https`. */
   readonly http?: HttpOptions;
+  /** For `nbd`. */
+  readonly connect?: ConnectStream;
+  /** What `--object tls-creds-…` of that name holds, for the client's end. */
+  tlsCredentials?(id: string): TlsClientCredentials | undefined;
   /** The object of that name, as `--object throttle-group` made it. */
   throttleGroup?(id: string): ThrottleGroup | undefined;
   secret?(id: string): Promise<Uint8Array>;

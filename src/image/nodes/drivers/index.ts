@@ -3,6 +3,7 @@ import { blkdebugDriver } from './blkdebug.ts';
 import { fileDriver, hostDeviceDriver } from './file.ts';
 import { compressDriver, copyOnReadDriver, preallocateDriver, throttleDriver } from './filters.ts';
 import { httpDrivers } from './http.ts';
+import { nbdDriver } from './nbd.ts';
 import { nullDrivers } from './null.ts';
 
 /** The nodes that are no formats. To add one: its file here, and its line. */
@@ -11,6 +12,7 @@ export const nodeDrivers: readonly NodeDriver[] = [
   hostDeviceDriver,
   ...nullDrivers,
   ...httpDrivers,
+  nbdDriver,
   blkdebugDriver,
   throttleDriver,
   copyOnReadDriver,
@@ -20,14 +22,15 @@ export const nodeDrivers: readonly NodeDriver[] = [
 
 /** Drivers that QEMU 7.2 has and we do not: refused by name, so that nobody takes them for slips. */
 const absentDrivers: ReadonlySet<string> = new Set(
-  `blklogwrites blkverify copy-before-write ftp ftps gluster host_cdrom iscsi iser nbd nfs nvme quorum rbd
+  `blklogwrites blkverify copy-before-write ftp ftps gluster host_cdrom iscsi iser nfs nvme quorum rbd
    replication snapshot-access ssh vvfat`.split(/\s+/),
 );
 
 /** What file names of these begin with (`fat:` is vvfat's). */
 const absentProtocols: ReadonlySet<string> = new Set(
-  `blklogwrites blkverify fat ftp ftps gluster gluster+rdma gluster+tcp gluster+unix host_cdrom iscsi iser nbd nbd+tcp
-   nbd+unix nfs nvme rbd ssh`.split(/\s+/),
+  `blklogwrites blkverify fat ftp ftps gluster gluster+rdma gluster+tcp gluster+unix host_cdrom iscsi iser nfs nvme rbd ssh`.split(
+    /\s+/,
+  ),
 );
 
 export const isAbsentDriver = (name: string) => absentDrivers.has(name);

@@ -1,8 +1,8 @@
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { CliFailure } from '../cli/failure.ts';
-import { objectMembers } from '../cli/objects.ts';
 import { errnoOf, strerror } from '../platform/errno.ts';
+import { CliFailure } from './failure.ts';
+import { objectMembers } from './object-members.ts';
 
 export interface X509Credentials {
   readonly kind: 'x509';
