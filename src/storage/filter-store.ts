@@ -26,6 +26,10 @@ export class FilterStore implements ByteStore {
     return this.inner.clusterBytes;
   }
 
+  get fixedSize(): boolean {
+    return this.inner.fixedSize ?? false;
+  }
+
   read(at: number, into: Uint8Array): Promise<void> {
     return this.inner.read(at, into);
   }

@@ -298,11 +298,7 @@ lines('create, places and arguments', [
   { line: 'create -f qcow2 plain.qcow2 1M', held: 'plain.qcow2' },
   { line: 'create -f qcow2 plain.qcow2 1M', held: 'mid.qcow2' },
   { line: 'create -f raw plain.qcow2 1M', held: 'plain.qcow2' },
-  {
-    line: 'create nbd:localhost:1 1M',
-    differs: 'protocols',
-    ours: { code: 1, stderr: "nbd:localhost:1: The protocol 'nbd' is not supported yet" },
-  },
+  'create nbd:localhost:1 1M',
   { line: 'create -f vmdk new.vmdk 1M', files: 'contents' },
   {
     line: 'create fifo 1M',

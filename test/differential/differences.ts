@@ -219,10 +219,33 @@ export const differences = [
   },
   {
     id: 'protocols',
-    what: 'Names of protocols of remote stores (`nbd:`, `ssh:`, `rbd:` …)',
+    what: 'Names of protocols of remote stores (`ssh:`, `rbd:`, `iscsi:`, `nfs:`, `gluster:` …; not `nbd:` and `http:`)',
     qemuImg: 'opens them',
     cowImg: 'answers that they are not supported yet',
     reason: 'Not built yet.',
+  },
+  {
+    id: 'nbds',
+    what: 'Names of NBD exports under TLS (`nbds://`, `nbds+unix://`)',
+    qemuImg: 'knows the options `tls-creds` and `tls-hostname` only',
+    cowImg: 'opens them as libnbd does; without `tls-creds` by the authorities that Node trusts',
+    reason: 'They are what the NBD URI specification says.',
+  },
+  {
+    id: 'nbd-dirty-bitmap',
+    what: 'The option `x-dirty-bitmap` of `nbd`',
+    qemuImg: 'takes what a bitmap says for what the disk stores',
+    cowImg: 'answers that it is not supported',
+    reason: 'A program that copies by it would leave out data.',
+  },
+  {
+    id: 'nbd-lost-writes',
+    what: 'An NBD server that is lost and comes back (`reconnect-delay`)',
+    qemuImg: 'goes on, though the server may have lost what it had answered and not flushed',
+    cowImg:
+      'writes with FUA meanwhile; where the server has no FUA, the next flush fails. After the delay the server is lost for good',
+    reason: 'A flush must not promise what is lost.',
+    shown: 'elsewhere',
   },
   {
     id: 'drivers',
@@ -256,7 +279,7 @@ export const differences = [
   },
   {
     id: 'objects',
-    what: '`--object` of other kinds than `secret` and `throttle-group`',
+    what: '`--object` of other kinds than `secret`, `throttle-group`, `tls-creds-x509`, `tls-creds-psk` and `authz-…`',
     qemuImg: 'makes them, or says what they lack',
     cowImg: 'answers that they are not supported',
     reason: 'Nothing that we open could use them.',

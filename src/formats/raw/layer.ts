@@ -1,7 +1,7 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteSource, ByteStore, Extent } from '../../storage/store.ts';
-import { bottomOf, hasFixedSize, hostFileOf } from '../../storage/store.ts';
+import { bottomOf, hostFileOf } from '../../storage/store.ts';
 import type { Layer, LayerDetails, Reservation, ResizeOptions, Run, WritableLayer } from '../driver.ts';
 import { InPlace } from '../in-place.ts';
 
@@ -95,7 +95,7 @@ export class WritableRawLayer extends RawLayer implements WritableLayer {
         detail: { value: preallocation },
       });
     }
-    if (hasFixedSize(this.#store)) {
+    if (hostFileOf(this.#store)?.fileKind === 'block') {
       if (size <= this.#store.size) return;
       throw new DiskError('out-of-space', `The device has ${this.#store.size} bytes and cannot grow`, {
         path: this.#store.name,

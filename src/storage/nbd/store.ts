@@ -140,12 +140,11 @@ export class NbdStore implements ByteStore {
   /** Throws for every size but its own. */
   async resize(size: number): Promise<void> {
     if (size === this.size) return;
-    const grows = size > this.size;
-    throw new DiskError(
-      grows ? 'out-of-space' : 'unsupported',
-      grows ? 'Cannot grow NBD nodes' : 'Cannot resize NBD nodes',
-      { path: this.name, field: 'size', detail: { size, before: this.size } },
-    );
+    throw new DiskError('unsupported', 'Cannot resize NBD nodes', {
+      path: this.name,
+      field: 'size',
+      detail: { size, before: this.size },
+    });
   }
 
   async flush(): Promise<void> {
