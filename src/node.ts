@@ -9,6 +9,7 @@ import { basename, dirname, join, normalize } from 'node:path';
 import { DiskError, isDiskError } from './errors.ts';
 import type { BackingReference, CreateContext, OptionValues } from './formats/driver.ts';
 import type { Image } from './image/image.ts';
+import { takesNewImages } from './image/nodes/drivers/index.ts';
 import type { NodeHost } from './image/nodes/node-driver.ts';
 import { NodeOptions } from './image/nodes/node-options.ts';
 import { noSuchNode, prepareNode } from './image/nodes/open-node.ts';
@@ -32,8 +33,9 @@ import { connectSocket } from './platform/socket-stream.ts';
 import { registerZlibCodec } from './platform/zlib-codec.ts';
 import { registerZstdCodec } from './platform/zstd-codec.ts';
 import { FileStore, openFileStore } from './storage/file.ts';
+import { FilterStore } from './storage/filter-store.ts';
 import { allPermissions, Permission } from './storage/image-lock.ts';
-import { type ByteSource, bottomOf } from './storage/store.ts';
+import { type ByteSource, type ByteStore, bottomOf } from './storage/store.ts';
 
 // The built-in codec runs everywhere; Node's own is several times as fast and works on several cores.
 registerZlibCodec();
@@ -132,7 +134,7 @@ export interface ImageTarget extends TargetFile {
   /** For `createImage`: the files that the format makes take their places with the image. */
   context(backing?: BackingReference): CreateContext;
   /** For opening the new image: its own files as they are being made, each given to `wrap`; others as they lie. */
-  resolver(options: OpenImageFileOptions, wrap: (file: FileStore) => ByteSource): ResolveReference;
+  resolver(options: OpenImageFileOptions, wrap: (file: ByteStore) => ByteSource): ResolveReference;
 }
 
 /** As `createTarget`, for an image of any format. */
@@ -146,10 +148,10 @@ export async function createImageTarget(
     ...main,
     context: (backing) => ({
       backing,
-      name: basename(requireFile(path)),
+      name: takesNewImages(path) ? path : basename(requireFile(path)),
       async sibling(name) {
         const place = normalize(requireFile(combineReference(path, name)));
-        if (place === normalize(requireFile(path))) {
+        if (!takesNewImages(path) && place === normalize(requireFile(path))) {
           throw new DiskError('bad-argument', `'${name}' is the image itself`, { path, field: 'data_file' });
         }
         const file = siblings.get(place) ?? (await createTarget(place, options));
@@ -179,8 +181,8 @@ export async function createImageTarget(
 
 /** A file about to be made or replaced. Disposed without `commit`: nothing has happened. */
 export interface TargetFile extends AsyncDisposable {
-  /** Empty (a block device keeps its size). An image may be opened over it, which closes it: then commit. */
-  readonly store: FileStore;
+  /** Empty (a block device and an export keep their size). An image may be opened over it, which closes it: then commit. */
+  readonly store: ByteStore;
   /** False: the bytes are written in place, so that a failure leaves a part of them there. */
   readonly aside: boolean;
   /** There is a file that will be lost. */
@@ -202,6 +204,7 @@ export async function createTarget(
   path: string,
   options: { readonly corruptDependents?: boolean } = {},
 ): Promise<TargetFile> {
+  if (takesNewImages(path)) return exportTarget(path);
   const file = requireFile(path);
   await assertNoDependents(file, { force: options.corruptDependents });
   const old = await openExisting(file);
@@ -283,6 +286,49 @@ async function writtenInPlace(file: string, old: FileStore): Promise<TargetFile>
     },
     [Symbol.asyncDispose]: close,
   };
+}
+
+/** An export of a server: an image is laid into it as over a device. */
+async function exportTarget(path: string): Promise<TargetFile> {
+  let store: ByteStore;
+  try {
+    const context = { host: hostFor({}), writable: true, imageOptions: imageOptions({}, 0) };
+    store = (await prepareNode({ filename: path, asProtocol: true }, context)).source as ByteStore;
+  } catch (error) {
+    if (!isDiskError(error)) throw error;
+    const message = `Protocol driver 'nbd' does not support image creation, and opening the image failed: ${error.message}`;
+    throw new DiskError(error.code, message, { path, field: 'nbd', cause: error });
+  }
+  const close = async () => store[Symbol.asyncDispose]();
+  try {
+    // What lay there before must not be taken for what is there now.
+    await store.zero(0, Math.min(store.size, signatureBytes), { punch: false });
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  return {
+    store: new KeptOpen(store),
+    aside: false,
+    replaces: true,
+    async withdraw() {
+      // Its content is gone already.
+    },
+    async commit({ durable = true } = {}) {
+      if (durable) await store.flush();
+      await close();
+    },
+    [Symbol.asyncDispose]: close,
+  };
+}
+
+const signatureBytes = 512;
+
+/** A store that others may close without it being closed: it is flushed afterwards. */
+class KeptOpen extends FilterStore {
+  override async [Symbol.asyncDispose](): Promise<void> {
+    // Whoever made it closes what lies beneath.
+  }
 }
 
 async function openTop(name: string | NodeOptions, options: OpenImageFileOptions): Promise<PreparedNode> {

@@ -3,13 +3,14 @@ import { dirname } from 'node:path';
 import type { FormatDriver, OptionValues } from '../formats/driver.ts';
 import { findFormat } from '../formats/index.ts';
 import type { Image } from '../image/image.ts';
+import { takesNewImages } from '../image/nodes/drivers/index.ts';
 import { createImage, openImage } from '../image/open.ts';
 import { parseReference, requireFile } from '../image/reference.ts';
 import { createImageTarget, type ImageTarget } from '../node.ts';
 import { sweepAsides } from '../platform/atomic-file.ts';
 import { FileStore } from '../storage/file.ts';
 import { allPermissions, Permission } from '../storage/image-lock.ts';
-import { bottomOf, hostFileOf } from '../storage/store.ts';
+import { type ByteStore, bottomOf, hostFileOf } from '../storage/store.ts';
 import { UnflushedFile } from '../storage/unflushed.ts';
 import type { CliContext } from './context.ts';
 import type { ConvertArguments } from './convert-arguments.ts';
@@ -41,7 +42,8 @@ export interface ConvertTarget extends AsyncDisposable {
 export function planTarget(context: CliContext, path: string, wish: ConvertArguments): TargetPlan {
   const driver = findFormat(wish.targetFormat);
   if (!driver) throw new CliFailure(unknownFormat('Unknown file format', wish.targetFormat));
-  if (parseReference(path).kind !== 'file') throw new CliFailure(unknownProtocol(path));
+  if (parseReference(path).kind !== 'file' && !takesNewImages(path))
+    throw new CliFailure(unknownProtocol(path));
   assertCreatable(driver);
   const options = parseOptions(context, creationOptions(driver), wish.optionList ?? '');
   const knows = (name: string) => driver.createOptions.some((option) => option.name === name);
@@ -109,14 +111,14 @@ async function openTarget(
   // One flush at the end is enough for a file that takes its name only then.
   const durable = wish.cache !== 'unsafe';
   // The target will have the name that an old file may have still: such a file cannot be its backing file.
-  const oldFile = statSync(requireFile(path), { throwIfNoEntry: false });
-  const top = new UnflushedFile(target.store);
+  const oldFile = takesNewImages(path) ? undefined : statSync(requireFile(path), { throwIfNoEntry: false });
+  const top = unflushed(target.store);
   const image = await openImage(top, {
     format: driver.name,
     writable: true,
     layerOptions: keySecrets(options),
     secret: wish.images.opening.secret,
-    resolve: target.resolver(wish.images.opening, (file) => new UnflushedFile(file)),
+    resolve: target.resolver(wish.images.opening, unflushed),
     identify: (source) => {
       if (source === top) return identityOf(oldFile);
       return source instanceof FileStore ? identityOf(fstatSync(source.fd)) : source.name;
@@ -125,7 +127,7 @@ async function openTarget(
   const isZero =
     image.backing === undefined &&
     !driver.startsUndefined &&
-    (driver.name !== 'raw' || target.store.fileKind === 'regular');
+    (driver.name !== 'raw' || hostFileOf(target.store)?.fileKind === 'regular');
   return {
     image,
     isZero,
@@ -139,6 +141,10 @@ async function openTarget(
       await target[Symbol.asyncDispose]();
     },
   };
+}
+
+function unflushed(store: ByteStore): ByteStore {
+  return store instanceof FileStore ? new UnflushedFile(store) : store;
 }
 
 /** A new image is opened by the secret that it was made with. */

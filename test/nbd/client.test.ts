@@ -3,8 +3,10 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
+import { cowImg } from '../../src/cli/cow-img.ts';
 import { isDiskError } from '../../src/errors.ts';
 import type { ByteStore } from '../../src/storage/store.ts';
+import { testContext } from '../support/cli-context.ts';
 import { have, mustRun, tempDir } from '../support/programs.ts';
 import { nbdkit, openStore, qemuNbd } from './client-support.ts';
 
@@ -313,5 +315,35 @@ describe.skipIf(!have('qemu-nbd') || !have('qemu-img'))('an export of qemu-nbd',
     await expect(store.write(0, new Uint8Array(1))).rejects.toMatchObject({ code: 'read-only' });
     await expect(store.resize(size + 1)).rejects.toMatchObject({ message: 'Cannot resize NBD nodes' });
     await expect(store.resize(size - 1)).rejects.toMatchObject({ message: 'Cannot resize NBD nodes' });
+  });
+});
+
+describe.skipIf(!have('qemu-nbd') || !have('qemu-img'))('new images in exports', () => {
+  const cow = async (...args: string[]) => {
+    const context = testContext({});
+    const code = await cowImg(args, context);
+    return { code, out: context.out(), err: context.err() };
+  };
+
+  it.each(['raw', 'qcow2', 'vdi', 'vpc', 'vhdx'])('are made by convert and create (%s)', async (format) => {
+    const source = folder.file(`source-${format}.raw`);
+    const content = randomFillSync(new Uint8Array(size));
+    content.fill(0, 65536, 400_000);
+    writeFileSync(source, content);
+    const place = folder.file(`place-${format}.raw`);
+    // What lay there before must not shine through.
+    writeFileSync(place, Buffer.alloc(4 * size, 0xa5));
+    {
+      await using server = await qemuNbd(socketPath(), ['-e', '8', '-f', 'raw', place]);
+      expect(await cow('create', '-q', '-f', format, server.uri, '2M')).toMatchObject({ code: 0, err: '' });
+      expect(await cow('convert', '-f', 'raw', '-O', format, source, server.uri)).toMatchObject({
+        code: 0,
+        err: '',
+      });
+    }
+    if (format !== 'raw')
+      return void (await mustRun('qemu-img', ['compare', '-f', format, '-F', 'raw', place, source]));
+    const { readFileSync } = await import('node:fs');
+    expect(Buffer.compare(readFileSync(place).subarray(0, size), content)).toBe(0);
   });
 });

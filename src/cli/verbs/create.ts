@@ -1,6 +1,7 @@
 import { isDiskError } from '../../errors.ts';
 import type { FormatDriver, OptionValues } from '../../formats/driver.ts';
 import { findFormat } from '../../formats/index.ts';
+import { takesNewImages } from '../../image/nodes/drivers/index.ts';
 import { parseReference, requireFile } from '../../image/reference.ts';
 import { createImageFile, openImageFile } from '../../node.ts';
 import { type BackingFacts, planImage } from '../../operations/create.ts';
@@ -77,7 +78,8 @@ export function helpFor(format: string, path: string | undefined): string {
   if (!driver) throw new CliFailure(unknownFormat('Unknown file format', format));
   assertCreatable(driver);
   const reference = path === undefined ? undefined : parseReference(path);
-  if (reference && reference.kind !== 'file') throw new CliFailure(unknownProtocol(path!));
+  if (reference && reference.kind !== 'file' && !takesNewImages(path!))
+    throw new CliFailure(unknownProtocol(path!));
   return optionHelp(driver, path !== undefined);
 }
 
@@ -90,7 +92,8 @@ async function create(
 ): Promise<void> {
   const driver = findFormat(wish.format);
   if (!driver) throw new CliFailure(unknownFormat('Unknown file format', wish.format));
-  if (parseReference(path).kind !== 'file') throw new CliFailure(unknownProtocol(path));
+  if (parseReference(path).kind !== 'file' && !takesNewImages(path))
+    throw new CliFailure(unknownProtocol(path));
   assertCreatable(driver);
   const specs = creationOptions(driver);
   const options = parseOptions(context, specs, wish.optionList ?? '');
@@ -146,6 +149,9 @@ export function worded(
   if (typeof errno === 'string' && placeErrors.includes(errno)) {
     return new CliFailure(`Could not create '${path}': ${strerror(errno)}`, { cause: error });
   }
+  if (takesNewImages(path) && isDiskError(error, 'out-of-space') && error.field === 'size') {
+    return new CliFailure('Cannot grow NBD nodes', { cause: error });
+  }
   const refusal = growthRefusal(error, driver.name);
   if (refusal === undefined) return error;
   const what = driver.name === 'raw' ? '' : 'Could not resize image: ';
@@ -154,6 +160,7 @@ export function worded(
 
 /** A name that can only be a directory's: the system would say so at opening it. */
 export function checkFileName(path: string): void {
+  if (takesNewImages(path)) return;
   const name = requireFile(path);
   if (name === '') throw systemError('ENOENT', 'create', path);
   if (name.endsWith('/')) throw systemError('EISDIR', 'create', path);

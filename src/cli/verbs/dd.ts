@@ -1,6 +1,7 @@
 import { isDiskError } from '../../errors.ts';
 import type { FormatDriver } from '../../formats/driver.ts';
 import { findFormat } from '../../formats/index.ts';
+import { takesNewImages } from '../../image/nodes/drivers/index.ts';
 import { createImage, openImage } from '../../image/open.ts';
 import { parseReference } from '../../image/reference.ts';
 import { createImageTarget } from '../../node.ts';
@@ -103,7 +104,8 @@ function targetDriver(format: string, path: string): FormatDriver {
       isKnownToQemu(format) ? `The format '${format}' is not supported yet` : 'Unknown file format',
     );
   }
-  if (parseReference(path).kind !== 'file') throw new CliFailure(unknownProtocol(path));
+  if (parseReference(path).kind !== 'file' && !takesNewImages(path))
+    throw new CliFailure(unknownProtocol(path));
   assertCreatable(driver);
   return driver;
 }

@@ -1,3 +1,4 @@
+import { protocolOf } from '../../reference.ts';
 import type { NodeDriver } from '../node-driver.ts';
 import { blkdebugDriver } from './blkdebug.ts';
 import { fileDriver, hostDeviceDriver } from './file.ts';
@@ -32,6 +33,11 @@ const absentProtocols: ReadonlySet<string> = new Set(
     /\s+/,
   ),
 );
+
+/** Whether a new image can be laid into what is there by that name: QEMU creates nothing by protocol but on files. */
+export function takesNewImages(name: string): boolean {
+  return nbdDriver.prefixes!.includes(protocolOf(name) ?? '');
+}
 
 export const isAbsentDriver = (name: string) => absentDrivers.has(name);
 export const isAbsentProtocol = (name: string) => absentProtocols.has(name);
