@@ -22,6 +22,7 @@ const judges = {
   vmdkinfo: 'libvmdk-utils',
   '/usr/lib/python3/dist-packages/VMDKstream.py': 'python3-vmdkstream',
   vhdiinfo: 'libvhdi-utils',
+  qcowmount: 'libqcow-utils',
   objdump: 'binutils',
   sfdisk: 'fdisk',
   losetup: 'mount',

@@ -86,8 +86,11 @@ export class Fresh implements LockedReservation {
   publish(): void {
     if (this.#done) return;
     this.#done = true;
-    const { clusterSize, l2Entries, extendedL2 } = this.#writer.mapping.geometry;
+    const { clusterSize, l2Entries, extendedL2, externalData } = this.#writer.mapping.geometry;
     const stop = Math.ceil((this.offset + this.length) / clusterSize);
+    if (this.zeroed && !externalData) {
+      this.#writer.blankEnd = Math.max(this.#writer.blankEnd, this.#hostOf(stop));
+    }
     for (let cluster = Math.floor(this.offset / clusterSize), table = 0; cluster < stop; table++) {
       const index = cluster % l2Entries;
       const count = Math.min(l2Entries - index, stop - cluster);

@@ -48,6 +48,8 @@ export class Qcow2Writer {
   readonly discards: DiscardPassing;
   /** Where the next packed cluster may begin, in a host cluster that has packed ones; 0: nowhere. */
   packingAt = 0;
+  /** Where the last of the clusters ends of which only the beginning was written, the rest being zeroes anyway. */
+  blankEnd = 0;
   /** The turn of the last packed write, so that they land in the order in which they were asked for. */
   packingTurn: Promise<void> = Promise.resolve();
   /** Told before the refcount table moves to this host offset, past all that is allocated. */
@@ -352,6 +354,8 @@ export class Qcow2Writer {
   async finish(): Promise<void> {
     await this.stopTracking();
     if (!this.#refcounts) return;
+    // Other readers than QEMU want the last cluster whole. Here nothing else is under way that could grow the file.
+    if (this.store.size < this.blankEnd) await this.store.resize(this.blankEnd);
     await flushImage(this);
     if (!this.lazy) return;
     await this.writeRefcounts();

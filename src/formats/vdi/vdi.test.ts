@@ -156,6 +156,31 @@ describe('a differencing VDI image', () => {
     });
   });
 
+  it('finds it by a UUID whose first fields are little-endian on disk', async () => {
+    // 6a1b0c2d-3e4f-4a5b-8c9d-0e1f2a3b4c5d, created, and f0e1d2c3-b4a5-4687-9a8b-7c6d5e4f3021, modified.
+    const created = Buffer.from('2d0c1b6a4f3e5b4a8c9d0e1f2a3b4c5d', 'hex');
+    const modified = Buffer.from('c3d2e1f0a5b487469a8b7c6d5e4f3021', 'hex');
+    const base = Buffer.from(parent);
+    base.set(created, 0x188);
+    base.set(modified, 0x198);
+    await writeFile(dir.file('{6a1b0c2d-3e4f-4a5b-8c9d-0e1f2a3b4c5d}.vdi'), base);
+    const over = child();
+    over.set(created, 0x1a8);
+    over.set(modified, 0x1b8);
+    await writeFile(dir.file('real.vdi'), over);
+    {
+      await using image = await openImageFile(dir.file('real.vdi'));
+      expect(image.layer.backing?.path).toBe('{6a1b0c2d-3e4f-4a5b-8c9d-0e1f2a3b4c5d}.vdi');
+      expectSame(await readAll(image), model);
+    }
+    over.set(Buffer.from(modified).reverse(), 0x1b8);
+    await writeFile(dir.file('real.vdi'), over);
+    await expect(openImageFile(dir.file('real.vdi'))).rejects.toMatchObject({
+      code: 'changed',
+      message: expect.stringContaining('6a1b0c2d-3e4f-4a5b-8c9d-0e1f2a3b4c5d'),
+    });
+  });
+
   it('refuses a parent that was changed since, and one that is another image', async () => {
     await writeFile(dir.file(parentName), parent);
     await writeFile(dir.file('stale.vdi'), child(0x99));
