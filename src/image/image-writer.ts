@@ -39,8 +39,8 @@ export class ImageWriter {
   }
 
   /**
-   * Copies bytes of a source without moving them through memory, as far as that goes: whole fresh space, or space
-   * that is there already. Gives how many bytes were done.
+   * Copies bytes of a source without moving them through memory, as far as that goes. Gives how many bytes were
+   * done.
    */
   async copy(offset: number, source: ByteSource, at: number, length: number): Promise<number> {
     let done = 0;
@@ -57,9 +57,13 @@ export class ImageWriter {
     const { store, fresh } = reservation;
     const skip = offset - reservation.offset;
     const length = Math.min(wanted, reservation.length - skip);
-    if (!store.copyFrom || (fresh && (skip > 0 || length < reservation.length))) return 0;
+    if (!store.copyFrom) return 0;
     const copied = await store.copyFrom(reservation.at + skip, source, at, length);
     if (copied < length) return 0;
+    if (fresh) {
+      await this.#copyUp(reservation, reservation.offset, offset);
+      await this.#copyUp(reservation, offset + length, reservation.offset + reservation.length);
+    }
     reservation.publish();
     this.#reader.unpacked.invalidate(this.#layer, offset, offset + length);
     return length;

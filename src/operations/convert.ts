@@ -4,7 +4,7 @@ import { isZero } from '../bytes/zero.ts';
 import { DiskError } from '../errors.ts';
 import { isWritable, unitOf } from '../formats/driver.ts';
 import type { Image } from '../image/image.ts';
-import type { ByteSource, OnProgress } from '../storage/store.ts';
+import type { ByteSource, ByteStore, OnProgress } from '../storage/store.ts';
 import { type Batch, ConvertPlan, type PlanOptions, sectorBytes } from './convert-plan.ts';
 import { SparseDetector } from './sparse-detection.ts';
 
@@ -31,6 +31,11 @@ export interface ConvertOptions {
   readonly unordered?: boolean;
   /** Data is copied as it is, without looking for zeroes in it; between host files by the system alone. */
   readonly verbatim?: boolean;
+  /**
+   * Where the target's file system can share the blocks of all that the sources hold, that is done, verbatim. Not with
+   * `packed` or `onUnreadable`, which look at every byte.
+   */
+  readonly shareBlocks?: boolean;
   /** Bytes that a second may write at most. */
   readonly bytesPerSecond?: number;
   /** Goes on where a source cannot be read: told of each failure, and zeroes are written for the sector. */
@@ -75,6 +80,7 @@ class Conversion {
   readonly #sparseBytes: number;
   readonly #detector: SparseDetector | undefined;
   readonly #packedBytes: number | undefined;
+  readonly #verbatim: boolean;
   #plan!: ConvertPlan;
   /** The batch being planned: batches are handed out one after the other. */
   #planning: Promise<unknown> = Promise.resolve();
@@ -93,7 +99,8 @@ class Conversion {
     const { layer } = target;
     const packed = options.packed || (isWritable(layer) && layer.packedOnly);
     this.#packedBytes = packed ? unitOf(layer) : undefined;
-    if (this.#sparseBytes > 0 && !options.verbatim) {
+    this.#verbatim = options.verbatim ?? this.#sharesBlocks();
+    if (this.#sparseBytes > 0 && !this.#verbatim) {
       this.#detector = new SparseDetector(this.#sparseBytes / sectorBytes);
     }
   }
@@ -115,6 +122,19 @@ class Conversion {
     if (onProgress) this.#total = await this.#countData();
     await Promise.all(Array.from({ length: requests }, () => this.#work()));
     if (this.#failure) throw this.#failure.error;
+  }
+
+  /** Whether copies are wanted that share blocks, and everything lies where they can. */
+  #sharesBlocks(): boolean {
+    const { shareBlocks, onUnreadable } = this.#options;
+    if (!shareBlocks || this.#packedBytes !== undefined || onUnreadable) return false;
+    const target = this.#target.layer.source as ByteStore;
+    for (const source of this.#sources) {
+      for (let image: Image | undefined = source; image; image = image.backing) {
+        if (!target.sharesBlocks?.(image.layer.source)) return false;
+      }
+    }
+    return true;
   }
 
   #planOptions(): PlanOptions {
@@ -159,7 +179,7 @@ class Conversion {
       const { batch, previous, finish } = taken;
       try {
         let bytes: Uint8Array | undefined;
-        const places = this.#options.verbatim && batch.kind === 'data' && (await this.#placesOf(batch));
+        const places = this.#verbatim && batch.kind === 'data' && (await this.#placesOf(batch));
         if (batch.kind === 'data' && !places) {
           buffer ??= pageAligned(Math.max(requestBytes, this.#packedBytes ?? 0));
           bytes = buffer.subarray(0, batch.length);

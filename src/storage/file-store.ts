@@ -1,6 +1,6 @@
 import { isOffset } from '../bytes/numbers.ts';
 import { DiskError } from '../errors.ts';
-import { cloneInKernel, copyInKernel } from '../platform/copy-range.ts';
+import { cloneInKernel, copyInKernel, sharesBlocks } from '../platform/copy-range.ts';
 import {
   closeFile,
   measureFile,
@@ -195,6 +195,11 @@ export class FileStore implements ByteStore, HostFile {
     if (this.fileKind === 'block' || target.fileKind === 'block') return 0;
     const copying = copyInKernel(this, from, target, to, length);
     return this.#track(target.#trackGrowth(to + length, copying, (copied) => to + copied));
+  }
+
+  sharesBlocks(source: ByteSource): boolean {
+    if (!(source instanceof FileStore) || source.device !== this.device) return false;
+    return this.fileKind === 'regular' && source.fileKind === 'regular' && sharesBlocks(this);
   }
 
   async copyFrom(at: number, source: ByteSource, from: number, length: number): Promise<number> {

@@ -69,6 +69,8 @@ export interface ByteStore extends ByteSource {
    * that can be. Answers how many were done, 0 where the two have no such way: the caller copies the rest himself.
    */
   copyFrom?(at: number, source: ByteSource, from: number, length: number): Promise<number>;
+  /** Whether `copyFrom` shares that source's blocks, and so takes hardly any time and space. */
+  sharesBlocks?(source: ByteSource): boolean;
   /** Durable on return: everything written before the call survives a power cut. */
   flush(): Promise<void>;
 }

@@ -47,6 +47,10 @@ export class UnflushedFile implements ByteStore, HostFile {
     return this.#file.resize(size, allocate);
   }
 
+  sharesBlocks(source: ByteSource): boolean {
+    return this.#file.sharesBlocks?.(source) ?? false;
+  }
+
   async copyFrom(at: number, source: ByteSource, from: number, length: number): Promise<number> {
     return (await this.#file.copyFrom?.(at, source, from, length)) ?? 0;
   }

@@ -183,7 +183,8 @@ async function copy(
       // What is unpacked as it is read comes from front to end.
       requests: wish.decompress ? 1 : wish.requests,
       unordered: wish.unordered,
-      verbatim: wish.verbatim,
+      verbatim: wish.verbatim || undefined,
+      shareBlocks: wish.sparseBytes === undefined,
       bytesPerSecond: wish.bytesPerSecond,
       signal: context.signal,
       onProgress: (done, total) => how.progress.update(done, total),
