@@ -168,6 +168,21 @@ export const differences = [
     reason: 'That is a loss of data.',
   },
   {
+    id: 'subcluster-run',
+    what: 'Where reading meets an extended L2 entry that cannot be',
+    qemuImg: 'gives up on all subclusters of one kind before it as well',
+    cowImg: 'reads and shows those before it',
+    reason: 'They are in order, and may be all that is left.',
+  },
+  {
+    id: 'cache-options',
+    shown: 'elsewhere',
+    what: '`l2-cache-entry-size` and `cache-clean-interval` of qcow2',
+    qemuImg: 'loads parts of L2 tables of that size, and drops unused ones after that many seconds',
+    cowImg: 'checks them, loads whole tables within the budget of `l2-cache-size`, and drops the oldest',
+    reason: 'They change no byte and no answer; the budget bounds the memory.',
+  },
+  {
     id: 'size-limit',
     what: 'Images of more than 2^53 - 1 bytes (8 PiB)',
     qemuImg: 'takes up to 8 EiB, as far as the format goes',

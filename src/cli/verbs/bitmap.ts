@@ -46,6 +46,7 @@ export const run: Command = async (args, context) => {
     images,
     format,
     writable: true,
+    backing: 'ignore',
     corruptDependents: force,
   });
   await using source = await openSource(context, wish);
@@ -87,7 +88,12 @@ async function openSource(
   { sourceFile, sourceFormat, images }: BitmapArguments,
 ): Promise<(AsyncDisposable & { readonly image: Image }) | undefined> {
   if (sourceFile === undefined) return undefined;
-  const image = await openForVerb(context, sourceFile, { images, imageOptions: false, format: sourceFormat });
+  const image = await openForVerb(context, sourceFile, {
+    images,
+    imageOptions: false,
+    format: sourceFormat,
+    backing: 'ignore',
+  });
   return { image, [Symbol.asyncDispose]: () => image[Symbol.asyncDispose]() };
 }
 

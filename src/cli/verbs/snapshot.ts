@@ -3,6 +3,7 @@ import type { Image } from '../../image/image.ts';
 import { applySnapshot, createSnapshot, deleteSnapshot, listSnapshots } from '../../operations/snapshot.ts';
 import { errnoNumber, strerror } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
+import { reportCorruption } from '../corruption.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
 import { ImageArguments } from '../image-arguments.ts';
 import { explain, warnOfProbedRaw } from '../messages.ts';
@@ -51,12 +52,16 @@ async function perform(context: CliContext, image: Image, action: Action, name: 
     context.stdout.write(`${['Snapshot list:', ...humanSnapshots(snapshots)].join('\n')}\n`);
     return;
   }
+  if (action === 'a' && image.layer.bitmaps?.supported && (await image.layer.bitmaps.list()).length > 0) {
+    throw new CliFailure(`Could not apply snapshot '${name}': Device has active dirty bitmaps`);
+  }
   try {
     if (action === 'c') await createSnapshot(image, name, context.now());
     else if (action === 'a') await applySnapshot(image, name);
     // Unlike the others it takes no id.
     else await deleteSnapshot(image, { name });
   } catch (error) {
+    reportCorruption(context, error);
     throw new CliFailure(refusal(context, image, action, name, error), { cause: error });
   }
 }

@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import { openImage } from '../../image/open.ts';
 import { MemoryStore } from '../../storage/memory.ts';
+import { isWritable } from '../driver.ts';
 import { qcow2 } from './index.ts';
 
 const cluster = 65536;
@@ -75,4 +76,45 @@ test('overlap checks can be switched off, one kind at a time', async () => {
     );
     expect(await written, JSON.stringify(layerOptions)).toBe(allowed);
   }
+});
+
+test.each([
+  ['off its boundary', 5 * cluster + 512, {}, 'Cluster allocation offset 0x50200 unaligned'],
+  [
+    'off its boundary, with subclusters',
+    5 * cluster + 512,
+    { extended_l2: true },
+    'Cluster allocation offset 0x50200 unaligned',
+  ],
+])(
+  'a read of a cluster %s marks an image that is open for writing',
+  async (_name, host, options, message) => {
+    const bytes = await damaged(host, options);
+    const whole = new Uint8Array(2 * cluster);
+    const reading = new MemoryStore({ name: 'image', bytes: bytes.slice() });
+    {
+      await using image = await openImage(reading, { format: 'qcow2' });
+      await expect(image.read(0, whole)).rejects.toMatchObject({ code: 'corrupt' });
+    }
+    expect(corruptBit(reading)).toBe(false);
+    const store = new MemoryStore({ name: 'image', bytes });
+    const image = await openImage(store, { format: 'qcow2', writable: true });
+    const wrong = { code: 'corrupt', message: expect.stringContaining(message), detail: { marked: true } };
+    await expect(image.read(0, whole)).rejects.toMatchObject(wrong);
+    expect(corruptBit(store)).toBe(true);
+    await expect(image.read(cluster, new Uint8Array(1))).rejects.toMatchObject({ code: 'corrupt' });
+    await image.read(0, new Uint8Array(cluster));
+    await expect(image.write(0, new Uint8Array(512))).rejects.toMatchObject({ code: 'corrupt' });
+    await image[Symbol.asyncDispose]();
+  },
+);
+
+test('a snapshot of an image with a table that cannot be true marks it', async () => {
+  const store = new MemoryStore({ name: 'image', bytes: await damaged(5 * cluster + 512) });
+  await using image = await openImage(store, { format: 'qcow2', writable: true });
+  const { layer } = image;
+  if (!isWritable(layer)) throw new Error('The image is not writable');
+  const taken = layer.createSnapshot!({ name: 's', dateSeconds: 1, dateNanoseconds: 0 });
+  await expect(taken).rejects.toMatchObject({ code: 'corrupt', detail: { marked: true } });
+  expect(corruptBit(store)).toBe(true);
 });

@@ -148,6 +148,8 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
   readonly #writer: Qcow2Writer;
   readonly pack?: (offset: number, bytes: Uint8Array) => Promise<void>;
   #corruption: DiskError | undefined;
+  /** What the last look-up found untrue. */
+  #found: unknown;
 
   constructor(writer: Qcow2Writer, refusal?: Error) {
     super(writer.store, writer.header, writer.mapping, refusal, writer.data);
@@ -161,19 +163,45 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
     return this.#writer.header;
   }
 
-  /** As QEMU: a change that meets a table which cannot be true marks the image, and no change comes after it. */
-  async #changing<T>(work: () => Promise<T>): Promise<T> {
-    this.assertReadable();
-    if (this.#corruption) throw this.#corruption;
+  /** As QEMU: who meets a table which cannot be true, reading or writing, marks the image, and no change comes after it. */
+  async #marking<T>(work: () => Promise<T>): Promise<T> {
     try {
       return await work();
     } catch (error) {
       const corruption = asCorruption(error);
       if (!corruption) throw error;
-      this.#corruption = corruption;
-      await this.#writer.mutex.run(() => this.#writer.markCorrupt());
+      if (!this.#corruption) {
+        this.#corruption = corruption;
+        await this.#writer.mutex.run(() => this.#writer.markCorrupt());
+      }
       throw corruption;
     }
+  }
+
+  async #changing<T>(work: () => Promise<T>): Promise<T> {
+    this.assertReadable();
+    if (this.#corruption) throw this.#corruption;
+    return this.#marking(work);
+  }
+
+  override locate(offset: number, length: number): Run | undefined {
+    try {
+      return super.locate(offset, length);
+    } catch (error) {
+      // The image gets its mark by `fault`, which is asked next, and throws this then.
+      if (this.#corruption || !asCorruption(error)) throw error;
+      this.#found = error;
+      return undefined;
+    }
+  }
+
+  override fault(offset: number): Promise<void> {
+    return this.#marking(async () => {
+      const found = this.#found;
+      this.#found = undefined;
+      if (found !== undefined) throw found;
+      await super.fault(offset);
+    });
   }
 
   async reserve(offset: number, length: number): Promise<Reservation> {
@@ -208,19 +236,19 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
   async createSnapshot(wanted: NewSnapshotInfo): Promise<void> {
     this.assertReadable();
     this.#assertSnapshots();
-    await this.#writer.mutex.run(() => createSnapshot(this.#writer, wanted));
+    await this.#changing(() => this.#writer.mutex.run(() => createSnapshot(this.#writer, wanted)));
   }
 
   async applySnapshot(wanted: SnapshotSelector): Promise<void> {
     this.assertReadable();
     this.#assertSnapshots();
-    await this.#writer.mutex.run(() => applySnapshot(this.#writer, wanted));
+    await this.#changing(() => this.#writer.mutex.run(() => applySnapshot(this.#writer, wanted)));
   }
 
   async deleteSnapshot(wanted: SnapshotSelector): Promise<void> {
     this.assertReadable();
     this.#assertSnapshots();
-    await this.#writer.mutex.run(() => deleteSnapshot(this.#writer, wanted));
+    await this.#changing(() => this.#writer.mutex.run(() => deleteSnapshot(this.#writer, wanted)));
   }
 
   /** As QEMU: a data file has no refcounts, so that nothing in it can be shared. */
@@ -232,7 +260,7 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
 
   /** Durable on return. A power cut meanwhile leaves some clusters dropped and others not. */
   async empty(): Promise<void> {
-    await this.#writer.mutex.run(() => emptyImage(this.#writer));
+    await this.#changing(() => this.#writer.mutex.run(() => emptyImage(this.#writer)));
   }
 
   /** Gives guest bytes [from, to) host space that reads as zeroes, where they have none. */
@@ -282,12 +310,12 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
       if (writer.dataFile !== writer.store) await writer.dataFile.flush();
       return writer.store.flush();
     }
-    await writer.mutex.run(() => flushImage(writer));
+    await this.#marking(() => writer.mutex.run(() => flushImage(writer)));
   }
 
   /** For what the format itself changes beyond guest data: `work` runs while nobody else changes the image. */
   async change(work: (writer: Qcow2Writer) => Promise<void>): Promise<void> {
-    await this.#writer.mutex.run(() => work(this.#writer));
+    await this.#marking(() => this.#writer.mutex.run(() => work(this.#writer)));
   }
 
   /** Flushes, and leaves the image as one that is not open; the source stays open. */
