@@ -82,6 +82,12 @@ function explainDiskError(error: DiskError): Explanation {
   if (field === 'backing_fmt' && detail.detected !== undefined) {
     return { text: error.message, hint: `Detected format of ${detail.detected}.` };
   }
+  if (error.field === 'extra_data_size') {
+    return {
+      text: error.message,
+      hint: 'You can force-remove this extra metadata with qemu-img check -r all\n',
+    };
+  }
   if (field === 'preallocation' && detail.value === 'metadata') {
     return { text: 'Unsupported preallocation mode: metadata' };
   }

@@ -168,6 +168,13 @@ export const differences = [
     reason: 'That is a loss of data.',
   },
   {
+    id: 'snapshot-l1',
+    what: 'Changing an image with a snapshot of which the L1 table cannot be',
+    qemuImg: 'changes it, as long as that table is not looked at',
+    cowImg: 'opens it for reading only',
+    reason: 'Nobody knows which clusters that snapshot holds: a change could overwrite them.',
+  },
+  {
     id: 'subcluster-run',
     what: 'Where reading meets an extended L2 entry that cannot be',
     qemuImg: 'gives up on all subclusters of one kind before it as well',

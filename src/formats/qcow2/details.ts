@@ -9,7 +9,7 @@ import { readSnapshots } from './snapshots.ts';
 
 /** What `info` shows, by QEMU's keys (ImageInfoSpecificQCow2). */
 export async function detailsOf(source: ByteSource, header: Qcow2Header): Promise<LayerDetails> {
-  const { entries } = await readSnapshots(source, header);
+  const { entries } = await readSnapshots(source, header, { lenient: true });
   const encrypted = header.cryptMethod !== CryptMethod.none;
   return {
     clusterSize: clusterSizeOf(header),

@@ -34,7 +34,7 @@ import { reserve } from './reserve.ts';
 import { resize } from './resize.ts';
 import { applySnapshot, createSnapshot, deleteSnapshot } from './snapshot-actions.ts';
 import { findSnapshot } from './snapshot-find.ts';
-import { readSnapshots } from './snapshots.ts';
+import { checkSnapshotL1, readSnapshots } from './snapshots.ts';
 import { looksPreallocated } from './sparse.ts';
 import { unpackCluster } from './unpack.ts';
 import type { Qcow2Writer } from './writer.ts';
@@ -127,8 +127,10 @@ export class Qcow2Layer implements Layer, LocateContext {
 
   async openSnapshot(wanted: SnapshotSelector): Promise<void> {
     this.assertReadable();
-    const { entries } = await readSnapshots(this.source, this.header);
-    this.mapping.adopt(entries[findSnapshot(entries, wanted, this.source.name)]);
+    const { entries } = await readSnapshots(this.source, this.header, { lenient: true });
+    const entry = entries[findSnapshot(entries, wanted, this.source.name)];
+    checkSnapshotL1(this.source.name, this.header, entry);
+    this.mapping.adopt(entry);
     this.mapping.checkL1();
   }
 

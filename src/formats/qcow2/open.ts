@@ -42,7 +42,7 @@ export async function openQcow2(
         detail: { errno: 'EACCES' },
       });
     }
-    if (header.snapshotCount > 0) await readSnapshots(source, header);
+    if (header.snapshotCount > 0) await readSnapshots(source, header, { lenient: !writable });
     if (writable && hasIncompatible(header, Incompatible.dirty)) header = await repair(source, header, hooks);
   }
   const encryption = await openEncryption(source, header, context);

@@ -28,8 +28,15 @@ const windowBytes = 256 * 1024;
 /** The longest entry: header, extra data, id and name at their limits. */
 const maxEntryBytes = c.snapshotHeaderBytes + c.maxSnapshotExtraData + 2 * 65535;
 
-/** Reads the snapshot table. Throws `corrupt` in QEMU's words. */
-export async function readSnapshots(source: ByteSource, header: Qcow2Header): Promise<SnapshotTable> {
+/**
+ * Reads the snapshot table. Throws `corrupt` in QEMU's words. `lenient`: for who will not look into the snapshots' L1 tables,
+ * or will call `checkSnapshotL1` first.
+ */
+export async function readSnapshots(
+  source: ByteSource,
+  header: Qcow2Header,
+  { lenient = false } = {},
+): Promise<SnapshotTable> {
   const entries: SnapshotEntry[] = [];
   const start = header.snapshotsOffset;
   let window = new Uint8Array(0);
@@ -44,7 +51,7 @@ export async function readSnapshots(source: ByteSource, header: Qcow2Header): Pr
       if (there > 0) await source.read(at, window.subarray(0, there));
     }
     const { entry, bytes } = parseEntry(window.subarray(at - windowAt), source.name, at, number);
-    checkL1(source.name, header, entry, at);
+    if (!lenient) checkSnapshotL1(source.name, header, entry, at);
     entries.push(entry);
     at += bytes;
     if (at - start > c.maxSnapshotTableBytes) {
@@ -104,7 +111,8 @@ function knownIcount(icount: bigint): bigint | undefined {
   return icount === 0xffff_ffff_ffff_ffffn ? undefined : icount;
 }
 
-function checkL1(path: string, header: Qcow2Header, entry: SnapshotEntry, at: number): void {
+/** Throws `corrupt` for an L1 table that cannot be; `at`: where the entry lies. */
+export function checkSnapshotL1(path: string, header: Qcow2Header, entry: SnapshotEntry, at?: number): void {
   if (entry.l1Size > c.maxL1Bytes / c.entryBytes) {
     throw corrupt(path, 'snapshot l1_size', 'Snapshot L1 table too large', at, { l1Size: entry.l1Size });
   }
