@@ -208,6 +208,29 @@ export const commands: readonly CommandSpec[] = [
     load: () => import('./commands/down.ts'),
   },
   {
+    name: 'move',
+    operands: '<master> <to> [places...]',
+    summary: 'move a master, with all that stands on it',
+    description:
+      'Moves a master (or another image) to a folder or a new name. Its clones, the labs that use it and their lab files follow, ' +
+      'one by one, and each can be read all the while; the old name goes last. The same command completes a move that was cut ' +
+      'off. Clones are looked for in this folder and the places given, and where they were recorded.',
+    options: [dryRun, output],
+    examples: ['move masters/debian-12@3.qcow2 /srv/masters/', 'move old.qcow2 new.qcow2 /srv/vms --dry-run'],
+    load: () => import('./commands/move.ts'),
+  },
+  {
+    name: 'adopt',
+    operands: '<places...>',
+    summary: 'record clones that others made',
+    description:
+      'Records images that stand on others, such as clones by qemu-img, beside what they stand on, so that Cowherd refuses to ' +
+      'write to that, gc keeps it, and move lets them follow. The images themselves stay as they are.',
+    options: [dryRun, output],
+    examples: ['adopt /srv/vms', 'adopt clone.qcow2 --dry-run'],
+    load: () => import('./commands/adopt.ts'),
+  },
+  {
     name: 'gc',
     operands: '[lab-or-folder] [places...]',
     summary: 'remove versions of masters that nobody needs',

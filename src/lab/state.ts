@@ -112,6 +112,15 @@ export function removeEmptyPool(pool: string): void {
   }
 }
 
+/** Removes a folder's records where none are left. */
+export function removeEmptyRecords(folder: string): void {
+  try {
+    rmdirSync(join(folder, recordFolder));
+  } catch {
+    // Something is in it, or it never was: it stays.
+  }
+}
+
 /** The folder that a lab's seats' relative names start from, by its state file's path. */
 export function poolOfState(path: string): string {
   return dirname(dirname(path));

@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, realpathSync, rmSync } from 'node:fs';
+import { existsSync, realpathSync, rmSync } from 'node:fs';
 import { basename, dirname, extname, join, resolve } from 'node:path';
 import { isDiskError } from '../../errors.ts';
 import { sweepAsides, syncDirectory } from '../../platform/atomic-file.ts';
@@ -8,7 +8,7 @@ import {
   recordFolder,
   recordsFor,
 } from '../../platform/dependents.ts';
-import { asSystemError, errnoOf } from '../../platform/errno.ts';
+import { asSystemError } from '../../platform/errno.ts';
 import { isImmutable, setImmutable } from '../../platform/file-facts.ts';
 import { mastersOf } from '../former.ts';
 import { releaseHold } from '../guard.ts';
@@ -17,8 +17,8 @@ import { fileIdentity, readImageHead } from '../overlay.ts';
 import { lockPool } from '../pool-lock.ts';
 import { isLocked } from '../release.ts';
 import { type Scan, scanImages, standingOn } from '../scan.ts';
-import { loadLab } from '../spec/load.ts';
 import { poolOfState, readStateFile } from '../state.ts';
+import { mastersInLabFiles, namesIn } from './lab-files.ts';
 import { folderLock, type MasterVersion, masterVersions, orphanedRecords } from './library.ts';
 
 /** Something that nobody needs any more. */
@@ -52,7 +52,9 @@ export async function planCollection(masters: string, options: CollectOptions): 
   const versions = masterVersions(folder);
   const looked = placesOf(folder, versions, options.places);
   const scan = scanImages([folder, ...looked.pools], looked.near);
-  const labs = labMasters(looked.near);
+  const labs = new Map(
+    mastersInLabFiles(looked.near).map(({ file, master }) => [fileIdentity(master) ?? '', file]),
+  );
   const garbage: Garbage[] = [];
   const kept: { path: string; why: string }[] = [];
   for (const version of versions) {
@@ -207,32 +209,4 @@ function placesOf(
   const near = new Set([dirname(folder), ...places, ...[...pools].map((one) => dirname(one))]);
   const there = (set: ReadonlySet<string>) => [...set].filter((one) => existsSync(one));
   return { pools: there(pools), near: there(near) };
-}
-
-/** The masters that lab files in these folders name, by identity. A lab file with mistakes in it names none. */
-function labMasters(folders: readonly string[]): ReadonlyMap<string, string> {
-  const found = new Map<string, string>();
-  for (const folder of folders) {
-    for (const name of namesIn(folder)) {
-      if (!/\.ya?ml$/i.test(name)) continue;
-      const file = join(folder, name);
-      try {
-        const identity = fileIdentity(loadLab(file, folder).master.path);
-        if (identity !== undefined) found.set(identity, file);
-      } catch (error) {
-        if (!isDiskError(error)) throw error;
-      }
-    }
-  }
-  return found;
-}
-
-function namesIn(folder: string): readonly string[] {
-  try {
-    return readdirSync(folder);
-  } catch (cause) {
-    const errno = errnoOf(cause);
-    if (errno === 'ENOENT' || errno === 'ENOTDIR') return [];
-    throw asSystemError(cause, 'look into', folder);
-  }
 }

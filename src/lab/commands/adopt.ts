@@ -1,0 +1,42 @@
+import { resolve } from 'node:path';
+import { recordDependents } from '../../platform/dependents.ts';
+import { count, table } from '../describe.ts';
+import { labUuid, uuidV5 } from '../identity.ts';
+import { realPath } from '../lab.ts';
+import { backingPathOf, nameExists } from '../overlay.ts';
+import { scanImages } from '../scan.ts';
+import { type LabCommand, say, sayJson, shown, wantsJson, warn } from './command.ts';
+
+/** `cowherd adopt`: records clones that others made beside what they stand on, so that nobody forgets them. */
+export const run: LabCommand = async (input, context) => {
+  const dryRun = input.options.dryRun === true;
+  const scan = scanImages(input.operands.map((one) => resolve(context.cwd, one)));
+  for (const warning of scan.warnings) warn(context, warning);
+  const adopted: { path: string; backing: string }[] = [];
+  for (const image of scan.images) {
+    const backing = backingPathOf(image);
+    // A seat's lab has recorded it.
+    if (backing === undefined || image.provenance) continue;
+    if (!nameExists(backing)) {
+      warn(context, `'${shown(context, image.path)}' stands on '${backing}', which is not there`);
+      continue;
+    }
+    const path = realPath(image.path);
+    if (!dryRun) {
+      const by = uuidV5(path, labUuid('adopted'));
+      await recordDependents(backing, [path], { by, label: 'an adopted image' });
+    }
+    adopted.push({ path, backing: realPath(backing) });
+  }
+  if (wantsJson(input)) {
+    sayJson(context, { adopted, dryRun });
+    return 0;
+  }
+  if (adopted.length > 0)
+    say(
+      context,
+      table(adopted.map((one) => [shown(context, one.path), `on ${shown(context, one.backing)}`])),
+    );
+  say(context, `${count(adopted.length, 'image')} ${dryRun ? 'would be adopted' : 'adopted'}`);
+  return 0;
+};

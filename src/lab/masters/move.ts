@@ -1,0 +1,250 @@
+import { chmodSync, linkSync, rmSync, statSync } from 'node:fs';
+import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
+import { parseDocument } from 'yaml';
+import { DiskError } from '../../errors.ts';
+import { openImageFile, trustedImages } from '../../node.ts';
+import { changeBacking } from '../../operations/rebase.ts';
+import { createAside, sweepAsides, syncDirectory } from '../../platform/atomic-file.ts';
+import { copyFileSparse } from '../../platform/copy-file.ts';
+import {
+  forgetDependents,
+  knownDependents,
+  recordDependents,
+  recordFolder,
+  recordsFor,
+} from '../../platform/dependents.ts';
+import { asSystemError, errnoOf } from '../../platform/errno.ts';
+import { isImmutable, setImmutable } from '../../platform/file-facts.ts';
+import { makeFolder, readJsonFile, writeJsonFile } from '../../platform/json-file.ts';
+import { contentDigest } from '../content-digest.ts';
+import { fileFacts, forgetContent, pathFrom } from '../master.ts';
+import { fileIdentity, nameExists, readImageHead } from '../overlay.ts';
+import { isLocked } from '../release.ts';
+import { scanImages, standingOn } from '../scan.ts';
+import { editLabFile, withValue } from '../spec/edit.ts';
+import { poolOfState, readStateFile, writeState } from '../state.ts';
+import { labFilesNaming } from './lab-files.ts';
+import { readMasterRecord, recordPathOf } from './library.ts';
+import { versionOfFile } from './name.ts';
+
+/*
+ * A master moves in steps after each of which every image can be read: it gets its new name beside the old one (a hard link,
+ * or a copy that was compared), its clones name the new one one by one, states and lab files follow, and the old name goes
+ * last. A journal beside the old name says where it goes, so that the next run completes one that was cut off.
+ */
+
+export interface MovePlan {
+  /** Absolute, symbolic links resolved. */
+  readonly from: string;
+  readonly to: string;
+  /** Images that name the master. */
+  readonly children: readonly string[];
+  readonly labFiles: readonly string[];
+  /** State files of labs that stand on it. */
+  readonly states: readonly string[];
+  /** An earlier run was cut off: this one completes it. */
+  readonly resumed: boolean;
+}
+
+function journalPath(from: string): string {
+  return join(dirname(from), recordFolder, `${basename(from)}.move.json`);
+}
+
+/** Where a move that was cut off goes; undefined: there was none. */
+export function unfinishedMove(from: string): string | undefined {
+  const journal = readJsonFile(journalPath(from), 64 * 1024);
+  return typeof journal?.to === 'string' ? resolve(dirname(from), journal.to) : undefined;
+}
+
+/**
+ * Looks at all that moving a master means. Changes nothing. Throws `not-found`, `exists`, `in-use` while the master or one of
+ * its clones is open in a program, `unsupported` for a master that names a backing file from where it lies.
+ */
+export async function planMove(from: string, to: string, places: readonly string[]): Promise<MovePlan> {
+  const before = unfinishedMove(from);
+  if (before !== undefined && before !== to) {
+    throw new DiskError('in-use', `'${from}' is on its way to '${before}': an earlier move was cut off`, {
+      path: from,
+      detail: { fix: `complete it first: cowherd move '${from}' '${before}'` },
+    });
+  }
+  const resumed = before !== undefined;
+  const present = nameExists(from) ? from : to;
+  if (!nameExists(present)) throw new DiskError('not-found', `There is no image '${from}'`, { path: from });
+  if (!resumed && nameExists(to))
+    throw new DiskError('exists', `There is a file '${to}' already`, { path: to });
+  if (!resumed && present !== from)
+    throw new DiskError('not-found', `There is no image '${from}'`, { path: from });
+  if (!statSync(present).isFile()) {
+    throw new DiskError('unsupported', `'${from}' is no file: only those are moved`, { path: from });
+  }
+  const backing = readImageHead(present)?.backing?.path;
+  if (backing !== undefined && !isAbsolute(backing) && dirname(from) !== dirname(to)) {
+    throw new DiskError('unsupported', `'${from}' names '${backing}' from where it lies`, {
+      path: from,
+      field: 'backing_file',
+      detail: { fix: 'let it name its backing file by the whole path first: cow-img rebase -u' },
+    });
+  }
+  const names = [from, to].filter(nameExists);
+  const recorded = names.flatMap((name) => recordsFor(name));
+  const pools = [...places, ...recorded.flatMap((one) => one.dependents.map((path) => dirname(path)))].filter(
+    nameExists,
+  );
+  const near = [dirname(dirname(from)), ...pools.map((one) => dirname(one))];
+  const scan = scanImages([dirname(from), ...pools], near);
+  if (scan.warnings.length > 0) {
+    throw new DiskError('denied', `Clones may be where nothing can be seen: ${scan.warnings[0]}`, {
+      path: from,
+    });
+  }
+  const children = new Set<string>();
+  for (const name of names) {
+    for (const { image, distance } of standingOn(name, scan.images))
+      if (distance === 1) children.add(image.path);
+    for (const one of await knownDependents(name)) children.add(one.path);
+  }
+  for (const path of [...names, ...children]) {
+    if (!(await isLocked(path))) continue;
+    throw new DiskError('in-use', `'${path}' is open in a program`, {
+      path,
+      detail: { fix: "shut down the guests first ('cowherd stop'), and the guard" },
+    });
+  }
+  const states = new Set(
+    names.flatMap((name) =>
+      recordsFor(name).flatMap(({ note }) =>
+        typeof note?.state === 'string' ? [resolve(dirname(name), note.state)] : [],
+      ),
+    ),
+  );
+  const labFiles = labFilesNaming(names, [...new Set([...near, ...places])]);
+  return {
+    from,
+    to,
+    children: [...children].sort(),
+    labFiles,
+    states: [...states].filter(nameExists),
+    resumed,
+  };
+}
+
+/** Does what the plan says. The caller holds the locks of the folder and of the labs. */
+export async function moveMaster(plan: MovePlan, signal?: AbortSignal): Promise<void> {
+  const { from, to } = plan;
+  makeFolder(dirname(to));
+  writeJsonFile(journalPath(from), { version: 1, to: relative(dirname(from), to) });
+  const immutable = nameExists(from) && isImmutable(from) === true;
+  if (!nameExists(to)) await giveName(from, to, immutable, signal);
+  for (const { note, ...recorder } of nameExists(from) ? recordsFor(from) : []) {
+    const state = typeof note?.state === 'string' ? resolve(dirname(from), note.state) : undefined;
+    const moved = state === undefined ? note : { ...note, state: relative(dirname(to), state) };
+    await recordDependents(to, recorder.dependents, { ...recorder, note: moved });
+  }
+  moveVersionRecord(from, to);
+  for (const child of plan.children) await nameMaster(child, from, to);
+  for (const state of plan.states) followState(state, from, to);
+  for (const file of plan.labFiles) followLabFile(file, from, to);
+  if (nameExists(from)) {
+    if (isImmutable(from)) setImmutable(from, false);
+    for (const record of recordsFor(from)) await forgetDependents(from, record.by);
+    forgetContent(from);
+    rmSync(from, { force: true });
+    syncDirectory(dirname(from));
+  }
+  if (immutable) setImmutable(to, true);
+  const version = versionOfFile(from);
+  if (version) rmSync(recordPathOf(dirname(from), `${version.name}@${version.number}`), { force: true });
+  rmSync(journalPath(from), { force: true });
+  syncDirectory(dirname(journalPath(from)));
+}
+
+async function giveName(from: string, to: string, immutable: boolean, signal?: AbortSignal): Promise<void> {
+  sweepAsides(dirname(to));
+  // Nothing can be linked to an immutable file.
+  if (immutable) setImmutable(from, false);
+  try {
+    linkSync(from, to);
+    syncDirectory(dirname(to));
+    return;
+  } catch (cause) {
+    if (!['EXDEV', 'EPERM', 'ENOTSUP', 'EMLINK'].includes(errnoOf(cause) ?? ''))
+      throw asSystemError(cause, 'create', to);
+  }
+  await using aside = createAside(to);
+  await copyFileSparse(from, aside.path, { signal });
+  if ((await bytesDigest(from)) !== (await bytesDigest(aside.path))) {
+    throw new DiskError('io', `The copy of '${from}' is not what it was copied from`, { path: to });
+  }
+  chmodSync(aside.path, statSync(from).mode & 0o7777);
+  await aside.commit({ replace: false });
+}
+
+async function bytesDigest(path: string): Promise<string> {
+  await using image = await openImageFile(path, { format: 'raw', policy: trustedImages });
+  return `${statSync(path).size} ${await contentDigest(image)}`;
+}
+
+function moveVersionRecord(from: string, to: string): void {
+  const [before, after] = [versionOfFile(from), versionOfFile(to)];
+  if (!before || !after) return;
+  const label = `${after.name}@${after.number}`;
+  const record = readMasterRecord(recordPathOf(dirname(from), `${before.name}@${before.number}`));
+  if (record) writeJsonFile(recordPathOf(dirname(to), label), { ...record, master: label });
+}
+
+/** A clone's header names the new place, as it named the old one: from where it lies, or by the whole path. */
+async function nameMaster(child: string, from: string, to: string): Promise<void> {
+  const backing = readImageHead(child)?.backing;
+  if (!backing) return;
+  const named = resolve(dirname(child), backing.path);
+  if (named === to && named !== from) return;
+  const path = isAbsolute(backing.path) ? to : pathFrom(dirname(child), to);
+  await using image = await openImageFile(child, {
+    format: 'qcow2',
+    writable: true,
+    backing: 'ignore',
+    corruptDependents: true,
+  });
+  await changeBacking(image, { path, format: backing.format });
+  await image.flush();
+}
+
+function followState(file: string, from: string, to: string): void {
+  const state = readStateFile(file);
+  if (!state) return;
+  const pool = poolOfState(file);
+  const follow = (master: (typeof state)['master']) => ({
+    ...master,
+    files: master.files.map((one) =>
+      resolve(pool, one.path) === from ? { ...fileFacts(to), path: pathFrom(pool, to) } : one,
+    ),
+  });
+  const { former } = state;
+  writeState(pool, {
+    ...state,
+    master: follow(state.master),
+    ...(former ? { former: former.map(follow) } : {}),
+  });
+}
+
+function followLabFile(file: string, from: string, to: string): void {
+  editLabFile(file, (text) => {
+    for (const path of [['master', 'path'], ['master']]) {
+      const value = valueAt(text, path);
+      if (value === undefined) continue;
+      if (
+        resolve(dirname(file), value) !== from &&
+        fileIdentity(resolve(dirname(file), value)) !== fileIdentity(from)
+      )
+        continue;
+      return withValue(text, path, isAbsolute(value) ? to : pathFrom(dirname(file), to));
+    }
+    return text;
+  });
+}
+
+function valueAt(text: string, path: readonly string[]): string | undefined {
+  const value = parseDocument(text).getIn(path);
+  return typeof value === 'string' ? value : undefined;
+}

@@ -1,0 +1,57 @@
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { knownDependents } from '../../src/platform/dependents.ts';
+import { have, mustRun } from '../support/programs.ts';
+import { labBench, qemuCheck } from './support.ts';
+
+const qemu = have('qemu-io') && have('qemu-img');
+
+describe.skipIf(!qemu)('move and adopt', () => {
+  it('takes a master elsewhere, and its clones, labs and records with it', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2 });
+    await bench.must('up');
+    await mustRun('mkdir', [bench.path('vms'), bench.path('far')]);
+    const strange = bench.path('vms/strange.qcow2');
+    const clone = ['create', '-q', '-f', 'qcow2', '-F', 'raw', '-b', bench.path('masters/m.raw'), strange];
+    await mustRun('qemu-img', clone);
+    const seat = bench.path('class/student-01.qcow2');
+    for (const path of [seat, strange])
+      await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -P 7 1M 64k', path]);
+    const copies = [seat, strange].map((path) => [path, `${path}.copy`]);
+    for (const [path, copy] of copies) await mustRun('qemu-img', ['convert', '-O', 'raw', path, copy]);
+
+    expect(await bench.must('adopt', 'vms')).toContain('1 image adopted');
+    const before = bench.snapshot(bench.path('masters'));
+    expect(await bench.must('move', 'masters/m.raw', 'far', '--dry-run')).toContain('3 clones would name');
+    expect(bench.snapshot(bench.path('masters'))).toEqual(before);
+    expect(await bench.must('move', 'masters/m.raw', 'far/n.raw')).toContain('3 clones now name it there');
+    expect(existsSync(bench.path('masters/m.raw'))).toBe(false);
+    expect(existsSync(bench.path('masters/.cowherd'))).toBe(false);
+    expect(readFileSync(bench.path('lab.yaml'), 'utf8')).toContain('master: "far/n.raw"');
+    for (const [path, copy] of copies) {
+      await qemuCheck(path);
+      await mustRun('qemu-img', ['compare', path, copy]);
+    }
+    expect(await mustRun('qemu-img', ['info', seat])).toContain('backing file: ../far/n.raw');
+    expect(await mustRun('qemu-img', ['info', strange])).toContain(
+      `backing file: ${bench.path('far/n.raw')}`,
+    );
+    expect((await knownDependents(bench.path('far/n.raw'))).length).toBe(3);
+    expect(await bench.must('status')).toContain('as it was');
+    expect(await bench.must('up')).toContain('definition');
+    expect(await bench.must('up')).toContain('nothing to do');
+    await bench.must('down');
+    // What others made on it still keeps it read-only.
+    expect(statSync(bench.path('far/n.raw')).mode & 0o222).toBe(0);
+  });
+
+  it('refuses to go over another file, and while somebody uses a clone', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 1 });
+    await bench.must('up');
+    await mustRun('cp', [bench.path('masters/m.raw'), bench.path('other.raw')]);
+    expect((await bench.run('move', 'masters/m.raw', 'other.raw')).err).toContain('already');
+    expect((await bench.run('move', 'masters/none', 'there.raw')).err).toContain('There is no image');
+  });
+});
