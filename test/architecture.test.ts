@@ -15,7 +15,7 @@ const layers: readonly (readonly [string, RegExp])[] = [
   ['formats', /^src\/formats\//],
   ['image', /^src\/image\//],
   ['filesystems', /^src\/filesystems\//],
-  ['operations', /^src\/operations\//],
+  ['operations, appliance', /^src\/(operations|appliance)\//],
   ['index', /^src\/index\.ts$/],
   ['node', /^src\/node\.ts$/],
   ['cli', /^src\/cli\//],

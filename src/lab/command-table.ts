@@ -299,6 +299,56 @@ export const commands: readonly CommandSpec[] = [
     load: () => import('./commands/inspect.ts'),
   },
   {
+    name: 'import',
+    operands: '<file>',
+    summary: 'take over a machine or an image of another product',
+    description:
+      'Takes an appliance (OVA, OVF, or a folder with one) and makes of it qcow2 images and a libvirt definition with its ' +
+      'memory, processors, disks and network cards. What the manifest says is checked before anything is written. Takes an ' +
+      'image too, of any format, which may be packed by gzip, xz, zstd or bzip2. Files appear when all of them are whole.',
+    options: [
+      {
+        flags: '-o, --output-file <path>',
+        help: 'the folder for an appliance (this one), or the image, which ends in .qcow2',
+      },
+      { flags: '--name <name>', help: "the machine's name, instead of the appliance's" },
+      { flags: '--format <format>', help: 'of an image; found out from its first bytes when absent' },
+      { flags: '--force', help: 'replace files that are there' },
+      { flags: '--dry-run', help: 'only say what would be made' },
+      output,
+    ],
+    examples: [
+      'import box.ova -o /srv/vms',
+      'import box.ova --dry-run',
+      'import debian-12.raw.xz -o debian-12.qcow2',
+    ],
+    load: () => import('./commands/import.ts'),
+  },
+  {
+    name: 'export',
+    operands: '<image-or-seat> <ova>',
+    summary: 'pack an image or a seat for another product',
+    description:
+      'Packs an image, with all that it stands on, as an OVA that VMware and VirtualBox can import: OVF descriptor, SHA-256 ' +
+      'manifest, and a streamOptimized VMDK. With --lab it packs a seat of that lab with all its disks; shut it down first.',
+    options: [
+      { flags: '--lab <file>', help: 'the first operand is a seat of this lab' },
+      { flags: '--name <name>', help: "the machine's name, instead of the image's" },
+      { flags: '--memory <mebibytes>', help: 'memory (2048, or as the seat has)' },
+      { flags: '--cpus <n>', help: 'processors (2, or as the seat has)' },
+      { flags: '--firmware <firmware>', help: 'what the machine boots by', choices: ['bios', 'uefi'] },
+      { flags: '--bus <bus>', help: 'what disks are plugged into (sata)', choices: ['ide', 'sata', 'scsi'] },
+      { flags: '--force', help: 'replace a file that is there' },
+      { flags: '--dry-run', help: 'only say what would be made' },
+      output,
+    ],
+    examples: [
+      'export debian-12.qcow2 debian-12.ova --memory 1024 --cpus 1',
+      'export student-03 student-03.ova --lab classroom.yaml',
+    ],
+    load: () => import('./commands/export.ts'),
+  },
+  {
     name: 'doctor',
     operands: '[lab-or-image-or-domain]',
     summary: 'say why QEMU cannot open an image',

@@ -1,4 +1,5 @@
 import type { Target } from '../target.ts';
+import { applianceTexts, bzip2Target, tarTarget } from './appliance.ts';
 import { fileSystemTargets } from './filesystems.ts';
 import { vhdxImages, vpcImages } from './hyper-v.ts';
 import { deflateTarget, textTargets } from './parsers.ts';
@@ -16,4 +17,7 @@ export const targets: readonly Target[] = [
   ...fileSystemTargets,
   deflateTarget,
   ...textTargets,
+  ...applianceTexts,
+  tarTarget,
+  bzip2Target,
 ];

@@ -20,7 +20,7 @@ import { Broken, type Input, type Target } from '../target.ts';
 import { mutateText } from './text.ts';
 
 /** A parser of one text, which may throw DiskError or the command line's own CliFailure. */
-function textTarget(
+export function textTarget(
   name: string,
   share: number,
   samples: readonly string[],

@@ -1,0 +1,135 @@
+import { statSync } from 'node:fs';
+import { basename, extname, resolve } from 'node:path';
+import { humanSize } from '../../cli/sizes.ts';
+import { DiskError } from '../../errors.ts';
+import type { Image } from '../../image/image.ts';
+import { trustedImages } from '../../image/policy.ts';
+import { openImageFile } from '../../node.ts';
+import { exportAppliance } from '../export/export-appliance.ts';
+import { assertFree } from '../import/copy-disk.ts';
+import { openLab } from '../lab.ts';
+import { withoutControls } from '../messages.ts';
+import { type Input, type LabCommand, lazyProgress, say, sayJson, shown, wantsJson } from './command.ts';
+
+type Bus = 'ide' | 'sata' | 'scsi';
+
+/** What is exported, before the options have their say. */
+interface Machine {
+  readonly name: string;
+  readonly memoryMiB: number;
+  readonly cpus: number;
+  readonly firmware: 'bios' | 'uefi';
+  readonly bus: Bus;
+  readonly networkCards: number;
+  readonly disks: readonly { readonly path: string; readonly format?: string }[];
+}
+
+/** `cowherd export IMAGE|SEAT out.ova`. */
+export const run: LabCommand = async (input, context) => {
+  const [what, where] = input.operands;
+  const path = resolve(context.cwd, where);
+  if (extname(path).toLowerCase() !== '.ova') {
+    throw new DiskError('bad-argument', `'${where}' does not end in .ova`, { path, field: 'output' });
+  }
+  assertFree(path, input.options.force === true);
+  const lab = text(input, 'lab');
+  const machine =
+    lab === undefined ? imageMachine(resolve(context.cwd, what)) : seatMachine(lab, what, context.cwd);
+  const wish = {
+    name: text(input, 'name') ?? machine.name,
+    memoryMiB: count(input, 'memory', machine.memoryMiB),
+    cpus: count(input, 'cpus', machine.cpus),
+    firmware: (text(input, 'firmware') as Machine['firmware'] | undefined) ?? machine.firmware,
+    bus: (text(input, 'bus') as Bus | undefined) ?? machine.bus,
+    networkCards: machine.networkCards,
+  };
+  const images: Image[] = [];
+  const dryRun = input.options.dryRun === true;
+  try {
+    for (const disk of machine.disks) {
+      const how = { format: disk.format, policy: trustedImages, signal: context.signal };
+      images.push(await openImageFile(disk.path, how));
+    }
+    if (!dryRun) await write(path, { ...wish, images }, context);
+    const disks = images.map(({ size }, index) => ({ path: machine.disks[index].path, capacity: size }));
+    if (wantsJson(input)) sayJson(context, { path, ...wish, disks, dryRun, bytes: sizeOf(path, dryRun) });
+    else {
+      const size = dryRun ? '' : `, ${humanSize(statSync(path).size)}`;
+      say(
+        context,
+        withoutControls(
+          `${dryRun ? 'would make' : 'made'} ${shown(context, path)}${size}: ${wish.name}, ${images.length} disk(s) on ${wish.bus}`,
+        ),
+      );
+    }
+    return 0;
+  } finally {
+    for (const image of images) await image[Symbol.asyncDispose]();
+  }
+};
+
+async function write(
+  path: string,
+  wish: Parameters<typeof exportAppliance>[1],
+  context: Parameters<LabCommand>[1],
+): Promise<void> {
+  const copying = wish.images.map((_, index) => lazyProgress(context, `disk ${index + 1}`, 'bytes'));
+  try {
+    await exportAppliance(path, wish, {
+      signal: context.signal,
+      onCopy(disk, done, total) {
+        copying[disk].update(done, total);
+        if (done === total) copying[disk].end();
+      },
+    });
+  } finally {
+    for (const progress of copying) progress.end();
+  }
+}
+
+function sizeOf(path: string, dryRun: boolean): number | undefined {
+  return dryRun ? undefined : statSync(path).size;
+}
+
+function imageMachine(path: string): Machine {
+  return {
+    name: basename(path, extname(path)),
+    memoryMiB: 2048,
+    cpus: 2,
+    firmware: 'bios',
+    bus: 'sata',
+    networkCards: 1,
+    disks: [{ path }],
+  };
+}
+
+function seatMachine(labFile: string, name: string, cwd: string): Machine {
+  const lab = openLab(labFile, cwd);
+  const seat = lab.seats.get(name);
+  if (!seat) {
+    throw new DiskError('not-found', `The lab has no seat '${name}'`, { path: labFile, field: 'seats' });
+  }
+  const { bus } = seat.disk;
+  return {
+    name: `${seat.lab}-${seat.name}`,
+    memoryMiB: seat.memoryMiB,
+    cpus: seat.cpus,
+    firmware: seat.firmware,
+    // Neither VMware nor VirtualBox has virtio disks by an OVF's word.
+    bus: bus === 'virtio' ? 'sata' : bus,
+    networkCards: seat.network.kind === 'none' ? 0 : 1,
+    disks: [seat.disk, ...(seat.disks ?? [])],
+  };
+}
+
+function count(input: Input, name: string, otherwise: number): number {
+  const value = text(input, name);
+  if (value === undefined) return otherwise;
+  if (/^[1-9]\d{0,6}$/.test(value)) return Number(value);
+  throw new DiskError('bad-argument', `--${name} takes a number, not '${value}'`, { field: name });
+}
+
+function text(input: Input, name: string): string | undefined {
+  const value = input.options[name];
+  return typeof value === 'string' ? value : undefined;
+}

@@ -1,0 +1,52 @@
+import { existsSync } from 'node:fs';
+import { alignUp } from '../../bytes/numbers.ts';
+import { DiskError } from '../../errors.ts';
+import type { Image } from '../../image/image.ts';
+import { createImage, openImage } from '../../image/open.ts';
+import { createImageTarget, type ImageTarget } from '../../node.ts';
+import { convertImages } from '../../operations/convert.ts';
+import type { OnProgress } from '../../storage/store.ts';
+import { UnflushedFile } from '../../storage/unflushed.ts';
+
+const sectorBytes = 512;
+
+/** Throws `exists` where there is a file that would be replaced. */
+export function assertFree(path: string, force: boolean): void {
+  if (force || !existsSync(path)) return;
+  throw new DiskError('exists', `'${path}' exists already`, {
+    path,
+    detail: { fix: 'name another place with -o, or replace it with --force' },
+  });
+}
+
+export interface CopyOptions {
+  readonly signal: AbortSignal;
+  readonly onProgress?: OnProgress;
+}
+
+/**
+ * Writes what a guest reads from `image` (without one: zeroes) as a qcow2 image beside its place, which it takes with
+ * `commit`. Disposed without that, nothing has happened.
+ */
+export async function copyToQcow2(
+  path: string,
+  size: number,
+  image: Image | undefined,
+  options: CopyOptions,
+): Promise<ImageTarget> {
+  const target = await createImageTarget(path);
+  try {
+    await createImage(target.store, 'qcow2', alignUp(size, sectorBytes), {}, target.context());
+    await using made = await openImage(new UnflushedFile(target.store), {
+      format: 'qcow2',
+      writable: true,
+      signal: options.signal,
+    });
+    // One request at a time: some sources are unpacked as they are read, from front to end.
+    if (image) await convertImages([image], made, { ...options, targetIsZero: true, requests: 1 });
+  } catch (error) {
+    await target[Symbol.asyncDispose]();
+    throw error;
+  }
+  return target;
+}

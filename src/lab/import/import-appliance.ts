@@ -1,0 +1,207 @@
+import { mkdirSync, readdirSync, rmdirSync, writeFileSync } from 'node:fs';
+import { basename, dirname, extname, join, resolve } from 'node:path';
+import type { Appliance, ApplianceDisk } from '../../appliance/appliance.ts';
+import { parseOvf } from '../../appliance/parse-ovf.ts';
+import { openUnpacked } from '../../cli/unpacked-image.ts';
+import { DiskError } from '../../errors.ts';
+import type { Image } from '../../image/image.ts';
+import { openImage } from '../../image/open.ts';
+import type { ImageTarget } from '../../node.ts';
+import { createAside } from '../../platform/atomic-file.ts';
+import { compressionIn } from '../../storage/file-unpacked.ts';
+import type { ByteSource, OnProgress } from '../../storage/store.ts';
+import type { DomainType } from '../domain-xml.ts';
+import { applianceXml } from './appliance-xml.ts';
+import { assertFree, copyToQcow2 } from './copy-disk.ts';
+import { assertDigest, digestOf } from './digest.ts';
+import type { AppliancePackage } from './package.ts';
+
+export interface ImportPlan {
+  readonly appliance: Appliance;
+  /** The domain's name. */
+  readonly name: string;
+  /** Absolute path of the libvirt definition. */
+  readonly definition: string;
+  /** One for each disk, absolute. */
+  readonly paths: readonly string[];
+}
+
+export interface ImportOptions {
+  readonly signal: AbortSignal;
+  readonly domainType: DomainType;
+  readonly onVerify?: OnProgress;
+  /** Told for each disk, by its number. */
+  readonly onCopy?: (disk: number, done: number, total: number) => void;
+  readonly onWarning: (message: string) => void;
+}
+
+/** A disk of a fixed VHD tells so at its end only. */
+const footerBytes = 512;
+const vhdCookie = 'conectix';
+
+/**
+ * Decides where an appliance goes. `output`: the folder, or for a machine of one disk the name of the image, which ends
+ * in `.qcow2`. Throws `exists` unless `force`.
+ */
+export function planImport(
+  source: AppliancePackage,
+  output: string,
+  { name: wanted, force = false }: { readonly name?: string; readonly force?: boolean } = {},
+): ImportPlan {
+  const appliance = parseOvf(source.descriptor.text, source.path);
+  const single = extname(output) === '.qcow2';
+  if (single && appliance.disks.length !== 1) {
+    throw new DiskError(
+      'bad-argument',
+      `The appliance has ${appliance.disks.length} disks: name a folder for them`,
+      { path: output, field: 'output-file' },
+    );
+  }
+  const name = wanted ?? (single ? basename(output, '.qcow2') : plain(appliance.name));
+  if (plain(name) !== name) {
+    throw new DiskError('bad-argument', `${JSON.stringify(name)} is no name for files`, { field: 'name' });
+  }
+  const folder = single ? dirname(output) : output;
+  const paths = appliance.disks.map((_, index) =>
+    single ? resolve(output) : resolve(folder, `${name}${index === 0 ? '' : `-disk${index + 1}`}.qcow2`),
+  );
+  const definition = resolve(folder, `${name}.xml`);
+  for (const path of [...paths, definition]) assertFree(path, force);
+  return { appliance, name, definition, paths };
+}
+
+/** A name that files can have, made of any. */
+function plain(name: string): string {
+  const cleaned = name
+    .replace(/[^\p{L}\p{N}._+-]+/gu, '-')
+    .replace(/^[-.]+|-+$/g, '')
+    .slice(0, 100);
+  return cleaned === '' ? 'appliance' : cleaned;
+}
+
+/** Compares the package with its manifest. Answers whether it has one. Throws `corrupt`. */
+export async function verifyPackage(
+  source: AppliancePackage,
+  appliance: Appliance,
+  { signal, onVerify, onWarning }: Pick<ImportOptions, 'signal' | 'onVerify' | 'onWarning'>,
+): Promise<boolean> {
+  if (source.signed) onWarning('the signature (.cert) is not checked');
+  const { manifest } = source;
+  if (!manifest) {
+    onWarning('there is no manifest: whether the package is whole cannot be told');
+    return false;
+  }
+  const listed = new Set(manifest.lines.map(({ file }) => file));
+  const needed = [
+    source.descriptor.name,
+    ...appliance.disks.flatMap(({ file }) => (file ? [file.href] : [])),
+  ];
+  for (const name of needed) if (!listed.has(name)) onWarning(`the manifest does not say what '${name}' is`);
+  const files: { readonly file: ByteSource; readonly line: (typeof manifest.lines)[number] }[] = [];
+  try {
+    for (const line of manifest.lines) files.push({ line, file: await source.open(line.file) });
+    const total = files.reduce((sum, { file }) => sum + file.size, 0);
+    let done = 0;
+    for (const { file, line } of files) {
+      const onBytes = (count: number) => {
+        done += count;
+        onVerify?.(done, total);
+      };
+      assertDigest(line, await digestOf(file, line.algorithm, { signal, onBytes }), source.path);
+    }
+  } finally {
+    for (const { file } of files) await file[Symbol.asyncDispose]();
+  }
+  return true;
+}
+
+/** Copies the disks and writes the definition. All of it takes its place at the end, the definition last. */
+export async function importAppliance(
+  source: AppliancePackage,
+  plan: ImportPlan,
+  options: ImportOptions,
+): Promise<void> {
+  const { appliance, paths, definition, name } = plan;
+  const folder = dirname(definition);
+  const isNew = mkdirSync(folder, { recursive: true }) !== undefined;
+  const targets: ImageTarget[] = [];
+  try {
+    for (const [index, disk] of appliance.disks.entries()) {
+      targets.push(
+        await importDisk(source, disk, paths[index], {
+          ...options,
+          onProgress: (done, total) => options.onCopy?.(index, done, total),
+        }),
+      );
+    }
+    const disks = appliance.disks.map((disk, index) => ({ ...disk, path: paths[index] }));
+    const xml = applianceXml(appliance, name, disks, options.domainType);
+    for (const target of targets) await target.commit();
+    await using aside = createAside(definition);
+    writeFileSync(aside.path, xml);
+    await aside.commit();
+  } catch (error) {
+    for (const target of targets) await target[Symbol.asyncDispose]();
+    if (isNew && readdirSync(folder).length === 0) rmdirSync(folder);
+    throw error;
+  } finally {
+    for (const target of targets) await target[Symbol.asyncDispose]();
+  }
+}
+
+async function importDisk(
+  source: AppliancePackage,
+  disk: ApplianceDisk,
+  path: string,
+  options: ImportOptions & { readonly onProgress: OnProgress },
+): Promise<ImageTarget> {
+  if (!disk.file) {
+    if (disk.capacity !== undefined) return copyToQcow2(path, disk.capacity, undefined, options);
+    throw new DiskError('corrupt', `The disk '${disk.id}' has neither a file nor a size`, {
+      path: source.path,
+      field: 'Disk',
+    });
+  }
+  await using image = await openDisk(source, disk, dirname(path), options);
+  if (disk.capacity !== undefined && disk.capacity !== image.size) {
+    options.onWarning(
+      `'${disk.file.href}' is a disk of ${image.size} bytes, not of ${disk.capacity} as the descriptor says`,
+    );
+  }
+  return await copyToQcow2(path, image.size, image, options);
+}
+
+async function openDisk(
+  source: AppliancePackage,
+  { file }: ApplianceDisk,
+  spoolDirectory: string,
+  { signal, onWarning }: ImportOptions,
+): Promise<Image> {
+  const { href, gzip } = file!;
+  const bytes = await source.open(href);
+  const compression = gzip ? 'gzip' : await compressionIn(bytes);
+  if (compression) {
+    const onSpool = (format: string, size: number) =>
+      onWarning(`'${href}' is ${format} in ${compression}: it is unpacked first, which takes ${size} bytes`);
+    return openUnpacked(bytes, compression, { signal, spoolDirectory, onSpool });
+  }
+  return openImage(bytes, {
+    format: await fixedVhdOr(bytes),
+    signal,
+    // Extents lie beside their descriptor, in the package; nothing else is opened.
+    resolve: (reference, from) => {
+      if (from.role === 'file') return source.open(join(dirname(href), reference.path));
+      const message = `'${href}' is laid over '${reference.path}', which is not in it: export it as one disk`;
+      return Promise.reject(new DiskError('unsupported', message, { path: source.path, field: 'backing' }));
+    },
+  });
+}
+
+async function fixedVhdOr(bytes: ByteSource): Promise<string | undefined> {
+  if (bytes.size < footerBytes) return undefined;
+  const footer = new Uint8Array(footerBytes);
+  await bytes.read(bytes.size - footerBytes, footer);
+  return new TextDecoder('latin1').decode(footer.subarray(0, vhdCookie.length)) === vhdCookie
+    ? 'vpc'
+    : undefined;
+}

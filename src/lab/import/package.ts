@@ -1,0 +1,125 @@
+import { readdirSync, realpathSync, statSync } from 'node:fs';
+import { basename, dirname, extname, join, sep } from 'node:path';
+import { type ManifestLine, parseManifest } from '../../appliance/manifest.ts';
+import { looksLikeTar, readTar, tarBlock } from '../../appliance/tar.ts';
+import { DiskError } from '../../errors.ts';
+import { openFileStore } from '../../storage/file.ts';
+import type { ByteSource } from '../../storage/store.ts';
+import { windowOf } from '../../storage/window.ts';
+
+/** Descriptors and manifests are texts of some kilobytes. */
+const maxTextBytes = 4 * 1024 * 1024;
+
+/** An appliance's files: an OVA, or a folder with an OVF descriptor. */
+export interface AppliancePackage extends AsyncDisposable {
+  readonly path: string;
+  /** The descriptor's name in the package, and its text. */
+  readonly descriptor: { readonly name: string; readonly text: string };
+  readonly manifest?: { readonly name: string; readonly lines: readonly ManifestLine[] };
+  /** It has a certificate, which is not looked at. */
+  readonly signed: boolean;
+  /** A file by the name that the descriptor has for it. Owned by who asks. Throws `not-found`. */
+  open(name: string): Promise<ByteSource>;
+}
+
+/** Whether `path` is a folder, a descriptor, or an archive: what `openPackage` takes. */
+export async function isPackage(path: string): Promise<boolean> {
+  const stats = statSync(path, { throwIfNoEntry: false });
+  if (!stats?.isFile()) return stats?.isDirectory() ?? false;
+  if (extname(path).toLowerCase() === '.ovf') return true;
+  await using file = await openFileStore(path);
+  const head = new Uint8Array(Math.min(tarBlock, file.size));
+  await file.read(0, head);
+  return looksLikeTar(head);
+}
+
+/** Opens an OVA, an OVF file, or the folder that holds one. Throws as `readTar` and `parseManifest` do. */
+export async function openPackage(path: string): Promise<AppliancePackage> {
+  const stats = statSync(path, { throwIfNoEntry: false });
+  if (stats?.isDirectory() || extname(path).toLowerCase() === '.ovf')
+    return openFolder(path, stats?.isDirectory());
+  const archive = await openFileStore(path);
+  try {
+    const entries = new Map((await readTar(archive)).map((entry) => [entry.name, entry]));
+    const open = async (name: string) => {
+      const entry = entries.get(name.replace(/^(\.\/)+/, ''));
+      if (!entry) throw missing(path, name);
+      return windowOf(archive, entry);
+    };
+    const parts = await readParts(path, [...entries.keys()], open);
+    return { ...parts, path, open, [Symbol.asyncDispose]: async () => archive[Symbol.asyncDispose]() };
+  } catch (error) {
+    await archive[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+async function openFolder(path: string, isFolder = false): Promise<AppliancePackage> {
+  const folder = realpathSync(isFolder ? path : dirname(path));
+  const open = async (name: string) => {
+    let place: string;
+    try {
+      place = realpathSync(join(folder, name));
+    } catch {
+      throw missing(path, name);
+    }
+    if (!place.startsWith(folder + sep)) {
+      throw new DiskError('denied', `'${name}' leads out of the folder of the descriptor`, {
+        path,
+        field: 'href',
+      });
+    }
+    return openFileStore(place, { name: join(dirname(isFolder ? join(path, 'x') : path), name) });
+  };
+  const names = readdirSync(folder);
+  const own = basename(path);
+  // Beside a descriptor that was named, only what belongs to it counts.
+  const stem = own.slice(0, -extname(own).length);
+  const mine = isFolder ? names : [own, `${stem}.mf`, `${stem}.cert`].filter((name) => names.includes(name));
+  return { ...(await readParts(path, mine, open)), path, open, [Symbol.asyncDispose]: async () => undefined };
+}
+
+async function readParts(path: string, names: readonly string[], open: AppliancePackage['open']) {
+  const ending = (end: string) => names.filter((name) => extname(name).toLowerCase() === end);
+  const descriptors = ending('.ovf');
+  if (descriptors.length !== 1) {
+    throw new DiskError(
+      descriptors.length === 0 ? 'not-found' : 'bad-argument',
+      descriptors.length === 0
+        ? `There is no OVF descriptor in '${path}'`
+        : `There are ${descriptors.length} OVF descriptors in '${path}': name one`,
+      { path, field: 'descriptor' },
+    );
+  }
+  const [name] = descriptors;
+  const manifests = ending('.mf');
+  return {
+    descriptor: { name, text: await readText(await open(name)) },
+    manifest:
+      manifests.length === 0
+        ? undefined
+        : { name: manifests[0], lines: parseManifest(await readText(await open(manifests[0])), path) },
+    signed: ending('.cert').length > 0,
+  };
+}
+
+async function readText(source: ByteSource): Promise<string> {
+  await using open = source;
+  if (open.size > maxTextBytes) {
+    throw new DiskError('corrupt', `A text of ${open.size} bytes in the package is too long`, {
+      path: open.name,
+      field: 'size',
+    });
+  }
+  const bytes = new Uint8Array(open.size);
+  await open.read(0, bytes);
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+  } catch (cause) {
+    throw new DiskError('corrupt', 'A text in the package is not UTF-8', { path: open.name, cause });
+  }
+}
+
+function missing(path: string, name: string): DiskError {
+  return new DiskError('not-found', `The package has no file '${name}'`, { path, field: 'href' });
+}
