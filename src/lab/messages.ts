@@ -12,6 +12,10 @@ const fixes: Readonly<Partial<Record<DiskErrorCode, string>>> = {
 /** An error for people: one sentence, and below it what to do. */
 export function describeError(thrown: unknown, context: CliContext): string {
   const error = firstError(thrown);
+  // Ctrl-C is no fault of anybody's.
+  if (context.signal.aborted && error === context.signal.reason) {
+    return `${context.program}: ${error instanceof Error ? error.message : 'stopped'}`;
+  }
   if (!isDiskError(error)) {
     const message = error instanceof Error ? error.message : String(error);
     return `${context.program}: ${message}\nThis is a fault of the program: please report it (COWHERD_DEBUG=1 shows more).`;
