@@ -8,7 +8,7 @@ import type { Image } from '../../image/image.ts';
 import { createImage, openImage } from '../../image/open.ts';
 import { createTarget } from '../../node.ts';
 import { convertImages } from '../../operations/convert.ts';
-import type { ByteStore } from '../../storage/store.ts';
+import { type ByteStore, hostFileOf } from '../../storage/store.ts';
 import { storeWindowOf, windowOf } from '../../storage/window.ts';
 import { digestOf } from '../import/digest.ts';
 
@@ -59,7 +59,7 @@ export async function exportAppliance(path: string, wish: ExportWish, options: E
   const manifestAt = tarBlock + alignUp(descriptorRoom, tarBlock);
   await using target = await createTarget(path);
   const { store } = target;
-  if (store.fileKind !== 'regular') {
+  if (hostFileOf(store)?.fileKind !== 'regular') {
     throw new DiskError('bad-argument', `'${path}' is no place for a file`, { path });
   }
   const disks: PackedDisk[] = [];

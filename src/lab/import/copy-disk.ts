@@ -3,7 +3,7 @@ import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
 import { createImage, openImage } from '../../image/open.ts';
-import { createImageTarget, type ImageTarget } from '../../node.ts';
+import { createImageTarget, FileStore, type ImageTarget } from '../../node.ts';
 import { convertImages } from '../../operations/convert.ts';
 import type { OnProgress } from '../../storage/store.ts';
 import { UnflushedFile } from '../../storage/unflushed.ts';
@@ -36,8 +36,9 @@ export async function copyToQcow2(
 ): Promise<ImageTarget> {
   const target = await createImageTarget(path);
   try {
-    await createImage(target.store, 'qcow2', alignUp(size, sectorBytes), {}, target.context());
-    await using made = await openImage(new UnflushedFile(target.store), {
+    const { store } = target;
+    await createImage(store, 'qcow2', alignUp(size, sectorBytes), {}, target.context());
+    await using made = await openImage(store instanceof FileStore ? new UnflushedFile(store) : store, {
       format: 'qcow2',
       writable: true,
       signal: options.signal,
