@@ -26,6 +26,7 @@ export interface Abilities {
 /** By the driver's name. A format that is not here is only written to. */
 const known: Readonly<Record<string, Abilities>> = {
   raw: { resize: ['off', 'falloc', 'full'], sizeOfFile: true },
+  luks: { resize: ['off'], sizeOfFile: true },
   qcow2: {
     resize: ['off', 'metadata', 'falloc', 'full'],
     repairs: ['leaks', 'all'],

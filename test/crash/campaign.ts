@@ -130,6 +130,7 @@ async function judgeSecondCut(
     grain: unitOf(session.image.layer),
     format,
     dataFile: recorded.scenario.options.data_file !== undefined,
+    encrypted: recorded.scenario.options['encrypt.format'] !== undefined,
     backingSize: 0,
     maxSize: 4 * 1024 * 1024,
   };

@@ -157,6 +157,33 @@ export const subjects: readonly Subject[] = [
     },
   },
   {
+    name: 'luks',
+    share: 0.1,
+    draw: (random) => ({
+      format: 'luks',
+      size: random.between(1, 600) * 512,
+      options: quickLuks(''),
+      layerOptions: { 'key-secret': 's' },
+      grain: 512,
+    }),
+  },
+  {
+    name: 'qcow2 with LUKS',
+    share: 0.1,
+    draw: (random) => {
+      const { clusterSize, size } = drawGeometry(random);
+      const chain = random.chance(0.4) ? drawChain(random, size) : {};
+      return {
+        format: 'qcow2',
+        size,
+        options: { cluster_size: clusterSize, 'encrypt.format': 'luks', ...quickLuks('encrypt.') },
+        layerOptions: { 'encrypt.key-secret': 's' },
+        grain: clusterSize,
+        ...chain,
+      };
+    },
+  },
+  {
     name: 'vmdk',
     share: 2,
     draw: (random) => {
@@ -184,6 +211,7 @@ export function drawScenario(random: Random, subject: Subject, operationCount: n
       grain,
       format: image.format,
       dataFile: image.options.data_file !== undefined,
+      encrypted: image.options['encrypt.format'] !== undefined,
       backingSize: image.backing?.size ?? 0,
       maxSize: 4 * MiB,
     },
@@ -208,6 +236,16 @@ function drawGeometry(random: Random, least = 512): { clusterSize: number; size:
   const limit = clusterSize === 512 && random.chance(0.3) ? 3 * MiB : clusterSize < 64 * KiB ? MiB : 2 * MiB;
   const size = clusterSize === 2 * MiB ? 4 * MiB : random.between(16, limit / 512) * 512;
   return { clusterSize, size };
+}
+
+/** A header that takes no time to open. */
+function quickLuks(prefix: string): Readonly<Record<string, string | number>> {
+  return {
+    [`${prefix}key-secret`]: 's',
+    [`${prefix}iter-time`]: 0,
+    [`${prefix}cipher-alg`]: 'aes-128',
+    [`${prefix}hash-alg`]: 'sha1',
+  };
 }
 
 function drawQcow2(

@@ -44,6 +44,8 @@ export interface Shape {
   readonly format: string;
   /** Guest data lies in a file of its own: no snapshots, nothing packed. */
   readonly dataFile: boolean;
+  /** Encrypted units cannot be packed. */
+  readonly encrypted: boolean;
   readonly backingSize: number;
   /** Guest bytes that a drawn resize may not go past. */
   readonly maxSize: number;
@@ -187,8 +189,8 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
   // What `convert -c` and a compressing writer do, also over what is there.
   pack: {
     weight: 6,
-    draw(random, { format, dataFile, size, grain }) {
-      if (!abilitiesOf(format).packs || dataFile) return undefined;
+    draw(random, { format, dataFile, encrypted, size, grain }) {
+      if (!abilitiesOf(format).packs || dataFile || encrypted) return undefined;
       const at = random.below(Math.ceil(size / grain)) * grain;
       return { kind: 'pack', at, length: grain, stamp: random.word() };
     },

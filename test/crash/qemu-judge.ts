@@ -2,7 +2,7 @@ import { open, readFile, writeFile } from 'node:fs/promises';
 import { run, type TempDir } from '../support/programs.ts';
 import { abilitiesOf } from './abilities.ts';
 import { countsTooMuch, type Findings, type Verdict } from './judge.ts';
-import { fileNames, type Recorded } from './session.ts';
+import { fileNames, passphrase, type Recorded, type Scenario } from './session.ts';
 import { pageSize, type SparseBytes } from './sparse-bytes.ts';
 
 /**
@@ -19,7 +19,7 @@ export async function judgeByQemu(
   const out = folder.file('content');
   for (const [i, { name }] of disk.files.entries()) await writeSparse(folder.file(name), files[i]!);
   const options = { cwd: folder.path };
-  const { opening = ['-f', scenario.format, fileNames.image], log } = abilitiesOf(scenario.format);
+  const { opening = openingOf(scenario), log } = abilitiesOf(scenario.format);
   const repair = findings.dirty || log ? ['-r', 'all'] : [];
   const checked = await run('qemu-img', ['check', ...repair, ...opening], options);
   // 3: leaks; 63: the format has nothing to check.
@@ -34,6 +34,14 @@ export async function judgeByQemu(
     return `qemu-img reads byte ${content.findIndex((byte, i) => byte !== findings.content[i])} otherwise than we do`;
   }
   return undefined;
+}
+
+/** Runtime options can be said as a list only. */
+function openingOf({ format, layerOptions }: Scenario): readonly string[] {
+  if (layerOptions === undefined) return ['-f', format, fileNames.image];
+  const named = { driver: format, 'file.filename': fileNames.image, ...layerOptions };
+  const list = Object.entries(named).map(([key, value]) => `${key}=${value}`);
+  return ['--object', `secret,id=s,data=${passphrase}`, '--image-opts', list.join(',')];
 }
 
 async function writeSparse(path: string, content: SparseBytes): Promise<void> {

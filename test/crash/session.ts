@@ -1,6 +1,7 @@
 import type { FormatDriver, OptionValues } from '../../src/formats/driver.ts';
 import type { Image } from '../../src/image/image.ts';
 import { createImage, openImage } from '../../src/image/open.ts';
+import { registerNodePrimitives } from '../../src/platform/node-primitives.ts';
 import { registerZlibCodec } from '../../src/platform/zlib-codec.ts';
 import { registerZstdCodec } from '../../src/platform/zstd-codec.ts';
 import type { ByteSource } from '../../src/storage/store.ts';
@@ -10,6 +11,7 @@ import { RecordingDisk, type Tick } from './recording-store.ts';
 import { SparseBytes } from './sparse-bytes.ts';
 import { SparseStore } from './sparse-store.ts';
 
+registerNodePrimitives();
 registerZlibCodec();
 registerZstdCodec();
 
@@ -34,7 +36,8 @@ export interface Scenario {
 }
 
 /** What every secret is, for formats that ask for one. */
-const passphrase = new TextEncoder().encode('secret');
+export const passphrase = 'secret';
+const secret = async (): Promise<Uint8Array> => new TextEncoder().encode(passphrase);
 
 /** The names of the files of a scenario, as the image refers to them; a format may make more (extents). */
 export const fileNames = { image: 'image', backing: 'backing', other: 'other', data: 'data' } as const;
@@ -96,7 +99,7 @@ export function openChain(
     formats,
     locks: 'none',
     layerOptions: scenario.layerOptions,
-    secret: async () => passphrase,
+    secret,
     resolve: async ({ path }) => file(path),
   });
 }
@@ -172,6 +175,7 @@ async function makeFiles(
   await createImage(store, scenario.format, scenario.size, scenario.options, {
     formats,
     backing,
+    secret,
     name: fileNames.image,
     sibling: async (name) => {
       const content = new SparseBytes();

@@ -2,6 +2,7 @@ import type { Target } from '../target.ts';
 import { applianceTexts, bzip2Target, tarTarget } from './appliance.ts';
 import { fileSystemTargets } from './filesystems.ts';
 import { vhdxImages, vpcImages } from './hyper-v.ts';
+import { luksHeaders } from './luks.ts';
 import { deflateTarget, textTargets } from './parsers.ts';
 import { qcow2Images } from './qcow2.ts';
 import { smallFormats } from './small-formats.ts';
@@ -15,6 +16,7 @@ export const targets: readonly Target[] = [
   vhdxImages,
   ...smallFormats,
   ...fileSystemTargets,
+  luksHeaders,
   deflateTarget,
   ...textTargets,
   ...applianceTexts,

@@ -1,0 +1,75 @@
+import { open, readFile, writeFile } from 'node:fs/promises';
+import { expect, it } from 'vitest';
+import { testContext } from '../../test/support/cli-context.ts';
+import { tempDir } from '../../test/support/programs.ts';
+import { cowImg } from './cow-img.ts';
+
+const passphrase = 'Xq7-horse-staple';
+const wrong = 'Zk9-other-words';
+
+async function said(args: readonly string[]): Promise<{ readonly code: number; readonly text: string }> {
+  const context = testContext({ program: 'cow-img' });
+  const code = await cowImg(args, context);
+  return { code, text: context.out() + context.err() };
+}
+
+it('shows no passphrase, whatever goes wrong', async () => {
+  await using dir = await tempDir();
+  const file = dir.file('image');
+  await writeFile(dir.file('key'), passphrase);
+  await writeFile(dir.file('raw'), new Uint8Array(1024));
+  const objects = [
+    ...['--object', `secret,id=s,file=${dir.file('key')}`],
+    ...['--object', `secret,id=w,data=${wrong}`],
+    ...[
+      '--object',
+      `secret,id=b,data=${Buffer.from(`${wrong}\xff`, 'latin1').toString('base64')},format=base64`,
+    ],
+  ];
+  const options = ['-o', 'key-secret=s,iter-time=1,cipher-alg=aes-128'];
+  const made = await said(['create', ...objects, '-f', 'luks', ...options, file, '4096']);
+  expect(made).toMatchObject({ code: 0 });
+  const named = (id: string) => ['--image-opts', `driver=luks,file.filename=${file},key-secret=${id}`];
+  const answers = [
+    made,
+    await said(['info', ...objects, ...named('s')]),
+    await said(['info', '--output=json', ...objects, ...named('s')]),
+    await said(['map', ...objects, ...named('w')]),
+    await said(['map', ...objects, ...named('b')]),
+    await said(['map', ...objects, ...named('nobody')]),
+    await said(['amend', ...objects, '-o', 'state=inactive,old-secret=s', ...named('s')]),
+    await said(['amend', ...objects, '-o', 'state=inactive,old-secret=w', ...named('s')]),
+    await said(['amend', ...objects, '-o', 'state=active,new-secret=b', ...named('s')]),
+    await said(['convert', ...objects, ...named('w'), '-O', 'raw', dir.file('out')]),
+  ];
+  expect(answers.map(({ code }) => code)).toEqual([0, 0, 0, 1, 1, 1, 1, 1, 1, 1]);
+  const text = answers.map((one) => one.text).join('\n');
+  expect(text).toContain('Invalid password, cannot unlock any keyslot');
+  for (const secret of [passphrase, wrong]) {
+    expect(text).not.toContain(secret);
+    expect(text).not.toContain(Buffer.from(secret).toString('base64').slice(0, 12));
+    expect(text).not.toContain(Buffer.from(secret).toString('hex'));
+    expect((await readFile(file)).includes(secret)).toBe(false);
+  }
+  expect(process.title).not.toContain(passphrase);
+});
+
+it('takes a passphrase from a file descriptor', async () => {
+  await using dir = await tempDir();
+  await writeFile(dir.file('key'), passphrase);
+  const options = ['-f', 'luks', '-o', 'key-secret=s,iter-time=1,cipher-alg=aes-128'];
+  const making = [
+    'create',
+    '--object',
+    `secret,id=s,data=${passphrase}`,
+    ...options,
+    dir.file('image'),
+    '4096',
+  ];
+  expect(await said(making)).toMatchObject({ code: 0 });
+  const handle = await open(dir.file('key'));
+  const object = ['--object', `secret,id=s,file=/dev/fd/${handle.fd}`];
+  const named = `driver=luks,file.filename=${dir.file('image')},key-secret=s`;
+  expect(await said(['map', '--output=json', ...object, '--image-opts', named])).toMatchObject({ code: 0 });
+  await handle.close();
+});
