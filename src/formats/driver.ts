@@ -218,6 +218,11 @@ export interface WritableLayer extends Layer {
   resize?(size: number, options?: ResizeOptions): Promise<void>;
   /** Rewrites the backing reference (`undefined` drops it). Guest content may change: the caller answers for it. */
   setBacking?(reference: BackingReference | undefined): Promise<void>;
+  /**
+   * Writes down, durably, that this layer stands on what the backing image holds now, where the format says so by an
+   * identifier of that content. What the layer reads as must be the same over the old content and the new.
+   */
+  adoptBacking?(backing: Layer): Promise<void>;
   /** Gives back all that this layer holds, durably: every byte then reads as the backing image's. */
   empty?(): Promise<void>;
   /**

@@ -19,8 +19,9 @@ export interface CommitOptions {
 
 /**
  * Writes what `image` and the layers above `options.depth` hold into the image at that depth, which must have been
- * opened for writing (`writableBacking`), and grows it where it is smaller. Then it is durable, and only then is the
- * overlay emptied: a stop or a power cut at any moment leaves the overlay's content as it was.
+ * opened for writing (`writableBacking`), and grows it where it is smaller. Then it is durable, then the overlay learns
+ * of the new content where its format has a mark for that, and only then is it emptied: a stop or a power cut at any
+ * moment leaves the overlay's content as it was.
  *
  * Throws `read-only` for a base that was not opened for writing, `bad-argument` where there is none, and what
  * `convertImages` throws.
@@ -48,6 +49,8 @@ export async function commitImage(image: Image, options: CommitOptions): Promise
     signal,
   });
   await base.flush();
+  // One that stands on the base and was opened for reading only is another image's affair.
+  if (depth === 1 && isWritable(image.layer)) await image.layer.adoptBacking?.(base.layer);
   if (keepOverlay) return;
   if (isWritable(image.layer)) await image.layer.empty?.();
 }

@@ -242,13 +242,6 @@ export const differences = [
     shown: 'elsewhere',
   },
   {
-    id: 'formats',
-    what: 'Formats other than raw and qcow2',
-    qemuImg: 'has vmdk, vdi, qcow, qed, luks and others',
-    cowImg: 'knows their names and signatures, and answers that they are not supported yet',
-    reason: 'Not built yet. Such an image is never taken for raw.',
-  },
-  {
     id: 'protocols',
     what: 'Names of protocols of remote stores (`ssh:`, `rbd:`, `iscsi:`, `nfs:`, `gluster:` …; not `nbd:` and `http:`)',
     qemuImg: 'opens them',
@@ -391,6 +384,39 @@ export const differences = [
     qemuImg: "reads a VHD without its parent, the parent's sectors as garbage or zeroes; refuses a VHDX",
     cowImg: 'opens the parent that its locators name, and makes sure by the identifiers that it is the one',
     reason: 'Whoever reads such a disk wants what its guest saw.',
+  },
+  {
+    id: 'vmdk-commit',
+    what: '`commit` of a VMDK overlay',
+    qemuImg: 'changes the content ID of the base, so that the overlay no longer opens',
+    cowImg: 'writes the new ID into the overlay as its parent’s',
+    reason: 'The overlay reads as before, and so it should open.',
+    shown: 'elsewhere',
+  },
+  {
+    id: 'vmdk-access',
+    what: 'Extents of a VMDK descriptor that are RDONLY or NOACCESS',
+    qemuImg:
+      'ignores RDONLY and NOACCESS lines: their part of the disk is left out, and what follows moves up',
+    cowImg: 'reads the one, and refuses to read the other; neither is written',
+    reason: 'A disk whose parts lie elsewhere than its guest put them is another disk.',
+    shown: 'elsewhere',
+  },
+  {
+    id: 'vmdk-types',
+    what: 'A VMDK descriptor of type `custom`, `vmfsThin`, `vmfsEagerZeroedThick` or `vmfsPreallocated`',
+    qemuImg: 'refuses it: `Unsupported image type`',
+    cowImg: 'goes by its extents',
+    reason: 'VMware writes them, and what each extent is stands in its own line.',
+    shown: 'elsewhere',
+  },
+  {
+    id: 'vmdk-stream',
+    what: 'The layout of a streamOptimized VMDK',
+    qemuImg: 'writes tables in front and no markers around them',
+    cowImg: 'writes what the specification says: markers, tables behind their grains, a footer',
+    reason: '7-Zip and ESXi read no other.',
+    shown: 'elsewhere',
   },
   {
     id: 'legacy-aes',

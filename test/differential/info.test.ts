@@ -187,16 +187,10 @@ const lies: Readonly<Record<string, Omit<Row, 'line'>>> = {
   fmtlong: { differs: 'header-errors', ours: { code: 1, stderr: 'Header extension too large' } },
 };
 
-function liarRows(command: string, more: Readonly<Record<string, Omit<Row, 'line'>>> = {}): Row[] {
-  return liarNames.map((name) => ({ line: `${command} bad/${name}.qcow2`, ...lies[name], ...more[name] }));
+function liarRows(command: string): Row[] {
+  return liarNames.map((name) => ({ line: `${command} bad/${name}.qcow2`, ...lies[name] }));
 }
 
-lines(
-  'info of headers that lie',
-  liarRows('info', {
-    version1: { differs: 'formats', ours: { code: 1, stderr: "The format 'qcow' is not supported yet" } },
-  }),
-  { readOnly: true },
-);
+lines('info of headers that lie', liarRows('info'), { readOnly: true });
 
 lines('info of headers that lie, as qcow2', liarRows('info -f qcow2 --output=json'), { readOnly: true });

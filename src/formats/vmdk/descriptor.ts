@@ -20,6 +20,9 @@ export interface Descriptor {
   readonly cidAt: number;
   readonly cidDigits: number;
   readonly parentCid: number;
+  /** Likewise for the parent's. */
+  readonly parentCidAt: number;
+  readonly parentCidDigits: number;
   readonly createType: string;
   readonly parent?: string;
   readonly extents: readonly ExtentLine[];
@@ -54,6 +57,8 @@ export function parseDescriptor(bytes: Uint8Array, path: string): Descriptor {
     cidAt: cid.index + cid[0].length - cid[1].length,
     cidDigits: cid[1].length,
     parentCid: Number.parseInt(parentCid[1], 16),
+    parentCidAt: parentCid.index + parentCid[0].length - parentCid[1].length,
+    parentCidDigits: parentCid[1].length,
     createType,
     parent: settingOf(text, 'parentFileNameHint'),
     extents: parseExtents(text, path),

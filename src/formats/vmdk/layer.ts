@@ -4,7 +4,7 @@ import type { BackingReference, Layer, LayerDetails, Reservation, Run, WritableL
 import { noParent, sectorBytes } from './constants.ts';
 import { type Descriptor, newContentId } from './descriptor.ts';
 import { detailsOf } from './details.ts';
-import { corrupt } from './errors.ts';
+import { corrupt, unsupported } from './errors.ts';
 import type { Extent } from './extent.ts';
 
 /** A descriptor, and where in its file it begins. */
@@ -24,8 +24,8 @@ export class VmdkLayer implements Layer {
   readonly size: number;
   readonly grain: number;
   readonly backing?: BackingReference;
-  readonly parentCid: number;
   #cid: number;
+  #parentCid: number;
 
   constructor(source: ByteSource, placed: PlacedDescriptor, extents: readonly Extent[]) {
     const { descriptor } = placed;
@@ -35,7 +35,7 @@ export class VmdkLayer implements Layer {
     this.size = extents.at(-1)?.end ?? 0;
     this.grain = grainOf(extents, this.size);
     this.#cid = descriptor.cid;
-    this.parentCid = descriptor.parentCid;
+    this.#parentCid = descriptor.parentCid;
     if (descriptor.parent !== undefined) this.backing = { path: descriptor.parent, format: 'vmdk' };
   }
 
@@ -46,6 +46,15 @@ export class VmdkLayer implements Layer {
 
   protected set cid(cid: number) {
     this.#cid = cid;
+  }
+
+  /** The content ID of the parent that it was made on. */
+  get parentCid(): number {
+    return this.#parentCid;
+  }
+
+  protected set parentCid(cid: number) {
+    this.#parentCid = cid;
   }
 
   locate(offset: number, length: number): Run | undefined {
@@ -71,10 +80,15 @@ export class VmdkLayer implements Layer {
 
   assertBacking(backing: Layer): void {
     if (backing instanceof VmdkLayer && backing.cid === this.parentCid) return;
-    const found = backing instanceof VmdkLayer ? hexId(backing.cid) : `none (format ${backing.format})`;
+    const vmdk = backing instanceof VmdkLayer;
+    const found = vmdk ? hexId(backing.cid) : `none (format ${backing.format})`;
+    // A commit that was cut short has changed the one and not yet the other.
+    const advice = vmdk
+      ? `; if only a commit of this image was cut short, write parentCID=${found} into its descriptor`
+      : '';
     throw new DiskError(
       'changed',
-      `The content ID of the backing image is ${found}; the image was made on one of ${hexId(this.parentCid)}`,
+      `The content ID of the backing image is ${found}; the image was made on one of ${hexId(this.parentCid)}${advice}`,
       { path: this.source.name, field: 'parentCID', detail: { errno: 'EINVAL', own: true } },
     );
   }
@@ -156,14 +170,29 @@ export class WritableVmdkLayer extends VmdkLayer implements WritableLayer {
   }
 
   async #changeCid(): Promise<void> {
-    const { descriptor, at } = this.#placed;
-    const store = this.source as ByteStore;
-    const { cidAt, cidDigits } = descriptor;
+    const { cidAt, cidDigits } = this.#placed.descriptor;
     const cid = newContentId(cidDigits, this.cid);
-    const text = new TextEncoder().encode(cid.toString(16).padStart(cidDigits, '0'));
-    await store.write(at + cidAt, text);
-    await store.flush();
+    await this.#writeId(cidAt, cidDigits, cid);
     this.cid = cid;
+  }
+
+  /** Throws `unsupported` where the descriptor has too few digits to write over. */
+  async adoptBacking(backing: Layer): Promise<void> {
+    if (!(backing instanceof VmdkLayer) || backing.cid === this.parentCid) return;
+    const { parentCidAt, parentCidDigits } = this.#placed.descriptor;
+    await this.#writeId(parentCidAt, parentCidDigits, backing.cid);
+    this.parentCid = backing.cid;
+  }
+
+  async #writeId(at: number, digits: number, id: number): Promise<void> {
+    const text = new TextEncoder().encode(id.toString(16).padStart(digits, '0'));
+    if (text.length > digits) {
+      const message = `The descriptor has no room for the content ID ${hexId(id)}`;
+      throw unsupported(this.source.name, 'parentCID', message);
+    }
+    const store = this.source as ByteStore;
+    await store.write(this.#placed.at + at, text);
+    await store.flush();
   }
 
   #writerOf(extent: Extent, offset: number) {

@@ -4,6 +4,7 @@ import { expectSame, pattern, readAll } from '../../../test/contract/model.ts';
 import { have, mustRun, run, type TempDir, tempDir } from '../../../test/support/programs.ts';
 import { createImageFile, openImageFile, trustedImages } from '../../node.ts';
 import { checkImage } from '../../operations/check.ts';
+import { commitImage } from '../../operations/commit.ts';
 import { inspectImage } from '../../operations/inspect.ts';
 import { MemoryStore } from '../../storage/memory.ts';
 import { parseDescriptor } from './descriptor.ts';
@@ -271,6 +272,43 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('a parent', () => {
     await writeFile(dir.file('raw/base'), new Uint8Array(4096));
     const wrong = { format: 'vmdk', size: 4096, backing: { path: 'base' } };
     await expect(createImageFile(dir.file('raw/x.vmdk'), wrong)).rejects.toThrow('Must be vmdk');
+  });
+});
+
+describe.skipIf(!have('qemu-img'))('a commit into the parent', () => {
+  it('leaves an overlay that both open; one that was cut short says what to do', async () => {
+    const { path: cwd } = dir;
+    await mustRun('qemu-img', ['create', '-q', '-f', 'vmdk', 'cb.vmdk', '1M'], { cwd });
+    await createImageFile(dir.file('co.vmdk'), {
+      format: 'vmdk',
+      size: 1 << 20,
+      backing: { path: 'cb.vmdk', format: 'vmdk' },
+    });
+    const model = new Uint8Array(1 << 20);
+    model.set(pattern(70_000, 4), 300_000);
+    {
+      await using image = await openImageFile(dir.file('co.vmdk'), { policy, writable: true });
+      await image.write(300_000, pattern(70_000, 4));
+    }
+    const before = await readFile(dir.file('co.vmdk'));
+    {
+      const how = { policy, writable: true, writableBacking: 1, corruptDependents: true };
+      await using image = await openImageFile(dir.file('co.vmdk'), how);
+      await commitImage(image, { depth: 1 });
+    }
+    for (const name of ['co.vmdk', 'cb.vmdk']) {
+      expectSame(await content(name), model);
+      expectSame(await theirs(name), model);
+    }
+    await writeFile(dir.file('co.vmdk'), before);
+    const cid = /^CID=([0-9a-f]{8})/m.exec(await readFile(dir.file('cb.vmdk'), 'latin1'))![1];
+    await expect(openImageFile(dir.file('co.vmdk'), { policy })).rejects.toMatchObject({
+      code: 'changed',
+      message: expect.stringContaining(`write parentCID=${cid} into its descriptor`),
+    });
+    const mended = before.toString('latin1').replace(/parentCID=[0-9a-f]{8}/, `parentCID=${cid}`);
+    await writeFile(dir.file('co.vmdk'), mended, 'latin1');
+    expectSame(await content('co.vmdk'), model);
   });
 });
 
