@@ -89,11 +89,11 @@ describe.skipIf(!qemu)('a chain of files', () => {
     await create('-f qcow2 top.qcow2 1M');
     const rebase = (to: string, format: string) =>
       mustRun('qemu-img', ['rebase', '-u', '-b', to, '-F', format, dir.file('top.qcow2')]);
-    await rebase('nbd://localhost/x', 'raw');
+    await rebase('ssh://localhost/x', 'raw');
     const place = { role: 'backing', depth: 1, from: dir.file('top.qcow2') };
     await expect(openImageFile(dir.file('top.qcow2'), { policy: trustedImages })).rejects.toMatchObject({
       code: 'unsupported',
-      detail: { ...place, protocol: 'nbd', reference: 'nbd://localhost/x' },
+      detail: { ...place, protocol: 'ssh', reference: 'ssh://localhost/x' },
     });
     await rebase('gone.qcow2', 'qcow2');
     await expect(openImageFile(dir.file('top.qcow2'))).rejects.toMatchObject({
@@ -253,7 +253,7 @@ describe('creating a file', () => {
   });
 
   it('refuses protocols, directories and places that are not there, by their own names', async () => {
-    await expect(createImageFile('nbd://x/y', options)).rejects.toMatchObject({
+    await expect(createImageFile('ssh://x/y', options)).rejects.toMatchObject({
       code: 'unsupported',
       field: 'protocol',
     });
