@@ -349,6 +349,39 @@ export const commands: readonly CommandSpec[] = [
     load: () => import('./commands/export.ts'),
   },
   {
+    name: 'diff',
+    operands: '[lab-or-image] [seat-or-image]',
+    summary: 'show what a seat changed',
+    description:
+      'Shows what a seat (or an image) changed against what it stands on, or against another image: by file on ext2, ext3, ext4 and FAT, ' +
+      'else by partition and bytes. "+" came, "-" went, "~" changed. Stop the seat first. Nothing is mounted, nothing changed.',
+    options: [output],
+    examples: [
+      'diff classroom.yaml student-03',
+      'diff seat.qcow2 --output json',
+      'diff new-master.qcow2 old-master.qcow2',
+    ],
+    load: () => import('./commands/diff.ts'),
+  },
+  {
+    name: 'seal',
+    operands: '<image>',
+    summary: 'make a version of a master, after a look into it',
+    description:
+      'Looks into the file systems of IMAGE (ext2, ext3, ext4; nothing is mounted) for what would be the same on every clone: machine ID, SSH ' +
+      'host keys, leases, logs … and says what to type in the guest. Where clones would clash it stops there, with exit code 1. ' +
+      'Else it adds IMAGE to a folder of masters as NAME@1, NAME@2 …: read-only, with the digest of its content.',
+    options: [
+      { flags: '--name <name>', help: "the master's name (that of the image)" },
+      { flags: '--folder <folder>', help: 'where versions are kept (masters)' },
+      { flags: '--check', help: 'only look' },
+      { flags: '--anyway', help: 'also where clones would clash' },
+      output,
+    ],
+    examples: ['seal debian-12.qcow2', 'seal debian-12.qcow2 --check', 'seal disk.vmdk --name win-11 --folder /srv/masters'],
+    load: () => import('./commands/seal.ts'),
+  },
+  {
     name: 'doctor',
     operands: '[lab-or-image-or-domain]',
     summary: 'say why QEMU cannot open an image',

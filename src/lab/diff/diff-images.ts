@@ -1,0 +1,132 @@
+import { IntervalSet } from '../../bytes/intervals.ts';
+import { DiskError, isDiskError } from '../../errors.ts';
+import type { ByteRange, FileSystem } from '../../filesystems/file-system.ts';
+import { openFileSystem, type Volume, volumesOf } from '../../filesystems/open.ts';
+import type { Image } from '../../image/image.ts';
+import { diffRanges } from './diff-ranges.ts';
+import { diffTrees, type FileChange } from './diff-trees.ts';
+
+/** What differs within a partition, or on a disk without any. */
+export interface VolumeDiff {
+  /** The partition's number; undefined: the whole disk, or what lies outside the partitions. */
+  readonly partition?: number;
+  /** Of the disk after the change, in bytes. */
+  readonly offset: number;
+  readonly length: number;
+  /** As blkid names it; undefined where it is none that is read here. */
+  readonly fileSystem?: string;
+  readonly label?: string;
+  /** By file, where both sides have a file system that is read. */
+  readonly files?: readonly FileChange[];
+  /** Else by bytes within the disk. */
+  readonly ranges?: readonly ByteRange[];
+  /** What should be known of this answer. */
+  readonly notes: readonly string[];
+}
+
+export interface ImageDiff {
+  readonly before: number;
+  readonly after: number;
+  readonly volumes: readonly VolumeDiff[];
+}
+
+export interface DiffOptions {
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * What `after` changed against `before`. Where `before` is in its chain, only what lies in the layers above it is
+ * looked at: a file whose blocks neither moved nor lie there is not read. Sizes in bytes. Throws what reading throws.
+ */
+export async function diffImages(before: Image, after: Image, options: DiffOptions = {}): Promise<ImageDiff> {
+  const touched = await touchedBytes(before, after);
+  const volumes: VolumeDiff[] = [];
+  const [old, now] = await Promise.all([volumesOf(before), volumesOf(after)]);
+  const outside = new IntervalSet();
+  outside.add(0, after.size);
+  for (const volume of now) {
+    if (options.signal?.aborted) throw new DiskError('aborted', 'Comparing was interrupted');
+    outside.delete(volume.offset, volume.offset + volume.length);
+    const former = old.find(({ offset, length }) => offset === volume.offset && length === volume.length);
+    volumes.push(await diffVolume(before, after, former, volume, touched, options));
+  }
+  const rest = [...outside.intervals()].map(({ start, end }) => ({ offset: start, length: end - start }));
+  const ranges = await diffRanges(before, after, rest, touched, options);
+  if (ranges.length > 0) {
+    volumes.push({ offset: 0, length: after.size, ranges, notes: ['outside the partitions: boot code, partition table'] });
+  }
+  return { before: before.size, after: after.size, volumes };
+}
+
+/** Guest bytes that layers above `before` hold; all where it is not in the chain. */
+async function touchedBytes(before: Image, after: Image): Promise<IntervalSet> {
+  const touched = new IntervalSet();
+  const layers: Image[] = [];
+  let one: Image | undefined = after;
+  for (; one && one !== before; one = one.backing) layers.push(one);
+  if (!one) {
+    touched.add(0, after.size);
+    return touched;
+  }
+  for (const layer of layers) {
+    for await (const page of layer.runs({ depth: 'layer' })) {
+      for (const run of page) if (run.kind !== 'hole') touched.add(run.offset, run.offset + run.length);
+    }
+    // Past the end of what lies beneath, an image reads as zeroes.
+    const beneath = layer.backing?.size ?? 0;
+    if (beneath < layer.size) touched.add(beneath, layer.size);
+  }
+  return touched;
+}
+
+async function diffVolume(
+  before: Image,
+  after: Image,
+  former: Volume | undefined,
+  volume: Volume,
+  touched: IntervalSet,
+  options: DiffOptions,
+): Promise<VolumeDiff> {
+  const { offset, length, partition } = volume;
+  const place = { partition: partition?.number, offset, length };
+  const notes: string[] = [];
+  if (!former && partition) notes.push('the partition was not there before, or lay elsewhere');
+  if (former && !touched.overlaps(offset, offset + length)) {
+    const same = await systemOf(volume, notes);
+    return { ...place, ...named(same), ...(same ? { files: [] } : { ranges: [] }), notes };
+  }
+  const system = await systemOf(volume, notes);
+  const old = former && (await systemOf(former, []));
+  if (system && old && (system.kind === 'vfat') === (old.kind === 'vfat')) {
+    if (system.needsRecovery) notes.push('it was not unmounted: what waits in its journal is not shown');
+    try {
+      const files: FileChange[] = [];
+      const isTouched = (from: number, to: number) => touched.overlaps(offset + from, offset + to);
+      for await (const change of diffTrees(old, system, isTouched)) {
+        if (options.signal?.aborted) throw new DiskError('aborted', 'Comparing was interrupted');
+        files.push(change);
+      }
+      return { ...place, ...named(system), files, notes };
+    } catch (error) {
+      if (!isDiskError(error, 'corrupt') && !isDiskError(error, 'unsupported')) throw error;
+      notes.push(`its files cannot be compared: ${error.message}`);
+    }
+  }
+  const ranges = await diffRanges(before, after, [{ offset, length }], touched, options);
+  return { ...place, ...named(system), ranges, notes };
+}
+
+function named(system: FileSystem | undefined): Pick<VolumeDiff, 'fileSystem' | 'label'> {
+  return { fileSystem: system?.kind, label: system?.label };
+}
+
+/** The volume's file system; a damaged one is a note. */
+async function systemOf(volume: Volume, notes: string[]): Promise<FileSystem | undefined> {
+  try {
+    return await openFileSystem(volume.bytes);
+  } catch (error) {
+    if (!isDiskError(error, 'corrupt') && !isDiskError(error, 'unsupported')) throw error;
+    notes.push(`its file system cannot be read: ${error.message}`);
+    return undefined;
+  }
+}

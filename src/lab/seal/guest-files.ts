@@ -1,0 +1,95 @@
+import { isDiskError } from '../../errors.ts';
+import type { DirectoryEntry, FileNode, FileSystem } from '../../filesystems/file-system.ts';
+import { openFileSystem, type Volume, volumesOf } from '../../filesystems/open.ts';
+import type { ByteSource } from '../../filesystems/source.ts';
+import { lookUp, readContent } from '../../filesystems/tree.ts';
+
+/** A volume with what it holds. */
+export interface GuestVolume {
+  readonly volume: Volume;
+  readonly system?: FileSystem;
+  /** Why its file system cannot be read. */
+  readonly damage?: string;
+}
+
+/** A file of the guest, by its path there. */
+export interface GuestFile {
+  readonly path: string;
+  readonly node: FileNode;
+  readonly system: FileSystem;
+}
+
+const textLimit = 256 * 1024;
+
+/** A guest's files as it sees them itself: its root and what its fstab mounts over it. */
+export class GuestFiles {
+  readonly volumes: readonly GuestVolume[];
+  /** Longest first. */
+  readonly #mounts: readonly { readonly at: string; readonly system: FileSystem }[];
+
+  private constructor(volumes: readonly GuestVolume[], mounts: readonly { at: string; system: FileSystem }[]) {
+    this.volumes = volumes;
+    this.#mounts = [...mounts].sort((a, b) => b.at.length - a.at.length);
+  }
+
+  /** Looks at every volume of a disk. Throws what reading throws; a damaged file system is told in `volumes`. */
+  static async of(disk: ByteSource): Promise<GuestFiles> {
+    const volumes: GuestVolume[] = [];
+    for (const volume of await volumesOf(disk)) {
+      try {
+        volumes.push({ volume, system: await openFileSystem(volume.bytes) });
+      } catch (error) {
+        if (!isDiskError(error, 'corrupt') && !isDiskError(error, 'unsupported')) throw error;
+        volumes.push({ volume, damage: error.message });
+      }
+    }
+    const systems = volumes.flatMap(({ system }) => (system ? [system] : []));
+    for (const system of systems) {
+      if ((await lookUp(system, '/etc'))?.kind !== 'directory') continue;
+      const root = { at: '/', system };
+      const alone = new GuestFiles(volumes, [root]);
+      const fstab = (await alone.text('/etc/fstab')) ?? '';
+      return new GuestFiles(volumes, [root, ...mountsOf(fstab, systems)]);
+    }
+    return new GuestFiles(volumes, []);
+  }
+
+  /** Whether a Linux system's root was found. */
+  get hasRoot(): boolean {
+    return this.#mounts.length > 0;
+  }
+
+  async find(path: string, options: { readonly followLast?: boolean } = {}): Promise<GuestFile | undefined> {
+    const mount = this.#mounts.find(({ at }) => at === '/' || path === at || path.startsWith(`${at}/`));
+    if (!mount) return undefined;
+    const within = mount.at === '/' ? path : path.slice(mount.at.length);
+    const node = await lookUp(mount.system, within, options);
+    return node && { path, node, system: mount.system };
+  }
+
+  /** The names in a directory; none where it is not there. */
+  async list(path: string): Promise<readonly DirectoryEntry[]> {
+    const directory = await this.find(path);
+    if (directory?.node.kind !== 'directory') return [];
+    const found: DirectoryEntry[] = [];
+    for await (const entry of directory.system.entries(directory.node)) found.push(entry);
+    return found;
+  }
+
+  /** A file's text, the first 256 KiB; undefined where it is not there. */
+  async text(path: string): Promise<string | undefined> {
+    const file = await this.find(path);
+    if (file?.node.kind !== 'file') return undefined;
+    return new TextDecoder().decode(await readContent(file.system, file.node, textLimit));
+  }
+}
+
+function mountsOf(fstab: string, systems: readonly FileSystem[]): { at: string; system: FileSystem }[] {
+  return fstab.split('\n').flatMap((line) => {
+    const [device, at] = line.trim().split(/\s+/);
+    const [, key, value] = /^(UUID|LABEL)="?([^"]*)"?$/.exec(device ?? '') ?? [];
+    if (key === undefined || at === undefined || !/^\/./.test(at)) return [];
+    const system = systems.find((one) => (key === 'UUID' ? one.uuid.toLowerCase() === value.toLowerCase() : one.label === value));
+    return system ? [{ at: at.replace(/\/+$/, ''), system }] : [];
+  });
+}

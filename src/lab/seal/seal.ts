@@ -1,0 +1,51 @@
+import { basename } from 'node:path';
+import type { Image } from '../../image/image.ts';
+import { createImageTarget, openImageFile } from '../../node.ts';
+import { convertImages } from '../../operations/convert.ts';
+import type { OnProgress } from '../../storage/store.ts';
+import type { MasterVersion } from '../masters/library.ts';
+import { publishMaster } from '../masters/publish.ts';
+
+export interface SealOptions {
+  /** Where versions are kept. */
+  readonly folder: string;
+  readonly name: string;
+  /** How the image was made, for the record. */
+  readonly origin: { readonly how: string } & Readonly<Record<string, unknown>>;
+  readonly now: () => number;
+  readonly signal?: AbortSignal;
+  readonly onProgress?: OnProgress;
+}
+
+/** Adds a copy of an image, with its chain in one piece, as the next version of a master, as qcow2. Throws what reading and writing throw. */
+export function sealImage(image: Image, options: SealOptions): Promise<MasterVersion> {
+  const { folder, name, origin, now, signal, onProgress } = options;
+  return publishMaster({
+    folder,
+    name,
+    format: 'qcow2',
+    origin,
+    now,
+    digest: { signal },
+    make: (path) => copyImage(image, path, { signal, onProgress }),
+  });
+}
+
+/** Writes an image as a qcow2 file of its own. */
+export async function copyImage(
+  image: Image,
+  path: string,
+  options: { readonly signal?: AbortSignal; readonly onProgress?: OnProgress } = {},
+): Promise<void> {
+  await using target = await createImageTarget(path, { format: 'qcow2', size: image.size, options: {} });
+  {
+    await using into = await openImageFile(target.path, { format: 'qcow2', writable: true });
+    await convertImages([image], into, { targetIsZero: true, ...options });
+  }
+  await target.commit();
+}
+
+/** The last part of a path, for a record. */
+export function originName(path: string): string {
+  return basename(path);
+}
