@@ -364,6 +364,42 @@ export const commands: readonly CommandSpec[] = [
     load: () => import('./commands/diff.ts'),
   },
   {
+    name: 'build',
+    operands: '<name>',
+    summary: 'make a master from nothing, an installer, or an image',
+    description:
+      'Makes the next version of the master NAME, looks into it as seal does, and seals it. --small: a Linux of 32 MiB, in seconds, of the ' +
+      'kernel and busybox of this machine. --debian: by mmdebstrap; no mount, no virtual machine, no privileges. --iso: boots an installer ' +
+      'on an empty disk, by QEMU, and waits until it is switched off. --from: a disk image of any format, packed or not; a cloud image.',
+    options: [
+      { flags: '--small', help: 'a small Linux that says who it is' },
+      { flags: '--debian <suite>', help: 'bookworm, trixie …' },
+      { flags: '--include <packages>', help: 'with --debian: more packages, with commas between' },
+      { flags: '--mirror <url>', help: 'with --debian: where packages come from' },
+      { flags: '--iso <file>', help: 'an installer' },
+      {
+        flags: '--answers <file>',
+        help: 'with --iso: user-data (cloud-init, autoinstall) or ks.cfg (kickstart)',
+      },
+      { flags: '--memory <size>', help: 'with --iso: the memory of its machine (2G)' },
+      { flags: '--display <kind>', help: 'with --iso: how to see it (vnc)', choices: ['vnc', 'none'] },
+      { flags: '--disk <size>', help: 'the size of the disk (2G with --debian, 10G with --iso)' },
+      { flags: '--from <image>', help: 'a disk image' },
+      { flags: '--sha256 <digest>', help: 'with --from and --iso: what the file must be' },
+      { flags: '--folder <folder>', help: 'where versions are kept (masters)' },
+      { flags: '--anyway', help: 'seal it also where clones would clash' },
+      output,
+    ],
+    examples: [
+      'build tiny --small',
+      'build debian-12 --debian bookworm --include cloud-init,openssh-server',
+      'build win-11 --iso Win11.iso --disk 64G --memory 8G',
+      'build alma-9 --iso AlmaLinux-9.iso --answers ks.cfg --disk 20G',
+      'build debian-12 --from debian-12-generic-amd64.qcow2 --sha256 9f3c…',
+    ],
+    load: () => import('./commands/build.ts'),
+  },
+  {
     name: 'seal',
     operands: '<image>',
     summary: 'make a version of a master, after a look into it',
@@ -378,7 +414,11 @@ export const commands: readonly CommandSpec[] = [
       { flags: '--anyway', help: 'also where clones would clash' },
       output,
     ],
-    examples: ['seal debian-12.qcow2', 'seal debian-12.qcow2 --check', 'seal disk.vmdk --name win-11 --folder /srv/masters'],
+    examples: [
+      'seal debian-12.qcow2',
+      'seal debian-12.qcow2 --check',
+      'seal disk.vmdk --name win-11 --folder /srv/masters',
+    ],
     load: () => import('./commands/seal.ts'),
   },
   {

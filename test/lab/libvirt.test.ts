@@ -1,9 +1,9 @@
 import { chmodSync, chownSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { haveLinuxGuest, makeLinuxGuest } from '../../src/lab/build/small-linux.ts';
 import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
 import { builtProgram } from '../support/built-program.ts';
 import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../support/libvirtd.ts';
-import { haveLinuxGuest, makeLinuxGuest } from '../support/linux-guest.ts';
 import { have, isRoot, mustRun, run, tempDir } from '../support/programs.ts';
 import { LabBench, labBench, poolNames, qemuCheck } from './support.ts';
 

@@ -8,7 +8,17 @@ import { count } from '../describe.ts';
 import { diffImages, type ImageDiff, type VolumeDiff } from '../diff/diff-images.ts';
 import type { FileChange } from '../diff/diff-trees.ts';
 import { withoutControls } from '../messages.ts';
-import { colours, type Input, type LabCommand, labFrom, say, sayJson, seatsFrom, shown, wantsJson } from './command.ts';
+import {
+  colours,
+  type Input,
+  type LabCommand,
+  labFrom,
+  say,
+  sayJson,
+  seatsFrom,
+  shown,
+  wantsJson,
+} from './command.ts';
 
 /** `cowherd diff`: what a seat changed against its master. */
 export const run: LabCommand = async (input, context) => {
@@ -35,7 +45,8 @@ export const run: LabCommand = async (input, context) => {
 
 function subject(input: Input, context: CliContext): { path: string; name: string; other?: string } {
   const [first, second] = input.operands;
-  const isImage = first !== undefined && !/\.(ya?ml|json)$/i.test(first) && existsSync(resolve(context.cwd, first));
+  const isImage =
+    first !== undefined && !/\.(ya?ml|json)$/i.test(first) && existsSync(resolve(context.cwd, first));
   if (isImage) {
     return {
       path: resolve(context.cwd, first),
@@ -47,7 +58,9 @@ function subject(input: Input, context: CliContext): { path: string; name: strin
   const seats = rest.length === 0 ? [] : seatsFrom(lab, rest);
   if (seats.length !== 1) {
     throw new DiskError('bad-argument', 'Which seat? diff looks at one', {
-      detail: { fix: `write for example: ${context.program} diff ${lab.spec.file} ${[...lab.seats.keys()][0]}` },
+      detail: {
+        fix: `write for example: ${context.program} diff ${lab.spec.file} ${[...lab.seats.keys()][0]}`,
+      },
     });
   }
   return { path: lab.seats.get(seats[0])!.disk.path, name: seats[0] };
@@ -57,7 +70,8 @@ const marks = { added: '+', removed: '-', changed: '~' } as const;
 
 function describe(diff: ImageDiff, context: CliContext): void {
   const c = colours(context);
-  if (diff.before !== diff.after) say(context, `the disk had ${humanSize(diff.before)} and has ${humanSize(diff.after)}`);
+  if (diff.before !== diff.after)
+    say(context, `the disk had ${humanSize(diff.before)} and has ${humanSize(diff.after)}`);
   const totals = { added: 0, removed: 0, changed: 0 };
   let bytes = 0;
   for (const volume of diff.volumes) {
@@ -70,13 +84,19 @@ function describe(diff: ImageDiff, context: CliContext): void {
     for (const { length } of volume.ranges ?? []) bytes += length;
   }
   const { added, removed, changed } = totals;
-  say(context, `${count(added, 'file')} added, ${removed} removed, ${changed} changed; ${humanSize(bytes)} changed elsewhere`);
+  say(
+    context,
+    `${count(added, 'file')} added, ${removed} removed, ${changed} changed; ${humanSize(bytes)} changed elsewhere`,
+  );
 }
 
 function nameOf({ partition, fileSystem, label, length, offset, notes }: VolumeDiff): string {
   const kind = fileSystem === undefined ? '' : ` ${fileSystem}${label ? ` "${withoutControls(label)}"` : ''}`;
-  if (partition !== undefined) return `partition ${partition}:${kind} ${humanSize(length)} at ${humanSize(offset)}`;
-  return fileSystem !== undefined || notes.length === 0 ? `the disk:${kind} ${humanSize(length)}` : 'the disk';
+  if (partition !== undefined)
+    return `partition ${partition}:${kind} ${humanSize(length)} at ${humanSize(offset)}`;
+  return fileSystem !== undefined || notes.length === 0
+    ? `the disk:${kind} ${humanSize(length)}`
+    : 'the disk';
 }
 
 function amount({ files, ranges = [] }: VolumeDiff): string {

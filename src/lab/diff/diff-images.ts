@@ -53,7 +53,12 @@ export async function diffImages(before: Image, after: Image, options: DiffOptio
   const rest = [...outside.intervals()].map(({ start, end }) => ({ offset: start, length: end - start }));
   const ranges = await diffRanges(before, after, rest, touched, options);
   if (ranges.length > 0) {
-    volumes.push({ offset: 0, length: after.size, ranges, notes: ['outside the partitions: boot code, partition table'] });
+    volumes.push({
+      offset: 0,
+      length: after.size,
+      ranges,
+      notes: ['outside the partitions: boot code, partition table'],
+    });
   }
   return { before: before.size, after: after.size, volumes };
 }

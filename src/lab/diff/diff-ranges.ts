@@ -23,7 +23,10 @@ export async function diffRanges(
       for (let at = start; at < end; at += pieceBytes) {
         if (options.signal?.aborted) throw new DiskError('aborted', 'Comparing was interrupted');
         const count = Math.min(pieceBytes, end - at);
-        await Promise.all([readPadded(before, at, left.subarray(0, count)), readPadded(after, at, right.subarray(0, count))]);
+        await Promise.all([
+          readPadded(before, at, left.subarray(0, count)),
+          readPadded(after, at, right.subarray(0, count)),
+        ]);
         for (let from = 0; from < count; from += grain) {
           const to = Math.min(from + grain, count);
           if (sameBytes(left.subarray(from, to), right.subarray(from, to))) continue;

@@ -1,4 +1,10 @@
-import type { DirectoryEntry, FileExtent, FileKind, FileNode, FileSystem } from '../../filesystems/file-system.ts';
+import type {
+  DirectoryEntry,
+  FileExtent,
+  FileKind,
+  FileNode,
+  FileSystem,
+} from '../../filesystems/file-system.ts';
 import { sortedEntries, walkTree } from '../../filesystems/tree.ts';
 import { sameBytes } from './diff-ranges.ts';
 
@@ -58,12 +64,15 @@ export async function* diffTrees(
   async function* both(path: string, old: FileNode, now: FileNode): AsyncGenerator<FileChange> {
     const what: FileChange['what'][number][] = [];
     if (old.kind !== now.kind) what.push('kind');
-    else if (now.kind === 'file' && !(await sameContent(before, old, after, now, isTouched))) what.push('content');
-    else if (now.kind === 'symlink' && (await before.target(old)) !== (await after.target(now))) what.push('target');
+    else if (now.kind === 'file' && !(await sameContent(before, old, after, now, isTouched)))
+      what.push('content');
+    else if (now.kind === 'symlink' && (await before.target(old)) !== (await after.target(now)))
+      what.push('target');
     if (old.mode !== now.mode) what.push('mode');
     if (old.uid !== now.uid || old.gid !== now.gid) what.push('owner');
     if (what.length === 0 && now.kind === 'file' && old.mtime !== now.mtime) what.push('time');
-    if (what.length > 0) yield { path, change: 'changed', kind: now.kind, before: old.size, after: now.size, what };
+    if (what.length > 0)
+      yield { path, change: 'changed', kind: now.kind, before: old.size, after: now.size, what };
     if (old.kind === 'directory' && now.kind === 'directory') yield* directories(path, old, now);
     else if (old.kind === 'directory') yield* below(before, path, old, 'removed');
     else if (now.kind === 'directory') yield* below(after, path, now, 'added');
@@ -128,7 +137,8 @@ async function untouched(
   let index = 0;
   for await (const { offset, length, place } of after.extents(now)) {
     const was = former[index++];
-    if (was === undefined || was.offset !== offset || was.length !== length || was.place !== place) return false;
+    if (was === undefined || was.offset !== offset || was.length !== length || was.place !== place)
+      return false;
     // Content in the file's own record moves with it.
     if (place === undefined && length === now.size) return false;
     if (place !== undefined && isTouched(place, place + length)) return false;

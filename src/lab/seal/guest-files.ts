@@ -27,7 +27,10 @@ export class GuestFiles {
   /** Longest first. */
   readonly #mounts: readonly { readonly at: string; readonly system: FileSystem }[];
 
-  private constructor(volumes: readonly GuestVolume[], mounts: readonly { at: string; system: FileSystem }[]) {
+  private constructor(
+    volumes: readonly GuestVolume[],
+    mounts: readonly { at: string; system: FileSystem }[],
+  ) {
     this.volumes = volumes;
     this.#mounts = [...mounts].sort((a, b) => b.at.length - a.at.length);
   }
@@ -89,7 +92,9 @@ function mountsOf(fstab: string, systems: readonly FileSystem[]): { at: string; 
     const [device, at] = line.trim().split(/\s+/);
     const [, key, value] = /^(UUID|LABEL)="?([^"]*)"?$/.exec(device ?? '') ?? [];
     if (key === undefined || at === undefined || !/^\/./.test(at)) return [];
-    const system = systems.find((one) => (key === 'UUID' ? one.uuid.toLowerCase() === value.toLowerCase() : one.label === value));
+    const system = systems.find((one) =>
+      key === 'UUID' ? one.uuid.toLowerCase() === value.toLowerCase() : one.label === value,
+    );
     return system ? [{ at: at.replace(/\/+$/, ''), system }] : [];
   });
 }

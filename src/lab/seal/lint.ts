@@ -30,10 +30,12 @@ export async function lintImage(disk: ByteSource): Promise<LintReport> {
     const name = volume.partition ? `partition ${volume.partition.number}` : 'the disk';
     if (damage !== undefined) notes.push(`${name} cannot be read: ${damage}`);
     if (system?.needsRecovery) {
-      notes.push(`${name} was not unmounted: shut the guest down properly, else each clone begins with a recovery`);
+      notes.push(
+        `${name} was not unmounted: shut the guest down properly, else each clone begins with a recovery`,
+      );
     }
   }
-  if (!guest.hasRoot) notes.push("no Linux system was found on ext4: nothing was looked at");
+  if (!guest.hasRoot) notes.push('no Linux system was found on ext4: nothing was looked at');
   const findings: Finding[] = [];
   for (const rule of rules) {
     try {

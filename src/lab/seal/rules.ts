@@ -89,7 +89,13 @@ const persistentNet: Rule = (guest) =>
   });
 
 const leases: Rule = async (guest) => {
-  const folders = ['/var/lib/dhcp', '/var/lib/dhclient', '/var/lib/dhcpcd', '/var/lib/NetworkManager', '/var/lib/dhcpcd5'];
+  const folders = [
+    '/var/lib/dhcp',
+    '/var/lib/dhclient',
+    '/var/lib/dhcpcd',
+    '/var/lib/NetworkManager',
+    '/var/lib/dhcpcd5',
+  ];
   const findings: Finding[] = [];
   for (const folder of folders) {
     const found = (await guest.list(folder)).filter(
@@ -145,7 +151,10 @@ const swap: Rule = async (guest) => {
 };
 
 /** Whether a new swap space follows its header: the first 16 MiB of it are looked at. */
-async function readsAsZero(bytes: { read(at: number, into: Uint8Array): Promise<void> }, length: number): Promise<boolean> {
+async function readsAsZero(
+  bytes: { read(at: number, into: Uint8Array): Promise<void> },
+  length: number,
+): Promise<boolean> {
   const piece = new Uint8Array(1024 * 1024);
   for (let at = 4096; at < Math.min(length, 16 * 1024 * 1024); at += piece.length) {
     const part = piece.subarray(0, Math.min(piece.length, length - at));

@@ -1,6 +1,5 @@
-import { basename } from 'node:path';
 import type { Image } from '../../image/image.ts';
-import { createImageTarget, openImageFile } from '../../node.ts';
+import { createImageFile, openImageFile } from '../../node.ts';
 import { convertImages } from '../../operations/convert.ts';
 import type { OnProgress } from '../../storage/store.ts';
 import type { MasterVersion } from '../masters/library.ts';
@@ -31,21 +30,14 @@ export function sealImage(image: Image, options: SealOptions): Promise<MasterVer
   });
 }
 
-/** Writes an image as a qcow2 file of its own. */
+/** Writes an image as a qcow2 file of its own, which is not there yet. It need not be durable on return. */
 export async function copyImage(
   image: Image,
   path: string,
   options: { readonly signal?: AbortSignal; readonly onProgress?: OnProgress } = {},
 ): Promise<void> {
-  await using target = await createImageTarget(path, { format: 'qcow2', size: image.size, options: {} });
-  {
-    await using into = await openImageFile(target.path, { format: 'qcow2', writable: true });
-    await convertImages([image], into, { targetIsZero: true, ...options });
-  }
-  await target.commit();
-}
-
-/** The last part of a path, for a record. */
-export function originName(path: string): string {
-  return basename(path);
+  await createImageFile(path, { format: 'qcow2', size: image.size, durable: false });
+  await using target = await openImageFile(path, { format: 'qcow2', writable: true });
+  await convertImages([image], target, { targetIsZero: true, ...options });
+  await target.flush();
 }

@@ -1,7 +1,9 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { copyFile, mkdir, open } from 'node:fs/promises';
+import { copyFile, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { have, mustRun, type TempDir } from './programs.ts';
+import { DiskError } from '../../errors.ts';
+import { bootDiskTools, haveGrub, makeBootDisk } from './boot-disk.ts';
+import { findTool, requireTools, runTool, type ToolOptions } from './tools.ts';
 
 /*
  * A Linux of 16 MiB: a Debian kernel of this machine, busybox, GRUB, an ext4 partition made by `mkfs.ext4 -d`. No mount, no loop
@@ -9,8 +11,6 @@ import { have, mustRun, type TempDir } from './programs.ts';
  */
 
 const modules = ['ext4', 'virtio_pci', 'virtio_blk', 'ata_piix', 'sr_mod', 'isofs', 'button', 'evdev'];
-const grubModules = ['biosdisk', 'part_msdos', 'ext2', 'linux', 'normal', 'configfile', 'serial', 'terminal'];
-const grubFolder = '/usr/lib/grub/i386-pc';
 const MiB = 1024 * 1024;
 
 /** The newest of this machine's Debian kernels, by version. */
@@ -23,13 +23,24 @@ function kernelVersion(): string | undefined {
     .at(-1);
 }
 
+const tools = { ...bootDiskTools, busybox: 'busybox-static', gzip: 'gzip' };
+
 /** Whether everything that the small Linux is made of is on this machine. */
 export function haveLinuxGuest(): boolean {
   return (
     kernelVersion() !== undefined &&
-    existsSync(join(grubFolder, 'kernel.img')) &&
-    ['busybox', 'grub-mkimage', 'mkfs.ext4'].every(have)
+    haveGrub() &&
+    Object.keys(tools).every((name) => findTool(name) !== undefined)
   );
+}
+
+/** Throws `not-found`, with what to install, where something of it is missing. */
+export function requireLinuxGuest(): void {
+  requireTools(tools);
+  if (kernelVersion() !== undefined && haveGrub()) return;
+  throw new DiskError('not-found', 'This needs a Debian kernel and GRUB for a BIOS on this machine', {
+    detail: { fix: 'apt install linux-image-cloud-amd64 grub-pc-bin' },
+  });
 }
 
 export interface LinuxGuestOptions {
@@ -37,6 +48,12 @@ export interface LinuxGuestOptions {
   readonly then?: string;
   /** Added to the kernel's command line. */
   readonly kernelArguments?: string;
+  readonly tool?: ToolOptions;
+}
+
+/** A folder for what is needed on the way. */
+export interface Scratch {
+  file(name: string): string;
 }
 
 /**
@@ -45,66 +62,45 @@ export interface LinuxGuestOptions {
  * button ends it.
  */
 export async function makeLinuxGuest(
-  folder: TempDir,
+  folder: Scratch,
   path: string,
   options: LinuxGuestOptions = {},
 ): Promise<void> {
-  const version = kernelVersion()!;
   const tree = folder.file('linux-tree');
-  const init = folder.file('linux-init');
   await mkdir(join(tree, 'boot/grub'), { recursive: true });
-  await copyFile(`/boot/vmlinuz-${version}`, join(tree, 'boot/vmlinuz'));
-  await makeInitramfs(version, init, join(tree, 'boot/initrd'), options);
+  await copyLinux(folder, join(tree, 'boot'), initScript(options.then ?? stayUp), options.tool);
   writeFileSync(
     join(tree, 'boot/grub/grub.cfg'),
     `linux /boot/vmlinuz console=ttyS0 no_timer_check quiet panic=-1 ${options.kernelArguments ?? ''}\ninitrd /boot/initrd\nboot\n`,
   );
-  const partition = { at: MiB, bytes: 31 * MiB };
-  await mustRun('truncate', ['-s', String(partition.at + partition.bytes), path]);
-  await mustRun('mkfs.ext4', [
-    ...['-q', '-F', '-O', '^has_journal', '-d', tree, '-E', `offset=${partition.at},root_owner=0:0`],
-    ...[path, `${partition.bytes / 1024}k`],
-  ]);
-  const core = folder.file('core.img');
-  await mustRun('grub-mkimage', [
-    '-O',
-    'i386-pc',
-    '-p',
-    '(hd0,msdos1)/boot/grub',
-    '-o',
-    core,
-    ...grubModules,
-  ]);
-  await writeBootSectors(path, core, partition);
+  await makeBootDisk({
+    path,
+    tree,
+    size: 32 * MiB,
+    scratch: folder.file('.'),
+    mkfs: ['-O', '^has_journal'],
+    tool: options.tool,
+  });
 }
 
-async function writeBootSectors(
-  path: string,
-  core: string,
-  partition: { readonly at: number; readonly bytes: number },
+/** Puts `vmlinuz` and `initrd` into a folder: this machine's kernel, and busybox with what `init` says it does. */
+export async function copyLinux(
+  folder: Scratch,
+  into: string,
+  init: string,
+  tool: ToolOptions = {},
 ): Promise<void> {
-  const sector = new Uint8Array(512);
-  sector.set(readFileSync(join(grubFolder, 'boot.img')).subarray(0, 440));
-  const view = new DataView(sector.buffer);
-  sector.set([0x80, 0xfe, 0xff, 0xff, 0x83, 0xfe, 0xff, 0xff], 446);
-  view.setUint32(454, partition.at / 512, true);
-  view.setUint32(458, partition.bytes / 512, true);
-  view.setUint16(510, 0xaa55, true);
-  const file = await open(path, 'r+');
-  try {
-    await file.write(sector, 0, sector.length, 0);
-    const bytes = readFileSync(core);
-    await file.write(bytes, 0, bytes.length, 512);
-  } finally {
-    await file.close();
-  }
+  const version = kernelVersion()!;
+  await copyFile(`/boot/vmlinuz-${version}`, join(into, 'vmlinuz'));
+  await makeInitramfs(version, folder.file('linux-init'), join(into, 'initrd'), init, tool);
 }
 
 async function makeInitramfs(
   version: string,
   folder: string,
   target: string,
-  options: LinuxGuestOptions,
+  init: string,
+  tool: ToolOptions,
 ): Promise<void> {
   for (const name of [
     'bin',
@@ -129,18 +125,21 @@ async function makeInitramfs(
   }
   // What busybox's acpid runs for the power button without any configuration.
   const pressed = join(folder, 'etc/acpi/PWRF/00000080');
-  writeFileSync(pressed, '#!/bin/busybox sh\nexec /bin/busybox poweroff -f\n', { mode: 0o755 });
-  writeFileSync(join(folder, 'init'), initScript(insmods, options.then ?? stayUp), { mode: 0o755 });
-  await mustRun(
+  writeFileSync(pressed, '#!/bin/busybox sh\n/bin/busybox umount /disk\nexec /bin/busybox poweroff -f\n', {
+    mode: 0o755,
+  });
+  writeFileSync(join(folder, 'init'), initStart(insmods) + init, { mode: 0o755 });
+  await runTool(
     'sh',
     ['-c', `find . | busybox cpio -o -H newc 2>/dev/null | gzip -1 > '${target.replaceAll("'", "'\\''")}'`],
-    { cwd: folder },
+    { ...tool, cwd: folder },
   );
 }
 
 const stayUp = 'while :; do sleep 3600; done';
 
-function initScript(insmods: readonly string[], then: string): string {
+/** How every init begins: the kernel's own file systems, drivers, the power button. */
+function initStart(insmods: readonly string[]): string {
   return `#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -149,7 +148,11 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 ${insmods.join('\n')}
 acpid -f -l /dev/null &
-i=0
+`;
+}
+
+function initScript(then: string): string {
+  return `i=0
 while [ $i -lt 50 ] && ! [ -b /dev/vda1 ]; do sleep 0.1; i=$((i + 1)); done
 mount /dev/vda1 /disk && echo boot >> /disk/boots && sync
 host='?' instance='?' first='?'

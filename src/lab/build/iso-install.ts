@@ -1,0 +1,106 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { DiskError } from '../../errors.ts';
+import { createImageFile } from '../../node.ts';
+import { labUuid, uuidV5 } from '../identity.ts';
+import { type BootEvent, bootMany } from '../runner/boot-many.ts';
+import type { Runner } from '../runner/runner.ts';
+import type { Graphics, Seat } from '../seat.ts';
+import { encodeIso9660 } from '../seed/iso9660.ts';
+
+export interface InstallOptions {
+  /** Absolute path of the installer. */
+  readonly iso: string;
+  /** Absolute path of the disk to make, qcow2. */
+  readonly disk: string;
+  /** Its guest bytes. */
+  readonly size: number;
+  /** For files that are needed on the way. */
+  readonly scratch: string;
+  readonly name: string;
+  readonly memoryMiB: number;
+  readonly cpus: number;
+  readonly graphics: Graphics;
+  readonly network: Seat['network'];
+  /** Absolute path of the answers to the installer's questions (see `answersImage`). */
+  readonly answers?: string;
+  readonly runner: Runner;
+  /** Milliseconds that it may take; then it is stopped, and has failed. */
+  readonly timeLimitMs: number;
+  readonly signal?: AbortSignal;
+  readonly onStarted?: (seat: Seat) => void;
+  readonly onLine?: (text: string) => void;
+}
+
+/**
+ * Makes an empty disk and a machine, boots the installer on it, and waits until the machine is switched off. The disk comes first at boot, so
+ * that a restart after the installation boots what was installed. Throws what starting throws, `io` where it did not end well.
+ */
+export async function installFromIso(options: InstallOptions): Promise<void> {
+  const { runner, name, scratch, disk, size, signal } = options;
+  const unavailable = await runner.unavailable();
+  if (unavailable !== undefined) throw new DiskError('not-found', unavailable);
+  let seed: string | undefined;
+  if (options.answers !== undefined) {
+    seed = join(scratch, 'answers.iso');
+    writeFileSync(seed, answersImage(options.answers, readFileSync(options.answers)));
+  }
+  await createImageFile(disk, { format: 'qcow2', size });
+  const seat: Seat = {
+    lab: 'build',
+    name,
+    uuid: uuidV5(disk, labUuid('build')),
+    mac: '52:54:00:00:00:01',
+    memoryMiB: options.memoryMiB,
+    cpus: options.cpus,
+    disk: { path: disk, format: 'qcow2', bus: 'virtio' },
+    network: options.network,
+    cdrom: options.iso,
+    seed,
+    definition: join(scratch, `${name}.xml`),
+    serialLog: join(scratch, `${name}.log`),
+    graphics: options.graphics,
+    firmware: 'bios',
+  };
+  await runner.define(seat);
+  try {
+    let last: BootEvent | undefined;
+    const events = bootMany(runner, [seat], { until: 'off', timeLimitMs: options.timeLimitMs, signal });
+    for await (const event of events) {
+      if (event.kind === 'started') options.onStarted?.(seat);
+      if (event.kind === 'line') options.onLine?.(event.text);
+      last = event;
+    }
+    if (last?.kind === 'failed') throw last.error;
+    if (last?.kind !== 'done' || last.end === 'crashed')
+      throw new DiskError('io', 'The machine crashed during the installation');
+  } finally {
+    await runner.undefine(seat);
+  }
+}
+
+/**
+ * A disc with the answers to an installer's questions, by what the file is called: `user-data` for cloud-init and Ubuntu's autoinstall (label
+ * cidata), `ks.cfg` or `*.ks` for Anaconda (label OEMDRV, where it looks by itself). Throws `unsupported` for others.
+ */
+export function answersImage(path: string, bytes: Uint8Array): Uint8Array {
+  const date = new Date(Date.UTC(2020, 0, 1));
+  const name = basename(path);
+  if (name === 'user-data') {
+    const metaData = new TextEncoder().encode('instance-id: cowherd-build\n');
+    const files = [
+      { name: 'meta-data', bytes: metaData },
+      { name: 'user-data', bytes },
+    ];
+    return encodeIso9660(files, { volumeId: 'cidata', date });
+  }
+  if (name === 'ks.cfg' || name.endsWith('.ks')) {
+    return encodeIso9660([{ name: 'ks.cfg', bytes }], { volumeId: 'OEMDRV', date });
+  }
+  throw new DiskError('unsupported', `No installer would look for '${name}' by itself`, {
+    path,
+    detail: {
+      fix: 'call it user-data (cloud-init, autoinstall) or ks.cfg (kickstart); a preseed goes into the ISO',
+    },
+  });
+}

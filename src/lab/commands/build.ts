@@ -1,0 +1,135 @@
+import { mkdtempSync, realpathSync, rmSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import type { CliContext } from '../../cli/context.ts';
+import { parseSize } from '../../cli/sizes.ts';
+import { openUnpacked } from '../../cli/unpacked-image.ts';
+import { DiskError } from '../../errors.ts';
+import type { Image } from '../../image/image.ts';
+import { openFileStore, openImageFile, untrustedImages } from '../../node.ts';
+import { makeFolder } from '../../platform/json-file.ts';
+import { compressionIn } from '../../storage/file-unpacked.ts';
+import { makeDebian } from '../build/debian.ts';
+import { installFromIso } from '../build/iso-install.ts';
+import { makeLinuxGuest, requireLinuxGuest } from '../build/small-linux.ts';
+import { verifyFile } from '../build/verified-file.ts';
+import { createRunner } from '../runner/runners.ts';
+import { runtimeDir, seatFiles } from '../runner/runtime-dir.ts';
+import { type Input, type LabCommand, say, shown, wantsJson } from './command.ts';
+import { defaultFolder, lintAndSeal, nameFrom } from './seal.ts';
+
+const MiB = 1024 * 1024;
+const kinds = ['small', 'debian', 'iso', 'from'] as const;
+const installLimitMs = 24 * 60 * 60 * 1000;
+
+/** `cowherd build`: makes a master and seals it. Exit code 1 where clones of it would clash. */
+export const run: LabCommand = async (input, context) => {
+  const chosen = kinds.filter((kind) => input.options[kind] !== undefined);
+  if (chosen.length !== 1) {
+    throw new DiskError('bad-argument', 'What is the master made from?', {
+      detail: { fix: 'say one of --small, --debian SUITE, --iso FILE, --from IMAGE' },
+    });
+  }
+  const name = nameFrom({ ...input, options: { name: input.operands[0] } }, '');
+  const folder = resolve(context.cwd, text(input, 'folder') ?? defaultFolder);
+  makeFolder(folder);
+  // Beside the versions: there is room for a disk, and it is no other file system.
+  const scratch = mkdtempSync(join(realpathSync(folder), `.build-${name}-`));
+  try {
+    await using image = await builders[chosen[0]](input, context, scratch, name);
+    return await lintAndSeal(image, input, context, { name, origin: originOf(chosen[0], input) });
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+  }
+};
+
+type Builder = (input: Input, context: CliContext, scratch: string, name: string) => Promise<Image>;
+
+const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
+  async small(_input, context, scratch) {
+    requireLinuxGuest();
+    const path = join(scratch, 'disk.raw');
+    await makeLinuxGuest({ file: (name) => join(scratch, name) }, path, { tool: { signal: context.signal } });
+    return openImageFile(path, { format: 'raw' });
+  },
+  async debian(input, context, scratch) {
+    const path = join(scratch, 'disk.raw');
+    await makeDebian(scratch, path, {
+      suite: text(input, 'debian')!,
+      include: (text(input, 'include') ?? '').split(',').filter((one) => one !== ''),
+      size: sizeOf(input, 'disk', '2G'),
+      mirror: text(input, 'mirror'),
+      tool: { signal: context.signal },
+    });
+    return openImageFile(path, { format: 'raw' });
+  },
+  async iso(input, context, scratch, name) {
+    const disk = join(scratch, 'disk.qcow2');
+    const iso = await verified(input, context, text(input, 'iso')!);
+    const answers = text(input, 'answers');
+    await using runner = createRunner('qemu');
+    const quiet = wantsJson(input);
+    await installFromIso({
+      iso,
+      disk,
+      size: sizeOf(input, 'disk', '10G'),
+      scratch,
+      name,
+      memoryMiB: sizeOf(input, 'memory', '2G') / MiB,
+      cpus: 2,
+      graphics: input.options.display === 'none' ? 'none' : 'vnc',
+      network: { kind: 'user' },
+      answers: answers === undefined ? undefined : resolve(context.cwd, answers),
+      runner,
+      timeLimitMs: installLimitMs,
+      signal: context.signal,
+      onStarted: (seat) => {
+        if (quiet) return;
+        say(context, `The installer runs. Switch the machine off when it is done; Ctrl-C gives up.`);
+        if (seat.graphics === 'vnc')
+          say(context, `  display: remote-viewer vnc+unix://${seatFiles(runtimeDir(), seat).vnc}`);
+        say(context, `  serial port: ${shown(context, seat.serialLog)}, and here:`);
+      },
+      onLine: (line) => {
+        if (!quiet) say(context, `  | ${line}`);
+      },
+    });
+    return openImageFile(disk, { format: 'qcow2' });
+  },
+  async from(input, context, scratch) {
+    const path = await verified(input, context, text(input, 'from')!);
+    const store = await openFileStore(path);
+    const compression = await compressionIn(store);
+    if (compression !== undefined) {
+      return openUnpacked(store, compression, { spoolDirectory: scratch, signal: context.signal });
+    }
+    await store[Symbol.asyncDispose]();
+    return openImageFile(path, { policy: untrustedImages });
+  },
+};
+
+/** The absolute path of a file whose checksum, where one was given, is right. */
+async function verified(input: Input, context: CliContext, file: string): Promise<string> {
+  const path = resolve(context.cwd, file);
+  const sha256 = text(input, 'sha256');
+  if (sha256 !== undefined) await verifyFile(path, sha256, context.signal);
+  return path;
+}
+
+function originOf(how: string, input: Input): { how: string; [key: string]: unknown } {
+  const { debian, include, iso, from, sha256 } = input.options;
+  return { how: `build --${how}`, debian, include, iso, from, sha256 };
+}
+
+function text(input: Input, option: string): string | undefined {
+  const value = input.options[option];
+  return typeof value === 'string' ? value : undefined;
+}
+
+/** A size in whole MiB. Throws `bad-argument`. */
+function sizeOf(input: Input, option: string, fallback: string): number {
+  const given = text(input, option) ?? fallback;
+  const parsed = parseSize(given);
+  const bytes = parsed.kind === 'size' ? Number(parsed.bytes) : 0;
+  if (bytes > 0 && bytes % MiB === 0 && Number.isSafeInteger(bytes)) return bytes;
+  throw new DiskError('bad-argument', `"${given}" is no size in whole MiB, as 10G is`, { field: option });
+}

@@ -1,0 +1,108 @@
+import { resolve } from 'node:path';
+import type { CliContext } from '../../cli/context.ts';
+import { DiskError } from '../../errors.ts';
+import type { Image } from '../../image/image.ts';
+import { openImageFile, trustedImages } from '../../node.ts';
+import { count } from '../describe.ts';
+import type { MasterVersion } from '../masters/library.ts';
+import { nameForVersionsOf, parseMasterName } from '../masters/name.ts';
+import { withoutControls } from '../messages.ts';
+import { type LintReport, lintImage } from '../seal/lint.ts';
+import { type SealOptions, sealImage } from '../seal/seal.ts';
+import {
+  colours,
+  type Input,
+  type LabCommand,
+  lazyProgress,
+  say,
+  sayJson,
+  shown,
+  wantsJson,
+} from './command.ts';
+
+/** Where versions are kept unless another folder is named. */
+export const defaultFolder = 'masters';
+
+/** `cowherd seal`: looks into an image, and makes a version of a master of it. */
+export const run: LabCommand = async (input, context) => {
+  const [operand] = input.operands;
+  const path = resolve(context.cwd, operand);
+  const name = nameFrom(input, nameForVersionsOf(path));
+  await using image = await openImageFile(path, { policy: trustedImages });
+  return await lintAndSeal(image, input, context, {
+    name,
+    origin: { how: 'seal', image: nameForVersionsOf(path) },
+  });
+};
+
+/** The name that an option or else `fallback` gives. Throws `bad-argument` for one with a number. */
+export function nameFrom(input: Input, fallback: string): string {
+  const text = typeof input.options.name === 'string' ? input.options.name : fallback;
+  const { name, number } = parseMasterName(text);
+  if (number === undefined) return name;
+  throw new DiskError('bad-argument', `"${text}" has a number: versions get theirs by themselves`, {
+    field: 'name',
+  });
+}
+
+/**
+ * Looks into the image and seals it, as the options say. Exit code 1 where clones would clash, and nothing was sealed then
+ * unless `--anyway` was said.
+ */
+export async function lintAndSeal(
+  image: Image,
+  input: Input,
+  context: CliContext,
+  options: Pick<SealOptions, 'name' | 'origin'>,
+): Promise<number> {
+  const report = await lintImage(image);
+  const clashes = report.findings.some(({ weight }) => weight === 'clash');
+  const refused = clashes && input.options.anyway !== true;
+  let version: MasterVersion | undefined;
+  if (!wantsJson(input)) describe(report, context);
+  if (!refused && input.options.check !== true) {
+    const bar = lazyProgress(context, 'copying', 'bytes');
+    try {
+      const folder = resolve(
+        context.cwd,
+        typeof input.options.folder === 'string' ? input.options.folder : defaultFolder,
+      );
+      version = await sealImage(image, {
+        ...options,
+        folder,
+        now: context.now,
+        signal: context.signal,
+        onProgress: bar.update,
+      });
+    } finally {
+      bar.end();
+    }
+  }
+  if (wantsJson(input)) {
+    sayJson(context, {
+      ...report,
+      master: version?.label ?? null,
+      path: version?.path ?? null,
+      content: version?.record?.content ?? null,
+    });
+  } else if (version) {
+    say(context, `${version.label} is sealed: ${shown(context, version.path)}`);
+    say(context, `  ${version.record?.content ?? ''}`);
+  } else if (refused)
+    say(context, 'Not sealed: clones would clash. Do the above in the guest, or say --anyway');
+  return refused ? 1 : 0;
+}
+
+function describe({ findings, notes }: LintReport, context: CliContext): void {
+  const c = colours(context);
+  for (const { weight, path, what, fix } of findings) {
+    say(
+      context,
+      `${weight === 'clash' ? c.red('✗') : c.yellow('!')} ${withoutControls(path)}: ${withoutControls(what)}`,
+    );
+    say(context, `    ${c.bold(withoutControls(fix))}`);
+  }
+  for (const note of notes) say(context, `  (${withoutControls(note)})`);
+  const clashes = findings.filter(({ weight }) => weight === 'clash').length;
+  say(context, `${count(clashes, 'conflict')}, ${count(findings.length - clashes, 'leftover')}`);
+}

@@ -1,0 +1,168 @@
+import { createHash } from 'node:crypto';
+import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { copyLinux, haveLinuxGuest, makeLinuxGuest } from '../../src/lab/build/small-linux.ts';
+import { have, mustRun, run, tempDir } from '../support/programs.ts';
+import { type LabBench, labBench } from './support.ts';
+
+const long = process.env.COWHERD_LONG === '1';
+const canBoot = have('qemu-system-x86_64') && have('qemu-img');
+
+/** Boots one seat of a master until its serial port has said `wanted`, and stops it. */
+async function bootSeat(
+  bench: LabBench,
+  master: string,
+  wanted: RegExp,
+  limitMs: number,
+  memory = '256M',
+): Promise<string> {
+  const lab = bench.write('boot.yaml', { master, seats: 1, runner: 'qemu', memory, lab: 'boot' });
+  await bench.must('up', lab, '--start');
+  const seat = (await bench.json<{ seats: { name: string }[] }>('status', lab)).seats[0]!.name;
+  const pool = readdirSync(bench.dir.path, { recursive: true, encoding: 'utf8' }).find((name) =>
+    name.endsWith(`${seat}.log`),
+  )!;
+  const ends = Date.now() + limitMs;
+  let said = '';
+  while (!wanted.test(said) && Date.now() < ends) {
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    said = readFileSync(bench.path(pool), 'utf8');
+  }
+  await bench.must('stop', lab);
+  expect(said).toMatch(wanted);
+  return seat;
+}
+
+describe.skipIf(!haveLinuxGuest() || !canBoot)('build', () => {
+  it('makes, seals and boots a small Linux; diff shows what the boot left', {
+    timeout: 240_000,
+  }, async () => {
+    await using bench = await labBench();
+    const built = await bench.json<{ master: string; path: string; findings: unknown[]; content: string }>(
+      'build',
+      'tiny',
+      '--small',
+    );
+    expect(built).toMatchObject({ master: 'tiny@1', findings: [] });
+    expect(built.content).toMatch(/^cowherd1:[0-9a-f]{64}$/);
+    expect(await mustRun('qemu-img', ['check', '-q', built.path])).toBe('');
+    expect(statSync(built.path).mode & 0o222).toBe(0);
+    expect(readdirSync(bench.path('masters')).filter((name) => name.startsWith('.build'))).toEqual([]);
+    const seat = await bootSeat(bench, 'masters/tiny@1.qcow2', /cowherd-guest host=\? .*boots=1/, 120_000);
+    const diff = await bench.json<{
+      volumes: { partition?: number; files?: { path: string; change: string }[]; notes: string[] }[];
+    }>('diff', 'boot.yaml', seat);
+    expect(diff.volumes[0]!.files).toEqual([
+      { path: '/boots', change: 'added', kind: 'file', after: 5, what: [] },
+    ]);
+  });
+
+  it.skipIf(!have('grub-mkrescue') || !have('xorriso'))(
+    'installs from an ISO onto an empty disk, which then boots',
+    { timeout: 480_000 },
+    async () => {
+      await using bench = await labBench();
+      await using scratch = await tempDir('cowherd-iso-');
+      const payload = scratch.file('payload.raw');
+      await makeLinuxGuest(scratch, payload);
+      const tree = scratch.file('cd');
+      mkdirSync(`${tree}/boot/grub`, { recursive: true });
+      await mustRun('sh', ['-c', `gzip -1c '${payload}' > '${tree}/disk.gz'`]);
+      await using parts = await tempDir('cowherd-iso-');
+      await copyLinux(parts, `${tree}/boot`, installer);
+      writeFileSync(
+        `${tree}/boot/grub/grub.cfg`,
+        'linux /boot/vmlinuz console=ttyS0 no_timer_check quiet panic=-1\ninitrd /boot/initrd\nboot\n',
+      );
+      const iso = bench.path('installer.iso');
+      await mustRun('grub-mkrescue', ['-o', iso, tree]);
+      const sha256 = createHash('sha256').update(readFileSync(iso)).digest('hex');
+      const wrong = await bench.run('build', 'os', '--iso', iso, '--sha256', sha256.replace(/./g, '0'));
+      expect(wrong.code).toBe(1);
+      expect(wrong.err).toContain(sha256);
+      const said = await bench.must(
+        'build',
+        'os',
+        '--iso',
+        iso,
+        '--sha256',
+        sha256,
+        '--disk',
+        '64M',
+        '--memory',
+        '256M',
+        '--display',
+        'none',
+      );
+      expect(said).toContain('| installer: done');
+      expect(said).toContain('os@1 is sealed');
+      await bootSeat(bench, 'masters/os@1.qcow2', /cowherd-guest host=\? .*boots=1/, 120_000);
+    },
+  );
+});
+
+const installer = `
+i=0
+while [ $i -lt 100 ] && ! { [ -b /dev/sr0 ] && [ -b /dev/vda ]; }; do sleep 0.1; i=$((i + 1)); done
+mount -t iso9660 -o ro /dev/sr0 /seed
+zcat /seed/disk.gz > /dev/vda && sync && echo 'installer: done' > /dev/ttyS0
+sleep 1
+poweroff -f
+`;
+
+describe.skipIf(!have('qemu-img') || !have('mkfs.ext4'))('build --from', () => {
+  it('takes images of other formats, packed ones, and only with the right checksum', async () => {
+    await using bench = await labBench();
+    const raw = bench.path('cloud.raw');
+    await mustRun('truncate', ['-s', '8M', raw]);
+    await mustRun('mkfs.ext4', ['-q', '-F', raw]);
+    await mustRun('qemu-img', ['convert', '-O', 'vmdk', raw, bench.path('cloud.vmdk')]);
+    await mustRun('gzip', ['-k', raw]);
+    for (const [i, file] of ['cloud.vmdk', 'cloud.raw.gz'].entries()) {
+      const sha256 = createHash('sha256')
+        .update(readFileSync(bench.path(file)))
+        .digest('hex');
+      const refused = await bench.run(
+        'build',
+        'cloud',
+        '--from',
+        file,
+        '--sha256',
+        `${sha256.slice(0, 63)}${sha256.endsWith('0') ? 1 : 0}`,
+      );
+      expect(refused.code).toBe(1);
+      await bench.must('build', 'cloud', '--from', file, '--sha256', sha256.toUpperCase());
+      await mustRun('qemu-img', [
+        'compare',
+        '-q',
+        '-F',
+        'raw',
+        bench.path('masters', `cloud@${i + 1}.qcow2`),
+        raw,
+      ]);
+    }
+    expect((await bench.run('build', 'cloud')).err).toContain(
+      '--small, --debian SUITE, --iso FILE, --from IMAGE',
+    );
+  });
+});
+
+describe.skipIf(!long || !have('mmdebstrap') || !canBoot)('build --debian', () => {
+  it('makes a Debian that boots by itself', { timeout: 3_000_000 }, async () => {
+    await using bench = await labBench();
+    const mirror = process.env.COWHERD_DEBIAN_MIRROR;
+    const built = await bench.run(
+      'build',
+      'debian',
+      '--debian',
+      'bookworm',
+      '--output',
+      'json',
+      ...(mirror ? ['--mirror', mirror] : []),
+    );
+    expect(built.code, built.err).toBe(0);
+    expect(JSON.parse(built.out)).toMatchObject({ master: 'debian@1' });
+    await bootSeat(bench, 'masters/debian@1.qcow2', /localhost login:/, 900_000, '512M');
+    expect((await run('qemu-img', ['check', bench.path('masters/debian@1.qcow2')])).code).toBe(0);
+  });
+});

@@ -1,0 +1,207 @@
+import { mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { openImageFile } from '../../src/node.ts';
+import { have, mustRun } from '../support/programs.ts';
+import { type LabBench, labBench } from './support.ts';
+
+const MiB = 1024 * 1024;
+
+/** A disk of 48 MiB: MBR, ext4 in the first partition, FAT in the second, swap in the third. */
+async function makeDisk(bench: LabBench, path: string): Promise<void> {
+  const tree = bench.path('tree');
+  for (const folder of ['etc/ssh', 'var/log', 'var/lib/systemd', 'root', 'home/anna/docs', 'var/lib/dbus']) {
+    mkdirSync(join(tree, folder), { recursive: true });
+  }
+  writeFileSync(join(tree, 'etc/hostname'), 'golden\n');
+  writeFileSync(join(tree, 'etc/machine-id'), '');
+  writeFileSync(join(tree, 'home/anna/docs/essay'), Buffer.alloc(300_000, 'words '));
+  writeFileSync(join(tree, 'home/anna/docs/unchanged'), Buffer.alloc(300_000, 'rest '));
+  symlinkSync('/etc/machine-id', join(tree, 'var/lib/dbus/machine-id'));
+  await mustRun('truncate', ['-s', String(48 * MiB), path]);
+  const table = 'label: dos\nstart=1M, size=24M, type=83\nsize=12M, type=c\nsize=8M, type=82\n';
+  await mustRun('sfdisk', ['-q', path], { input: table });
+  await mustRun('mkfs.ext4', [
+    '-q',
+    '-F',
+    '-b',
+    '4096',
+    '-L',
+    'root',
+    '-d',
+    tree,
+    '-E',
+    `offset=${MiB}`,
+    path,
+    '24M',
+  ]);
+  await mustRun('mkfs.fat', [
+    '-F',
+    '12',
+    '-n',
+    'ESP',
+    '--offset',
+    String((25 * MiB) / 512),
+    path,
+    String(12 * 1024),
+  ]);
+  const hi = bench.path('hi');
+  writeFileSync(hi, 'hi\n');
+  await mustRun('mcopy', ['-i', `${path}@@25M`, hi, '::boot.cfg']);
+}
+
+const needed = ['mkfs.ext4', 'debugfs', 'mkfs.fat', 'mcopy', 'sfdisk', 'qemu-img'];
+
+describe.skipIf(!needed.every(have))('diff, and seal', () => {
+  const edit = (path: string, requests: readonly string[]) =>
+    mustRun('debugfs', ['-w', '-f', '-', `${path}?offset=${MiB}`], {
+      input: `${requests.join('\n')}\n`,
+    });
+
+  it('shows by file what an overlay changed', async () => {
+    await using bench = await labBench();
+    const master = bench.path('master.raw');
+    await makeDisk(bench, master);
+    const changed = bench.path('changed.raw');
+    await mustRun('cp', [master, changed]);
+    const [late, essay] = [bench.path('late'), bench.path('essay')];
+    writeFileSync(late, 'late');
+    writeFileSync(essay, Buffer.alloc(300_000, 'Words '));
+    await edit(changed, [
+      'rm /etc/hostname',
+      `write ${late} /etc/new`,
+      'rm /home/anna/docs/essay',
+      `write ${essay} /home/anna/docs/essay`,
+      'set_inode_field /home/anna/docs/unchanged mode 0100600',
+      'mkdir /srv',
+      `write ${late} /srv/x`,
+    ]);
+    await mustRun('mcopy', ['-i', `${changed}@@25M`, late, '::NEW.TXT']);
+    const disk = readFileSync(changed);
+    disk.write('boot code', 100);
+    disk.write('old memory', 40 * MiB);
+    writeFileSync(changed, disk);
+    // An overlay that holds what differs, and no more.
+    const seat = bench.path('seat.qcow2');
+    await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', master, '-F', 'raw', seat]);
+    {
+      const before = readFileSync(master);
+      await using image = await openImageFile(seat, { writable: true });
+      for (let at = 0; at < disk.length; at += 4096) {
+        const piece = disk.subarray(at, at + 4096);
+        if (!piece.equals(before.subarray(at, at + 4096))) await image.write(at, piece);
+      }
+    }
+    await mustRun('qemu-img', ['compare', '-q', '-F', 'raw', seat, changed]);
+
+    type Answer = {
+      volumes: {
+        partition?: number;
+        fileSystem?: string;
+        files?: object[];
+        ranges?: { offset: number; length: number }[];
+      }[];
+    };
+    const byChain = await bench.json<Answer>('diff', seat);
+    const byContent = await bench.json<Answer>('diff', changed, master);
+    expect(byContent.volumes).toEqual(byChain.volumes);
+    const [root, esp, swap, outside] = byChain.volumes;
+    expect(root).toMatchObject({ partition: 1, fileSystem: 'ext4', label: 'root' });
+    const file = 'file';
+    expect(root!.files).toEqual([
+      { path: '/etc/hostname', change: 'removed', kind: file, before: 7, what: [] },
+      { path: '/etc/new', change: 'added', kind: file, after: 4, what: [] },
+      expect.objectContaining({
+        path: '/home/anna/docs/essay',
+        change: 'changed',
+        what: expect.arrayContaining(['content']),
+      }),
+      {
+        path: '/home/anna/docs/unchanged',
+        change: 'changed',
+        kind: file,
+        before: 300_000,
+        after: 300_000,
+        what: ['mode'],
+      },
+      expect.objectContaining({ path: '/srv', change: 'added', kind: 'directory' }),
+      { path: '/srv/x', change: 'added', kind: file, after: 4, what: [] },
+    ]);
+    expect(esp).toMatchObject({
+      partition: 2,
+      fileSystem: 'vfat',
+      files: [{ path: '/NEW.TXT', change: 'added', kind: file, after: 4, what: [] }],
+    });
+    expect(swap).toMatchObject({ partition: 3, ranges: [{ offset: 40 * MiB, length: 4096 }] });
+    expect(outside!.ranges).toEqual([{ offset: 0, length: 4096 }]);
+    const text = await bench.must('diff', seat);
+    expect(text).toContain('  - /etc/hostname  7 B');
+    expect(text).toMatch(/4 files added, 1 removed, 2 changed/);
+    expect(await bench.must('diff', master, master)).toContain(
+      '0 files added, 0 removed, 0 changed; 0 B changed elsewhere',
+    );
+  });
+
+  it('names what clones would share, and seals what is clean', async () => {
+    await using bench = await labBench();
+    const clean = bench.path('clean.raw');
+    await makeDisk(bench, clean);
+    const dirty = bench.path('dirty.raw');
+    await mustRun('cp', [clean, dirty]);
+    const some = bench.path('some');
+    writeFileSync(some, '0123456789abcdef0123456789abcdef\n');
+    await edit(dirty, [
+      'rm /etc/machine-id',
+      ...[
+        '/etc/machine-id',
+        '/etc/ssh/ssh_host_rsa_key',
+        '/etc/ssh/ssh_host_rsa_key.pub',
+        '/var/log/syslog',
+      ].map((path) => `write ${some} ${path}`),
+      ...['/root/.bash_history', '/home/anna/.zsh_history', '/var/lib/systemd/random-seed'].map(
+        (path) => `write ${some} ${path}`,
+      ),
+      'mkdir /var/lib/dhcp',
+      `write ${some} /var/lib/dhcp/dhclient.eth0.leases`,
+      'mkdir /var/lib/cloud',
+      'mkdir /var/lib/cloud/instances',
+      'symlink /var/lib/cloud/instance instances/x',
+    ]);
+    const refused = await bench.json<{
+      findings: { rule: string; weight: string; path: string }[];
+      master: unknown;
+    }>('seal', dirty);
+    expect(refused.master).toBeNull();
+    expect(refused.findings.map(({ rule, weight }) => `${rule} ${weight}`)).toEqual([
+      'machine-id clash',
+      'ssh-host-keys clash',
+      'cloud-init clash',
+      'random-seed clash',
+      'leases clash',
+      'logs stale',
+      'history stale',
+      'history stale',
+    ]);
+    const told = await bench.run('seal', dirty);
+    expect(told.code).toBe(1);
+    expect(told.out).toContain('truncate -s 0 /etc/machine-id');
+    expect(await bench.run('seal', clean, '--check')).toMatchObject({
+      code: 0,
+      out: '0 conflicts, 0 leftovers\n',
+    });
+
+    await bench.must('seal', clean, '--name', 'small');
+    await bench.must('seal', dirty, '--name', 'small', '--anyway');
+    for (const [label, from] of [
+      ['small@1', clean],
+      ['small@2', dirty],
+    ] as const) {
+      const path = bench.path('masters', `${label}.qcow2`);
+      await mustRun('qemu-img', ['compare', '-q', '-F', 'raw', path, from]);
+      expect(await mustRun('qemu-img', ['check', '-q', path])).toBe('');
+      expect(statSync(path).mode & 0o222).toBe(0);
+      const record = JSON.parse(readFileSync(bench.path('masters', `${label}.json`), 'utf8'));
+      expect(record).toMatchObject({ master: label, size: 48 * MiB, origin: { how: 'seal' } });
+    }
+  });
+});
