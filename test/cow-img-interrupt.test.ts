@@ -34,6 +34,9 @@ const cases: readonly Case[] = [
   { line: 'compare source.raw tiny.qcow2' },
   { line: 'bench -c 100000 source.raw' },
   { line: 'measure -O qcow2 tiny.qcow2' },
+  { line: 'map --output=json tiny.qcow2' },
+  { line: 'resize -f raw --preallocation=full other.raw 3G' },
+  { line: 'resize --preallocation=full big.qcow2 3G', may: ['big.qcow2'] },
 ];
 
 /** Whether the process listens for signals, by the mask in /proc: node itself catches SIGINT, but not SIGHUP. */
@@ -95,7 +98,11 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('Ctrl-C', () => {
   }
 
   it.each(cases)('in $line', { timeout: 180_000 }, async ({ line, may = [] }) => {
-    const names = readdirSync(made.path).sort();
+    // An overlay is named with what it stands on.
+    const stand = line.includes('overlay') ? ['base.qcow2', 'overlay.qcow2'] : [];
+    const names = readdirSync(made.path)
+      .filter((name) => line.includes(name) || stand.includes(name))
+      .sort();
     const before = new Map(names.map((name) => [name, readFileSync(made.file(name))]));
     const content = async (name: string) => {
       await mustRun('qemu-img', ['convert', '-O', 'raw', name, `${name}.content`], { cwd: folder.path });

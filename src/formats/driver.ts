@@ -238,6 +238,7 @@ export interface WritableLayer extends Layer {
 
 export interface ResizeOptions {
   readonly preallocation?: 'off' | 'metadata' | 'falloc' | 'full';
+  /** What it throws stops the work, and the image keeps its old size. */
   readonly onProgress?: OnProgress;
   /**
    * The backing image is longer than this one was: where this one grows, it must not come to light. The guest

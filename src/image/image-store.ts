@@ -2,7 +2,7 @@ import { isOffset } from '../bytes/numbers.ts';
 import { type HeldRange, RangeLock } from '../bytes/range-lock.ts';
 import { DiskError } from '../errors.ts';
 import { unitOf } from '../formats/driver.ts';
-import type { ByteStore, Extent, OnProgress, Preallocation } from '../storage/store.ts';
+import type { Allocation, ByteStore, Extent } from '../storage/store.ts';
 import type { Image } from './image.ts';
 
 export interface ImageStoreOptions {
@@ -67,10 +67,7 @@ export class ImageStore implements ByteStore {
     await this.#holding(at, length, () => this.image.zero(at, length, { unmap }));
   }
 
-  async resize(
-    size: number,
-    allocate?: { readonly preallocation: Preallocation; readonly onProgress?: OnProgress },
-  ): Promise<void> {
+  async resize(size: number, allocate?: Allocation): Promise<void> {
     await this.image.resize(size, allocate);
   }
 

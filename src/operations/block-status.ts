@@ -43,19 +43,22 @@ interface Level {
 export class ChainStatus {
   readonly #levels: readonly Level[];
   readonly #extents = new Map<ByteSource, Extent>();
+  readonly #signal: AbortSignal | undefined;
   #missing: (() => Promise<void>) | undefined;
 
-  private constructor(levels: readonly Level[]) {
+  private constructor(levels: readonly Level[], signal: AbortSignal | undefined) {
     this.#levels = levels;
+    this.#signal = signal;
   }
 
-  static async of(image: Image): Promise<ChainStatus> {
+  /** `signal`: aborted, the next table is not loaded, and its reason is thrown. */
+  static async of(image: Image, signal?: AbortSignal): Promise<ChainStatus> {
     const levels: Level[] = [];
     // A filter hands the map of its image through.
     let top = image;
     while (top.filtered) top = top.filtered;
     for (let at: Image | undefined = top; at; at = at.backing) levels.push(await levelOf(at.layer));
-    return new ChainStatus(levels);
+    return new ChainStatus(levels, signal);
   }
 
   /** Layers in the chain; the image itself is one. */
@@ -117,6 +120,7 @@ export class ChainStatus {
 
   /** Loads what the last question lacked. */
   async load(): Promise<void> {
+    this.#signal?.throwIfAborted();
     const missing = this.#missing;
     this.#missing = undefined;
     if (missing) await missing();

@@ -21,6 +21,7 @@ export interface MapScope {
   /** Guest bytes; default 0 and the image's size. */
   readonly from?: number;
   readonly to?: number;
+  readonly signal?: AbortSignal;
 }
 
 const entriesAPage = 1024;
@@ -32,7 +33,7 @@ const entriesAPage = 1024;
  * Throws `corrupt` where a table cannot be true; the entries before it have been yielded then.
  */
 export async function* mapImage(image: Image, scope: MapScope = {}): AsyncGenerator<readonly MapEntry[]> {
-  const chain = await ChainStatus.of(image);
+  const chain = await ChainStatus.of(image, scope.signal);
   const end = Math.min(scope.to ?? image.size, image.size);
   let page: MapEntry[] = [];
   let open: BlockStatus | undefined;

@@ -18,7 +18,7 @@ export async function measureImage(
   driver: FormatDriver,
   source: Image | bigint,
   options: OptionValues = {},
-  context: Pick<MeasureRequest, 'secret'> = {},
+  context: Pick<MeasureRequest, 'secret'> & { readonly signal?: AbortSignal } = {},
 ): Promise<Measurement> {
   if (!driver.measure) {
     throw new DiskError('unsupported', `Block driver '${driver.name}' does not support size measurement`, {
@@ -31,26 +31,26 @@ export async function measureImage(
     secret: context.secret,
     size: BigInt(source.size),
     options,
-    content: await contentOf(source),
+    content: await contentOf(source, context.signal),
   });
 }
 
-async function contentOf(image: Image): Promise<MeasureRequest['content']> {
+async function contentOf(image: Image, signal: AbortSignal | undefined): Promise<MeasureRequest['content']> {
   const { formatSpecific } = await image.layer.details();
   const holdsBitmaps = formatSpecific?.type === 'qcow2' && formatSpecific.data.compat !== '0.10';
   const listed = (formatSpecific?.data.bitmaps ?? []) as readonly (MeasuredBitmap & {
     readonly flags: readonly string[];
   })[];
   return {
-    used: (grain) => usedBytes(image, grain),
+    used: (grain) => usedBytes(image, grain, signal),
     // A bitmap that is in use was not stored at the end: it cannot be copied.
     bitmaps: holdsBitmaps ? listed.filter(({ flags }) => !flags.includes('in-use')) : undefined,
   };
 }
 
 /** Guest bytes of the units of `grain` bytes in which anything is stored that is not known to be zero. */
-async function usedBytes(image: Image, grain: number): Promise<number> {
-  const chain = await ChainStatus.of(image);
+async function usedBytes(image: Image, grain: number, signal: AbortSignal | undefined): Promise<number> {
+  const chain = await ChainStatus.of(image, signal);
   let used = 0;
   for (let offset = 0; offset < image.size; ) {
     const { length, zero, data, allocated } = await chain.above(offset, image.size - offset);

@@ -12,7 +12,7 @@ const blockBytes = 4096;
  * Resizes a regular file of `before` bytes as QEMU's file driver does: 'off' moves its end, 'falloc' takes the
  * new space, 'full' writes zeroes into it and waits until they are on the disk. Growing from nothing puts a
  * block at the beginning (QEMU does, to find alignments by later), so that `du` and `map` tell the same of our
- * file as of QEMU's. On failure the old size is restored. Throws with `detail.step`: 'resize', 'preallocate',
+ * file as of QEMU's. On failure, that of `onProgress` too, the old size is restored. Throws with `detail.step`: 'resize', 'preallocate',
  * 'write zeros' or 'flush'.
  */
 export async function resizeFile(
@@ -39,7 +39,7 @@ export async function resizeFile(
   try {
     if (preallocation === 'falloc') {
       if (before === 0) writeFirstBlock(file, size);
-      if (total > 0) await growAllocated(file, before, size);
+      if (total > 0) await growAllocated(file, before, size, (done) => onProgress(done, total));
     } else {
       step = 'resize';
       truncate(file, size);
@@ -48,18 +48,23 @@ export async function resizeFile(
       step = 'flush';
       await syncFile(file, true);
     }
+    onProgress(total, total);
   } catch (error) {
     // The first failure is the one to tell, whatever comes of this.
     await cut(file, before).catch(() => undefined);
     throw withStep(error, step);
   }
-  onProgress(total, total);
 }
 
 /** Grows a file from `from` (its end, or past it) to `size`, taking the space: with zeroes where it must. */
-export async function growAllocated(file: OpenFile, from: number, size: number): Promise<void> {
-  if (await setAside(file, from, size - from)) return;
-  await writeZeroes(file, from, size - from);
+export async function growAllocated(
+  file: OpenFile,
+  from: number,
+  size: number,
+  onProgress?: (done: number) => void,
+): Promise<void> {
+  if (await setAside(file, from, size - from, onProgress)) return;
+  await writeZeroes(file, from, size - from, onProgress);
 }
 
 /** Sets a device's "size": it has only one. */

@@ -108,9 +108,14 @@ export async function zeroDevice(file: OpenFile, at: number, length: number, pun
 }
 
 /** Sets aside the space of [at, at + length), growing the file; false where the file system cannot. */
-export async function setAside(file: OpenFile, at: number, length: number): Promise<boolean> {
+export async function setAside(
+  file: OpenFile,
+  at: number,
+  length: number,
+  onProgress?: (done: number) => void,
+): Promise<boolean> {
   const system = libc();
-  return system !== undefined && allocate(system, file, 0, at, length);
+  return system !== undefined && allocate(system, file, 0, at, length, onProgress);
 }
 
 /** Writes zeroes through the thread pool, from one shared buffer. */
@@ -152,6 +157,7 @@ async function allocate(
   mode: number,
   at: number,
   length: number,
+  onProgress?: (done: number) => void,
 ): Promise<boolean> {
   for (let done = 0; done < length; ) {
     const count = Math.min(largestPiece, length - done);
@@ -159,6 +165,7 @@ async function allocate(
     const answer = await call.fallocate(file.fd, mode, at + done, count);
     if (answer >= 0) {
       done += count;
+      onProgress?.(done);
       continue;
     }
     const errno = errnoName(answer);

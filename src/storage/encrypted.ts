@@ -4,7 +4,7 @@ import { type BulkCipher, cipherCrew } from '../crypto/bulk-cipher.ts';
 import { wipe } from '../crypto/bytes.ts';
 import { type CipherSpec, makeSectorCipher, type SectorCipher } from '../crypto/sector-cipher.ts';
 import { DiskError } from '../errors.ts';
-import type { ByteSource, ByteStore, Extent, OnProgress, Preallocation } from './store.ts';
+import type { Allocation, ByteSource, ByteStore, Extent } from './store.ts';
 
 export interface EncryptionOptions {
   readonly spec: CipherSpec;
@@ -117,10 +117,7 @@ export class EncryptedStore implements ByteStore {
   }
 
   /** New bytes are encrypted zeroes up to a whole sector only: what lies past it reads as anything. */
-  async resize(
-    size: number,
-    allocate?: { readonly preallocation: Preallocation; readonly onProgress?: OnProgress },
-  ): Promise<void> {
+  async resize(size: number, allocate?: Allocation): Promise<void> {
     await this.inner.resize(this.#offset + size, allocate);
   }
 

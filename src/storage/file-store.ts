@@ -14,10 +14,16 @@ import { growAllocated, refuseDeviceResize, resizeFile } from '../platform/preal
 import { findExtent, truncate, zeroDevice, zeroInside } from '../platform/sparse.ts';
 import { changeLocks, type LockBits, noLocks } from './file-lock.ts';
 import { allPermissions, type ImageLock } from './image-lock.ts';
-import type { ByteSource, ByteStore, Extent, HostFile, OnProgress, Preallocation } from './store.ts';
+import type { Allocation, ByteSource, ByteStore, Extent, HostFile } from './store.ts';
 
 /** Up to here a call that blocks costs less than a trip through the thread pool (measured on a warm cache). */
 const inlineBytes = 128 * 1024;
+/**
+ * So many calls in a row may block. The next one takes the trip, so that work made of nothing but small requests leaves
+ * the event loop a turn in which signals arrive.
+ */
+const inlineCalls = 256;
+let callsLeft = inlineCalls;
 const done: Promise<void> = Promise.resolve();
 
 /**
@@ -70,7 +76,7 @@ export class FileStore implements ByteStore, HostFile {
     try {
       this.#check(at, into.length);
       if (at + into.length > this.#size) throw this.#outOfRange('Read', at, into.length);
-      if (into.length > inlineBytes) return this.#track(readWholeInPool(this, at, into));
+      if (!callInline(into.length)) return this.#track(readWholeInPool(this, at, into));
       readWhole(this, at, into);
       return done;
     } catch (error) {
@@ -81,7 +87,7 @@ export class FileStore implements ByteStore, HostFile {
   write(at: number, from: Uint8Array): Promise<void> {
     try {
       this.#checkWrite(at, from.length);
-      if (from.length > inlineBytes) {
+      if (!callInline(from.length)) {
         const end = at + from.length;
         return this.#trackGrowth(end, writeWholeInPool(this, at, from), () => end);
       }
@@ -124,10 +130,7 @@ export class FileStore implements ByteStore, HostFile {
    * restored. Throws `unsupported` for preallocation while shrinking and for a device made smaller, and
    * `out-of-space` for a device made larger.
    */
-  async resize(
-    size: number,
-    allocate?: { readonly preallocation: Preallocation; readonly onProgress?: OnProgress },
-  ): Promise<void> {
+  async resize(size: number, allocate?: Allocation): Promise<void> {
     this.#checkWrite(size, 0);
     if (this.fileKind === 'block') {
       refuseDeviceResize(this, this.#size, size);
@@ -310,6 +313,12 @@ export class FileStore implements ByteStore, HostFile {
       detail: { length, size: this.#size },
     });
   }
+}
+
+function callInline(length: number): boolean {
+  if (length <= inlineBytes && callsLeft-- > 0) return true;
+  callsLeft = inlineCalls;
+  return false;
 }
 
 function ignore(): void {

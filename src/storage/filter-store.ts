@@ -1,4 +1,4 @@
-import type { ByteSource, ByteStore, Extent, OnProgress, Preallocation } from './store.ts';
+import type { Allocation, ByteSource, ByteStore, Extent } from './store.ts';
 
 /**
  * A store that stands on another one and hands everything on: what a filter inherits, to change what it is about. It owns
@@ -50,10 +50,7 @@ export class FilterStore implements ByteStore {
     return this.inner.zero(at, length, options);
   }
 
-  resize(
-    size: number,
-    allocate?: { readonly preallocation: Preallocation; readonly onProgress?: OnProgress },
-  ): Promise<void> {
+  resize(size: number, allocate?: Allocation): Promise<void> {
     return this.inner.resize(size, allocate);
   }
 

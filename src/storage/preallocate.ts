@@ -1,6 +1,6 @@
 import { alignUp } from '../bytes/numbers.ts';
 import { FilterStore } from './filter-store.ts';
-import { type ByteSource, bottomOf, hasFixedSize, type OnProgress, type Preallocation } from './store.ts';
+import { type Allocation, type ByteSource, bottomOf, hasFixedSize } from './store.ts';
 
 export interface PreallocateOptions {
   /** Bytes set aside beyond the end at a time; default 128 MiB. */
@@ -45,10 +45,7 @@ export class PreallocatingStore extends FilterStore {
     this.#size = Math.max(this.#size, at + length);
   }
 
-  override async resize(
-    size: number,
-    allocate?: { readonly preallocation: Preallocation; readonly onProgress?: OnProgress },
-  ): Promise<void> {
+  override async resize(size: number, allocate?: Allocation): Promise<void> {
     await this.#growing;
     // From the true end on, so that what had been set aside is allocated as it is asked for now.
     if (this.inner.size !== this.#size) await super.resize(this.#size);

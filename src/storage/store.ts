@@ -10,6 +10,13 @@ export interface Extent {
 /** How space is set aside when a store grows (QEMU's `preallocation` of the protocol layer). */
 export type Preallocation = 'off' | 'falloc' | 'full';
 
+/** How the space of a growing store is set aside. */
+export interface Allocation {
+  readonly preallocation: Preallocation;
+  /** Bytes set aside. What it throws stops the work, and the store gets its old size back. */
+  readonly onProgress?: OnProgress;
+}
+
 /** Progress of long work, in bytes (or in the unit that the operation names). Called often; keep it cheap. */
 export type OnProgress = (done: number, total: number) => void;
 
@@ -60,10 +67,7 @@ export interface ByteStore extends ByteSource {
    */
   zero(at: number, length: number, options?: { readonly punch?: boolean }): Promise<void>;
   /** Sets the size; new bytes read as zeroes. `allocate` says how their space is set aside. */
-  resize(
-    size: number,
-    allocate?: { readonly preallocation: Preallocation; readonly onProgress?: OnProgress },
-  ): Promise<void>;
+  resize(size: number, allocate?: Allocation): Promise<void>;
   /**
    * Copies bytes of another source, at `from` there, to `at` without moving them through memory, sharing blocks where
    * that can be. Answers how many were done, 0 where the two have no such way: the caller copies the rest himself.

@@ -1,5 +1,5 @@
 import type { ImageLock } from './image-lock.ts';
-import type { ByteSource, ByteStore, Extent, HostFile, OnProgress, Preallocation } from './store.ts';
+import type { Allocation, ByteSource, ByteStore, Extent, HostFile } from './store.ts';
 
 /**
  * A host file whose flushes are left to the system (QEMU's cache mode `unsafe`): for a target that is thrown away
@@ -40,10 +40,7 @@ export class UnflushedFile implements ByteStore, HostFile {
     return this.#file.zero(at, length, options);
   }
 
-  resize(
-    size: number,
-    allocate?: { readonly preallocation: Preallocation; readonly onProgress?: OnProgress },
-  ): Promise<void> {
+  resize(size: number, allocate?: Allocation): Promise<void> {
     return this.#file.resize(size, allocate);
   }
 

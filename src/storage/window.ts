@@ -1,6 +1,6 @@
 import { isOffset } from '../bytes/numbers.ts';
 import { DiskError } from '../errors.ts';
-import type { ByteSource, ByteStore, Extent, OnProgress, Preallocation } from './store.ts';
+import type { Allocation, ByteSource, ByteStore, Extent } from './store.ts';
 
 /** A part of a source: a partition, an image inside a container file (QEMU's raw `offset` and `size`). */
 export interface WindowOptions {
@@ -122,10 +122,7 @@ class StoreWindow extends SourceWindow<ByteStore> implements ByteStore {
   }
 
   /** Throws `unsupported` for a window of fixed size. */
-  async resize(
-    size: number,
-    allocate?: { readonly preallocation: Preallocation; readonly onProgress?: OnProgress },
-  ): Promise<void> {
+  async resize(size: number, allocate?: Allocation): Promise<void> {
     if (size === this.fixed) return;
     if (this.fixed !== undefined) {
       throw new DiskError('unsupported', 'Cannot resize fixed-size raw disks', { path: this.name });

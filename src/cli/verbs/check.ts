@@ -128,6 +128,7 @@ class CheckVerb {
       checking: true,
       locks: share ? 'share' : 'take',
       corruptDependents: force,
+      signal: this.#context.signal,
     });
     try {
       if (unchecked.includes(image.layer.format)) throw checksUnsupported();

@@ -45,6 +45,7 @@ export const run: Command = async (args, context) => {
     format,
     images,
     locks: share ? 'share' : 'take',
+    signal: context.signal,
   });
   const end = endOf(image, start, maxLength);
   if (json) await printJson(context, image, start, end);
@@ -67,7 +68,7 @@ async function* entries(
 ): AsyncGenerator<readonly MapEntry[]> {
   if (start >= end) return;
   try {
-    yield* mapImage(image, { from: Number(start), to: Number(end) });
+    yield* mapImage(image, { from: Number(start), to: Number(end), signal: context.signal });
   } catch (error) {
     if (!isDiskError(error) || error.code === 'aborted') throw error;
     reportCorruption(context, error);

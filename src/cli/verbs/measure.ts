@@ -95,7 +95,10 @@ async function measureFile(context: CliContext, path: string, wish: MeasureArgum
   if (wish.snapshot !== undefined) await loadSnapshot([image], wish.snapshot);
   const { driver, options } = targetOf(context, wish);
   try {
-    return await measureImage(driver, image, options, wish.images.opening);
+    return await measureImage(driver, image, options, {
+      secret: wish.images.opening.secret,
+      signal: context.signal,
+    });
   } catch (error) {
     reportCorruption(context, error);
     if (!isDiskError(error, 'corrupt') && !isDiskError(error, 'io')) throw error;

@@ -165,6 +165,7 @@ async function openNext(image: Image, wish: RebaseArguments, context: CliContext
     });
     return new Next({ kind: 'image', image: next });
   } catch (error) {
+    if (isDiskError(error, 'aborted')) throw error;
     const { text, hint } = explain(error);
     throw new CliFailure(`Could not open new backing file '${wish.backing}': ${text}`, {
       hint,

@@ -47,6 +47,7 @@ export const run: Command = async (args, context) => {
     writable: true,
     resize: true,
     corruptDependents: force,
+    signal: context.signal,
   });
   const current = BigInt(image.size);
   const size = BigInt.asIntN(64, relative === 0n ? figure : current + relative * figure);
@@ -57,7 +58,7 @@ export const run: Command = async (args, context) => {
   if (size < current && !shrink) throw shrinkRefused(context);
   try {
     if (size > BigInt(maxOffset)) throw pastLimit(image.layer);
-    await resizeImage(image, Number(size), { preallocation });
+    await resizeImage(image, Number(size), { preallocation, signal: context.signal });
   } catch (error) {
     const refusal = growthRefusal(error, image.layer.format);
     throw refusal === undefined ? error : new CliFailure(refusal, { cause: error });

@@ -101,12 +101,21 @@ export class WritableLuksLayer extends LuksLayer implements WritableLayer {
     }
     const before = this.size;
     if (size <= before) return this.#payload.resize(size);
-    if (preallocation !== 'off') await this.#payload.resize(size, { preallocation });
-    for (let at = before; at < size; at += zeroBytes) {
-      await this.#payload.zero(at, Math.min(zeroBytes, size - at));
-      onProgress?.(at - before, size - before);
+    const grown = size - before;
+    // Counted when the zeroes are written: this only leaves it to the caller to stop.
+    const stoppable = onProgress && (() => onProgress(0, grown));
+    if (preallocation !== 'off') await this.#payload.resize(size, { preallocation, onProgress: stoppable });
+    try {
+      for (let at = before; at < size; at += zeroBytes) {
+        await this.#payload.zero(at, Math.min(zeroBytes, size - at));
+        onProgress?.(at - before, grown);
+      }
+      onProgress?.(grown, grown);
+    } catch (error) {
+      // The first failure is the one to tell.
+      await this.#payload.resize(before).catch(() => undefined);
+      throw error;
     }
-    onProgress?.(size - before, size - before);
   }
 
   async flush(): Promise<void> {

@@ -1,6 +1,6 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
-import { hasFixedSize } from '../../storage/store.ts';
+import { hasFixedSize, type OnProgress } from '../../storage/store.ts';
 import type { ResizeOptions } from '../driver.ts';
 import { maxL1Bytes } from './constants.ts';
 import { unsupported } from './errors.ts';
@@ -47,12 +47,20 @@ export async function resize(writer: Qcow2Writer, size: number, options: ResizeO
   await clearPastEnd(writer, oldSize);
   await zeroTail(writer, oldSize);
   await growL1(writer, l1Size);
-  if (options.hideBacking !== undefined) await hideBacking(writer, oldSize, size, options.hideBacking);
-  if (mapping.geometry.externalData) await growDataFile(writer, oldSize, size, preallocation === 'off');
-  // The map of a raw data file names all of it.
-  const mode = writer.rawData && preallocation === 'off' ? 'metadata' : preallocation;
-  if (mode !== 'off' && size > oldSize) await preallocate(writer, oldSize, size, mode, onProgress);
-  await flushImage(writer);
+  try {
+    if (options.hideBacking !== undefined) {
+      await hideBacking(writer, oldSize, size, options.hideBacking, onProgress);
+    }
+    if (mapping.geometry.externalData) await growDataFile(writer, oldSize, size, preallocation === 'off');
+    // The map of a raw data file names all of it.
+    const mode = writer.rawData && preallocation === 'off' ? 'metadata' : preallocation;
+    if (mode !== 'off' && size > oldSize) await preallocate(writer, oldSize, size, mode, onProgress);
+    await flushImage(writer);
+  } catch (error) {
+    // The first failure is the one to tell, whatever comes of this.
+    await dropPastEnd(writer, oldSize).catch(() => undefined);
+    throw error;
+  }
   if (size !== oldSize) await writer.writeFields({ ...writer.header, size });
   writer.tracking?.resize(size);
 }
@@ -66,6 +74,17 @@ async function clearPastEnd(writer: Qcow2Writer, oldSize: number): Promise<void>
   if (from < to) await markLocked(writer, 'hole', from, to - from, false);
 }
 
+/** Gives back what an image that did not grow has got for it, and the file its length. */
+async function dropPastEnd(writer: Qcow2Writer, oldSize: number): Promise<void> {
+  const { data } = writer;
+  await clearPastEnd(writer, oldSize);
+  await flushImage(writer);
+  await truncateFile(writer);
+  const { externalData } = writer.mapping.geometry;
+  if (externalData && !hasFixedSize(data) && data.size > oldSize)
+    await data.resize(oldSize);
+}
+
 /**
  * Zeroes where the image grows, so that a longer backing file stays hidden: zero clusters to the new end as QEMU
  * makes them. Version 2 has none, so there zeroes take space, as far as the backing file reaches.
@@ -75,6 +94,7 @@ async function hideBacking(
   oldSize: number,
   size: number,
   backingEnd: number,
+  onProgress?: OnProgress,
 ): Promise<void> {
   const { store } = writer;
   const from = alignUp(oldSize, writer.mapping.geometry.grain);
@@ -94,6 +114,7 @@ async function hideBacking(
       await place.abandon();
     }
     offset = place.offset + place.length;
+    onProgress?.(0, size - oldSize);
   }
 }
 
