@@ -56,6 +56,23 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('an image that others are
     expect((await cow('dd', `if=${dir.file('one')}`, `of=${dir.file('base')}`)).code).toBe(1);
   });
 
+  it('is found by a hard link beside it, though anybody may write to it', async () => {
+    await using dir = await tempDir('cowherd-dependents-');
+    await chain(dir);
+    await mustRun('ln', [dir.file('base'), dir.file('alias')]);
+    const before = await mustRun('md5sum', [dir.file('base')]);
+    for (const line of [
+      ['resize', '-q', dir.file('alias'), '2M'],
+      ['convert', '-n', '-O', 'qcow2', dir.file('one'), dir.file('alias')],
+      ['snapshot', '-c', 'a', dir.file('alias')],
+    ]) {
+      const { code, err } = await cow(...line);
+      expect(code, line[0]).not.toBe(0);
+      expect(err, line[0]).toContain('--corrupt-dependents');
+    }
+    expect(await mustRun('md5sum', [dir.file('base')])).toBe(before);
+  });
+
   it('is not created over, resized, converted onto or repaired, unless forced', async () => {
     await using dir = await tempDir('cowherd-dependents-');
     await chain(dir);

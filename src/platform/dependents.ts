@@ -1,4 +1,12 @@
-import { readdirSync, realpathSync, rmdirSync, rmSync, type Stats, statSync } from 'node:fs';
+import {
+  type BigIntStats,
+  readdirSync,
+  realpathSync,
+  rmdirSync,
+  rmSync,
+  type Stats,
+  statSync,
+} from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { sweepAsides, syncDirectory } from './atomic-file.ts';
@@ -15,6 +23,8 @@ import { readJsonFile, writeJsonFile } from './json-file.ts';
 
 /** The folder that Cowherd keeps beside images. */
 export const recordFolder = '.cowherd';
+
+const recordSuffix = '.dependents';
 
 /** A record of more than this many bytes is not ours. */
 const recordLimit = 64 * 1024 * 1024;
@@ -51,7 +61,7 @@ function realPath(path: string): string | undefined {
 }
 
 function recordsFolder(real: string): string {
-  return join(dirname(real), recordFolder, `${basename(real)}.dependents`);
+  return join(dirname(real), recordFolder, `${basename(real)}${recordSuffix}`);
 }
 
 function recordPath(real: string, by: string): string {
@@ -151,17 +161,19 @@ function parseRecord(record: Record<string, unknown>, path: string, base: string
 
 /**
  * The files that have `path` as their backing file now, by the records: each was looked at. `except` are paths that
- * do not count (the overlay that is being committed). Bounded: one page is read of each.
+ * do not count (the overlay that is being committed). Hard links in the same folder are one image. Bounded: one page is
+ * read of each.
  */
 export async function knownDependents(
   path: string,
   options: { readonly except?: readonly string[] } = {},
 ): Promise<readonly Dependent[]> {
-  const records = recordsFor(path);
+  const stat = statOf(path);
+  if (!stat) return [];
+  const records = namesBeside(path, stat).flatMap((name) => recordsFor(name));
   if (records.length === 0) return [];
   const excepted = new Set((options.except ?? []).map((one) => realPath(one) ?? resolve(one)));
   const found = new Map<string, Dependent>();
-  const stat = statSync(path, { bigint: true });
   for (const { label, dependents } of records) {
     for (const dependent of dependents) {
       const real = realPath(dependent);
@@ -170,6 +182,35 @@ export async function knownDependents(
     }
   }
   return [...found.values()];
+}
+
+function statOf(path: string): BigIntStats | undefined {
+  try {
+    return statSync(path, { bigint: true });
+  } catch {
+    return undefined;
+  }
+}
+
+/** The image's name, and what else in its folder has records and is the same file: hard links. */
+function namesBeside(path: string, stat: BigIntStats): readonly string[] {
+  const real = realPath(path);
+  if (real === undefined || stat.nlink < 2n) return [path];
+  const folder = dirname(real);
+  let entries: string[] = [];
+  try {
+    entries = readdirSync(join(folder, recordFolder));
+  } catch {
+    // Nothing is recorded here.
+  }
+  const others = entries
+    .filter((entry) => entry.endsWith(recordSuffix))
+    .map((entry) => join(folder, entry.slice(0, -recordSuffix.length)))
+    .filter((other) => {
+      const found = other === real ? undefined : statOf(other);
+      return found?.dev === stat.dev && found.ino === stat.ino;
+    });
+  return [path, ...others];
 }
 
 /** Whether the file's header names the image. What cannot be read or understood counts as yes: better refuse. */
@@ -214,7 +255,7 @@ export async function assertNoDependents(
 }
 
 /**
- * Records are found by name, and a hard link elsewhere has none. A guarded image is read-only by its mode, whatever
+ * Records are found by name, and a hard link in another folder has none. A guarded image is read-only by its mode, whatever
  * name leads to it, though that stops no superuser.
  */
 function assertNoGuardedLink(path: string): void {
