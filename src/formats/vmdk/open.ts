@@ -32,7 +32,7 @@ export async function openVmdk(source: ByteSource, context: OpenContext): Promis
   const { placed, header } = await readDescriptor(source);
   if (!context.metadataOnly) assertParent(placed.descriptor, source.name);
   const extents = header
-    ? [await openHosted(source, header, { start: 0, end: header.capacity }, context.writable, hook)]
+    ? [await openHosted(source, header, undefined, context.writable, hook)]
     : await openListed(source, placed.descriptor, context, hook);
   const createType = extents.some(({ compressed }) => compressed) ? 'streamOptimized' : placed.createType;
   const whole = { ...placed, createType };
@@ -149,14 +149,16 @@ async function openLine(
   }
 }
 
+/** `wanted`: what the descriptor says of its place; undefined: it is the whole disk. */
 async function openHosted(
   source: ByteSource,
   first: SparseHeader,
-  place: Place,
+  wanted: Place | undefined,
   writable: boolean,
   hook: Touchable,
 ): Promise<SparseExtent> {
   const header = first.directoryAt === undefined ? await readFooter(source) : first;
+  const place = wanted ?? { start: 0, end: header.capacity };
   const { name, size } = source;
   if (header.version === 3 && writable && !header.compressed) {
     throw unsupported(name, 'version', 'VMDK version 3 must be read only', { errno: 'EINVAL' });
