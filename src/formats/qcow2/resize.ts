@@ -81,8 +81,7 @@ async function dropPastEnd(writer: Qcow2Writer, oldSize: number): Promise<void> 
   await flushImage(writer);
   await truncateFile(writer);
   const { externalData } = writer.mapping.geometry;
-  if (externalData && !hasFixedSize(data) && data.size > oldSize)
-    await data.resize(oldSize);
+  if (externalData && !hasFixedSize(data) && data.size > oldSize) await data.resize(oldSize);
 }
 
 /**
