@@ -111,7 +111,7 @@ export class Handshake {
     this.#stream.send(answer);
     if (security) await this.#startTls(security);
     if (!this.#fixed) return;
-    this.#structured = await this.#simple(Option.structuredReply);
+    this.#structured = await this.#allowed(Option.structuredReply);
   }
 
   /** Chooses the export `name`; `context` is what block status shall be about. */
@@ -179,6 +179,16 @@ export class Handshake {
     if (reply.type === OptionReply.errUnsupported) return false;
     this.#expect(reply, option, OptionReply.ack);
     return true;
+  }
+
+  /** The same, for an option that one can do without: what a server has against it, it says better elsewhere. */
+  async #allowed(option: number): Promise<boolean> {
+    this.#send(option);
+    const { type } = await this.#reply(option);
+    if (type < OptionReply.errUnsupported && type !== OptionReply.ack) {
+      throw bad(`Unexpected reply type ${type} (expected ${OptionReply.ack})`, 'reply type');
+    }
+    return type === OptionReply.ack;
   }
 
   async #setContext(name: string, context: string): Promise<number | undefined> {
@@ -309,7 +319,7 @@ function refusal(type: number, option: number, data: Uint8Array): DiskError {
     case OptionReply.errPlatform:
       return make('unsupported', `Server lacks support for ${about}`);
     case OptionReply.errTlsRequired:
-      return make('denied', `Server requires TLS for ${about}`, 'Did you forget a valid tls-creds?\n');
+      return make('denied', `TLS negotiation required before ${about}`, 'Did you forget a valid tls-creds?\n');
     case OptionReply.errUnknown:
       return make('not-found', 'Requested export not available');
     case OptionReply.errShutdown:
