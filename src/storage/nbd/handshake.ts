@@ -319,7 +319,11 @@ function refusal(type: number, option: number, data: Uint8Array): DiskError {
     case OptionReply.errPlatform:
       return make('unsupported', `Server lacks support for ${about}`);
     case OptionReply.errTlsRequired:
-      return make('denied', `TLS negotiation required before ${about}`, 'Did you forget a valid tls-creds?\n');
+      return make(
+        'denied',
+        `TLS negotiation required before ${about}`,
+        'Did you forget a valid tls-creds?\n',
+      );
     case OptionReply.errUnknown:
       return make('not-found', 'Requested export not available');
     case OptionReply.errShutdown:
