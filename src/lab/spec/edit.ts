@@ -1,5 +1,7 @@
+import { basename, dirname } from 'node:path';
 import { isScalar, parseDocument } from 'yaml';
 import { DiskError } from '../../errors.ts';
+import { sweepAsides } from '../../platform/atomic-file.ts';
 import { readSmallText, writeTextFile } from '../../platform/json-file.ts';
 
 const largestFile = 4 * 1024 * 1024;
@@ -21,9 +23,10 @@ export function withValue(text: string, path: readonly string[], value: string):
   return document.toString({ lineWidth: 0 });
 }
 
-/** Changes a lab file in one instant, durably. Throws `not-found`. */
+/** Changes a lab file in one instant, durably, and removes what runs that were killed have left of it. Throws `not-found`. */
 export function editLabFile(file: string, change: (text: string) => string): void {
   const text = readSmallText(file, largestFile);
   if (text === undefined) throw new DiskError('not-found', `There is no lab file '${file}'`, { path: file });
+  sweepAsides(dirname(file), { name: basename(file) });
   writeTextFile(file, change(text));
 }
