@@ -47,6 +47,8 @@ const oldMagic = { high: 0x00004202, low: 0x81861253 } as const;
 
 /** Replies of one kind that one option may bring. */
 const mostReplies = 100_000;
+/** A maximum of the payload that is none. */
+const unlimited = 0xffff_ffff;
 /** Longest reply that has a sense: a name and a description. */
 const longestReply = 2 * maxStringBytes + 64;
 
@@ -275,7 +277,7 @@ function checked(info: ExportInfo): ExportInfo {
   if (minimum === 0 || !isPowerOfTwo(minimum) || minimum > 65536) {
     throw bad(`server minimum block size ${minimum} is not a power of two`, 'minimum block size');
   }
-  if (maximum < minimum || maximum % minimum !== 0) {
+  if (maximum < minimum || (maximum !== unlimited && maximum % minimum !== 0)) {
     throw bad(`server maximum block size ${maximum} is not valid`, 'maximum block size');
   }
   if (size % minimum !== 0) {
