@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { connectSocket } from '../../src/platform/socket-stream.ts';
 import { type NbdStore, type NbdStoreOptions, openNbdStore } from '../../src/storage/nbd/store.ts';
@@ -31,7 +31,7 @@ export async function startOther(
       resolve();
     });
   });
-  for (let waited = 0; !existsSync(socket); waited += 20) {
+  for (let waited = 0; !listens(socket); waited += 20) {
     if (over || waited > 20_000) throw new Error(`${program} does not listen: ${said}`);
     await sleep(20);
   }
@@ -46,6 +46,12 @@ export async function startOther(
     kill: () => end('SIGKILL'),
     [Symbol.asyncDispose]: () => end('SIGTERM'),
   };
+}
+
+/** Whether a socket takes connections: its name is there a moment before. (00010000 is the kernel's mark for it.) */
+export function listens(socket: string): boolean {
+  const lines = readFileSync('/proc/net/unix', 'utf8').split('\n');
+  return lines.some((line) => line.endsWith(` ${socket}`) && line.includes(' 00010000 '));
 }
 
 export function nbdkit(socket: string, args: readonly string[]): Promise<OtherServer> {

@@ -1,10 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { type AddressInfo, connect, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll } from 'vitest';
 import { builtProgram } from '../support/built-program.ts';
 import { type RunResult, run, type TempDir, tempDir } from '../support/programs.ts';
+import { listens } from './client-support.ts';
 
 /** A server that runs, and what it said. */
 export interface RunningServer extends AsyncDisposable {
@@ -48,7 +48,7 @@ export function builtServer() {
         env: { ...process.env, LC_ALL: 'C', ...how.env },
         cwd: place.path,
       });
-      return running(child, socket, () => existsSync(socket));
+      return running(child, socket, () => listens(socket));
     },
     /** The same on a port of 127.0.0.1. */
     async startTcp(port: number, args: readonly string[]): Promise<RunningServer> {
