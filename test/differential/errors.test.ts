@@ -23,7 +23,7 @@ lines(
       differs: 'help',
       ours: { code: 0, stdout: 'usage: qemu-img [standard options] command' },
     },
-    { line: '-h', differs: 'help', ours: { code: 0, stdout: 'Supported formats: qcow2 raw' } },
+    { line: '-h', differs: 'help', ours: { code: 0, stdout: 'Supported formats: bochs cloop dmg' } },
     { line: '--he', differs: 'help', ours: { code: 0, stdout: 'Command syntax:' } },
     { line: '-h create', differs: 'help', ours: { code: 0, stdout: 'Command syntax:' } },
     { line: 'create --help', differs: 'help', ours: { code: 0, stdout: 'Command syntax:' } },
