@@ -1,8 +1,9 @@
 import { lines } from './harness.ts';
 
 lines('targets with subclusters or a data file', [
-  'convert -O qcow2 -o extended_l2=on plain.qcow2 new.qcow2',
-  'convert -O qcow2 -o extended_l2=on,cluster_size=16k raw.img new.qcow2',
+  // QEMU's file may end inside its last cluster.
+  { line: 'convert -O qcow2 -o extended_l2=on plain.qcow2 new.qcow2', files: 'contents' },
+  { line: 'convert -O qcow2 -o extended_l2=on,cluster_size=16k raw.img new.qcow2', files: 'contents' },
   { line: 'convert -c -O qcow2 -o extended_l2=on plain.qcow2 new.qcow2', files: 'contents' },
   {
     line: 'convert -c -O qcow2 -o extended_l2=on,compression_type=zstd raw.img new.qcow2',

@@ -25,6 +25,8 @@ test.skipIf(process.platform !== 'linux')(
       format: 'cjs',
       target: 'node20',
       external: ['koffi'],
+      define: { 'import.meta.url': '__moduleUrl' },
+      banner: { js: "const __moduleUrl = require('node:url').pathToFileURL(__filename).href;" },
       logLevel: 'silent',
     });
     const image = folder.file('large.qcow2');
