@@ -32,6 +32,7 @@ lines('amend, several options', [
   changed('amend -o refcount_bits=2 snap.qcow2'),
   changed('amend -o refcount_bits=16 rc64.qcow2'),
   changed('amend -o refcount_bits=32 c512.qcow2'),
+  changed('amend -o refcount_bits=32 outside.qcow2'),
   changed('amend -o size=1M plain.qcow2'),
   changed('amend -o size=0 plain.qcow2'),
   changed('amend -q -o compat=0.10 plain.qcow2'),

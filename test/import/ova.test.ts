@@ -126,7 +126,9 @@ describe.skipIf(needed.some((program) => !have(program)))('appliances', () => {
       const folder = `made-${index}`;
       describe1(folder, name, change);
       await mustRun('cp', [path(from), path(folder, name)]);
-      await mustRun('sh', ['-c', `sha1sum --tag * | sed 's/ (/(/' > box.mf`], { cwd: path(folder) });
+      await mustRun('sh', ['-c', `set -- *; sha1sum --tag "$@" | sed 's/ (/(/' > box.mf`], {
+        cwd: path(folder),
+      });
       await mustRun('tar', ['-cf', path(`${folder}.ova`), `--format=${format}`, 'box.ovf', 'box.mf', name], {
         cwd: path(folder),
       });

@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -13,13 +14,18 @@ const clientFlags = Uint8Array.from([0, 0, 0, 3]);
 
 /** A client that does not wait for answers. */
 async function rude(path: string): Promise<Socket> {
-  const socket = connect(path);
-  socket.on('error', () => undefined);
-  await new Promise<void>((resolve, reject) => {
-    socket.once('connect', resolve);
-    socket.once('error', reject);
-  });
-  return socket;
+  for (;;) {
+    const socket = connect(path);
+    socket.on('error', () => undefined);
+    try {
+      await once(socket, 'connect');
+      return socket;
+    } catch (error) {
+      // The server's queue of new connections is full: on a loaded machine it may be behind by hundreds.
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error;
+      await sleep(20);
+    }
+  }
 }
 
 /** One that is in the transmission phase (when the server has got that far) and reads nothing. */

@@ -6,8 +6,9 @@ import { ReferenceCounts } from './check/reference-counts.ts';
 import { hex } from './errors.ts';
 import { flushImage } from './flush.ts';
 import { writeHeaderFields } from './header-write.ts';
+import type { WritableQcow2Layer } from './layer.ts';
 import { MetadataMap } from './metadata-map.ts';
-import { openForWriting } from './open.ts';
+import { openQcow2 } from './open.ts';
 import { Refcounts } from './refcounts.ts';
 import type { Qcow2Writer } from './writer.ts';
 
@@ -27,7 +28,8 @@ export async function reshapeRefcounts(store: ByteStore, order: number): Promise
   await rebuildRefcounts(image, counts, (refcountTableOffset, refcountTableClusters) =>
     writeHeaderFields(store, { ...header, refcountTableOffset, refcountTableClusters, refcountOrder: order }),
   );
-  const layer = await openForWriting(store);
+  // No guest data is touched: neither a data file nor a key is asked for.
+  const layer = (await openQcow2(store, { writable: true, metadataOnly: true })) as WritableQcow2Layer;
   await layer.change(async (writer: Qcow2Writer) => {
     await writer.prepare();
     for (const block of blocks) writer.frees.add(block / clusterSize, 1, true);

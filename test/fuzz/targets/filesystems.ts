@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { crc32c } from '../../../src/bytes/crc32c.ts';
-import { isDiskError } from '../../../src/errors.ts';
+import { DiskError, isDiskError } from '../../../src/errors.ts';
 import { openFileSystem, volumesOf } from '../../../src/filesystems/open.ts';
 import type { ByteSource } from '../../../src/filesystems/source.ts';
 import { walkTree } from '../../../src/filesystems/tree.ts';
@@ -73,7 +73,7 @@ async function feed(bytes: Uint8Array, meter: Meter): Promise<'accepted' | 'refu
   accepted = false;
   await tries(async () => {
     const system = await openFileSystem(source);
-    if (!system) return;
+    if (!system) throw new DiskError('unsupported', 'No file system is known by these bytes', {});
     const buffer = new Uint8Array(4096);
     await tries(async () => {
       for await (const { node } of walkTree(system)) {
