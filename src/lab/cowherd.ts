@@ -3,7 +3,8 @@ import { Command, CommanderError, Option } from 'commander';
 import type { CliContext, Command as Program } from '../cli/context.ts';
 import { version } from '../cli/version.ts';
 import { firstError, isDiskError } from '../errors.ts';
-import { type CommandSpec, commands } from './command-table.ts';
+import type { CommandSpec } from './command-table/spec.ts';
+import { commands } from './command-table.ts';
 import type { Input } from './commands/command.ts';
 import { describeError } from './messages.ts';
 

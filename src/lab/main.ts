@@ -1,4 +1,4 @@
-/** The program `cowherd`. A command is added by its file in commands/ and its entry in command-table.ts. */
+/** The program `cowherd`. A command is added by its file in commands/ and its entry in command-table/. */
 import { processContext } from '../cli/process-context.ts';
 import { cowherd } from './cowherd.ts';
 

@@ -1,0 +1,135 @@
+import { dryRun, output } from './options.ts';
+import type { CommandSpec } from './spec.ts';
+
+/** Masters: made, versioned, changed, kept. */
+export const masterCommands: readonly CommandSpec[] = [
+  {
+    name: 'build',
+    operands: '<name>',
+    summary: 'make a master from nothing, an installer, or an image',
+    description:
+      'Makes the next version of the master NAME, looks into it as seal does, and seals it. --small: a Linux of 32 MiB, in seconds, of the ' +
+      'kernel and busybox of this machine. --debian: by mmdebstrap; no mount, no virtual machine, no privileges. --iso: boots an installer ' +
+      'on an empty disk, by QEMU, and waits until it is switched off. --from: a disk image of any format, packed or not; a cloud image.',
+    options: [
+      { flags: '--small', help: 'a small Linux that says who it is' },
+      { flags: '--debian <suite>', help: 'bookworm, trixie …' },
+      { flags: '--include <packages>', help: 'with --debian: more packages, with commas between' },
+      { flags: '--mirror <url>', help: 'with --debian: where packages come from' },
+      { flags: '--iso <file>', help: 'an installer' },
+      {
+        flags: '--answers <file>',
+        help: 'with --iso: user-data (cloud-init, autoinstall) or ks.cfg (kickstart)',
+      },
+      { flags: '--memory <size>', help: 'with --iso: the memory of its machine (2G)' },
+      { flags: '--display <kind>', help: 'with --iso: how to see it (vnc)', choices: ['vnc', 'none'] },
+      { flags: '--disk <size>', help: 'the size of the disk (2G with --debian, 10G with --iso)' },
+      { flags: '--from <image>', help: 'a disk image' },
+      { flags: '--sha256 <digest>', help: 'with --from and --iso: what the file must be' },
+      { flags: '--folder <folder>', help: 'where versions are kept (masters)' },
+      { flags: '--anyway', help: 'seal it also where clones would clash' },
+      output,
+    ],
+    examples: [
+      'build tiny --small',
+      'build debian-12 --debian bookworm --include cloud-init,openssh-server',
+      'build win-11 --iso Win11.iso --disk 64G --memory 8G',
+      'build alma-9 --iso AlmaLinux-9.iso --answers ks.cfg --disk 20G',
+      'build debian-12 --from debian-12-generic-amd64.qcow2 --sha256 9f3c…',
+    ],
+    load: () => import('../commands/build.ts'),
+  },
+  {
+    name: 'seal',
+    operands: '<image>',
+    summary: 'make a version of a master, after a look into it',
+    description:
+      'Looks into the file systems of IMAGE (ext2, ext3, ext4; nothing is mounted) for what would be the same on every clone: machine ID, SSH ' +
+      'host keys, leases, logs … and says what to type in the guest. Where clones would clash it stops there, with exit code 1. ' +
+      'Else it adds IMAGE to a folder of masters as NAME@1, NAME@2 …: read-only, with the digest of its content.',
+    options: [
+      { flags: '--name <name>', help: "the master's name (that of the image)" },
+      { flags: '--folder <folder>', help: 'where versions are kept (masters)' },
+      { flags: '--check', help: 'only look' },
+      { flags: '--anyway', help: 'also where clones would clash' },
+      output,
+    ],
+    examples: [
+      'seal debian-12.qcow2',
+      'seal debian-12.qcow2 --check',
+      'seal disk.vmdk --name win-11 --folder /srv/masters',
+    ],
+    load: () => import('../commands/seal.ts'),
+  },
+  {
+    name: 'roll',
+    operands: '[lab] [master]',
+    summary: 'change over to another master, seat by seat',
+    description:
+      'Makes the lab file name another master (an image, or a version such as debian-12@4, or debian-12 for the newest), and ' +
+      'does what up does. Seats that are there stay on the former one, and start, until their next reset. Writing the other ' +
+      'master into the lab file and calling up is the same.',
+    options: [{ flags: '--dry-run', help: 'only say what would be done' }, output],
+    examples: ['roll classroom.yaml debian-12@4', 'roll classroom.yaml masters/other.qcow2 --dry-run'],
+    load: () => import('../commands/roll.ts'),
+  },
+  {
+    name: 'move',
+    operands: '<master> <to> [places...]',
+    summary: 'move a master, with all that stands on it',
+    description:
+      'Moves a master (or another image) to a folder or a new name. Its clones, the labs that use it and their lab files follow, ' +
+      'one by one, and each can be read all the while; the old name goes last. The same command completes a move that was cut ' +
+      'off. Clones are looked for in this folder and the places given, and where they were recorded.',
+    options: [dryRun, output],
+    examples: ['move masters/debian-12@3.qcow2 /srv/masters/', 'move old.qcow2 new.qcow2 /srv/vms --dry-run'],
+    load: () => import('../commands/move.ts'),
+  },
+  {
+    name: 'adopt',
+    operands: '<places...>',
+    summary: 'record clones that others made',
+    description:
+      'Records images that stand on others, such as clones by qemu-img, beside what they stand on, so that Cowherd refuses to ' +
+      'write to that, gc keeps it, and move lets them follow. The images themselves stay as they are.',
+    options: [dryRun, output],
+    examples: ['adopt /srv/vms', 'adopt clone.qcow2 --dry-run'],
+    load: () => import('../commands/adopt.ts'),
+  },
+  {
+    name: 'gc',
+    operands: '[lab-or-folder] [places...]',
+    summary: 'remove versions of masters that nobody needs',
+    description:
+      'Says which versions in the folder of masters nothing stands on and no lab names, and what killed runs have left; removes ' +
+      'them with --yes. The newest version of each name stays. Clones are looked for in this folder and the places given, in ' +
+      "the pools of labs, and where they were recorded: name the places of clones that Cowherd does not know, or 'adopt' them.",
+    options: [
+      { flags: '--yes', help: 'remove it, not only say so' },
+      { flags: '--keep <n>', help: 'the newest versions of each name that stay (1)' },
+      dryRun,
+      output,
+    ],
+    examples: ['gc classroom.yaml', 'gc masters /srv/vms --yes'],
+    load: () => import('../commands/gc.ts'),
+  },
+  {
+    name: 'guard',
+    operands: '[labs...]',
+    summary: 'let QEMU itself refuse to write to masters',
+    description:
+      'Holds the locks of a reader on the masters of labs, and on images in folders that something stands on, until it is ended: ' +
+      'QEMU and qemu-img refuse to write to them then, while all clones are off. Follows labs that come and go.',
+    options: [
+      { flags: '--pool <folders>', help: 'folders of masters, with commas between' },
+      { flags: '--interval <seconds>', help: 'how often it looks for changes (5)' },
+      { flags: '--install', help: 'print a systemd unit for --pool, and do nothing else' },
+    ],
+    examples: [
+      'guard classroom.yaml',
+      'guard --pool /srv/masters',
+      'guard --install > cowherd-guard@.service',
+    ],
+    load: () => import('../commands/guard.ts'),
+  },
+];

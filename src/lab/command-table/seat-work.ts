@@ -1,0 +1,77 @@
+import { dryRun, force, output, stop } from './options.ts';
+import type { CommandSpec } from './spec.ts';
+
+/** What becomes of the work in a seat. */
+export const seatWorkCommands: readonly CommandSpec[] = [
+  {
+    name: 'diff',
+    operands: '[lab-or-image] [seat-or-image]',
+    summary: 'show what a seat changed',
+    description:
+      'Shows what a seat (or an image) changed against what it stands on, or against another image: by file on ext2, ext3, ext4 and FAT, ' +
+      'else by partition and bytes. "+" came, "-" went, "~" changed. Stop the seat first. Nothing is mounted, nothing changed.',
+    options: [output],
+    examples: [
+      'diff classroom.yaml student-03',
+      'diff seat.qcow2 --output json',
+      'diff new-master.qcow2 old-master.qcow2',
+    ],
+    load: () => import('../commands/diff.ts'),
+  },
+  {
+    name: 'save',
+    operands: '[lab] [seat] [file]',
+    summary: "keep a seat's work in a file",
+    description:
+      'Copies the overlay of a seat that is off, alone, to a file. It says in its header whose it is and what it stands on, and ' +
+      'is recorded beside the master.',
+    options: [force, stop, dryRun, output],
+    examples: ['save classroom.yaml student-03 work/student-03.qcow2'],
+    load: () => import('../commands/save.ts'),
+  },
+  {
+    name: 'restore',
+    operands: '[lab] [seat] [file]',
+    summary: "put saved work in the place of a seat's disk",
+    description:
+      "Puts what 'save' made in the place of the seat's disk, which is thrown away. Refuses work of another seat, and work that " +
+      'stands on another master.',
+    options: [stop, dryRun, output],
+    examples: ['restore classroom.yaml student-03 work/student-03.qcow2 --dry-run'],
+    load: () => import('../commands/restore.ts'),
+  },
+  {
+    name: 'flatten',
+    operands: '[lab] [seat]',
+    summary: "make a seat's disk independent of the master",
+    description:
+      'Copies all that the seat reads into its own disk, which stands on nothing then, until the next reset.',
+    options: [stop, dryRun, output],
+    examples: ['flatten classroom.yaml student-03'],
+    load: () => import('../commands/flatten.ts'),
+  },
+  {
+    name: 'promote',
+    operands: '[lab] [seat]',
+    summary: "make a seat's disk a new version of the master",
+    description:
+      'Makes the disk of a seat that is off a new version beside the master: debian-12.qcow2 gets debian-12@1.qcow2, that one ' +
+      'debian-12@2.qcow2. The seat and its master stay as they are.',
+    options: [
+      { flags: '--as <name>', help: "another name than the master's" },
+      {
+        flags: '--method <method>',
+        help: 'flatten: copy all that the guest reads. commit: copy the master, and write what differs into it',
+        choices: ['flatten', 'commit'],
+      },
+      stop,
+      dryRun,
+      output,
+    ],
+    examples: [
+      'promote classroom.yaml student-03',
+      'promote classroom.yaml student-03 --as debian-12-docker',
+    ],
+    load: () => import('../commands/promote.ts'),
+  },
+];
