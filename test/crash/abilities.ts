@@ -9,6 +9,8 @@ export interface Abilities {
   readonly resize?: readonly Preallocation[];
   /** The size is no field but the file's own: a cut may leave it anywhere on the way. */
   readonly sizeOfFile?: boolean;
+  /** What the file grew by is ciphertext: until it is flushed, holes that a cut leaves there decrypt to anything. */
+  readonly growsScrambled?: boolean;
   /** What its check can repair; default nothing. */
   readonly repairs?: readonly ('leaks' | 'all')[];
   /** It has a log, which QEMU replays only when it may write. */
@@ -26,7 +28,7 @@ export interface Abilities {
 /** By the driver's name. A format that is not here is only written to. */
 const known: Readonly<Record<string, Abilities>> = {
   raw: { resize: ['off', 'falloc', 'full'], sizeOfFile: true },
-  luks: { resize: ['off'], sizeOfFile: true },
+  luks: { resize: ['off'], sizeOfFile: true, growsScrambled: true },
   qcow2: {
     resize: ['off', 'metadata', 'falloc', 'full'],
     repairs: ['leaks', 'all'],
