@@ -28,6 +28,8 @@ export type Step =
       readonly from: number;
       readonly to: number;
     }
+  /** Room for all that the disk may come to hold is set aside. */
+  | { readonly do: 'reserve'; readonly seat: string; readonly path: string; readonly bytes: number }
   | { readonly do: 'seed'; readonly seat: string; readonly path: string; readonly change: 'new' | 'rewrite' }
   /** An extra disk, empty. */
   | {

@@ -19,6 +19,8 @@ import { nameExists, readImageHead } from './overlay.ts';
 import { makePlan, type Plan, type PlanInput, type Problem, type SeatFiles, type Step } from './plan.ts';
 import type { Runner } from './runner/runner.ts';
 import { planExtras } from './seat-extras.ts';
+import { type Forecast, forecastOf, overcommitted, warningOf } from './space/forecast.ts';
+import { planReserve } from './space/reserve.ts';
 import type { LabState, MasterState } from './state.ts';
 
 /** What `up` found and would do. */
@@ -32,6 +34,8 @@ export interface Prepared {
   /** The lab file names another master than before: seats that are there stay on the former one. */
   readonly rolls: boolean;
   readonly plan: Plan;
+  /** Why disks must not be made, by the lab file's policy. */
+  readonly refused?: string;
 }
 
 export interface PrepareOptions {
@@ -94,8 +98,36 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
     ...plan.problems,
     ...extras.problems,
   ];
-  const steps = [...plan.steps, ...extras.steps, ...(await registrations(lab, plan, options.runner))];
-  return { lab, master, content, hold, after, rolls, plan: { ...plan, steps, problems } };
+  const steps = [
+    ...plan.steps,
+    ...extras.steps,
+    ...(await planReserve(lab, files)),
+    ...(await registrations(lab, plan, options.runner)),
+  ];
+  const space = forecastNotes(lab, steps, await forecastOf(lab, kept, master.size));
+  const notes = [...plan.notes, ...space.notes];
+  return {
+    lab,
+    master,
+    content,
+    hold,
+    after,
+    rolls,
+    plan: { ...plan, steps, problems, notes },
+    refused: space.refused,
+  };
+}
+
+/** What is to be said of the room that the seats may come to need. Only what would be made can be refused. */
+function forecastNotes(
+  { spec }: Lab,
+  steps: readonly Step[],
+  forecast: Forecast,
+): { readonly refused?: string; readonly notes: readonly string[] } {
+  const grows = steps.some((step) => step.do === 'create' || step.do === 'add' || step.do === 'grow');
+  const refused = grows ? overcommitted(forecast, spec.overcommit) : undefined;
+  const note = refused ? `it will not be made: ${refused}` : warningOf(forecast);
+  return { refused, notes: note === undefined ? [] : [note] };
 }
 
 /** Seats that the runner is to be told of: those whose definition changes, and those that it does not know as they are. */

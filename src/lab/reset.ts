@@ -11,6 +11,7 @@ import { foreignDisk, isOurs } from './plan.ts';
 import { assertNobodyStandsOn } from './release.ts';
 import type { Runner } from './runner/runner.ts';
 import { renewExtras } from './seat-extras.ts';
+import { reserveNew } from './space/reserve.ts';
 import { type LabState, writeState } from './state.ts';
 import { conditionOf } from './status.ts';
 import { overlayKind, removeLeftovers } from './up.ts';
@@ -72,12 +73,18 @@ export async function resetSeats(
   removeLeftovers(lab.pool);
   // Before the disks: a memory that was saved over the old disk must never run on over the new one.
   for (const name of names) await options.runner.renew(lab.seats.get(name)!);
-  await makeOverlays(overlayKind(lab, master, content), jobs, {
+  const kind = overlayKind(lab, master, content);
+  await makeOverlays(kind, jobs, {
     replace: true,
     beforePlacing: holdDisks,
     onProgress: options.onProgress,
     signal: options.signal,
   });
+  await reserveNew(
+    lab,
+    jobs.map((job) => job.path),
+    kind.size,
+  );
   await renewExtras(lab, names, { beforePlacing: holdDisks, signal: options.signal });
   if (elsewhere.length > 0) await changeOver(lab.spec, elsewhere, options);
   return { seats: names, freed };

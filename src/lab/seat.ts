@@ -52,6 +52,10 @@ export interface SeatDisk {
 export const diskBuses = ['virtio', 'ide', 'sata'] as const;
 export type DiskBus = (typeof diskBuses)[number];
 
+/** Whether the host's room for a disk is set aside when it is made. */
+export const preallocations = ['off', 'falloc'] as const;
+export type Preallocation = (typeof preallocations)[number];
+
 export type SeatNetwork =
   | { readonly kind: 'none' }
   /** The hypervisor's own NAT without privileges; guests do not see each other. */

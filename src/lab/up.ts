@@ -18,6 +18,8 @@ import { otherContent, type Prepared } from './prepare.ts';
 import { assertNobodyStandsOn, isInUse } from './release.ts';
 import type { Runner } from './runner/runner.ts';
 import { extraFiles, makeExtras } from './seat-extras.ts';
+import { overcommitError } from './space/forecast.ts';
+import { reserveDisk, reserveNew } from './space/reserve.ts';
 import { type LabState, writeState } from './state.ts';
 
 export interface ApplyOptions {
@@ -76,6 +78,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   for (const step of plan.steps) {
     if (step.do === 'relink') await relink(step.path, step.to, step.format);
     if (step.do === 'grow') await grow(step.path, step.to);
+    if (step.do === 'reserve') await reserveDisk(step.path, step.bytes);
   }
   const defined = await applyDefinitions(lab, plan.steps, options);
   for (const seat of removed) await options.runner.undefine(seat);
@@ -112,12 +115,15 @@ function withRemovals(lab: Lab, after: LabState, seats: readonly string[]): LabS
   return { ...after, seats: [...after.seats, ...gone] };
 }
 
-function assertPossible({ lab, plan, content, rolls }: Prepared): void {
+function assertPossible({ lab, plan, content, rolls, refused }: Prepared): void {
   const before = lab.state?.master;
   if (before && !rolls && content !== before.content && plan.stale.length > 0)
     throw masterChanged(lab, plan.stale, otherContent);
   const [first] = plan.problems;
-  if (first === undefined) return;
+  if (first === undefined) {
+    if (refused !== undefined) throw overcommitError(lab, refused);
+    return;
+  }
   const more = plan.problems.length > 1 ? ` (and ${plan.problems.length - 1} more: see 'cowherd plan')` : '';
   throw new DiskError('exists', `${first.seat}: ${first.what}: '${first.path}'${more}`, {
     path: first.path,
@@ -130,7 +136,13 @@ async function createDisks(prepared: Prepared, options: ApplyOptions): Promise<r
   const jobs = plan.steps.flatMap((step) =>
     step.do === 'create' ? [{ seat: step.seat, path: step.path }] : [],
   );
-  await makeOverlays(overlayKind(lab, master, content!), jobs, { ...options, replace: false });
+  const kind = overlayKind(lab, master, content!);
+  await makeOverlays(kind, jobs, { ...options, replace: false });
+  await reserveNew(
+    lab,
+    jobs.map((job) => job.path),
+    kind.size,
+  );
   return jobs.map((job) => job.seat);
 }
 

@@ -118,6 +118,12 @@ export async function setAside(
   return system !== undefined && allocate(system, file, 0, at, length, onProgress);
 }
 
+/** Sets aside the space of the first `length` bytes, whatever the file's size, which stays; false where it cannot be done. */
+export async function setAsideBeyond(file: OpenFile, length: number): Promise<boolean> {
+  const system = libc();
+  return system !== undefined && (await allocate(system, file, kernel.FALLOC_FL_KEEP_SIZE, 0, length));
+}
+
 /** Writes zeroes through the thread pool, from one shared buffer. */
 export async function writeZeroes(
   file: OpenFile,

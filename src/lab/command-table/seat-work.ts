@@ -1,4 +1,4 @@
-import { dryRun, force, output, stop } from './options.ts';
+import { dryRun, force, output, seatsHelp, stop } from './options.ts';
 import type { CommandSpec } from './spec.ts';
 
 /** What becomes of the work in a seat. */
@@ -73,5 +73,28 @@ export const seatWorkCommands: readonly CommandSpec[] = [
       'promote classroom.yaml student-03 --as debian-12-docker',
     ],
     load: () => import('../commands/promote.ts'),
+  },
+  {
+    name: 'space',
+    operands: '[lab-or-pool]',
+    summary: 'show what seats take, share, and may come to take',
+    description:
+      'Shows for each seat what its files take (ls -l; du, which is its own), what it reads from the master instead of holding it, and ' +
+      'what it takes at worst, when its guest has written everywhere; for all of them together, against what is free. A folder is a pool ' +
+      'with all its labs. Seats may run meanwhile.',
+    options: [output],
+    examples: ['space classroom.yaml', 'space /srv/vms/class --output json'],
+    load: () => import('../commands/space.ts'),
+  },
+  {
+    name: 'compact',
+    operands: '[lab-or-image] [seats...]',
+    summary: 'give back to the host what guests have deleted',
+    description:
+      'Gives back what the disks of seats that are off store for nothing: blocks that are free in ext2, ext3, ext4 and FAT, and zeroes. All ' +
+      `else that guests read stays as it is. Takes images too, where nothing stands on them. ${seatsHelp}`,
+    options: [stop, dryRun, output],
+    examples: ['compact classroom.yaml', 'compact classroom.yaml student-03 --dry-run', 'compact disk.qcow2'],
+    load: () => import('../commands/compact.ts'),
   },
 ];

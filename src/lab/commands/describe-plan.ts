@@ -55,6 +55,11 @@ export function describePlan(plan: Plan, context: CliContext): readonly string[]
       pick: (step) => (step.do === 'grow' ? step.seat : undefined),
     },
     {
+      mark: c.yellow('~'),
+      word: 'disk to set room aside for',
+      pick: (step) => (step.do === 'reserve' ? step.seat : undefined),
+    },
+    {
       mark: c.red('-'),
       word: 'seat to remove',
       pick: (step) => (step.do === 'remove' ? step.seat : undefined),

@@ -3,7 +3,7 @@ import { dirname, isAbsolute, join, resolve } from 'node:path';
 import { type Document, isMap, LineCounter, parseDocument } from 'yaml';
 import { DiskError } from '../../errors.ts';
 import { readSmallText } from '../../platform/json-file.ts';
-import type { DiskBus, Firmware, Graphics, SeatNetwork } from '../seat.ts';
+import type { DiskBus, Firmware, Graphics, Preallocation, SeatNetwork } from '../seat.ts';
 import { explain, rangeOf } from './explain.ts';
 import { labFileError, type Mistake, type SourceText } from './mistakes.ts';
 import { type LabDocument, labSchema, sizePattern } from './schema.ts';
@@ -35,7 +35,10 @@ export interface LabSpec {
     /** Guest bytes; undefined: the master's. */
     readonly size?: number;
     readonly bus: DiskBus;
+    readonly preallocation: Preallocation;
   };
+  /** Undefined: 'up' warns where the seats may come to need more than is free. */
+  readonly overcommit?: number;
   /** More disks of each seat; names differ. */
   readonly disks: readonly { readonly name: string; readonly size: number; readonly bus: DiskBus }[];
   /** With an absolute path for `user-data`. */
@@ -191,7 +194,8 @@ function resolveSpec(data: LabDocument, document: Document, source: SourceText, 
     cpus: data.cpus,
     network: networkOf(data.network),
     cdrom: data.cdrom === undefined ? undefined : local(data.cdrom),
-    disk: { size, bus: data.disk.bus },
+    disk: { ...data.disk, size },
+    overcommit: data.space.overcommit,
     disks,
     seed: seedOf(data.seed, local),
     graphics: data.graphics,

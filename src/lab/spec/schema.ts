@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { diskBuses, firmwares, graphicsKinds } from '../seat.ts';
+import { diskBuses, firmwares, graphicsKinds, preallocations } from '../seat.ts';
 import { seedSchema } from './seed-schema.ts';
 
 /** The most seats that one lab may have: a typing error should not fill a disk. */
@@ -171,6 +171,13 @@ export const labSchema = z
             })
             .default('virtio')
             .meta({ description: 'What the guest sees the disk on' }),
+          preallocation: z
+            .enum(preallocations, {
+              error:
+                "the disk's preallocation must be off or falloc: all else would cut seats off from the master",
+            })
+            .default('off')
+            .meta({ description: 'falloc: room for all that a seat may come to write is set aside' }),
         },
         { error: 'disk must be a mapping, such as {size: 40G, bus: virtio}' },
       )
@@ -181,6 +188,22 @@ export const labSchema = z
       .max(20, { error: 'disks must be at most 20' })
       .default([])
       .meta({ description: 'More disks for every seat, empty at first and after a reset' }),
+    space: z
+      .strictObject(
+        {
+          overcommit: z
+            .number({ error: 'overcommit must be a number, such as 4' })
+            .positive({ error: 'overcommit must be more than 0' })
+            .optional()
+            .meta({
+              description:
+                "What all seats may grow by at worst, as a multiple of what is free. Default: 'up' only warns",
+            }),
+        },
+        { error: 'space must be a mapping, such as {overcommit: 4}' },
+      )
+      .prefault({})
+      .meta({ description: 'How much more than there is the seats may be promised' }),
     seed: seedSchema.optional().meta({
       description:
         'What cloud-init makes of each seat: host name, users, network (a NoCloud image in its drive)',

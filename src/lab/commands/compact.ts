@@ -1,0 +1,94 @@
+import { existsSync } from 'node:fs';
+import { resolve } from 'node:path';
+import type { CliContext } from '../../cli/context.ts';
+import { humanSize } from '../../cli/sizes.ts';
+import { extraDiskPath, openLab } from '../lab.ts';
+import { withoutControls } from '../messages.ts';
+import { nameExists } from '../overlay.ts';
+import { assertNobodyStandsOn, assertNotRunning } from '../release.ts';
+import { seatDiskFile } from '../seat-disk.ts';
+import { assertMayChange, type Compacted, compactImage } from '../space/compact.ts';
+import {
+  type Input,
+  type LabCommand,
+  labFrom,
+  lazyProgress,
+  locked,
+  runnerOf,
+  say,
+  sayJson,
+  seatsFrom,
+  shown,
+  wantsJson,
+} from './command.ts';
+import { stopSeats } from './stop.ts';
+
+/** `cowherd compact`: gives back to the host what guests have deleted. */
+export const run: LabCommand = async (input, context) => {
+  const [first] = input.operands;
+  const isImage =
+    first !== undefined && !/\.(ya?ml|json)$/i.test(first) && existsSync(resolve(context.cwd, first));
+  if (!isImage) return await compactSeats(input, context);
+  const paths = input.operands.map((one) => resolve(context.cwd, one));
+  for (const path of paths) assertMayChange(path);
+  return await compactAll(paths, input, context);
+};
+
+async function compactSeats(input: Input, context: CliContext): Promise<number> {
+  const { lab, rest } = labFrom(input, context);
+  await using runner = await runnerOf(lab);
+  const dryRun = input.options.dryRun === true;
+  const work = async () => {
+    const now = openLab(lab.spec.file, context.cwd);
+    const names = seatsFrom(now, rest).filter(
+      (seat) => rest.length > 0 || nameExists(now.seats.get(seat)!.disk.path),
+    );
+    const seats = names.map((seat) => now.seats.get(seat)!);
+    if (input.options.stop === true && !dryRun) await stopSeats(seats, runner, { signal: context.signal });
+    await assertNotRunning(seats, runner, 'compact');
+    const paths: string[] = [];
+    for (const seat of names) {
+      paths.push((await seatDiskFile(now, seat)).path);
+      const extras = now.spec.disks.map((disk) => extraDiskPath(now.pool, seat, disk.name));
+      paths.push(...extras.filter(nameExists));
+    }
+    await assertNobodyStandsOn(paths, now);
+    return await compactAll(paths, input, context);
+  };
+  return dryRun ? await work() : await locked(lab, work);
+}
+
+async function compactAll(paths: readonly string[], input: Input, context: CliContext): Promise<number> {
+  const dryRun = input.options.dryRun === true;
+  const done: Compacted[] = [];
+  const bar = lazyProgress(context, 'reading', 'bytes');
+  try {
+    for (const path of paths) {
+      const { signal } = context;
+      const result = await compactImage(path, { dryRun, signal, onProgress: bar.update });
+      done.push(result);
+      if (!wantsJson(input)) for (const line of linesOf(result, dryRun, context)) say(context, line);
+    }
+  } finally {
+    bar.end();
+  }
+  const freed = done.reduce((sum, one) => sum + one.before - one.after, 0);
+  if (wantsJson(input)) sayJson(context, { images: done, freed, dryRun });
+  else if (!dryRun) say(context, `${humanSize(freed)} given back`);
+  return 0;
+}
+
+function linesOf(one: Compacted, dryRun: boolean, context: CliContext): readonly string[] {
+  const { path, volumes, freed, zeroes, before, after } = one;
+  const what = `${humanSize(freed)} of deleted files and ${humanSize(zeroes)} of zeroes stored`;
+  return [
+    `${shown(context, path)}: ${what}${dryRun ? '' : `; ${humanSize(before)} by du, now ${humanSize(after)}`}`,
+    ...volumes.flatMap(({ partition, note }) =>
+      note === undefined
+        ? []
+        : [
+            `  (${partition === undefined ? 'the disk' : `partition ${partition}`}: only zeroes were looked for: ${withoutControls(note)})`,
+          ],
+    ),
+  ];
+}

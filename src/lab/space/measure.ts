@@ -1,0 +1,158 @@
+import { readdirSync, statSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { IntervalSet } from '../../bytes/intervals.ts';
+import { DiskError, isDiskError } from '../../errors.ts';
+import type { Image } from '../../image/image.ts';
+import { openImageFile, trustedImages } from '../../node.ts';
+import { asSystemError } from '../../platform/errno.ts';
+import { type Space, spaceAt } from '../../platform/file-facts.ts';
+import { backingPathOf, type ImageHead, readImageHead } from '../overlay.ts';
+import { fullBytes } from './worst-case.ts';
+
+/** What the files of one seat take. Bytes. */
+export interface SeatSpace {
+  /** Undefined for images in the pool that no lab made. */
+  readonly lab?: string;
+  readonly name: string;
+  /** As `ls -l` says. */
+  readonly apparent: number;
+  /** As `du` says: what nobody else has. */
+  readonly own: number;
+  /** Guest bytes that it reads from what its disks stand on: a full clone would take them too. */
+  readonly shared: number;
+  /** What `own` can become: each cluster of each disk written. */
+  readonly worst: number;
+}
+
+/** An image outside the pool that seats stand on. */
+export interface SharedImage {
+  readonly path: string;
+  readonly apparent: number;
+  /** As `du` says. */
+  readonly allocated: number;
+}
+
+export interface PoolSpace {
+  readonly pool: string;
+  readonly seats: readonly SeatSpace[];
+  readonly masters: readonly SharedImage[];
+  readonly totals: Omit<SeatSpace, 'name' | 'lab'>;
+  /** What all of it may grow by. */
+  readonly growth: number;
+  readonly fileSystem: Space;
+  /** What could not be looked into, in words. */
+  readonly warnings: readonly string[];
+}
+
+/** Measures the images in a pool (seats may run meanwhile), those of one lab or all. Throws `not-found`. */
+export async function measurePool(pool: string, lab?: string): Promise<PoolSpace> {
+  const fileSystem = spaceAt(pool);
+  const seats = new Map<string, SeatSpace>();
+  const masters = new Map<string, IntervalSet | undefined>();
+  const warnings: string[] = [];
+  for (const file of filesIn(pool)) {
+    const path = join(pool, file);
+    const image = file.endsWith('.qcow2') ? readImageHead(path) : undefined;
+    const owner = ownerOf(file, image, seats);
+    if (!owner || (lab !== undefined && owner.lab !== lab)) continue;
+    const key = `${owner.lab ?? ''}/${owner.name}`;
+    const before = seats.get(key) ?? { ...owner, apparent: 0, own: 0, shared: 0, worst: 0 };
+    const { apparent, allocated } = image ?? sizesOf(path);
+    let shared = 0;
+    try {
+      if (image) shared = await sharedBytes(image, masters);
+    } catch (error) {
+      if (!isDiskError(error)) throw error;
+      warnings.push(`${file}: what it shares is not known: ${error.message}`);
+    }
+    const full = image?.size === undefined ? 0 : await fullBytes(image.size);
+    seats.set(key, {
+      ...before,
+      apparent: before.apparent + apparent,
+      own: before.own + allocated,
+      shared: before.shared + shared,
+      worst: before.worst + Math.max(full, allocated),
+    });
+  }
+  const all = [...seats.values()];
+  const sum = (pick: (seat: SeatSpace) => number) => all.reduce((total, seat) => total + pick(seat), 0);
+  const totals = {
+    apparent: sum((one) => one.apparent),
+    own: sum((one) => one.own),
+    shared: sum((one) => one.shared),
+    worst: sum((one) => one.worst),
+  };
+  const growth = sum((one) => Math.max(0, one.worst - one.own));
+  const known = [...masters.keys()].map((path) => ({ path, ...sizesOf(path) }));
+  return { pool, seats: all, masters: known, totals, growth, fileSystem, warnings };
+}
+
+/** Names in the order that puts a seat's disk before its other files. */
+function filesIn(pool: string): readonly string[] {
+  const order = new Intl.Collator('en', { numeric: true });
+  try {
+    return readdirSync(pool, { withFileTypes: true })
+      .filter((entry) => entry.isFile() && !entry.name.startsWith('.'))
+      .map((entry) => entry.name)
+      .sort((a, b) => Number(b.endsWith('.qcow2')) - Number(a.endsWith('.qcow2')) || order.compare(a, b));
+  } catch (cause) {
+    throw asSystemError(cause, 'look into', pool);
+  }
+}
+
+function ownerOf(
+  file: string,
+  image: ImageHead | undefined,
+  seats: ReadonlyMap<string, SeatSpace>,
+): Pick<SeatSpace, 'lab' | 'name'> | undefined {
+  if (image?.provenance) return { lab: image.provenance.lab, name: image.provenance.seat };
+  if (image) return { name: file };
+  const seat = /^(.+?)(?:\.seed)?\.(?:xml|log|iso)$/.exec(file)?.[1];
+  return [...seats.values()].find((one) => one.name === seat && one.lab !== undefined);
+}
+
+function sizesOf(path: string): { readonly apparent: number; readonly allocated: number } {
+  try {
+    const { size, blocks } = statSync(path);
+    return { apparent: size, allocated: blocks * 512 };
+  } catch (cause) {
+    throw asSystemError(cause, 'look at', path);
+  }
+}
+
+/** Guest bytes that an image reads from what it stands on, by its own map and that of its backing chain. */
+async function sharedBytes(head: ImageHead, masters: Map<string, IntervalSet | undefined>): Promise<number> {
+  const backing = backingPathOf(head);
+  if (backing === undefined) return 0;
+  if (!masters.has(backing)) {
+    masters.set(backing, undefined);
+    await using image = await open(backing, head.backing?.format);
+    masters.set(backing, await storedBytes(image, 'chain'));
+  }
+  const beneath = masters.get(backing);
+  if (!beneath) throw new DiskError('not-found', `'${backing}' cannot be read`, { path: backing });
+  await using image = await open(head.path, 'qcow2', 'ignore');
+  let shared = 0;
+  for await (const page of image.runs({ depth: 'layer' })) {
+    for (const { kind, offset, length } of page) {
+      if (kind !== 'hole') continue;
+      for (const { start, end } of beneath.intervals(offset, offset + length))
+        shared += Math.min(end, offset + length) - Math.max(start, offset);
+    }
+  }
+  return shared;
+}
+
+function open(path: string, format: string | undefined, backing: 'open' | 'ignore' = 'open'): Promise<Image> {
+  return openImageFile(resolve(path), { format, backing, policy: trustedImages, locks: 'share' });
+}
+
+/** Guest bytes that an image holds, zeroes aside. */
+export async function storedBytes(image: Image, depth: 'chain' | 'layer'): Promise<IntervalSet> {
+  const stored = new IntervalSet();
+  for await (const page of image.runs({ depth })) {
+    for (const { kind, offset, length } of page)
+      if (kind === 'data' || kind === 'packed') stored.add(offset, offset + length);
+  }
+  return stored;
+}
