@@ -1,11 +1,11 @@
-import { closeSync, fsync, ftruncateSync, openSync, writeSync } from 'node:fs';
+import { closeSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { promisify } from 'node:util';
 import { firstNonZero } from '../bytes/zero.ts';
 import { DiskError } from '../errors.ts';
 import { type Aside, createAside, syncDirectory } from '../platform/atomic-file.ts';
 import { asSystemError } from '../platform/errno.ts';
 import { makeFolder } from '../platform/json-file.ts';
+import { FileSync } from '../platform/sync-files.ts';
 
 /** A file to be made. */
 export interface FileJob {
@@ -24,9 +24,7 @@ export interface PlaceOptions {
 }
 
 /** Files that are written, then made durable, then put in place together. */
-const batch = 64;
-/** Files that are made durable at the same time. */
-const syncing = 4;
+const batch = 256;
 const pieceBytes = 4096;
 
 /**
@@ -39,7 +37,9 @@ export async function placeFiles(jobs: readonly FileJob[], options: PlaceOptions
   for (let from = 0; from < jobs.length; from += batch) {
     throwIfAborted(options.signal);
     const some = jobs.slice(from, from + batch);
-    for (const folder of new Set(some.map((job) => dirname(job.path)))) makeFolder(folder);
+    const folders = new Set(some.map((job) => dirname(job.path)));
+    for (const folder of folders) makeFolder(folder);
+    using sync = new FileSync(folders);
     const asides: Aside[] = [];
     try {
       for (const job of some) {
@@ -47,7 +47,7 @@ export async function placeFiles(jobs: readonly FileJob[], options: PlaceOptions
         asides.push(aside);
         writeSparse(aside.path, await job.content());
       }
-      await syncAll(asides.map((aside) => aside.path));
+      await sync.flush(asides.map((aside) => aside.path));
       throwIfAborted(options.signal);
       await using _held = await options.beforePlacing?.(some.map((job) => job.path));
       for (const aside of asides) {
@@ -58,7 +58,7 @@ export async function placeFiles(jobs: readonly FileJob[], options: PlaceOptions
     } finally {
       for (const aside of asides) await aside.abandon();
     }
-    for (const folder of new Set(asides.map((aside) => dirname(aside.target)))) syncDirectory(folder);
+    for (const folder of folders) syncDirectory(folder);
   }
 }
 
@@ -90,24 +90,4 @@ function writeSparse(path: string, bytes: Uint8Array): void {
 function nextPiece(bytes: Uint8Array, at: number): number {
   const found = firstNonZero(bytes, at);
   return found === bytes.length ? found : found - (found % pieceBytes);
-}
-
-async function syncAll(paths: readonly string[]): Promise<void> {
-  const sync = promisify(fsync);
-  let next = 0;
-  const worker = async () => {
-    for (let i = next++; i < paths.length; i = next++) {
-      try {
-        const fd = openSync(paths[i], 'r');
-        try {
-          await sync(fd);
-        } finally {
-          closeSync(fd);
-        }
-      } catch (cause) {
-        throw asSystemError(cause, 'flush', paths[i]);
-      }
-    }
-  };
-  await Promise.all(Array.from({ length: syncing }, worker));
 }

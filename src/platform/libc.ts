@@ -40,6 +40,7 @@ export interface Libc {
     copyFileRange(from: number, fromAt: number, to: number, toAt: number, length: number): Promise<number>;
     ioctl(fd: number, request: number, argument: Uint8Array): Promise<number>;
     ioctlNumber(fd: number, request: number, argument: number): Promise<number>;
+    syncfs(fd: number): Promise<number>;
   };
 }
 
@@ -97,6 +98,8 @@ function bind(koffi: Koffi): Libc {
   const ioctl = own.func('int ioctl(int fd, unsigned long request, void *argument)');
   const ioctlNumber = own.func('int ioctl(int fd, unsigned long request, long argument)');
 
+  const syncfs = own.func('int syncfs(int fd)');
+
   const call = (code: KoffiFunction, ...args: unknown[]): number => {
     const answer = Number(code(...args));
     return answer < 0 ? -koffi.errno() : answer;
@@ -125,6 +128,7 @@ function bind(koffi: Koffi): Libc {
         inPool(copyFileRange, from, offsetCell(fromAt), to, offsetCell(toAt), length, 0),
       ioctl: (fd, request, argument) => inPool(ioctl, fd, request, argument),
       ioctlNumber: (fd, request, argument) => inPool(ioctlNumber, fd, request, argument),
+      syncfs: (fd) => inPool(syncfs, fd),
     },
   };
 }
