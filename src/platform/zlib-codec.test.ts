@@ -1,4 +1,4 @@
-import { deflateRawSync, deflateSync, inflateSync } from 'node:zlib';
+import { constants, deflateRawSync, deflateSync, inflateSync } from 'node:zlib';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { findCodec } from '../codecs/codec.ts';
 import { inflate, ZlibInflateCodec } from '../codecs/inflate.ts';
@@ -55,6 +55,18 @@ describe('zlib codec', () => {
       /damaged/,
     );
     await expect(codec.unpack(packed, new Uint8Array(text.length + 1))).rejects.toThrow(/damaged/);
+  });
+
+  test('takes a unit whose data is damaged behind it, as QEMU does', async () => {
+    const noise = Uint8Array.from({ length: 5000 }, (_, i) => Math.imul(i + 7, 2654435761) >>> 24);
+    const packed = Buffer.concat([
+      deflateRawSync(noise, { finishFlush: constants.Z_SYNC_FLUSH }),
+      Buffer.alloc(64, 0xff),
+    ]);
+    const into = new Uint8Array(noise.length);
+    await findCodec('deflate')!.unpack(packed, into);
+    expect(Buffer.compare(into, noise)).toBe(0);
+    await expect(findCodec('deflate')!.unpack(packed, new Uint8Array(5001))).rejects.toThrow(/damaged/);
   });
 
   test('takes the first bytes when the data holds more than was asked for', async () => {

@@ -44,8 +44,10 @@ class ZlibCodec implements Codec {
           resolve();
           return;
         }
-        if (error && 'code' in error && error.code === 'ERR_BUFFER_TOO_LARGE') {
-          // The data holds more than the unit: its first bytes count, and zlib's wrapper cannot stop there.
+        const isLonger = error && 'code' in error && error.code === 'ERR_BUFFER_TOO_LARGE';
+        if (isLonger || (error && this.name === 'deflate')) {
+          // Where there is more than the unit holds, whole or damaged, its first bytes count; zlib's wrapper cannot stop
+          // there. The checksum of a zlib stream is behind all of it.
           resolve(plain.unpack(packed, into));
           return;
         }

@@ -1,12 +1,14 @@
 import type { SparseBytes } from '../crash/sparse-bytes.ts';
 
-/** Numbers of one width that lie one after the other: a header field, or a table. */
+/** Numbers of one width at equal distances: a header field, or a table. */
 export interface Field {
   readonly name: string;
   readonly at: number;
   /** Bytes. */
   readonly width: number;
   readonly count: number;
+  /** Bytes from one to the next; default `width`. */
+  readonly stride?: number;
   /** Against the others, when one is picked. */
   readonly weight: number;
 }

@@ -27,7 +27,7 @@ export function drawEdits(random: Random, map: ImageFields, image: SparseBytes):
     edits.push(
       random.weighted<() => Edit>([
         [60, () => setEntry(random, map, field)],
-        [15, () => flip(random, image, field.at, field.width * field.count, field.name)],
+        [15, () => flip(random, image, placeOf(field, random.below(field.count)), field.width, field.name)],
         [8, () => swap(random, image, field)],
         [4, () => flip(random, image, 0, image.size, 'anywhere')],
         [5, () => ({ resize: random.below(image.size + 1) })],
@@ -45,7 +45,7 @@ function setEntry(random: Random, map: ImageFields, field: Field): Edit {
   const value = interestingValue(random, field.width, map.near);
   const bytes = bigEndian(value, field.width);
   const hex = Buffer.from(map.bigEndian ? bytes : bytes.reverse()).toString('hex');
-  return { at: field.at + index * field.width, hex, what: `${field.name}[${index}]` };
+  return { at: placeOf(field, index), hex, what: `${field.name}[${index}]` };
 }
 
 function flip(random: Random, image: SparseBytes, from: number, length: number, what: string): Edit {
@@ -61,16 +61,17 @@ function swap(random: Random, image: SparseBytes, field: Field): Edit {
     number,
     number,
   ];
-  const bytes = new Uint8Array((two - one + 1) * field.width);
-  image.read(field.at + one * field.width, bytes);
+  const from = placeOf(field, one);
+  const bytes = new Uint8Array(placeOf(field, two) + field.width - from);
+  image.read(from, bytes);
   const last = bytes.slice(bytes.length - field.width);
   bytes.copyWithin(bytes.length - field.width, 0, field.width);
   bytes.set(last);
-  return {
-    at: field.at + one * field.width,
-    hex: Buffer.from(bytes).toString('hex'),
-    what: `${field.name} swapped`,
-  };
+  return { at: from, hex: Buffer.from(bytes).toString('hex'), what: `${field.name} swapped` };
+}
+
+function placeOf({ at, width, stride = width }: Field, index: number): number {
+  return at + index * stride;
 }
 
 function splice(random: Random, map: ImageFields, image: SparseBytes): Edit {

@@ -1,7 +1,11 @@
 import type { SparseBytes } from '../crash/sparse-bytes.ts';
 import type { Field, ImageFields } from './fields.ts';
 
-const headerFields: readonly (readonly [string, number, number])[] = [
+/**
+ * `[name, offset, width]`, and a weight where it is not that of the others: tables that are said to be long take as
+ * long as hundreds of other inputs.
+ */
+const headerFields: readonly (readonly [string, number, number, number?])[] = [
   ['magic', 0, 4],
   ['version', 4, 4],
   ['backing_file_offset', 8, 8],
@@ -9,11 +13,11 @@ const headerFields: readonly (readonly [string, number, number])[] = [
   ['cluster_bits', 20, 4],
   ['size', 24, 8],
   ['crypt_method', 32, 4],
-  ['l1_size', 36, 4],
+  ['l1_size', 36, 4, 0.5],
   ['l1_table_offset', 40, 8],
   ['refcount_table_offset', 48, 8],
   ['refcount_table_clusters', 56, 4],
-  ['nb_snapshots', 60, 4],
+  ['nb_snapshots', 60, 4, 0.1],
   ['snapshots_offset', 64, 8],
   ['incompatible_features', 72, 8],
   ['compatible_features', 80, 8],
@@ -32,11 +36,21 @@ export function qcow2Fields(image: SparseBytes): ImageFields {
   const clusterSize = 2 ** view.getUint32(20);
   const fields: Field[] = [];
   const near = new Set<bigint>();
-  const add = (name: string, at: number, width: number, count: number, weight: number) => {
-    if (at + width * count <= bytes.length && count > 0) fields.push({ name, at, width, count, weight });
+  const add = (
+    name: string,
+    at: number,
+    width: number,
+    count: number,
+    weight: number,
+    stride: number = width,
+  ) => {
+    if (at + stride * count <= bytes.length && count > 0)
+      fields.push({ name, at, width, count, stride, weight: weight * 10 });
   };
+  const extendedL2 = view.getUint32(4) === 3 && (view.getUint32(76) & 16) !== 0;
+  const l2EntryBytes = extendedL2 ? 16 : 8;
 
-  for (const [name, at, width] of headerFields) add(name, at, width, 1, 2);
+  for (const [name, at, width, weight = 2] of headerFields) add(name, at, width, 1, weight);
   let at = view.getUint32(4) === 3 ? view.getUint32(100) : 72;
   for (let i = 0; i < 16 && at + 8 <= clusterSize; i += 1) {
     const length = view.getUint32(at + 4);
@@ -81,8 +95,13 @@ export function qcow2Fields(image: SparseBytes): ImageFields {
       const l2 = offsetAt(l1 + i * 8);
       if (l2 === 0) continue;
       near.add(BigInt(l2));
-      add(`${name}: L2 table`, l2, 8, clusterSize / 8, 10);
-      for (let j = 0; j < 4; j += 1) near.add(BigInt(offsetAt(l2 + j * 8)));
+      const entries = clusterSize / l2EntryBytes;
+      add(`${name}: L2 table`, l2, 8, entries, 10, l2EntryBytes);
+      if (extendedL2) {
+        add(`${name}: subclusters that read as zeroes`, l2 + 8, 4, entries, 4, l2EntryBytes);
+        add(`${name}: subclusters that are allocated`, l2 + 12, 4, entries, 4, l2EntryBytes);
+      }
+      for (let j = 0; j < 4; j += 1) near.add(BigInt(offsetAt(l2 + j * l2EntryBytes)));
     }
   }
 

@@ -16,7 +16,7 @@ export async function rewriteSnapshotTable(
   table: SnapshotTable,
 ): Promise<void> {
   const { store, clusterSize } = image;
-  const bytes = encodeSnapshotTable(table);
+  const bytes = encodeSnapshotTable(table, image.header.size);
   const clusters = Math.ceil(bytes.length / clusterSize);
   let offset = 0;
   if (clusters > 0) {

@@ -19,8 +19,10 @@ export interface SnapshotEntry {
   /** As QEMU prints it, with 0x. */
   readonly l1OffsetShown: string;
   readonly l1Size: number;
-  /** The entry as it is to be written: with all known extra data, and without what is too much. */
-  readonly encoded: Uint8Array;
+  /** As written: the first 40 bytes, extra data up to its limit, id and name. */
+  readonly head: Uint8Array;
+  readonly extra: Uint8Array;
+  readonly names: Uint8Array;
 }
 
 export interface SnapshotTable {
@@ -57,22 +59,18 @@ export async function readSnapshotTable(
     const hint = over > 0 ? allOverhanging(over) : undefined;
     throw unreadable(image, tally, 'EINVAL', 'ERROR snapshot table offset invalid', hint);
   }
+  const window = new TableWindow(image);
   const entries: SnapshotEntry[] = [];
   const incomplete: number[] = [];
   let dropped = 0;
   let length = 0;
   let written = 0;
   for (let index = 0; index < count; index++) {
-    const { entry, end, extraBytes } = await readEntry(
-      image,
-      alignUp(offset + length, 8),
-      tally,
-      index,
-      repair,
-    );
+    const at = alignUp(offset + length, 8);
+    const { entry, end, extraBytes } = await readEntry(image, window, at, tally, index, repair);
     const kept = Math.min(extraBytes, c.maxSnapshotExtraData);
     if (kept < extraBytes) dropped++;
-    written = alignUp(written, 8) + (end - alignUp(offset + length, 8)) - (extraBytes - kept);
+    written = alignUp(written, 8) + (end - at) - (extraBytes - kept);
     if (written > c.maxSnapshotTableBytes || end - offset > 0x7fffffff) {
       if (!repair) {
         const hint = allOverhanging(count - index);
@@ -104,24 +102,35 @@ export async function readSnapshotTable(
   return { offset, length, entries, corruptions: dropped + incomplete.length };
 }
 
-/** The whole table as it is to be written. */
-export function encodeSnapshotTable(table: SnapshotTable): Uint8Array {
-  const length = table.entries.reduce((end, entry) => alignUp(end, 8) + entry.encoded.length, 0);
-  const bytes = new Uint8Array(length);
+/** The whole table as it is to be written: with all known extra data, and without what is too much. */
+export function encodeSnapshotTable(table: SnapshotTable, diskSize: number): Uint8Array {
+  const bytes = new Uint8Array(
+    table.entries.reduce((end, entry) => alignUp(end, 8) + encodedLength(entry), 0),
+  );
+  const view = new DataView(bytes.buffer);
   let at = 0;
-  for (const { encoded } of table.entries) {
+  for (const entry of table.entries) {
     at = alignUp(at, 8);
-    bytes.set(encoded, at);
-    at += encoded.length;
+    encodeEntry(entry, diskSize, bytes, view, at);
+    at += encodedLength(entry);
   }
   return bytes;
 }
 
+const windowBytes = 64 * 1024;
+const text = new TextDecoder();
 const cannotRead = 'ERROR failed to read the snapshot table: ';
 
-async function readEntry(image: CheckedImage, at: number, tally: Tally, index: number, repair: boolean) {
-  const head = await bytesAt(image, at, c.snapshotHeaderBytes);
-  const view = new DataView(head.buffer);
+async function readEntry(
+  image: CheckedImage,
+  window: TableWindow,
+  at: number,
+  tally: Tally,
+  index: number,
+  repair: boolean,
+) {
+  const head = window.bytes(at, c.snapshotHeaderBytes) ?? (await window.load(at, c.snapshotHeaderBytes));
+  const view = new DataView(head.buffer, head.byteOffset);
   const idBytes = view.getUint16(12);
   const nameBytes = view.getUint16(14);
   const extraBytes = view.getUint32(36);
@@ -136,54 +145,72 @@ async function readEntry(image: CheckedImage, at: number, tally: Tally, index: n
       `Discarding too much extra metadata in snapshot table entry ${index} (${extraBytes} > ${c.maxSnapshotExtraData})`,
     );
   }
+  const extraAt = at + c.snapshotHeaderBytes;
   const keptExtra = Math.min(extraBytes, c.maxSnapshotExtraData);
-  const extra = await bytesAt(image, at + c.snapshotHeaderBytes, keptExtra);
-  const names = await bytesAt(image, at + c.snapshotHeaderBytes + extraBytes, idBytes + nameBytes);
-  const decoder = new TextDecoder();
+  const extra = window.bytes(extraAt, keptExtra) ?? (await window.load(extraAt, keptExtra));
+  const namesAt = extraAt + extraBytes;
+  const namesBytes = idBytes + nameBytes;
+  const names = window.bytes(namesAt, namesBytes) ?? (await window.load(namesAt, namesBytes));
   const entry: SnapshotEntry = {
-    id: decoder.decode(names.subarray(0, idBytes)),
-    name: decoder.decode(names.subarray(idBytes)),
+    id: text.decode(names.subarray(0, idBytes)),
+    name: text.decode(names.subarray(idBytes)),
     l1Offset: join64(view.getUint32(0), view.getUint32(4)),
     isAligned: view.getUint32(4) % image.clusterSize === 0,
     l1OffsetShown: `0x${view.getBigUint64(0).toString(16)}`,
     l1Size: view.getUint32(8),
-    encoded: encodeEntry(image, head, extra, names),
+    head,
+    extra,
+    names,
   };
-  return { entry, end: at + c.snapshotHeaderBytes + extraBytes + idBytes + nameBytes, extraBytes };
+  return { entry, end: namesAt + namesBytes, extraBytes };
 }
 
-function encodeEntry(
-  image: CheckedImage,
-  head: Uint8Array,
-  extra: Uint8Array,
-  names: Uint8Array,
-): Uint8Array {
-  const headView = new DataView(head.buffer);
+function encodedLength({ extra, names }: SnapshotEntry): number {
+  return c.snapshotHeaderBytes + Math.max(knownExtraBytes, extra.length) + names.length;
+}
+
+function encodeEntry(entry: SnapshotEntry, diskSize: number, into: Uint8Array, view: DataView, at: number) {
+  const { head, extra, names } = entry;
+  const extraAt = at + c.snapshotHeaderBytes;
   const extraBytes = Math.max(knownExtraBytes, extra.length);
-  const bytes = new Uint8Array(c.snapshotHeaderBytes + extraBytes + names.length);
-  const view = new DataView(bytes.buffer);
-  bytes.set(head);
-  view.setUint32(36, extraBytes);
+  into.set(head, at);
+  view.setUint32(at + 36, extraBytes);
   // What an entry of an older writer lacks is what its absence means.
-  view.setBigUint64(40, BigInt(headView.getUint32(32)));
-  view.setBigUint64(48, BigInt(image.header.size));
-  view.setBigInt64(56, -1n);
-  for (const [at, length] of [
-    [0, 8],
-    [8, 8],
-    [16, extra.length - 16],
-  ]) {
-    if (extra.length >= at + Math.max(length, 8))
-      bytes.set(extra.subarray(at, at + length), c.snapshotHeaderBytes + at);
-  }
-  bytes.set(names, c.snapshotHeaderBytes + extraBytes);
-  return bytes;
+  view.setUint32(extraAt + 4, view.getUint32(at + 32));
+  view.setUint32(extraAt + 8, Math.floor(diskSize / c.two32));
+  view.setUint32(extraAt + 12, diskSize % c.two32);
+  into.fill(0xff, extraAt + 16, extraAt + 24);
+  // Half a field says nothing.
+  const whole = extra.length < knownExtraBytes ? extra.length - (extra.length % 8) : extra.length;
+  into.set(extra.subarray(0, whole), extraAt);
+  into.set(names, extraAt + extraBytes);
 }
 
-async function bytesAt(image: CheckedImage, at: number, length: number): Promise<Uint8Array> {
-  const bytes = new Uint8Array(length);
-  await image.read(at, bytes);
-  return bytes;
+/** The table in pieces: tables of very many entries are read in few requests. */
+class TableWindow {
+  readonly #image: CheckedImage;
+  #bytes = new Uint8Array(0);
+  #at = 0;
+
+  constructor(image: CheckedImage) {
+    this.#image = image;
+  }
+
+  /** The range, where the piece at hand holds it. */
+  bytes(at: number, length: number): Uint8Array | undefined {
+    const from = at - this.#at;
+    if (from < 0 || from + length > this.#bytes.length) return undefined;
+    return this.#bytes.subarray(from, from + length);
+  }
+
+  /** The range, with a piece that begins there. What came before stays as it is. */
+  async load(at: number, length: number): Promise<Uint8Array> {
+    const bytes = new Uint8Array(Math.max(length, windowBytes));
+    await this.#image.read(at, bytes);
+    this.#bytes = bytes;
+    this.#at = at;
+    return bytes.subarray(0, length);
+  }
 }
 
 function allOverhanging(count: number): string {
