@@ -138,10 +138,7 @@ export interface ImageTarget extends TargetFile {
 }
 
 /** As `createTarget`, for an image of any format. */
-export async function createImageTarget(
-  path: string,
-  options: { readonly corruptDependents?: boolean } = {},
-): Promise<ImageTarget> {
+export async function createImageTarget(path: string, options: TargetOptions = {}): Promise<ImageTarget> {
   const main = await createTarget(path, options);
   const siblings = new Map<string, TargetFile>();
   return {
@@ -179,6 +176,13 @@ export async function createImageTarget(
   };
 }
 
+export interface TargetOptions {
+  /** Even where other images stand on the file that will be replaced. */
+  readonly corruptDependents?: boolean;
+  /** As `OpenFileOptions.foreground`, for a file that is written aside. */
+  readonly foreground?: boolean;
+}
+
 /** A file about to be made or replaced. Disposed without `commit`: nothing has happened. */
 export interface TargetFile extends AsyncDisposable {
   /** Empty (a block device and an export keep their size). An image may be opened over it, which closes it: then commit. */
@@ -200,10 +204,7 @@ export interface TargetFile extends AsyncDisposable {
  *
  * Throws `locked` while another program uses the file that is there, `in-use` when other images stand on it.
  */
-export async function createTarget(
-  path: string,
-  options: { readonly corruptDependents?: boolean } = {},
-): Promise<TargetFile> {
+export async function createTarget(path: string, options: TargetOptions = {}): Promise<TargetFile> {
   if (takesNewImages(path)) return exportTarget(path);
   const file = requireFile(path);
   await assertNoDependents(file, { force: options.corruptDependents });
@@ -215,7 +216,8 @@ export async function createTarget(
     // Until the name leads to the new file, nobody else may start to use the old one for writing.
     await old?.lock(creationLock);
     sweepFor(aside.target);
-    store = await openFileStore(aside.path, { create: 'exclusive', name: file });
+    const { foreground } = options;
+    store = await openFileStore(aside.path, { create: 'exclusive', name: file, foreground });
   } catch (error) {
     await aside.abandon();
     if (old && isDiskError(error, 'denied')) return writtenInPlace(file, old);

@@ -81,7 +81,11 @@ export async function createConvertTarget(
     refuseOversize(driver.name, BigInt(size), options);
     checkFileOptions(driver, options);
     checkFileName(path);
-    target = await createImageTarget(path, { corruptDependents: wish.force });
+    target = await createImageTarget(path, {
+      corruptDependents: wish.force,
+      // Who asks for many requests at once wants them to wait for the disk together.
+      foreground: wish.requests === undefined && !wish.unordered,
+    });
     if (target.aside) sweepAsides(dirname(requireFile(path)));
     context.signal.throwIfAborted();
     await createImage(target.store, driver.name, size, driverOptions(driver, options), {

@@ -12,6 +12,7 @@ import {
 } from '../platform/file-io.ts';
 import { growAllocated, refuseDeviceResize, resizeFile } from '../platform/preallocate.ts';
 import { findExtent, truncate, zeroDevice, zeroInside } from '../platform/sparse.ts';
+import { SpaceTaker } from '../platform/take-space.ts';
 import { changeLocks, type LockBits, noLocks } from './file-lock.ts';
 import { allPermissions, type ImageLock } from './image-lock.ts';
 import type { Allocation, ByteSource, ByteStore, Extent, HostFile } from './store.ts';
@@ -23,6 +24,8 @@ const inlineBytes = 128 * 1024;
  * the event loop a turn in which signals arrive.
  */
 const inlineCalls = 256;
+/** A write that may block counts as so many calls of `inlineBytes`; one that is longer than this does not block. */
+const foregroundBytes = 4 * 1024 * 1024;
 let callsLeft = inlineCalls;
 const done: Promise<void> = Promise.resolve();
 
@@ -40,6 +43,8 @@ export class FileStore implements ByteStore, HostFile {
   /** The file system's number; with `inode` it names the file. */
   readonly device: bigint;
   readonly inode: bigint;
+  /** Set where large writes may block this thread; their space is taken before. */
+  readonly #space: SpaceTaker | undefined;
   #size: number;
   #sizeChanged = false;
   #closed = false;
@@ -57,6 +62,7 @@ export class FileStore implements ByteStore, HostFile {
   /** For `openFileStore`. */
   constructor(
     opened: Pick<FileStore, 'path' | 'name' | 'fd' | 'device' | 'inode' | 'fileKind' | 'size' | 'writable'>,
+    foreground = false,
   ) {
     this.path = opened.path;
     this.name = opened.name;
@@ -66,6 +72,7 @@ export class FileStore implements ByteStore, HostFile {
     this.fileKind = opened.fileKind;
     this.#size = opened.size;
     this.writable = opened.writable;
+    if (foreground) this.#space = new SpaceTaker(this);
   }
 
   get size(): number {
@@ -76,7 +83,7 @@ export class FileStore implements ByteStore, HostFile {
     try {
       this.#check(at, into.length);
       if (at + into.length > this.#size) throw this.#outOfRange('Read', at, into.length);
-      if (!callInline(into.length)) return this.#track(readWholeInPool(this, at, into));
+      if (!callInline(into.length, inlineBytes)) return this.#track(readWholeInPool(this, at, into));
       readWhole(this, at, into);
       return done;
     } catch (error) {
@@ -87,11 +94,12 @@ export class FileStore implements ByteStore, HostFile {
   write(at: number, from: Uint8Array): Promise<void> {
     try {
       this.#checkWrite(at, from.length);
-      if (!callInline(from.length)) {
+      if (!callInline(from.length, this.#space ? foregroundBytes : inlineBytes)) {
         const end = at + from.length;
         return this.#trackGrowth(end, writeWholeInPool(this, at, from), () => end);
       }
       if (from.length > 0) {
+        this.#space?.take(at, from.length);
         writeWhole(this, at, from);
         this.#grewTo(at + from.length);
       }
@@ -315,8 +323,11 @@ export class FileStore implements ByteStore, HostFile {
   }
 }
 
-function callInline(length: number): boolean {
-  if (length <= inlineBytes && callsLeft-- > 0) return true;
+function callInline(length: number, most: number): boolean {
+  if (length <= most && callsLeft > 0) {
+    callsLeft -= Math.max(1, length / inlineBytes);
+    return true;
+  }
   callsLeft = inlineCalls;
   return false;
 }

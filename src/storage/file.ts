@@ -21,6 +21,11 @@ export interface OpenFileOptions {
   readonly mode?: number;
   /** The name that messages and errors give it, where that is not `path` (a file written aside). */
   readonly name?: string;
+  /**
+   * For a new file that a program has nothing to do beside than to fill it: large writes block this thread, which spares
+   * the way through the thread pool and leaves the pool's threads to reading.
+   */
+  readonly foreground?: boolean;
 }
 
 /**
@@ -58,16 +63,17 @@ export async function openFileStore(path: string, options: OpenFileOptions = {})
         detail: { errno: 'EACCES', kind: 'a read-only device' },
       });
     }
-    const store = new FileStore({
+    const found = {
       path,
       name,
       fd,
       device: stats.dev,
       inode: stats.ino,
-      fileKind: block ? 'block' : 'regular',
+      fileKind: block ? ('block' as const) : ('regular' as const),
       size: block ? blockDeviceSize(fd, rdev, name) : Number(stats.size),
       writable,
-    });
+    };
+    const store = new FileStore(found, options.foreground);
     if (options.create === 'truncate' && !block) await emptyUnlessInUse(store);
     return store;
   } catch (error) {

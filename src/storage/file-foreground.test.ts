@@ -1,0 +1,85 @@
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { isRoot, mustRun, type TempDir, tempDir } from '../../test/support/programs.ts';
+import { openFileStore } from './file.ts';
+
+let folder: TempDir;
+beforeEach(async () => {
+  folder = await tempDir('cowherd-foreground-');
+});
+afterEach(() => folder.remove());
+
+const mebi = 1024 * 1024;
+const pattern = (length: number) => Uint8Array.from({ length }, (_, index) => (index * 7 + 1) % 251);
+
+async function fill(path: string): Promise<void> {
+  await using store = await openFileStore(path, { create: 'exclusive', foreground: true });
+  await store.write(0, pattern(300));
+  await store.write(mebi, pattern(mebi));
+  await store.write(4 * mebi + 4096, pattern(2 * mebi + 100));
+  // Longer than what may block.
+  await store.write(8 * mebi, pattern(5 * mebi));
+  expect(store.size).toBe(13 * mebi);
+}
+
+function assertFilled(path: string): void {
+  const expected = new Uint8Array(13 * mebi);
+  expected.set(pattern(300), 0);
+  expected.set(pattern(mebi), mebi);
+  expected.set(pattern(2 * mebi + 100), 4 * mebi + 4096);
+  expected.set(pattern(5 * mebi), 8 * mebi);
+  expect(Buffer.compare(readFileSync(path), expected)).toBe(0);
+}
+
+describe('a file filled in the foreground', () => {
+  it('holds what was written, and takes no more space than that', async () => {
+    const path = folder.file('image');
+    await fill(path);
+    assertFilled(path);
+    await mustRun('sync', [path]);
+    const written = 4096 + mebi + 2 * mebi + 4096 + 5 * mebi;
+    // Some file systems want blocks of their own for where the data lies.
+    expect(statSync(path).blocks * 512).toBeLessThanOrEqual(written + 16 * 4096);
+  });
+
+  it('can be written where no space can be taken first', async () => {
+    // A path in memory: tmpfs.
+    const path = `/dev/shm/cowherd-foreground-${process.pid}`;
+    try {
+      await fill(path);
+      assertFilled(path);
+    } finally {
+      await mustRun('rm', ['-f', path]);
+    }
+  });
+
+  it('gives the event loop a turn among writes that block', async () => {
+    await using store = await openFileStore(folder.file('image'), { create: 'exclusive', foreground: true });
+    let turns = 0;
+    const timer = setInterval(() => turns++, 0);
+    const bytes = pattern(2 * mebi);
+    for (let index = 0; index < 64; index++) await store.write((index % 4) * bytes.length, bytes);
+    clearInterval(timer);
+    expect(turns).toBeGreaterThan(0);
+  });
+
+  it.runIf(isRoot)('says so when the disk is full', async () => {
+    const disk = folder.file('disk');
+    const mount = folder.file('mount');
+    writeFileSync(disk, new Uint8Array(16 * mebi));
+    await mustRun('mkfs.ext4', ['-q', '-O', '^has_journal', disk]);
+    await mustRun('mkdir', [mount]);
+    await mustRun('mount', ['-o', 'loop', disk, mount]);
+    try {
+      await using store = await openFileStore(`${mount}/image`, { create: 'exclusive', foreground: true });
+      const bytes = pattern(2 * mebi);
+      const writing = (async () => {
+        for (let index = 0; index < 16; index++) await store.write(index * bytes.length, bytes);
+      })();
+      await expect(writing).rejects.toMatchObject({ code: 'out-of-space' });
+      expect(store.size).toBe(statSync(`${mount}/image`).size);
+    } finally {
+      await mustRun('umount', [mount]);
+    }
+  });
+});
