@@ -27,7 +27,11 @@ const programs = {
 };
 
 /** Code of worker threads: NAME is found as `NAME.cjs` beside the bundles, its source as a module beside others in dist/. */
-const threads = { 'nbd-worker': 'src/nbd/worker.ts', 'cipher-worker': 'src/platform/cipher-worker.ts' };
+const threads = {
+  'nbd-worker': 'src/nbd/worker.ts',
+  'cipher-worker': 'src/platform/cipher-worker.ts',
+  'argon2-worker': 'src/platform/argon2-worker.ts',
+};
 
 if (!onlyPrograms) {
   rmSync(join(root, 'dist'), { recursive: true, force: true });

@@ -27,6 +27,7 @@ const formattingOrder: Readonly<Record<string, readonly string[]>> = {
     'ivgen-hash-alg',
     'hash-alg',
     'iter-time',
+    'detached-header',
   ],
   vpc: ['size', 'subformat', 'force_size'],
   vhdx: ['size', 'log_size', 'block_size', 'subformat', 'block_state_zero'],

@@ -18,6 +18,13 @@ export interface BlockCipher {
   decrypt(blocks: Uint8Array): Uint8Array;
 }
 
+export interface Argon2Cost {
+  /** How often the memory is gone over. */
+  readonly passes: number;
+  readonly kibibytes: number;
+  readonly lanes: number;
+}
+
 /** What encryption is built from. A runtime registers faster ones than the built-in. */
 export interface CryptoPrimitives {
   /** AES (FIPS 197) with a key of 16, 24 or 32 bytes. */
@@ -33,6 +40,15 @@ export interface CryptoPrimitives {
     salt: Uint8Array,
     iterations: number,
     length: number,
+  ): Promise<Uint8Array>;
+  /** Argon2 version 1.3 (RFC 9106); absent where the runtime has none. Throws `aborted` at the signal. */
+  argon2?(
+    kind: 'argon2i' | 'argon2id',
+    password: Uint8Array,
+    salt: Uint8Array,
+    cost: Argon2Cost,
+    length: number,
+    signal?: AbortSignal,
   ): Promise<Uint8Array>;
   /** Fills `into` with bytes that nobody can guess. */
   random(into: Uint8Array): void;

@@ -168,6 +168,8 @@ export interface Layer extends AsyncDisposable {
   readonly bitmaps?: LayerBitmaps;
   /** The id of the secret that an encrypted image was opened with. */
   readonly keySecret?: string;
+  /** The image's header, where it lies in a file of its own. */
+  readonly headerFile?: ByteSource;
   /** Bytes that the host spends on it, where the format keeps more files than `source`. */
   allocated?(): Promise<number | undefined>;
   /**
@@ -261,7 +263,11 @@ export interface OpenContext {
    * it holds tables and not guest data alone, so that nobody else may write it meanwhile.
    */
   sibling?(name: string, writable: boolean, tables?: boolean): Promise<ByteSource>;
+  /** The image's header, where it lies in a file of its own. The layer owns it as it does its source. */
+  readonly headerFile?: ByteSource;
   secret?(id: string): Promise<Uint8Array>;
+  /** For what takes long at opening. */
+  readonly signal?: AbortSignal;
 }
 
 export interface CreateContext {
@@ -285,6 +291,8 @@ export interface AmendContext {
   readonly force?: boolean;
   /** The id of the secret that the image was opened with. */
   readonly keySecret?: string;
+  /** The image's header, where it lies in a file of its own. */
+  readonly headerFile?: ByteStore;
   secret?(id: string): Promise<Uint8Array>;
 }
 
@@ -383,6 +391,8 @@ export interface FormatDriver {
   readonly createOptions: readonly OptionSpec[];
   /** Runtime options, which reach `open` by `context.options`; a name is no option of the format otherwise. */
   readonly openOptions?: readonly Pick<OptionSpec, 'name' | 'type'>[];
+  /** Its header may lie in a file of its own, which the node `header` then is. */
+  readonly detachable?: boolean;
   /** 0 (not mine) to 100 (sure). Raw answers 1. */
   probe(view: ProbeView): number;
   open(source: ByteSource, context: OpenContext): Promise<Layer>;

@@ -34,6 +34,8 @@ export type ResolveReference = (
 /** A node whose storage is open: how its format is to be opened over it (`nodes/open-node.ts` makes them). */
 export interface PreparedNode {
   readonly source: ByteSource;
+  /** The image's header, where it lies in a file of its own. */
+  readonly headerFile?: ByteSource;
   /** The format's name; absent: probed. */
   readonly format?: string;
   /** A node that is no format (a protocol, a filter): what makes a layer of it. */
@@ -250,8 +252,8 @@ async function openLayerAt(
   depth: number,
   chain: boolean,
 ): Promise<OpenedLayer> {
-  const { source, filename, filtered } = node;
-  let opened: AsyncDisposable = source;
+  const { source, filename, filtered, headerFile } = node;
+  let opened: readonly AsyncDisposable[] = headerFile ? [source, headerFile] : [source];
   try {
     if (options.signal?.aborted) {
       throw new DiskError('aborted', 'The opening was stopped', {
@@ -271,13 +273,15 @@ async function openLayerAt(
       ...options,
       locks: node.locks ?? options.locks,
     });
+    if (headerFile)
+      await takeLocks(headerFile, driver.name, { ...options, locks: node.locks ?? options.locks });
     const layerOptions = { ...options.layerOptions, ...node.layerOptions?.(driver.name) };
     const layer = await driver.open(source, openContext(node, { ...options, layerOptions }, depth));
-    opened = layer;
+    opened = [layer];
     node.verify?.(layer, { chain });
     return { layer, probed, filename, filtered };
   } catch (error) {
-    await closeQuietly(opened);
+    for (const one of opened) await closeQuietly(one);
     throw error;
   }
 }
@@ -305,7 +309,9 @@ function openContext(node: PreparedNode, options: OpenImageOptions, depth: numbe
     metadataOnly: options.metadataOnly,
     checking: options.checking,
     options: options.layerOptions,
+    headerFile: node.headerFile,
     secret: options.secret,
+    signal: options.signal,
     async sibling(path, writable, tables = false) {
       const { source } = nodeOf(await resolveReference({ path }, { ...from, writable }, options, policy));
       try {

@@ -56,7 +56,11 @@ async function amend(
       field: 'amend',
     });
   }
-  await driver.amend(layer.source as ByteStore, values, { ...how, keySecret: layer.keySecret });
+  await driver.amend(layer.source as ByteStore, values, {
+    ...how,
+    keySecret: layer.keySecret,
+    headerFile: layer.headerFile as ByteStore | undefined,
+  });
 }
 
 /** Turns zeroes by the layer's decree into stored zeroes, or into nothing where there is no backing image. */

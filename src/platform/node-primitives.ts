@@ -9,12 +9,14 @@ import {
   randomFillSync,
 } from 'node:crypto';
 import {
+  type Argon2Cost,
   type BlockCipher,
   type CryptoPrimitives,
   type HashName,
   registerPrimitives,
 } from '../crypto/primitives.ts';
 import { DiskError } from '../errors.ts';
+import { argon2InThread } from './argon2.ts';
 
 /** OpenSSL's AES. Each direction is set up when it is first used; without padding it keeps nothing between calls. */
 class NodeAes implements BlockCipher {
@@ -72,6 +74,17 @@ class NodePrimitives implements CryptoPrimitives {
         else resolve(new Uint8Array(key.buffer, key.byteOffset, key.byteLength));
       });
     });
+  }
+
+  argon2(
+    kind: 'argon2i' | 'argon2id',
+    password: Uint8Array,
+    salt: Uint8Array,
+    cost: Argon2Cost,
+    length: number,
+    signal?: AbortSignal,
+  ): Promise<Uint8Array> {
+    return argon2InThread({ kind, password, salt, cost, length }, signal);
   }
 
   random(into: Uint8Array): void {

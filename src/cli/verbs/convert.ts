@@ -142,6 +142,9 @@ function checkWishes(
   if (plan?.backing && plan.backing.format === undefined) {
     throw new CliFailure('Use of backing file requires explicit backing format');
   }
+  if (plan?.options.values['detached-header'] === true) {
+    throw new CliFailure('A detached header is made by create; convert -n writes into its payload');
+  }
   if (wish.compress && plan) {
     if (!plan.driver.canPack) throw notCompressible();
     const shown = (name: string) => plan.options.shown.get(name);

@@ -98,9 +98,11 @@ async function create(
   const specs = creationOptions(driver);
   const options = parseOptions(context, specs, wish.optionList ?? '');
   const backing = backingOf(driver, options, wish);
-  const plan = await planImage(
-    { path, size: sizeOf(options, sizeArgumentBytes), backing, openBacking: !wish.unsafe },
-    (name, format) => lookAtBacking(name, format, images),
+  // What a detached header is for has its size elsewhere.
+  const needsNone = options.values['detached-header'] === true;
+  const size = sizeOf(options, sizeArgumentBytes) ?? (needsNone ? 0n : undefined);
+  const plan = await planImage({ path, size, backing, openBacking: !wish.unsafe }, (name, format) =>
+    lookAtBacking(name, format, images),
   );
   if (!wish.quiet) {
     options.numbers.set('size', plan.size);

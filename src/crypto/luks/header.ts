@@ -40,6 +40,11 @@ export interface LuksHeader {
   readonly slots: readonly KeySlot[];
 }
 
+export interface HeaderReading {
+  /** The payload lies in another file, so that it cannot lie over this header. */
+  readonly detached?: boolean;
+}
+
 /** True for bytes that begin as any LUKS header does; `version` is then the one that it claims. */
 export function isLuks(head: Uint8Array): boolean {
   return head.length >= 8 && luksMagic.every((byte, at) => head[at] === byte);
@@ -65,7 +70,7 @@ export function materialSectors(keyBytes: number): number {
  * many as everyone writes, areas that do not overlap each other, the header or the payload. Throws `corrupt`, and
  * `unsupported` for another version.
  */
-export function parseHeader(bytes: Uint8Array, path?: string): LuksHeader {
+export function parseHeader(bytes: Uint8Array, path?: string, how: HeaderReading = {}): LuksHeader {
   const fail = (code: 'corrupt' | 'unsupported', field: string, message: string, detail = {}): never => {
     throw new DiskError(code, message, { path, offset: 0, field, detail });
   };
@@ -109,16 +114,17 @@ export function parseHeader(bytes: Uint8Array, path?: string): LuksHeader {
     uuid: new TextDecoder().decode(uuidEnd < 0 ? uuidField : uuidField.subarray(0, uuidEnd)),
     slots,
   };
-  checkAreas(header, states, fail);
+  checkAreas(header, states, how, fail);
   return header;
 }
 
 function checkAreas(
   { keyBytes, payloadOffset, digestIterations, slots }: LuksHeader,
   states: readonly number[],
+  { detached = false }: HeaderReading,
   fail: (code: 'corrupt', field: string, message: string) => never,
 ): void {
-  if (payloadOffset !== 0 && payloadOffset < Math.ceil(headerBytes / sectorBytes)) {
+  if (!detached && payloadOffset < Math.ceil(headerBytes / sectorBytes)) {
     fail('corrupt', 'payload-offset', 'LUKS payload is overlapping with the header');
   }
   if (digestIterations === 0) fail('corrupt', 'mk-digest-iter', 'LUKS key iteration count is zero');
@@ -142,7 +148,7 @@ function checkAreas(
     if (slot.active && slot.iterations === 0) {
       fail('corrupt', `${place}.iterations`, `Keyslot ${index} iteration count is zero`);
     }
-    if (payloadOffset !== 0 && to > payloadOffset) {
+    if (!detached && to > payloadOffset) {
       fail('corrupt', place, `Keyslot ${index} is overlapping with the encrypted payload`);
     }
     for (let other = index + 1; other < slots.length; other++) {

@@ -10,6 +10,12 @@ const mostIterations = 0xffff_ffff;
  */
 export const affordableIterations = 2 ** 27;
 
+/** KiB that one Argon2 slot may take: twice what cryptsetup takes for itself, and what WebAssembly can address. */
+export const affordableMemory = 2 ** 21;
+
+/** Passes over a KiB in all Argon2 slots that are tried: 16 slots of what cryptsetup asks for, some minutes. */
+export const affordablePasses = 2 ** 26;
+
 /**
  * The iterations that take `milliseconds` here for a key of `length` bytes, divided by `share`, and `least` at least. Throws
  * `out-of-range` where that is more than a header can say.

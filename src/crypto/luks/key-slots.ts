@@ -2,10 +2,11 @@ import { DiskError } from '../../errors.ts';
 import { equalBytes, wipe } from '../bytes.ts';
 import { primitives, randomBytes } from '../primitives.ts';
 import { makeSectorCipher } from '../sector-cipher.ts';
-import { mergeKey, splitKey } from './af-splitter.ts';
+import { splitKey } from './af-splitter.ts';
 import { type LuksCipher, understandCipher } from './cipher-names.ts';
 import * as h from './header.ts';
 import { affordableIterations } from './iterations.ts';
+import { keyInMaterial } from './slot-material.ts';
 
 /** The bytes that a header and its key material lie in. */
 export interface HeaderArea {
@@ -18,13 +19,16 @@ export interface WritableHeaderArea extends HeaderArea {
 }
 
 /** The most that a key may have: two AES-256 keys. */
-const mostKeyBytes = 64;
+export const mostKeyBytes = 64;
 
 /** Reads and checks the header at the start of `area`. Throws `corrupt`, `unsupported`, `io`. */
-export async function readHeader(area: HeaderArea & { readonly size: number }): Promise<h.LuksHeader> {
+export async function readHeader(
+  area: HeaderArea & { readonly size: number },
+  how?: h.HeaderReading,
+): Promise<h.LuksHeader> {
   const bytes = new Uint8Array(h.headerBytes);
   await area.read(0, bytes.subarray(0, Math.min(bytes.length, area.size)));
-  return h.parseHeader(bytes, area.name);
+  return h.parseHeader(bytes, area.name, how);
 }
 
 /** The ciphers that a header names. Throws `unsupported` by name. */
@@ -79,11 +83,8 @@ async function openSlot(
   const material = new Uint8Array(Math.ceil(h.materialBytes(keyBytes) / h.sectorBytes) * h.sectorBytes);
   await area.read(slot.keyOffset * h.sectorBytes, material);
   const slotKey = await primitives().pbkdf2(hash, passphrase, slot.salt, slot.iterations, keyBytes);
-  (await makeSectorCipher(spec, slotKey)).decrypt(0, material);
-  const split = material.subarray(0, h.materialBytes(keyBytes));
-  const key = await mergeKey(split, keyBytes, slot.stripes, hash);
+  const key = await keyInMaterial(material, slotKey, { spec, hash, stripes: slot.stripes, keyBytes });
   const digest = await digestOf(header, key, hash);
-  wipe(slotKey, material);
   if (equalBytes(digest, header.digest)) return key;
   wipe(key);
   return undefined;

@@ -3,6 +3,8 @@ import { amendSlots } from '../../crypto/luks/amend.ts';
 import { createHeader, planHeader } from '../../crypto/luks/create.ts';
 import { isLuks, luksVersion } from '../../crypto/luks/header.ts';
 import { readHeader } from '../../crypto/luks/key-slots.ts';
+import { hasLuks2 } from '../../crypto/luks2/header.ts';
+import { DiskError } from '../../errors.ts';
 import { hasFixedSize } from '../../storage/store.ts';
 import type { FormatDriver } from '../driver.ts';
 import { luksOptions, namedSecret, requireSecret, slotOptions, slotWish } from '../encryption.ts';
@@ -16,6 +18,7 @@ export const luks: FormatDriver = {
   createOptions: [
     { name: 'cipher-alg', type: 'string', help: 'Name of encryption cipher algorithm' },
     { name: 'cipher-mode', type: 'string', help: 'Name of encryption cipher mode' },
+    { name: 'detached-header', type: 'boolean', help: 'Create a detached LUKS header' },
     { name: 'hash-alg', type: 'string', help: 'Name of encryption hash algorithm' },
     { name: 'iter-time', type: 'number', help: 'Time to spend in PBKDF in milliseconds' },
     { name: 'ivgen-alg', type: 'string', help: 'Name of IV generator algorithm' },
@@ -29,6 +32,7 @@ export const luks: FormatDriver = {
   ],
   openOptions: [{ name: 'key-secret', type: 'string' }],
   startsUndefined: true,
+  detachable: true,
 
   // As QEMU: a file with a newer header is raw to whoever does not say what it is.
   probe: ({ head }) => (isLuks(head) && luksVersion(head) === 1 ? 100 : 0),
@@ -38,28 +42,36 @@ export const luks: FormatDriver = {
   async create(store, size, options, context) {
     const passphrase = await requireSecret(context, options['key-secret'], '', store.name);
     const plan = planHeader(luksOptions(options, ''));
-    const length = plan.payloadOffset + alignUp(size, sectorBytes);
+    const detached = options['detached-header'] === true;
+    const length = plan.payloadOffset + (detached ? 0 : alignUp(size, sectorBytes));
     if (hasFixedSize(store)) await store.zero(0, plan.payloadOffset);
     else {
       await store.resize(0);
       await store.resize(length);
     }
-    await createHeader(store, plan, passphrase);
+    await createHeader(store, plan, passphrase, { detached });
   },
 
   async measure(request) {
     const { size, options } = request;
     await requireSecret(request, options['key-secret'], '');
     const { payloadOffset } = planHeader(luksOptions(options, ''));
-    const bytes = BigInt(payloadOffset) + size;
+    const bytes = BigInt(payloadOffset) + (options['detached-header'] === true ? 0n : size);
     return { required: bytes, fullyAllocated: bytes };
   },
 
   amendOptions: slotOptions(''),
   async amend(store, values, how = {}) {
-    const header = await readHeader(store);
+    const { headerFile: area = store } = how;
+    if (await hasLuks2(area)) {
+      throw new DiskError('unsupported', 'Key slots of LUKS2 cannot be changed', {
+        path: area.name,
+        field: 'version',
+      });
+    }
+    const header = await readHeader(area, { detached: area !== store });
     const passphrase = await requireSecret(how, how.keySecret, '', store.name);
-    await amendSlots(store, header, slotWish(values, '') ?? {}, {
+    await amendSlots(area, header, slotWish(values, '') ?? {}, {
       passphrase,
       force: how.force,
       secret: (id) => namedSecret(how, id, store.name),

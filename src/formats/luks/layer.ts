@@ -1,4 +1,4 @@
-import { alignUp } from '../../bytes/numbers.ts';
+import { alignDown, alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { EncryptedStore } from '../../storage/encrypted.ts';
 import { type ByteSource, hasFixedSize } from '../../storage/store.ts';
@@ -12,6 +12,11 @@ const zeroBytes = 1024 * 1024;
 export interface PayloadPlace {
   /** Where the payload lies in the source, in bytes. */
   readonly offset: number;
+  /** Bytes of the payload, where it does not reach to the end of the source. */
+  readonly size?: number;
+  /** Only whole units of so many bytes at the end count; else a part of a sector is one, as with QEMU. */
+  readonly wholeUnits?: number;
+  readonly headerFile?: ByteSource;
   readonly keySecret?: string;
   details(): Promise<LayerDetails>;
 }
@@ -22,6 +27,7 @@ export class LuksLayer implements Layer {
   readonly source: ByteSource;
   readonly grain: number;
   readonly keySecret: string | undefined;
+  readonly headerFile: ByteSource | undefined;
   protected readonly payload: EncryptedStore | undefined;
   readonly #place: PayloadPlace;
 
@@ -30,11 +36,15 @@ export class LuksLayer implements Layer {
     this.payload = payload;
     this.#place = place;
     this.keySecret = place.keySecret;
+    this.headerFile = place.headerFile;
     this.grain = payload?.sectorBytes ?? sectorBytes;
   }
 
   get size(): number {
-    return Math.max(0, alignUp(this.source.size - this.#place.offset, sectorBytes));
+    const { offset, size, wholeUnits } = this.#place;
+    const there = Math.max(0, this.source.size - offset);
+    if (wholeUnits === undefined) return alignUp(there, sectorBytes);
+    return alignDown(Math.min(there, size ?? there), wholeUnits);
   }
 
   locate(offset: number, length: number): Run | undefined {
@@ -50,6 +60,11 @@ export class LuksLayer implements Layer {
     });
   }
 
+  /** The header says how long the payload is. */
+  protected get hasFixedPayload(): boolean {
+    return this.#place.size !== undefined;
+  }
+
   details(): Promise<LayerDetails> {
     return this.#place.details();
   }
@@ -59,6 +74,7 @@ export class LuksLayer implements Layer {
       await this.payload?.[Symbol.asyncDispose]();
     } finally {
       await this.source[Symbol.asyncDispose]();
+      await this.headerFile?.[Symbol.asyncDispose]();
     }
   }
 }
@@ -89,6 +105,13 @@ export class WritableLuksLayer extends LuksLayer implements WritableLayer {
         path: this.source.name,
         field: 'preallocation',
         detail: { value: preallocation },
+      });
+    }
+    if (this.hasFixedPayload || size % this.grain !== 0) {
+      throw new DiskError('unsupported', `The payload cannot be given ${size} bytes`, {
+        path: this.source.name,
+        field: 'size',
+        detail: { size },
       });
     }
     if (hasFixedSize(this.source)) {

@@ -1,13 +1,25 @@
 import { wipe } from '../../crypto/bytes.ts';
 import { describeHeader } from '../../crypto/luks/describe.ts';
-import { type LuksHeader, sectorBytes } from '../../crypto/luks/header.ts';
+import { sectorBytes } from '../../crypto/luks/header.ts';
 import { cipherOf, readHeader } from '../../crypto/luks/key-slots.ts';
-import { unlockPayload } from '../../crypto/luks/open.ts';
+import { type PayloadKey, unlockPayload } from '../../crypto/luks/open.ts';
+import { describeLuks2 } from '../../crypto/luks2/describe.ts';
+import { hasLuks2, readCopies } from '../../crypto/luks2/header.ts';
+import { understandHeader } from '../../crypto/luks2/metadata.ts';
+import { unlockLuks2 } from '../../crypto/luks2/unlock.ts';
+import { DiskError } from '../../errors.ts';
 import { EncryptedStore } from '../../storage/encrypted.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import type { OpenContext } from '../driver.ts';
 import { requireSecret } from '../encryption.ts';
-import { LuksLayer, WritableLuksLayer } from './layer.ts';
+import { LuksLayer, type PayloadPlace, WritableLuksLayer } from './layer.ts';
+
+/** What a header of either version says of the payload. */
+interface HeaderFacts extends Omit<PayloadPlace, 'keySecret' | 'headerFile'> {
+  /** Added to a sector's number for its initialisation vector. */
+  readonly firstSector?: number;
+  unlock(passphrase: Uint8Array): Promise<PayloadKey>;
+}
 
 /**
  * Opens a LUKS image by the passphrase that `key-secret` names; without guest data (`metadataOnly`) it needs none. Throws
@@ -18,28 +30,69 @@ export async function openLuks(source: ByteSource, context: OpenContext): Promis
   const needsKey = !context.metadataOnly;
   // QEMU asks for the passphrase before it looks at the header.
   const passphrase = needsKey ? await requireSecret(context, keySecret, '', source.name) : undefined;
-  const header = await readHeader(source);
-  cipherOf(header, source.name);
-  const place = {
-    ...placeOf(source, header),
+  const { headerFile: header = source } = context;
+  const detached = header !== source;
+  const facts = (await hasLuks2(header))
+    ? await factsOfLuks2(header, detached, context.signal)
+    : await factsOfLuks1(header, detached);
+  const place: PayloadPlace = {
+    ...facts,
+    headerFile: context.headerFile,
     keySecret: keySecret === undefined ? undefined : String(keySecret),
   };
   if (!passphrase) return new LuksLayer(source, place);
-  const { spec, key } = await unlockPayload(source, header, passphrase);
-  const payload = await EncryptedStore.over(source, { spec, key, offset: place.offset });
-  wipe(key);
-  return context.writable
-    ? new WritableLuksLayer(source, place, payload)
-    : new LuksLayer(source, place, payload);
+  const { spec, key } = await facts.unlock(passphrase);
+  try {
+    const { offset, size, firstSector } = facts;
+    const payload = await EncryptedStore.over(source, { spec, key, offset, size, firstSector });
+    return context.writable
+      ? new WritableLuksLayer(source, place, payload)
+      : new LuksLayer(source, place, payload);
+  } finally {
+    wipe(key);
+  }
 }
 
-function placeOf(source: ByteSource, header: LuksHeader) {
+async function factsOfLuks1(area: ByteSource, detached: boolean): Promise<HeaderFacts> {
+  const header = await readHeader(area, { detached });
+  cipherOf(header, area.name);
   return {
     offset: header.payloadOffset * sectorBytes,
+    unlock: (passphrase) => unlockPayload(area, header, passphrase),
     details: async () => ({
       encrypted: true,
       dirty: false,
-      formatSpecific: { type: 'luks', data: describeHeader(await readHeader(source)) },
+      formatSpecific: { type: 'luks', data: describeHeader(await readHeader(area, { detached }), detached) },
+    }),
+  };
+}
+
+async function factsOfLuks2(
+  area: ByteSource,
+  detached: boolean,
+  signal: AbortSignal | undefined,
+): Promise<HeaderFacts> {
+  const header = understandHeader(await readCopies(area), area.name);
+  const { offset, size, firstSector, spec } = header.segment;
+  if (!detached && offset === 0) {
+    throw new DiskError('corrupt', 'The LUKS2 payload lies in another file than its header', {
+      path: area.name,
+      field: 'segments.offset',
+    });
+  }
+  return {
+    offset,
+    size,
+    firstSector,
+    wholeUnits: spec.sectorBytes,
+    unlock: (passphrase) => unlockLuks2(area, header, passphrase, signal),
+    details: async () => ({
+      encrypted: true,
+      dirty: false,
+      formatSpecific: {
+        type: 'luks',
+        data: { ...describeLuks2(header), ...(detached ? { 'detached-header': true } : {}) },
+      },
     }),
   };
 }

@@ -141,19 +141,29 @@ class NodeOpener {
     const file = await this.#openChild('file', reader, depth, writable, filename);
     const identityOf = (name: string, telling: readonly string[]): NodeIdentity => {
       const own = tellingOf(telling, options);
-      const plain = Object.keys(own).length === 0 && file.isProtocol;
+      const plain = Object.keys(own).length === 0 && file.isProtocol && !header;
       return {
         exact: plain ? file.identity.exact : undefined,
-        full: { driver: name, ...own, file: file.identity.full },
+        full: {
+          driver: name,
+          ...own,
+          file: file.identity.full,
+          ...(header && { header: header.identity.full }),
+        },
       };
     };
     let { source } = file;
+    let header: OpenedChild | undefined;
     let known: Record<string, unknown> | undefined;
     try {
+      if (format?.detachable && (options.has('header') || options.child('header').size > 0)) {
+        header = await this.#openChild('header', reader, depth, writable);
+      }
       if (format?.name === 'raw') source = rawWindow(source, reader);
       if (format) known = readOptions(format, reader);
     } catch (error) {
       await source[Symbol.asyncDispose]();
+      await header?.source[Symbol.asyncDispose]();
       throw error;
     }
     const dataFile = reader.take('data-file');
@@ -162,6 +172,7 @@ class NodeOpener {
     };
     return {
       source,
+      headerFile: header?.source,
       format: format?.name,
       layerOptions: (name) => {
         const driver = (this.#context.imageOptions.formats ?? formats).find((one) => one.name === name);

@@ -76,6 +76,20 @@ async function world(path: string): Promise<void> {
     ['luksAddKey', '-q', '--pbkdf-force-iterations', '1000', '-d', '-', 'two', 'new-key'],
     { cwd: path, input: 'x' },
   );
+  await writeFile(join(path, 'two2'), '');
+  await truncate(join(path, 'two2'), 17 * 1024 * 1024);
+  const newer = [
+    '--type',
+    'luks2',
+    '--pbkdf',
+    'pbkdf2',
+    '--pbkdf-force-iterations',
+    '1000',
+    '-d',
+    '-',
+    'two2',
+  ];
+  await mustRun('cryptsetup', ['luksFormat', '-q', ...newer], { cwd: path, input: 'x' });
   await writeFile(join(path, 'raw.img'), new Uint8Array(1024 * 1024).fill(7, 5000, 600_000));
   for (const [liar, [at, bytes]] of Object.entries(liars)) {
     await mustRun('cp', ['plain', `bad-${liar}`], { cwd: path });
@@ -119,9 +133,29 @@ const reading: (string | Row)[] = [
   'measure -O luks -o key-secret=s,cipher-alg=rot13 --size 1M',
   'measure -O luks -o key-secret=s,hash-alg=crc32 --size 1M',
   'measure -O luks -o help --size 1M',
-  'create -f luks -o help',
-  'convert -O luks -o help',
+  { line: 'create -f luks -o help', differs: 'luks-detached', ours: { code: 0, stdout: 'detached-header=' } },
+  {
+    line: 'convert -O luks -o help',
+    differs: 'luks-detached',
+    ours: { code: 0, stdout: 'detached-header=' },
+  },
   'amend -f luks -o help',
+  {
+    line: `map ${named('two')},header.filename=plain`,
+    differs: 'luks-detached',
+    ours: { code: 1, stderr: 'contains external, encrypted' },
+  },
+  'info two2',
+  {
+    line: `info --output=json ${named('two2')}`,
+    differs: 'luks2',
+    ours: { code: 0, stdout: '"version": 2' },
+  },
+  {
+    line: `map ${named('two2')}`,
+    differs: 'luks2',
+    ours: { code: 1, stderr: 'contains external, encrypted' },
+  },
   `snapshot -l ${named('plain')}`,
   `bench -c 3 ${named('plain')}`,
   {

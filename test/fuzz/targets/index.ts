@@ -3,6 +3,7 @@ import { applianceTexts, bzip2Target, tarTarget } from './appliance.ts';
 import { fileSystemTargets } from './filesystems.ts';
 import { vhdxImages, vpcImages } from './hyper-v.ts';
 import { luksHeaders } from './luks.ts';
+import { luks2Headers } from './luks2.ts';
 import { nbdReplies } from './nbd-replies.ts';
 import { deflateTarget, textTargets } from './parsers.ts';
 import { qcow2Images } from './qcow2.ts';
@@ -18,6 +19,7 @@ export const targets: readonly Target[] = [
   ...smallFormats,
   ...fileSystemTargets,
   luksHeaders,
+  luks2Headers,
   nbdReplies,
   deflateTarget,
   ...textTargets,
