@@ -5,9 +5,9 @@
  */
 import { fstatSync } from 'node:fs';
 import { realpath } from 'node:fs/promises';
-import { basename, dirname, join, normalize } from 'node:path';
+import { basename, dirname, isAbsolute, join, normalize, relative, resolve as resolvePath } from 'node:path';
 import { DiskError, isDiskError } from './errors.ts';
-import type { BackingReference, CreateContext, OptionValues } from './formats/driver.ts';
+import type { BackingPlace, BackingReference, CreateContext, OptionValues } from './formats/driver.ts';
 import type { Image } from './image/image.ts';
 import { takesNewImages } from './image/nodes/drivers/index.ts';
 import type { NodeHost } from './image/nodes/node-driver.ts';
@@ -156,6 +156,7 @@ export async function createImageTarget(path: string, options: TargetOptions = {
         return file.store;
       },
       openBacking: backing && (() => openFileStore(requireFile(combineReference(path, backing.path)))),
+      backingPlace: backing && !takesNewImages(path) ? () => placeOfBacking(path, backing.path) : undefined,
     }),
     resolver: (opening, wrap) => async (reference, from) => {
       const name = combineReference(from.name, reference.path);
@@ -174,6 +175,15 @@ export async function createImageTarget(path: string, options: TargetOptions = {
       await main[Symbol.asyncDispose]();
     },
   };
+}
+
+async function placeOfBacking(path: string, reference: string): Promise<BackingPlace> {
+  const absolute = resolvePath(requireFile(combineReference(path, reference)));
+  const named = requireFile(reference);
+  if (!isAbsolute(named)) return { absolute, relative: named };
+  // `..` leads out of the folder itself, not out of a link to it.
+  const [from, to] = await Promise.all([dirname(resolvePath(path)), dirname(absolute)].map(canonicalPath));
+  return { absolute, relative: join(relative(from, to), basename(absolute)) };
 }
 
 export interface TargetOptions {

@@ -29,8 +29,8 @@ const formattingOrder: Readonly<Record<string, readonly string[]>> = {
     'iter-time',
     'detached-header',
   ],
-  vpc: ['size', 'subformat', 'force_size'],
-  vhdx: ['size', 'log_size', 'block_size', 'subformat', 'block_state_zero'],
+  vpc: ['size', 'backing_file', 'backing_fmt', 'subformat', 'force_size'],
+  vhdx: ['size', 'backing_file', 'backing_fmt', 'log_size', 'block_size', 'subformat', 'block_state_zero'],
   qcow2: [
     'encryption',
     'encrypt.format',

@@ -279,8 +279,17 @@ export interface CreateContext {
   sibling?(name: string): Promise<ByteStore>;
   /** Opens the backing file as bytes, for a format that writes its identifiers down. Owned by who asks. */
   openBacking?(): Promise<ByteSource>;
+  /** Where the backing file lies on the host, for a format that names it more than once. */
+  backingPlace?(): Promise<BackingPlace>;
   /** The secret of that id, for formats that encrypt. */
   secret?(id: string): Promise<Uint8Array>;
+}
+
+/** One file by two paths, with `/` between their parts. */
+export interface BackingPlace {
+  readonly absolute: string;
+  /** From the directory of the image that stands on it. */
+  readonly relative: string;
 }
 
 /** What `amend` may be told beside the options. */

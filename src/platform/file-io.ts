@@ -108,9 +108,13 @@ export function closeFile(file: OpenFile): void {
 }
 
 /** Bytes of an open regular file, and bytes that its blocks take. */
-export function measureFile(file: OpenFile): { readonly size: number; readonly allocated: number } {
-  const { size, blocks } = fstatSync(file.fd);
-  return { size, allocated: blocks * 512 };
+export function measureFile(file: OpenFile): {
+  readonly size: number;
+  readonly allocated: number;
+  readonly modifiedAt: number;
+} {
+  const { size, blocks, mtimeMs } = fstatSync(file.fd);
+  return { size, allocated: blocks * 512, modifiedAt: mtimeMs };
 }
 
 function isTransient(error: unknown): boolean {

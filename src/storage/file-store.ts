@@ -188,6 +188,11 @@ export class FileStore implements ByteStore, HostFile {
     return measureFile(this).allocated;
   }
 
+  modifiedAt(): number {
+    this.#check(0, 0);
+    return measureFile(this).modifiedAt;
+  }
+
   async lock(lock: ImageLock): Promise<void> {
     this.#check(0, 0);
     const wanted = { held: lock.hold & allPermissions, unshared: ~lock.shared & allPermissions };

@@ -84,6 +84,8 @@ export interface HostFile {
   readonly path: string;
   /** What the path leads to. */
   readonly fileKind: 'regular' | 'block';
+  /** When the content last changed, in milliseconds since 1970. */
+  modifiedAt(): number;
   /** Takes, changes or (with `{ hold: 0, shared: all }`) gives back QEMU's locks on the file. Throws `locked`. */
   lock(lock: ImageLock): Promise<void>;
 }

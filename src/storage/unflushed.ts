@@ -28,6 +28,10 @@ export class UnflushedFile implements ByteStore, HostFile {
     return this.#file.size;
   }
 
+  modifiedAt(): number {
+    return this.#file.modifiedAt();
+  }
+
   read(at: number, into: Uint8Array): Promise<void> {
     return this.#file.read(at, into);
   }

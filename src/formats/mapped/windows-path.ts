@@ -1,3 +1,5 @@
+import type { CreateContext } from '../driver.ts';
+
 /*
  * Names of parents as Windows programs write them, in the words of this side: what is relative stays relative, and of
  * what lies on a drive or a share only the last part is looked for, beside the image that names it.
@@ -11,6 +13,30 @@ export function namesOfWindowsPath(path: string): string[] {
   const name = slashed.slice(slashed.lastIndexOf('/') + 1);
   if (!foreign) return [slashed];
   return name === '' || name.includes(':') ? [] : [name];
+}
+
+/**
+ * A path of this side as a Windows program reads it, a relative one with a dot in front. Undefined for one that has no such
+ * form.
+ */
+export function windowsPathOf(path: string): string | undefined {
+  if (path === '' || path.includes('\\') || path.includes('\0')) return undefined;
+  const plain = path.startsWith('/') || path.startsWith('./') || path.startsWith('../');
+  return (plain ? path : `./${path}`).replaceAll('/', '\\');
+}
+
+/** How a new image names its parent to Windows programs: each form as far as there is one. */
+export async function windowsPathsOf(context: CreateContext): Promise<{
+  readonly relative?: string;
+  readonly absolute?: string;
+}> {
+  const { backing, backingPlace } = context;
+  const place = await backingPlace?.();
+  const name = place?.relative ?? backing!.path;
+  return {
+    relative: name.startsWith('/') ? undefined : windowsPathOf(name),
+    absolute: windowsPathOf(place?.absolute ?? (name.startsWith('/') ? name : '')),
+  };
 }
 
 /** The path that a `file:` URL means. */
@@ -28,4 +54,14 @@ export function pathOfFileUrl(url: string): string {
 export function distinctNames(names: readonly string[]): string[] {
   const safe = names.map((name) => (/^[^/]*:/.test(name) ? `./${name}` : name));
   return [...new Set(safe)].filter((name) => name !== '' && !name.includes('\0'));
+}
+
+/** A text as Windows programs store it. */
+export function utf16le(text: string): Uint8Array {
+  const bytes = new Uint8Array(text.length * 2);
+  for (let index = 0; index < text.length; index++) {
+    bytes[index * 2] = text.charCodeAt(index) & 0xff;
+    bytes[index * 2 + 1] = text.charCodeAt(index) >>> 8;
+  }
+  return bytes;
 }

@@ -1,8 +1,9 @@
 import { guidText, randomGuid } from '../../bytes/guid.ts';
 import { alignUp, viewOf } from '../../bytes/numbers.ts';
+import { DiskError, isDiskError } from '../../errors.ts';
 import { type ByteStore, hasFixedSize } from '../../storage/store.ts';
 import type { CreateContext, OptionValues } from '../driver.ts';
-import { BlockTable, layoutOf } from './block-table.ts';
+import { BlockTable, type Layout, layoutOf } from './block-table.ts';
 import {
   alignment,
   BlockState,
@@ -16,16 +17,18 @@ import {
 import { unsupported } from './errors.ts';
 import { encodeHeader } from './header.ts';
 import { encodeMetadata } from './metadata.ts';
-import { parseCreateOptions, type VhdxCreateOptions } from './options.ts';
+import { readDisk, signatureField } from './open.ts';
+import { parseCreateOptions } from './options.ts';
+import { encodeParentLocator, newLocator } from './parent.ts';
 import { encodeRegions, type Region } from './regions.ts';
 
 /** Room behind the metadata for what may come to be, as QEMU leaves it. */
 const spareBytes = 4 * MiB;
-const sectorSize = 512;
 
 /**
  * Lays an empty image into `store`, laid out as qemu-img does: headers, log, table, metadata, blocks. In a fixed disk
- * every block has its place. Throws `bad-argument` and `out-of-range` for options.
+ * every block has its place; over a backing image it is a differencing one, with that one's sectors and its identifier
+ * to the guest. Throws `bad-argument` and `out-of-range` for options and for a parent that is no VHDX.
  */
 export async function createVhdx(
   store: ByteStore,
@@ -33,15 +36,14 @@ export async function createVhdx(
   values: OptionValues,
   context: CreateContext,
 ): Promise<void> {
-  if (context.backing) {
-    throw unsupported(store.name, 'backing_file', "Backing file not supported for file format 'vhdx'");
-  }
-  const options = parseCreateOptions(size, values);
-  const disk = { ...options, logicalSectorSize: sectorSize };
-  const bat = place(MiB + options.logSize, alignUp(tableBytes(options), alignment));
+  const options = parseCreateOptions(size, values, context.backing !== undefined);
+  const parent = context.backing ? await readParent(store.name, context) : undefined;
+  const logicalSectorSize = parent?.disk.logicalSectorSize ?? 512;
+  const disk = { ...options, size: alignUp(options.size, logicalSectorSize), logicalSectorSize };
+  const layout = layoutOf(disk, parent !== undefined);
+  const bat = place(MiB + options.logSize, alignUp(tableBytes(layout), alignment));
   const metadata = place(bat.to, MiB);
   const dataAt = metadata.to + spareBytes;
-  const layout = layoutOf(disk, false);
   const table = new BlockTable(layout, new Uint8Array(alignUp(layout.entries * 8, logSectorBytes)));
   for (let block = 0; block < layout.blocks; block++) {
     if (options.fixed) {
@@ -73,10 +75,27 @@ export async function createVhdx(
     encodeMetadata({
       ...disk,
       leaveAllocated: options.fixed,
-      physicalSectorSize: sectorSize,
-      diskId: randomGuid(),
+      physicalSectorSize: parent?.disk.physicalSectorSize ?? 512,
+      diskId: parent?.disk.diskId ?? randomGuid(),
+      locator: parent && encodeParentLocator(parent.locator),
     }),
   );
+}
+
+async function readParent(path: string, context: CreateContext) {
+  if (!context.openBacking) {
+    const message = 'The backing image must be read, and nothing was given to open it with';
+    throw unsupported(path, 'backing_file', message);
+  }
+  await using source = await context.openBacking();
+  try {
+    const { found, disk } = await readDisk(source);
+    return { disk, locator: await newLocator(path, found.header.dataWriteId, context) };
+  } catch (cause) {
+    if (!isDiskError(cause, 'corrupt') || cause.field !== signatureField) throw cause;
+    const message = 'Invalid backing file format. Must be vhdx';
+    throw new DiskError('bad-argument', message, { path, field: 'backing_file', cause });
+  }
 }
 
 function place(from: number, length: number): Region {
@@ -84,8 +103,7 @@ function place(from: number, length: number): Region {
 }
 
 /** QEMU reckons the table of a disk without a byte by a count of blocks that has gone below zero, and insists on it. */
-function tableBytes(options: VhdxCreateOptions): number {
-  const layout = layoutOf({ ...options, logicalSectorSize: sectorSize }, false);
+function tableBytes(layout: Layout): number {
   return 8 * (layout.blocks === 0 ? Math.floor(0xffff_ffff / layout.chunkRatio) : layout.entries);
 }
 

@@ -24,8 +24,12 @@ export interface DiskMetadata {
   readonly size: number;
   readonly logicalSectorSize: number;
   readonly physicalSectorSize: number;
+  /** Identifies the disk to a SCSI guest (page 83h), 16 bytes; zeroes where it is missing. */
+  readonly diskId: Uint8Array;
   /** Of a differencing disk. */
   readonly parent?: ParentLocator;
+  /** Bytes of the file that the parent's locator has. */
+  readonly parentPlace?: Region;
 }
 
 interface Item {
@@ -68,15 +72,27 @@ export async function readMetadata(source: ByteSource, region: Region): Promise<
   }
   if (size > maxDiskSize || size % logicalSectorSize !== 0)
     throw corrupt(path, 'virtual disk size', region.from);
+  const diskId = new Uint8Array(16);
+  if (items.has(metadataIds.page83)) {
+    const view = await read(metadataIds.page83, 16);
+    diskId.set(new Uint8Array(view.buffer, view.byteOffset, 16));
+  }
   let parent: ParentLocator | undefined;
-  if (flags & 2) parent = parseParentLocator(await read(metadataIds.parentLocator), path);
+  let parentPlace: Region | undefined;
+  if (flags & 2) {
+    parent = parseParentLocator(await read(metadataIds.parentLocator), path);
+    const { at, length } = items.get(metadataIds.parentLocator)!;
+    parentPlace = { from: region.from + at, to: region.from + at + length };
+  }
   return {
     blockSize,
     leaveAllocated: (flags & 1) !== 0,
     size,
     logicalSectorSize,
     physicalSectorSize,
+    diskId,
     parent,
+    parentPlace,
   };
 }
 
@@ -111,9 +127,7 @@ async function readTable(source: ByteSource, region: Region): Promise<ReadonlyMa
   return items;
 }
 
-export interface NewMetadata extends Omit<DiskMetadata, 'parent'> {
-  /** Identifies the disk to a SCSI guest (page 83h), 16 bytes. */
-  readonly diskId: Uint8Array;
+export interface NewMetadata extends Omit<DiskMetadata, 'parent' | 'parentPlace'> {
   readonly locator?: Uint8Array;
 }
 

@@ -49,6 +49,9 @@ export async function openVhdx(source: ByteSource, context: OpenContext): Promis
   return new VhdxWriter(source as ByteStore, parts, end);
 }
 
+/** The field at fault where a file is no VHDX at all. */
+export const signatureField = 'file type identifier';
+
 /** What a differencing disk's header says of its parent, without opening more. */
 export async function readDisk(source: ByteSource): Promise<{ found: FoundHeader; disk: DiskMetadata }> {
   await assertSignature(source);
@@ -62,7 +65,7 @@ export async function readDisk(source: ByteSource): Promise<{ found: FoundHeader
 async function assertSignature(source: ByteSource): Promise<void> {
   const bytes = new Uint8Array(8);
   if (source.size >= 8) await source.read(0, bytes);
-  if (String.fromCharCode(...bytes) !== 'vhdxfile') throw corrupt(source.name, 'file type identifier', 0);
+  if (String.fromCharCode(...bytes) !== 'vhdxfile') throw corrupt(source.name, signatureField, 0);
 }
 
 async function readTable(source: ByteSource, regions: Regions, disk: DiskMetadata): Promise<BlockTable> {

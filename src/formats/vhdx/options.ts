@@ -3,8 +3,10 @@ import { DiskError } from '../../errors.ts';
 import type { OptionSpec, OptionValues } from '../driver.ts';
 import { alignment, MiB, maxBlockSize, maxDiskSize } from './constants.ts';
 
-/** In the order of qemu-img's `-o help`. */
+/** In the order of qemu-img's `-o help`, which has no backing files here. */
 export const createOptions: readonly OptionSpec[] = [
+  { name: 'backing_file', type: 'string', help: 'File name of a base image' },
+  { name: 'backing_fmt', type: 'string', help: 'Image format of the base image' },
   {
     name: 'block_size',
     type: 'size',
@@ -36,10 +38,20 @@ export interface VhdxCreateOptions {
 }
 
 /** Throws `bad-argument` and `out-of-range` in QEMU's words. */
-export function parseCreateOptions(wanted: number, values: OptionValues): VhdxCreateOptions {
+export function parseCreateOptions(
+  wanted: number,
+  values: OptionValues,
+  hasBacking: boolean,
+): VhdxCreateOptions {
   const subformat = values.subformat ?? 'dynamic';
   if (subformat !== 'dynamic' && subformat !== 'fixed') {
     throw refusal('subformat', `Parameter 'subformat' does not accept value '${subformat}'`);
+  }
+  if (hasBacking && subformat === 'fixed') {
+    throw refusal('backing_file', 'A fixed image cannot have a backing file');
+  }
+  if (hasBacking && values.block_state_zero === true) {
+    throw refusal('block_state_zero', 'Blocks that are zero would hide the backing file');
   }
   const size = alignUp(wanted, 512);
   if (size > maxDiskSize) {
@@ -52,20 +64,21 @@ export function parseCreateOptions(wanted: number, values: OptionValues): VhdxCr
   if (logSize > 0xffff_ffff) throw refusal('log_size', 'Log size must be smaller than 4 GB');
   if (logSize === 0) throw refusal('log_size', 'Log size must be a multiple of 1 MB');
   const given = Math.min(maxBlockSize, alignUp(Number(values.block_size ?? 0), alignment));
-  const blockSize = given === 0 ? defaultBlockSize(size) : given;
+  const blockSize = given === 0 ? defaultBlockSize(size, hasBacking) : given;
   if ((blockSize & (blockSize - 1)) !== 0) throw refusal('block_size', 'Block size must be a power of two');
   return {
     fixed: subformat === 'fixed',
     size,
     blockSize,
     logSize,
-    stateZero: values.block_state_zero !== false,
+    stateZero: !hasBacking && values.block_state_zero !== false,
   };
 }
 
-/** As QEMU chooses it, so that the table stays small. */
-function defaultBlockSize(size: number): number {
+/** As QEMU chooses it, so that the table stays small; small blocks for differencing disks, as Hyper-V has them. */
+function defaultBlockSize(size: number, differencing: boolean): number {
   const GiB = 1024 * MiB;
+  if (differencing && size <= 8 * 1024 * GiB) return 2 * MiB;
   if (size > 32 * 1024 * GiB) return 64 * MiB;
   if (size > 100 * GiB) return 32 * MiB;
   return size > GiB ? 16 * MiB : 8 * MiB;

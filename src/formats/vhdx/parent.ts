@@ -1,8 +1,8 @@
 import { guidText, parseGuid } from '../../bytes/guid.ts';
 import { viewOf } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
-import type { BackingReference, Layer } from '../driver.ts';
-import { distinctNames, namesOfWindowsPath } from '../mapped/windows-path.ts';
+import type { BackingReference, CreateContext, Layer } from '../driver.ts';
+import { distinctNames, namesOfWindowsPath, utf16le, windowsPathsOf } from '../mapped/windows-path.ts';
 import { guidAt, guidBytes, vhdxLocator } from './constants.ts';
 import { corrupt, unsupported } from './errors.ts';
 
@@ -67,18 +67,61 @@ export function parentReference(locator: ParentLocator, path: string): BackingRe
   return { path: first, format: 'vhdx', alternatives };
 }
 
+/**
+ * How a new differencing disk is to find its parent. Throws `bad-argument` for a path that Windows programs could not
+ * read.
+ */
+export async function newLocator(
+  path: string,
+  dataWriteId: string,
+  context: CreateContext,
+): Promise<ParentLocator> {
+  const { relative, absolute } = await windowsPathsOf(context);
+  if (relative === undefined && absolute === undefined) {
+    const message = `The path '${context.backing!.path}' has no form that VHDX images can name it by`;
+    throw new DiskError('bad-argument', message, { path, field: 'backing_file' });
+  }
+  return new Map([
+    linkage(dataWriteId),
+    ...(relative === undefined ? [] : [['relative_path', relative] as const]),
+    ...(absolute === undefined ? [] : [['absolute_win32_path', absolute] as const]),
+  ]);
+}
+
+/** The locator of a disk whose parent has another content by now. */
+export function relinked(locator: ParentLocator, dataWriteId: string): ParentLocator {
+  const entries = new Map([...locator, linkage(dataWriteId)]);
+  // It stands for a parent whose merging has not ended.
+  entries.delete('parent_linkage2');
+  return entries;
+}
+
+function linkage(dataWriteId: string): readonly [key: string, value: string] {
+  return ['parent_linkage', `{${dataWriteId}}`];
+}
+
 /** A disk that can say which content it has. */
 interface IdentifiedLayer extends Layer {
   readonly dataWriteId: string;
 }
 
-/** Throws `changed` when `parent` was written to since the child was made, or is another disk. */
-export function assertParent(locator: ParentLocator, path: string, parent: Layer): void {
-  const wanted = ['parent_linkage', 'parent_linkage2'].flatMap((key) => {
+/** The identifier of what a parent holds; undefined for one that is no VHDX. */
+export function contentOf(parent: Layer): string | undefined {
+  return 'dataWriteId' in parent ? (parent as IdentifiedLayer).dataWriteId : undefined;
+}
+
+/** The contents that a parent may have. */
+export function knownContents(locator: ParentLocator): string[] {
+  return ['parent_linkage', 'parent_linkage2'].flatMap((key) => {
     const id = parseGuid(locator.get(key) ?? '');
     return id ? [guidText(id)] : [];
   });
-  const found = 'dataWriteId' in parent ? (parent as IdentifiedLayer).dataWriteId : undefined;
+}
+
+/** Throws `changed` when `parent` was written to since the child was made, or is another disk. */
+export function assertParent(locator: ParentLocator, path: string, parent: Layer): void {
+  const wanted = knownContents(locator);
+  const found = contentOf(parent);
   if (found !== undefined && wanted.includes(found)) return;
   throw new DiskError(
     'changed',
@@ -87,13 +130,4 @@ export function assertParent(locator: ParentLocator, path: string, parent: Layer
       : `The parent has the content ${found}, not ${wanted[0]}: it was written to, or is another disk`,
     { path, field: 'parent_linkage', detail: { expected: wanted[0], found, parent: parent.source.name } },
   );
-}
-
-function utf16le(text: string): Uint8Array {
-  const bytes = new Uint8Array(text.length * 2);
-  for (let index = 0; index < text.length; index++) {
-    bytes[index * 2] = text.charCodeAt(index) & 0xff;
-    bytes[index * 2 + 1] = text.charCodeAt(index) >>> 8;
-  }
-  return bytes;
 }

@@ -2,7 +2,7 @@ import { guidText, randomGuid } from '../../bytes/guid.ts';
 import { alignDown, alignUp } from '../../bytes/numbers.ts';
 import type { ByteStore } from '../../storage/store.ts';
 import { bottomOf, hasFixedSize } from '../../storage/store.ts';
-import type { Reservation, WritableLayer } from '../driver.ts';
+import type { Layer, Reservation, WritableLayer } from '../driver.ts';
 import { InPlace } from '../in-place.ts';
 import { Mutex } from '../mapped/mutex.ts';
 import { NewBlocks } from '../mapped/new-blocks.ts';
@@ -10,8 +10,10 @@ import { NewSectors } from '../mapped/new-sectors.ts';
 import type { DirtyBitmap } from '../mapped/sector-bitmaps.ts';
 import { hasSector, sectorRun, setSectors } from '../mapped/sector-bits.ts';
 import { alignment, BlockState, bitmapPresent, logSectorBytes } from './constants.ts';
+import { unsupported } from './errors.ts';
 import { Journal, type Page } from './journal.ts';
 import { VhdxLayer, type VhdxParts } from './layer.ts';
+import { contentOf, encodeParentLocator, knownContents, relinked } from './parent.ts';
 
 /**
  * A VHDX open for writing.
@@ -100,6 +102,32 @@ export class VhdxWriter extends VhdxLayer implements WritableLayer {
       this.table.set(entry, BlockState.zero, 0);
     }
     return true;
+  }
+
+  /** Writes the parent's new identifier into the locator, through the log. What a guest sees stays. */
+  adoptBacking(parent: Layer): Promise<void> {
+    return this.#mutex.run(async () => {
+      const content = contentOf(parent);
+      const { parent: locator, parentPlace: place } = this.parts.disk;
+      if (!place || !content || knownContents(locator!).includes(content)) return;
+      const bytes = encodeParentLocator(relinked(locator!, content));
+      if (bytes.length > place.to - place.from) {
+        const message = `The locator has no room for the parent's identifier ${content}`;
+        throw unsupported(this.source.name, 'parent locator', message);
+      }
+      await this.#journal.update({ fileWriteId: guidText(randomGuid()) });
+      const first = alignDown(place.from, logSectorBytes);
+      const pages = new Uint8Array(alignUp(place.to, logSectorBytes) - first);
+      await this.#store.read(first, pages);
+      pages.set(bytes, place.from - first);
+      const count = pages.length / logSectorBytes;
+      await this.#journal.write(
+        Array.from({ length: count }, (_, index) => ({
+          at: first + index * logSectorBytes,
+          bytes: pages.subarray(index * logSectorBytes, (index + 1) * logSectorBytes),
+        })),
+      );
+    });
   }
 
   flush(): Promise<void> {

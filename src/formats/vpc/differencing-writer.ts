@@ -1,13 +1,15 @@
 import { alignDown, alignUp } from '../../bytes/numbers.ts';
 import type { ByteStore } from '../../storage/store.ts';
-import type { Reservation, WritableLayer } from '../driver.ts';
+import type { Layer, Reservation, WritableLayer } from '../driver.ts';
 import { InPlace } from '../in-place.ts';
 import { Mutex } from '../mapped/mutex.ts';
 import { NewSectors } from '../mapped/new-sectors.ts';
 import { hasSector, sectorRun, setSectors } from '../mapped/sector-bits.ts';
 import { BlockLayer, type BlockParts, unused } from './block-layer.ts';
 import { DirtyTable, writePieces } from './dirty-table.ts';
+import { dynamicHeaderBytes, withParentTimestamp } from './dynamic-header.ts';
 import { sectorBytes } from './geometry.ts';
+import { parentTimestampOf } from './parent.ts';
 import { BlockSpace } from './space.ts';
 
 /**
@@ -63,6 +65,20 @@ export class DifferencingWriter extends BlockLayer implements WritableLayer {
   /** A differencing disk has no mark for zeroes, and without one nothing can be given back. */
   async mark(): Promise<boolean> {
     return false;
+  }
+
+  /**
+   * A parent is known by its identifier, which never changes, and to Windows by the time it was last written to as well:
+   * that is in the first sector of the header, with the checksum.
+   */
+  async adoptBacking(parent: Layer): Promise<void> {
+    const timestamp = parentTimestampOf(parent.source);
+    if (timestamp === undefined || timestamp === this.header.parentTimestamp) return;
+    const at = this.footer.dataOffset!;
+    const header = new Uint8Array(dynamicHeaderBytes);
+    await this.#store.read(at, header);
+    await this.#store.write(at, withParentTimestamp(header, timestamp));
+    await this.#store.flush();
   }
 
   flush(): Promise<void> {

@@ -62,8 +62,15 @@ export function parseDynamicHeader(bytes: Uint8Array, path: string): DynamicHead
   };
 }
 
+/** What a new differencing disk says of its parent. */
+export type ParentFields = Pick<DynamicHeader, 'parentId' | 'parentTimestamp' | 'parentName' | 'locators'>;
+
 /** The header of a new image, its table at byte 1536, as QEMU writes it. */
-export function encodeDynamicHeader(tableEntries: number, blockSize: number): Uint8Array {
+export function encodeDynamicHeader(
+  tableEntries: number,
+  blockSize: number,
+  parent?: ParentFields,
+): Uint8Array {
   const bytes = new Uint8Array(dynamicHeaderBytes);
   const view = viewOf(bytes);
   putText(bytes, 0, 'cxsparse');
@@ -72,8 +79,35 @@ export function encodeDynamicHeader(tableEntries: number, blockSize: number): Ui
   view.setUint32(24, 0x10000);
   view.setUint32(28, tableEntries);
   view.setUint32(32, blockSize);
+  if (parent) putParent(bytes, parent);
   view.setUint32(36, checksumOf(bytes, 36));
   return bytes;
+}
+
+/** Longer names are cut: the locators have the whole one. */
+const nameUnits = 255;
+
+function putParent(bytes: Uint8Array, parent: ParentFields): void {
+  const view = viewOf(bytes);
+  bytes.set(parent.parentId, 40);
+  view.setUint32(56, parent.parentTimestamp);
+  const name = parent.parentName.slice(0, nameUnits);
+  for (let index = 0; index < name.length; index++) view.setUint16(64 + index * 2, name.charCodeAt(index));
+  for (const [index, { platform, space, length, at }] of parent.locators.entries()) {
+    const entry = 576 + index * 24;
+    putText(bytes, entry, platform);
+    view.setUint32(entry + 4, space);
+    view.setUint32(entry + 8, length);
+    writeU64BE(view, entry + 16, at);
+  }
+}
+
+/** The first sector of a header that says that its parent is of another time. */
+export function withParentTimestamp(header: Uint8Array, timestamp: number): Uint8Array {
+  const bytes = header.slice();
+  viewOf(bytes).setUint32(56, timestamp);
+  viewOf(bytes).setUint32(36, checksumOf(bytes, 36));
+  return bytes.subarray(0, 512);
 }
 
 function utf16be(bytes: Uint8Array): string {

@@ -1,10 +1,11 @@
 import { guidText } from '../../bytes/guid.ts';
 import { DiskError } from '../../errors.ts';
-import type { ByteSource } from '../../storage/store.ts';
+import { type ByteSource, bottomOf, hostFileOf } from '../../storage/store.ts';
 import type { BackingReference, Layer } from '../driver.ts';
 import { distinctNames, namesOfWindowsPath, pathOfFileUrl } from '../mapped/windows-path.ts';
 import type { DynamicHeader, LocatorEntry } from './dynamic-header.ts';
 import { corrupt } from './errors.ts';
+import { timestampOf } from './footer.ts';
 
 /** Longer paths are lies. */
 const maxPathBytes = 64 * 1024;
@@ -70,4 +71,10 @@ export function assertParent(header: DynamicHeader, path: string, parent: Layer)
     field: 'parent unique id',
     detail: { expected: guidText(header.parentId), found, parent: parent.source.name },
   });
+}
+
+/** When a parent was last changed, as its children remember it; undefined for one that is no file. */
+export function parentTimestampOf(source: ByteSource): number | undefined {
+  const file = hostFileOf(bottomOf(source));
+  return file && timestampOf(file.modifiedAt());
 }
