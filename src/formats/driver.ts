@@ -221,6 +221,11 @@ export interface WritableLayer extends Layer {
   /** Rewrites the backing reference (`undefined` drops it). Guest content may change: the caller answers for it. */
   setBacking?(reference: BackingReference | undefined): Promise<void>;
   /**
+   * Before the content of the backing image, open for writing, changes to what this layer reads as: notes, durably, that
+   * this layer may stand on either, where the format can say so.
+   */
+  expectBacking?(backing: Layer): Promise<void>;
+  /**
    * Writes down, durably, that this layer stands on what the backing image holds now, where the format says so by an
    * identifier of that content. What the layer reads as must be the same over the old content and the new.
    */

@@ -40,6 +40,9 @@ export async function commitImage(image: Image, options: CommitOptions): Promise
       path: base.layer.source.name,
     });
   }
+  // One that stands on the base and was opened for reading only is another image's affair.
+  const child = depth === 1 && isWritable(image.layer) ? image.layer : undefined;
+  await child?.expectBacking?.(base.layer);
   if (base.size < image.size) await base.resize(image.size);
   await convertImages([image], base, {
     layersCopied: depth,
@@ -49,8 +52,7 @@ export async function commitImage(image: Image, options: CommitOptions): Promise
     signal,
   });
   await base.flush();
-  // One that stands on the base and was opened for reading only is another image's affair.
-  if (depth === 1 && isWritable(image.layer)) await image.layer.adoptBacking?.(base.layer);
+  await child?.adoptBacking?.(base.layer);
   if (keepOverlay) return;
   if (isWritable(image.layer)) await image.layer.empty?.();
 }

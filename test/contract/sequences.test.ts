@@ -4,7 +4,7 @@ import { isWritable, unitOf } from '../../src/formats/driver.ts';
 import type { Image } from '../../src/image/image.ts';
 import { expectQemuAgrees } from './judge.ts';
 import { expectSame, expectTrueRuns, pattern, readAll } from './model.ts';
-import { overlays, ownBackingOnly, type Subject, subjects } from './subjects.ts';
+import { differencing, overlays, ownBackingOnly, type Subject, subjects } from './subjects.ts';
 import { createIn, openIn, type World, worldKinds } from './worlds.ts';
 
 /*
@@ -203,7 +203,8 @@ describe.each(overlays)('a life of $name as an overlay', (subject) => {
         start.set(below.subarray(0, Math.min(size, baseSize)));
         const model = await live(world, subject, start, life);
         expectSame(await world.bytesOf('base'), before, 'the backing file');
-        await expectQemuAgrees(world, 'image', subject, model, base);
+        if (!differencing.includes(subject.driver.name))
+          await expectQemuAgrees(world, 'image', subject, model, base);
       }),
       { numRuns: runs },
     );

@@ -93,11 +93,14 @@ export const overlays = subjects.filter(
     driver.createOptions.some(({ name }) => name === 'backing_file') &&
     (options.preallocation ?? 'off') === 'off' &&
     options.data_file_raw !== true &&
-    !String(options.subformat ?? '').endsWith('Flat'),
+    !/Flat$|^fixed$/.test(String(options.subformat ?? '')),
 );
 
 /** Formats that stand on images of their own format only. */
-export const ownBackingOnly: readonly string[] = ['vmdk'];
+export const ownBackingOnly: readonly string[] = ['vmdk', 'vpc', 'vhdx'];
+
+/** Formats whose images QEMU reads, but not those that stand on others. */
+export const differencing: readonly string[] = ['vpc', 'vhdx'];
 
 function openingOf(options: OptionValues): Readonly<Record<string, unknown>> {
   return Object.fromEntries(Object.entries(options).filter(([name]) => name.endsWith('key-secret')));

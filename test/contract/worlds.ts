@@ -106,7 +106,7 @@ export async function openIn(world: World, name: string, subject: Subject, writa
     layerOptions: subject.opening,
     secret,
     resolve: async ({ path }, from) => ({
-      source: await world.open(path, from.writable),
+      source: await world.open(path.replace(/^\.\//, ''), from.writable),
       // Every encrypted image of the world has the same secret.
       layerOptions: (format) => subjects.find(({ driver }) => driver.name === format)?.opening ?? {},
     }),

@@ -15,6 +15,11 @@ export interface Abilities {
   readonly repairs?: readonly ('leaks' | 'all')[];
   /** It has a log, which QEMU replays only when it may write. */
   readonly log?: boolean;
+  /**
+   * False: a cut within a commit can leave an overlay that is refused, since its idea of its parent's content and that
+   * content are in two files.
+   */
+  readonly commits?: false;
   readonly snapshots?: boolean;
   readonly bitmaps?: boolean;
   /** Units can be stored packed, also over what is there. */
@@ -47,6 +52,7 @@ const known: Readonly<Record<string, Abilities>> = {
   vpc: { repairs: ['leaks', 'all'] },
   vhdx: { repairs: ['leaks', 'all'], log: true },
   qed: { resize: ['off'], repairs: ['leaks', 'all'] },
+  vmdk: { commits: false },
   parallels: { repairs: ['leaks', 'all'] },
 };
 

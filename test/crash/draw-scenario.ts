@@ -11,6 +11,8 @@ export interface Subject {
   readonly name: string;
   /** Its share of the states, against the others. */
   readonly share: number;
+  /** False: QEMU cannot open such images. */
+  readonly qemu?: false;
   /** Creation options, size and so on of one image; its operations are drawn by `drawScenario`. */
   draw(random: Random): Omit<Scenario, 'operations'> & { readonly grain: number };
 }
@@ -126,6 +128,36 @@ export const subjects: readonly Subject[] = [
     }),
   },
   {
+    name: 'vpc over a parent',
+    share: 1,
+    qemu: false,
+    draw: (random) => {
+      const size = random.between(1, 10_000) * 512;
+      return {
+        format: 'vpc',
+        size,
+        options: { force_size: true },
+        grain: 2 * MiB,
+        backing: drawOwnBacking(random, size, 'vpc'),
+      };
+    },
+  },
+  {
+    name: 'vhdx over a parent',
+    share: 1,
+    qemu: false,
+    draw: (random) => {
+      const size = random.between(1, 8000) * 512;
+      return {
+        format: 'vhdx',
+        size,
+        options: { block_size: MiB },
+        grain: MiB,
+        backing: drawOwnBacking(random, size, 'vhdx'),
+      };
+    },
+  },
+  {
     name: 'qcow2 with subclusters',
     share: 2,
     draw: (random) => {
@@ -184,12 +216,31 @@ export const subjects: readonly Subject[] = [
     },
   },
   {
+    name: 'vmdk over a parent',
+    share: 1,
+    draw: (random) => {
+      const size = random.between(1, 3000) * 512;
+      return {
+        format: 'vmdk',
+        size,
+        options: { zeroed_grain: random.chance(0.5) },
+        grain: 64 * KiB,
+        backing: drawOwnBacking(random, size, 'vmdk'),
+      };
+    },
+  },
+  {
     name: 'vmdk',
     share: 2,
     draw: (random) => {
       const size = random.between(1, 3000) * 512;
-      const subformat = random.pick(['monolithicSparse', 'monolithicFlat', 'twoGbMaxExtentSparse']);
-      const flat = subformat === 'monolithicFlat';
+      const subformat = random.pick([
+        'monolithicSparse',
+        'monolithicFlat',
+        'twoGbMaxExtentSparse',
+        'twoGbMaxExtentFlat',
+      ]);
+      const flat = subformat.endsWith('Flat');
       const options = { subformat, zeroed_grain: !flat && random.chance(0.5) };
       return {
         format: 'vmdk',
@@ -200,6 +251,8 @@ export const subjects: readonly Subject[] = [
     },
   },
 ];
+
+/* A stream is written once, from its start to its end, and is as whole as its last close: src/formats/vmdk/stream.test.ts. */
 
 /** An image of the subject and what is done to it. */
 export function drawScenario(random: Random, subject: Subject, operationCount: number): Scenario {
@@ -279,6 +332,11 @@ function drawModern(random: Random): Record<string, string | number> {
 
 function drawChain(random: Random, size: number): { backing: BackingPlan; other: BackingPlan } {
   return { backing: drawBacking(random, size), other: drawBacking(random, size) };
+}
+
+/** For formats that stand on images of their own format only. */
+function drawOwnBacking(random: Random, size: number, format: string): BackingPlan {
+  return { ...drawBacking(random, size), format };
 }
 
 function drawBacking(random: Random, size: number): BackingPlan {

@@ -206,7 +206,8 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
 
   commit: {
     weight: 2,
-    draw: (_, shape) => (shape.backingSize > 0 ? { kind: 'commit' } : undefined),
+    draw: (_, { backingSize, format }) =>
+      backingSize > 0 && abilitiesOf(format).commits !== false ? { kind: 'commit' } : undefined,
     run: runCommit,
   },
 

@@ -100,7 +100,7 @@ export function openChain(
     locks: 'none',
     layerOptions: scenario.layerOptions,
     secret,
-    resolve: async ({ path }) => file(path),
+    resolve: async ({ path }) => file(path.replace(/^\.\//, '')),
   });
 }
 
@@ -225,7 +225,8 @@ export async function perform(session: Session, operation: Operation): Promise<v
 async function makeBacking(plan: BackingPlan, formats: readonly FormatDriver[]): Promise<SparseBytes> {
   const content = new SparseBytes();
   const store = new SparseStore(content, fileNames.backing);
-  await createImage(store, plan.format, plan.size, {}, { formats });
+  const exact = plan.format === 'vpc' ? { force_size: true } : {};
+  await createImage(store, plan.format, plan.size, exact, { formats });
   await using image = await openImage(store, { format: plan.format, writable: true, formats, locks: 'none' });
   // Every third stretch stays empty, so that all three kinds of cluster lie below the overlay.
   const stretch = Math.max(4096, Math.ceil(plan.size / 24 / 512) * 512);

@@ -386,6 +386,14 @@ export const differences = [
     reason: 'Whoever reads such a disk wants what its guest saw.',
   },
   {
+    id: 'differencing-create',
+    what: 'The options `backing_file` and `backing_fmt` of VHD and VHDX, and with them `create -b` and `convert -B`',
+    qemuImg: 'does not have them',
+    cowImg:
+      'makes a differencing disk, which names its parent by a relative and an absolute path as Windows programs write them, and by its identifiers',
+    reason: 'Hyper-V keeps its checkpoints and clones in such disks. libvhdi reads ours.',
+  },
+  {
     id: 'vmdk-commit',
     what: '`commit` of a VMDK overlay',
     qemuImg: 'changes the content ID of the base, so that the overlay no longer opens',

@@ -138,6 +138,33 @@ describe.skipIf(!canMount)('libyal reads ours', () => {
       await writeFile(dir.file('model'), model);
     }
 
+    it.each([
+      ['vpc dynamic', 'vhd'],
+      ['vhdx dynamic', 'vhdx'],
+    ])('of %s, made by us, before and after a commit', async (name, ending) => {
+      const kind = kindNamed(name);
+      const parent = `parent.${ending}`;
+      const model = await parentOf(kind, parent);
+      for (const [child, reference] of [
+        [`child.${ending}`, parent],
+        [`other.${ending}`, dir.file(parent)],
+      ] as const) {
+        const format = kind.format;
+        await cow('create', '-q', '-f', format, '-b', reference, '-F', format, dir.file(child));
+        const holds = model.slice();
+        // A chunk of a VHDX in which nothing is written yet is one of which libvhdi reads garbage.
+        await change(kind, child, holds);
+        await expectMounted('vhdimount', child, 'vhdi2');
+      }
+      await cow('commit', '-q', '-f', kind.format, dir.file(`child.${ending}`));
+      await expectMounted('vhdimount', `child.${ending}`, 'vhdi2');
+      await mustRun('qemu-img', ['compare', '-F', kind.format, dir.file('model'), dir.file(parent)]);
+      await using child = await openKind(dir.file(`child.${ending}`), kind);
+      const content = new Uint8Array(child.size);
+      await child.read(0, content);
+      expect(Buffer.from(content).equals(await readFile(dir.file('model')))).toBe(true);
+    });
+
     it('of VHD', async () => {
       const kind = kindNamed('vpc dynamic');
       const model = await parentOf(kind, 'parent.vhd');

@@ -28,13 +28,24 @@ export interface DiskMetadata {
   readonly diskId: Uint8Array;
   /** Of a differencing disk. */
   readonly parent?: ParentLocator;
-  /** Bytes of the file that the parent's locator has. */
-  readonly parentPlace?: Region;
+  readonly locatorPlace?: LocatorPlace;
+}
+
+/** Where the parent's locator lies, and may lie. */
+export interface LocatorPlace extends Region {
+  /** Byte of the file where the metadata table names it: its offset in the region, and its length, 32 bits each. */
+  readonly entryAt: number;
+  /** The metadata region. */
+  readonly region: Region;
+  /** The first byte of the region after all items. */
+  readonly itemsEnd: number;
 }
 
 interface Item {
+  /** In the region. */
   readonly at: number;
   readonly length: number;
+  readonly entryAt: number;
 }
 
 const knownIds: ReadonlySet<string> = new Set(Object.values(metadataIds));
@@ -78,11 +89,13 @@ export async function readMetadata(source: ByteSource, region: Region): Promise<
     diskId.set(new Uint8Array(view.buffer, view.byteOffset, 16));
   }
   let parent: ParentLocator | undefined;
-  let parentPlace: Region | undefined;
+  let locatorPlace: LocatorPlace | undefined;
   if (flags & 2) {
     parent = parseParentLocator(await read(metadataIds.parentLocator), path);
-    const { at, length } = items.get(metadataIds.parentLocator)!;
-    parentPlace = { from: region.from + at, to: region.from + at + length };
+    const { at, length, entryAt } = items.get(metadataIds.parentLocator)!;
+    const ends = [...items.values()].map((item) => region.from + item.at + item.length);
+    const from = region.from + at;
+    locatorPlace = { from, to: from + length, entryAt, region, itemsEnd: Math.max(...ends) };
   }
   return {
     blockSize,
@@ -92,7 +105,7 @@ export async function readMetadata(source: ByteSource, region: Region): Promise<
     physicalSectorSize,
     diskId,
     parent,
-    parentPlace,
+    locatorPlace,
   };
 }
 
@@ -122,12 +135,16 @@ async function readTable(source: ByteSource, region: Region): Promise<ReadonlyMa
       );
     }
     if (items.has(id)) throw corrupt(path, 'metadata table', region.from + at);
-    items.set(id, { at: view.getUint32(at + 16, true), length: view.getUint32(at + 20, true) });
+    items.set(id, {
+      at: view.getUint32(at + 16, true),
+      length: view.getUint32(at + 20, true),
+      entryAt: region.from + at + 16,
+    });
   }
   return items;
 }
 
-export interface NewMetadata extends Omit<DiskMetadata, 'parent' | 'parentPlace'> {
+export interface NewMetadata extends Omit<DiskMetadata, 'parent' | 'locatorPlace'> {
   readonly locator?: Uint8Array;
 }
 

@@ -88,10 +88,14 @@ export async function newLocator(
   ]);
 }
 
+/** The locator of a disk whose parent is about to have another content as well as the present one. */
+export function expecting(locator: ParentLocator, dataWriteId: string): ParentLocator {
+  return new Map([...locator, ['parent_linkage2', `{${dataWriteId}}`]]);
+}
+
 /** The locator of a disk whose parent has another content by now. */
 export function relinked(locator: ParentLocator, dataWriteId: string): ParentLocator {
   const entries = new Map([...locator, linkage(dataWriteId)]);
-  // It stands for a parent whose merging has not ended.
   entries.delete('parent_linkage2');
   return entries;
 }
@@ -103,11 +107,18 @@ function linkage(dataWriteId: string): readonly [key: string, value: string] {
 /** A disk that can say which content it has. */
 interface IdentifiedLayer extends Layer {
   readonly dataWriteId: string;
+  /** Open for writing: the identifier that its content has from the first change on. */
+  readonly nextDataWriteId?: string;
 }
 
 /** The identifier of what a parent holds; undefined for one that is no VHDX. */
 export function contentOf(parent: Layer): string | undefined {
   return 'dataWriteId' in parent ? (parent as IdentifiedLayer).dataWriteId : undefined;
+}
+
+/** The identifier of what a parent will hold once it has been written to. */
+export function nextContentOf(parent: Layer): string | undefined {
+  return 'nextDataWriteId' in parent ? (parent as IdentifiedLayer).nextDataWriteId : undefined;
 }
 
 /** The contents that a parent may have. */

@@ -1,4 +1,5 @@
-import { copyFile, readFile, stat } from 'node:fs/promises';
+import { copyFile, mkdir, readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
   dataWriteId,
@@ -13,6 +14,7 @@ import { have, mustRun, run, type TempDir, tempDir } from '../../../test/support
 import { crc32c } from '../../bytes/crc32c.ts';
 import { openImageFile, trustedImages } from '../../node.ts';
 import { checkImage } from '../../operations/check.ts';
+import type { WritableLayer } from '../driver.ts';
 
 const MiB = 1024 * 1024;
 const guid = Buffer.from('0123456789abcdef0123456789abcdef', 'hex');
@@ -311,5 +313,35 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('a differencing VHDX', ()
     }
     expect((await content(child)).equals(bytes)).toBe(true);
     expect((await readFile(dir.file('parent.vhdx'))).equals(parent)).toBe(true);
+  });
+
+  it('opens at every moment of a commit, also where its locator must move', async () => {
+    const child = await chain((id) => ({ parent_linkage: id, relative_path: '.\\parent.vhdx' }));
+    const bytes = await content(child);
+    {
+      await using image = await openImageFile(child, {
+        writable: true,
+        writableBacking: 1,
+        policy: trustedImages,
+      });
+      const parent = image.backing!;
+      const layer = image.layer as WritableLayer;
+      await layer.expectBacking!(parent.layer);
+      const other = await copy('cut-1');
+      expect((await content(other)).equals(bytes)).toBe(true);
+      await parent.write(0, new Uint8Array(512).fill(1));
+      await parent.flush();
+      expect((await content(await copy('cut-2'))).subarray(512).equals(bytes.subarray(512))).toBe(true);
+      await layer.adoptBacking!(parent.layer);
+    }
+    expect((await content(child)).subarray(512).equals(bytes.subarray(512))).toBe(true);
+
+    /** The pair as it is on disk now. */
+    async function copy(name: string): Promise<string> {
+      await mkdir(dir.file(name));
+      for (const file of ['parent.vhdx', 'child.vhdx'])
+        await copyFile(dir.file(file), join(dir.file(name), file));
+      return join(dir.file(name), 'child.vhdx');
+    }
   });
 });

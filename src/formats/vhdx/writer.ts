@@ -1,5 +1,5 @@
 import { guidText, randomGuid } from '../../bytes/guid.ts';
-import { alignDown, alignUp } from '../../bytes/numbers.ts';
+import { alignDown, alignUp, viewOf } from '../../bytes/numbers.ts';
 import type { ByteStore } from '../../storage/store.ts';
 import { bottomOf, hasFixedSize } from '../../storage/store.ts';
 import type { Layer, Reservation, WritableLayer } from '../driver.ts';
@@ -9,11 +9,21 @@ import { NewBlocks } from '../mapped/new-blocks.ts';
 import { NewSectors } from '../mapped/new-sectors.ts';
 import type { DirtyBitmap } from '../mapped/sector-bitmaps.ts';
 import { hasSector, sectorRun, setSectors } from '../mapped/sector-bits.ts';
-import { alignment, BlockState, bitmapPresent, logSectorBytes } from './constants.ts';
+import { alignment, BlockState, bitmapPresent } from './constants.ts';
 import { unsupported } from './errors.ts';
 import { Journal, type Page } from './journal.ts';
 import { VhdxLayer, type VhdxParts } from './layer.ts';
-import { contentOf, encodeParentLocator, knownContents, relinked } from './parent.ts';
+import type { LocatorPlace } from './metadata.ts';
+import { PageSet } from './page-set.ts';
+import {
+  contentOf,
+  encodeParentLocator,
+  expecting,
+  knownContents,
+  nextContentOf,
+  type ParentLocator,
+  relinked,
+} from './parent.ts';
 
 /**
  * A VHDX open for writing.
@@ -31,6 +41,10 @@ export class VhdxWriter extends VhdxLayer implements WritableLayer {
   readonly #grows: boolean;
   #end: number;
   #begun: Promise<void> | undefined;
+  /** The identifier that the content gets with the first change. */
+  readonly #nextDataWriteId = guidText(randomGuid());
+  #newLocator: ParentLocator | undefined;
+  #locatorPlace: LocatorPlace | undefined;
   /** Places of single blocks that no table on disk names, of any content. */
   readonly #free: number[] = [];
   /** Places that blocks have left since the last flush. */
@@ -47,6 +61,10 @@ export class VhdxWriter extends VhdxLayer implements WritableLayer {
 
   override get dataWriteId(): string {
     return this.#journal.found.header.dataWriteId;
+  }
+
+  get nextDataWriteId(): string {
+    return this.#nextDataWriteId;
   }
 
   async reserve(offset: number, length: number): Promise<Reservation> {
@@ -104,30 +122,48 @@ export class VhdxWriter extends VhdxLayer implements WritableLayer {
     return true;
   }
 
-  /** Writes the parent's new identifier into the locator, through the log. What a guest sees stays. */
+  /** What the parent will hold once it is written to is let in as well, so that a cut in between locks nobody out. */
+  expectBacking(parent: Layer): Promise<void> {
+    return this.#mutex.run(async () => {
+      const next = nextContentOf(parent);
+      if (next && !knownContents(this.#locator).includes(next)) {
+        await this.#writeLocator(expecting(this.#locator, next));
+      }
+    });
+  }
+
   adoptBacking(parent: Layer): Promise<void> {
     return this.#mutex.run(async () => {
       const content = contentOf(parent);
-      const { parent: locator, parentPlace: place } = this.parts.disk;
-      if (!place || !content || knownContents(locator!).includes(content)) return;
-      const bytes = encodeParentLocator(relinked(locator!, content));
-      if (bytes.length > place.to - place.from) {
-        const message = `The locator has no room for the parent's identifier ${content}`;
-        throw unsupported(this.source.name, 'parent locator', message);
+      const [known, ...others] = knownContents(this.#locator);
+      if (content && (content !== known || others.length > 0)) {
+        await this.#writeLocator(relinked(this.#locator, content));
       }
-      await this.#journal.update({ fileWriteId: guidText(randomGuid()) });
-      const first = alignDown(place.from, logSectorBytes);
-      const pages = new Uint8Array(alignUp(place.to, logSectorBytes) - first);
-      await this.#store.read(first, pages);
-      pages.set(bytes, place.from - first);
-      const count = pages.length / logSectorBytes;
-      await this.#journal.write(
-        Array.from({ length: count }, (_, index) => ({
-          at: first + index * logSectorBytes,
-          bytes: pages.subarray(index * logSectorBytes, (index + 1) * logSectorBytes),
-        })),
-      );
     });
+  }
+
+  get #locator(): ParentLocator {
+    return this.#newLocator ?? this.parts.disk.parent!;
+  }
+
+  /** Through the log; behind all other metadata where its old place is too small. What a guest sees stays. */
+  async #writeLocator(locator: ParentLocator): Promise<void> {
+    const place = this.#locatorPlace ?? this.parts.disk.locatorPlace!;
+    const bytes = encodeParentLocator(locator);
+    const fits = bytes.length <= place.to - place.from;
+    const from = fits ? place.from : place.itemsEnd;
+    const to = fits ? place.to : from + bytes.length;
+    if (to > place.region.to) {
+      const message = 'The metadata region has no room for what a parent holds';
+      throw unsupported(this.source.name, 'parent locator', message);
+    }
+    await this.#journal.update({ fileWriteId: guidText(randomGuid()) });
+    const pages = new PageSet(this.#store);
+    await pages.put(from, bytes);
+    if (!fits) await pages.put(place.entryAt, u32Pair(from - place.region.from, bytes.length));
+    await this.#journal.write(pages.inOrder());
+    this.#newLocator = locator;
+    this.#locatorPlace = { ...place, from, to, itemsEnd: Math.max(place.itemsEnd, to) };
   }
 
   flush(): Promise<void> {
@@ -165,7 +201,7 @@ export class VhdxWriter extends VhdxLayer implements WritableLayer {
   #begin(): Promise<void> {
     this.#begun ??= this.#mutex
       .run(() =>
-        this.#journal.update({ fileWriteId: guidText(randomGuid()), dataWriteId: guidText(randomGuid()) }),
+        this.#journal.update({ fileWriteId: guidText(randomGuid()), dataWriteId: this.#nextDataWriteId }),
       )
       .catch((error) => {
         this.#begun = undefined;
@@ -255,23 +291,15 @@ export class VhdxWriter extends VhdxLayer implements WritableLayer {
 
   /** The log sectors that changed bitmaps lie in, with what else is in them as the file has it. */
   async #bitmapPages(bitmaps: readonly DirtyBitmap[]): Promise<Page[]> {
-    const pages = new Map<number, Uint8Array>();
-    for (const { block, bits } of bitmaps) {
-      const at = this.bitmapAt(block)!;
-      for (let done = 0; done < bits.length; ) {
-        const place = alignDown(at + done, logSectorBytes);
-        let page = pages.get(place);
-        if (!page) {
-          page = new Uint8Array(logSectorBytes);
-          await this.#store.read(place, page);
-          pages.set(place, page);
-        }
-        const skip = at + done - place;
-        const part = bits.subarray(done, done + logSectorBytes - skip);
-        page.set(part, skip);
-        done += part.length;
-      }
-    }
-    return [...pages].sort(([a], [b]) => a - b).map(([at, bytes]) => ({ at, bytes }));
+    const pages = new PageSet(this.#store);
+    for (const { block, bits } of bitmaps) await pages.put(this.bitmapAt(block)!, bits);
+    return pages.inOrder();
   }
+}
+
+function u32Pair(first: number, second: number): Uint8Array {
+  const bytes = new Uint8Array(8);
+  viewOf(bytes).setUint32(0, first, true);
+  viewOf(bytes).setUint32(4, second, true);
+  return bytes;
 }
