@@ -1,7 +1,7 @@
-import { mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { openImageFile } from '../../src/node.ts';
+import { openImageFile, trustedImages } from '../../src/node.ts';
 import { have, mustRun } from '../support/programs.ts';
 import { type LabBench, labBench } from './support.ts';
 
@@ -203,5 +203,40 @@ describe.skipIf(!needed.every(have))('diff, and seal', () => {
       const record = JSON.parse(readFileSync(bench.path('masters', `${label}.json`), 'utf8'));
       expect(record).toMatchObject({ master: label, size: 48 * MiB, origin: { how: 'seal' } });
     }
+  });
+
+  it('looks into a seat before it is promoted', async () => {
+    await using bench = await labBench();
+    const master = bench.path('masters/m.raw');
+    await makeDisk(bench, master);
+    bench.write('lab.yaml', { seats: 2 });
+    await bench.must('up');
+    expect(await bench.must('promote', 'student-01')).toContain('student-01 is m@1 now');
+    // The guest gets an ID at its first boot: the seat's disk is what was made of the master meanwhile.
+    const used = bench.path('used.raw');
+    await mustRun('cp', [master, used]);
+    const id = bench.path('id');
+    writeFileSync(id, '0123456789abcdef0123456789abcdef\n');
+    await edit(used, ['rm /etc/machine-id', `write ${id} /etc/machine-id`]);
+    {
+      const [before, after] = [readFileSync(master), readFileSync(used)];
+      await using image = await openImageFile(bench.path('class/student-02.qcow2'), {
+        writable: true,
+        policy: trustedImages,
+      });
+      for (let at = 0; at < after.length; at += 4096) {
+        const piece = after.subarray(at, at + 4096);
+        if (!piece.equals(before.subarray(at, at + 4096))) await image.write(at, piece);
+      }
+    }
+    const refused = await bench.run('promote', 'student-02');
+    expect([refused.code, refused.out]).toEqual([
+      1,
+      expect.stringContaining('truncate -s 0 /etc/machine-id'),
+    ]);
+    expect(refused.out).toContain('Not promoted');
+    expect(existsSync(bench.path('masters/m@2.qcow2'))).toBe(false);
+    expect(await bench.must('promote', 'student-02', '--anyway')).toContain('student-02 is m@2 now');
+    await mustRun('qemu-img', ['compare', '-q', '-F', 'raw', bench.path('masters/m@2.qcow2'), used]);
   });
 });

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { knownDependents } from '../../src/platform/dependents.ts';
-import { have, mustRun } from '../support/programs.ts';
+import { have, mustRun, openQemuIo } from '../support/programs.ts';
 import { labBench, qemuCheck } from './support.ts';
 
 const qemu = have('qemu-io') && have('qemu-img');
@@ -53,5 +53,10 @@ describe.skipIf(!qemu)('move and adopt', () => {
     await mustRun('cp', [bench.path('masters/m.raw'), bench.path('other.raw')]);
     expect((await bench.run('move', 'masters/m.raw', 'other.raw')).err).toContain('already');
     expect((await bench.run('move', 'masters/none', 'there.raw')).err).toContain('There is no image');
+    await using _guest = await openQemuIo(['-f', 'qcow2', bench.path('class/student-01.qcow2')]);
+    const before = bench.snapshot(bench.path('masters'));
+    const { code, err } = await bench.run('move', 'masters/m.raw', 'there.raw');
+    expect([code, err]).toEqual([1, expect.stringContaining('is open in a program')]);
+    expect(bench.snapshot(bench.path('masters'))).toEqual(before);
   });
 });

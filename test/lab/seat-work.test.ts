@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { knownDependents } from '../../src/platform/dependents.ts';
-import { have, mustRun } from '../support/programs.ts';
+import { have, mustRun, openQemuIo } from '../support/programs.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
 
 const qemu = have('qemu-io') && have('qemu-img');
@@ -51,6 +51,13 @@ describe.skipIf(!qemu)('promote', () => {
 
   it('refuses a guest that runs, and a master that changed', async () => {
     await using bench = await labWithWork();
+    {
+      await using _guest = await openQemuIo(['-f', 'qcow2', disk(bench, 1)]);
+      for (const verb of ['promote', 'flatten']) {
+        const { code, err } = await bench.run(verb, 'student-01');
+        expect([code, err]).toEqual([1, expect.stringContaining('in use: student-01')]);
+      }
+    }
     await mustRun('chmod', ['u+w', bench.path('masters/m.raw')]);
     await mustRun('qemu-io', ['-f', 'raw', '-c', 'write 0 512', bench.path('masters/m.raw')]);
     const { code, err } = await bench.run('promote', 'student-01');

@@ -3,7 +3,7 @@ import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { libc } from '../../src/platform/libc.ts';
-import { have, mustRun } from '../support/programs.ts';
+import { have, mustRun, openQemuIo } from '../support/programs.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
 
 const MiB = 1024 * 1024;
@@ -141,16 +141,10 @@ describe.skipIf(!needed.every(have))('compact', () => {
   it('refuses while a seat runs, and what must stay as it is', async () => {
     await using bench = await labBench();
     const { seat } = await usedSeat(bench);
-    const { spawn } = await import('node:child_process');
-    const holder = spawn('qemu-io', ['-f', 'qcow2', seat], { stdio: ['pipe', 'pipe', 'ignore'] });
-    try {
-      holder.stdin.write('aio_write -q 0 512\naio_flush\nlength\n');
-      await new Promise((resolve) => holder.stdout.once('data', resolve));
+    {
+      await using _guest = await openQemuIo(['-f', 'qcow2', seat]);
       const { code, err } = await bench.run('compact', 'lab.yaml', 'student-01');
       expect([code, err]).toEqual([1, expect.stringContaining('in use: student-01')]);
-    } finally {
-      holder.stdin.end('quit\n');
-      await new Promise((resolve) => holder.once('exit', resolve));
     }
     expect((await bench.run('compact', 'masters/m.raw')).err).toContain('is a master');
     const top = bench.path('class/top.qcow2');

@@ -56,7 +56,8 @@ export const seatWorkCommands: readonly CommandSpec[] = [
     summary: "make a seat's disk a new version of the master",
     description:
       'Makes the disk of a seat that is off a new version beside the master: debian-12.qcow2 gets debian-12@1.qcow2, that one ' +
-      'debian-12@2.qcow2. The seat and its master stay as they are.',
+      'debian-12@2.qcow2. The seat and its master stay as they are. Looks into it first as seal does, and stops where clones ' +
+      'would clash, with exit code 1.',
     options: [
       { flags: '--as <name>', help: "another name than the master's" },
       {
@@ -64,6 +65,7 @@ export const seatWorkCommands: readonly CommandSpec[] = [
         help: 'flatten: copy all that the guest reads. commit: copy the master, and write what differs into it',
         choices: ['flatten', 'commit'],
       },
+      { flags: '--anyway', help: 'also where clones would clash' },
       stop,
       dryRun,
       output,

@@ -1,13 +1,19 @@
 import { humanSize } from '../../cli/sizes.ts';
+import type { Lab } from '../lab.ts';
 import { nextNumber } from '../masters/library.ts';
 import { versionLabel } from '../masters/name.ts';
 import { promoteMethods, promoteSeat, promoteTarget } from '../masters/promote.ts';
 import { readImageHead } from '../overlay.ts';
-import { seatDiskFile } from '../seat-disk.ts';
+import { type LintReport, lintImage } from '../seal/lint.ts';
+import { openSeatDisk, seatDiskFile } from '../seat-disk.ts';
 import { type LabCommand, lazyProgress, say, sayJson, shown, wantsJson } from './command.ts';
 import { oneSeatFrom, whileOff } from './one-seat.ts';
+import { clonesWouldClash, describeFindings } from './seal.ts';
 
-/** `cowherd promote`: a seat's disk becomes a new version of the master. */
+/**
+ * `cowherd promote`: a seat's disk becomes a new version of the master. Exit code 1 where its clones would clash, and nothing was
+ * made then unless `--anyway` was said.
+ */
 export const run: LabCommand = async (input, context) => {
   const one = oneSeatFrom(input, context, 0, 'promote classroom.yaml student-03');
   const { seat, file } = one;
@@ -17,10 +23,18 @@ export const run: LabCommand = async (input, context) => {
   try {
     return await whileOff(one, 'promote', input, context, async (lab) => {
       const target = promoteTarget(lab, name);
+      const report = await lintSeat(lab, seat);
+      const refused = clonesWouldClash(report) && input.options.anyway !== true;
+      if (!wantsJson(input) && report.findings.length > 0) describeFindings(report, context);
+      if (refused) {
+        if (wantsJson(input)) sayJson(context, { lab: lab.name, seat, master: null, ...report });
+        else say(context, `Not promoted: clones would clash. Do the above in ${seat}, or say --anyway`);
+        return 1;
+      }
       if (input.options.dryRun === true) {
-        await seatDiskFile(lab, seat);
         const label = versionLabel(target.name, nextNumber(target.folder, target.name));
-        if (wantsJson(input)) sayJson(context, { lab: lab.name, seat, master: label, method, dryRun: true });
+        const answer = { lab: lab.name, seat, master: label, method, dryRun: true, ...report };
+        if (wantsJson(input)) sayJson(context, answer);
         else say(context, `${seat} would become ${label} in ${shown(context, target.folder)} (${method})`);
         return 0;
       }
@@ -32,7 +46,8 @@ export const run: LabCommand = async (input, context) => {
       const { label, path, record } = version;
       bar.end();
       if (wantsJson(input)) {
-        sayJson(context, { lab: lab.name, seat, master: label, path, method, content: record!.content });
+        const { content } = record!;
+        sayJson(context, { lab: lab.name, seat, master: label, path, method, content, ...report });
         return 0;
       }
       const size = humanSize(readImageHead(path)?.allocated ?? 0);
@@ -44,3 +59,8 @@ export const run: LabCommand = async (input, context) => {
     bar.end();
   }
 };
+
+async function lintSeat(lab: Lab, seat: string): Promise<LintReport> {
+  await using image = await openSeatDisk(await seatDiskFile(lab, seat));
+  return await lintImage(image);
+}

@@ -56,10 +56,9 @@ export async function lintAndSeal(
   options: Pick<SealOptions, 'name' | 'origin'>,
 ): Promise<number> {
   const report = await lintImage(image);
-  const clashes = report.findings.some(({ weight }) => weight === 'clash');
-  const refused = clashes && input.options.anyway !== true;
+  const refused = clonesWouldClash(report) && input.options.anyway !== true;
   let version: MasterVersion | undefined;
-  if (!wantsJson(input)) describe(report, context);
+  if (!wantsJson(input)) describeFindings(report, context);
   if (!refused && input.options.check !== true) {
     const bar = lazyProgress(context, 'copying', 'bytes');
     try {
@@ -93,7 +92,13 @@ export async function lintAndSeal(
   return refused ? 1 : 0;
 }
 
-function describe({ findings, notes }: LintReport, context: CliContext): void {
+/** Whether sealing needs `--anyway`. */
+export function clonesWouldClash({ findings }: LintReport): boolean {
+  return findings.some(({ weight }) => weight === 'clash');
+}
+
+/** What clones would share, for people. */
+export function describeFindings({ findings, notes }: LintReport, context: CliContext): void {
   const c = colours(context);
   for (const { weight, path, what, fix } of findings) {
     say(
