@@ -6,6 +6,7 @@ import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { formerOf, masterPath } from './former.ts';
 import { identities, labUuid, uuidV5 } from './identity.ts';
 import { readImageHead } from './overlay.ts';
+import { assertNotMoving } from './pool-move/journal.ts';
 import type { Seat } from './seat.ts';
 import type { LabSpec } from './spec/load.ts';
 import { loadLab } from './spec/load.ts';
@@ -52,6 +53,11 @@ export function extraDiskPath(pool: string, seat: string, disk: string): string 
   return join(pool, `${seat}+${disk}.qcow2`);
 }
 
+/** The lock of a lab in a pool. */
+export function labLockPath(pool: string, lab: string): string {
+  return join(pool, recordFolder, `lab-${lab}.lock`);
+}
+
 /** Reads the lab file and the lab's state. Throws `bad-argument`, `corrupt`. */
 export function openLab(file: string, cwd: string): Lab {
   return labOf(loadLab(file, cwd));
@@ -62,6 +68,7 @@ export function labOf(spec: LabSpec): Lab {
   const { name } = spec;
   // Relative names of masters start from where the folder really is.
   const pool = realPath(spec.pool);
+  assertNotMoving(pool);
   const state = readState(pool, name);
   const given = new Map(state?.seats.map((seat) => [seat.name, seat.mac]));
   const identity = identities(name, spec.seats, given, macsOfOthers(pool, name));
@@ -102,7 +109,7 @@ export function labOf(spec: LabSpec): Lab {
     name,
     pool,
     statePath: statePath(pool, name),
-    lockPath: join(pool, recordFolder, `lab-${name}.lock`),
+    lockPath: labLockPath(pool, name),
     state,
     id: state?.id ?? uuidV5(pool, labUuid(name)),
     seats: seats(spec.seats, identity),

@@ -9,6 +9,8 @@ import { isAlive, processPlace, processStart } from '../platform/process-identit
 /** One command at a time changes a lab, or a folder of masters. Disposing gives the lock back; a killed holder's is taken over. */
 export interface PoolLock extends Disposable {
   readonly path: string;
+  /** The folder that it lies in has been renamed: it is at `path` now. */
+  follow(path: string): void;
 }
 
 const longest = 4096;
@@ -19,7 +21,7 @@ export async function lockPool(path: string, what: string): Promise<PoolLock> {
   try {
     makeFolder(dirname(path));
     for (let tries = 0; tries < 100; tries++) {
-      if (await tryCreate(path, mine)) return { path, [Symbol.dispose]: () => release(path, mine) };
+      if (await tryCreate(path, mine)) return new HeldLock(path, mine);
       const holder = readSmallText(path, longest);
       // Gone again meanwhile: its holder is done.
       if (holder === undefined) continue;
@@ -29,6 +31,24 @@ export async function lockPool(path: string, what: string): Promise<PoolLock> {
     throw inUse(path, what, readSmallText(path, longest) ?? '');
   } catch (cause) {
     throw asSystemError(cause, 'lock', path);
+  }
+}
+
+class HeldLock implements PoolLock {
+  path: string;
+  readonly #text: string;
+
+  constructor(path: string, text: string) {
+    this.path = path;
+    this.#text = text;
+  }
+
+  follow(path: string): void {
+    this.path = path;
+  }
+
+  [Symbol.dispose](): void {
+    if (readSmallText(this.path, longest) === this.#text) rmSync(this.path, { force: true });
   }
 }
 
@@ -61,10 +81,6 @@ async function takeAway(path: string, holder: string): Promise<void> {
   }
   const taken = readFileSync(aside.path, 'utf8');
   if (taken !== holder) await tryCreate(path, taken);
-}
-
-function release(path: string, mine: string): void {
-  if (readSmallText(path, longest) === mine) rmSync(path, { force: true });
 }
 
 function inUse(path: string, what: string, holder: string): DiskError {

@@ -1,8 +1,7 @@
 import { dirname } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { lockFor } from '../image/locks.ts';
-import { openFileStore, openImageFile } from '../node.ts';
-import { changeBacking } from '../operations/rebase.ts';
+import { openFileStore } from '../node.ts';
 import { createAside, sweepAsides } from '../platform/atomic-file.ts';
 import { copyFileSparse } from '../platform/copy-file.ts';
 import { recordDependents } from '../platform/dependents.ts';
@@ -11,6 +10,7 @@ import { formerOf, masterPath } from './former.ts';
 import { labUuid, uuidV5 } from './identity.ts';
 import { type Lab, realPath, seatPaths } from './lab.ts';
 import { pathFrom } from './master.ts';
+import { nameBacking } from './name-backing.ts';
 import { type ImageHead, readImageHead } from './overlay.ts';
 import { isOurs } from './plan.ts';
 import { assertNobodyStandsOn } from './release.ts';
@@ -133,10 +133,4 @@ export async function restoreSeat(lab: Lab, plan: RestorePlan, options: ChangeOv
     await aside.commit();
   }
   await changeOver(lab.spec, [seat], options);
-}
-
-async function nameBacking(file: string, backing: { path: string; format: string }): Promise<void> {
-  await using image = await openImageFile(file, { format: 'qcow2', writable: true, backing: 'ignore' });
-  await changeBacking(image, backing);
-  await image.flush();
 }

@@ -34,7 +34,7 @@ const seatStateSchema = z.object({
   mac: z.string(),
 });
 
-const labStateSchema = z.object({
+export const labStateSchema = z.object({
   version: z.literal(1),
   /** Signs records beside masters. */
   id: z.string(),

@@ -8,6 +8,7 @@ import { type LabBench, labBench, qemuCheck } from './support.ts';
 export interface LifeKills {
   readonly roll: number;
   readonly move: number;
+  readonly movePool: number;
   readonly promote: number;
   readonly gc: number;
 }
@@ -29,13 +30,13 @@ export function lifeKillSuite(kills: LifeKills): void {
   };
   const killed = (ms: number, ...args: string[]) =>
     runProgram(program, bench, args, ms * (0.15 + Math.random() * 0.9));
-  const disk = (n: number) => bench.path(`class/student-0${n}.qcow2`);
+  const disk = (n: number, pool = 'class') => bench.path(pool, `student-0${n}.qcow2`);
   const content = (n: number) => bench.path(`content-${n}.raw`);
   const masters = () => readdirSync(bench.path('masters')).filter((name) => !name.startsWith('.'));
-  const expectSeats = async () => {
+  const expectSeats = async (pool?: string) => {
     for (let n = 1; n <= seats; n++) {
-      await qemuCheck(disk(n));
-      await mustRun('qemu-img', ['compare', '-f', 'qcow2', '-F', 'raw', disk(n), content(n)]);
+      await qemuCheck(disk(n, pool));
+      await mustRun('qemu-img', ['compare', '-f', 'qcow2', '-F', 'raw', disk(n, pool), content(n)]);
     }
   };
   const expectRecords = (what: string) => {
@@ -95,6 +96,28 @@ export function lifeKillSuite(kills: LifeKills): void {
     }
     if (!existsSync(bench.path('masters/m.raw'))) await inFull('move', 'far/m.raw', 'masters/m.raw');
     await inFull('up');
+  }, 1_800_000);
+
+  it(`move of the pool, ${kills.movePool} times`, async () => {
+    const { ms } = await cowherd('move', 'class', 'pools/class');
+    const pools = ['pools/class', 'class'];
+    const there = () => pools.filter((pool) => existsSync(bench.path(pool)));
+    for (let i = 0; i < kills.movePool; i++) {
+      const [from, to] = i % 2 === 0 ? pools : [...pools].reverse();
+      await killed(ms, 'move', from, to);
+      // It is in one of the places, whole, whatever was cut off.
+      expect(there(), `kill ${i}`).toHaveLength(1);
+      await expectSeats(there()[0]);
+      const unfinished = existsSync(bench.path(from, '../.cowherd/class.pool-move.json'));
+      if (unfinished || there()[0] === from) await inFull('move', from, to);
+      expect(there(), `kill ${i}`).toEqual([to]);
+      await expectSeats(to);
+      expect(await inFull('status', '--brief'), `kill ${i}`).toContain('as it was');
+      // A kill after the last step but one leaves definitions to up.
+      await inFull('up');
+      expect(await inFull('up'), `kill ${i}`).toContain('nothing to do');
+    }
+    if (there()[0] !== 'class') await inFull('move', 'pools/class', 'class');
   }, 1_800_000);
 
   it(`promote, ${kills.promote} times`, async () => {

@@ -75,14 +75,19 @@ export const masterCommands: readonly CommandSpec[] = [
   },
   {
     name: 'move',
-    operands: '<master> <to> [places...]',
-    summary: 'move a master, with all that stands on it',
+    operands: '<master-or-pool> <to> [places...]',
+    summary: 'move a master or a pool, with all that belongs to it',
     description:
       'Moves a master (or another image) to a folder or a new name. Its clones, the labs that use it and their lab files follow, ' +
       'one by one, and each can be read all the while; the old name goes last. The same command completes a move that was cut ' +
-      'off. Clones are looked for in this folder and the places given, and where they were recorded.',
+      'off. Clones are looked for in this folder and the places given, and where they were recorded. A folder with seats in it is ' +
+      'moved as a whole, while none of them runs: its labs, their definitions and lab files follow.',
     options: [dryRun, output],
-    examples: ['move masters/debian-12@3.qcow2 /srv/masters/', 'move old.qcow2 new.qcow2 /srv/vms --dry-run'],
+    examples: [
+      'move masters/debian-12@3.qcow2 /srv/masters/',
+      'move old.qcow2 new.qcow2 /srv/vms --dry-run',
+      'move class /srv/pools/',
+    ],
     load: () => import('../commands/move.ts'),
   },
   {

@@ -1,13 +1,19 @@
-import { statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
+import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
 import { count } from '../describe.ts';
-import { realPath } from '../lab.ts';
+import { type Lab, labLockPath, openLab, realPath } from '../lab.ts';
 import { folderLock } from '../masters/library.ts';
 import { type MovePlan, moveMaster, planMove } from '../masters/move.ts';
 import { lockPool, type PoolLock } from '../pool-lock.ts';
+import { readJournal } from '../pool-move/journal.ts';
+import { movePool } from '../pool-move/move.ts';
+import { planPoolMove } from '../pool-move/plan.ts';
+import { prepareUp } from '../prepare.ts';
 import { removeEmptyRecords } from '../state.ts';
-import { type LabCommand, say, sayJson, shown, wantsJson } from './command.ts';
+import { applyDefinitions } from '../up.ts';
+import { type Input, type LabCommand, runnerOf, say, sayJson, shown, wantsJson } from './command.ts';
 
 /** `cowherd move`: moves a master, and lets everything that stands on it follow. */
 export const run: LabCommand = async (input, context) => {
@@ -15,9 +21,10 @@ export const run: LabCommand = async (input, context) => {
   const from = realPath(resolve(context.cwd, source));
   const given = realPath(resolve(context.cwd, target));
   const isFolder = statSync(given, { throwIfNoEntry: false })?.isDirectory() ?? target.endsWith('/');
-  const to = isFolder ? join(given, basename(from)) : given;
+  const to = isFolder && readJournal(from)?.to !== given ? join(given, basename(from)) : given;
   if (from === to) throw new DiskError('bad-argument', `'${source}' is there already`, { path: from });
   const places = [context.cwd, ...rest.map((one) => resolve(context.cwd, one))];
+  if (isPool(from)) return await movePoolTo(from, to, places, input, context);
   const plan = await planMove(from, to, places);
   if (input.options.dryRun !== true) {
     const held: PoolLock[] = [];
@@ -40,6 +47,57 @@ export const run: LabCommand = async (input, context) => {
       say(context, line);
   return 0;
 };
+
+function isPool(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true || readJournal(path) !== undefined;
+}
+
+async function movePoolTo(
+  from: string,
+  to: string,
+  places: readonly string[],
+  input: Input,
+  context: CliContext,
+): Promise<number> {
+  const folders = [...new Set([...places, dirname(from)])];
+  const dryRun = input.options.dryRun === true;
+  const plan = await planPoolMove(from, to, folders);
+  if (!dryRun) {
+    const held: PoolLock[] = [];
+    const pool = plan.resumed && existsSync(to) ? to : from;
+    try {
+      for (const { name } of plan.labs)
+        held.push(await lockPool(labLockPath(pool, name), `the lab "${name}"`));
+      const follow = () => {
+        for (const [i, { name }] of plan.labs.entries()) held[i].follow(labLockPath(to, name));
+      };
+      await movePool(await planPoolMove(from, to, folders), follow, context.signal);
+      for (const { file } of plan.labs) await renewDefinitions(openLab(file, context.cwd), context);
+    } finally {
+      for (const lock of held) lock[Symbol.dispose]();
+      removeEmptyRecords(dirname(from));
+    }
+  }
+  const { clones, labs, resumed } = plan;
+  if (wantsJson(input)) sayJson(context, { from, to, clones, labs, resumed, dryRun });
+  else {
+    const name = (path: string) => shown(context, path);
+    const tail = resumed ? ' (completing a move that was cut off)' : '';
+    say(context, `${dryRun ? 'Would move' : 'Moved'} the pool ${name(from)} to ${name(to)}${tail}`);
+    say(
+      context,
+      `  ${count(clones.length, 'clone')}; ${labs.map((lab) => `${lab.name} (${name(lab.file)})`).join(', ')}`,
+    );
+  }
+  return 0;
+}
+
+/** Definitions name disks by whole paths. */
+async function renewDefinitions(lab: Lab, context: CliContext): Promise<void> {
+  await using runner = await runnerOf(lab);
+  const { plan } = await prepareUp(lab, { runner });
+  await applyDefinitions(lab, plan.steps, { runner, signal: context.signal });
+}
 
 function linesOf(plan: MovePlan, dryRun: boolean, name: (path: string) => string): readonly string[] {
   const { from, to, children, labFiles } = plan;

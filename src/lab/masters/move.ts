@@ -3,7 +3,6 @@ import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:pat
 import { parseDocument } from 'yaml';
 import { DiskError } from '../../errors.ts';
 import { openImageFile, trustedImages } from '../../node.ts';
-import { changeBacking } from '../../operations/rebase.ts';
 import { createAside, sweepAsides, syncDirectory } from '../../platform/atomic-file.ts';
 import { copyFileSparse } from '../../platform/copy-file.ts';
 import {
@@ -18,6 +17,7 @@ import { isImmutable, setImmutable } from '../../platform/file-facts.ts';
 import { makeFolder, readJsonFile, writeJsonFile } from '../../platform/json-file.ts';
 import { contentDigest } from '../content-digest.ts';
 import { fileFacts, forgetContent, pathFrom } from '../master.ts';
+import { nameBacking } from '../name-backing.ts';
 import { fileIdentity, nameExists, readImageHead } from '../overlay.ts';
 import { isLocked } from '../release.ts';
 import { scanImages, standingOn } from '../scan.ts';
@@ -180,7 +180,8 @@ async function giveName(from: string, to: string, immutable: boolean, signal?: A
   await aside.commit({ replace: false });
 }
 
-async function bytesDigest(path: string): Promise<string> {
+/** What a file holds, byte by byte, with its length. */
+export async function bytesDigest(path: string): Promise<string> {
   await using image = await openImageFile(path, { format: 'raw', policy: trustedImages });
   return `${statSync(path).size} ${await contentDigest(image)}`;
 }
@@ -200,14 +201,7 @@ async function nameMaster(child: string, from: string, to: string): Promise<void
   const named = resolve(dirname(child), backing.path);
   if (named === to && named !== from) return;
   const path = isAbsolute(backing.path) ? to : pathFrom(dirname(child), to);
-  await using image = await openImageFile(child, {
-    format: 'qcow2',
-    writable: true,
-    backing: 'ignore',
-    corruptDependents: true,
-  });
-  await changeBacking(image, { path, format: backing.format });
-  await image.flush();
+  await nameBacking(child, { path, format: backing.format });
 }
 
 function followState(file: string, from: string, to: string): void {

@@ -1,0 +1,16 @@
+import type { BackingReference } from '../formats/driver.ts';
+import { openImageFile } from '../node.ts';
+import { changeBacking } from '../operations/rebase.ts';
+
+/** Lets an image's header name its backing file so, durably. What that holds is the same: nothing is compared. */
+export async function nameBacking(file: string, backing: BackingReference): Promise<void> {
+  await using image = await openImageFile(file, {
+    format: 'qcow2',
+    writable: true,
+    backing: 'ignore',
+    // What stands on it reads the same.
+    corruptDependents: true,
+  });
+  await changeBacking(image, backing);
+  await image.flush();
+}

@@ -1,0 +1,59 @@
+import { rmSync } from 'node:fs';
+import { basename, dirname, join, relative, resolve } from 'node:path';
+import { z } from 'zod';
+import { DiskError } from '../../errors.ts';
+import { syncDirectory } from '../../platform/atomic-file.ts';
+import { recordFolder } from '../../platform/dependents.ts';
+import { readJsonFile, writeJsonFile } from '../../platform/json-file.ts';
+import { labStateSchema } from '../state.ts';
+
+const journalSchema = z.object({
+  version: z.literal(1),
+  /** Where the pool goes, from where it lay. */
+  to: z.string(),
+  /** Images in the pool that name their backing file from where they lie, and shall do so again: names within the pool. */
+  relative: z.array(z.string()),
+  /** The labs' states as they are to be there. */
+  states: z.array(labStateSchema),
+});
+
+/** What a move of a pool needs to be completed once it was begun. Beside the pool's old place while it lasts. */
+export type PoolJournal = Omit<z.infer<typeof journalSchema>, 'version' | 'to'> & {
+  /** Absolute. */
+  readonly to: string;
+};
+
+const journalLimit = 64 * 1024 * 1024;
+
+function journalPath(from: string): string {
+  return join(dirname(from), recordFolder, `${basename(from)}.pool-move.json`);
+}
+
+/** The journal of a move that was cut off; undefined: there was none. Throws `corrupt`. */
+export function readJournal(from: string): PoolJournal | undefined {
+  const path = journalPath(from);
+  const value = readJsonFile(path, journalLimit);
+  if (value === undefined) return undefined;
+  const parsed = journalSchema.safeParse(value);
+  if (!parsed.success) throw new DiskError('corrupt', `The journal '${path}' is damaged`, { path });
+  return { ...parsed.data, to: resolve(dirname(from), parsed.data.to) };
+}
+
+export function writeJournal(from: string, journal: PoolJournal): void {
+  writeJsonFile(journalPath(from), { version: 1, ...journal, to: relative(dirname(from), journal.to) });
+}
+
+export function removeJournal(from: string): void {
+  rmSync(journalPath(from), { force: true });
+  syncDirectory(dirname(journalPath(from)));
+}
+
+/** Throws `in-use` where a move of the pool was cut off: its labs wait until it is completed. */
+export function assertNotMoving(pool: string): void {
+  const journal = readJournal(pool);
+  if (!journal) return;
+  throw new DiskError('in-use', `The pool '${pool}' is on its way to '${journal.to}': a move was cut off`, {
+    path: pool,
+    detail: { fix: `complete it first: cowherd move '${pool}' '${journal.to}'` },
+  });
+}

@@ -1,0 +1,214 @@
+import { type Dirent, readdirSync, readlinkSync } from 'node:fs';
+import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
+import { DiskError, isDiskError } from '../../errors.ts';
+import { knownDependents, recordFolder } from '../../platform/dependents.ts';
+import { asSystemError } from '../../platform/errno.ts';
+import { mastersOf } from '../former.ts';
+import { realPath } from '../lab.ts';
+import { pathFrom } from '../master.ts';
+import { namesIn } from '../masters/lab-files.ts';
+import { backingPathOf, nameExists, readImageHead } from '../overlay.ts';
+import { isLocked } from '../release.ts';
+import { scanImages } from '../scan.ts';
+import { loadLab } from '../spec/load.ts';
+import { type LabState, readStateFile } from '../state.ts';
+import { type PoolJournal, readJournal } from './journal.ts';
+
+export interface PoolMovePlan {
+  /** Absolute, symbolic links resolved. */
+  readonly from: string;
+  readonly to: string;
+  /** Images in the pool that stand on something outside it. */
+  readonly clones: readonly string[];
+  /** Files outside the pool that they stand on. */
+  readonly masters: readonly string[];
+  /** The labs in the pool, with the files that describe them. */
+  readonly labs: readonly { readonly name: string; readonly file: string }[];
+  readonly journal: PoolJournal;
+  /** An earlier run was cut off: this one completes it. */
+  readonly resumed: boolean;
+}
+
+/**
+ * Looks at all that moving a pool means. Changes nothing. Lab files are looked for in `folders`. Throws `not-found`, `exists`,
+ * `in-use` while a program has one of the images open, or one outside stands on one; `unsupported` where a master or a lab file
+ * lies in the pool.
+ */
+export async function planPoolMove(
+  from: string,
+  to: string,
+  folders: readonly string[],
+): Promise<PoolMovePlan> {
+  const journal = readJournal(from);
+  if (journal && journal.to !== to) {
+    throw new DiskError('in-use', `'${from}' is on its way to '${journal.to}': an earlier move was cut off`, {
+      path: from,
+      detail: { fix: `complete it first: cowherd move '${from}' '${journal.to}'` },
+    });
+  }
+  if (within(to, from)) throw new DiskError('bad-argument', `'${to}' lies in '${from}' itself`, { path: to });
+  if (!journal && nameExists(to)) throw new DiskError('exists', `There is '${to}' already`, { path: to });
+  const present = nameExists(to) ? to : from;
+  const states = statesIn(present);
+  if (!journal && states.length === 0) {
+    throw new DiskError('not-found', `'${from}' is no pool: no lab has seats in it`, { path: from });
+  }
+  const files = filesBelow(present);
+  const images = files.map((name) => join(present, name)).filter((path) => readImageHead(path)?.backing);
+  const outside = images.filter((path) => !within(backingPathOf(readImageHead(path)!) ?? '/', present));
+  for (const path of images) assertFollows(path, present);
+  const held = (journal?.states ?? states).flatMap((state) =>
+    mastersOf(state).flatMap((one) => one.files.map((file) => resolve(journal ? to : from, file.path))),
+  );
+  const masters = [
+    ...new Set([...outside.flatMap((path) => backingPathOf(readImageHead(path)!) ?? []), ...held]),
+  ];
+  const labs = (journal?.states ?? states).map(({ lab }) => ({
+    name: lab,
+    file: labFileOf(lab, [from, to], folders),
+  }));
+  for (const { file } of labs) {
+    if (!within(file, from)) continue;
+    throw new DiskError('unsupported', `The lab file '${file}' lies in the pool`, {
+      path: file,
+      detail: { fix: 'move it out of the folder first' },
+    });
+  }
+  await assertFree(
+    files.map((name) => join(present, name)),
+    present,
+    [...folders, dirname(from)],
+  );
+  return {
+    from,
+    to,
+    clones: outside,
+    masters,
+    labs,
+    journal: journal ?? {
+      to,
+      relative: outside
+        .filter((path) => !isAbsolute(readImageHead(path)!.backing!.path))
+        .map((path) => relative(present, path)),
+      states: states.map((state) => stateFrom(state, from, to)),
+    },
+    resumed: journal !== undefined,
+  };
+}
+
+/** Throws `unsupported` for an image that names another one of the pool by a path that will be wrong. */
+function assertFollows(path: string, pool: string): void {
+  const { backing } = readImageHead(path)!;
+  if (!backing || !isAbsolute(backing.path) || !within(backing.path, pool)) return;
+  throw new DiskError('unsupported', `'${path}' names '${backing.path}' by its whole path`, {
+    path,
+    field: 'backing_file',
+    detail: { fix: `let it name that from where it lies first: cow-img rebase -u` },
+  });
+}
+
+function stateFrom(state: LabState, from: string, to: string): LabState {
+  const follow = (master: LabState['master']) => ({
+    ...master,
+    files: master.files.map((one) => {
+      const path = resolve(from, one.path);
+      if (!within(path, from)) return { ...one, path: pathFrom(to, path) };
+      throw new DiskError('unsupported', `The master '${path}' lies in the pool`, {
+        path,
+        detail: { fix: "'cowherd move' the master to another folder first" },
+      });
+    }),
+  });
+  const { former } = state;
+  return {
+    ...state,
+    master: follow(state.master),
+    ...(former ? { former: former.map(follow) } : {}),
+  };
+}
+
+function statesIn(pool: string): readonly LabState[] {
+  const folder = join(pool, recordFolder);
+  return namesIn(folder)
+    .filter((name) => /^lab-.*\.json$/.test(name))
+    .flatMap((name) => readStateFile(join(folder, name)) ?? []);
+}
+
+/** Paths within a pool, of all files. Throws `unsupported` for links that would lead elsewhere then, and for sockets and the like. */
+export function filesBelow(pool: string): readonly string[] {
+  const found: string[] = [];
+  const look = (folder: string) => {
+    let entries: Dirent[];
+    try {
+      entries = readdirSync(join(pool, folder), { withFileTypes: true });
+    } catch (cause) {
+      throw asSystemError(cause, 'look into', join(pool, folder));
+    }
+    for (const entry of entries) {
+      const name = join(folder, entry.name);
+      if (entry.isDirectory()) look(name);
+      else if (entry.isFile() || leadsOn(join(pool, folder), entry)) found.push(name);
+      else {
+        throw new DiskError('unsupported', `'${join(pool, name)}' is no file that can be moved`, {
+          path: join(pool, name),
+        });
+      }
+    }
+  };
+  look('.');
+  return found.sort();
+}
+
+/** A link that is right in any place. */
+function leadsOn(folder: string, entry: Dirent): boolean {
+  return entry.isSymbolicLink() && isAbsolute(readlinkSync(join(folder, entry.name)));
+}
+
+function labFileOf(lab: string, pools: readonly string[], folders: readonly string[]): string {
+  for (const folder of folders) {
+    for (const name of namesIn(folder)) {
+      if (!/\.ya?ml$/i.test(name)) continue;
+      try {
+        const spec = loadLab(join(folder, name), folder);
+        if (spec.name === lab && pools.includes(realPath(spec.pool))) return spec.file;
+      } catch (error) {
+        if (!isDiskError(error)) throw error;
+      }
+    }
+  }
+  throw new DiskError('not-found', `The lab file of the lab "${lab}" was not found`, {
+    path: pools[0],
+    detail: { fix: 'name its folder after the new place: it has to follow' },
+  });
+}
+
+/** Throws `in-use` where a program has one of the images open, or one outside the pool stands on one. */
+async function assertFree(paths: readonly string[], pool: string, folders: readonly string[]): Promise<void> {
+  for (const path of paths) {
+    if (!/\.(qcow2|raw|img)$/.test(path) || !(await isLocked(path))) continue;
+    throw new DiskError('in-use', `'${path}' is open in a program`, {
+      path,
+      detail: { fix: "shut down the guests first: 'cowherd stop'" },
+    });
+  }
+  const standing = (path: string, on: string) =>
+    new DiskError('in-use', `'${path}' stands on '${on}'`, {
+      path: on,
+      detail: { fix: "make it independent first ('cow-img convert'), or move it into the pool" },
+    });
+  for (const image of scanImages([], folders).images) {
+    const on = backingPathOf(image);
+    if (on !== undefined && within(realPath(on), pool) && !within(image.path, pool))
+      throw standing(image.path, on);
+  }
+  for (const path of paths) {
+    for (const one of path.endsWith('.qcow2') ? await knownDependents(path) : [])
+      if (!within(one.path, pool)) throw standing(one.path, path);
+  }
+}
+
+/** Whether `path` is `folder` or lies in it. */
+export function within(path: string, folder: string): boolean {
+  const name = relative(folder, path);
+  return name === '' || (name !== '..' && !name.startsWith('../') && !isAbsolute(name));
+}

@@ -1,0 +1,106 @@
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { knownDependents } from '../../src/platform/dependents.ts';
+import { have, mustRun, openQemuIo } from '../support/programs.ts';
+import { type LabBench, labBench, qemuCheck } from './support.ts';
+
+const seats = ['student-01.qcow2', 'student-02.qcow2'];
+
+/** A pool with work in it: two seats, and an image that stands on one of them. Gives what each reads, as raw files. */
+async function workingPool(bench: LabBench): Promise<ReadonlyMap<string, string>> {
+  bench.write('lab.yaml', { seats: 2 });
+  await bench.must('up');
+  const top = bench.path('class/top.qcow2');
+  await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', seats[0], '-F', 'qcow2', top]);
+  const contents = new Map<string, string>();
+  for (const [i, name] of [...seats, 'top.qcow2'].entries()) {
+    const path = bench.path('class', name);
+    await mustRun('qemu-io', ['-f', 'qcow2', '-c', `write -q -P ${i + 1} ${i}M 200k`, path]);
+  }
+  for (const name of [...seats, 'top.qcow2']) {
+    contents.set(name, bench.path(`${name}.raw`));
+    await mustRun('qemu-img', ['convert', '-O', 'raw', bench.path('class', name), bench.path(`${name}.raw`)]);
+  }
+  return contents;
+}
+
+async function expectPool(pool: string, contents: ReadonlyMap<string, string>): Promise<void> {
+  for (const [name, content] of contents) {
+    await qemuCheck(join(pool, name));
+    await mustRun('qemu-img', ['compare', '-q', '-f', 'qcow2', '-F', 'raw', join(pool, name), content]);
+  }
+}
+
+describe.skipIf(!have('qemu-io') || !have('qemu-img'))('move of a pool', () => {
+  it('takes all seats along, and all that names them', async () => {
+    await using bench = await labBench();
+    const contents = await workingPool(bench);
+    await mustRun('mkdir', [bench.path('far')]);
+    const before = bench.snapshot();
+    expect(await bench.must('move', 'class', 'far/', '--dry-run')).toContain('Would move the pool class');
+    expect(bench.snapshot()).toEqual(before);
+    expect(await bench.must('move', 'class', 'far/')).toContain('Moved the pool class to far/class');
+    const pool = bench.path('far/class');
+    expect(existsSync(bench.path('class'))).toBe(false);
+    expect(existsSync(bench.path('.cowherd'))).toBe(false);
+    await expectPool(pool, contents);
+    expect(await mustRun('qemu-img', ['info', join(pool, seats[0])])).toContain(
+      'backing file: ../../masters/m.raw',
+    );
+    expect(readFileSync(bench.path('lab.yaml'), 'utf8')).toMatch(/pool: "?far\/class/);
+    expect(readFileSync(join(pool, 'student-01.xml'), 'utf8')).toContain(`"${join(pool, seats[0])}"`);
+    const known = (await knownDependents(bench.path('masters/m.raw'))).map((one) => one.path);
+    expect(known).toEqual(seats.map((name) => join(pool, name)));
+    expect(await bench.must('status')).toContain('as it was');
+    expect(await bench.must('up')).toContain('nothing to do');
+    rmSync(join(pool, 'top.qcow2'));
+    await bench.must('down');
+    expect(statSync(bench.path('masters/m.raw')).mode & 0o200).not.toBe(0);
+    expect(existsSync(bench.path('masters/.cowherd'))).toBe(false);
+  });
+
+  it.skipIf(!existsSync('/dev/shm'))(
+    'goes to another file system by a copy that is compared',
+    async ({ skip }) => {
+      await using bench = await labBench();
+      const shm = mkdtempSync('/dev/shm/cowherd-');
+      try {
+        if (statSync(shm).dev === statSync(bench.dir.path).dev) skip('/dev/shm is no file system of its own');
+        const contents = await workingPool(bench);
+        await bench.must('move', 'class', join(shm, 'pool'));
+        expect(existsSync(bench.path('class'))).toBe(false);
+        await expectPool(join(shm, 'pool'), contents);
+        expect(await bench.must('up')).toContain('nothing to do');
+      } finally {
+        rmSync(shm, { recursive: true });
+      }
+    },
+  );
+
+  it('refuses what it cannot take along whole, and changes nothing then', async () => {
+    await using bench = await labBench();
+    await workingPool(bench);
+    const refused = async (what: string, ...args: string[]) => {
+      const before = bench.snapshot();
+      const { code, err } = await bench.run('move', ...args);
+      expect([code, err]).toEqual([expect.toSatisfy((one) => one !== 0), expect.stringContaining(what)]);
+      expect(bench.snapshot()).toEqual(before);
+    };
+    {
+      await using _guest = await openQemuIo(['-f', 'qcow2', bench.path('class', seats[1])]);
+      await refused('is open in a program', 'class', 'other');
+    }
+    await refused('There is', 'class', 'masters/m.raw');
+    await refused('lies in', 'class', 'class/deeper');
+    await refused('no pool', 'masters', 'other');
+    const outside = bench.path('outside.qcow2');
+    await mustRun('qemu-img', [
+      ...['create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', bench.path('class', seats[0]), outside],
+    ]);
+    await refused('stands on', 'class', 'other');
+    rmSync(outside);
+    await mustRun('mv', [bench.path('lab.yaml'), bench.path('masters/lab.yaml')]);
+    await refused('was not found', 'class', 'other');
+  });
+});
