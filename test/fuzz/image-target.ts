@@ -138,7 +138,7 @@ interface Seen {
 }
 
 /** What reading an ordinary input asks for at most. */
-const dear = { bytes: 6 * 2 ** 20, requests: 150 };
+const dear = { bytes: 3 * 2 ** 20, requests: 150 };
 
 /** Feeds one image to all that reads and writes its format. */
 class Feeder {

@@ -74,8 +74,8 @@ export function loadLab(name: string, cwd: string): LabSpec {
 /** `loadLab` for a text that was read already. */
 export function parseLab(text: string, where: { readonly name: string; readonly file: string }): LabSpec {
   const lines = new LineCounter();
-  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, version: '1.2' });
   const source: SourceText = { name: where.name, text, lines };
+  const document = parseYaml(source);
   if (document.errors.length > 0) {
     throw labFileError(
       source,
@@ -106,6 +106,23 @@ export function parseLab(text: string, where: { readonly name: string; readonly 
   const parsed = labSchema.safeParse(value);
   if (!parsed.success) throw labFileError(source, explain(document, parsed.error.issues));
   return resolveSpec(parsed.data, document, source, where.file);
+}
+
+function parseYaml(source: SourceText): Document.Parsed {
+  const tooDeep = (from: number): DiskError =>
+    labFileError(source, [
+      { from, to: from + 1, message: 'values are nested too deeply', fix: 'a lab file has few levels' },
+    ]);
+  // The parser makes regular expressions as long as the indentation, and Node ends where one is too long.
+  const indented = source.text.search(/^[ ?-]{1000}/m);
+  if (indented >= 0) throw tooDeep(indented);
+  try {
+    return parseDocument(source.text, { lineCounter: source.lines, prettyErrors: false, version: '1.2' });
+  } catch (cause) {
+    // The parser calls itself at each level, and has no limit of its own.
+    if (!(cause instanceof RangeError)) throw cause;
+    throw tooDeep(0);
+  }
 }
 
 function syntaxMistake(

@@ -12,7 +12,7 @@ export function mutateText(random: Random, samples: readonly string[], tokens: r
       [2, () => strangeNumber(random)],
       [2, () => slice(random, random.pick(samples))],
       [2, () => ''],
-      [1, () => random.pick(tokens).repeat(random.pick([2, 10, 300, 5000]))],
+      [1, () => random.pick(tokens).repeat(random.pick([2, 2, 10, 10, 10, 300, 300, 300, 300, 5000]))],
     ])();
     text = text.slice(0, at) + insert + text.slice(end);
   }
