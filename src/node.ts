@@ -25,7 +25,7 @@ import {
 } from './image/open.ts';
 import { assertAllowed, type NamingImage, type ReferencePolicy, untrustedImages } from './image/policy.ts';
 import { combineReference, requireFile } from './image/reference.ts';
-import { createAside, sweepAsides } from './platform/atomic-file.ts';
+import { createAside, sweepAsides, syncDirectory } from './platform/atomic-file.ts';
 import { registerThreadCrew } from './platform/cipher-crew.ts';
 import { assertNoDependents } from './platform/dependents.ts';
 import { registerNodePrimitives } from './platform/node-primitives.ts';
@@ -141,6 +141,8 @@ export interface ImageTarget extends TargetFile {
 export async function createImageTarget(path: string, options: TargetOptions = {}): Promise<ImageTarget> {
   const main = await createTarget(path, options);
   const siblings = new Map<string, TargetFile>();
+  /** Of the siblings. */
+  const folders = new Set<string>();
   return {
     ...main,
     context: (backing) => ({
@@ -151,8 +153,11 @@ export async function createImageTarget(path: string, options: TargetOptions = {
         if (!takesNewImages(path) && place === normalize(requireFile(path))) {
           throw new DiskError('bad-argument', `'${name}' is the image itself`, { path, field: 'data_file' });
         }
-        const file = siblings.get(place) ?? (await createTarget(place, options));
+        const folder = dirname(place);
+        const file =
+          siblings.get(place) ?? (await createTarget(place, { ...options, sweep: !folders.has(folder) }));
         siblings.set(place, file);
+        folders.add(folder);
         return file.store;
       },
       openBacking: backing && (() => openFileStore(requireFile(combineReference(path, backing.path)))),
@@ -167,7 +172,9 @@ export async function createImageTarget(path: string, options: TargetOptions = {
       // An image must not be there with data that is another image's,
       if ([...siblings.values()].some(({ replaces }) => replaces)) await main.withdraw();
       // nor without what it names.
-      for (const file of siblings.values()) await file.commit(how);
+      if (how?.durable !== false) await settleAll([...siblings.values()]);
+      for (const file of siblings.values()) await file.commit({ durable: false });
+      if (how?.durable !== false) for (const folder of folders) syncDirectory(folder);
       await main.commit(how);
     },
     async [Symbol.asyncDispose]() {
@@ -175,6 +182,14 @@ export async function createImageTarget(path: string, options: TargetOptions = {
       await main[Symbol.asyncDispose]();
     },
   };
+}
+
+/** A split image has hundreds of files: the system makes several durable at the cost of one. */
+async function settleAll(files: readonly TargetFile[]): Promise<void> {
+  const atOnce = 16;
+  for (let first = 0; first < files.length; first += atOnce) {
+    await Promise.all(files.slice(first, first + atOnce).map((file) => file.settle()));
+  }
 }
 
 async function placeOfBacking(path: string, reference: string): Promise<BackingPlace> {
@@ -191,6 +206,11 @@ export interface TargetOptions {
   readonly corruptDependents?: boolean;
   /** As `OpenFileOptions.foreground`, for a file that is written aside. */
   readonly foreground?: boolean;
+  /**
+   * Deletes what killed runs have left: true, in the whole folder; false, nothing, since that was done. Default: of this
+   * file.
+   */
+  readonly sweep?: boolean;
 }
 
 /** A file about to be made or replaced. Disposed without `commit`: nothing has happened. */
@@ -203,6 +223,8 @@ export interface TargetFile extends AsyncDisposable {
   readonly replaces: boolean;
   /** Takes away the file that will be replaced, before `commit`. */
   withdraw(): Promise<void>;
+  /** Closes the store and makes its content durable, before a `commit` that is told that this is not needed. */
+  settle(): Promise<void>;
   /** Closes the store and puts the file in its place; durable on return unless told otherwise. */
   commit(options?: { readonly durable?: boolean }): Promise<void>;
 }
@@ -225,7 +247,7 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
   try {
     // Until the name leads to the new file, nobody else may start to use the old one for writing.
     await old?.lock(creationLock);
-    sweepFor(aside.target);
+    sweepFor(aside.target, options.sweep);
     const { foreground } = options;
     store = await openFileStore(aside.path, { create: 'exclusive', name: file, foreground });
   } catch (error) {
@@ -241,6 +263,10 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
     async withdraw() {
       aside.withdraw();
     },
+    async settle() {
+      await store[Symbol.asyncDispose]();
+      await aside.settle();
+    },
     async commit(how) {
       await store[Symbol.asyncDispose]();
       await aside.commit(how);
@@ -253,10 +279,14 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
   };
 }
 
-/** Deletes what runs that were killed have left of the same file: as large as an image, and hidden. */
-function sweepFor(target: string): void {
+/**
+ * Deletes what runs that were killed have left of the same file: as large as an image, and hidden. `all`: what they have
+ * left of any; false: nothing, since that was done.
+ */
+function sweepFor(target: string, all?: boolean): void {
+  if (all === false) return;
   try {
-    sweepAsides(dirname(target), { name: basename(target) });
+    sweepAsides(dirname(target), { name: all ? undefined : basename(target) });
   } catch (error) {
     // Someone else's, or a folder that cannot be listed: no reason not to write.
     if (!isDiskError(error)) throw error;
@@ -282,6 +312,12 @@ async function writtenInPlace(file: string, old: FileStore): Promise<TargetFile>
   await old[Symbol.asyncDispose]();
   const store = await openFileStore(file, { create: 'truncate' });
   const close = async () => store[Symbol.asyncDispose]();
+  const settle = async () => {
+    await close();
+    // Whoever wrote through `store` may have closed it; the file is the same through any other opening.
+    await using again = await openFileStore(file, { writable: true });
+    await again.flush();
+  };
   return {
     store,
     aside: false,
@@ -289,12 +325,10 @@ async function writtenInPlace(file: string, old: FileStore): Promise<TargetFile>
     async withdraw() {
       // Its content is gone already.
     },
+    settle,
     async commit({ durable = true } = {}) {
-      await close();
-      if (!durable) return;
-      // Whoever wrote through `store` may have closed it; the file is the same through any other opening.
-      await using again = await openFileStore(file, { writable: true });
-      await again.flush();
+      if (durable) await settle();
+      else await close();
     },
     [Symbol.asyncDispose]: close,
   };
@@ -326,6 +360,7 @@ async function exportTarget(path: string): Promise<TargetFile> {
     async withdraw() {
       // Its content is gone already.
     },
+    settle: () => store.flush(),
     async commit({ durable = true } = {}) {
       if (durable) await store.flush();
       await close();

@@ -14,6 +14,7 @@ import {
   statSync,
   unlinkSync,
 } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { asSystemError, errnoOf, systemError } from './errno.ts';
 import { isAlive, processPlace, processStart } from './process-identity.ts';
@@ -30,6 +31,8 @@ export interface Aside extends AsyncDisposable {
    * file, and programs that have it open, keep the old one.
    */
   commit(options?: CommitOptions): Promise<void>;
+  /** Makes the file's content durable, for a `commit` that need not do it: many files may be settled at a time. */
+  settle(): Promise<void>;
   /** Deletes the file that will be replaced, if there is one, durably; `commit` still gives its permissions on. */
   withdraw(): void;
   /** Deletes what was written. After `commit`, nothing. Disposing does the same. */
@@ -85,6 +88,14 @@ export function createAside(path: string): Aside {
         }
         live.delete(temporary);
         if (durable) syncDirectory(dirname(target));
+      } catch (error) {
+        throw asSystemError(error, 'create', path);
+      }
+    },
+    async settle() {
+      try {
+        await using file = await open(temporary, 'r');
+        await file.sync();
       } catch (error) {
         throw asSystemError(error, 'create', path);
       }
