@@ -42,7 +42,7 @@ async function convert(folder: string, from: string, to: string, wrapper: readon
   });
 }
 
-describe.skipIf(!have('qemu-img') || !have('strace'))('convert -C as strace sees it', () => {
+describe.skipIf(!have('qemu-img') || !have('strace'))('convert as strace sees it', () => {
   let folder: TempDir;
   beforeAll(async () => {
     folder = await tempDir('cowherd-copy-range-');
@@ -50,13 +50,26 @@ describe.skipIf(!have('qemu-img') || !have('strace'))('convert -C as strace sees
   });
   afterAll(() => folder?.remove());
 
-  it.each(pairs)('%s to %s: all but the ends goes through copy_file_range', async (from, to) => {
+  it.each(pairs)('-C, %s to %s: all but the ends goes through copy_file_range', async (from, to) => {
     const trace = folder.file('trace');
     await convert(folder.path, from, to, ['strace', '-f', '-qq', '-e', 'copy_file_range', '-o', trace]);
     const answers = readFileSync(trace, 'utf8').matchAll(/copy_file_range.*= (\d+)$/gm);
     const copied = [...answers].reduce((sum, [, count]) => sum + Number(count), 0);
     expect(copied).toBeGreaterThan(dataBytes - 65536);
   });
+
+  // ext4 takes that for the rewriting of a file, and has closing it wait for the disk.
+  it.each(['raw', 'qcow2', 'vmdk', 'vdi', 'vpc', 'vhdx'])(
+    'a new %s file is never cut to nothing',
+    async (to) => {
+      const trace = folder.file('trace');
+      const argv = [...program, 'convert', '-O', to, folder.file('source.raw'), folder.file(`whole.${to}`)];
+      await mustRun('strace', ['-f', '-qq', '-e', 'ftruncate,pwrite64', '-o', trace, ...argv]);
+      const calls = readFileSync(trace, 'utf8');
+      expect(calls).toContain('pwrite64');
+      expect(calls).not.toMatch(/ftruncate\(\d+, 0\)/);
+    },
+  );
 });
 
 describe.skipIf(!have('qemu-img') || !isRoot).each(['btrfs', 'xfs'])('convert -C on %s', (fileSystem) => {
