@@ -1,8 +1,15 @@
 import type { PageBuffer, ThreadBuffers } from './page-pool.ts';
-import type { Wire } from './wire.ts';
+import type { Memory, Wire } from './wire.ts';
 
 /** Short answers of requests that took time are gathered up to here before they are sent. */
 const gatherBytes = 2048;
+
+/** What the client has not taken of something that was sent. */
+interface Piece {
+  readonly memory: Memory;
+  at: number;
+  readonly end: number;
+}
 
 /**
  * What goes to one client: replies in the thread's output buffer while requests are taken (`open` to `close`), short
@@ -15,7 +22,8 @@ export class Outbox {
   #open: PageBuffer | undefined;
   #at = 0;
   #gathered: { readonly bytes: Uint8Array; readonly view: DataView; end: number } | undefined;
-  #kept: Uint8Array | undefined;
+  /** In order; all but the first are whole. */
+  readonly #kept: Piece[] = [];
   #waiters: (() => void)[] = [];
   #dropped = false;
 
@@ -27,12 +35,12 @@ export class Outbox {
 
   /** The client has not taken all that was sent. */
   get kept(): boolean {
-    return this.#kept !== undefined;
+    return this.#kept.length > 0;
   }
 
   /** Answers are gathered that were not sent yet. */
   get waiting(): boolean {
-    return !this.#kept && this.#gathered !== undefined && this.#gathered.end > 0;
+    return !this.kept && this.#gathered !== undefined && this.#gathered.end > 0;
   }
 
   /** The thread's output buffer is this client's until `close`. */
@@ -49,10 +57,10 @@ export class Outbox {
   /** The open buffer, with `bytes` of room from `at` on; undefined: none, or the client does not take what there is. */
   room(bytes: number): PageBuffer | undefined {
     const buffer = this.#open;
-    if (!buffer || this.#kept || bytes > buffer.bytes.length) return undefined;
+    if (!buffer || this.kept || bytes > buffer.bytes.length) return undefined;
     if (this.#at > 0 && this.#at + bytes > Math.min(buffer.bytes.length, this.#buffers.replyBytes)) {
       this.#sendOpen();
-      if (this.#kept || this.#dropped) return undefined;
+      if (this.kept || this.#dropped) return undefined;
     }
     return buffer;
   }
@@ -76,9 +84,7 @@ export class Outbox {
     }
     if (this.#dropped) return;
     if (this.#gathered && this.#gathered.end + 64 > this.#gathered.bytes.length) {
-      if (this.#kept) this.#keep(this.#gathered.bytes.slice(0, this.#gathered.end));
-      else this.#send(this.#gathered.bytes.subarray(0, this.#gathered.end));
-      this.#gathered.end = 0;
+      this.#sendGathered(this.#gathered);
     }
     if (!this.#gathered) {
       const bytes = new Uint8Array(gatherBytes);
@@ -87,17 +93,11 @@ export class Outbox {
     this.#gathered.end += encode(this.#gathered.view, this.#gathered.end);
   }
 
-  /** Sends from a buffer of the caller's, who waits with `taken` before he sends more. */
-  direct(buffer: PageBuffer, at: number, length: number): void {
+  /** Sends from memory of the caller's, which stays as it is until `taken` says so. */
+  direct(memory: Memory, at: number, length: number): void {
     if (this.#dropped) return;
     this.flush();
-    if (this.#kept) {
-      this.#keep(buffer.bytes.slice(at, at + length));
-      return;
-    }
-    const count = this.#wire.send(buffer, at, length);
-    if (count < 0) this.#fail();
-    else if (count < length) this.#keep(buffer.bytes.slice(at + count, at + length));
+    this.#send(memory, at, at + length, false);
   }
 
   /** Bytes of a reply that may be made at once. */
@@ -105,74 +105,70 @@ export class Outbox {
     return this.#buffers.replyBytes;
   }
 
-  /** Sends a whole reply. */
-  whole(bytes: Uint8Array): void {
-    if (this.#dropped) return;
-    this.flush();
-    if (this.#kept) this.#keep(bytes);
-    else this.#send(bytes);
-  }
-
   /** Resolved when the client has taken what was kept (or is gone). */
   async taken(): Promise<void> {
-    while (this.#kept && !this.#dropped) await new Promise<void>((resolve) => this.#waiters.push(resolve));
+    while (this.kept && !this.#dropped) await new Promise<void>((resolve) => this.#waiters.push(resolve));
   }
 
   /** Sends what was kept and what was gathered, as far as the client takes it. */
   flush(): void {
-    if (this.#kept) {
-      const count = this.#wire.sendKept(this.#kept);
+    const before = this.#kept.length;
+    while (this.#kept.length > 0) {
+      const [piece] = this.#kept;
+      const count = this.#wire.send(piece.memory, piece.at, piece.end - piece.at);
       if (count < 0) {
         this.#fail();
         return;
       }
       this.#buffers.kept -= count;
-      if (count < this.#kept.length) {
-        if (count > 0) this.#kept = this.#kept.slice(count);
-        return;
-      }
-      this.#kept = undefined;
-      this.#wake();
+      piece.at += count;
+      if (piece.at < piece.end) return;
+      this.#kept.shift();
     }
+    if (before > 0) this.#wake();
     const gathered = this.#gathered;
-    if (this.#kept || !gathered || gathered.end === 0) return;
-    const { end } = gathered;
-    gathered.end = 0;
-    this.#send(gathered.bytes.subarray(0, end));
+    if (gathered && gathered.end > 0) this.#sendGathered(gathered);
   }
 
   /** Nothing is sent any more; whoever waits goes on. */
   drop(): void {
     this.#dropped = true;
-    this.#buffers.kept -= this.#kept?.length ?? 0;
-    this.#kept = undefined;
+    for (const { at, end } of this.#kept.splice(0)) this.#buffers.kept -= end - at;
     this.#gathered = undefined;
     this.#wake();
   }
 
   #sendOpen(): void {
-    if (!this.#open || this.#at === 0) return;
+    const open = this.#open;
+    if (!open || this.#at === 0) return;
     const length = this.#at;
     this.#at = 0;
-    this.direct(this.#open, 0, length);
+    if (this.#dropped) return;
+    this.flush();
+    this.#send(open, 0, length, true);
   }
 
-  #send(bytes: Uint8Array): void {
-    const count = this.#wire.sendKept(bytes);
-    if (count < 0) this.#fail();
-    else if (count < bytes.length) this.#keep(bytes.slice(count));
+  #sendGathered(gathered: { readonly bytes: Uint8Array; end: number }): void {
+    const { bytes, end } = gathered;
+    gathered.end = 0;
+    this.#send({ bytes, address: 0 }, 0, end, true);
   }
 
-  #keep(bytes: Uint8Array): void {
-    this.#buffers.kept += bytes.length;
-    if (!this.#kept) {
-      this.#kept = bytes;
-      return;
+  /** `passing`: the memory is used for other things next. */
+  #send(memory: Memory, at: number, end: number, passing: boolean): void {
+    let sent = 0;
+    if (!this.kept) {
+      sent = this.#wire.send(memory, at, end - at);
+      if (sent < 0) {
+        this.#fail();
+        return;
+      }
     }
-    const both = new Uint8Array(this.#kept.length + bytes.length);
-    both.set(this.#kept);
-    both.set(bytes, this.#kept.length);
-    this.#kept = both;
+    const from = at + sent;
+    if (from === end) return;
+    this.#buffers.kept += end - from;
+    if (!passing) this.#kept.push({ memory, at: from, end });
+    else this.#kept.push({ memory: { bytes: memory.bytes.slice(from, end), address: 0 }, at: 0, end: end - from });
   }
 
   #fail(): void {

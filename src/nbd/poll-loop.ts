@@ -11,7 +11,8 @@ const glanceMs = 1;
 interface Member {
   readonly connection: Connection;
   readonly wire: SocketWire;
-  readonly closed: () => void;
+  /** Told when the connection has closed; what it does is waited for. */
+  readonly closed: () => Promise<void>;
 }
 
 /**
@@ -21,8 +22,12 @@ interface Member {
 export class PollLoop {
   readonly #io: RawIo;
   readonly #wakeFd: number;
-  readonly #members = new Set<Member>();
+  readonly #members: Member[] = [];
+  readonly #ready: Member[] = [];
   #table = pageBuffer(4096);
+  #woken = false;
+  /** Members that have left and are being cleared up after. */
+  #leaving = 0;
   #progress: (() => void) | undefined;
 
   constructor(io: RawIo, wakeFd: number) {
@@ -31,11 +36,11 @@ export class PollLoop {
   }
 
   get size(): number {
-    return this.#members.size;
+    return this.#members.length;
   }
 
   add(member: Member): void {
-    this.#members.add(member);
+    this.#members.push(member);
     this.#noteAlone();
   }
 
@@ -50,59 +55,83 @@ export class PollLoop {
 
   /** Serves until a message waits (true) or nobody is left (false). */
   async run(): Promise<boolean> {
-    let ready = [...this.#members];
+    this.#ready.splice(0, this.#ready.length, ...this.#members);
     for (;;) {
-      for (const { connection } of ready) connection.pump();
-      // Whatever is done without the system's help is done now.
-      await microtasksDone();
-      let busy = false;
-      let more = false;
-      for (const member of this.#members) {
-        const { connection } = member;
-        if (connection.hasWork) connection.pump();
-        if (connection.closed) {
-          this.#members.delete(member);
-          this.#noteAlone();
-          member.closed();
-          continue;
-        }
-        if (connection.inFlight > 0) busy = true;
-        if (connection.hasWork) more = true;
-      }
-      if (this.#members.size === 0) return false;
-      ready = this.#wait(busy || more ? 0 : -1);
+      for (const { connection } of this.#ready) connection.pump();
+      // Whatever is done without the system's help is done now; nearly always there is nothing.
+      if (this.#isBusy()) await microtasksDone();
+      const more = this.#goOn();
+      if (this.#members.length === 0) return false;
+      const busy = this.#isBusy();
+      this.#wait(busy || more ? 0 : -1);
       if (this.#woken) return true;
-      if (ready.length === 0 && more) ready = [...this.#members];
-      if (ready.length === 0 && busy) await this.#nextProgress();
+      if (this.#ready.length > 0) continue;
+      if (more) this.#ready.push(...this.#members);
+      else if (busy) await this.#nextProgress();
     }
   }
 
-  #woken = false;
+  /** Something is under way that the event loop must finish. */
+  #isBusy(): boolean {
+    if (this.#leaving > 0) return true;
+    for (const { connection } of this.#members) if (connection.inFlight > 0) return true;
+    return false;
+  }
 
-  /** Those whose sockets are ready. */
-  #wait(timeout: number): Member[] {
-    const members = [...this.#members];
-    const bytes = (members.length + 1) * entryBytes;
+  /** Lets everybody go on who can without new input, and those leave who are done. True: there is more of that. */
+  #goOn(): boolean {
+    let more = false;
+    for (let index = this.#members.length - 1; index >= 0; index--) {
+      const member = this.#members[index];
+      const { connection } = member;
+      if (connection.hasWork) connection.pump();
+      if (connection.closed) this.#leave(index);
+      else if (connection.hasWork) more = true;
+    }
+    return more;
+  }
+
+  #leave(index: number): void {
+    const [{ closed }] = this.#members.splice(index, 1);
+    this.#noteAlone();
+    this.#leaving++;
+    void closed().finally(() => {
+      this.#leaving--;
+      this.#progress?.();
+    });
+  }
+
+  /** Finds those whose sockets are ready. */
+  #wait(timeout: number): void {
+    const count = this.#layTable();
+    const { address } = this.#table;
+    this.#ready.length = 0;
+    const found = this.#io.poll(address, count, timeout);
+    const { view } = this.#table;
+    this.#woken = view.getInt16(6, true) !== 0;
+    if (found <= 0) return;
+    for (let index = 0; index < this.#members.length; index++) {
+      if (view.getInt16((index + 1) * entryBytes + 6, true) !== 0) this.#ready.push(this.#members[index]);
+    }
+  }
+
+  /** Lays down what each socket is waited for; answers the number of entries. */
+  #layTable(): number {
+    const bytes = (this.#members.length + 1) * entryBytes;
     if (bytes > this.#table.bytes.length) this.#table = pageBuffer(bytes * 2);
-    const { view, address } = this.#table;
-    let count = 0;
-    const put = (fd: number, events: number) => {
-      view.setInt32(count * entryBytes, fd, true);
-      view.setInt16(count * entryBytes + 4, events, true);
-      view.setInt16(count * entryBytes + 6, 0, true);
-      count++;
-    };
-    put(this.#wakeFd, pollEvent.in);
-    for (const { connection, wire } of members) {
+    const { view } = this.#table;
+    let at = 0;
+    view.setInt32(at, this.#wakeFd, true);
+    view.setInt32(at + 4, pollEvent.in, true);
+    for (const { connection, wire } of this.#members) {
+      at += entryBytes;
       const events =
         (connection.wantsInput ? pollEvent.in : 0) | (connection.wantsOutput ? pollEvent.out : 0);
       // One from which nothing is wanted would report that its client is gone again and again.
-      put(events === 0 ? -1 : wire.fd, events);
+      view.setInt32(at, events === 0 ? -1 : wire.fd, true);
+      view.setInt32(at + 4, events, true);
     }
-    const found = this.#io.poll(address, count, timeout);
-    this.#woken = view.getInt16(6, true) !== 0;
-    if (found <= 0) return [];
-    return members.filter((_, index) => view.getInt16((index + 1) * entryBytes + 6, true) !== 0);
+    return this.#members.length + 1;
   }
 
   #nextProgress(): Promise<void> {
@@ -118,7 +147,7 @@ export class PollLoop {
   }
 
   #noteAlone(): void {
-    const alone = this.#members.size === 1;
+    const alone = this.#members.length === 1;
     for (const { wire } of this.#members) wire.alone = alone;
   }
 

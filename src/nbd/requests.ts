@@ -268,7 +268,7 @@ export class Requests {
       answers.push(bytes);
     }
     for (const bytes of answers) {
-      this.#out.whole(bytes);
+      this.#out.direct({ bytes, address: 0 }, 0, bytes.length);
       await this.#out.taken();
     }
   }

@@ -3,19 +3,26 @@ import type { Duplex } from 'node:stream';
 import { errnoValue, type RawIo, socketFlag } from '../platform/raw-io.ts';
 import type { PageBuffer } from './page-pool.ts';
 
+/** Bytes and where the first lies in memory; 0: nobody has asked yet, or nobody can tell. */
+export interface Memory {
+  readonly bytes: Uint8Array;
+  readonly address: number;
+}
+
 /** A byte stream to a client that never waits. Numbers are bytes. */
 export interface Wire {
   /** Fills a part of `buffer`; 0: nothing is there now; -1: the stream has ended or broken. */
   receive(buffer: PageBuffer, at: number, length: number): number;
   /** How much was taken; less than `length`: it is full now; -1: broken. */
-  send(buffer: PageBuffer, at: number, length: number): number;
-  /** The same for what had to be kept. */
-  sendKept(bytes: Uint8Array): number;
+  send(memory: Memory, at: number, length: number): number;
   close(): void;
 }
 
 /** How long a client that is served alone may keep its thread waiting. */
 const patienceMs = 100;
+
+/** What a unix socket should hold of replies: by default it takes less than a large reply. (TCP finds out by itself.) */
+const heldBytes = 1024 * 1024;
 
 /** A connected socket by its descriptor, in blocking mode, which this owns. */
 export class SocketWire implements Wire {
@@ -28,6 +35,7 @@ export class SocketWire implements Wire {
     this.fd = fd;
     this.#io = io;
     io.limitSend(fd, patienceMs);
+    io.holdUnixSends(fd, heldBytes);
   }
 
   receive(buffer: PageBuffer, at: number, length: number): number {
@@ -39,19 +47,12 @@ export class SocketWire implements Wire {
     }
   }
 
-  send(buffer: PageBuffer, at: number, length: number): number {
-    return this.#send(buffer.address + at, length);
-  }
-
-  sendKept(bytes: Uint8Array): number {
-    return this.#send(this.#io.addressOf(bytes), bytes.length);
-  }
-
   close(): void {
     closeSync(this.fd);
   }
 
-  #send(address: number, length: number): number {
+  send(memory: Memory, at: number, length: number): number {
+    const address = (memory.address || this.#io.addressOf(memory.bytes)) + at;
     const flags = socketFlag.noSignal | (this.alone ? 0 : socketFlag.dontWait);
     for (let done = 0; ; ) {
       const count = this.#io.send(this.fd, address + done, length - done, flags);
@@ -102,16 +103,12 @@ export class StreamWire implements Wire {
     return count;
   }
 
-  send(buffer: PageBuffer, at: number, length: number): number {
-    return this.sendKept(buffer.bytes.subarray(at, at + length));
-  }
-
-  sendKept(bytes: Uint8Array): number {
+  send({ bytes }: Memory, at: number, length: number): number {
     if (this.#ended || this.stream.destroyed) return -1;
-    const count = Math.min(bytes.length, streamBytes - this.stream.writableLength);
+    const count = Math.min(length, streamBytes - this.stream.writableLength);
     if (count <= 0) return 0;
     // The stream keeps what it is given: the buffer will be used again.
-    this.stream.write(Uint8Array.from(bytes.subarray(0, count)), () => this.onTaken());
+    this.stream.write(bytes.slice(at, at + count), () => this.onTaken());
     return count;
   }
 

@@ -95,9 +95,7 @@ async function obey(message: Exclude<ToWorker, { kind: 'finish' }>): Promise<voi
     loop.add({
       connection,
       wire,
-      closed: () => {
-        void end().finally(() => say({ kind: 'left', id }));
-      },
+      closed: () => end().finally(() => say({ kind: 'left', id })),
     });
   } catch {
     // No overlay for this session: the client sees that it is not served.

@@ -25,6 +25,8 @@ export interface RawIo {
   pipe(): readonly [number, number] | number;
   /** Sets how long a send that may wait does so, in milliseconds. */
   limitSend(fd: number, milliseconds: number): number;
+  /** Lets the system hold that many bytes of what a unix socket sends, as far as it allows; other sockets stay as they are. */
+  holdUnixSends(fd: number, bytes: number): void;
 }
 
 let loaded: { readonly io: RawIo | undefined } | undefined;
@@ -48,7 +50,10 @@ const setFlags = 4;
 const nonBlocking = 0o4000;
 const closeOnExec = 0o2000000;
 const solSocket = 1;
+const soSndBuf = 7;
 const soSndTimeo = 21;
+const soDomain = 39;
+const afUnix = 1;
 
 function bind(koffi: Koffi): RawIo {
   const own = koffi.load(null);
@@ -63,6 +68,7 @@ function bind(koffi: Koffi): RawIo {
   const setsockopt = own.func(
     'int setsockopt(int fd, int level, int name, void *value, unsigned int length)',
   );
+  const getsockopt = own.func('int getsockopt(int fd, int level, int name, void *value, void *length)');
   const answer = (value: number | bigint): number => {
     const number = Number(value);
     return number < 0 ? -koffi.errno() : number;
@@ -92,6 +98,13 @@ function bind(koffi: Koffi): RawIo {
         BigInt((milliseconds % 1000) * 1000),
       ]);
       return answer(setsockopt(fd, solSocket, soSndTimeo, time, 16));
+    },
+    holdUnixSends(fd, bytes) {
+      const domain = new Int32Array(1);
+      const code = answer(getsockopt(fd, solSocket, soDomain, domain, new Uint32Array([4])));
+      if (code === 0 && domain[0] === afUnix) {
+        setsockopt(fd, solSocket, soSndBuf, new Int32Array([bytes]), 4);
+      }
     },
   };
 }
