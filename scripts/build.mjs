@@ -49,7 +49,7 @@ await build({
   absWorkingDir: root,
   entryPoints: {
     ...Object.fromEntries(Object.entries(programs).map(([name, { source }]) => [`${name}.bundle`, source])),
-    ...threads,
+    ...Object.fromEntries(Object.entries(threads).map(([name, source]) => [`${name}.bundle`, source])),
   },
   outdir: folder,
   outExtension: { '.js': '.cjs' },
@@ -76,12 +76,16 @@ for (const name of Object.keys(programs)) {
     },
   );
 }
+for (const name of Object.keys(threads)) {
+  writeFileSync(join(folder, `${name}.cjs`), `require('./launch.cjs').runThread('${name}');\n`);
+}
 if (!onlyPrograms) keepCompiledCode();
 
 /** Runs each program once and keeps what V8 compiled. A failure costs speed only, but says that a program is broken. */
 function keepCompiledCode() {
   const scratch = mkdtempSync(join(tmpdir(), 'cowherd-build-'));
-  for (const [name, { warmUp }] of Object.entries(programs)) {
+  const runs = { ...programs, 'nbd-worker': { warmUp: ['--thread'] } };
+  for (const [name, { warmUp }] of Object.entries(runs)) {
     const maker = join(root, 'scripts/code-cache.cjs');
     const made = spawnSync(process.execPath, [maker, folder, name, ...warmUp], {
       cwd: scratch,

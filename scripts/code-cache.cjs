@@ -1,24 +1,41 @@
 // `node code-cache.cjs FOLDER NAME [ARGUMENTS [-- ARGUMENTS]…]`: runs a bundled program so, and keeps what V8 compiled of it meanwhile.
+// `node code-cache.cjs FOLDER NAME --thread`: the same for the code of cow-nbd's threads, which opens an image.
 'use strict';
-const { writeFileSync } = require('node:fs');
+const { truncateSync, writeFileSync } = require('node:fs');
 const { join } = require('node:path');
+const { isMainThread, Worker, workerData } = require('node:worker_threads');
 
-const [folder, name, ...rest] = process.argv.slice(2);
+const [folder, name, ...rest] = workerData ?? process.argv.slice(2);
 const { codeOf, compile } = require(join(folder, 'launch.cjs'));
 const bundle = join(folder, `${name}.bundle.cjs`);
-const { exports: program, script } = compile(bundle);
 
-const calls = [[]];
-for (const argument of rest) {
-  if (argument === '--') calls.push([]);
-  else calls.at(-1).push(argument);
-}
-(async () => {
-  process.stdout.write = () => true;
-  for (const call of calls) {
-    const code = await program.main(call);
-    if (code !== 0) throw new Error(`${name} ${call.join(' ')}: exit code ${code}`);
+if (!isMainThread) {
+  const { script } = compile(bundle);
+  process.on('exit', () => writeFileSync(codeOf(bundle), script.createCachedData()));
+} else if (rest[0] === '--thread') {
+  const thread = new Worker(__filename, { workerData: [folder, name], trackUnmanagedFds: false });
+  writeFileSync('disk', '');
+  truncateSync('disk', 1 << 20);
+  const recipe = { name: '', filename: 'disk', format: 'raw', readOnly: true, program: name };
+  thread.postMessage({ kind: 'open', recipe, again: false });
+  thread.on('message', (message) => {
+    if (message.kind === 'opened') thread.postMessage({ kind: 'finish' });
+    else if (message.kind === 'failed' || message.failure) throw new Error(message.message ?? message.failure);
+  });
+} else {
+  const { exports: program, script } = compile(bundle);
+  const calls = [[]];
+  for (const argument of rest) {
+    if (argument === '--') calls.push([]);
+    else calls.at(-1).push(argument);
   }
-  writeFileSync(codeOf(bundle), script.createCachedData());
-  process.exit(0);
-})();
+  (async () => {
+    process.stdout.write = () => true;
+    for (const call of calls) {
+      const code = await program.main(call);
+      if (code !== 0) throw new Error(`${name} ${call.join(' ')}: exit code ${code}`);
+    }
+    writeFileSync(codeOf(bundle), script.createCachedData());
+    process.exit(0);
+  })();
+}

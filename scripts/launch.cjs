@@ -38,9 +38,14 @@ function compile(bundle, cachedData) {
   return { exports: module.exports, script };
 }
 
+/** Runs the code of a worker thread. */
+function runThread(name) {
+  load(name);
+}
+
 /** Runs the program with the arguments of this process. */
 async function run(name) {
   process.exitCode = await load(name).main(process.argv.slice(2));
 }
 
-module.exports = { codeOf, compile, run };
+module.exports = { codeOf, compile, run, runThread };

@@ -66,6 +66,14 @@ export class ServedDisk implements AsyncDisposable {
     return new ServedDisk(image, options, marks);
   }
 
+  /** All that it stands on are files of this host. */
+  get isLocal(): boolean {
+    for (let at: Image | undefined = this.image; at; at = at.backing) {
+      if (!(at.layer.source instanceof FileStore) || at.filtered) return false;
+    }
+    return true;
+  }
+
   /** Bytes before the export in the image. */
   get offset(): number {
     return this.#offset;

@@ -35,7 +35,17 @@ class ThreadHost implements Host {
     const home = this.#leastLoaded();
     const facts = await home.open(recipe, false);
     this.#exports.set(recipe.name, { recipe, facts, home });
+    if (facts.parallel && recipe.multiConn) this.#prepare(recipe);
     return facts;
+  }
+
+  /** Has a second thread ready, since clients that open several connections do not wait between them. */
+  #prepare(recipe: ExportRecipe): void {
+    if (this.#threads.length > 1) return;
+    const thread = new Thread();
+    this.#threads.push(thread);
+    // A failure is met again, and told, when the thread is to serve the export.
+    thread.open(recipe, true).catch(() => undefined);
   }
 
   async serve(stream: Duplex, client: ClientOrder): Promise<void> {

@@ -168,7 +168,12 @@ export class Outbox {
     if (from === end) return;
     this.#buffers.kept += end - from;
     if (!passing) this.#kept.push({ memory, at: from, end });
-    else this.#kept.push({ memory: { bytes: memory.bytes.slice(from, end), address: 0 }, at: 0, end: end - from });
+    else
+      this.#kept.push({
+        memory: { bytes: memory.bytes.slice(from, end), address: 0 },
+        at: 0,
+        end: end - from,
+      });
   }
 
   #fail(): void {

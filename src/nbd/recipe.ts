@@ -6,7 +6,6 @@ import { loadSnapshot } from '../cli/snapshot-argument.ts';
 import type { SnapshotSelector } from '../formats/driver.ts';
 import type { Image } from '../image/image.ts';
 import { openImageFile } from '../node.ts';
-import { FileStore } from '../storage/file.ts';
 import { type Context, contextsOf } from './contexts.ts';
 import { type DiskOptions, ServedDisk } from './disk.ts';
 import { openOverlay } from './overlay.ts';
@@ -49,13 +48,13 @@ export interface ExportFacts {
 export class OpenExport implements AsyncDisposable {
   readonly recipe: ExportRecipe;
   readonly facts: ExportFacts;
-  readonly #disk: ServedDisk;
+  readonly disk: ServedDisk;
   readonly #contexts: readonly Context[];
 
   constructor(recipe: ExportRecipe, facts: ExportFacts, disk: ServedDisk, contexts: readonly Context[]) {
     this.recipe = recipe;
     this.facts = facts;
-    this.#disk = disk;
+    this.disk = disk;
     this.#contexts = contexts;
   }
 
@@ -67,9 +66,9 @@ export class OpenExport implements AsyncDisposable {
   }> {
     const pick = (contexts: readonly Context[]) => wanted.map((id) => ({ id, context: contexts[id] }));
     if (this.recipe.overlay !== 'session') {
-      return { disk: this.#disk, contexts: pick(this.#contexts), end: async () => undefined };
+      return { disk: this.disk, contexts: pick(this.#contexts), end: async () => undefined };
     }
-    const image = await openOverlay(this.#disk.image);
+    const image = await openOverlay(this.disk.image);
     const disk = await ServedDisk.of(image, { ...this.recipe, readOnly: false });
     const contexts = pick(await contextsOf(disk, wantedContexts(this.recipe)));
     // The image beneath is everybody's.
@@ -77,7 +76,7 @@ export class OpenExport implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#disk[Symbol.asyncDispose]();
+    await this.disk[Symbol.asyncDispose]();
   }
 }
 
@@ -97,7 +96,7 @@ export async function openExport(recipe: ExportRecipe, again = false): Promise<O
       size: disk.size,
       readOnly: recipe.readOnly,
       contexts: contexts.map(({ name }) => name),
-      parallel: isParallel(image, recipe),
+      parallel: isParallel(disk, recipe),
       warnings: warnings(),
     };
     return new OpenExport(recipe, facts, disk, contexts);
@@ -141,13 +140,10 @@ async function openRecipeImage(recipe: ExportRecipe, context: CliContext, again:
 }
 
 /** Whether every thread may have a view of its own: nobody changes it, or each byte has its place for good. */
-function isParallel(image: Image, { readOnly, overlay, imageOptions }: ExportRecipe): boolean {
-  if (imageOptions || overlay === 'export') return false;
-  for (let at: Image | undefined = image; at; at = at.backing) {
-    if (!(at.layer.source instanceof FileStore) || at.filtered) return false;
-  }
+function isParallel(disk: ServedDisk, { readOnly, overlay, imageOptions }: ExportRecipe): boolean {
+  if (imageOptions || overlay === 'export' || !disk.isLocal) return false;
   if (readOnly || overlay === 'session') return true;
-  const { layer, probed } = image;
+  const { layer, probed } = disk.image;
   // A file that a write makes longer has one size in this view and another in the next.
   return layer.format === 'raw' && layer.flat !== undefined && !probed && layer.source.size >= layer.size;
 }

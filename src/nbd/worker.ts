@@ -9,6 +9,7 @@ import { Connection } from './connection.ts';
 import { ThreadBuffers } from './page-pool.ts';
 import { PollLoop } from './poll-loop.ts';
 import { type OpenExport, openExport } from './recipe.ts';
+import { Rehearsal } from './rehearsal.ts';
 import { SocketWire } from './wire.ts';
 import type { FromWorker, ToWorker } from './worker-messages.ts';
 
@@ -25,6 +26,9 @@ const exports = new Map<string, OpenExport>();
 const queue: ToWorker[] = [];
 const scratch = new Uint8Array(64);
 let arrived: (() => void) | undefined;
+/** Made once for all that the thread serves: by its first export. */
+let rehearsal: Rehearsal | undefined;
+let rehearsed = false;
 
 port.on('message', (message: ToWorker) => {
   queue.push(message);
@@ -40,11 +44,13 @@ async function main(): Promise<void> {
     if (message?.kind === 'finish') break;
     if (message) await obey(message);
     else if (loop.size > 0) await serve();
+    else if (rehearsal) await rehearse();
     else
       await new Promise<void>((resolve) => {
         arrived = resolve;
       });
   }
+  await endRehearsal();
   loop.finishAll();
   while (loop.size > 0 && (await loop.run())) drain();
   say({ kind: 'finished', failure: await closeAll() });
@@ -55,6 +61,18 @@ async function main(): Promise<void> {
 
 function say(message: FromWorker): void {
   port!.postMessage(message);
+}
+
+/** As long as nobody wants anything. */
+async function rehearse(): Promise<void> {
+  if (!rehearsal!.step()) await endRehearsal();
+  else await turn();
+}
+
+async function endRehearsal(): Promise<void> {
+  const over = rehearsal;
+  rehearsal = undefined;
+  await over?.end();
 }
 
 async function serve(): Promise<void> {
@@ -79,6 +97,8 @@ async function obey(message: Exclude<ToWorker, { kind: 'finish' }>): Promise<voi
       const opened = await openExport(message.recipe, message.again);
       exports.set(name, opened);
       say({ kind: 'opened', name, facts: opened.facts });
+      if (!rehearsed) rehearsal = await Rehearsal.of(io!, buffers, opened.disk);
+      rehearsed = true;
     } catch (error) {
       const { text, hint } =
         error instanceof CliFailure ? { text: error.message, hint: error.hint } : explain(error);
@@ -86,6 +106,7 @@ async function obey(message: Exclude<ToWorker, { kind: 'finish' }>): Promise<voi
     }
     return;
   }
+  await endRehearsal();
   const { id, fd, client } = message;
   try {
     const { end, disk, contexts } = await exports.get(client.exportName)!.session(client.contexts);

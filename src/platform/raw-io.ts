@@ -23,6 +23,8 @@ export interface RawIo {
   duplicateBlocking(fd: number): number;
   /** A new pipe that never blocks, as its two ends; throws nothing, answers a negated error number alone. */
   pipe(): readonly [number, number] | number;
+  /** Two connected unix sockets; a negated error number alone. */
+  socketPair(): readonly [number, number] | number;
   /** Sets how long a send that may wait does so, in milliseconds. */
   limitSend(fd: number, milliseconds: number): number;
   /** Lets the system hold that many bytes of what a unix socket sends, as far as it allows; other sockets stay as they are. */
@@ -54,6 +56,7 @@ const soSndBuf = 7;
 const soSndTimeo = 21;
 const soDomain = 39;
 const afUnix = 1;
+const socketStream = 1;
 
 function bind(koffi: Koffi): RawIo {
   const own = koffi.load(null);
@@ -63,6 +66,7 @@ function bind(koffi: Koffi): RawIo {
   const pread = own.func('int64_t pread(int fd, uintptr_t address, size_t length, int64_t offset)');
   const pwrite = own.func('int64_t pwrite(int fd, uintptr_t address, size_t length, int64_t offset)');
   const poll = own.func('int poll(uintptr_t entries, unsigned long count, int timeout)');
+  const socketpair = own.func('int socketpair(int domain, int type, int protocol, void *ends)');
   const fcntl = own.func('int fcntl(int fd, int command, long argument)');
   const pipe2 = own.func('int pipe2(void *ends, int flags)');
   const setsockopt = own.func(
@@ -90,6 +94,11 @@ function bind(koffi: Koffi): RawIo {
     pipe() {
       const ends = new Int32Array(2);
       const code = answer(pipe2(ends, nonBlocking | closeOnExec));
+      return code < 0 ? code : [ends[0], ends[1]];
+    },
+    socketPair() {
+      const ends = new Int32Array(2);
+      const code = answer(socketpair(afUnix, socketStream | closeOnExec, 0, ends));
       return code < 0 ? code : [ends[0], ends[1]];
     },
     limitSend(fd, milliseconds) {
