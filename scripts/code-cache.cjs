@@ -20,7 +20,8 @@ if (!isMainThread) {
   thread.postMessage({ kind: 'open', recipe, again: false });
   thread.on('message', (message) => {
     if (message.kind === 'opened') thread.postMessage({ kind: 'finish' });
-    else if (message.kind === 'failed' || message.failure) throw new Error(message.message ?? message.failure);
+    else if (message.kind === 'failed' || message.failure)
+      throw new Error(message.message ?? message.failure);
   });
 } else {
   const { exports: program, script } = compile(bundle);

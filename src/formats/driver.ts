@@ -1,3 +1,4 @@
+import type { CodecName } from '../codecs/codec.ts';
 import type { ByteSource, ByteStore, OnProgress } from '../storage/store.ts';
 
 /** Where guest bytes lie, by one layer alone. */
@@ -16,6 +17,15 @@ export type Place =
       unpack(): Promise<Uint8Array>;
       /** Bytes of the unpacked unit that precede the run. */
       readonly skip: number;
+      /** Where its packed bytes lie (the last sector may end past the file), for who unpacks them himself. */
+      readonly packed?: {
+        readonly source: ByteSource;
+        readonly at: number;
+        readonly length: number;
+        readonly codec: CodecName;
+        /** Bytes of the unpacked unit. */
+        readonly unit: number;
+      };
     }
   | {
       /** Reads as zeroes by this layer's decree, whatever the backing image holds. */
@@ -201,6 +211,11 @@ export interface WritableLayer extends Layer {
   readonly writable: true;
   /** Space for a write that begins at `offset`; covers as much of `length` as lies in one piece. */
   reserve(offset: number, length: number): Promise<Reservation>;
+  /**
+   * Where [offset, offset + length) may be written over what is there, as `reserve` would answer, if that can be told
+   * without waiting and is one piece. Who is told so writes before anything else runs. Absent: never.
+   */
+  placeNow?(offset: number, length: number): { readonly store: ByteStore; readonly at: number } | undefined;
   /**
    * Makes grain-aligned guest bytes (or up to the image's end) read as zeroes ('zero') or as the backing image
    * ('hole'). `discard` true gives the space back to the host. Answers false where the format has no such mark:

@@ -98,6 +98,22 @@ export class DiskImage implements Image {
     }
   }
 
+  placeNow(offset: number, length: number): { readonly store: ByteStore; readonly at: number } | undefined {
+    const { layer } = this;
+    if (!isWritable(layer) || length === 0) return undefined;
+    this.#checkWrite(offset, length);
+    if (this.#flat) {
+      const { store, at } = this.#flat;
+      return this.#guessedRaw && offset < probedBytes ? undefined : { store, at: at + offset };
+    }
+    if (!layer.placeNow) return undefined;
+    const unit = unitOf(layer);
+    const held = this.#locks.tryLock(alignDown(offset, unit), alignUp(offset + length, unit), true);
+    if (!held) return undefined;
+    this.#locks.unlock(held);
+    return layer.placeNow(offset, length);
+  }
+
   async copyFrom(offset: number, source: ByteSource, at: number, length: number): Promise<number> {
     const writer = this.#checkWrite(offset, length);
     // What the first sector of a guessed raw image would look like must be seen before.

@@ -1,5 +1,5 @@
 import type { Layer, ResizeOptions, Run } from '../formats/driver.ts';
-import type { ByteSource } from '../storage/store.ts';
+import type { ByteSource, ByteStore } from '../storage/store.ts';
 
 /** A run of the chain: the layer's own, and which layer it was (0: the image itself, 1: its backing …). */
 export type ChainRun = Run & { readonly depth: number };
@@ -38,6 +38,11 @@ export interface Image extends AsyncDisposable {
   read(offset: number, into: Uint8Array): Promise<void>;
   /** Writes `from` at `offset`, copying up what a fresh cluster needs. Throws `out-of-range`, `read-only`. */
   write(offset: number, from: Uint8Array): Promise<void>;
+  /**
+   * Where [offset, offset + length) may be written in one piece over what is there, if that can be told without waiting:
+   * for a caller that writes before anything else runs. Undefined: use `write`.
+   */
+  placeNow?(offset: number, length: number): { readonly store: ByteStore; readonly at: number } | undefined;
   /**
    * Writes `length` bytes that lie at `at` in a source, without moving them through memory where that can be. Gives how
    * many were done, from `offset` on: the caller writes the rest.

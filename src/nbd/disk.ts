@@ -5,6 +5,8 @@ import { kernel, libc } from '../platform/libc.ts';
 import { rawIo } from '../platform/raw-io.ts';
 import { FileStore } from '../storage/file.ts';
 import type { ByteSource } from '../storage/store.ts';
+import { type PackedPlace, PackedUnits } from './packed-units.ts';
+import type { PageBuffer } from './page-pool.ts';
 
 export interface DiskOptions {
   readonly readOnly: boolean;
@@ -24,8 +26,10 @@ export const Look = {
   /** Not at once: a table is to be loaded, or the data to be unpacked. */
   later: 0,
   zero: 1,
-  /** In a file: `fd`, `at`. */
+  /** In a file, at once to be read. */
   file: 2,
+  /** In a compressed unit, which `readNow` unpacks. */
+  packed: 3,
 } as const;
 
 /** An image as an export serves it: requests at offsets of the export, on one thread. Ranges have been checked. */
@@ -35,10 +39,14 @@ export class ServedDisk implements AsyncDisposable {
   readonly readOnly: boolean;
   /** Zeroes can be written faster than data, whatever the range. */
   readonly canZeroFast: boolean;
-  /** The answer of `look`. */
-  fd = -1;
-  at = 0;
+  /** The answer of `look`: how far it holds. */
   length = 0;
+  /** And where that lies. */
+  #fd = -1;
+  #at = 0;
+  #packed: PackedPlace | undefined;
+  #skip = 0;
+  readonly #units = new PackedUnits();
   readonly #options: DiskOptions;
   readonly #offset: number;
   readonly #cursor: ChainCursor;
@@ -90,21 +98,27 @@ export class ServedDisk implements AsyncDisposable {
     let source: ByteSource;
     if (flat) {
       source = flat.source;
-      this.at = flat.at + at;
+      this.#at = flat.at + at;
       this.length = length;
-      const known = this.at >= this.#data.from && this.at + length <= this.#data.to;
+      const known = this.#at >= this.#data.from && this.#at + length <= this.#data.to;
       if (sparse && length >= soughtHole && !known) return Look.later;
     } else {
       this.#cursor.restart();
       const run = this.#cursor.next(at, at + length);
-      if (!run || run.kind === 'packed') return Look.later;
+      if (!run) return Look.later;
       this.length = run.length;
+      if (run.kind === 'packed') {
+        this.#packed = run.packed;
+        this.#skip = run.skip;
+        return run.packed ? Look.packed : Look.later;
+      }
       if (run.kind !== 'data') return Look.zero;
       source = run.source;
-      this.at = run.at;
+      this.#at = run.at;
     }
-    if (!(source instanceof FileStore) || this.at + this.length > source.size) return Look.later;
-    this.fd = source.fd;
+    if (!(source instanceof FileStore) || this.#at + this.length > source.size) return Look.later;
+    this.#fd = source.fd;
+    this.#packed = undefined;
     return Look.file;
   }
 
@@ -117,20 +131,19 @@ export class ServedDisk implements AsyncDisposable {
     return true;
   }
 
-  /** After `look` said 'file': reads there. False: it did not work, and `read` will say why. */
-  readNow(address: number, length: number): boolean {
-    return this.#io!.read(this.fd, address, length, this.at) === length;
+  /** After `look` said 'file' or 'packed': reads there. False: it did not work, and `read` will do it or say why. */
+  readNow(into: PageBuffer, at: number, length: number): boolean {
+    if (this.#packed) return this.#units.read(this.#packed, this.#skip, into.bytes, at, length);
+    return this.#io!.read(this.#fd, into.address + at, length, this.#at) === length;
   }
 
-  /** Writes where the place of every byte is fixed, at once; false: use `write`. */
+  /** Writes over what is there, at once; false: use `write`. */
   writeNow(offset: number, address: number, length: number): boolean {
-    const { flat } = this.image.layer;
     const { detectZeroes = 'off', writethrough } = this.#options;
-    if (!flat || !this.#io || detectZeroes !== 'off' || writethrough) return false;
-    const at = flat.at + this.#offset + offset;
-    if (this.image.probed && at < guardedBytes) return false;
-    if (!(flat.source instanceof FileStore) || at + length > flat.source.size) return false;
-    return this.#io.write(flat.source.fd, address, length, at) === length;
+    if (!this.#io || detectZeroes !== 'off' || writethrough) return false;
+    const place = this.image.placeNow?.(this.#offset + offset, length);
+    if (!place || !(place.store instanceof FileStore) || place.at + length > place.store.size) return false;
+    return this.#io.write(place.store.fd, address, length, place.at) === length;
   }
 
   read(offset: number, into: Uint8Array): Promise<void> {
@@ -219,7 +232,9 @@ export class ServedDisk implements AsyncDisposable {
     await this.image[Symbol.asyncDispose]();
   }
 
+  /** After a change of the map. */
   async #settle(fua: boolean): Promise<void> {
+    this.#units.clear();
     if (fua || this.#options.writethrough) await this.flush();
   }
 }

@@ -129,7 +129,7 @@ export class Requests {
         at += headerBytes;
       }
       if (look === Look.zero) out.bytes.fill(0, at, at + run);
-      else if (!disk.readNow(out.address + at, run)) return 0;
+      else if (!disk.readNow(out, at, run)) return 0;
       at += run;
       from += run;
       held += run;
@@ -146,7 +146,7 @@ export class Requests {
       if (look === Look.later) return false;
       const run = disk.length;
       if (look === Look.zero) into.bytes.fill(0, at + done, at + done + run);
-      else if (!disk.readNow(into.address + at + done, run)) return false;
+      else if (!disk.readNow(into, at + done, run)) return false;
       done += run;
     }
     return true;
@@ -215,6 +215,11 @@ export class Requests {
       this.#found = disk.length;
       if (look === Look.zero) return this.#found >= shortestHole || this.#found === length;
       if (look === Look.file) return false;
+      if (look === Look.packed) {
+        // In one piece with what follows: a reply for each unit would cost more than holes among them.
+        this.#found = length;
+        return false;
+      }
       if (!(await disk.load(offset))) break;
     }
     const hole = await disk.holeAt(offset, length);

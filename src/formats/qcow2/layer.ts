@@ -1,4 +1,5 @@
 import { alignDown } from '../../bytes/numbers.ts';
+import type { CodecName } from '../../codecs/codec.ts';
 import type { DiskError } from '../../errors.ts';
 import type { ByteSource, OnProgress } from '../../storage/store.ts';
 import type {
@@ -30,13 +31,13 @@ import { mark } from './mark.ts';
 import type { PreallocationMode } from './options.ts';
 import { pack } from './pack.ts';
 import { preallocate } from './preallocate.ts';
-import { reserve } from './reserve.ts';
+import { reserve, reserveNow } from './reserve.ts';
 import { resize } from './resize.ts';
 import { applySnapshot, createSnapshot, deleteSnapshot } from './snapshot-actions.ts';
 import { findSnapshot } from './snapshot-find.ts';
 import { checkSnapshotL1, readSnapshots } from './snapshots.ts';
 import { looksPreallocated } from './sparse.ts';
-import { unpackCluster } from './unpack.ts';
+import { codecNameOf, unpackCluster } from './unpack.ts';
 import type { Qcow2Writer } from './writer.ts';
 
 /** A qcow2 image open for reading. */
@@ -85,6 +86,10 @@ export class Qcow2Layer implements Layer, LocateContext {
   get backing(): BackingReference | undefined {
     const path = backingFileOf(this.header);
     return path === undefined ? undefined : { path, format: backingFormatOf(this.header) };
+  }
+
+  get codec(): CodecName {
+    return codecNameOf(this.header.compressionType);
   }
 
   locate(offset: number, length: number): Run | undefined {
@@ -208,6 +213,17 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
 
   async reserve(offset: number, length: number): Promise<Reservation> {
     return this.#changing(() => reserve(this.#writer, offset, length));
+  }
+
+  placeNow(offset: number, length: number): Reservation | undefined {
+    if (this.#corruption) return undefined;
+    try {
+      return reserveNow(this.#writer, offset, length);
+    } catch (error) {
+      // `reserve` meets it again, and marks the image.
+      if (!asCorruption(error)) throw error;
+      return undefined;
+    }
   }
 
   async mark(

@@ -1,3 +1,4 @@
+import type { CodecName } from '../../codecs/codec.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import type { Run } from '../driver.ts';
 import type { Table } from '../mapped/table.ts';
@@ -14,6 +15,9 @@ export interface LocateContext {
   /** Where guest clusters lie: the image file, or its external data file. */
   readonly data: ByteSource;
   readonly mayBeSparse: boolean;
+  /** The image file, in which compressed clusters lie, and how they are compressed. */
+  readonly source: ByteSource;
+  readonly codec: CodecName;
   /** Unpacks the compressed cluster at these host bytes. */
   unpack(offset: number, length: number): Promise<Uint8Array>;
 }
@@ -94,12 +98,14 @@ function packedRun(
   if (externalData) throw packedOutside(mapping, table, index);
   const at = index * l2EntryBytes;
   const packed = packedExtent(table.view.getUint32(at), table.view.getUint32(at + 4), clusterBits);
+  const { source, codec } = context;
   return {
     offset,
     length: Math.min(end - offset, clusterSize - skip),
     kind: 'packed',
     unpack: () => context.unpack(packed.offset, packed.length),
     skip,
+    packed: { source, at: packed.offset, length: packed.length, codec, unit: clusterSize },
   };
 }
 

@@ -90,6 +90,14 @@ function isBlank(writer: Qcow2Writer, at: number): boolean {
   return !writer.encrypted && at >= writer.data.size;
 }
 
+/** As `reserve`, for a place that is the guest's already, known without waiting, and takes all of `length`. */
+export function reserveNow(writer: Qcow2Writer, offset: number, length: number): Reservation | undefined {
+  const place = writer.tracking && reserveInPlace(writer, offset, length);
+  if (!place || place.length < length) return undefined;
+  writer.tracking?.touch(offset, length);
+  return place;
+}
+
 /** Synchronous: a run of grains that may be written where they are, or undefined. */
 function reserveInPlace(writer: Qcow2Writer, offset: number, length: number): LockedReservation | undefined {
   if (!writer.prepared) return undefined;

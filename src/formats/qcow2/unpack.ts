@@ -1,4 +1,4 @@
-import { findCodec } from '../../codecs/codec.ts';
+import { type CodecName, findCodec } from '../../codecs/codec.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import { CompressionType, compressionNames } from './constants.ts';
 import { corrupt, hex, unsupported } from './errors.ts';
@@ -6,9 +6,13 @@ import { corrupt, hex, unsupported } from './errors.ts';
 /** Codec names by the header's compression_type. */
 const codecNames = { [CompressionType.zlib]: 'deflate', [CompressionType.zstd]: 'zstd' } as const;
 
+export function codecNameOf(compressionType: number): CodecName {
+  return codecNames[compressionType as keyof typeof codecNames];
+}
+
 /** The codec of an image, or an `unsupported` error that names it. */
 export function codecFor(path: string, compressionType: number) {
-  const codec = findCodec(codecNames[compressionType as keyof typeof codecNames]);
+  const codec = findCodec(codecNameOf(compressionType));
   if (codec) return codec;
   const name = compressionNames[compressionType];
   throw unsupported(path, 'compression_type', `No codec for compression type ${name} is available here`, {
