@@ -1,5 +1,6 @@
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError, isDiskError } from '../errors.ts';
 import { createAside } from '../platform/atomic-file.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
@@ -15,8 +16,30 @@ export interface PoolLock extends Disposable {
 
 const longest = 4096;
 
-/** Takes the lock of `what` (`the lab "x"`). Throws `in-use`, naming the process that has it. */
-export async function lockPool(path: string, what: string): Promise<PoolLock> {
+/** How often a lock is asked for that another command holds. */
+const pollMs = 50;
+
+/**
+ * Takes the lock of `what` (`the lab "x"`). Throws `in-use`, naming the process that has it; with `waitMs` only when it is
+ * still held then.
+ */
+export async function lockPool(
+  path: string,
+  what: string,
+  options: { readonly waitMs?: number; readonly signal?: AbortSignal } = {},
+): Promise<PoolLock> {
+  const until = performance.now() + (options.waitMs ?? 0);
+  for (;;) {
+    try {
+      return await takeLock(path, what);
+    } catch (error) {
+      if (!isDiskError(error, 'in-use') || performance.now() >= until || options.signal?.aborted) throw error;
+      await sleep(pollMs);
+    }
+  }
+}
+
+async function takeLock(path: string, what: string): Promise<PoolLock> {
   const mine = `${process.pid} ${processStart(process.pid) ?? ''} ${processPlace()}`;
   try {
     makeFolder(dirname(path));

@@ -1,19 +1,20 @@
 import { readdirSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
-import { DiskError } from '../errors.ts';
+import { dirname, join } from 'node:path';
+import { DiskError, isDiskError } from '../errors.ts';
 import { isWritable, type Layer, type WritableLayer } from '../formats/driver.ts';
 import { openImageFile } from '../node.ts';
 import { sweepAsides } from '../platform/atomic-file.ts';
 import { recordFolder } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { releaseFormer } from './former.ts';
-import { takeHold } from './guard.ts';
+import { guardNeeds, takeHold } from './guard.ts';
 import type { Lab } from './lab.ts';
 import { makeOverlays, type OverlayKind } from './make-overlays.ts';
-import { type Master, masterChanged } from './master.ts';
+import { fileFacts, type Master, masterChanged } from './master.ts';
+import { folderLock } from './masters/library.ts';
 import { placeFiles } from './place-files.ts';
 import type { Step } from './plan.ts';
-import { removeStaleLock } from './pool-lock.ts';
+import { lockPool, removeStaleLock } from './pool-lock.ts';
 import { otherContent, type Prepared } from './prepare.ts';
 import { assertNobodyStandsOn, isInUse } from './release.ts';
 import type { Runner } from './runner/runner.ts';
@@ -44,7 +45,7 @@ export interface Applied {
  * the plan, before anything is changed. The caller holds the lab's lock.
  */
 export async function applyUp(prepared: Prepared, options: ApplyOptions): Promise<Applied> {
-  const { lab, plan, after, hold } = prepared;
+  const { lab, plan, after } = prepared;
   assertPossible(prepared);
   removeLeftovers(lab.pool);
   if (plan.steps.length === 0 || after === undefined)
@@ -71,8 +72,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
           removals.map((step) => step.seat),
         )
       : after;
-  writeState(lab.pool, during);
-  const warnings = [...(await takeHold(hold))];
+  const warnings = await rememberSeats(prepared, during, options.signal);
   const created = await createDisks(prepared, options);
   await makeExtras(lab, plan.steps, { renewed: new Set(created), signal: options.signal });
   for (const step of plan.steps) {
@@ -91,6 +91,36 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   if (lab.state) await releaseFormer(lab.pool, lab.state, after);
   if (during !== after) writeState(lab.pool, after);
   return { created, defined, removed: removals.map((step) => step.seat), warnings };
+}
+
+/** How long to wait for who adds to or takes from the masters, or holds them too. */
+const mastersWaitMs = 30_000;
+
+/**
+ * Writes down what is going to stand on the master, while nobody collects masters: from then on all who do know of it.
+ * Answers what could not be done, in words. Throws `not-found` where the master went meanwhile.
+ */
+async function rememberSeats(
+  { lab, hold, master }: Prepared,
+  during: LabState,
+  signal: AbortSignal | undefined,
+): Promise<readonly string[]> {
+  const needed = guardNeeds(hold).length > 0;
+  using _lock = needed ? await lockMasters(dirname(master.path), signal) : undefined;
+  for (const path of hold.files) fileFacts(path);
+  writeState(lab.pool, during);
+  return await takeHold(hold);
+}
+
+/** Undefined where the folder cannot be written: nothing is collected there either. */
+async function lockMasters(folder: string, signal: AbortSignal | undefined): Promise<Disposable | undefined> {
+  const { path, what } = folderLock(folder);
+  try {
+    return await lockPool(path, what, { waitMs: mastersWaitMs, signal });
+  } catch (error) {
+    if (isDiskError(error, 'denied') || isDiskError(error, 'read-only')) return undefined;
+    throw error;
+  }
 }
 
 /** Writes the definitions that steps ask for, and tells the runner; how many were written. */

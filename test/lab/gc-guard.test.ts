@@ -1,6 +1,8 @@
 import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { cowherd } from '../../src/lab/cowherd.ts';
+import { folderLock } from '../../src/lab/masters/library.ts';
+import { lockPool } from '../../src/lab/pool-lock.ts';
 import { byteLocks } from '../../src/platform/byte-locks.ts';
 import { testContext } from '../support/cli-context.ts';
 import { have, mustRun, run } from '../support/programs.ts';
@@ -86,6 +88,30 @@ describe.skipIf(!qemu)('gc', () => {
       expect.stringContaining('no record'),
       expect.stringContaining('far.qcow2'),
     ]);
+  });
+
+  it('lets up wait until it is done, and up makes nothing on what is gone then', async () => {
+    await using bench = await labWithVersions(2);
+    // Where gc does not find its lab file.
+    await mustRun('mkdir', ['-p', bench.path('far/away/labs')]);
+    const file = bench.write('far/away/labs/other.yaml', { lab: 'other', master: version(bench, 1) });
+    const { path, what } = folderLock(bench.path('masters'));
+    const collecting = await lockPool(path, what);
+    const up = bench.run('up', file);
+    const settled = await Promise.race([up, new Promise((resolve) => setTimeout(resolve, 400, 'waits'))]);
+    expect(settled).toBe('waits');
+    expect(existsSync(bench.path('far/away/labs/other/student-01.qcow2'))).toBe(false);
+    rmSync(version(bench, 1));
+    collecting[Symbol.dispose]();
+    const { code, err } = await up;
+    expect([code, err]).toEqual([1, expect.stringContaining('m@1.qcow2')]);
+    expect(existsSync(bench.path('far/away/labs/other/student-01.qcow2'))).toBe(false);
+    // The other way round: what up has made a note of is kept.
+    const second = bench.write('far/away/labs/second.yaml', { lab: 'second', master: version(bench, 2) });
+    await bench.must('up', second);
+    await bench.must('promote', 'lab.yaml', 'student-01');
+    const { garbage } = await bench.json<Collected>('gc', 'masters');
+    expect(garbage.map((one) => one.path)).not.toContain(version(bench, 2));
   });
 
   it('removes what killed runs left, and keeps the guard of what is used', async () => {
