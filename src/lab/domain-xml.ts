@@ -1,5 +1,5 @@
 import { DOMImplementation, XMLSerializer } from '@xmldom/xmldom';
-import type { DiskBus, Seat } from './seat.ts';
+import type { DiskBus, DiskEncryption, Seat, SeatDisk } from './seat.ts';
 import { fill, type Node, node, text } from './xml-node.ts';
 
 /** Namespace of what we write into a domain's `<metadata>`. */
@@ -87,10 +87,10 @@ const diskTargets: Readonly<Record<DiskBus, string>> = { virtio: 'vd', ide: 'hd'
 
 /** What the system disk is, whatever it is plugged into. */
 export function diskSource(seat: Seat, { backing }: Pick<DomainXmlOptions, 'backing'>): Node[] {
-  const { path, format } = seat.disk;
+  const { format } = seat.disk;
   return [
     node('driver', { name: 'qemu', type: format, discard: 'unmap' }),
-    node('source', { file: path }),
+    diskFile(seat.disk),
     ...(backing === undefined
       ? []
       : [
@@ -107,6 +107,33 @@ export function diskSource(seat: Seat, { backing }: Pick<DomainXmlOptions, 'back
   ];
 }
 
+/** An encrypted one names the secret by which libvirt opens it. */
+function diskFile({ path, encryption }: Pick<SeatDisk, 'path' | 'encryption'>): Node {
+  const secret = encryption && node('secret', { type: 'passphrase', uuid: encryption.secret });
+  return node('source', { file: path }, ...(secret ? [node('encryption', { format: 'luks' }, secret)] : []));
+}
+
+/**
+ * libvirt's definition of the secret of a seat's disks (its docs/formatsecret). Its value is kept in memory, and never told to
+ * anybody but QEMU.
+ */
+export function secretXml(encryption: DiskEncryption): string {
+  const document = new DOMImplementation().createDocument(null, 'secret', null);
+  const { lab, seat, secret } = encryption;
+  fill(
+    document,
+    document.documentElement!,
+    node(
+      'secret',
+      { ephemeral: 'yes', private: 'yes' },
+      text('uuid', secret),
+      text('description', `the disks of ${seat} of ${lab}`),
+    ),
+    1,
+  );
+  return `${new XMLSerializer().serializeToString(document)}\n`;
+}
+
 export function systemDisk(seat: Seat, options: DomainXmlOptions): Node {
   const { bus } = seat.disk;
   return node(
@@ -120,12 +147,12 @@ export function systemDisk(seat: Seat, options: DomainXmlOptions): Node {
 
 /** Disks after the first: `vdb`, `vdc` … */
 export function extraDisks(seat: Seat): Node[] {
-  return (seat.disks ?? []).map(({ path, format, bus }, i) =>
+  return (seat.disks ?? []).map(({ format, bus, ...disk }, i) =>
     node(
       'disk',
       { type: 'file', device: 'disk' },
       node('driver', { name: 'qemu', type: format, discard: 'unmap' }),
-      node('source', { file: path }),
+      diskFile(disk),
       node('target', { dev: `${diskTargets[bus]}${String.fromCharCode(98 + i)}`, bus }),
     ),
   );

@@ -23,7 +23,7 @@ export async function flattenSeat(lab: Lab, seat: string, options: FlattenOption
   {
     await using image = await openSeatDisk(disk);
     const provenance = { ...disk.head.provenance!, flat: true } as const;
-    await writeFlatCopy(image, aside.path, { ...options, provenance });
+    await writeFlatCopy(image, aside.path, { ...options, provenance, encryption: disk.encryption });
   }
   await loosenDefinition(lab.spec, seat, options);
   {

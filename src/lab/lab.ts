@@ -7,7 +7,7 @@ import { formerOf, masterPath } from './former.ts';
 import { identities, labUuid, uuidV5 } from './identity.ts';
 import { readImageHead } from './overlay.ts';
 import { assertNotMoving } from './pool-move/journal.ts';
-import type { Seat } from './seat.ts';
+import type { DiskEncryption, Seat } from './seat.ts';
 import type { LabSpec } from './spec/load.ts';
 import { loadLab } from './spec/load.ts';
 import { type LabState, readState, readStateFile, statePath } from './state.ts';
@@ -81,7 +81,12 @@ export function labOf(spec: LabSpec): Lab {
       mac,
       memoryMiB: spec.memoryMiB,
       cpus: spec.cpus,
-      disk: { path: paths.disk, format: 'qcow2', bus: spec.disk.bus },
+      disk: {
+        path: paths.disk,
+        format: 'qcow2',
+        bus: spec.disk.bus,
+        encryption: encryptionOf(spec, seat, paths.disk),
+      },
       network: spec.network,
       cdrom: spec.cdrom,
       seed: spec.seed && paths.seed,
@@ -89,6 +94,7 @@ export function labOf(spec: LabSpec): Lab {
         path: extraDiskPath(pool, seat, disk),
         format: 'qcow2',
         bus,
+        encryption: encryptionOf(spec, seat, extraDiskPath(pool, seat, disk)),
       })),
       definition: paths.definition,
       serialLog: paths.log,
@@ -115,6 +121,18 @@ export function labOf(spec: LabSpec): Lab {
     seats: seats(spec.seats, identity),
     unlisted: seats(gone, goneIdentities),
   };
+}
+
+/** A disk that is there is as it was made; one that is not will be as the lab file says. */
+function encryptionOf(spec: LabSpec, seat: string, disk: string): DiskEncryption | undefined {
+  const encrypted = readImageHead(disk)?.encrypted ?? spec.encrypt !== undefined;
+  return encrypted ? encryptionFor(spec, seat) : undefined;
+}
+
+/** How a seat's disk is encrypted where it is. */
+export function encryptionFor({ name, encrypt }: LabSpec, seat: string): DiskEncryption {
+  const secret = uuidV5(`secret of ${seat}`, labUuid(name));
+  return { lab: name, seat, passphraseFile: encrypt?.passphraseFile, secret };
 }
 
 /** The former master that the seat's disk stands on, if one. */

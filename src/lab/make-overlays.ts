@@ -1,7 +1,5 @@
-import { DiskError } from '../errors.ts';
 import type { BackingReference } from '../formats/driver.ts';
 import { ExtensionType } from '../formats/qcow2/constants.ts';
-import { encodeNewImage } from '../formats/qcow2/create.ts';
 import { openImage } from '../image/open.ts';
 import { openFileStore } from '../node.ts';
 import { MemoryStore } from '../storage/memory.ts';
@@ -10,6 +8,9 @@ import { stampSeat } from './guest/demo-master.ts';
 import { pathFrom } from './master.ts';
 import { encodeProvenance } from './overlay.ts';
 import { type PlaceOptions, placeFiles } from './place-files.ts';
+import type { DiskEncryption } from './seat.ts';
+import { encodeSeatImage } from './seat-image.ts';
+import { keyFor } from './seat-key.ts';
 
 /** What all overlays of a batch have in common. */
 export interface OverlayKind {
@@ -21,6 +22,8 @@ export interface OverlayKind {
   readonly size: number;
   /** 'demo': the seat's name is written into the demo guest's record. */
   readonly guest: 'any' | 'demo';
+  /** New disks are encrypted; default: they are not. */
+  encryption?(seat: string): DiskEncryption;
 }
 
 export interface OverlayJob {
@@ -58,21 +61,24 @@ class OverlayEncoder {
     const { lab, master, guest, size } = this.#kind;
     const data = encodeProvenance({ v: 1, lab, seat, master: master.content });
     const extensions = [{ type: ExtensionType.provenance, data }];
-    const image = encodeNewImage(size, {}, { backing: this.#backing, extensions });
-    if (image.encodedSize !== image.size) {
-      throw new DiskError('unsupported', `Seats' disks of ${size} bytes are not supported`, {
-        field: 'size',
-      });
-    }
-    return guest === 'demo' ? this.#stamp(image.bytes, seat) : image.bytes;
+    const encryption = this.#kind.encryption?.(seat);
+    const bytes = await encodeSeatImage(size, { backing: this.#backing, extensions, encryption });
+    return guest === 'demo' ? this.#stamp(bytes, seat, encryption) : bytes;
   }
 
-  async #stamp(bytes: Uint8Array, seat: string): Promise<Uint8Array> {
+  async #stamp(bytes: Uint8Array, seat: string, encryption?: DiskEncryption): Promise<Uint8Array> {
     const store = new MemoryStore({ name: `the disk of ${seat}`, bytes });
     const { path } = this.#kind.master;
     const resolve = async (): Promise<ByteSource> => openFileStore(path);
     {
-      await using image = await openImage(store, { format: 'qcow2', writable: true, locks: 'none', resolve });
+      const opening = {
+        format: 'qcow2',
+        writable: true,
+        locks: 'none',
+        resolve,
+        ...keyFor(encryption),
+      } as const;
+      await using image = await openImage(store, opening);
       await stampSeat(image, seat);
     }
     return store.toBytes();

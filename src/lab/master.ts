@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { realpathSync, rmSync, statSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
-import { DiskError } from '../errors.ts';
+import { DiskError, isDiskError } from '../errors.ts';
 import type { Image } from '../image/image.ts';
 import { openImageFile, trustedImages } from '../node.ts';
 import { recordFolder } from '../platform/dependents.ts';
@@ -60,12 +60,29 @@ function timeOf(nanoseconds: string): string {
 /** Opens the master and looks at it and its chain. Throws what opening throws. */
 export async function inspectMaster(path: string, format?: string): Promise<Master> {
   const real = realPathOf(path);
-  await using image = await openImageFile(real, { format, policy: trustedImages });
+  await using image = await openPlain(real, format);
   const files: FileFacts[] = [];
   for (let one: Image | undefined = image; one; one = one.backing) {
     files.push(fileFacts(realPathOf(hostFileOf(one.layer.source)?.path ?? one.layer.source.name)));
   }
   return { path: real, format: image.layer.format, size: image.size, files };
+}
+
+async function openPlain(path: string, format: string | undefined): Promise<Image> {
+  try {
+    return await openImageFile(path, { format, policy: trustedImages });
+  } catch (error) {
+    if (!isDiskError(error) || error.field !== 'key-secret') throw error;
+    throw new DiskError(
+      'unsupported',
+      `'${path}' is encrypted, or stands on what is: a master must be plain`,
+      {
+        path,
+        field: 'encrypt',
+        detail: { fix: "cow-img convert decrypts it; 'encrypt:' in the lab file encrypts the seats" },
+      },
+    );
+  }
 }
 
 function realPathOf(path: string): string {

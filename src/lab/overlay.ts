@@ -1,7 +1,7 @@
 import { type BigIntStats, lstatSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { isDiskError } from '../errors.ts';
-import { ExtensionType } from '../formats/qcow2/constants.ts';
+import { CryptMethod, ExtensionType } from '../formats/qcow2/constants.ts';
 import { backingFileOf, backingFormatOf, findExtension } from '../formats/qcow2/extensions.ts';
 import { parseHeader, type Qcow2Header } from '../formats/qcow2/header.ts';
 import { parseReference } from '../image/reference.ts';
@@ -61,6 +61,8 @@ export interface ImageHead {
   /** The backing file as the header names it. */
   readonly backing?: { readonly path: string; readonly format?: string };
   readonly provenance?: Provenance;
+  /** What a guest reads is encrypted. */
+  readonly encrypted?: boolean;
   /** Bytes, as `ls -l` says. */
   readonly apparent: number;
   /** Bytes, as `du` says. */
@@ -97,6 +99,7 @@ export function readImageHead(path: string): ImageHead | undefined {
       size: header.size,
       backing: name === undefined ? undefined : { path: name, format: backingFormatOf(header) },
       provenance: provenanceOf(header),
+      encrypted: header.cryptMethod !== CryptMethod.none,
       ...sizes,
     };
   } catch (error) {

@@ -100,11 +100,13 @@ function assertSameMaster({ pool, spec }: Lab, { master }: LabState): void {
   });
 }
 
-/** Seats that did not stand on the present master: their definitions say so. */
+/** Seats that did not stand on the present master, or were encrypted otherwise: their definitions say so. */
 function seatsElsewhere(lab: Lab, jobs: readonly OverlayJob[]): readonly string[] {
   return jobs.flatMap(({ seat, path }) => {
-    const condition = conditionOf(lab, seat, readImageHead(path));
-    return condition === 'former' || condition === 'flat' ? [seat] : [];
+    const head = readImageHead(path);
+    const condition = conditionOf(lab, seat, head);
+    const other = head !== undefined && head.encrypted !== (lab.spec.encrypt !== undefined);
+    return condition === 'former' || condition === 'flat' || other ? [seat] : [];
   });
 }
 

@@ -5,6 +5,8 @@ import { formerOf, masterPath } from './former.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import { type ImageHead, readImageHead } from './overlay.ts';
 import { foreignDisk, isOurs } from './plan.ts';
+import type { DiskEncryption } from './seat.ts';
+import { keyFor } from './seat-key.ts';
 import type { MasterState } from './state.ts';
 import { conditionOf } from './status.ts';
 import { assertFormerUnchanged, assertMasterUnchanged } from './verify.ts';
@@ -14,6 +16,7 @@ export interface SeatDiskFile {
   readonly seat: string;
   readonly path: string;
   readonly head: ImageHead;
+  readonly encryption?: DiskEncryption;
   /** What it stands on; undefined for one that is independent. */
   readonly master?: MasterState & { readonly path: string };
 }
@@ -34,7 +37,8 @@ export async function seatDiskFile(lab: Lab, seat: string): Promise<SeatDiskFile
   if (!isOurs(head, lab.name, seat))
     throw new DiskError('exists', `${seat}: ${foreignDisk(head)}: '${path}'`, { path });
   const condition = conditionOf(lab, seat, head);
-  if (condition === 'flat') return { seat, path, head };
+  const { encryption } = lab.seats.get(seat)!.disk;
+  if (condition === 'flat') return { seat, path, head, encryption };
   if (condition === 'stale') {
     throw new DiskError('changed', `${seat} stands on an older content of the master`, {
       path,
@@ -45,10 +49,10 @@ export async function seatDiskFile(lab: Lab, seat: string): Promise<SeatDiskFile
   if (former) assertFormerUnchanged(lab, former, [seat]);
   else await assertMasterUnchanged(lab, [seat]);
   const master = former ?? lab.state.master;
-  return { seat, path, head, master: { ...master, path: masterPath(master, lab.pool) } };
+  return { seat, path, head, encryption, master: { ...master, path: masterPath(master, lab.pool) } };
 }
 
 /** Opens the disk with its chain, read-only; nobody writes to it meanwhile. Throws `locked`. */
 export function openSeatDisk(disk: SeatDiskFile): Promise<Image> {
-  return openImageFile(disk.path, { format: 'qcow2', policy: trustedImages });
+  return openImageFile(disk.path, { format: 'qcow2', policy: trustedImages, ...keyFor(disk.encryption) });
 }

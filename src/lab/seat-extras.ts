@@ -3,7 +3,6 @@ import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { ExtensionType } from '../formats/qcow2/constants.ts';
-import { encodeNewImage } from '../formats/qcow2/create.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { readSmallText } from '../platform/json-file.ts';
 import { extraDiskPath, type Lab, seatPaths } from './lab.ts';
@@ -11,6 +10,7 @@ import { encodeProvenance, readImageHead } from './overlay.ts';
 import { type FileJob, type PlaceOptions, placeFiles } from './place-files.ts';
 import { foreignDisk, isOurs, type Problem, type Step } from './plan.ts';
 import type { Seat } from './seat.ts';
+import { encodeSeatImage, newEncryption } from './seat-image.ts';
 import { encodeSeed, type SeedMark, seedMark } from './seed/nocloud.ts';
 
 /*
@@ -164,10 +164,7 @@ function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
 
 function diskJob(lab: Lab, seat: string, path: string, size: number): FileJob {
   const data = encodeProvenance({ v: 1, lab: lab.name, seat, master: 'none' });
-  const content = () => {
-    const image = encodeNewImage(size, {}, { extensions: [{ type: ExtensionType.provenance, data }] });
-    if (image.encodedSize === image.size) return image.bytes;
-    throw new DiskError('unsupported', `Disks of ${size} bytes are not supported`, { field: 'size' });
-  };
+  const extensions = [{ type: ExtensionType.provenance, data }];
+  const content = () => encodeSeatImage(size, { extensions, encryption: newEncryption(lab)?.(seat) });
   return { path, content };
 }

@@ -47,6 +47,18 @@ export interface SeatDisk {
   /** QEMU's driver name (`qcow2`, `raw`). Always given, so that nothing a guest wrote is ever probed. */
   readonly format: string;
   readonly bus: DiskBus;
+  /** Its guest data is encrypted (LUKS inside qcow2). */
+  readonly encryption?: DiskEncryption;
+}
+
+/** Where the passphrase of a seat's disks comes from. */
+export interface DiskEncryption {
+  readonly lab: string;
+  readonly seat: string;
+  /** Absolute path of the lab's passphrase; undefined: the lab file does not say. */
+  readonly passphraseFile?: string;
+  /** UUID of libvirt's secret for it. */
+  readonly secret: string;
 }
 
 export const diskBuses = ['virtio', 'ide', 'sata'] as const;

@@ -3,6 +3,7 @@ import { describeSeats } from './describe.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import { readImageHead } from './overlay.ts';
 import type { Seat } from './seat.ts';
+import { assertKeyFits } from './seat-key.ts';
 import { conditionOf } from './status.ts';
 import { assertFormerUnchanged, assertMasterUnchanged } from './verify.ts';
 
@@ -45,5 +46,7 @@ export async function seatsToStart(lab: Lab, names: readonly string[]): Promise<
       },
     );
   }
-  return names.map((name) => lab.seats.get(name)!);
+  const seats = names.map((name) => lab.seats.get(name)!);
+  for (const seat of seats) await assertKeyFits(seat);
+  return seats;
 }

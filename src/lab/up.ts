@@ -19,6 +19,8 @@ import { otherContent, type Prepared } from './prepare.ts';
 import { assertNobodyStandsOn, isInUse } from './release.ts';
 import type { Runner } from './runner/runner.ts';
 import { extraFiles, makeExtras } from './seat-extras.ts';
+import { newEncryption } from './seat-image.ts';
+import { disksOf, keyFor } from './seat-key.ts';
 import { overcommitError } from './space/forecast.ts';
 import { reserveDisk, reserveNew } from './space/reserve.ts';
 import { type LabState, writeState } from './state.ts';
@@ -76,8 +78,8 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   const created = await createDisks(prepared, options);
   await makeExtras(lab, plan.steps, { renewed: new Set(created), signal: options.signal });
   for (const step of plan.steps) {
-    if (step.do === 'relink') await relink(step.path, step.to, step.format);
-    if (step.do === 'grow') await grow(step.path, step.to);
+    if (step.do === 'relink') await relink(step.path, step.to, step.format, keyFor(encryptionAt(lab, step)));
+    if (step.do === 'grow') await grow(step.path, step.to, keyFor(encryptionAt(lab, step)));
     if (step.do === 'reserve') await reserveDisk(step.path, step.bytes);
   }
   const defined = await applyDefinitions(lab, plan.steps, options);
@@ -184,22 +186,32 @@ export function overlayKind(lab: Lab, master: Master, content: string): OverlayK
     master: { path: master.path, format: master.format, content },
     size: lab.spec.disk.size ?? master.size,
     guest: lab.spec.guest,
+    encryption: newEncryption(lab),
   };
 }
 
+type Key = ReturnType<typeof keyFor>;
+
+/** How the disk that a step changes is encrypted. */
+function encryptionAt(lab: Lab, { seat, path }: { readonly seat: string; readonly path: string }) {
+  return disksOf(lab.seats.get(seat)!).find((disk) => disk.path === path)?.encryption;
+}
+
 /** Lets an overlay name its master where that is now. Its content is the same: the digest says so. */
-async function relink(path: string, backing: string, format: string): Promise<void> {
-  await using image = await openImageFile(path, { format: 'qcow2', writable: true, backing: 'ignore' });
+async function relink(path: string, backing: string, format: string, key: Key): Promise<void> {
+  const how = { format: 'qcow2', writable: true, backing: 'ignore', ...key } as const;
+  await using image = await openImageFile(path, how);
   await changed(image.layer).setBacking!({ path: backing, format });
   await image.flush();
 }
 
-async function grow(path: string, size: number): Promise<void> {
+async function grow(path: string, size: number, key: Key): Promise<void> {
   await using image = await openImageFile(path, {
     format: 'qcow2',
     writable: true,
     backing: 'ignore',
     resize: true,
+    ...key,
   });
   await changed(image.layer).resize!(size);
   await image.flush();

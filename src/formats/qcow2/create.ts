@@ -75,7 +75,7 @@ export async function createQcow2(
   store: ByteStore,
   size: number,
   values: OptionValues,
-  context: CreateContext,
+  context: CreateContext & { readonly extensions?: readonly HeaderExtension[] },
 ): Promise<void> {
   const image = encodeNewImage(size, values, context);
   const { encryption } = image.options;

@@ -2,11 +2,13 @@ import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
-import { extraDiskPath, openLab } from '../lab.ts';
+import { openLab } from '../lab.ts';
 import { withoutControls } from '../messages.ts';
 import { nameExists } from '../overlay.ts';
 import { assertNobodyStandsOn, assertNotRunning } from '../release.ts';
+import type { SeatDisk } from '../seat.ts';
 import { seatDiskFile } from '../seat-disk.ts';
+import { disksOf } from '../seat-key.ts';
 import { assertMayChange, type Compacted, compactImage } from '../space/compact.ts';
 import {
   type Input,
@@ -31,8 +33,14 @@ export const run: LabCommand = async (input, context) => {
   if (!isImage) return await compactSeats(input, context);
   const paths = input.operands.map((one) => resolve(context.cwd, one));
   for (const path of paths) assertMayChange(path);
-  return await compactAll(paths, input, context);
+  return await compactAll(
+    paths.map((path) => ({ path })),
+    input,
+    context,
+  );
 };
+
+type Compactable = Pick<SeatDisk, 'path' | 'encryption'>;
 
 async function compactSeats(input: Input, context: CliContext): Promise<number> {
   const { lab, rest } = labFrom(input, context);
@@ -46,26 +54,29 @@ async function compactSeats(input: Input, context: CliContext): Promise<number> 
     const seats = names.map((seat) => now.seats.get(seat)!);
     if (input.options.stop === true && !dryRun) await stopSeats(seats, runner, { signal: context.signal });
     await assertNotRunning(seats, runner, 'compact');
-    const paths: string[] = [];
-    for (const seat of names) {
-      paths.push((await seatDiskFile(now, seat)).path);
-      const extras = now.spec.disks.map((disk) => extraDiskPath(now.pool, seat, disk.name));
-      paths.push(...extras.filter(nameExists));
+    const disks: SeatDisk[] = [];
+    for (const seat of seats) {
+      // It says why not, where the disk is not as it should be.
+      await seatDiskFile(now, seat.name);
+      disks.push(...disksOf(seat).filter(({ path }) => nameExists(path)));
     }
-    await assertNobodyStandsOn(paths, now);
-    return await compactAll(paths, input, context);
+    await assertNobodyStandsOn(
+      disks.map(({ path }) => path),
+      now,
+    );
+    return await compactAll(disks, input, context);
   };
   return dryRun ? await work() : await locked(lab, work);
 }
 
-async function compactAll(paths: readonly string[], input: Input, context: CliContext): Promise<number> {
+async function compactAll(disks: readonly Compactable[], input: Input, context: CliContext): Promise<number> {
   const dryRun = input.options.dryRun === true;
   const done: Compacted[] = [];
   const bar = lazyProgress(context, 'reading', 'bytes');
   try {
-    for (const path of paths) {
+    for (const { path, encryption } of disks) {
       const { signal } = context;
-      const result = await compactImage(path, { dryRun, signal, onProgress: bar.update });
+      const result = await compactImage(path, { dryRun, encryption, signal, onProgress: bar.update });
       done.push(result);
       if (!wantsJson(input)) for (const line of linesOf(result, dryRun, context)) say(context, line);
     }

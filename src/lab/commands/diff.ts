@@ -8,6 +8,8 @@ import { count } from '../describe.ts';
 import { diffImages, type ImageDiff, type VolumeDiff } from '../diff/diff-images.ts';
 import type { FileChange } from '../diff/diff-trees.ts';
 import { withoutControls } from '../messages.ts';
+import type { DiskEncryption } from '../seat.ts';
+import { keyFor } from '../seat-key.ts';
 import {
   colours,
   type Input,
@@ -22,8 +24,8 @@ import {
 
 /** `cowherd diff`: what a seat changed against its master. */
 export const run: LabCommand = async (input, context) => {
-  const { path, name, other } = subject(input, context);
-  await using image = await openImageFile(path, { policy: trustedImages });
+  const { path, name, other, encryption } = subject(input, context);
+  await using image = await openImageFile(path, { policy: trustedImages, ...keyFor(encryption) });
   await using against =
     other === undefined ? undefined : await openImageFile(other, { policy: trustedImages });
   const before = against ?? image.backing;
@@ -43,7 +45,10 @@ export const run: LabCommand = async (input, context) => {
   return 0;
 };
 
-function subject(input: Input, context: CliContext): { path: string; name: string; other?: string } {
+function subject(
+  input: Input,
+  context: CliContext,
+): { path: string; name: string; other?: string; encryption?: DiskEncryption } {
   const [first, second] = input.operands;
   const isImage =
     first !== undefined && !/\.(ya?ml|json)$/i.test(first) && existsSync(resolve(context.cwd, first));
@@ -63,7 +68,8 @@ function subject(input: Input, context: CliContext): { path: string; name: strin
       },
     });
   }
-  return { path: lab.seats.get(seats[0])!.disk.path, name: seats[0] };
+  const { path, encryption } = lab.seats.get(seats[0])!.disk;
+  return { path, encryption, name: seats[0] };
 }
 
 const marks = { added: '+', removed: '-', changed: '~' } as const;

@@ -9,6 +9,8 @@ import { exportAppliance } from '../export/export-appliance.ts';
 import { assertFree } from '../import/copy-disk.ts';
 import { openLab } from '../lab.ts';
 import { withoutControls } from '../messages.ts';
+import type { DiskEncryption } from '../seat.ts';
+import { keyFor } from '../seat-key.ts';
 import { type Input, type LabCommand, lazyProgress, say, sayJson, shown, wantsJson } from './command.ts';
 
 type Bus = 'ide' | 'sata' | 'scsi';
@@ -21,7 +23,11 @@ interface Machine {
   readonly firmware: 'bios' | 'uefi';
   readonly bus: Bus;
   readonly networkCards: number;
-  readonly disks: readonly { readonly path: string; readonly format?: string }[];
+  readonly disks: readonly {
+    readonly path: string;
+    readonly format?: string;
+    readonly encryption?: DiskEncryption;
+  }[];
 }
 
 /** `cowherd export IMAGE|SEAT out.ova`. */
@@ -47,7 +53,12 @@ export const run: LabCommand = async (input, context) => {
   const dryRun = input.options.dryRun === true;
   try {
     for (const disk of machine.disks) {
-      const how = { format: disk.format, policy: trustedImages, signal: context.signal };
+      const how = {
+        format: disk.format,
+        policy: trustedImages,
+        signal: context.signal,
+        ...keyFor(disk.encryption),
+      };
       images.push(await openImageFile(disk.path, how));
     }
     if (!dryRun) await write(path, { ...wish, images }, context);

@@ -2,6 +2,7 @@ import { accessSync, constants, statSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { DiskError } from '../../errors.ts';
 import type { DiskBus, Seat, SeatDisk } from '../seat.ts';
+import { disksOf } from '../seat-key.ts';
 import type { Accelerator } from './accelerator.ts';
 import type { SeatFiles } from './runtime-dir.ts';
 
@@ -46,6 +47,7 @@ export function qemuArguments(seat: Seat, files: SeatFiles, accelerator: Acceler
     ...['-chardev', `socket,id=qmp,path=${option(files.qmp)},server=on,wait=off`],
     ...['-mon', 'chardev=qmp,mode=control'],
     ...['-chardev', `file,id=serial0,path=${option(seat.serialLog)},append=on`, '-serial', 'chardev:serial0'],
+    ...secretArguments(seat, files),
     ...diskArguments(seat),
     ...(seat.disks ?? []).flatMap((disk, i) => extraDiskArguments(disk, i)),
     ...(seat.cdrom === undefined ? [] : cdromArguments(seat.cdrom, 'cdrom')),
@@ -71,11 +73,20 @@ function diskArguments(seat: Seat): string[] {
   return ['-blockdev', diskNode(seat.disk, 'disk'), ...diskDevices[seat.disk.bus]];
 }
 
-function diskNode({ path, format }: SeatDisk, name: string): string {
+/** QEMU reads the passphrase from a file, which is gone when it has started: others see its arguments. */
+function secretArguments(seat: Seat, files: SeatFiles): string[] {
+  if (!disksOf(seat).some((disk) => disk.encryption)) return [];
+  return ['-object', JSON.stringify({ 'qom-type': 'secret', id: secretId, file: files.secret })];
+}
+
+const secretId = 'passphrase';
+
+function diskNode({ path, format, encryption }: SeatDisk, name: string): string {
   return JSON.stringify({
     'node-name': name,
     driver: format,
     discard: 'unmap',
+    ...(encryption ? { encrypt: { format: 'luks', 'key-secret': secretId } } : {}),
     file: { driver: 'file', filename: path, discard: 'unmap' },
   });
 }

@@ -19,6 +19,7 @@ import {
 } from './runner.ts';
 import { makeRuntimeDir, runtimeDir, type SeatFiles, seatFiles } from './runtime-dir.ts';
 import { askState, tellMonitor } from './seat-monitor.ts';
+import { layOutPassphrase } from './secret-file.ts';
 
 export interface QemuRunnerOptions {
   /** The program; default: `findQemu()`. */
@@ -104,6 +105,7 @@ export class QemuRunner implements Runner {
     mkdirSync(files.folder, { recursive: true, mode: 0o700 });
     const consoleStart = beginSerialLog(seat.serialLog);
     const startedAt = Date.now();
+    using _secret = await layOutPassphrase(seat, files.secret);
     const started = await startQemu(this.#qemu, args, seat, files, signal);
     this.#started.set(files.folder, started);
     const { lab, name, uuid, disk } = seat;

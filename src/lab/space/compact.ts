@@ -9,11 +9,14 @@ import type { OnProgress } from '../../storage/store.ts';
 import { versionOfFile } from '../masters/name.ts';
 import { readImageHead } from '../overlay.ts';
 import { scanImages, standingOn } from '../scan.ts';
+import type { DiskEncryption } from '../seat.ts';
+import { keyFor } from '../seat-key.ts';
 import { findUnused, type VolumeUse } from './unused.ts';
 
 export interface CompactOptions {
   /** Only looks. */
   readonly dryRun?: boolean;
+  readonly encryption?: DiskEncryption;
   readonly onProgress?: OnProgress;
   readonly signal?: AbortSignal;
 }
@@ -36,10 +39,14 @@ export interface Compacted {
  * Throws `locked` where a program has it open, `corrupt` for one that a check finds damaged.
  */
 export async function compactImage(path: string, options: CompactOptions = {}): Promise<Compacted> {
-  const { dryRun = false, ...rest } = options;
-  await assertSound(path);
+  const { dryRun = false, encryption, ...rest } = options;
+  await assertSound(path, encryption);
   const before = allocated(path);
-  await using image = await openImageFile(path, { policy: trustedImages, writable: !dryRun });
+  await using image = await openImageFile(path, {
+    policy: trustedImages,
+    writable: !dryRun,
+    ...keyFor(encryption),
+  });
   const { volumes, freed, zeroes } = await findUnused(image, rest);
   const found = { path, volumes, freed: freed.total, zeroes: zeroes.total, before };
   if (dryRun) return { ...found, after: before };
@@ -72,8 +79,8 @@ async function giveBack(image: Image, ranges: IntervalSet, signal: AbortSignal |
 }
 
 /** Nothing is given back by tables that cannot be trusted. */
-async function assertSound(path: string): Promise<void> {
-  const { layer } = await openLayerFile(path, { policy: trustedImages });
+async function assertSound(path: string, encryption: DiskEncryption | undefined): Promise<void> {
+  const { layer } = await openLayerFile(path, { policy: trustedImages, ...keyFor(encryption) });
   await using _layer = layer;
   try {
     const { corruptions, checkErrors } = await checkImage(layer);

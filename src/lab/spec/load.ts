@@ -41,6 +41,8 @@ export interface LabSpec {
   readonly overcommit?: number;
   /** More disks of each seat; names differ. */
   readonly disks: readonly { readonly name: string; readonly size: number; readonly bus: DiskBus }[];
+  /** Absolute path of the passphrase that new disks of seats are encrypted by. */
+  readonly encrypt?: { readonly passphraseFile: string };
   /** With an absolute path for `user-data`. */
   readonly seed?: SeedDocument;
   readonly graphics: Graphics;
@@ -214,6 +216,7 @@ function resolveSpec(data: LabDocument, document: Document, source: SourceText, 
     disk: { ...data.disk, size },
     overcommit: data.space.overcommit,
     disks,
+    encrypt: data.encrypt && { passphraseFile: local(data.encrypt['passphrase-file']) },
     seed: seedOf(data.seed, local),
     graphics: data.graphics,
     firmware: data.firmware,

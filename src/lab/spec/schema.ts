@@ -188,6 +188,20 @@ export const labSchema = z
       .max(20, { error: 'disks must be at most 20' })
       .default([])
       .meta({ description: 'More disks for every seat, empty at first and after a reset' }),
+    encrypt: z
+      .strictObject(
+        {
+          'passphrase-file': path('the passphrase file').meta({
+            description: 'A file that only its owner may read, relative to this file',
+          }),
+        },
+        { error: 'encrypt must be a mapping, such as {passphrase-file: lab.key}' },
+      )
+      .optional()
+      .meta({
+        description:
+          "Encrypts new disks of seats (LUKS), each with a key of its own that comes from the lab's passphrase",
+      }),
     space: z
       .strictObject(
         {

@@ -13,8 +13,9 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError, isDiskError } from '../../../errors.ts';
 import { asSystemError, errnoOf } from '../../../platform/errno.ts';
-import { type DomainType, metadataNamespace } from '../../domain-xml.ts';
+import { type DomainType, metadataNamespace, secretXml } from '../../domain-xml.ts';
 import type { Seat } from '../../seat.ts';
+import { disksOf } from '../../seat-key.ts';
 import { chooseAccelerator } from '../accelerator.ts';
 import { followLog } from '../console-log.ts';
 import { findQemu } from '../qemu-command.ts';
@@ -28,6 +29,7 @@ import type {
   StopOptions,
   WaitOptions,
 } from '../runner.ts';
+import { layOutPassphrase } from '../secret-file.ts';
 import { seatEnd, seatState } from './domain-state.ts';
 import { type DefinitionMark, definitionDigest, markDefinition, markIn } from './marked-definition.ts';
 import { Virsh } from './virsh.ts';
@@ -126,6 +128,25 @@ export class LibvirtRunner implements Runner {
     }
   }
 
+  /** libvirt learns the passphrase of the seat's disks, before they are opened; again where it has been restarted since. */
+  async #tellSecret(seat: Seat): Promise<void> {
+    const encryption = disksOf(seat).find((disk) => disk.encryption)?.encryption;
+    if (!encryption) return;
+    this.#folder ??= mkdtempSync(join(tmpdir(), 'cowherd-define-'));
+    const definition = join(this.#folder, `${encryption.secret}.xml`);
+    const value = join(this.#folder, `${encryption.secret}.key`);
+    try {
+      using _file = await layOutPassphrase(seat, value);
+      writeFileSync(definition, secretXml(encryption));
+      await this.#virsh.run('secret-define', definition);
+      await this.#virsh.run('secret-set-value', '--plain', encryption.secret, '--file', value);
+    } catch (error) {
+      throw failed(seat, 'be given its passphrase', error);
+    } finally {
+      rmSync(definition, { force: true });
+    }
+  }
+
   async undefine(seat: Seat): Promise<void> {
     const mark = await this.#markOf(seat);
     if (mark === undefined || !isOurs(seat, mark)) return;
@@ -150,6 +171,9 @@ export class LibvirtRunner implements Runner {
       if (!isDiskError(error, 'unsupported')) throw failed(seat, 'be undefined', error);
       await this.#virsh.run('undefine', seat.uuid);
     }
+    const encryption = disksOf(seat).find((disk) => disk.encryption)?.encryption;
+    // Never started, it has none.
+    if (encryption) await this.#virsh.run('secret-undefine', encryption.secret).catch(() => undefined);
   }
 
   async renew(seat: Seat): Promise<void> {
@@ -162,6 +186,7 @@ export class LibvirtRunner implements Runner {
   async start(seat: Seat, options: StartOptions = {}): Promise<void> {
     if (options.signal?.aborted) throw new DiskError('aborted', `Seat '${seat.name}' was not started`);
     await this.define(seat);
+    await this.#tellSecret(seat);
     touch(seat.serialLog);
     const logBefore = logFacts(seat.serialLog);
     try {

@@ -1,0 +1,208 @@
+import { createHmac, pbkdf2Sync } from 'node:crypto';
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
+import { haveLibvirtd, startLibvirtd } from '../support/libvirtd.ts';
+import { have, mustRun, run } from '../support/programs.ts';
+import { LabBench, labBench } from './support.ts';
+
+const words = 'only the teacher knows';
+
+/** The seat's passphrase as docs/architecture.md says it is made: PBKDF2, and HKDF (RFC 5869) written out. */
+function passphraseOf(seat: string, lab = 'class', of = words): string {
+  const stretched = pbkdf2Sync(of, `cowherd lab ${lab}`, 500_000, 32, 'sha512');
+  const key = createHmac('sha256', Buffer.alloc(32)).update(stretched).digest();
+  return createHmac('sha256', key).update(`cowherd seat ${seat}\x01`).digest('base64');
+}
+
+function writeKey(bench: LabBench, text = `${words}\n`): void {
+  writeFileSync(bench.path('lab.key'), text, { mode: 0o600 });
+  chmodSync(bench.path('lab.key'), 0o600);
+}
+
+const encrypt = { 'passphrase-file': 'lab.key' };
+
+/** qemu-io on an image under a passphrase. */
+function io(path: string, passphrase: string, ...commands: readonly string[]) {
+  const options = `driver=qcow2,file.filename=${path},encrypt.format=luks,encrypt.key-secret=s`;
+  return run('qemu-io', [
+    ...['--object', `secret,id=s,data=${passphrase}`, '--image-opts', options],
+    ...commands.flatMap((one) => ['-c', one]),
+  ]);
+}
+
+async function mustIo(path: string, passphrase: string, ...commands: readonly string[]): Promise<void> {
+  const { code, stdout, stderr } = await io(path, passphrase, ...commands);
+  expect({ code, said: stdout + stderr }).toMatchObject({
+    code: 0,
+    said: expect.not.stringContaining('failed'),
+  });
+}
+
+describe.skipIf(!have('qemu-img') || !have('qemu-io'))('an encrypted lab', () => {
+  it('gives each seat a key of its own, and lives as any lab', async () => {
+    await using bench = await labBench();
+    writeKey(bench);
+    bench.write('lab.yaml', { seats: 2, encrypt, disks: [{ name: 'data', size: '1M' }] });
+    const disk = (seat: string) => bench.path(`class/${seat}.qcow2`);
+    const said = [await bench.must('up', 'lab.yaml')];
+    const info = JSON.parse(await mustRun('qemu-img', ['info', '--output=json', disk('student-01')]));
+    expect(info['format-specific'].data.encrypt).toMatchObject({ format: 'luks', 'cipher-alg': 'aes-256' });
+    const [one, two] = ['student-01', 'student-02'].map((seat) => passphraseOf(seat));
+    await mustIo(disk('student-01'), one, 'read -P 0x5a 0 1M', 'write -P 7 2M 64k');
+    await mustIo(bench.path('class/student-01+data.qcow2'), one, 'write -P 9 0 64k');
+    expect((await io(disk('student-02'), one, 'read 0 512')).stderr).toContain('Invalid password');
+    expect((await io(disk('student-01'), words, 'read 0 512')).stderr).toContain('Invalid password');
+
+    if (have('virt-xml-validate')) {
+      await mustRun('virt-xml-validate', [bench.path('class/student-01.xml'), 'domain']);
+    }
+    expect(readFileSync(bench.path('class/student-01.xml'), 'utf8')).toContain('<encryption format="luks">');
+    said.push(await bench.must('diff', 'lab.yaml', 'student-01'));
+    expect(said.at(-1)).toContain('64 KiB');
+    said.push(await bench.must('save', 'lab.yaml', 'student-01', 'saved.qcow2'));
+    await mustIo(bench.path('saved.qcow2'), one, 'read -P 7 2M 64k');
+    said.push(await bench.must('promote', 'lab.yaml', 'student-01', '--as', 'next'));
+    await mustRun('qemu-io', ['-r', '-c', 'read -P 7 2M 64k', bench.path('masters/next@1.qcow2')]);
+    said.push(await bench.must('flatten', 'lab.yaml', 'student-01'));
+    await mustIo(disk('student-01'), one, 'read -P 7 2M 64k', 'read -P 0x5a 0 1M');
+    const named = `driver=qcow2,file.filename=${disk('student-01')},encrypt.key-secret=s`;
+    const object = ['--object', `secret,id=s,data=${one}`];
+    await mustRun('qemu-img', ['check', '-q', ...object, '--image-opts', named]);
+    expect((await mustRun('qemu-img', ['info', disk('student-01')])).includes('backing file:')).toBe(false);
+    said.push(await bench.must('reset', 'lab.yaml', 'student-01'));
+    await mustIo(disk('student-01'), one, 'read -P 0x5a 2M 64k');
+    await mustIo(bench.path('class/student-01+data.qcow2'), one, 'read -P 0 0 64k');
+    said.push(await bench.must('restore', 'lab.yaml', 'student-01', 'saved.qcow2'));
+    await mustIo(disk('student-01'), one, 'read -P 7 2M 64k');
+    said.push(await bench.must('compact', 'lab.yaml', 'student-02'), await bench.must('status', 'lab.yaml'));
+    await mustIo(disk('student-02'), two, 'read -P 0x5a 0 1M');
+    bench.write('lab.yaml', {
+      seats: 2,
+      encrypt,
+      disk: { size: '80M' },
+      disks: [{ name: 'data', size: '2M' }],
+    });
+    said.push(await bench.must('up', 'lab.yaml'));
+    await mustIo(disk('student-01'), one, 'read -P 7 2M 64k', 'read -P 0 64M 16M');
+    for (const text of said) for (const secret of [words, one, two]) expect(text).not.toContain(secret);
+    for (const name of readdirSync(bench.path('class'))) {
+      if (name.startsWith('.')) continue;
+      expect(readFileSync(bench.path('class', name)).includes(one)).toBe(false);
+    }
+    await bench.must('move', 'masters/m.raw', 'masters/moved.raw');
+    await mustIo(disk('student-01'), one, 'read -P 0x5a 0 1M');
+    expect(await mustRun('qemu-img', ['info', disk('student-01')])).toContain('masters/moved.raw');
+    await bench.must('down', 'lab.yaml');
+  });
+
+  it('stands on no encrypted master, and says so', async () => {
+    await using bench = await labBench();
+    const object = ['--object', 'secret,id=s,data=x'];
+    const quick = 'encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10';
+    await mustRun('qemu-img', [
+      'create',
+      '-q',
+      ...object,
+      '-f',
+      'qcow2',
+      '-o',
+      quick,
+      bench.path('masters/e.qcow2'),
+      '8M',
+    ]);
+    bench.write('lab.yaml', { master: 'masters/e.qcow2' });
+    expect((await bench.run('up', 'lab.yaml')).err).toContain('is encrypted, or stands on what is');
+  });
+
+  it('takes the passphrase from a file that nobody else may read, and from no other', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 1, encrypt });
+    expect((await bench.run('up', 'lab.yaml')).err).toContain('lab.key');
+    writeKey(bench, '\n');
+    expect((await bench.run('up', 'lab.yaml')).err).toContain('holds no passphrase');
+    writeKey(bench);
+    chmodSync(bench.path('lab.key'), 0o640);
+    const refused = await bench.run('up', 'lab.yaml');
+    expect(refused.err).toContain('Others may read the passphrase');
+    expect(refused.err).toContain('chmod 600');
+    expect(readdirSync(bench.path('class')).filter((name) => name.endsWith('.qcow2'))).toEqual([]);
+  });
+
+  it('keeps the disks that are there as they are, until they are reset', async () => {
+    await using bench = await labBench();
+    writeKey(bench);
+    bench.write('lab.yaml', { seats: 2 });
+    await bench.must('up', 'lab.yaml');
+    bench.write('lab.yaml', { seats: 2, encrypt });
+    expect(await bench.must('up', 'lab.yaml')).toContain('nothing to do');
+    await bench.must('reset', 'lab.yaml', 'student-01');
+    const definition = (seat: string) => readFileSync(bench.path(`class/${seat}.xml`), 'utf8');
+    expect(definition('student-01')).toContain('<encryption');
+    expect(definition('student-02')).not.toContain('<encryption');
+    await mustIo(bench.path('class/student-01.qcow2'), passphraseOf('student-01'), 'read -P 0x5a 0 1M');
+    bench.write('lab.yaml', { seats: 2 });
+    const { err } = await bench.run('diff', 'lab.yaml', 'student-01');
+    expect(err).toContain('the lab file names no passphrase');
+    await bench.must('reset', 'lab.yaml', 'all');
+    expect(definition('student-01')).not.toContain('<encryption');
+  });
+});
+
+describe.skipIf(!have('qemu-system-x86_64'))('a guest of an encrypted lab', () => {
+  let runtime: string;
+  beforeAll(() => {
+    runtime = mkdtempSync(join(tmpdir(), 'cwh-'));
+    process.env.COWHERD_RUNTIME_DIR = runtime;
+  });
+  afterAll(() => {
+    delete process.env.COWHERD_RUNTIME_DIR;
+    rmSync(runtime, { recursive: true, force: true });
+  });
+
+  async function demoLab(bench: LabBench, values: Readonly<Record<string, unknown>>): Promise<void> {
+    mkdirSync(bench.path('demo'));
+    await makeDemoMaster(bench.path('demo/demo.raw'), { size: 8 * 1024 * 1024, payloadBytes: 0 });
+    const guest = { master: 'demo/demo.raw', guest: 'demo', memory: '16M', network: 'none', seats: 1 };
+    writeKey(bench);
+    bench.write('lab.yaml', { ...guest, encrypt, ...values });
+  }
+
+  it('boots from its disk, and leaves no passphrase behind', async () => {
+    await using bench = await labBench();
+    await demoLab(bench, { runner: 'qemu' });
+    await bench.must('up', 'lab.yaml');
+    const boots = async () => (await bench.must('start', 'lab.yaml', '--watch')).match(/boots=\d+/)?.[0];
+    expect([await boots(), await boots()]).toEqual(['boots=1', 'boots=2']);
+    const left = readdirSync(runtime, { recursive: true }).map(String);
+    expect(left.some((name) => name.endsWith('secret'))).toBe(false);
+    // Another passphrase is refused before anything starts.
+    writeKey(bench, 'something else\n');
+    const { code, err } = await bench.run('start', 'lab.yaml');
+    expect({ code, err }).toMatchObject({
+      code: 1,
+      err: expect.stringContaining('is not that of student-01'),
+    });
+    expect(err).not.toContain('something else');
+  }, 120_000);
+
+  it.skipIf(!haveLibvirtd)(
+    'boots under libvirt, by a secret that only QEMU is told',
+    async () => {
+      await using libvirtd = await startLibvirtd();
+      const bench = new LabBench(libvirtd.dir);
+      const virsh = (...args: string[]) => run('virsh', ['-c', libvirtd.uri, ...args]);
+      await demoLab(bench, { runner: { libvirt: libvirtd.uri } });
+      await bench.must('up', 'lab.yaml');
+      expect(await bench.must('start', 'lab.yaml', '--watch')).toContain('boots=1');
+      const secrets = (await virsh('secret-list')).stdout;
+      const uuid = /[0-9a-f-]{36}/.exec(secrets)![0];
+      expect((await virsh('secret-get-value', uuid)).code).not.toBe(0);
+      await bench.must('down', 'lab.yaml');
+      expect((await virsh('secret-list')).stdout).not.toContain(uuid);
+    },
+    180_000,
+  );
+});
