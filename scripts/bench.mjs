@@ -64,6 +64,7 @@ process.on('SIGINT', () => {
 try {
   for (const group of groups) {
     // A group's images are made when its first job is asked for: one that nobody wants costs nothing.
+    if (group.onlyWhenAsked && !words?.includes(group.title)) continue;
     if (words && !words.includes(group.title) && !words.some((word) => word.includes(' '))) continue;
     for (const job of group.jobs(world)) {
       if (interrupted) break;

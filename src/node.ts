@@ -30,6 +30,7 @@ import { registerThreadCrew } from './platform/cipher-crew.ts';
 import { assertNoDependents } from './platform/dependents.ts';
 import { registerNodePrimitives } from './platform/node-primitives.ts';
 import { connectSocket } from './platform/socket-stream.ts';
+import { registerXzCodec } from './platform/xz-codec.ts';
 import { registerZlibCodec } from './platform/zlib-codec.ts';
 import { registerZstdCodec } from './platform/zstd-codec.ts';
 import { FileStore, openFileStore } from './storage/file.ts';
@@ -40,6 +41,7 @@ import { type ByteSource, type ByteStore, bottomOf } from './storage/store.ts';
 // The built-in codec runs everywhere; Node's own is several times as fast and works on several cores.
 registerZlibCodec();
 registerZstdCodec();
+registerXzCodec();
 registerNodePrimitives();
 registerThreadCrew();
 

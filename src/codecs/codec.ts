@@ -1,10 +1,12 @@
+import { bunzip2 } from './bunzip2.ts';
 import { InflateCodec, ZlibInflateCodec } from './inflate.ts';
+import { StreamCodec } from './stream-codec.ts';
 
 /**
- * Names of compressions as image formats mean them: raw deflate (RFC 1951), deflate in a zlib stream (RFC 1950) and
- * zstd frames (RFC 8878).
+ * Names of compressions as image formats mean them: raw deflate (RFC 1951), deflate in a zlib stream (RFC 1950), zstd
+ * frames (RFC 8878), and whole files of bzip2 and xz.
  */
-export type CodecName = 'deflate' | 'zlib' | 'zstd';
+export type CodecName = 'deflate' | 'zlib' | 'zstd' | 'bzip2' | 'xz';
 
 /** Packs and unpacks whole units (clusters, grains). Stateless to its callers: calls may overlap. */
 export interface Codec {
@@ -21,6 +23,7 @@ export interface Codec {
 const codecs = new Map<CodecName, Codec>([
   ['deflate', new InflateCodec()],
   ['zlib', new ZlibInflateCodec()],
+  ['bzip2', new StreamCodec('bzip2', bunzip2)],
 ]);
 
 /** Makes `codec` the one for its name from now on; a runtime brings faster ones than the built-in. */

@@ -386,6 +386,14 @@ export const differences = [
     reason: 'Whoever reads such a disk wants what its guest saw.',
   },
   {
+    id: 'dmg-chunks',
+    what: 'A dmg image with chunks of bzip2, LZMA, LZFSE or ADC',
+    qemuImg: 'shows zeroes in their place where it lacks the modules for them, which Debian does not build',
+    cowImg: 'reads bzip2 and LZMA, and refuses to read the others by name',
+    reason: 'Zeroes in place of data are a loss without a word.',
+    shown: 'elsewhere',
+  },
+  {
     id: 'differencing-create',
     what: 'The options `backing_file` and `backing_fmt` of VHD and VHDX, and with them `create -b` and `convert -B`',
     qemuImg: 'does not have them',

@@ -56,7 +56,7 @@ async function openCloop(source: ByteSource, context: OpenContext): Promise<Laye
     if (packedLength < 0) refuse('offsets', `offsets not monotonically increasing ${where}`);
     if (packedLength > 2 * maxBlockBytes) refuse('offsets', `invalid compressed block size ${where}`);
     if (at + packedLength > source.size) refuse('offsets', `Block ${index} lies past the end of the file`);
-    chunks.push({ offset: index * blockSize, length: blockSize, kind: 'zlib', at, packedLength });
+    chunks.push({ offset: index * blockSize, length: blockSize, kind: 'packed', at, packedLength });
   }
   return new ChunkLayer('cloop', source, count * blockSize, chunks);
 }

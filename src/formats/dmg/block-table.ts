@@ -20,11 +20,13 @@ const ChunkType = {
   end: 0xffff_ffff,
 } as const;
 
-const refused: Readonly<Record<number, string>> = {
-  [ChunkType.adc]: 'ADC',
+const compressions: Readonly<Record<number, NonNullable<Chunk['compression']>>> = {
+  [ChunkType.zlib]: 'zlib',
   [ChunkType.bzip2]: 'bzip2',
-  [ChunkType.lzfse]: 'LZFSE',
-  [ChunkType.lzma]: 'LZMA',
+  // Apple's tools put what they call LZMA into xz files.
+  [ChunkType.lzma]: 'xz',
+  [ChunkType.adc]: { unknown: 'ADC' },
+  [ChunkType.lzfse]: { unknown: 'LZFSE' },
 };
 
 /** The chunks of a block table (`mish`). Pure. Throws `corrupt`, and `unsupported` for an unknown kind. */
@@ -60,8 +62,8 @@ export function parseBlockTable(
       chunks.push({ offset, length, kind: 'zero', at: 0, packedLength: 0 });
       continue;
     }
-    const compression = refused[type];
-    if (type !== ChunkType.raw && type !== ChunkType.zlib && compression === undefined) {
+    const compression = compressions[type];
+    if (type !== ChunkType.raw && compression === undefined) {
       throw new DiskError('unsupported', `Chunks of type 0x${type.toString(16)} are not known`, {
         path,
         field: 'EntryType',
@@ -75,8 +77,7 @@ export function parseBlockTable(
       continue;
     }
     if (sectors > maxChunkSectors) refuse('SectorCount', `Chunk ${index} has ${sectors} sectors`);
-    const kind = compression === undefined ? 'zlib' : 'unsupported';
-    chunks.push({ offset, length, kind, at, packedLength, compression });
+    chunks.push({ offset, length, kind: 'packed', at, packedLength, compression });
   }
   return chunks;
 }

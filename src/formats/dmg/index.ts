@@ -11,7 +11,7 @@ import { parseBlockTable } from './block-table.ts';
 const trailerBytes = 512;
 const maxPlistBytes = 16 << 20;
 
-/** Apple's disk image with zero, raw and zlib chunks, for reading. */
+/** Apple's disk image with zero, raw, zlib, bzip2 and LZMA chunks, for reading. */
 export const dmg: FormatDriver = {
   name: 'dmg',
   createOptions: [],

@@ -8,12 +8,12 @@ export interface Chunk {
   /** Guest bytes. */
   readonly offset: number;
   readonly length: number;
-  readonly kind: 'zero' | 'data' | 'zlib' | 'unsupported';
+  readonly kind: 'zero' | 'data' | 'packed';
   /** Host bytes, of all kinds but `zero`. */
   readonly at: number;
   readonly packedLength: number;
-  /** The compression that cannot be undone here. */
-  readonly compression?: string;
+  /** Of a packed one: a codec, or else the name of a compression that cannot be undone here. */
+  readonly compression?: 'zlib' | 'bzip2' | 'xz' | { readonly unknown: string };
 }
 
 /** An image of chunks in order and apart from each other; what lies between them reads as zeroes. */
@@ -63,17 +63,26 @@ export class ChunkLayer implements Layer {
 
   async #unpack(chunk: Chunk): Promise<Uint8Array> {
     const { source } = this;
-    if (chunk.kind === 'unsupported') {
-      const message = `Chunks with ${chunk.compression} compression are not supported`;
+    const { compression = 'zlib' } = chunk;
+    const codec =
+      typeof compression === 'string' && findCodec(compression === 'zlib' ? 'deflate' : compression);
+    if (!codec) {
+      const name = typeof compression === 'string' ? compression : compression.unknown;
+      const message = `Chunks with ${name} compression are not supported`;
       throw new DiskError('unsupported', message, {
         path: source.name,
         offset: chunk.at,
         field: 'chunk type',
       });
     }
-    // The two bytes of the zlib header (RFC 1950); the checksum at the end is left unread.
     const packed = new Uint8Array(chunk.packedLength);
     await source.read(chunk.at, packed);
+    const bytes = new Uint8Array(chunk.length);
+    if (compression !== 'zlib') {
+      await codec.unpack(packed, bytes);
+      return bytes;
+    }
+    // The two bytes of the zlib header (RFC 1950); the checksum at the end is left unread.
     const header = packed[0] * 256 + packed[1];
     if (packed.length < 2 || packed[0] % 16 !== 8 || header % 31 !== 0) {
       throw new DiskError('corrupt', 'A compressed chunk has no zlib header', {
@@ -83,8 +92,7 @@ export class ChunkLayer implements Layer {
         detail: { errno: 'EIO' },
       });
     }
-    const bytes = new Uint8Array(chunk.length);
-    await findCodec('deflate')!.unpack(packed.subarray(2), bytes);
+    await codec.unpack(packed.subarray(2), bytes);
     return bytes;
   }
 

@@ -12,6 +12,9 @@ import type { Target } from '../target.ts';
 
 const KiB = 1024;
 
+/** 4096 zeroes as bzip2 packs them. */
+const packedZeroes = 'QlpoOTFBWSZTWYgAOOMAAAhAAMAEAAggADDMBVNqQUcPF3JFOFCQiAA44w==';
+
 /** An image with data, gaps and zeroes, of a format that we write. */
 async function written(
   format: string,
@@ -156,7 +159,8 @@ export const smallFormats: readonly Target[] = [
         { type: 0x8000_0005, sectors: 10, bytes: deflateSync(part(1, 10)) },
         { type: 1, sectors: 6, bytes: part(2, 6) },
         { type: 0, sectors: 8 },
-        { type: 0x8000_0008, sectors: 8, bytes: part(3, 1) },
+        { type: 0x8000_0007, sectors: 8, bytes: part(3, 1) },
+        { type: 0x8000_0006, sectors: 8, bytes: Buffer.from(packedZeroes, 'base64') },
       ];
       return [made('dmg', '1', dmgImage(chunks))];
     },
