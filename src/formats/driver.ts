@@ -13,8 +13,11 @@ export type Place =
     }
   | {
       readonly kind: 'packed';
-      /** Unpacks the whole unit (cluster, grain), into a buffer that nobody changes afterwards. Calls may overlap. */
-      unpack(): Promise<Uint8Array>;
+      /**
+       * Unpacks the whole unit (cluster, grain), into a buffer that nobody changes afterwards. It may be `into`, which has a
+       * unit's length and belongs to the caller. Calls may overlap.
+       */
+      unpack(into?: Uint8Array): Promise<Uint8Array>;
       /** Bytes of the unpacked unit that precede the run. */
       readonly skip: number;
       /** Where its packed bytes lie (the last sector may end past the file), for who unpacks them himself. */

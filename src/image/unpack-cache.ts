@@ -29,9 +29,10 @@ export class UnpackCache {
       copyFrom(await unit.bytes, run.skip, into);
       return;
     }
-    if (run.skip === 0 && into.length >= unitOf(layer)) {
+    if (run.skip === 0 && into.length === unitOf(layer)) {
       // Nobody will ask for the rest of it.
-      copyFrom(await run.unpack(), 0, into);
+      const unit = await run.unpack(into);
+      if (unit !== into) copyFrom(unit, 0, into);
       return;
     }
     const bytes = run.unpack();

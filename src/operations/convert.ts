@@ -46,6 +46,8 @@ export interface ConvertOptions {
 }
 
 const requestBytes = 2 * 1024 * 1024;
+/** What the system is asked to copy at once: where blocks are shared, a call costs the same whatever its length. */
+const copiedBytes = 64 * 1024 * 1024;
 const defaultSparseBytes = 4096;
 
 /**
@@ -81,6 +83,7 @@ class Conversion {
   readonly #detector: SparseDetector | undefined;
   readonly #packedBytes: number | undefined;
   readonly #verbatim: boolean;
+  readonly #requestBytes: number;
   #plan!: ConvertPlan;
   /** The batch being planned: batches are handed out one after the other. */
   #planning: Promise<unknown> = Promise.resolve();
@@ -97,9 +100,11 @@ class Conversion {
     this.#options = options;
     this.#sparseBytes = options.sparseBytes ?? defaultSparseBytes;
     const { layer } = target;
-    const packed = options.packed || (isWritable(layer) && layer.packedOnly);
+    const packed = options.packed === true || (isWritable(layer) && layer.packedOnly === true);
     this.#packedBytes = packed ? unitOf(layer) : undefined;
     this.#verbatim = options.verbatim ?? this.#sharesBlocks();
+    const inSystem = this.#verbatim && packed === false && !options.bytesPerSecond;
+    this.#requestBytes = inSystem ? copiedBytes : Math.max(requestBytes, this.#packedBytes ?? 0);
     if (this.#sparseBytes > 0 && !this.#verbatim) {
       this.#detector = new SparseDetector(this.#sparseBytes / sectorBytes);
     }
@@ -140,7 +145,7 @@ class Conversion {
   #planOptions(): PlanOptions {
     const { targetBacking, targetIsZero = false, onUnreadable, layersCopied } = this.#options;
     return {
-      requestBytes: Math.max(requestBytes, this.#packedBytes ?? 0),
+      requestBytes: this.#requestBytes,
       packedBytes: this.#packedBytes,
       layersCopied: targetBacking ? 1 : layersCopied,
       backingBytes: targetBacking?.bytes,
@@ -178,18 +183,25 @@ class Conversion {
       if (!taken) return;
       const { batch, previous, finish } = taken;
       try {
-        let bytes: Uint8Array | undefined;
         const places = this.#verbatim && batch.kind === 'data' && (await this.#placesOf(batch));
-        if (batch.kind === 'data' && !places) {
+        const pieces = batch.kind === 'data' && !places ? this.#piecesOf(batch) : [];
+        let bytes: Uint8Array | undefined;
+        const [first] = pieces;
+        if (first) {
           buffer ??= pageAligned(Math.max(requestBytes, this.#packedBytes ?? 0));
-          bytes = buffer.subarray(0, batch.length);
-          await this.#read(batch, bytes);
+          bytes = buffer.subarray(0, first.length);
+          await this.#read(first, bytes);
         }
         if (!this.#options.unordered) await previous;
         if (this.#failure) return;
         if (places) await this.#copy(batch, places);
-        else if (bytes) await this.#write(batch, bytes);
+        else if (bytes) await this.#write(first, bytes);
         else await this.#zero(batch.offset, batch.length);
+        for (const piece of pieces.slice(1)) {
+          bytes = buffer!.subarray(0, piece.length);
+          await this.#read(piece, bytes);
+          await this.#write(piece, bytes);
+        }
         if (batch.kind === 'data') {
           for (const step of batch.steps) {
             this.#done += step;
@@ -227,6 +239,17 @@ class Conversion {
     return turn;
   }
 
+  /** A batch that was to be copied by the system, and cannot, in pieces that memory is there for. */
+  #piecesOf(batch: Batch): Batch[] {
+    if (this.#requestBytes !== copiedBytes) return [batch];
+    const pieces: Batch[] = [];
+    for (let done = 0; done < batch.length; done += requestBytes) {
+      const length = Math.min(requestBytes, batch.length - done);
+      pieces.push({ ...batch, offset: batch.offset + done, length, steps: [length] });
+    }
+    return pieces;
+  }
+
   /** Where the bytes of a batch lie in sources; undefined where some lie nowhere as they are (packed, zeroes). */
   async #placesOf({ offset, length }: Batch): Promise<CopyPlace[] | undefined> {
     const places: CopyPlace[] = [];
@@ -260,7 +283,8 @@ class Conversion {
         const done = await this.#copyInSystem(from, source, at + from - offset, end - from);
         from += done;
         if (from === end) break;
-        const rest = from % unit === 0 ? end - from : Math.min(end, alignUp(from, unit)) - from;
+        const next = from % unit === 0 ? end : Math.min(end, alignUp(from, unit));
+        const rest = Math.min(next - from, requestBytes);
         const bytes = new Uint8Array(rest);
         await this.#read({ ...batch, offset: from, length: rest, steps: [rest] }, bytes);
         await this.#writeRange(from, bytes);

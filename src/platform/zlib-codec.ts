@@ -31,10 +31,11 @@ class ZlibCodec implements Codec {
 
   unpack(packed: Uint8Array, into: Uint8Array): Promise<void> {
     const { plain } = this.#shape;
-    // Readers take any window; padding after the data is not looked at, as deflate ends itself.
+    // Readers take any window; padding after the data is not looked at, as deflate ends itself. Where output just fills
+    // the chunk, Node goes through the thread pool once more to ask for the rest.
     const options = {
       finishFlush: constants.Z_SYNC_FLUSH,
-      chunkSize: Math.max(64, into.length),
+      chunkSize: into.length + 64,
       maxOutputLength: Math.max(1, into.length),
     };
     return new Promise((resolve, reject) => {

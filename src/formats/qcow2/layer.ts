@@ -112,9 +112,9 @@ export class Qcow2Layer implements Layer, LocateContext {
     if (this.#refusal) throw this.#refusal;
   }
 
-  unpack(offset: number, length: number): Promise<Uint8Array> {
+  unpack(offset: number, length: number, into?: Uint8Array): Promise<Uint8Array> {
     const { compressionType } = this.header;
-    return unpackCluster(this.source, compressionType, this.unit, offset, length);
+    return unpackCluster(this.source, compressionType, this.unit, offset, length, into);
   }
 
   details(): Promise<LayerDetails> {

@@ -19,7 +19,7 @@ export interface LocateContext {
   readonly source: ByteSource;
   readonly codec: CodecName;
   /** Unpacks the compressed cluster at these host bytes. */
-  unpack(offset: number, length: number): Promise<Uint8Array>;
+  unpack(offset: number, length: number, into?: Uint8Array): Promise<Uint8Array>;
 }
 
 /**
@@ -103,7 +103,7 @@ function packedRun(
     offset,
     length: Math.min(end - offset, clusterSize - skip),
     kind: 'packed',
-    unpack: () => context.unpack(packed.offset, packed.length),
+    unpack: (into) => context.unpack(packed.offset, packed.length, into),
     skip,
     packed: { source, at: packed.offset, length: packed.length, codec, unit: clusterSize },
   };

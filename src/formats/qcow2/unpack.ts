@@ -22,7 +22,7 @@ export function codecFor(path: string, compressionType: number) {
 
 /**
  * Reads and unpacks the compressed cluster whose packed bytes lie in [offset, offset + length) of `source`; the
- * last sector may end past the file. Gives a buffer of its own. Throws `corrupt`.
+ * last sector may end past the file. Gives `into`, by default a buffer of its own. Throws `corrupt`.
  */
 export async function unpackCluster(
   source: ByteSource,
@@ -30,6 +30,7 @@ export async function unpackCluster(
   clusterSize: number,
   offset: number,
   length: number,
+  into: Uint8Array = new Uint8Array(clusterSize),
 ): Promise<Uint8Array> {
   const codec = codecFor(source.name, compressionType);
   const there = Math.min(length, source.size - offset);
@@ -40,7 +41,6 @@ export async function unpackCluster(
   const packed = new Uint8Array(there);
   source.debugEvent?.('read_compressed');
   await source.read(offset, packed);
-  const cluster = new Uint8Array(clusterSize);
-  await codec.unpack(packed, cluster);
-  return cluster;
+  await codec.unpack(packed, into);
+  return into;
 }
