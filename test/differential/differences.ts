@@ -388,9 +388,10 @@ export const differences = [
   {
     id: 'dmg-chunks',
     what: 'A dmg image with chunks of bzip2, LZMA, LZFSE or ADC',
-    qemuImg: 'shows zeroes in their place where it lacks the modules for them, which Debian does not build',
+    qemuImg:
+      'reads bzip2 and LZFSE by modules of their own, which Debian does not build: without them, I/O errors',
     cowImg: 'reads bzip2 and LZMA, and refuses to read the others by name',
-    reason: 'Zeroes in place of data are a loss without a word.',
+    reason: 'They are what Apple’s tools make, and need no module here.',
     shown: 'elsewhere',
   },
   {

@@ -1,9 +1,10 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
-import type { ByteSource, ByteStore, Extent } from '../../storage/store.ts';
+import type { ByteSource, ByteStore } from '../../storage/store.ts';
 import { bottomOf, hostFileOf } from '../../storage/store.ts';
 import type { Layer, LayerDetails, Reservation, ResizeOptions, Run, WritableLayer } from '../driver.ts';
 import { InPlace } from '../in-place.ts';
+import { FlatExtents, markFlat } from '../mapped/flat-extents.ts';
 
 /** Guest sizes are whole sectors: QEMU rounds a raw file's size up, and the missing bytes read as zeroes. */
 export const sectorBytes = 512;
@@ -14,14 +15,14 @@ export class RawLayer implements Layer {
   readonly source: ByteSource;
   readonly grain = 1;
   readonly flat: { readonly source: ByteSource; readonly at: number };
-  /** What the last `fault` learned. Used once: the file may change between two questions. */
-  #extent: Extent | undefined;
+  readonly #extents: FlatExtents;
 
   /** `format`: the name of what is plain bytes as raw is (a protocol's node, opened as an image). */
   constructor(source: ByteSource, format = 'raw') {
     this.source = source;
     this.format = format;
     this.flat = { source, at: 0 };
+    this.#extents = new FlatExtents(source);
   }
 
   get size(): number {
@@ -34,20 +35,11 @@ export class RawLayer implements Layer {
       // The bytes that round the size up to a sector.
       return { offset, length: end - offset, kind: 'zero', source: this.source, at: offset };
     }
-    const extent = this.#extent;
-    if (!extent || offset < extent.offset || offset >= extent.offset + extent.length) return undefined;
-    this.#extent = undefined;
-    return {
-      offset,
-      length: Math.min(end, extent.offset + extent.length) - offset,
-      kind: extent.data ? 'data' : 'zero',
-      source: this.source,
-      at: offset,
-    };
+    return this.#extents.locate(offset, end);
   }
 
-  async fault(offset: number): Promise<void> {
-    this.#extent = await this.source.extent(offset);
+  fault(offset: number): Promise<void> {
+    return this.#extents.fault(offset);
   }
 
   /** What lies beneath speaks for it: a file is never dirty, and of other stores nothing is known. */
@@ -82,8 +74,7 @@ export class WritableRawLayer extends RawLayer implements WritableLayer {
     length: number,
     options?: { readonly discard?: boolean },
   ): Promise<boolean> {
-    await this.#store.zero(offset, length, { punch: options?.discard ?? false });
-    return true;
+    return markFlat(this.#store, offset, length, options);
   }
 
   async resize(size: number, options: ResizeOptions = {}): Promise<void> {

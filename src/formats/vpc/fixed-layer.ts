@@ -1,6 +1,7 @@
-import type { ByteSource, ByteStore, Extent } from '../../storage/store.ts';
+import type { ByteSource, ByteStore } from '../../storage/store.ts';
 import type { Layer, LayerDetails, Reservation, Run, WritableLayer } from '../driver.ts';
 import { InPlace } from '../in-place.ts';
+import { FlatExtents, markFlat } from '../mapped/flat-extents.ts';
 import type { Footer } from './footer.ts';
 
 /** A fixed VHD: guest byte n is byte n of the file, and the footer follows the last. */
@@ -11,14 +12,14 @@ export class FixedLayer implements Layer {
   readonly grain = 1;
   readonly flat: { readonly source: ByteSource; readonly at: number; readonly mayBeSparse: boolean };
   readonly footer: Footer;
-  /** What the last `fault` learned. Used once: the file may change between two questions. */
-  #extent: Extent | undefined;
+  readonly #extents: FlatExtents;
 
   constructor(source: ByteSource, footer: Footer, size: number) {
     this.source = source;
     this.footer = footer;
     this.size = size;
     this.flat = { source, at: 0, mayBeSparse: true };
+    this.#extents = new FlatExtents(source);
   }
 
   get uniqueId(): Uint8Array {
@@ -26,20 +27,11 @@ export class FixedLayer implements Layer {
   }
 
   locate(offset: number, length: number): Run | undefined {
-    const extent = this.#extent;
-    if (!extent || offset < extent.offset || offset >= extent.offset + extent.length) return undefined;
-    this.#extent = undefined;
-    return {
-      offset,
-      length: Math.min(offset + length, this.size, extent.offset + extent.length) - offset,
-      kind: extent.data ? 'data' : 'zero',
-      source: this.source,
-      at: offset,
-    };
+    return this.#extents.locate(offset, Math.min(offset + length, this.size));
   }
 
-  async fault(offset: number): Promise<void> {
-    this.#extent = await this.source.extent(offset);
+  fault(offset: number): Promise<void> {
+    return this.#extents.fault(offset);
   }
 
   async details(): Promise<LayerDetails> {
@@ -71,8 +63,7 @@ export class WritableFixedLayer extends FixedLayer implements WritableLayer {
     length: number,
     options?: { readonly discard?: boolean },
   ): Promise<boolean> {
-    await this.#store.zero(offset, length, { punch: options?.discard ?? false });
-    return true;
+    return markFlat(this.#store, offset, length, options);
   }
 
   async flush(): Promise<void> {
