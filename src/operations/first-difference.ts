@@ -1,9 +1,14 @@
+/** Where the runtime has one that is compiled (Node's): many times as fast as a loop over words. */
+const compareBytes = (globalThis as { Buffer?: { compare(a: Uint8Array, b: Uint8Array): number } }).Buffer
+  ?.compare;
+
 /**
  * Index of the first byte in which two buffers of one length differ; their length when they are equal. Compares
  * 32-bit words where both begin on the same byte of a word.
  */
 export function firstDifference(a: Uint8Array, b: Uint8Array): number {
   const { length } = a;
+  if (compareBytes?.(a, b) === 0) return length;
   let index = 0;
   if (((a.byteOffset ^ b.byteOffset) & 3) === 0) {
     const head = Math.min(length, (4 - (a.byteOffset & 3)) & 3);
