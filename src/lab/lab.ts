@@ -8,6 +8,7 @@ import { identities, labUuid, uuidV5 } from './identity.ts';
 import { readImageHead } from './overlay.ts';
 import { assertNotMoving } from './pool-move/journal.ts';
 import type { DiskEncryption, Seat } from './seat.ts';
+import { placeSeats } from './spec/hosts.ts';
 import type { LabSpec } from './spec/load.ts';
 import { loadLab } from './spec/load.ts';
 import { type LabState, readState, readStateFile, statePath } from './state.ts';
@@ -72,6 +73,8 @@ export function labOf(spec: LabSpec): Lab {
   const state = readState(pool, name);
   const given = new Map(state?.seats.map((seat) => [seat.name, seat.mac]));
   const identity = identities(name, spec.seats, given, macsOfOthers(pool, name));
+  const hostBefore = new Map(state?.seats.map((seat) => [seat.name, seat.host]));
+  const hosts = spec.hosts && placeSeats(spec.seats, spec.hosts, hostBefore);
   const seatOf = (seat: string, mac: string, uuid: string): Seat => {
     const paths = seatPaths(pool, seat);
     return {
@@ -79,6 +82,7 @@ export function labOf(spec: LabSpec): Lab {
       name: seat,
       uuid,
       mac,
+      host: hosts && (hosts.get(seat) ?? hostBefore.get(seat)),
       memoryMiB: spec.memoryMiB,
       cpus: spec.cpus,
       disk: {

@@ -249,7 +249,7 @@ function stateAfter(
 ): LabState {
   const seats = files.map(({ name }) => {
     const seat = lab.seats.get(name) ?? lab.unlisted.get(name);
-    return { name, mac: seat?.mac ?? '' };
+    return { name, mac: seat?.mac ?? '', ...(seat?.host === undefined ? {} : { host: seat.host }) };
   });
   const state = {
     version: 1,

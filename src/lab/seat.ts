@@ -11,6 +11,8 @@ export interface Seat {
   readonly uuid: string;
   /** `52:54:00:xx:xx:xx`, lower case. */
   readonly mac: string;
+  /** The host that it runs on, by its name in the lab file, where that has several. */
+  readonly host?: string;
   readonly memoryMiB: number;
   readonly cpus: number;
   readonly disk: SeatDisk;

@@ -32,6 +32,8 @@ const masterStateSchema = z.object({
 const seatStateSchema = z.object({
   name: z.string(),
   mac: z.string(),
+  /** The host that it is on, where the lab has several. */
+  host: z.string().optional(),
 });
 
 export const labStateSchema = z.object({

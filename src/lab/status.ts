@@ -13,6 +13,8 @@ export interface SeatStatus {
   readonly name: string;
   readonly uuid: string;
   readonly mac: string;
+  /** The host that it is on, where the lab has several. */
+  readonly host?: string;
   /** As the runner says; 'in use' when it knows nothing of it, and another program has the disk open. */
   readonly state: SeatState | 'in use';
   /**
@@ -52,6 +54,7 @@ export async function statusOf(lab: Lab, runner: Runner, digest?: DigestOptions)
       name: seat.name,
       uuid: seat.uuid,
       mac: seat.mac,
+      host: seat.host,
       state: used ? 'in use' : state,
       disk: conditionOf(lab, seat.name, head),
       path: paths.disk,

@@ -63,7 +63,7 @@ export async function locked<T>(lab: Lab, work: () => Promise<T>): Promise<T> {
 /** The lab's runner; loaded when it is needed. */
 export async function runnerOf(lab: Lab): Promise<Runner> {
   const { createRunner } = await import('../runner/runners.ts');
-  return createRunner(lab.spec.runner, { libvirt: { uri: lab.spec.uri } });
+  return createRunner(lab.spec.runner, { libvirt: { uri: lab.spec.uri }, hosts: lab.spec.hosts });
 }
 
 /** One line to stdout. */

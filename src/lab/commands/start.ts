@@ -16,6 +16,7 @@ import {
   sayJson,
   seatsFrom,
   wantsJson,
+  warn,
 } from './command.ts';
 
 /** `cowherd start`: boots seats, some at a time. With --watch until each guest is off, with what it prints. */
@@ -26,24 +27,35 @@ export const run: LabCommand = async (input, context) => {
   const unavailable = await runner.unavailable();
   if (unavailable !== undefined) throw new DiskError('unsupported', unavailable, { field: 'runner' });
   const wanted = await seatsToStart(lab, names);
-  const { down, up } = await divide(wanted, runner);
+  const { down, up, unknown } = await divide(wanted, runner);
+  for (const warning of runner.warnings?.() ?? []) warn(context, warning);
+  if (unknown.length > 0)
+    warn(
+      context,
+      `nobody knows what ${count(unknown.length, 'seat')} do, left alone: ${describeSeats(unknown)}`,
+    );
   if (up.length > 0 && !wantsJson(input)) {
     say(context, `${count(up.length, 'seat')} running already: ${describeSeats(up)}`);
   }
   // Awaited: the runner is given back when this returns.
-  return await boot(down, up, runner, input, context);
+  const code = await boot(down, up, runner, input, context);
+  return unknown.length > 0 ? 1 : code;
 };
 
-/** Seats that are off, and the names of those that are not. */
-async function divide(seats: readonly Seat[], runner: Runner): Promise<{ down: Seat[]; up: string[] }> {
+/** Seats that are off, and the names of those that are not, or that nobody can ask. */
+async function divide(
+  seats: readonly Seat[],
+  runner: Runner,
+): Promise<{ down: Seat[]; up: string[]; unknown: string[] }> {
   const down: Seat[] = [];
   const up: string[] = [];
+  const unknown: string[] = [];
   for (const seat of seats) {
     const state = await runner.state(seat);
     if (state === 'off' || state === 'crashed') down.push(seat);
-    else up.push(seat.name);
+    else (state === 'unknown' ? unknown : up).push(seat.name);
   }
-  return { down, up };
+  return { down, up, unknown };
 }
 
 async function boot(

@@ -14,6 +14,7 @@ import {
   sayJson,
   shown,
   wantsJson,
+  warn,
 } from './command.ts';
 
 /** `cowherd status`: the master and every seat as they are. Exit code 1 when the master is not what it was. */
@@ -29,6 +30,7 @@ export const run: LabCommand = async (input, context) => {
   } finally {
     bar.end();
   }
+  for (const warning of runner.warnings?.() ?? []) warn(context, warning);
   if (wantsJson(input)) sayJson(context, jsonOf(lab, status));
   else for (const line of linesOf(lab, status, context, input.options.brief === true)) say(context, line);
   const { state } = status.master;
@@ -100,6 +102,7 @@ function stateText(seat: SeatStatus): string {
 
 function noteOn(seat: SeatStatus): string {
   const notes: string[] = [];
+  if (seat.host !== undefined) notes.push(`on ${seat.host}`);
   if (seat.disk === 'stale') notes.push('on an older master: reset it');
   if (seat.disk === 'former') notes.push('on a former master: changes over when it is reset');
   if (seat.disk === 'flat') notes.push('independent of the master');

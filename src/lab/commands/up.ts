@@ -47,7 +47,7 @@ export const run: LabCommand = async (input, context) => {
       return { prepared: again, applied: await apply(again, runner, context) };
     }));
   }
-  for (const warning of applied.warnings) warn(context, warning);
+  for (const warning of [...applied.warnings, ...(runner.warnings?.() ?? [])]) warn(context, warning);
   const answer = answerOf(prepared, applied, performance.now() - began);
   const json = wantsJson(input);
   if (!json) report(prepared, answer, idle, context);

@@ -55,6 +55,8 @@ export interface Runner extends AsyncDisposable {
    * Cheap enough to call before any work.
    */
   unavailable(): Promise<string | undefined>;
+  /** What was left out because something did not answer, in words. */
+  warnings?(): readonly string[];
   /** The domain type that this runner's definitions need; undefined where it reads none, and any will do. */
   domainType(): Promise<DomainType | undefined>;
   /** The XML of the hypervisor's own domain `name`, for a template. Throws `not-found`, `unsupported`. */

@@ -1,4 +1,6 @@
+import type { LabHost } from '../spec/hosts.ts';
 import { FilesRunner } from './files-runner.ts';
+import { HostsRunner } from './hosts-runner.ts';
 import { LibvirtRunner, type LibvirtRunnerOptions } from './libvirt/libvirt-runner.ts';
 import { QemuRunner, type QemuRunnerOptions } from './qemu-runner.ts';
 import type { Runner } from './runner.ts';
@@ -10,6 +12,8 @@ export type RunnerName = (typeof runnerNames)[number];
 export interface RunnerOptions {
   readonly qemu?: QemuRunnerOptions;
   readonly libvirt?: LibvirtRunnerOptions;
+  /** With 'libvirt': several of them. */
+  readonly hosts?: readonly LabHost[];
 }
 
 /** Makes a runner. Nothing is started, and no accelerator tried, before the first `start`. */
@@ -18,7 +22,7 @@ export function createRunner(name: RunnerName, options: RunnerOptions = {}): Run
     case 'qemu':
       return new QemuRunner(options.qemu);
     case 'libvirt':
-      return new LibvirtRunner(options.libvirt);
+      return options.hosts ? new HostsRunner(options.hosts) : new LibvirtRunner(options.libvirt);
     case 'files':
       return new FilesRunner();
   }

@@ -5,6 +5,7 @@ import { DiskError } from '../../errors.ts';
 import { readSmallText } from '../../platform/json-file.ts';
 import type { DiskBus, Firmware, Graphics, Preallocation, SeatNetwork } from '../seat.ts';
 import { explain, rangeOf } from './explain.ts';
+import type { LabHost } from './hosts.ts';
 import { labFileError, type Mistake, type SourceText } from './mistakes.ts';
 import { type LabDocument, labSchema, sizePattern } from './schema.ts';
 import { seatNames } from './seats.ts';
@@ -23,6 +24,8 @@ export interface LabSpec {
   readonly runner: 'qemu' | 'libvirt' | 'files';
   /** libvirt's connection URI, where the lab file names one. */
   readonly uri?: string;
+  /** Several libvirts, over which the seats are spread. */
+  readonly hosts?: readonly LabHost[];
   /** What the seats' domains are made like: a domain's name, or a file's absolute path. */
   readonly template?: { readonly domain: string } | { readonly file: string };
   /** The keys that the lab file has; the others have their defaults. */
@@ -183,7 +186,21 @@ function resolveSpec(data: LabDocument, document: Document, source: SourceText, 
     if (disks.findIndex((one) => one.name.toLowerCase() === name.toLowerCase()) !== i)
       wrong(['disks', i, 'name'], `two disks are called "${name}"`, 'give each its own name');
   }
-  const runner = typeof data.runner === 'string' ? data.runner : 'libvirt';
+  const given = new Set(
+    isMap(document.contents) ? document.contents.items.map((item) => String(item.key)) : [],
+  );
+  const runner =
+    typeof data.runner !== 'string' || (data.hosts && !given.has('runner')) ? 'libvirt' : data.runner;
+  if (data.hosts && (runner !== 'libvirt' || typeof data.runner !== 'string'))
+    wrong(
+      ['runner'],
+      'hosts say themselves where their libvirt is',
+      'leave runner out, or write: runner: libvirt',
+    );
+  for (const [i, { name }] of (data.hosts ?? []).entries()) {
+    if (data.hosts!.findIndex((one) => one.name === name) !== i)
+      wrong(['hosts', i, 'name'], `two hosts are called "${name}"`, 'give each its own name');
+  }
   if (runner === 'qemu') {
     const needs = {
       firmware: data.firmware === 'uefi',
@@ -207,8 +224,9 @@ function resolveSpec(data: LabDocument, document: Document, source: SourceText, 
     seats,
     runner,
     uri: typeof data.runner === 'string' ? undefined : data.runner.libvirt,
+    ...(data.hosts && { hosts: data.hosts.map(({ libvirt, ...host }) => ({ ...host, uri: libvirt })) }),
     template: data.template === undefined ? undefined : templateOf(data.template, local),
-    given: new Set(isMap(document.contents) ? document.contents.items.map((item) => String(item.key)) : []),
+    given,
     memoryMiB,
     cpus: data.cpus,
     network: networkOf(data.network),

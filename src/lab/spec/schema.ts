@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { diskBuses, firmwares, graphicsKinds, preallocations } from '../seat.ts';
+import { hostsSchema } from './hosts.ts';
 import { seedSchema } from './seed-schema.ts';
 
 /** The most seats that one lab may have: a typing error should not fill a disk. */
@@ -141,6 +142,10 @@ export const labSchema = z
     runner: runner.default('qemu').meta({
       description:
         'qemu: guests are child processes. libvirt: domains of libvirt. files: images and domain XML only',
+    }),
+    hosts: hostsSchema.optional().meta({
+      description:
+        'Hosts that the seats are spread over; folder and master are at the same paths on all of them',
     }),
     template: path('template').optional().meta({
       description: "A libvirt domain's name, or an XML file, that the seats' domains are made like",

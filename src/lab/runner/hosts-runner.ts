@@ -1,0 +1,128 @@
+import { DiskError } from '../../errors.ts';
+import type { DomainType } from '../domain-xml.ts';
+import type { Seat } from '../seat.ts';
+import type { LabHost } from '../spec/hosts.ts';
+import { LibvirtRunner } from './libvirt/libvirt-runner.ts';
+import type {
+  ConsoleOptions,
+  Runner,
+  SeatEnd,
+  SeatState,
+  StartOptions,
+  StopOptions,
+  WaitOptions,
+} from './runner.ts';
+
+/**
+ * Guests as libvirt domains on several hosts. Each seat says which is its own; paths are the same on all of them. A host that
+ * does not answer delays its own seats alone: they are told of later, and their state is not known meanwhile.
+ */
+export class HostsRunner implements Runner {
+  readonly name = 'libvirt';
+  readonly boots = true;
+  readonly #hosts: ReadonlyMap<string, LibvirtRunner>;
+  readonly #down = new Map<string, string>();
+
+  constructor(hosts: readonly LabHost[]) {
+    this.#hosts = new Map(hosts.map(({ name, uri }) => [name, new LibvirtRunner({ uri })]));
+  }
+
+  /** Hosts that have not answered, in words. */
+  warnings(): readonly string[] {
+    return [...this.#down].map(([host, why]) => `the host ${host} is not there: ${why}`);
+  }
+
+  async unavailable(): Promise<string | undefined> {
+    const said = await this.#ask((runner) => runner.unavailable());
+    const reachable = [...said.values()].some((one) => one === undefined);
+    return reachable ? undefined : [...said.values()][0];
+  }
+
+  /** One that all hosts can run. */
+  async domainType(): Promise<DomainType | undefined> {
+    const types = new Set((await this.#ask((runner) => runner.domainType())).values());
+    return types.size <= 1 ? [...types][0] : 'qemu';
+  }
+
+  async domainXml(name: string): Promise<string> {
+    let first: unknown;
+    for (const runner of this.#hosts.values()) {
+      try {
+        return await runner.domainXml(name);
+      } catch (error) {
+        first ??= error;
+      }
+    }
+    throw first;
+  }
+
+  async pending(seats: readonly Seat[]): Promise<readonly Seat[]> {
+    const found = await this.#ask((runner, host) =>
+      runner.pending(seats.filter((seat) => seat.host === host)),
+    );
+    const pending = new Set([...found.values()].flat());
+    return seats.filter((seat) => pending.has(seat));
+  }
+
+  async define(seat: Seat): Promise<void> {
+    await this.#ask((runner) => runner.define(seat), seat.host);
+  }
+
+  undefine(seat: Seat): Promise<void> {
+    return this.#of(seat).undefine(seat);
+  }
+
+  renew(seat: Seat): Promise<void> {
+    return this.#of(seat).renew(seat);
+  }
+
+  start(seat: Seat, options?: StartOptions): Promise<void> {
+    return this.#of(seat).start(seat, options);
+  }
+
+  stop(seat: Seat, options?: StopOptions): Promise<void> {
+    return this.#of(seat).stop(seat, options);
+  }
+
+  async state(seat: Seat): Promise<SeatState> {
+    const said = await this.#ask((runner) => runner.state(seat), seat.host);
+    return said.get(seat.host ?? '') ?? 'unknown';
+  }
+
+  waitOff(seat: Seat, options?: WaitOptions): Promise<SeatEnd> {
+    return this.#of(seat).waitOff(seat, options);
+  }
+
+  console(seat: Seat, options?: ConsoleOptions): AsyncIterable<Uint8Array> {
+    return this.#of(seat).console(seat, options);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const runner of this.#hosts.values()) await runner[Symbol.asyncDispose]();
+  }
+
+  #of(seat: Seat): LibvirtRunner {
+    const runner = this.#hosts.get(seat.host ?? '');
+    if (runner) return runner;
+    throw new DiskError('not-found', `Seat '${seat.name}' is on no host of the lab file`, { field: 'hosts' });
+  }
+
+  /** Asks all hosts at once, or one; those that do not answer are remembered, and not asked again. */
+  async #ask<T>(
+    question: (runner: LibvirtRunner, host: string) => Promise<T>,
+    only?: string,
+  ): Promise<ReadonlyMap<string, T>> {
+    const answers = new Map<string, T>();
+    const asked = [...this.#hosts].filter(
+      ([host]) => (only === undefined || host === only) && !this.#down.has(host),
+    );
+    await Promise.all(
+      asked.map(async ([host, runner]) => {
+        const why = await runner.unavailable();
+        if (why !== undefined) this.#down.set(host, why);
+        else answers.set(host, await question(runner, host));
+      }),
+    );
+    return answers;
+  }
+}
