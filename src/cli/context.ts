@@ -14,6 +14,10 @@ export interface CliContext {
   readonly signal: AbortSignal;
   /** Calls back at each SIGUSR1 (qemu-img prints its progress then); returns how to stop. */
   onProgressSignal(listener: () => void): () => void;
+  /** Asks for a passphrase without showing it; absent where nobody sits at a terminal. The caller wipes it. */
+  askSecret?(prompt: string): Promise<Uint8Array>;
+  /** What is to be done when the command has ended, however it did. */
+  atEnd?(work: () => void): void;
   /** Milliseconds since the epoch. */
   now(): number;
 }

@@ -27,13 +27,17 @@ const verbs: Readonly<Record<string, () => Promise<{ readonly run: Command }>>> 
 
 /** The program `cow-img`, as a function: `args` without the program's name. Never throws. */
 export const cowImg: Command = async (args, context) => {
+  const last: (() => void)[] = [];
+  const own: CliContext = Object.create(context, { atEnd: { value: (work: () => void) => last.push(work) } });
   try {
-    return await dispatch(args, context);
+    return await dispatch(args, own);
   } catch (error) {
     if (!(error instanceof HelpWanted)) return answerFor(error, context);
     const { helpText } = await import('./help.ts');
     context.stdout.write(helpText(context));
     return 0;
+  } finally {
+    for (const work of last) work();
   }
 };
 

@@ -24,6 +24,7 @@ export class ImageArguments {
 
   constructor(context: CliContext) {
     this.#context = context;
+    context.atEnd?.(() => this.objects.wipe());
   }
 
   /** Understands one of `options`; false for any other. Throws CliFailure for an object that cannot be. */

@@ -1,5 +1,6 @@
 import { createDecipheriv } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import { wipe } from '../crypto/bytes.ts';
 import { isDiskError } from '../errors.ts';
 import { errnoOf, strerror } from '../platform/errno.ts';
 import type { TlsClientCredentials } from '../storage/nbd/stream.ts';
@@ -62,6 +63,20 @@ export class UserObjects {
   /** A client's credentials. Throws CliFailure where there are none of that name. */
   tlsCredentials(id: string): TlsClientCredentials {
     return this.#tls.credentials(id, 'client');
+  }
+
+  /** Keeps a passphrase that the user has typed; gives the id that it has now. */
+  keep(passphrase: Uint8Array): string {
+    // No id of the user's begins so.
+    const id = `_typed${this.#secrets.size}`;
+    this.#secrets.set(id, passphrase);
+    return id;
+  }
+
+  /** Overwrites all secrets: nothing needs them any more. */
+  wipe(): void {
+    wipe(...this.#secrets.values());
+    this.#secrets.clear();
   }
 
   /** Throws CliFailure where there is none. */

@@ -5,6 +5,7 @@ import type { CliContext } from './context.ts';
 import { CliFailure } from './failure.ts';
 import { ImageArguments } from './image-arguments.ts';
 import { couldNotOpen, warnOfProbedRaw } from './messages.ts';
+import { askingFor } from './missing-key.ts';
 
 export interface VerbOpenOptions extends OpenImageFileOptions {
   /** The exit code of a failure; default 1. */
@@ -55,8 +56,11 @@ async function opening<Opened>(
     if (!(error instanceof CliFailure)) throw error;
     throw new CliFailure(error.message, { exitCode, hint: error.hint, cause: error });
   }
+  const how = { ...images.opening, ...options };
   try {
-    return await open(name, { ...images.opening, ...options });
+    return await askingFor(context, images, path, (keys) =>
+      open(name, { ...how, layerOptions: { ...how.layerOptions, ...keys } }),
+    );
   } catch (error) {
     throw couldNotOpen(path, error, exitCode);
   }

@@ -1,5 +1,6 @@
 import { basename } from 'node:path';
 import { watchSignals } from '../platform/signals.ts';
+import { askSecret } from './ask-secret.ts';
 import type { CliContext, OutputStream } from './context.ts';
 
 /**
@@ -30,6 +31,15 @@ export function processContext(program: string): CliContext {
       listeners.add(listener);
       return () => listeners.delete(listener);
     },
+    askSecret: process.stdin.isTTY
+      ? (prompt) =>
+          askSecret(prompt, {
+            input: process.stdin,
+            write: (text) => process.stderr.write(text),
+            signal,
+            interrupt: () => process.kill(process.pid, 'SIGINT'),
+          })
+      : undefined,
     now: () => Date.now(),
   };
 }

@@ -1,3 +1,4 @@
+import { wipe } from '../crypto/bytes.ts';
 import type { SlotWish } from '../crypto/luks/amend.ts';
 import type { LuksOptions } from '../crypto/luks/create.ts';
 import { DiskError } from '../errors.ts';
@@ -9,7 +10,7 @@ export interface SecretKeeper {
 }
 
 /**
- * The secret that the option `key-secret` names, which must be text as QEMU's are. `prefix` is what the format puts before
+ * The secret that the option `key-secret` names, which must be text as QEMU's are; the caller wipes it. `prefix` is what the format puts before
  * the option's name. Throws `bad-argument` where it is missing or no text.
  */
 export async function requireSecret(
@@ -27,17 +28,18 @@ export async function requireSecret(
   return namedSecret(keeper, String(id), path);
 }
 
-/** The secret of that id. Throws `bad-argument` where there is none, or it is no text. */
+/** A copy of the secret of that id, which the caller wipes. Throws `bad-argument` where there is none, or it is no text. */
 export async function namedSecret(keeper: SecretKeeper, id: string, path?: string): Promise<Uint8Array> {
   const place = { path, field: 'key-secret' };
   if (!keeper.secret) throw new DiskError('bad-argument', `No secret with id '${id}'`, place);
-  const secret = await keeper.secret(id);
+  const secret = (await keeper.secret(id)).slice();
   try {
     new TextDecoder('utf-8', { fatal: true }).decode(secret);
     if (!secret.includes(0)) return secret;
   } catch {
     // Told below: the decoder's words would show the secret's bytes.
   }
+  wipe(secret);
   throw new DiskError('bad-argument', `Data from secret ${id} is not valid UTF-8`, place);
 }
 

@@ -11,6 +11,7 @@ import { CliFailure, UsageFailure } from '../failure.ts';
 import { growthRefusal } from '../growth-messages.ts';
 import { ImageArguments } from '../image-arguments.ts';
 import { assertCreatable, explain, isKnownToQemu, unknownFormat, unknownProtocol } from '../messages.ts';
+import { askingFor } from '../missing-key.ts';
 import {
   type CreationOptions,
   creationOptions,
@@ -114,15 +115,21 @@ async function create(
   warnAgain(context, driver, specs, options);
   try {
     checkFileName(path);
-    await createImageFile(path, {
+    const making = {
       format: driver.name,
       size: Number(plan.size),
-      options: driverOptions(driver, options),
       backing,
       corruptDependents: wish.force,
       secret: images.opening.secret,
       signal: context.signal,
-    });
+    };
+    await askingFor(
+      context,
+      images,
+      path,
+      (keys) => createImageFile(path, { ...making, options: { ...driverOptions(driver, options), ...keys } }),
+      { twice: true },
+    );
   } catch (error) {
     throw worded(error, path, driver, options);
   }

@@ -58,12 +58,13 @@ async function activate(
   }
   const unlocked = await unlock(area, header, tools.passphrase);
   if (!unlocked) throw refusal('key-secret', 'Invalid password, cannot unlock any keyslot');
+  let passphrase: Uint8Array | undefined;
   try {
-    const passphrase = await tools.secret(wish['new-secret']);
+    passphrase = await tools.secret(wish['new-secret']);
     const iterations = await slotIterations(header, wish['iter-time'] ?? defaultIterTime);
     return await fillSlot(area, header, index, { key: unlocked.key, passphrase, iterations });
   } finally {
-    wipe(unlocked.key);
+    wipe(unlocked.key, passphrase);
   }
 }
 
@@ -78,8 +79,9 @@ async function deactivate(
     throw refusal(name, `'${name}' must not be given when erasing keyslots`);
   }
   const old = wish['old-secret'];
-  const matching = old === undefined ? undefined : await unlock(area, header, await tools.secret(old));
-  wipe(matching?.key);
+  const passphrase = old === undefined ? undefined : await tools.secret(old);
+  const matching = passphrase && (await unlock(area, header, passphrase));
+  wipe(matching?.key, passphrase);
   const activeCount = header.slots.filter(({ active }) => active).length;
   const { keyslot } = wish;
   if (keyslot !== undefined) {

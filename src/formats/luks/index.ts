@@ -1,4 +1,5 @@
 import { alignUp } from '../../bytes/numbers.ts';
+import { wipe } from '../../crypto/bytes.ts';
 import { amendSlots } from '../../crypto/luks/amend.ts';
 import { createHeader, planHeader } from '../../crypto/luks/create.ts';
 import { isLuks, luksVersion } from '../../crypto/luks/header.ts';
@@ -49,12 +50,16 @@ export const luks: FormatDriver = {
       await store.resize(0);
       await store.resize(length);
     }
-    await createHeader(store, plan, passphrase, { detached });
+    try {
+      await createHeader(store, plan, passphrase, { detached });
+    } finally {
+      wipe(passphrase);
+    }
   },
 
   async measure(request) {
     const { size, options } = request;
-    await requireSecret(request, options['key-secret'], '');
+    wipe(await requireSecret(request, options['key-secret'], ''));
     const { payloadOffset } = planHeader(luksOptions(options, ''));
     const bytes = BigInt(payloadOffset) + (options['detached-header'] === true ? 0n : size);
     return { required: bytes, fullyAllocated: bytes };
@@ -71,10 +76,14 @@ export const luks: FormatDriver = {
     }
     const header = await readHeader(area, { detached: area !== store });
     const passphrase = await requireSecret(how, how.keySecret, '', store.name);
-    await amendSlots(area, header, slotWish(values, '') ?? {}, {
-      passphrase,
-      force: how.force,
-      secret: (id) => namedSecret(how, id, store.name),
-    });
+    try {
+      await amendSlots(area, header, slotWish(values, '') ?? {}, {
+        passphrase,
+        force: how.force,
+        secret: (id) => namedSecret(how, id, store.name),
+      });
+    } finally {
+      wipe(passphrase);
+    }
   },
 };

@@ -30,6 +30,19 @@ export async function openLuks(source: ByteSource, context: OpenContext): Promis
   const needsKey = !context.metadataOnly;
   // QEMU asks for the passphrase before it looks at the header.
   const passphrase = needsKey ? await requireSecret(context, keySecret, '', source.name) : undefined;
+  try {
+    return await openWith(passphrase, source, context);
+  } finally {
+    wipe(passphrase);
+  }
+}
+
+async function openWith(
+  passphrase: Uint8Array | undefined,
+  source: ByteSource,
+  context: OpenContext,
+): Promise<LuksLayer> {
+  const keySecret = context.options?.['key-secret'];
   const { headerFile: header = source } = context;
   const detached = header !== source;
   const facts = (await hasLuks2(header))

@@ -1,4 +1,5 @@
 import { alignUp } from '../../bytes/numbers.ts';
+import { wipe } from '../../crypto/bytes.ts';
 import { createHeader, type LuksPlan } from '../../crypto/luks/create.ts';
 import { DiskError } from '../../errors.ts';
 import { type ByteStore, hasFixedSize } from '../../storage/store.ts';
@@ -90,7 +91,11 @@ export async function createQcow2(
   await store.write(0, image.bytes);
   if (preallocation === 'off' && image.encodedSize === image.size && !passphrase) return;
   let layer = await openForWriting(store, data);
-  if (passphrase) await addEncryption(layer, encryption!.plan, passphrase);
+  try {
+    if (passphrase) await addEncryption(layer, encryption!.plan, passphrase);
+  } finally {
+    wipe(passphrase);
+  }
   if (image.encodedSize !== image.size) await layer.resize(image.size);
   if (passphrase && preallocation !== 'off') {
     await layer.finish();

@@ -74,7 +74,19 @@ export async function openEncryption(
   }
   const id = context.options?.[optionNames.secret];
   const passphrase = await requireSecret(context, id, 'encrypt.', source.name);
-  const keySecret = String(id);
+  try {
+    return await decryptionBy(passphrase, source, header, { format, keySecret: String(id) });
+  } finally {
+    wipe(passphrase);
+  }
+}
+
+async function decryptionBy(
+  passphrase: Uint8Array,
+  source: ByteSource,
+  header: Qcow2Header,
+  { format, keySecret }: { readonly format: 'aes' | 'luks'; readonly keySecret: string },
+): Promise<Decryption> {
   if (format === 'aes') return { keySecret, legacy: await LegacyAes.withPassword(passphrase) };
   const area = luksArea(source, header);
   const { spec, key } = await unlockPayload(area, await readLuksHeader(area), passphrase);

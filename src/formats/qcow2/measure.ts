@@ -1,3 +1,4 @@
+import { wipe } from '../../crypto/bytes.ts';
 import { DiskError } from '../../errors.ts';
 import type { MeasuredBitmap, Measurement, MeasureRequest, OptionValues } from '../driver.ts';
 import { requireSecret } from '../encryption.ts';
@@ -48,7 +49,7 @@ export async function measureQcow2(request: MeasureRequest): Promise<Measurement
 async function cryptoBytes(request: MeasureRequest, clusterSize: bigint): Promise<bigint> {
   const { options } = request;
   if (options['encrypt.format'] !== 'luks') return 0n;
-  await requireSecret(request, options['encrypt.key-secret'], 'encrypt.');
+  wipe(await requireSecret(request, options['encrypt.key-secret'], 'encrypt.'));
   return roundUp(BigInt(readEncryption(options)!.plan.payloadOffset), clusterSize);
 }
 

@@ -166,6 +166,9 @@ export function readEncryption(values: OptionValues): Qcow2CreateOptions['encryp
   const given = Object.entries(values).some(
     ([name, value]) => name.startsWith('encrypt.') && value !== undefined,
   );
+  if (values.encryption !== undefined && values['encrypt.format'] !== undefined) {
+    fail('encryption', "'encrypt.format' and its alias 'encryption' can't be used at the same time");
+  }
   const format = values.encryption === true ? 'aes' : values['encrypt.format'];
   if (format === undefined && given) fail('encrypt.format', "Parameter 'encrypt.format' is missing");
   if (format === undefined) return undefined;

@@ -303,7 +303,7 @@ class NodeOpener {
 const tellingOptions: Readonly<Record<string, readonly string[]>> = {
   raw: ['offset', 'size'],
   luks: ['key-secret'],
-  qcow2: ['encrypt.'],
+  qcow2: ['encrypt.key-secret'],
   vpc: ['force_size_calc'],
 };
 

@@ -1,0 +1,78 @@
+import type { ReadStream } from 'node:tty';
+import { wipe } from '../crypto/bytes.ts';
+import { DiskError } from '../errors.ts';
+
+/** As much as a passphrase may have. */
+const mostBytes = 512;
+const [ctrlC, ctrlD, backspace, lineFeed, carriageReturn, ctrlU, del] = [3, 4, 8, 10, 13, 21, 127];
+
+export interface Terminal {
+  readonly input: Pick<ReadStream, 'setRawMode' | 'on' | 'off' | 'resume' | 'pause'>;
+  write(text: string): void;
+  /** Aborted by Ctrl-C that came before, and by other signals. */
+  readonly signal: AbortSignal;
+  /** As the terminal does at Ctrl-C, which it leaves to us while nothing is echoed. */
+  interrupt(): void;
+}
+
+/**
+ * Asks for a passphrase on a terminal, which shows nothing of it and is afterwards as it was, whatever happens. The caller wipes it.
+ * Throws `aborted` at Ctrl-C or a signal, `bad-argument` where it is empty or too long.
+ */
+export async function askSecret(prompt: string, terminal: Terminal): Promise<Uint8Array> {
+  const { input, signal } = terminal;
+  const typed = new Uint8Array(mostBytes);
+  let length = 0;
+  let tooLong = false;
+  // First: what is typed at the sight of the prompt must not be shown.
+  input.setRawMode(true);
+  terminal.write(prompt);
+  let stop!: (how: 'entered' | 'interrupted' | 'aborted') => void;
+  const ended = new Promise<'entered' | 'interrupted' | 'aborted'>((resolve) => {
+    stop = resolve;
+  });
+  const take = (byte: number) => {
+    if (byte === lineFeed || byte === carriageReturn || byte === ctrlD) stop('entered');
+    else if (byte === ctrlC) stop('interrupted');
+    else if (byte === ctrlU) length = 0;
+    else if (byte === backspace || byte === del) {
+      // A character of UTF-8 goes whole.
+      do length = Math.max(0, length - 1);
+      while (length > 0 && (typed[length] & 0xc0) === 0x80);
+    } else if (length === mostBytes) tooLong = true;
+    else typed[length++] = byte;
+  };
+  const onData = (bytes: Buffer) => {
+    for (const byte of bytes) take(byte);
+    wipe(bytes);
+  };
+  const onAbort = () => stop('aborted');
+  input.on('data', onData);
+  signal.addEventListener('abort', onAbort, { once: true });
+  if (signal.aborted) stop('aborted');
+  input.resume();
+  try {
+    const how = await ended;
+    if (how !== 'entered') {
+      if (how === 'interrupted') {
+        const aborted = new Promise((resolve) => {
+          signal.addEventListener('abort', resolve, { once: true });
+        });
+        terminal.interrupt();
+        // It comes with a turn of the event loop, and says what the program ends with.
+        await aborted;
+      }
+      throw new DiskError('aborted', 'No passphrase was given', { cause: signal.reason });
+    }
+    if (length > 0 && !tooLong) return typed.slice(0, length);
+    const what = tooLong ? `A passphrase has at most ${mostBytes} bytes` : 'The passphrase is empty';
+    throw new DiskError('bad-argument', what, { field: 'passphrase' });
+  } finally {
+    input.setRawMode(false);
+    input.pause();
+    input.off('data', onData);
+    signal.removeEventListener('abort', onAbort);
+    wipe(typed);
+    terminal.write('\n');
+  }
+}

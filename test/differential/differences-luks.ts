@@ -1,0 +1,52 @@
+import type { Difference } from './differences.ts';
+
+/** What differs where images are encrypted, or their passphrases asked for. */
+export const luksDifferences = [
+  {
+    id: 'luks-locks',
+    what: 'A LUKS image whose file another program has open for writing',
+    qemuImg: 'opens it as it opens raw images, also for writing',
+    cowImg: 'refuses, as with every format that has a header; `-U` reads it',
+    reason: 'Its header changes with its key slots, and a torn one costs all data.',
+  },
+  {
+    id: 'luks-growth',
+    what: '`resize` of a LUKS image to more',
+    qemuImg: 'lengthens the file: the guest finds what its zeroes decrypt to',
+    cowImg: 'writes encrypted zeroes, which takes as long as writing that much',
+    reason: 'A disk that grows has zeroes at its end, and a format without tables cannot say so otherwise.',
+    shown: 'elsewhere',
+  },
+  {
+    id: 'luks-detached',
+    what: 'Detached LUKS headers (`-o detached-header=true`; `header.filename=` among the options of a node)',
+    qemuImg: 'does not know the option: later versions do',
+    cowImg: 'makes and opens them, in the words of QEMU 9',
+    reason: 'cryptsetup has them, and so has QEMU by now.',
+  },
+  {
+    id: 'luks2',
+    what: 'An image with a LUKS2 header',
+    qemuImg: 'refuses it: `LUKS version 2 is not supported`',
+    cowImg:
+      'opens it where its payload is one segment of AES in XTS, by key slots of PBKDF2 or Argon2; never changes its header',
+    reason:
+      'cryptsetup writes no other by default. As with QEMU, the format must be named: probing says raw.',
+  },
+  {
+    id: 'prompt',
+    what: 'An encrypted image whose passphrase nothing names, where somebody sits at a terminal',
+    qemuImg: "fails: `Parameter 'key-secret' is required for cipher`",
+    cowImg: 'asks for it without showing it, for a new image twice; without a terminal it fails as QEMU does',
+    reason: 'What is typed stands in no history and in no list of processes.',
+    shown: 'elsewhere',
+  },
+  {
+    id: 'luks-work',
+    what: 'A LUKS header whose key slots ask for more than 2^27 iterations of PBKDF2 in all',
+    qemuImg: 'computes for as long as it takes: hours',
+    cowImg: 'refuses it; likewise Argon2 of more than 2 GiB, or of more than 2^26 passes over a KiB',
+    reason: 'A header from a stranger should cost a minute at most. No program chooses so much by itself.',
+    shown: 'elsewhere',
+  },
+] as const satisfies readonly Difference[];
