@@ -1,4 +1,4 @@
-import { isDiskError } from '../../src/errors.ts';
+import { type DiskError, isDiskError } from '../../src/errors.ts';
 import { isWritable, type OptionValues } from '../../src/formats/driver.ts';
 import { amendImage } from '../../src/operations/amend.ts';
 import { checkImage } from '../../src/operations/check.ts';
@@ -69,11 +69,32 @@ export async function runAmend(
 ): Promise<void> {
   const driver = session.formats.find(({ name }) => name === session.scenario.format)!;
   await withClosed(session, async () => {
+    const before = await versionOf(session);
     try {
       await amendImage(() => openLive(session, { writable: true }), driver, values);
     } catch (error) {
-      // What this image cannot be is refused, and then nothing has happened.
-      if (!isDiskError(error) || !['unsupported', 'bad-argument', 'in-use'].includes(error.code)) throw error;
+      if (!isDiskError(error) || !mayRefuse(values, before, error)) throw error;
     }
   });
+}
+
+async function versionOf(session: Session): Promise<unknown> {
+  await using image = await openLive(session, { writable: false });
+  return (await image.layer.details()).formatSpecific?.data.compat;
+}
+
+/** Whether it is known beforehand that such an image cannot become that; then nothing has happened. */
+function mayRefuse(values: OptionValues, version: unknown, { code, field }: DiskError): boolean {
+  const isOld = version === '0.10';
+  if (values.refcount_bits !== undefined) {
+    if (field !== 'refcount_bits') return false;
+    // Version 2 knows 16 bits; a narrow width cannot hold what snapshots share.
+    return code === 'bad-argument' ? isOld : code === 'unsupported' && Number(values.refcount_bits) < 16;
+  }
+  if (values.lazy_refcounts === true) return isOld && code === 'bad-argument' && field === 'lazy_refcounts';
+  if (values.compat !== '0.10') return false;
+  // What version 2 has no place for: other refcounts, features, bitmaps, snapshots of another size or with zeroes.
+  return code === 'bad-argument'
+    ? ['refcount_bits', 'data_file', 'compat', 'snapshots'].includes(field ?? '')
+    : code === 'unsupported' && ['bitmaps', 'L2 entry'].includes(field ?? '');
 }

@@ -160,8 +160,11 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
       try {
         await image.resize(size, { preallocation });
       } catch (error) {
-        if (!isDiskError(error, 'unsupported') && !isDiskError(error, 'in-use')) throw error;
         // Version 2 with snapshots; a bitmap that a cut has left in use. Then nothing has happened.
+        const isKnown =
+          (isDiskError(error, 'unsupported') && error.field === 'nb_snapshots') ||
+          (isDiskError(error, 'in-use') && error.field === 'bitmap');
+        if (!isKnown) throw error;
         if (size < before) await noteLive(session, disk.tick(), size, before - size);
         return;
       }

@@ -76,6 +76,14 @@ export const differences = [
     reason: 'A slip should not cost an image.',
   },
   {
+    id: 'amend-zeroes-over-backing',
+    what: '`amend -o compat=0.10` of an image with a backing file and zero clusters in a snapshot',
+    qemuImg: 'gives each of them a cluster of stored zeroes',
+    cowImg: 'refuses; without a backing file they become holes, which read the same',
+    reason:
+      'The tables of several snapshots would have to change together, or a power cut could lose one of them.',
+  },
+  {
     id: 'amend-bitmaps',
     what: '`amend -o compat=0.10` of an image with bitmaps',
     qemuImg: 'drops them without a word, and leaves their clusters as leaks',

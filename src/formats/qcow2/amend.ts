@@ -4,6 +4,7 @@ import { DiskError } from '../../errors.ts';
 import type { ByteStore } from '../../storage/store.ts';
 import type { AmendContext, OptionSpec, OptionValues } from '../driver.ts';
 import { namedSecret, requireSecret, slotOptions, slotWish } from '../encryption.ts';
+import { repairRefcounts } from './check/index.ts';
 import * as c from './constants.ts';
 import { encryptionOf, luksArea } from './encryption.ts';
 import {
@@ -32,8 +33,8 @@ export const amendOptions: readonly OptionSpec[] = [
 const versions: Readonly<Record<string, 2 | 3>> = { '0.10': 2, v2: 2, '1.1': 3, v3: 3 };
 
 /**
- * Changes `compat`, `refcount_bits` and `lazy_refcounts` of an image, in QEMU's order and with its sentences. Going
- * down to version 2, the active disk must have no zero clusters left. Throws `bad-argument` and `unsupported`.
+ * Changes `compat`, `refcount_bits`, `lazy_refcounts` and what is said of a data file, in QEMU's order and with its sentences. Going
+ * down to version 2, the active disk must have no zero clusters left, and over a backing file no snapshot. Throws `bad-argument` and `unsupported`.
  */
 export async function amendQcow2(
   store: ByteStore,
@@ -41,7 +42,7 @@ export async function amendQcow2(
   how: AmendContext = {},
 ): Promise<void> {
   let header = await readHeader(store);
-  const { version, refcountOrder, lazyRefcounts } = understand(header, values, store.name);
+  const { version, refcountOrder, lazyRefcounts, dataFile, rawData } = understand(header, values, store.name);
   const slots = slotWish(values, 'encrypt.');
   if (slots) await amendEncryption(store, header, slots, how);
   if (version > header.version) header = await upgrade(store, header);
@@ -54,6 +55,7 @@ export async function amendQcow2(
     await reshapeRefcounts(store, refcountOrder);
     header = await readHeader(store);
   }
+  header = await setDataFile(store, header, dataFile, rawData);
   if (lazyRefcounts !== undefined) header = await setLazyRefcounts(store, header, version, lazyRefcounts);
   if (version >= header.version) return;
   await checkDowngrade(store, header);
@@ -83,6 +85,9 @@ interface Wish {
   readonly version: 2 | 3;
   readonly refcountOrder: number;
   readonly lazyRefcounts?: boolean;
+  /** Another name for the data file; empty: none. */
+  readonly dataFile?: string;
+  readonly rawData: boolean;
 }
 
 function understand(header: Qcow2Header, values: OptionValues, path: string): Wish {
@@ -110,16 +115,19 @@ function understand(header: Qcow2Header, values: OptionValues, path: string): Wi
       const message = 'data-file can only be set for images that use an external data file';
       throw refusal(path, 'data_file', message);
     }
-    if (String(values.data_file) !== dataFileNameOf(header)) {
-      throw new DiskError('unsupported', 'Another data file cannot be set', { path, field: 'data_file' });
-    }
   }
   const rawData = (header.autoclearFeatures & c.Autoclear.dataFileRaw) !== 0n;
   if (values.data_file_raw === true && !rawData) {
     throw refusal(path, 'data_file_raw', 'data-file-raw cannot be set on existing images');
   }
   checkBacking(header, values, path);
-  return { version, refcountOrder, lazyRefcounts: values.lazy_refcounts as boolean | undefined };
+  return {
+    version,
+    refcountOrder,
+    lazyRefcounts: values.lazy_refcounts as boolean | undefined,
+    dataFile: values.data_file === undefined ? undefined : String(values.data_file),
+    rawData: rawData && values.data_file_raw !== false,
+  };
 }
 
 function checkBacking(header: Qcow2Header, values: OptionValues, path: string): void {
@@ -143,6 +151,28 @@ async function upgrade(store: ByteStore, header: Qcow2Header): Promise<Qcow2Head
     headerLength: c.headerLengthFull,
     unknownFields: new Uint8Array(0),
     extensions: withExtension(header.extensions, c.ExtensionType.featureNames, names),
+  });
+}
+
+/** Only what the header says of the data file: nobody looks whether it is there, and no byte moves. */
+async function setDataFile(
+  store: ByteStore,
+  header: Qcow2Header,
+  name: string | undefined,
+  raw: boolean,
+): Promise<Qcow2Header> {
+  const isRaw = (header.autoclearFeatures & c.Autoclear.dataFileRaw) !== 0n;
+  const renamed = name !== undefined && name !== (dataFileNameOf(header) ?? '');
+  if (!renamed && raw === isRaw) return header;
+  const data = name === '' ? undefined : new TextEncoder().encode(name);
+  return replaceHeader(store, header, {
+    ...header,
+    autoclearFeatures: raw
+      ? header.autoclearFeatures
+      : header.autoclearFeatures & ~BigInt(c.Autoclear.dataFileRaw),
+    extensions: renamed
+      ? withExtension(header.extensions, c.ExtensionType.dataFile, data, 'first')
+      : header.extensions,
   });
 }
 
@@ -188,12 +218,17 @@ async function checkDowngrade(store: ByteStore, header: Qcow2Header): Promise<vo
       field: 'bitmaps',
     });
   }
-  for (const { l1TableOffset, l1Size } of entries)
-    await refuseZeroClusters(store, header, l1TableOffset, l1Size);
+  if (backingFileOf(header) === undefined) return;
+  for (const { l1TableOffset, l1Size } of entries) {
+    const at = await findZeroCluster(store, header, l1TableOffset, l1Size);
+    if (at === undefined) continue;
+    const message = 'Snapshots with zero clusters over a backing file prevent downgrade of image';
+    throw new DiskError('unsupported', message, { path: store.name, offset: at, field: 'L2 entry' });
+  }
 }
 
-async function downgrade(store: ByteStore, header: Qcow2Header): Promise<void> {
-  await refuseZeroClusters(store, header, header.l1TableOffset, header.l1Size);
+async function downgrade(store: ByteStore, before: Qcow2Header): Promise<void> {
+  const header = await dropZeroClusters(store, before);
   await replaceHeader(store, header, {
     ...header,
     version: 2,
@@ -206,29 +241,68 @@ async function downgrade(store: ByteStore, header: Qcow2Header): Promise<void> {
   });
 }
 
-/** Version 2 has no zero clusters: a table with one would not be understood any more. */
-async function refuseZeroClusters(
+/**
+ * Version 2 has no zero clusters. The active disk has none left by now; where there is no backing file, those of
+ * snapshots read the same as holes. The clusters that they held are leaks after a cut, until the last step.
+ */
+async function dropZeroClusters(store: ByteStore, header: Qcow2Header): Promise<Qcow2Header> {
+  const active = await findZeroCluster(store, header, header.l1TableOffset, header.l1Size);
+  if (active !== undefined) {
+    throw new DiskError('bad-argument', 'The disk has zero clusters, which version 2 cannot have', {
+      path: store.name,
+      offset: active,
+      field: 'L2 entry',
+    });
+  }
+  const { entries } = await readSnapshots(store, header);
+  let freed = false;
+  for (const { l1TableOffset, l1Size } of entries) {
+    for await (const { at, table } of l2Tables(store, header, l1TableOffset, l1Size)) {
+      let changed = false;
+      for (const entry of zeroEntries(table)) {
+        freed ||= offsetIn(table, entry) !== 0;
+        table.setBigUint64(entry, 0n);
+        changed = true;
+      }
+      if (changed) await store.write(at, new Uint8Array(table.buffer));
+    }
+  }
+  await store.flush();
+  if (!freed) return header;
+  await repairRefcounts(store);
+  return readHeader(store);
+}
+
+/** Where a zero cluster's entry lies in the tables below an L1 table. */
+async function findZeroCluster(
   store: ByteStore,
   header: Qcow2Header,
   l1TableOffset: number,
   l1Size: number,
-): Promise<void> {
-  const l1 = new DataView(await readTable(store, l1TableOffset, l1Size * c.entryBytes));
-  const clusterSize = clusterSizeOf(header);
-  for (let index = 0; index < l1Size; index++) {
-    const at = Number(l1.getBigUint64(index * c.entryBytes) & 0x00ff_ffff_ffff_fe00n);
-    if (at === 0) continue;
-    const l2 = new DataView(await readTable(store, at, clusterSize));
-    for (let entry = 0; entry < clusterSize; entry += c.entryBytes) {
-      const packed = (l2.getUint32(entry) & 0x4000_0000) !== 0;
-      if (packed || (l2.getUint32(entry + 4) & c.lowZero) === 0) continue;
-      throw new DiskError('unsupported', 'Snapshots with zero clusters prevent downgrade of image', {
-        path: store.name,
-        offset: at + entry,
-        field: 'L2 entry',
-      });
-    }
+): Promise<number | undefined> {
+  for await (const { at, table } of l2Tables(store, header, l1TableOffset, l1Size)) {
+    for (const entry of zeroEntries(table)) return at + entry;
   }
+  return undefined;
+}
+
+async function* l2Tables(store: ByteStore, header: Qcow2Header, l1TableOffset: number, l1Size: number) {
+  const l1 = new DataView(await readTable(store, l1TableOffset, l1Size * c.entryBytes));
+  for (let index = 0; index < l1Size; index++) {
+    const at = offsetIn(l1, index * c.entryBytes);
+    if (at !== 0) yield { at, table: new DataView(await readTable(store, at, clusterSizeOf(header))) };
+  }
+}
+
+function* zeroEntries(table: DataView): Generator<number> {
+  for (let entry = 0; entry < table.byteLength; entry += c.entryBytes) {
+    const packed = (table.getUint32(entry) & 0x4000_0000) !== 0;
+    if (!packed && (table.getUint32(entry + 4) & c.lowZero) !== 0) yield entry;
+  }
+}
+
+function offsetIn(table: DataView, entry: number): number {
+  return Number(table.getBigUint64(entry) & 0x00ff_ffff_ffff_fe00n);
 }
 
 async function readTable(store: ByteStore, at: number, length: number): Promise<ArrayBuffer> {
