@@ -1,5 +1,6 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError, isDiskError } from '../../errors.ts';
+import { isWritable } from '../../formats/driver.ts';
 import { findFormat } from '../../formats/index.ts';
 import type { Image } from '../../image/image.ts';
 import { requireFile } from '../../image/reference.ts';
@@ -116,6 +117,9 @@ async function convert(
     : await openConvertTarget(context, path, wish);
   if (wish.compress && !findFormat(target.image.layer.format)?.canPack) throw notCompressible();
   if (target.image.size < size) throw new CliFailure('output file is smaller than input file');
+  const { layer } = target.image;
+  // A flat image of a format that can pack otherwise: QEMU finds that it has no clusters.
+  if (wish.compress && isWritable(layer) && !layer.pack) throw new CliFailure('invalid cluster size');
   if (wish.bitmaps && !supportsBitmaps(target.image)) {
     throw new CliFailure(`Format driver '${target.image.layer.format}' does not support bitmaps`);
   }

@@ -61,6 +61,15 @@ formatLines({
     'resize IMG(plain) 4M',
     'create -f vmdk -b plain -F raw d/new',
     'create -f vmdk -o subformat=monolithicFlat -b plain -F vmdk d/new',
+    ...subformats.slice(1).map((name) => ({
+      line: `convert -c -O vmdk -o subformat=${name} raw.img d/new.vmdk`,
+      files: 'contents' as const,
+      ...(name.endsWith('Flat') ? { filesDiffer: 'failed-create' as const } : {}),
+    })),
+    {
+      line: 'convert -c -O vmdk -o subformat=monolithicFlat raw.img d/new.vmdk',
+      filesDiffer: 'failed-create' as const,
+    },
     // Into a stream once more is refused (src/formats/vmdk/stream.test.ts).
     ...subformats.slice(0, 3).map((name) => `convert -n -O vmdk full.img d/${name}/i.vmdk`),
   ],
