@@ -13,7 +13,7 @@ export const run: LabCommand = async (input, context) => {
   const folder = first === undefined ? undefined : resolve(context.cwd, first);
   const isPool = folder !== undefined && existsSync(folder) && statSync(folder).isDirectory();
   const lab = isPool ? undefined : labFrom(input, context).lab;
-  const space = await measurePool(lab ? lab.pool : realPath(folder!), lab?.name);
+  const space = await measurePool(lab ? lab.pool : realPath(folder!), lab);
   for (const warning of space.warnings) warn(context, warning);
   if (wantsJson(input)) {
     const short = Math.max(0, space.growth - space.fileSystem.available);

@@ -1,12 +1,15 @@
 import { readdirSync, statSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { IntervalSet } from '../../bytes/intervals.ts';
 import { DiskError, isDiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
 import { openImageFile, trustedImages } from '../../node.ts';
 import { asSystemError } from '../../platform/errno.ts';
 import { type Space, spaceAt } from '../../platform/file-facts.ts';
+import type { Lab } from '../lab.ts';
 import { backingPathOf, type ImageHead, readImageHead } from '../overlay.ts';
+import type { DiskEncryption } from '../seat.ts';
+import { keyFor } from '../seat-key.ts';
 import { fullBytes } from './worst-case.ts';
 
 /** What the files of one seat take. Bytes. */
@@ -45,7 +48,9 @@ export interface PoolSpace {
 }
 
 /** Measures the images in a pool (seats may run meanwhile), those of one lab or all. Throws `not-found`. */
-export async function measurePool(pool: string, lab?: string): Promise<PoolSpace> {
+export async function measurePool(pool: string, lab?: Pick<Lab, 'name' | 'seats'>): Promise<PoolSpace> {
+  const disks = [...(lab?.seats.values() ?? [])].flatMap((seat) => [seat.disk, ...(seat.disks ?? [])]);
+  const keys = new Map(disks.map(({ path, encryption }) => [path, encryption]));
   const fileSystem = spaceAt(pool);
   const seats = new Map<string, SeatSpace>();
   const masters = new Map<string, IntervalSet | undefined>();
@@ -54,13 +59,13 @@ export async function measurePool(pool: string, lab?: string): Promise<PoolSpace
     const path = join(pool, file);
     const image = file.endsWith('.qcow2') ? readImageHead(path) : undefined;
     const owner = ownerOf(file, image, seats);
-    if (!owner || (lab !== undefined && owner.lab !== lab)) continue;
+    if (!owner || (lab !== undefined && owner.lab !== lab.name)) continue;
     const key = `${owner.lab ?? ''}/${owner.name}`;
     const before = seats.get(key) ?? { ...owner, apparent: 0, own: 0, shared: 0, worst: 0 };
     const { apparent, allocated } = image ?? sizesOf(path);
     let shared = 0;
     try {
-      if (image) shared = await sharedBytes(image, masters);
+      if (image) shared = await sharedBytes(image, masters, keys.get(path));
     } catch (error) {
       if (!isDiskError(error)) throw error;
       warnings.push(`${file}: what it shares is not known: ${error.message}`);
@@ -121,17 +126,27 @@ function sizesOf(path: string): { readonly apparent: number; readonly allocated:
 }
 
 /** Guest bytes that an image reads from what it stands on, by its own map and that of its backing chain. */
-async function sharedBytes(head: ImageHead, masters: Map<string, IntervalSet | undefined>): Promise<number> {
+async function sharedBytes(
+  head: ImageHead,
+  masters: Map<string, IntervalSet | undefined>,
+  encryption: DiskEncryption | undefined,
+): Promise<number> {
   const backing = backingPathOf(head);
   if (backing === undefined) return 0;
   if (!masters.has(backing)) {
     masters.set(backing, undefined);
-    await using image = await open(backing, head.backing?.format);
+    const format = head.backing?.format;
+    await using image = await openImageFile(backing, { format, policy: trustedImages, locks: 'share' });
     masters.set(backing, await storedBytes(image, 'chain'));
   }
   const beneath = masters.get(backing);
   if (!beneath) throw new DiskError('not-found', `'${backing}' cannot be read`, { path: backing });
-  await using image = await open(head.path, 'qcow2', 'ignore');
+  await using image = await openImageFile(head.path, {
+    format: 'qcow2',
+    backing: 'ignore',
+    locks: 'share',
+    ...keyFor(encryption),
+  });
   let shared = 0;
   for await (const page of image.runs({ depth: 'layer' })) {
     for (const { kind, offset, length } of page) {
@@ -141,10 +156,6 @@ async function sharedBytes(head: ImageHead, masters: Map<string, IntervalSet | u
     }
   }
   return shared;
-}
-
-function open(path: string, format: string | undefined, backing: 'open' | 'ignore' = 'open'): Promise<Image> {
-  return openImageFile(resolve(path), { format, backing, policy: trustedImages, locks: 'share' });
 }
 
 /** Guest bytes that an image holds, zeroes aside. */
