@@ -15,7 +15,14 @@ export interface DomainXmlOptions {
    * owner as it is, since it would give it to QEMU's user and not give it back.
    */
   readonly backing?: { readonly path: string; readonly format: string };
+  /** The disk is an export of an NBD server (`cowherd serve`) and no file: then it is raw to the guest's host. */
+  readonly served?: ServedAt;
 }
+
+/** Where an NBD server is, as other hosts see it. */
+export type ServedAt =
+  | { readonly socket: string; readonly tls: boolean }
+  | { readonly host: string; readonly port: number; readonly tls: boolean };
 
 /** The domain's name, `LAB-SEAT`. Where two labs come to the same name, libvirt refuses the second UUID. */
 export function domainName(seat: Pick<Seat, 'lab' | 'name'>): string {
@@ -86,8 +93,24 @@ function devices(seat: Seat, options: DomainXmlOptions): Node[] {
 const diskTargets: Readonly<Record<DiskBus, string>> = { virtio: 'vd', ide: 'hd', sata: 'sd' };
 
 /** What the system disk is, whatever it is plugged into. */
-export function diskSource(seat: Seat, { backing }: Pick<DomainXmlOptions, 'backing'>): Node[] {
+export function diskSource(
+  seat: Seat,
+  { backing, served }: Pick<DomainXmlOptions, 'backing' | 'served'>,
+): Node[] {
   const { format } = seat.disk;
+  if (served) {
+    return [
+      node('driver', { name: 'qemu', type: 'raw', discard: 'unmap' }),
+      node(
+        'source',
+        { protocol: 'nbd', name: seat.name, ...(served.tls ? { tls: 'yes' } : {}) },
+        'socket' in served
+          ? node('host', { transport: 'unix', socket: served.socket })
+          : node('host', { name: served.host, port: served.port }),
+      ),
+      text('serial', seat.uuid.replaceAll('-', '').slice(0, 20)),
+    ];
+  }
   return [
     node('driver', { name: 'qemu', type: format, discard: 'unmap' }),
     diskFile(seat.disk),
@@ -138,7 +161,7 @@ export function systemDisk(seat: Seat, options: DomainXmlOptions): Node {
   const { bus } = seat.disk;
   return node(
     'disk',
-    { type: 'file', device: 'disk' },
+    { type: options.served ? 'network' : 'file', device: 'disk' },
     ...diskSource(seat, options),
     node('target', { dev: `${diskTargets[bus]}a`, bus }),
     node('boot', { order: 1 }),

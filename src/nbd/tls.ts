@@ -1,4 +1,3 @@
-import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { createServer, type PeerCertificate, type TLSSocket, type TlsOptions } from 'node:tls';
 import type { Authorization, TlsCredentials } from '../cli/tls-objects.ts';
@@ -11,38 +10,26 @@ export function tlsStarter(
   credentials: TlsCredentials,
   authorize: Authorization | undefined,
 ): (stream: Duplex) => Promise<Duplex> {
-  const waiting = new Map<string, { resolve(stream: Duplex): void; reject(error: unknown): void }>();
   const names = new WeakMap<TLSSocket, string>();
-  const server = createServer({ ...optionsOf(credentials, names), handshakeTimeout: 10_000 }, (secured) => {
-    const key = keyOf(secured);
-    const waiter = waiting.get(key);
-    waiting.delete(key);
-    secured.on('error', () => undefined);
-    const allowed = authorize === undefined || authorize(identityOf(secured, names));
-    if (waiter && allowed) waiter.resolve(secured);
-    else {
-      secured.destroy();
-      waiter?.reject(new Error('The peer may not come in'));
-    }
-  });
-  server.on('tlsClientError', (_error, secured) => secured.destroy());
+  const options = { ...optionsOf(credentials, names), handshakeTimeout: 10_000 };
   return (stream) =>
     new Promise((resolve, reject) => {
-      const socket = stream as Socket;
-      const key = keyOf(socket);
-      waiting.set(key, { resolve, reject });
-      socket.once('close', () => {
-        if (waiting.get(key)?.reject !== reject) return;
-        waiting.delete(key);
-        reject(new Error('The peer has gone'));
+      // A server for each: it says which of its streams became the encrypted one only by their being one.
+      const server = createServer(options, (secured) => {
+        secured.on('error', () => undefined);
+        if (authorize === undefined || authorize(identityOf(secured, names))) resolve(secured);
+        else {
+          secured.destroy();
+          reject(new Error('The peer may not come in'));
+        }
       });
-      server.emit('connection', socket);
+      server.on('tlsClientError', (error, secured) => {
+        secured.destroy();
+        reject(error);
+      });
+      stream.once('close', () => reject(new Error('The peer has gone')));
+      server.emit('connection', stream);
     });
-}
-
-/** Client and server of one TCP connection know each other by this as long as it is up. */
-function keyOf({ remoteAddress, remotePort, localPort }: Socket): string {
-  return `${remoteAddress} ${remotePort} ${localPort}`;
 }
 
 function optionsOf(credentials: TlsCredentials, names: WeakMap<TLSSocket, string>): TlsOptions {

@@ -68,6 +68,23 @@ export const labCommands: readonly CommandSpec[] = [
     load: () => import('../commands/start.ts'),
   },
   {
+    name: 'serve',
+    operands: '[lab] [seats...]',
+    summary: "export seats' disks by NBD, for guests elsewhere",
+    description:
+      "Serves seats' disks, all of them when none is named, as NBD exports by the seats' names, and the master read-only as " +
+      "'master', until it is ended; 'serve' in the lab file says where, and with what TLS. " +
+      `${seatsHelp} Served disks are in use: their guests do not start on this host, and reset refuses them.`,
+    options: [
+      {
+        flags: '--definitions <folder>',
+        help: 'write libvirt definitions for another host, whose disks are these exports, and do nothing else',
+      },
+    ],
+    examples: ['serve classroom.yaml', 'serve classroom.yaml --definitions for-host-2'],
+    load: () => import('../commands/serve.ts'),
+  },
+  {
     name: 'stop',
     operands: '[lab] [seats...]',
     summary: 'shut seats down',

@@ -7,7 +7,7 @@ import type { DiskBus, Firmware, Graphics, Preallocation, SeatNetwork } from '..
 import { explain, rangeOf } from './explain.ts';
 import type { LabHost } from './hosts.ts';
 import { labFileError, type Mistake, type SourceText } from './mistakes.ts';
-import { type LabDocument, labSchema, sizePattern } from './schema.ts';
+import { type LabDocument, labSchema, type ServeDocument, sizePattern } from './schema.ts';
 import { seatNames } from './seats.ts';
 import type { SeedDocument } from './seed-schema.ts';
 
@@ -53,6 +53,8 @@ export interface LabSpec {
   readonly tpm: boolean;
   readonly guard: 'read-only' | 'immutable';
   readonly guest: 'any' | 'demo';
+  /** With absolute paths. */
+  readonly serve?: ServeDocument;
   /** An error about the value at `path` of the lab file, with its line. */
   mistake(path: readonly (string | number)[], message: string, fix?: string): DiskError;
 }
@@ -213,6 +215,11 @@ function resolveSpec(data: LabDocument, document: Document, source: SourceText, 
     if (data.graphics === 'spice')
       wrong(['graphics'], 'spice needs libvirt here', 'write for example: graphics: vnc');
   }
+  const { serve } = data;
+  if (serve?.listen !== undefined && serve.socket !== undefined)
+    wrong(['serve', 'socket'], 'serve has a socket and listen', 'keep one of them');
+  if (serve?.master && seats.includes('master'))
+    wrong(['serve'], 'a seat is called master, as the export of the master', 'add: master: false');
   if (mistakes.length > 0) throw labFileError(source, mistakes);
 
   const master = typeof data.master === 'string' ? { path: data.master } : data.master;
@@ -241,6 +248,7 @@ function resolveSpec(data: LabDocument, document: Document, source: SourceText, 
     tpm: data.tpm,
     guard: data.guard,
     guest: data.guest,
+    serve: serveOf(data.serve, local),
     mistake: (path, message, fix) => labFileError(source, [{ ...rangeOf(document, path), message, fix }]),
   };
 }
@@ -253,6 +261,15 @@ function templateOf(text: string, local: (path: string) => string): LabSpec['tem
 function seedOf(seed: SeedDocument | undefined, local: (path: string) => string): SeedDocument | undefined {
   const extra = seed?.['user-data'];
   return seed && extra !== undefined ? { ...seed, 'user-data': local(extra) } : seed;
+}
+
+function serveOf(
+  serve: ServeDocument | undefined,
+  local: (path: string) => string,
+): ServeDocument | undefined {
+  if (!serve) return undefined;
+  const { socket, tls } = serve;
+  return { ...serve, socket: socket && local(socket), tls: tls && local(tls) };
 }
 
 function networkOf(network: LabDocument['network']): SeatNetwork {

@@ -116,6 +116,40 @@ const extraDisk = z.strictObject(
   { error: 'a disk must be a mapping, such as {name: data, size: 10G}' },
 );
 
+const serveSchema = z.strictObject(
+  {
+    socket: path("serve's socket").optional().meta({
+      description:
+        'A unix socket, relative to this file. Default, where there is no listen: LAB.nbd in the pool',
+    }),
+    listen: z
+      .string({ error: "serve's listen must be an address, such as 0.0.0.0:10809" })
+      .regex(/^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$/, {
+        error: "serve's listen must be an address and a port, such as 0.0.0.0:10809",
+      })
+      .optional()
+      .meta({ description: 'A TCP address and port, in place of a socket' }),
+    tls: path("serve's tls").optional().meta({
+      description:
+        'Folder with ca-cert.pem, server-cert.pem and server-key.pem: then only clients with a certificate come in',
+    }),
+    host: z
+      .string({ error: "serve's host must be a name" })
+      .regex(/^[A-Za-z0-9.:-]+$/, { error: "serve's host must be a host's name or address" })
+      .optional()
+      .meta({
+        description: "This host's name in definitions for other hosts. Default: the address of listen",
+      }),
+    master: z
+      .boolean({ error: "serve's master must be true or false" })
+      .default(true)
+      .meta({ description: "Whether the master is served too, as 'master', read-only" }),
+  },
+  { error: 'serve must be a mapping, such as {listen: "0.0.0.0:10809"}' },
+);
+
+export type ServeDocument = z.output<typeof serveSchema>;
+
 /** The lab file, as people write it. Descriptions show up in editors through the JSON Schema. */
 export const labSchema = z
   .strictObject({
@@ -235,6 +269,9 @@ export const labSchema = z
       .enum(['read-only', 'immutable'], { error: 'guard must be read-only or immutable' })
       .default('read-only')
       .meta({ description: 'How the master is protected while the lab is up; immutable needs root' }),
+    serve: serveSchema.optional().meta({
+      description: "How 'cowherd serve' exports the seats' disks over NBD, for guests elsewhere",
+    }),
     guest: z.enum(['any', 'demo'], { error: 'guest must be any or demo' }).default('any').meta({
       description:
         "any: new disks are exactly the master. demo: Cowherd's own demo guest; its name is written into each disk",

@@ -1,0 +1,162 @@
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import { cowherd } from '../../src/lab/cowherd.ts';
+import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
+import { testContext } from '../support/cli-context.ts';
+import { have, mustRun, run } from '../support/programs.ts';
+import { type LabBench, labBench, qemuCheck } from './support.ts';
+
+const nbd = have('nbdinfo') && have('qemu-io');
+
+/** `cowherd serve` in the bench until it is disposed. */
+async function serving(bench: LabBench, ...args: string[]) {
+  const ending = new AbortController();
+  const context = testContext({
+    program: 'cowherd',
+    cwd: bench.dir.path,
+    signal: ending.signal,
+    columns: 120,
+  });
+  let over = false;
+  const code = cowherd(['serve', ...args], context).finally(() => {
+    over = true;
+  });
+  while (!over && !context.out().includes('serving')) await sleep(10);
+  return {
+    said: () => context.out() + context.err(),
+    code,
+    async [Symbol.asyncDispose]() {
+      ending.abort('SIGTERM');
+      await code;
+    },
+  };
+}
+
+const uri = (socket: string, name: string) => `nbd+unix:///${name}?socket=${socket}`;
+
+describe.skipIf(!nbd)('cowherd serve', () => {
+  it('exports the seats to write and the master to read, and gives them back', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2, serve: { socket: 'here.sock' } });
+    await bench.must('up');
+    const socket = bench.path('here.sock');
+    const master = await mustRun('sha256sum', [bench.path('masters/m.raw')]);
+    {
+      await using server = await serving(bench);
+      expect(server.said()).toContain('serving 2 seats at');
+      const { stdout } = await run('nbdinfo', ['--list', '--json', uri(socket, '')]);
+      const { exports } = JSON.parse(stdout) as { exports: Record<string, unknown>[] };
+      expect(exports.map((one) => [one['export-name'], one.is_read_only])).toEqual([
+        ['student-01', false],
+        ['student-02', false],
+        ['master', true],
+      ]);
+      const write = ['-f', 'raw', '-c', 'write -P 7 1M 64k', '-c', 'flush', uri(socket, 'student-01')];
+      await mustRun('qemu-io', write);
+      const refused = await run('qemu-io', ['-f', 'raw', '-c', 'write 0 512', uri(socket, 'master')]);
+      expect(refused.code).not.toBe(0);
+
+      const reset = await bench.run('reset', 'student-01');
+      expect(reset.code).toBe(1);
+      expect(reset.err).toMatch(/lock|use/);
+      const down = await bench.run('down');
+      expect([down.code, down.err]).toEqual([1, expect.stringMatching(/lock|use/)]);
+      const second = await bench.run('serve');
+      expect(second.code).toBe(1);
+      const other = await run('qemu-io', [
+        '-f',
+        'qcow2',
+        '-c',
+        'read 0 512',
+        bench.path('class/student-02.qcow2'),
+      ]);
+      expect(other.stderr).toContain('Failed to get');
+      // What the two refusals left: the server goes on.
+      await mustRun('qemu-io', ['-f', 'raw', '-c', 'read -P 7 1M 64k', uri(socket, 'student-01')]);
+      await mustRun('qemu-io', ['-f', 'raw', '-c', 'read -P 90 1M 64k', uri(socket, 'student-02')]);
+    }
+    expect(existsSync(socket)).toBe(false);
+    await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'read -P 7 1M 64k', bench.path('class/student-01.qcow2')]);
+    await qemuCheck(bench.path('class/student-01.qcow2'));
+    expect(await mustRun('sha256sum', [bench.path('masters/m.raw')])).toEqual(master);
+    await bench.must('reset', 'student-01');
+    await mustRun('qemu-io', [
+      '-f',
+      'qcow2',
+      '-c',
+      'read -P 90 1M 64k',
+      bench.path('class/student-01.qcow2'),
+    ]);
+  });
+
+  it('keeps what is no socket where its socket would go', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 1, serve: { socket: 'precious' } });
+    await bench.must('up');
+    writeFileSync(bench.path('precious'), 'kept');
+    const answer = await bench.run('serve');
+    expect([answer.code, answer.err]).toEqual([1, expect.stringContaining('is no socket')]);
+    expect(readdirSync(bench.dir.path)).toContain('precious');
+  });
+
+  it('says what is wrong in the lab file', async () => {
+    await using bench = await labBench();
+    const cases: [Record<string, unknown>, string][] = [
+      [{ serve: { listen: 'nowhere' } }, "serve's listen must be an address and a port"],
+      [{ serve: { listen: '127.0.0.1:10809', socket: 's' } }, 'serve has a socket and listen'],
+      [{ seats: ['master'], serve: {} }, 'a seat is called master'],
+    ];
+    for (const [values, message] of cases) {
+      bench.write('lab.yaml', values);
+      const { code, err } = await bench.run('serve');
+      expect([code, err]).toEqual([2, expect.stringContaining(message)]);
+    }
+  });
+
+  it.skipIf(!have('virt-xml-validate') || !have('xmllint'))(
+    'writes definitions for other hosts',
+    async () => {
+      await using bench = await labBench();
+      for (const [serve, source] of [
+        [
+          { listen: '0.0.0.0:10809', host: 'herd.example.org', tls: 'pki' },
+          '<source protocol="nbd" name="student-01" tls="yes">\n        <host name="herd.example.org" port="10809"/>',
+        ],
+        [{ socket: '/run/class.sock' }, '<host transport="unix" socket="/run/class.sock"/>'],
+      ] as const) {
+        bench.write('lab.yaml', { seats: 1, serve });
+        await bench.must('serve', '--definitions', 'elsewhere');
+        const file = bench.path('elsewhere/student-01.xml');
+        expect(await mustRun('cat', [file])).toContain(source);
+        const judged = await run('virt-xml-validate', [file, 'domain']);
+        expect([judged.code, judged.stderr]).toEqual([0, expect.anything()]);
+      }
+      bench.write('lab.yaml', { seats: 1, serve: { listen: '0.0.0.0:10809' } });
+      expect((await bench.run('serve', '--definitions', 'elsewhere')).err).toContain('do not find this one');
+    },
+  );
+
+  it.skipIf(!have('qemu-system-x86_64'))('boots a guest from an export, which remembers it', async () => {
+    await using bench = await labBench();
+    mkdirSync(bench.path('demo'));
+    await makeDemoMaster(bench.path('demo/demo.raw'), { size: 8 * 1024 * 1024, payloadBytes: 0 });
+    bench.write('lab.yaml', { master: 'demo/demo.raw', seats: 1, guest: 'demo', serve: {} });
+    await bench.must('up');
+    const socket = bench.path('class/class.nbd');
+    await using _server = await serving(bench);
+    const node = { 'node-name': 'disk', driver: 'raw', file: nbdNode(socket, 'student-01') };
+    const boot = () =>
+      mustRun('qemu-system-x86_64', [
+        ...['-no-user-config', '-nodefaults', '-machine', 'pc', '-accel', 'tcg', '-m', '16M'],
+        ...['-display', 'none', '-serial', 'stdio', '-no-reboot'],
+        ...['-blockdev', JSON.stringify(node), '-device', 'virtio-blk-pci,drive=disk,bootindex=1'],
+      ]);
+    expect(await boot()).toContain('cowherd seat=student-01 boots=1');
+    expect(await boot()).toContain('cowherd seat=student-01 boots=2');
+  });
+});
+
+function nbdNode(socket: string, name: string) {
+  return { driver: 'nbd', server: { type: 'unix', path: socket }, export: name };
+}
