@@ -31,6 +31,7 @@ function warmFreeMemory(folder, bytes) {
  * @property {string} name
  * @property {readonly string[]} argv
  * @property {string} [input] for standard input
+ * @property {() => number} [cpu] seconds that a server has used, whose client `argv` is: then those count
  *
  * @typedef {object} Job
  * @property {string} name
@@ -58,7 +59,9 @@ export function measure(job, { folder: usual, rounds }) {
       const side = sides[index];
       job.prepare?.(side);
       if (job.writes) warmFreeMemory(folder, job.writes);
+      const before = side.cpu?.() ?? 0;
       const figures = timed(side.argv, { cwd: folder, input: side.input });
+      if (side.cpu) figures.cpu = side.cpu() - before;
       job.verify?.(side);
       if (round > 0) runs[index].push(figures);
     }

@@ -26,6 +26,8 @@ const missing = installDebianPackages({
   'mkfs.ext4': 'e2fsprogs',
   'mkfs.xfs': 'xfsprogs',
   'mkfs.btrfs': 'btrfs-progs',
+  fio: 'fio',
+  nbdcopy: 'libnbd-bin',
 });
 if (missing.some((name) => ['qemu-utils', 'time', 'fdisk', 'e2fsprogs'].includes(name))) {
   console.error(`The benchmark needs: sudo apt-get install ${missing.join(' ')}`);

@@ -6,8 +6,21 @@ import * as luks from './luks.mjs';
 import * as many from './many.mjs';
 import * as metadata from './metadata.mjs';
 import * as nbdClient from './nbd-client.mjs';
+import * as nbdServer from './nbd-server.mjs';
 import * as pairs from './pairs.mjs';
 import * as reflink from './reflink.mjs';
 
 /** Every group of jobs, in the order of the report. A group makes the images that it needs when its jobs are asked for. */
-export const groups = [convert, compress, reflink, formats, pairs, luks, metadata, nbdClient, many, huge];
+export const groups = [
+  convert,
+  compress,
+  reflink,
+  formats,
+  pairs,
+  luks,
+  metadata,
+  nbdClient,
+  nbdServer,
+  many,
+  huge,
+];

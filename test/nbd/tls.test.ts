@@ -134,6 +134,21 @@ describe.skipIf(!have('nbdsh') || !have('openssl'))('TLS', () => {
     expect(await running.stop()).toBe(0);
   });
 
+  it('tells clients on one unix socket apart', async () => {
+    await using running = await server.start([
+      ...['-t', '-e', '0', '--object', creds(), '--tls-creds', 'tls0', '-f', 'raw', image],
+    ]);
+    const reading = `h.set_tls(nbd.TLS_REQUIRE)\n${certificates(pki)}\nh.set_tls_verify_peer(False)\nh.connect_unix('${running.socket}')\nprint(h.pread(3,0), h.get_tls_negotiated())`;
+    // One of them haggles for ever meanwhile.
+    const stalled = connect({ path: running.socket });
+    stalled.on('error', () => undefined);
+    const answers = await Promise.all(Array.from({ length: 5 }, () => nbdsh(reading)));
+    for (const answer of answers) {
+      expect(answer).toMatchObject({ stdout: "bytearray(b'sss') True\n", stderr: '' });
+    }
+    stalled.destroy();
+  });
+
   it('lets not a byte through before it', async () => {
     const port = await freePort();
     await using running = await server.startTcp(port, [

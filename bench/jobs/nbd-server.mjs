@@ -1,0 +1,119 @@
+// cow-nbd and qemu-nbd as servers of the same image, over a unix socket and TCP, on a warm cache. Both run on through all rounds,
+// as servers do; the time is the client's, CPU the server's.
+import { spawn } from 'node:child_process';
+import { randomFillSync } from 'node:crypto';
+import { closeSync, copyFileSync, existsSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { quietly } from '../process.mjs';
+
+export const title = 'nbd';
+
+const MiB = 1024 ** 2;
+const sizeMebi = 256;
+const file = 'nbd.raw';
+/** What is copied in: nobody serves it. */
+const source = 'nbd-source.raw';
+
+/** Half random bytes, half text: compressed images then compress. */
+function makeImages(folder) {
+  if (existsSync(join(folder, file))) return;
+  const fd = openSync(join(folder, file), 'w');
+  const bytes = Buffer.alloc(MiB);
+  for (let i = 0; i < sizeMebi; i++)
+    writeSync(fd, i % 2 === 0 ? randomFillSync(bytes) : Buffer.alloc(MiB, `line ${i}\n`));
+  closeSync(fd);
+  const qemuImg = (...args) => quietly(['qemu-img', ...args], folder);
+  copyFileSync(join(folder, file), join(folder, source));
+  qemuImg('convert', '-f', 'raw', '-O', 'qcow2', file, 'nbd.qcow2');
+  qemuImg('convert', '-c', '-f', 'raw', '-O', 'qcow2', file, 'nbd-packed.qcow2');
+  qemuImg('create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', 'nbd.qcow2', 'nbd-overlay.qcow2');
+}
+
+const images = [
+  ['raw', 'raw', file],
+  ['qcow2', 'qcow2', 'nbd.qcow2'],
+  ['overlay', 'qcow2', 'nbd-overlay.qcow2'],
+  ['compressed', 'qcow2', 'nbd-packed.qcow2'],
+];
+
+/** Least rates of reads of raw and qcow2 images, and of all else, over the peer's; as ratios of times. */
+const fast = { wall: 1 / 1.5 };
+const even = { wall: 1 };
+
+const fio = (rw, bs, depth, mebi) => (uri) => [
+  ...['fio', '--name=job', '--ioengine=nbd', `--uri=${uri}`, `--rw=${rw}`, `--bs=${bs}`],
+  ...[
+    `--iodepth=${depth}`,
+    '--norandommap',
+    `--size=${sizeMebi}m`,
+    `--io_size=${mebi}m`,
+    '--output=/dev/null',
+  ],
+];
+const work = [
+  ...[1, 16, 64].map((depth) => [`4k reads ×${depth}`, fio('randread', '4k', depth, 80), fast]),
+  ['1m reads', fio('read', '1m', 4, 1024), fast],
+  ['nbdcopy out', (uri) => ['nbdcopy', '-C', '4', uri, 'null:'], even],
+  ...[1, 16, 64].map((depth) => [`4k writes ×${depth}`, fio('randwrite', '4k', depth, 80), even]),
+  ['1m writes', fio('write', '1m', 4, 512), even],
+  ['nbdcopy in', (uri) => ['nbdcopy', '-C', '4', source, uri], even],
+];
+
+let nextPort = 20000 + (process.pid % 20000);
+
+/** Serves an image until `end`. */
+function serve(folder, program, format, image, transport) {
+  const port = nextPort++;
+  const socket = join(folder, `nbd-${port}.sock`);
+  const where = transport === 'tcp' ? ['-b', '127.0.0.1', '-p', String(port)] : ['-k', socket];
+  const [command, ...words] = program;
+  const args = [...words, '-t', '-e', '8', '--discard=unmap', ...where, '-f', format, image];
+  const child = spawn(command, args, { cwd: folder, stdio: 'ignore' });
+  const uri = transport === 'tcp' ? `nbd://127.0.0.1:${port}` : `nbd+unix:///?socket=${socket}`;
+  // Until it answers, and then until it is at rest.
+  const ready = `for try in $(seq 300); do nbdinfo --size '${uri}' 2>/dev/null && break; sleep 0.1; done; sleep 1`;
+  quietly(['sh', '-c', ready], folder);
+  return {
+    uri,
+    /** Seconds that the server has used. */
+    cpu() {
+      const fields = readFileSync(`/proc/${child.pid}/stat`, 'utf8').split(') ')[1].split(' ');
+      return (Number(fields[11]) + Number(fields[12])) / 100;
+    },
+    end() {
+      child.kill();
+      // It closes its image, which the next server opens. (Nobody reaps it meanwhile.)
+      quietly(['sh', '-c', `while [ -e /proc/${child.pid}/exe ]; do sleep 0.05; done`], folder);
+    },
+  };
+}
+
+export function* jobs({ folder, cowNbd }) {
+  makeImages(folder);
+  for (const transport of ['unix', 'tcp']) {
+    for (const [label, format, image] of images) {
+      // One of them keeps the other out of its image.
+      const copy = `peer-${image}`;
+      copyFileSync(join(folder, image), join(folder, copy));
+      const ours = serve(folder, cowNbd, format, image, transport);
+      const theirs = serve(folder, ['qemu-nbd'], format, copy, transport);
+      const isPlain = label === 'raw' || label === 'qcow2';
+      try {
+        for (const [name, argv, goal] of work) {
+          yield {
+            name: `${label} by ${transport}: ${name}`,
+            goal: isPlain ? goal : even,
+            ours: { name: 'cow-nbd', argv: argv(ours.uri), cpu: ours.cpu },
+            peers: [{ name: 'qemu-nbd', argv: argv(theirs.uri), cpu: theirs.cpu }],
+          };
+        }
+      } finally {
+        ours.end();
+        theirs.end();
+        rmSync(join(folder, copy));
+      }
+    }
+    for (const [, , image] of images) rmSync(join(folder, image));
+    makeImages(folder);
+  }
+}
