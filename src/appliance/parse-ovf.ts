@@ -126,21 +126,38 @@ function filesOf(envelope: XmlElement, path: string): ReadonlyMap<string, Applia
   for (const { attributes } of childrenOf(childrenOf(envelope, 'References')[0], 'File')) {
     const href = attributes.get('href') ?? '';
     const id = attributes.get('id') ?? '';
-    const refuse = (code: 'denied' | 'unsupported', why: string) =>
-      new DiskError(code, `The OVF descriptor names ${JSON.stringify(href)}, ${why}`, {
-        path,
-        field: 'href',
-      });
-    if (/^[a-z][a-z0-9+.-]+:/i.test(href)) throw refuse('unsupported', 'which is not in the package');
-    if (!isPlainName(href)) throw refuse('denied', 'which lies outside of the package');
-    if (attributes.has('chunkSize')) throw refuse('unsupported', 'which comes in pieces: join them first');
+    assertInPackage(href, path);
+    const refuse = (why: string) => refusedName('unsupported', href, why, path);
+    if (attributes.has('chunkSize')) throw refuse('which comes in pieces: join them first');
     const compression = attributes.get('compression') ?? 'identity';
     if (compression !== 'identity' && compression !== '' && compression !== 'gzip') {
-      throw refuse('unsupported', `packed by ${JSON.stringify(compression)}`);
+      throw refuse(`packed by ${JSON.stringify(compression)}`);
     }
     files.set(id, { href, size: bytesOf(attributes.get('size')), gzip: compression === 'gzip' });
   }
   return files;
+}
+
+/**
+ * The files that an OVF descriptor names, as written there, whatever they are. Throws `corrupt` for a text that is no
+ * descriptor.
+ */
+export function filesNamedByOvf(text: string, path: string): readonly string[] {
+  const references = childrenOf(parseXml(text, path), 'References')[0];
+  return childrenOf(references, 'File').map(({ attributes }) => attributes.get('href') ?? '');
+}
+
+/** Throws `denied` for a name that leads out of the package, `unsupported` for one on a server. */
+export function assertInPackage(href: string, path: string): void {
+  if (/^[a-z][a-z0-9+.-]+:/i.test(href)) {
+    throw refusedName('unsupported', href, 'which is not in the package', path);
+  }
+  if (!isPlainName(href)) throw refusedName('denied', href, 'which lies outside of the package', path);
+}
+
+function refusedName(code: 'denied' | 'unsupported', href: string, why: string, path: string): DiskError {
+  const message = `The OVF descriptor names ${JSON.stringify(href)}, ${why}`;
+  return new DiskError(code, message, { path, field: 'href' });
 }
 
 type Declared = Pick<ApplianceDisk, 'id' | 'capacity' | 'file'>;

@@ -10,7 +10,7 @@ import type { ByteSource } from '../storage/store.ts';
 
 /** What an image would make a program open. Nothing of it has been opened. */
 export interface Touch {
-  readonly role: HeaderReference['role'];
+  readonly role: HeaderReference['role'] | 'appliance file';
   /** As written in the header. */
   readonly reference: string;
   /** The format that is written for it. */
@@ -25,6 +25,8 @@ export interface Touch {
   readonly places: readonly string[];
   /** Why it would be refused to an untrusted image; undefined: it would not be. */
   readonly refusal?: string;
+  /** Another name of the one before it, tried only where no file has that. */
+  readonly fallback?: true;
 }
 
 export interface Inspection {
@@ -54,6 +56,9 @@ export async function inspectImage(
   const touches: Touch[] = [];
   for (const reference of (await driver?.references?.(source)) ?? []) {
     touches.push(await touchOf(reference, source.name, canonical));
+    for (const path of reference.alternatives ?? []) {
+      touches.push({ ...(await touchOf({ ...reference, path }, source.name, canonical)), fallback: true });
+    }
   }
   return { name: source.name, format, bytes: source.size, touches };
 }

@@ -1,11 +1,9 @@
-import { mkdir, open, symlink, writeFile } from 'node:fs/promises';
+import { open, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { cowImg } from '../../src/cli/cow-img.ts';
-import { cowherd } from '../../src/lab/cowherd.ts';
 import { openImageFile, trustedImages } from '../../src/node.ts';
-import { testContext } from '../support/cli-context.ts';
-import { have, mustRun, type TempDir, tempDir } from '../support/programs.ts';
+import { have, mustRun } from '../support/programs.ts';
+import { Inbox } from './inbox.ts';
 
 /*
  * Images as a stranger could send them, made by qemu-img, each with one thing in its header that leads out of its
@@ -13,31 +11,12 @@ import { have, mustRun, type TempDir, tempDir } from '../support/programs.ts';
  * where qemu-img goes; the library refuses unless told otherwise; `cowherd inspect` says what it is.
  */
 
-let dir: TempDir;
+let box: Inbox;
 const outside = 'secret.raw';
-const inbox = (name: string) => dir.file(`inbox/${name}`);
 
 async function image(name: string, backing: string, format = 'raw'): Promise<void> {
   const options = ['-q', '-u', '-f', 'qcow2', '-b', backing, '-F', format, name, '1M'];
-  await mustRun('qemu-img', ['create', ...options], { cwd: dir.file('inbox') });
-}
-
-async function cow(line: readonly string[]): Promise<{ code: number; out: string; err: string }> {
-  const home = process.cwd();
-  process.chdir(dir.file('inbox'));
-  try {
-    const context = testContext({ program: 'cow-img', cwd: dir.file('inbox') });
-    const code = await cowImg(line, context);
-    return { code, out: context.out(), err: context.err() };
-  } finally {
-    process.chdir(home);
-  }
-}
-
-async function inspect(name: string): Promise<{ code: number; found: Record<string, unknown>[] }> {
-  const context = testContext({ program: 'cowherd', cwd: dir.file('inbox') });
-  const code = await cowherd(['inspect', name, '--output', 'json'], context);
-  return { code, found: JSON.parse(context.out()).touches };
+  await mustRun('qemu-img', ['create', ...options], { cwd: box.path });
 }
 
 /** By image: what `--untrusted` says of it, and what `inspect` finds. */
@@ -76,20 +55,18 @@ const hazards: Readonly<Record<string, { says: string; found: Record<string, unk
 
 beforeAll(async () => {
   if (!have('qemu-img')) return;
-  dir = await tempDir('cowherd-untrusted-');
-  await mkdir(dir.file('inbox'));
-  await mkdir(dir.file('inbox/below'));
-  await writeFile(dir.file(outside), new Uint8Array(4096).fill(0x73));
-  await writeFile(inbox('inside.raw'), new Uint8Array(4096).fill(0x69));
-  await writeFile(inbox('below/inside.raw'), new Uint8Array(4096).fill(0x69));
+  box = await Inbox.make();
+  await writeFile(box.dir.file(outside), new Uint8Array(4096).fill(0x73));
+  await writeFile(box.file('inside.raw'), new Uint8Array(4096).fill(0x69));
+  await writeFile(box.file('below/inside.raw'), new Uint8Array(4096).fill(0x69));
   await image('shadow.qcow2', '/etc/shadow');
-  await image('absolute.qcow2', dir.file(outside));
+  await image('absolute.qcow2', box.dir.file(outside));
   await image('dotdot.qcow2', `../${outside}`);
   await image('winding.qcow2', `below/.././/../${outside}`);
   await image('prefixed.qcow2', `file:../${outside}`);
-  await symlink(`../${outside}`, inbox('way-out'));
+  await symlink(`../${outside}`, box.file('way-out'));
   await image('linked.qcow2', 'way-out');
-  await symlink('..', inbox('up'));
+  await symlink('..', box.file('up'));
   await image('linkdir.qcow2', `up/${outside}`);
   await image('json.qcow2', 'json:{"driver":"raw","file":{"driver":"file","filename":"/etc/shadow"}}');
   await image('jsonquotes.qcow2', "json:{'file.filename':'/etc/shadow'}");
@@ -99,7 +76,7 @@ beforeAll(async () => {
   await image('http.qcow2', 'http://127.0.0.1:1/x');
   await image('blkdebug.qcow2', 'blkdebug::/etc/shadow');
   await image('device.qcow2', '/dev/zero');
-  await mustRun('mkfifo', [inbox('pipe')]);
+  await mustRun('mkfifo', [box.file('pipe')]);
   await image('fifo.qcow2', 'pipe');
   await image('good.qcow2', 'inside.raw');
   await image('gooddeep.qcow2', './below/inside.raw');
@@ -113,7 +90,7 @@ beforeAll(async () => {
     );
   }
   // A data file by its header extension: qemu-img writes the name as it was given.
-  const dataFile = join(dir.path, 'outside.data');
+  const dataFile = join(box.dir.path, 'outside.data');
   await mustRun('qemu-img', [
     'create',
     '-q',
@@ -121,18 +98,18 @@ beforeAll(async () => {
     'qcow2',
     '-o',
     `data_file=${dataFile}`,
-    inbox('data.qcow2'),
+    box.file('data.qcow2'),
     '1M',
   ]);
   await mustRun(
     'qemu-img',
     ['create', '-q', '-f', 'qcow2', '-o', 'data_file=near.data', 'neardata.qcow2', '1M'],
-    { cwd: dir.file('inbox') },
+    { cwd: box.path },
   );
 });
 
 afterAll(async () => {
-  await dir?.remove();
+  await box?.[Symbol.asyncDispose]();
 });
 
 describe.skipIf(!have('qemu-img'))('an image from a stranger', () => {
@@ -148,20 +125,20 @@ describe.skipIf(!have('qemu-img'))('an image from a stranger', () => {
         ['create', '--untrusted', '-f', 'qcow2', '-b', name, '-F', 'qcow2', 'over.qcow2'],
       ];
       for (const line of verbs) {
-        const answer = await cow(line);
+        const answer = await box.cow(line);
         expect(answer, line.join(' ')).toMatchObject({ err: expect.stringContaining(says) });
         expect(answer.code, line.join(' ')).toBeGreaterThan(0);
       }
       // What only looks at the image itself still works.
-      expect(await cow(['info', '--untrusted', name])).toMatchObject({ code: 0 });
+      expect(await box.cow(['info', '--untrusted', name])).toMatchObject({ code: 0 });
     });
 
     it(`${name}: refused by the library unless told otherwise`, async () => {
-      await expect(openImageFile(inbox(name))).rejects.toMatchObject({ code: 'denied' });
+      await expect(openImageFile(box.file(name))).rejects.toMatchObject({ code: 'denied' });
     });
 
     it(`${name}: inspect says where it leads, and opens nothing of it`, async () => {
-      const answer = await inspect(name);
+      const answer = await box.inspect(name);
       expect(answer.code).toBe(3);
       expect(answer.found).toHaveLength(1);
       expect(answer.found[0]).toMatchObject({
@@ -180,11 +157,11 @@ describe.skipIf(!have('qemu-img'))('an image from a stranger', () => {
       'linkdir.qcow2',
       'prefixed.qcow2',
     ]) {
-      const ours = await cow(['map', '--output=json', name]);
-      const theirs = await mustRun('qemu-img', ['map', '--output=json', name], { cwd: dir.file('inbox') });
+      const ours = await box.cow(['map', '--output=json', name]);
+      const theirs = await mustRun('qemu-img', ['map', '--output=json', name], { cwd: box.path });
       expect(ours.out, name).toBe(theirs);
     }
-    await using trusted = await openImageFile(inbox('dotdot.qcow2'), { policy: trustedImages });
+    await using trusted = await openImageFile(box.file('dotdot.qcow2'), { policy: trustedImages });
     const bytes = new Uint8Array(4096);
     await trusted.read(0, bytes);
     expect(bytes.every((byte) => byte === 0x73)).toBe(true);
@@ -192,9 +169,9 @@ describe.skipIf(!have('qemu-img'))('an image from a stranger', () => {
 
   it('may stand on files beside it and below', async () => {
     for (const name of ['good.qcow2', 'gooddeep.qcow2']) {
-      expect(await cow(['map', '--untrusted', name]), name).toMatchObject({ code: 0, err: '' });
-      expect((await inspect(name)).code, name).toBe(0);
-      await using image = await openImageFile(inbox(name));
+      expect(await box.cow(['map', '--untrusted', name]), name).toMatchObject({ code: 0, err: '' });
+      expect((await box.inspect(name)).code, name).toBe(0);
+      await using image = await openImageFile(box.file(name));
       const bytes = new Uint8Array(4096);
       await image.read(0, bytes);
       expect(bytes.every((byte) => byte === 0x69)).toBe(true);
@@ -202,62 +179,66 @@ describe.skipIf(!have('qemu-img'))('an image from a stranger', () => {
   });
 
   it('that names what is not there says so, and not that it is outside', async () => {
-    expect(await cow(['map', '--untrusted', 'gone.qcow2'])).toMatchObject({
+    expect(await box.cow(['map', '--untrusted', 'gone.qcow2'])).toMatchObject({
       code: 1,
       err: expect.stringContaining('No such file or directory'),
     });
   });
 
   it('with a FIFO as backing file neither waits nor opens it', async () => {
-    expect(await cow(['map', '--untrusted', 'fifo.qcow2'])).toMatchObject({
+    expect(await box.cow(['map', '--untrusted', 'fifo.qcow2'])).toMatchObject({
       code: 1,
       err: expect.stringContaining("'pipe' is a FIFO"),
     });
-    const { found } = await inspect('fifo.qcow2');
+    const { found } = await box.inspect('fifo.qcow2');
     expect(found[0]).toMatchObject({ files: [{ is: 'a FIFO' }] });
   });
 
   it('may have a chain of 16 images and no deeper', async () => {
-    expect(await cow(['map', '--untrusted', 'chain14.qcow2'])).toMatchObject({ code: 0 });
+    expect(await box.cow(['map', '--untrusted', 'chain14.qcow2'])).toMatchObject({ code: 0 });
     for (const verb of [['map'], ['info', '--backing-chain']]) {
-      expect(await cow([...verb, '--untrusted', 'chain15.qcow2']), verb[0]).toMatchObject({
+      expect(await box.cow([...verb, '--untrusted', 'chain15.qcow2']), verb[0]).toMatchObject({
         code: 1,
         err: expect.stringContaining('The backing chain has more than 16 images'),
       });
     }
-    expect(await cow(['map', 'chain16.qcow2'])).toMatchObject({ code: 0 });
+    expect(await box.cow(['map', 'chain16.qcow2'])).toMatchObject({ code: 0 });
   });
 
   it('that is its own backing file ends in an answer', async () => {
-    expect(await cow(['map', '--untrusted', 'self.qcow2'])).toMatchObject({
+    expect(await box.cow(['map', '--untrusted', 'self.qcow2'])).toMatchObject({
       code: 1,
       err: expect.stringContaining('infinite loop'),
     });
   });
 
   it('with a data file outside: inspect says so', async () => {
-    const { code, found } = await inspect('data.qcow2');
+    const { code, found } = await box.inspect('data.qcow2');
     expect(code).toBe(3);
     expect(found).toMatchObject([
-      { role: 'data file', files: [{ path: join(dir.path, 'outside.data') }], refusal: expect.any(String) },
+      {
+        role: 'data file',
+        files: [{ path: join(box.dir.path, 'outside.data') }],
+        refusal: expect.any(String),
+      },
     ]);
-    expect((await inspect('neardata.qcow2')).code).toBe(0);
-    const answer = await cow(['map', '--untrusted', 'data.qcow2']);
+    expect((await box.inspect('neardata.qcow2')).code).toBe(0);
+    const answer = await box.cow(['map', '--untrusted', 'data.qcow2']);
     expect(answer.code).toBe(1);
-    await expect(openImageFile(inbox('data.qcow2'))).rejects.toMatchObject({ name: 'DiskError' });
+    await expect(openImageFile(box.file('data.qcow2'))).rejects.toMatchObject({ name: 'DiskError' });
   });
 
   it('whose json: nodes open the image itself again and again ends in an answer', async () => {
     const nested = 'json:{"driver":"raw","file":{"driver":"qcow2","file":{"filename":"ouroboros.qcow2"}}}';
     await image('ouroboros.qcow2', nested);
-    expect(await cow(['map', 'ouroboros.qcow2'])).toMatchObject({ code: 1 });
+    expect(await box.cow(['map', 'ouroboros.qcow2'])).toMatchObject({ code: 1 });
   });
 
   it('is inspected by its header alone: the rest of the file may be missing', async () => {
     await image('cut.qcow2', '/etc/shadow');
-    const file = await open(inbox('cut.qcow2'), 'r+');
+    const file = await open(box.file('cut.qcow2'), 'r+');
     await file.truncate(65536);
     await file.close();
-    expect((await inspect('cut.qcow2')).found[0]).toMatchObject({ reference: '/etc/shadow' });
+    expect((await box.inspect('cut.qcow2')).found[0]).toMatchObject({ reference: '/etc/shadow' });
   });
 });

@@ -30,7 +30,8 @@ export const imageCommands: readonly CommandSpec[] = [
     summary: 'say what an image would open',
     description:
       'Says which other files, protocols and devices opening the image FILE would touch, and whether that is allowed to an ' +
-      'image from a stranger. Reads its header and nothing else. Exit code 3 where cow-img --untrusted would refuse it.',
+      'image from a stranger. Of an appliance (OVF, OVA) it says which files import would read. Reads the header or ' +
+      'descriptor and nothing else. Exit code 3 where cow-img --untrusted, or import, would refuse it.',
     options: [output],
     examples: ['inspect downloaded.qcow2', 'inspect downloaded.qcow2 --output json'],
     load: () => import('../commands/inspect.ts'),
