@@ -50,7 +50,7 @@ function warmFreeMemory(folder, bytes) {
  * @param {Job} job
  * @param {{ folder: string, rounds: number }} how
  */
-export function measure(job, { folder: usual, rounds }) {
+export async function measure(job, { folder: usual, rounds }) {
   const folder = job.folder ?? usual;
   const sides = [job.ours, ...job.peers];
   const runs = sides.map(() => []);
@@ -60,7 +60,7 @@ export function measure(job, { folder: usual, rounds }) {
       job.prepare?.(side);
       if (job.writes) warmFreeMemory(folder, job.writes);
       const before = side.cpu?.() ?? 0;
-      const figures = timed(side.argv, { cwd: folder, input: side.input });
+      const figures = await timed(side.argv, { cwd: folder, input: side.input });
       if (side.cpu) figures.cpu = side.cpu() - before;
       job.verify?.(side);
       if (round > 0) runs[index].push(figures);

@@ -35,6 +35,7 @@ if (missing.some((name) => ['qemu-utils', 'time', 'fdisk', 'e2fsprogs'].includes
 }
 
 const { measure } = await import('../bench/rounds.mjs');
+const { isStopped, stop } = await import('../bench/process.mjs');
 const { asText, asChart } = await import('../bench/report.mjs');
 const { groups } = await import('../bench/jobs/index.mjs');
 const { formats } = await import('../dist/formats/index.js');
@@ -59,23 +60,25 @@ const words = values.only?.split(',');
 const wanted = (group, job) => !words || words.some((word) => group === word || job.includes(word));
 
 const rows = [];
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, stop);
 let interrupted = false;
-process.on('SIGINT', () => {
-  interrupted = true;
-});
 try {
   for (const group of groups) {
     // A group's images are made when its first job is asked for: one that nobody wants costs nothing.
     if (group.onlyWhenAsked && !words?.includes(group.title)) continue;
     if (words && !words.includes(group.title) && !words.some((word) => word.includes(' '))) continue;
     for (const job of group.jobs(world)) {
-      if (interrupted) break;
       if (!wanted(group.title, job.name)) continue;
-      const row = { group: group.title, ...measure(job, { folder: folder, rounds: Number(values.runs) }) };
+      const row = { group: group.title, ...(await measure(job, { folder, rounds: Number(values.runs) })) };
       rows.push(row);
       console.error(`${row.job}: ${row.wall.median.toFixed(2)} of ${row.peer}`);
     }
   }
+} catch (error) {
+  // Ctrl-C reaches the commands too, and one of them may have failed by it: that is no error of its own.
+  interrupted = await isStopped();
+  if (!interrupted) throw error;
+  console.error('Interrupted: this is what was measured until then.');
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }
