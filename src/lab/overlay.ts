@@ -2,7 +2,12 @@ import { type BigIntStats, lstatSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { CryptMethod, ExtensionType } from '../formats/qcow2/constants.ts';
-import { backingFileOf, backingFormatOf, findExtension } from '../formats/qcow2/extensions.ts';
+import {
+  backingFileOf,
+  backingFormatOf,
+  dataFileNameOf,
+  findExtension,
+} from '../formats/qcow2/extensions.ts';
 import { parseHeader, type Qcow2Header } from '../formats/qcow2/header.ts';
 import { parseReference } from '../image/reference.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
@@ -63,6 +68,8 @@ export interface ImageHead {
   readonly provenance?: Provenance;
   /** What a guest reads is encrypted. */
   readonly encrypted?: boolean;
+  /** What a guest reads lies in another file. */
+  readonly external?: boolean;
   /** Bytes, as `ls -l` says. */
   readonly apparent: number;
   /** Bytes, as `du` says. */
@@ -100,6 +107,7 @@ export function readImageHead(path: string): ImageHead | undefined {
       backing: name === undefined ? undefined : { path: name, format: backingFormatOf(header) },
       provenance: provenanceOf(header),
       encrypted: header.cryptMethod !== CryptMethod.none,
+      external: dataFileNameOf(header) !== undefined,
       ...sizes,
     };
   } catch (error) {

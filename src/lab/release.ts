@@ -15,11 +15,12 @@ import type { Seat } from './seat.ts';
 
 /**
  * Throws `in-use` when an image that is not itself among `paths` has one of them as its backing file: looked for in the
- * lab's pool, in the lab file's folder, in the master's, and in the records beside them.
+ * lab's pool, in the lab file's folder, in the master's, in `folders`, and in the records beside them.
  */
 export async function assertNobodyStandsOn(
   paths: readonly string[],
   { pool, spec }: Pick<Lab, 'pool' | 'spec'>,
+  folders: readonly string[] = [],
 ): Promise<void> {
   if (paths.length === 0) return;
   const doomed = new Map<string, string>();
@@ -31,7 +32,8 @@ export async function assertNobodyStandsOn(
   const add = (path: string, on: string) => {
     if (!doomed.has(fileIdentity(path) ?? '')) standing.push({ path, on });
   };
-  for (const image of scanImages([pool], [dirname(spec.file), dirname(spec.master.path)]).images) {
+  const shallow = [dirname(spec.file), dirname(spec.master.path), ...folders];
+  for (const image of scanImages([pool], shallow).images) {
     const backing = backingPathOf(image);
     const on = backing === undefined ? undefined : doomed.get(fileIdentity(backing) ?? '');
     if (on !== undefined) add(image.path, on);

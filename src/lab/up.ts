@@ -102,7 +102,7 @@ const mastersWaitMs = 30_000;
  * Writes down what is going to stand on the master, while nobody collects masters: from then on all who do know of it.
  * Answers what could not be done, in words. Throws `not-found` where the master went meanwhile.
  */
-async function rememberSeats(
+export async function rememberSeats(
   { lab, hold, master }: Prepared,
   during: LabState,
   signal: AbortSignal | undefined,

@@ -218,8 +218,11 @@ function copyAttributes(from: string, to: string): void {
   chmodSync(to, old.mode % 0o10000);
 }
 
-/** A hard link fails where a name exists, unlike a rename. Where there are no hard links, look and then move. */
-function moveUnlessExists(from: string, to: string): void {
+/**
+ * Gives a file of the same file system another name. A hard link fails where a name exists, unlike a rename; where there are
+ * no hard links, it looks and then moves. Not durable on return.
+ */
+export function moveUnlessExists(from: string, to: string): void {
   try {
     linkSync(from, to);
   } catch (error) {

@@ -8,7 +8,7 @@ export const labCommands: readonly CommandSpec[] = [
     operands: '[lab]',
     summary: 'say what up would do',
     description:
-      'Compares the lab file with what is there, and says what up would make or change. Changes nothing.',
+      'Compares the lab file with what is there, and says what up would make or change. Changes nothing. Exit code 1 where up would refuse it.',
     options: [{ flags: '--prune', help: 'with seats that are not in the lab file any more' }, output],
     examples: ['plan classroom.yaml', 'plan classroom.yaml --output json'],
     load: () => import('../commands/plan.ts'),

@@ -92,13 +92,20 @@ export const masterCommands: readonly CommandSpec[] = [
   },
   {
     name: 'adopt',
-    operands: '<places...>',
-    summary: 'record clones that others made',
+    operands: '<lab-or-places...>',
+    summary: 'make clones that others made seats, or record them',
     description:
-      'Records images that stand on others, such as clones by qemu-img, beside what they stand on, so that Cowherd refuses to ' +
-      'write to that, gc keeps it, and move lets them follow. The images themselves stay as they are.',
+      "With a lab file: clones of the lab's master that others made, by qemu-img for example, become disks of its seats, with all that " +
+      'is in them. A clone NAME.qcow2 becomes the seat NAME, SEAT=FILE says another; the seat must be in the lab file and have no disk ' +
+      'yet. The clone moves into the pool, and says in its header whose it is. Refuses a clone of another master, one that is open in a ' +
+      'program or that something stands on, and one that is a seat elsewhere. Without: records images that stand on others beside what ' +
+      'they stand on, so that Cowherd refuses to write to that, gc keeps it, and move lets them follow; they stay as they are.',
     options: [dryRun, output],
-    examples: ['adopt /srv/vms', 'adopt clone.qcow2 --dry-run'],
+    examples: [
+      'adopt classroom.yaml vms/student-01.qcow2 student-02=vms/old-clone.qcow2',
+      'adopt /srv/vms',
+      'adopt clone.qcow2 --dry-run',
+    ],
     load: () => import('../commands/adopt.ts'),
   },
   {

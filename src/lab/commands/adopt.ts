@@ -1,14 +1,23 @@
 import { resolve } from 'node:path';
 import { recordDependents } from '../../platform/dependents.ts';
+import { adoptedBy } from '../adopt-seats.ts';
 import { count, table } from '../describe.ts';
-import { labUuid, uuidV5 } from '../identity.ts';
 import { realPath } from '../lab.ts';
 import { backingPathOf, nameExists } from '../overlay.ts';
 import { scanImages } from '../scan.ts';
+import { adoptAsSeats } from './adopt-seats.ts';
 import { type LabCommand, say, sayJson, shown, wantsJson, warn } from './command.ts';
 
-/** `cowherd adopt`: records clones that others made beside what they stand on, so that nobody forgets them. */
+/**
+ * `cowherd adopt`: with a lab, makes clones that others made its seats; else records them beside what they stand on, so that
+ * nobody forgets them.
+ */
 export const run: LabCommand = async (input, context) => {
+  const [first] = input.operands;
+  return /\.(ya?ml|json)$/i.test(first) ? adoptAsSeats(input, context) : recordClones(input, context);
+};
+
+const recordClones: LabCommand = async (input, context) => {
   const dryRun = input.options.dryRun === true;
   const scan = scanImages(input.operands.map((one) => resolve(context.cwd, one)));
   for (const warning of scan.warnings) warn(context, warning);
@@ -23,8 +32,7 @@ export const run: LabCommand = async (input, context) => {
     }
     const path = realPath(image.path);
     if (!dryRun) {
-      const by = uuidV5(path, labUuid('adopted'));
-      await recordDependents(backing, [path], { by, label: 'an adopted image' });
+      await recordDependents(backing, [path], { by: adoptedBy(path), label: 'an adopted image' });
     }
     adopted.push({ path, backing: realPath(backing) });
   }

@@ -26,7 +26,7 @@ export const run: LabCommand = async (input, context) => {
   const { plan, master } = prepared;
   if (wantsJson(input)) {
     sayJson(context, planJson(prepared));
-    return plan.problems.length > 0 ? 1 : 0;
+    return isPossible(prepared) ? 0 : 1;
   }
   const head = `${lab.name}: ${count(lab.seats.size, 'seat')} on ${shown(context, master.path)}`;
   const lines = describePlan(plan, context);
@@ -38,10 +38,15 @@ export const run: LabCommand = async (input, context) => {
   }
   say(context, head);
   for (const line of lines) say(context, line);
-  if (plan.problems.length > 0) return 1;
+  if (!isPossible(prepared)) return 1;
   say(context, `\n${context.program} up ${file} does this.`);
   return 0;
 };
+
+/** Whether `up` would do what the plan says, not refuse it. */
+export function isPossible({ plan, refused }: Prepared): boolean {
+  return plan.problems.length === 0 && refused === undefined;
+}
 
 /** `prepareUp` that reads the master where its digest is not known, with a display of how far it is. */
 export async function prepareWithDigest(
@@ -58,12 +63,13 @@ export async function prepareWithDigest(
 }
 
 /** The plan for programs. */
-export function planJson({ lab, plan, master, content }: Prepared): unknown {
+export function planJson({ lab, plan, master, content, refused }: Prepared): unknown {
   return {
     lab: lab.name,
     pool: lab.pool,
     master: { path: master.path, format: master.format, size: master.size, content: content ?? null },
     ...plan,
+    refused: refused ?? null,
     steps: plan.steps.map((step) => (step.do === 'define' ? { ...step, text: undefined } : step)),
   };
 }

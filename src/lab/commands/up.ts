@@ -20,7 +20,7 @@ import {
   warn,
 } from './command.ts';
 import { describePlan, isEmpty } from './describe-plan.ts';
-import { planJson, prepareWithDigest } from './plan.ts';
+import { isPossible, planJson, prepareWithDigest } from './plan.ts';
 
 /** `cowherd up`: makes what the lab file asks for and is not there. */
 export const run: LabCommand = async (input, context) => {
@@ -35,7 +35,7 @@ export const run: LabCommand = async (input, context) => {
       for (const line of describePlan(prepared.plan, context)) say(context, line);
       say(context, 'Nothing was changed (--dry-run).');
     }
-    return prepared.plan.problems.length > 0 ? 1 : 0;
+    return isPossible(prepared) ? 0 : 1;
   }
   let applied: Applied = { created: [], defined: 0, removed: [], warnings: [] };
   const idle = isEmpty(prepared.plan);
