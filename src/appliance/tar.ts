@@ -20,44 +20,96 @@ export function looksLikeTar(head: Uint8Array): boolean {
   return head.length >= tarBlock && head[0] !== 0 && isChecksumRight(head.subarray(0, tarBlock));
 }
 
+/** What stands at a header's place. Bytes. */
+export type TarStep =
+  /** A block of zeroes: the first and the second of an archive's end. */
+  | { readonly kind: 'zero' }
+  | { readonly kind: 'end' }
+  /** What follows says something of the next entry: `TarWalk.extra` takes it, unless it is of no use. */
+  | { readonly kind: 'extra'; readonly type: string; readonly size: number; readonly useful: boolean }
+  | { readonly kind: 'file'; readonly name: string; readonly size: number }
+  | { readonly kind: 'folder'; readonly size: number };
+
+/** Goes from header to header (POSIX ustar and pax, GNU's long names and binary numbers). */
+export class TarWalk {
+  readonly #path: string;
+  readonly #end: number;
+  readonly #names = new Set<string>();
+  #extra: Extra = {};
+  #zeroes = 0;
+  #headers = 0;
+
+  /** `path`: of the archive, for messages. `end`: its bytes, where that is known. */
+  constructor(path: string, end = Number.POSITIVE_INFINITY) {
+    this.#path = path;
+    this.#end = end;
+  }
+
+  /**
+   * Reads the block at byte `at`. Throws `corrupt` for what is damaged, cut short, or named twice; `unsupported` for
+   * links, devices and sparse files; `denied` for names that lead out of a folder.
+   */
+  header(block: Uint8Array, at: number): TarStep {
+    if (this.#headers++ > maxEntries) throw corrupt(this.#path, at, 'it has too many entries');
+    if (block.every((byte) => byte === 0)) return { kind: ++this.#zeroes === 2 ? 'end' : 'zero' };
+    this.#zeroes = 0;
+    if (!isChecksumRight(block)) throw corrupt(this.#path, at, 'a header has a wrong checksum');
+    const type = String.fromCharCode(block[156]);
+    const ownSize = numberAt(block, 124, 12);
+    if (ownSize === undefined) throw corrupt(this.#path, at, 'a size is no number');
+    const { size = ownSize, name = ustarName(block) } = isExtra(type) ? {} : this.#extra;
+    if (at + tarBlock + size > this.#end) throw this.cutShort(at);
+    if (isExtra(type)) {
+      if (ownSize > maxExtra) throw corrupt(this.#path, at, 'a name or its attributes are too long');
+      // The name of a link's target, and what is for all entries: none of it matters here.
+      return { kind: 'extra', type, size: ownSize, useful: type === 'L' || type === 'x' };
+    }
+    this.#extra = {};
+    if (type === '5') return { kind: 'folder', size };
+    if (type !== '0' && type !== '\0' && type !== '7') throw strange(this.#path, at, name, type);
+    assertPlainName(this.#path, at, name);
+    if (this.#names.has(name)) throw corrupt(this.#path, at, `it holds '${name}' twice`);
+    this.#names.add(name);
+    return { kind: 'file', name: name.replace(/^(\.\/)+/, ''), size };
+  }
+
+  /** Takes what follows an extra header, at byte `offset`. Throws `corrupt` and `unsupported`. */
+  extra(type: string, bytes: Uint8Array, offset: number): void {
+    const found = type === 'L' ? { name: textOf(bytes) } : paxOf(this.#path, offset, bytes);
+    this.#extra = { ...this.#extra, ...found };
+  }
+
+  /** The error of an archive that ends before what its header at byte `at` promises. */
+  cutShort(at: number): DiskError {
+    return corrupt(this.#path, at, 'its last file is cut short');
+  }
+}
+
+/** Bytes that an entry of `size` takes behind its header. */
+export function tarPadded(size: number): number {
+  return Math.ceil(size / tarBlock) * tarBlock;
+}
+
 /**
- * Lists the regular files of an archive by its headers alone (POSIX ustar and pax, GNU's long names and binary numbers).
- * Directories are passed over. Throws `corrupt` for what is damaged, cut short, or named twice; `unsupported` for
- * links, devices and sparse files; `denied` for names that lead out of a folder.
+ * Lists the regular files of an archive by its headers alone. Directories are passed over. Throws as `TarWalk` does.
  */
 export async function readTar(archive: ByteSource): Promise<readonly TarEntry[]> {
   const entries: TarEntry[] = [];
-  const names = new Set<string>();
-  let extra: Extra = {};
-  for (let at = 0, zeroes = 0, headers = 0; at + tarBlock <= archive.size && zeroes < 2; headers++) {
-    if (headers > maxEntries) throw corrupt(archive, at, 'it has too many entries');
+  const walk = new TarWalk(archive.name, archive.size);
+  for (let at = 0; at + tarBlock <= archive.size; ) {
     const block = new Uint8Array(tarBlock);
     await archive.read(at, block);
-    if (block.every((byte) => byte === 0)) {
-      zeroes++;
-      at += tarBlock;
-      continue;
-    }
-    zeroes = 0;
-    if (!isChecksumRight(block)) throw corrupt(archive, at, 'a header has a wrong checksum');
-    const type = String.fromCharCode(block[156]);
-    const ownSize = numberAt(block, 124, 12);
-    if (ownSize === undefined) throw corrupt(archive, at, 'a size is no number');
-    const size = isExtra(type) ? ownSize : (extra.size ?? ownSize);
+    const step = walk.header(block, at);
+    if (step.kind === 'end') break;
     const offset = at + tarBlock;
-    if (offset + size > archive.size) throw corrupt(archive, at, 'its last file is cut short');
-    if (isExtra(type)) extra = await readExtra(archive, { type, offset, size }, extra);
-    else {
-      const name = extra.name ?? ustarName(block);
-      extra = {};
-      if (type === '0' || type === '\0' || type === '7') {
-        assertPlainName(archive, at, name);
-        if (names.has(name)) throw corrupt(archive, at, `it holds '${name}' twice`);
-        names.add(name);
-        entries.push({ name: name.replace(/^(\.\/)+/, ''), offset, size });
-      } else if (type !== '5') throw strange(archive, at, name, type);
+    const size = step.kind === 'zero' ? 0 : step.size;
+    if (step.kind === 'file') entries.push({ name: step.name, offset, size });
+    else if (step.kind === 'extra' && step.useful) {
+      const bytes = new Uint8Array(size);
+      await archive.read(offset, bytes);
+      walk.extra(step.type, bytes, offset);
     }
-    at = offset + Math.ceil(size / tarBlock) * tarBlock;
+    at = offset + tarPadded(size);
   }
   return entries;
 }
@@ -72,22 +124,8 @@ function isExtra(type: string): boolean {
   return type === 'L' || type === 'K' || type === 'x' || type === 'g';
 }
 
-async function readExtra(
-  archive: ByteSource,
-  { type, offset, size }: { type: string; offset: number; size: number },
-  before: Extra,
-): Promise<Extra> {
-  if (size > maxExtra) throw corrupt(archive, offset, 'a name or its attributes are too long');
-  // The name of a link's target, and what is for all entries: none of it matters here.
-  if (type === 'K' || type === 'g') return before;
-  const bytes = new Uint8Array(size);
-  await archive.read(offset, bytes);
-  if (type === 'L') return { ...before, name: textOf(bytes) };
-  return { ...before, ...paxOf(archive, offset, bytes) };
-}
-
 /** Records `LENGTH KEY=VALUE\n`; the length counts itself. */
-function paxOf(archive: ByteSource, offset: number, bytes: Uint8Array): Extra {
+function paxOf(path: string, offset: number, bytes: Uint8Array): Extra {
   const found: { name?: string; size?: number } = {};
   for (let at = 0; at < bytes.length; ) {
     const space = bytes.indexOf(0x20, at);
@@ -95,7 +133,7 @@ function paxOf(archive: ByteSource, offset: number, bytes: Uint8Array): Extra {
     const length = /^\d{1,7}$/.test(digits) ? Number(digits) : 0;
     const end = at + length;
     if (length === 0 || end > bytes.length || end <= space || bytes[end - 1] !== 0x0a) {
-      throw corrupt(archive, offset + at, 'its extended attributes are wrong');
+      throw corrupt(path, offset + at, 'its extended attributes are wrong');
     }
     const record = textOf(bytes.subarray(space + 1, end - 1));
     const equals = record.indexOf('=');
@@ -103,9 +141,9 @@ function paxOf(archive: ByteSource, offset: number, bytes: Uint8Array): Extra {
     if (key === 'path') found.name = value;
     else if (key === 'size') {
       const size = /^\d{1,16}$/.test(value) ? Number(value) : Number.NaN;
-      if (!Number.isSafeInteger(size)) throw corrupt(archive, offset + at, 'a size is no number');
+      if (!Number.isSafeInteger(size)) throw corrupt(path, offset + at, 'a size is no number');
       found.size = size;
-    } else if (key.startsWith('GNU.sparse')) throw strange(archive, offset, 'GNU.sparse', 'S');
+    } else if (key.startsWith('GNU.sparse')) throw strange(path, offset, 'GNU.sparse', 'S');
     at = end;
   }
   return found;
@@ -141,10 +179,10 @@ function textOf(bytes: Uint8Array): string {
   return new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end));
 }
 
-function assertPlainName(archive: ByteSource, at: number, name: string): void {
+function assertPlainName(path: string, at: number, name: string): void {
   if (isPlainName(name)) return;
   throw new DiskError('denied', `The archive names a file outside of its folder: ${JSON.stringify(name)}`, {
-    path: archive.name,
+    path,
     offset: at,
     field: 'name',
   });
@@ -158,19 +196,19 @@ export function isPlainName(name: string): boolean {
   return !name.split('/').includes('..');
 }
 
-function corrupt(archive: ByteSource, offset: number, why: string): DiskError {
+function corrupt(path: string, offset: number, why: string): DiskError {
   return new DiskError('corrupt', `The tar archive is damaged at byte ${offset}: ${why}`, {
-    path: archive.name,
+    path,
     offset,
     field: 'tar',
   });
 }
 
-function strange(archive: ByteSource, offset: number, name: string, type: string): DiskError {
+function strange(path: string, offset: number, name: string, type: string): DiskError {
   return new DiskError(
     'unsupported',
     `The archive holds something other than a file: ${JSON.stringify(name)} (type ${JSON.stringify(type)})`,
-    { path: archive.name, offset, field: 'typeflag' },
+    { path, offset, field: 'typeflag' },
   );
 }
 

@@ -7,7 +7,7 @@ import { DiskError } from '../errors.ts';
 import { unpackStream } from '../platform/unpack-stream.ts';
 import { openFileStore } from './file.ts';
 import { ForwardSource } from './forward.ts';
-import type { ByteSource, OnProgress } from './store.ts';
+import type { ByteSource, ByteStore, OnProgress } from './store.ts';
 
 const chunkBytes = 256 * 1024;
 /** As much of the unpacked bytes as tells a format. */
@@ -73,22 +73,46 @@ export function unpackedSource(
  * Unpacks into a file of `directory` that has no name any more, so that it is gone when it is closed, whatever happens.
  * For formats that are not read from front to end.
  */
-export async function spoolUnpacked(
+export function spoolUnpacked(
   source: ByteSource,
   compression: Compression,
   directory: string,
   options: UnpackOptions = {},
 ): Promise<ByteSource> {
-  const path = join(directory, `.cowherd-unpacked-${process.pid}-${randomBytes(6).toString('hex')}`);
-  const store = await openFileStore(path, { create: 'exclusive', mode: 0o600, name: source.name });
+  return spoolStream(
+    unpackStream(compression, chunksOf(source, options), source.name),
+    directory,
+    source.name,
+  );
+}
+
+/** Writes a stream into a file of `directory` without a name. `name`: for messages. */
+export async function spoolStream(
+  chunks: AsyncIterable<Uint8Array>,
+  directory: string,
+  name: string,
+): Promise<ByteSource> {
+  const store = await openUnnamedFile(directory, name);
   try {
-    unlinkSync(path);
     let at = 0;
-    for await (const piece of unpackStream(compression, chunksOf(source, options), source.name)) {
+    for await (const piece of chunks) {
       if (piece.length < holeBytes || !isZero(piece)) await store.write(at, piece);
       at += piece.length;
     }
     await store.resize(at);
+    return store;
+  } catch (error) {
+    await store[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/** An empty file of `directory` that is gone when it is closed. `name`: for messages. */
+export async function openUnnamedFile(directory: string, name: string): Promise<ByteStore> {
+  const path = join(directory, `.cowherd-unpacked-${process.pid}-${randomBytes(6).toString('hex')}`);
+  const store = await openFileStore(path, { create: 'exclusive', mode: 0o600, name });
+  try {
+    unlinkSync(path);
     return store;
   } catch (error) {
     await store[Symbol.asyncDispose]();

@@ -16,7 +16,7 @@ export interface TestContextOptions {
   readonly isTTY?: boolean;
   readonly columns?: number;
   readonly signal?: AbortSignal;
-  readonly stdin?: string;
+  readonly stdin?: string | AsyncIterable<Uint8Array>;
   readonly now?: () => number;
 }
 
@@ -28,7 +28,7 @@ export function testContext(options: TestContextOptions = {}): TestContext {
     program: options.program ?? 'cow-img',
     stdout,
     stderr,
-    stdin: once(options.stdin ?? ''),
+    stdin: typeof options.stdin === 'object' ? options.stdin : once(options.stdin ?? ''),
     env: options.env ?? {},
     cwd: options.cwd ?? '/',
     signal: options.signal ?? new AbortController().signal,

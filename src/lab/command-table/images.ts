@@ -43,7 +43,8 @@ export const imageCommands: readonly CommandSpec[] = [
     description:
       'Takes an appliance (OVA, OVF, or a folder with one) and makes of it qcow2 images and a libvirt definition with its ' +
       'memory, processors, disks and network cards. What the manifest says is checked before anything is written. Takes an ' +
-      'image too, of any format, which may be packed by gzip, xz, zstd or bzip2. Files appear when all of them are whole.',
+      'image too, of any format, which may be packed by gzip, xz, zstd or bzip2. Files appear when all of them are whole. ' +
+      '`-` is the standard input: an archive is read once, and streamOptimized disks go straight into their images.',
     options: [
       {
         flags: '-o, --output-file <path>',
@@ -58,6 +59,7 @@ export const imageCommands: readonly CommandSpec[] = [
     examples: [
       'import box.ova -o /srv/vms',
       'import box.ova --dry-run',
+      'import - -o /srv/vms < box.ova.gz',
       'import debian-12.raw.xz -o debian-12.qcow2',
     ],
     load: () => import('../commands/import.ts'),

@@ -1,14 +1,28 @@
 import { basename, dirname, extname, resolve } from 'node:path';
+import { looksLikeTar, tarBlock } from '../../appliance/tar.ts';
+import type { SequentialReader } from '../../bytes/sequential-reader.ts';
 import { humanSize } from '../../cli/sizes.ts';
 import { openUnpacked } from '../../cli/unpacked-image.ts';
+import { DiskError } from '../../errors.ts';
+import { formats } from '../../formats/index.ts';
 import type { Image } from '../../image/image.ts';
+import { openImage } from '../../image/open.ts';
 import { untrustedImages } from '../../image/policy.ts';
+import { guessFormat } from '../../image/probe.ts';
 import { openImageFile } from '../../node.ts';
 import { openFileStore } from '../../storage/file.ts';
-import { compressionIn } from '../../storage/file-unpacked.ts';
+import { compressionIn, spoolStream } from '../../storage/file-unpacked.ts';
 import { assertFree, copyToQcow2 } from '../import/copy-disk.ts';
-import { type ImportPlan, importAppliance, planImport, verifyPackage } from '../import/import-appliance.ts';
-import { isPackage, openPackage } from '../import/package.ts';
+import {
+  type ImportOptions,
+  type ImportPlan,
+  importAppliance,
+  planImport,
+  verifyPackage,
+} from '../import/import-appliance.ts';
+import { ApplianceStream } from '../import/import-stream.ts';
+import { type AppliancePackage, isPackage, openPackage } from '../import/package.ts';
+import { inputName, StandardInput } from '../import/standard-input.ts';
 import { withoutControls } from '../messages.ts';
 import { chooseAccelerator } from '../runner/accelerator.ts';
 import { findQemu } from '../runner/qemu-command.ts';
@@ -25,14 +39,48 @@ import {
 
 type Context = Parameters<LabCommand>[1];
 
-/** `cowherd import FILE`: an appliance, or an image that may be packed, as qcow2. */
+/** First bytes of an image from a pipe that tell its format. */
+const probedBytes = 64 * 1024;
+
+/** `cowherd import FILE`, or `-` for the standard input: an appliance, or an image that may be packed, as qcow2. */
 export const run: LabCommand = async (input, context) => {
+  if (input.operands[0] === '-') return importInput(input, context);
   const path = resolve(context.cwd, input.operands[0]);
   return (await isPackage(path)) ? importPackage(path, input, context) : importImage(path, input, context);
 };
 
 async function importPackage(path: string, input: Input, context: Context): Promise<number> {
   await using source = await openPackage(path);
+  return await makePackage(source, input, context, async (plan, options) => {
+    const verifying = lazyProgress(context, 'verifying', 'bytes');
+    let verified: boolean;
+    try {
+      verified = await verifyPackage(source, plan.appliance, { ...options, onVerify: verifying.update });
+    } finally {
+      verifying.end();
+    }
+    await importAppliance(source, plan, { ...options, domainType: await domainTypeHere(context.signal) });
+    return verified;
+  });
+}
+
+async function importInput(input: Input, context: Context): Promise<number> {
+  await using standardInput = await StandardInput.open(context.stdin, context.signal);
+  const { reader } = standardInput;
+  if (!looksLikeTar(await reader.peek(tarBlock))) return await importInputImage(reader, input, context);
+  await using source = await ApplianceStream.open(reader, inputName);
+  return await makePackage(source, input, context, async (plan, options) =>
+    source.import(plan, { ...options, domainType: await domainTypeHere(context.signal) }),
+  );
+}
+
+/** Plans, has `make` make the machine and answer whether its manifest is right, and tells of it. */
+async function makePackage(
+  source: Pick<AppliancePackage, 'path' | 'descriptor'>,
+  input: Input,
+  context: Context,
+  make: (plan: ImportPlan, options: Omit<ImportOptions, 'domainType'>) => Promise<boolean>,
+): Promise<number> {
   const plan = planImport(source, resolve(context.cwd, text(input, 'outputFile') ?? '.'), {
     name: text(input, 'name'),
     force: input.options.force === true,
@@ -45,18 +93,10 @@ async function importPackage(path: string, input: Input, context: Context): Prom
   const dryRun = input.options.dryRun === true;
   let verified = false;
   if (!dryRun) {
-    const verifying = lazyProgress(context, 'verifying', 'bytes');
-    try {
-      const onVerify = verifying.update;
-      verified = await verifyPackage(source, plan.appliance, { signal: context.signal, onWarning, onVerify });
-    } finally {
-      verifying.end();
-    }
     const copying = plan.paths.map((target) => lazyProgress(context, basename(target), 'bytes'));
     try {
-      await importAppliance(source, plan, {
+      verified = await make(plan, {
         signal: context.signal,
-        domainType: await domainTypeHere(context.signal),
         onWarning,
         onCopy(disk, done, total) {
           copying[disk].update(done, total);
@@ -116,12 +156,59 @@ function lines(plan: ImportPlan, dryRun: boolean, verified: boolean, context: Co
 
 async function importImage(path: string, input: Input, context: Context): Promise<number> {
   const target = resolve(context.cwd, text(input, 'outputFile') ?? `${stemOf(path)}.qcow2`);
-  assertFree(target, input.options.force === true);
   const unpacking = lazyProgress(context, `reading ${basename(path)}`, 'bytes');
+  try {
+    return await makeImage(target, input, context, async () => {
+      const image = await openSource(path, dirname(target), input, context, unpacking.update);
+      unpacking.end();
+      return image;
+    });
+  } finally {
+    unpacking.end();
+  }
+}
+
+/** An image from a pipe. What is not told by its first bytes is none: it may be a page that tells of an error. */
+async function importInputImage(reader: SequentialReader, input: Input, context: Context): Promise<number> {
+  const { signal } = context;
+  const place = text(input, 'outputFile');
+  if (place === undefined) {
+    throw new DiskError('bad-argument', `An image from ${inputName} has no name: say where it goes with -o`, {
+      field: 'output-file',
+    });
+  }
+  const target = resolve(context.cwd, place);
+  const head = await reader.peek(probedBytes);
+  const wanted = text(input, 'format');
+  const format = wanted ?? guessFormat({ head, size: head.length, name: inputName }, formats) ?? 'raw';
+  if (format === 'raw' && wanted === undefined) {
+    throw new DiskError(
+      'unsupported',
+      `What comes from ${inputName} is neither an appliance nor an image of a known format`,
+      {
+        path: inputName,
+        field: 'format',
+        detail: { fix: 'say --format raw where it is the bytes of a disk' },
+      },
+    );
+  }
+  return makeImage(target, input, context, async () => {
+    warn(context, `${inputName} is saved to a file without a name first`);
+    const file = await spoolStream(reader.rest(), dirname(target), inputName);
+    return openImage(file, { format, signal });
+  });
+}
+
+async function makeImage(
+  target: string,
+  input: Input,
+  context: Context,
+  open: () => Promise<Image>,
+): Promise<number> {
+  assertFree(target, input.options.force === true);
   const copying = lazyProgress(context, basename(target), 'bytes');
   try {
-    await using image = await openSource(path, dirname(target), input, context, unpacking.update);
-    unpacking.end();
+    await using image = await open();
     const dryRun = input.options.dryRun === true;
     if (!dryRun) {
       const { signal } = context;
@@ -139,7 +226,6 @@ async function importImage(path: string, input: Input, context: Context): Promis
     }
     return 0;
   } finally {
-    unpacking.end();
     copying.end();
   }
 }

@@ -28,11 +28,24 @@ export interface CopyOptions {
  * Writes what a guest reads from `image` (without one: zeroes) as a qcow2 image beside its place, which it takes with
  * `commit`. Disposed without that, nothing has happened.
  */
-export async function copyToQcow2(
+export function copyToQcow2(
   path: string,
   size: number,
   image: Image | undefined,
   options: CopyOptions,
+): Promise<ImageTarget> {
+  return makeQcow2(path, size, options.signal, async (made) => {
+    // One request at a time: some sources are unpacked as they are read, from front to end.
+    if (image) await convertImages([image], made, { ...options, targetIsZero: true, requests: 1 });
+  });
+}
+
+/** As `copyToQcow2`, with a content that `fill` writes over zeroes. */
+export async function makeQcow2(
+  path: string,
+  size: number,
+  signal: AbortSignal,
+  fill: (made: Image) => Promise<void>,
 ): Promise<ImageTarget> {
   const target = await createImageTarget(path);
   try {
@@ -41,10 +54,9 @@ export async function copyToQcow2(
     await using made = await openImage(store instanceof FileStore ? new UnflushedFile(store) : store, {
       format: 'qcow2',
       writable: true,
-      signal: options.signal,
+      signal,
     });
-    // One request at a time: some sources are unpacked as they are read, from front to end.
-    if (image) await convertImages([image], made, { ...options, targetIsZero: true, requests: 1 });
+    await fill(made);
   } catch (error) {
     await target[Symbol.asyncDispose]();
     throw error;

@@ -44,7 +44,7 @@ const vhdCookie = 'conectix';
  * in `.qcow2`. Throws `exists` unless `force`.
  */
 export function planImport(
-  source: AppliancePackage,
+  source: Pick<AppliancePackage, 'path' | 'descriptor'>,
   output: string,
   { name: wanted, force = false }: { readonly name?: string; readonly force?: boolean } = {},
 ): ImportPlan {
@@ -85,18 +85,9 @@ export async function verifyPackage(
   appliance: Appliance,
   { signal, onVerify, onWarning }: Pick<ImportOptions, 'signal' | 'onVerify' | 'onWarning'>,
 ): Promise<boolean> {
-  if (source.signed) onWarning('the signature (.cert) is not checked');
   const { manifest } = source;
-  if (!manifest) {
-    onWarning('there is no manifest: whether the package is whole cannot be told');
-    return false;
-  }
-  const listed = new Set(manifest.lines.map(({ file }) => file));
-  const needed = [
-    source.descriptor.name,
-    ...appliance.disks.flatMap(({ file }) => (file ? [file.href] : [])),
-  ];
-  for (const name of needed) if (!listed.has(name)) onWarning(`the manifest does not say what '${name}' is`);
+  warnOfManifest(source, appliance, onWarning);
+  if (!manifest) return false;
   const files: { readonly file: ByteSource; readonly line: (typeof manifest.lines)[number] }[] = [];
   try {
     for (const line of manifest.lines) files.push({ line, file: await source.open(line.file) });
@@ -115,37 +106,68 @@ export async function verifyPackage(
   return true;
 }
 
+/** Says what a manifest cannot vouch for. */
+export function warnOfManifest(
+  { signed, manifest, descriptor }: Pick<AppliancePackage, 'signed' | 'manifest' | 'descriptor'>,
+  { disks }: Appliance,
+  onWarning: (message: string) => void,
+): void {
+  if (signed) onWarning('the signature (.cert) is not checked');
+  if (!manifest) {
+    onWarning('there is no manifest: whether the package is whole cannot be told');
+    return;
+  }
+  const listed = new Set(manifest.lines.map(({ file }) => file));
+  const needed = [descriptor.name, ...disks.flatMap(({ file }) => (file ? [file.href] : []))];
+  for (const name of needed) if (!listed.has(name)) onWarning(`the manifest does not say what '${name}' is`);
+}
+
 /** Copies the disks and writes the definition. All of it takes its place at the end, the definition last. */
-export async function importAppliance(
+export function importAppliance(
   source: AppliancePackage,
   plan: ImportPlan,
   options: ImportOptions,
 ): Promise<void> {
-  const { appliance, paths, definition, name } = plan;
+  return makeMachine(plan, options.domainType, async (targets) => {
+    for (const [index, disk] of plan.appliance.disks.entries()) {
+      const target = await importDisk(source, disk, plan.paths[index], {
+        ...options,
+        onProgress: (done, total) => options.onCopy?.(index, done, total),
+      });
+      targets.set(index, target);
+    }
+  });
+}
+
+/**
+ * Makes the folder, and has `fill` make the disks, one target for each of their numbers. Then all takes its place, the
+ * definition last; or, when something throws, nothing is left.
+ */
+export async function makeMachine(
+  { appliance, paths, definition, name }: ImportPlan,
+  domainType: DomainType,
+  fill: (targets: Map<number, ImageTarget>) => Promise<void>,
+): Promise<void> {
   const folder = dirname(definition);
   const isNew = mkdirSync(folder, { recursive: true }) !== undefined;
-  const targets: ImageTarget[] = [];
+  const targets = new Map<number, ImageTarget>();
+  const discard = async () => {
+    for (const target of targets.values()) await target[Symbol.asyncDispose]();
+  };
   try {
-    for (const [index, disk] of appliance.disks.entries()) {
-      targets.push(
-        await importDisk(source, disk, paths[index], {
-          ...options,
-          onProgress: (done, total) => options.onCopy?.(index, done, total),
-        }),
-      );
-    }
+    await fill(targets);
     const disks = appliance.disks.map((disk, index) => ({ ...disk, path: paths[index] }));
-    const xml = applianceXml(appliance, name, disks, options.domainType);
-    for (const target of targets) await target.commit();
+    const xml = applianceXml(appliance, name, disks, domainType);
+    for (const target of targets.values()) await target.commit();
     await using aside = createAside(definition);
     writeFileSync(aside.path, xml);
     await aside.commit();
   } catch (error) {
-    for (const target of targets) await target[Symbol.asyncDispose]();
+    await discard();
     if (isNew && readdirSync(folder).length === 0) rmdirSync(folder);
     throw error;
   } finally {
-    for (const target of targets) await target[Symbol.asyncDispose]();
+    await discard();
   }
 }
 
@@ -155,20 +177,33 @@ async function importDisk(
   path: string,
   options: ImportOptions & { readonly onProgress: OnProgress },
 ): Promise<ImageTarget> {
-  if (!disk.file) {
-    if (disk.capacity !== undefined) return copyToQcow2(path, disk.capacity, undefined, options);
-    throw new DiskError('corrupt', `The disk '${disk.id}' has neither a file nor a size`, {
-      path: source.path,
-      field: 'Disk',
-    });
-  }
+  if (!disk.file) return makeEmptyDisk(source.path, disk, path, options);
   await using image = await openDisk(source, disk, dirname(path), options);
-  if (disk.capacity !== undefined && disk.capacity !== image.size) {
-    options.onWarning(
-      `'${disk.file.href}' is a disk of ${image.size} bytes, not of ${disk.capacity} as the descriptor says`,
-    );
-  }
+  warnOfSize(disk, image.size, options);
   return await copyToQcow2(path, image.size, image, options);
+}
+
+/** A disk that the descriptor of `from` gives a size only. */
+export function makeEmptyDisk(
+  from: string,
+  { id, capacity }: ApplianceDisk,
+  path: string,
+  options: ImportOptions,
+): Promise<ImageTarget> {
+  if (capacity !== undefined) return copyToQcow2(path, capacity, undefined, options);
+  throw new DiskError('corrupt', `The disk '${id}' has neither a file nor a size`, {
+    path: from,
+    field: 'Disk',
+  });
+}
+
+export function warnOfSize(
+  { file, capacity }: ApplianceDisk,
+  size: number,
+  { onWarning }: Pick<ImportOptions, 'onWarning'>,
+): void {
+  if (capacity === undefined || capacity === size) return;
+  onWarning(`'${file!.href}' is a disk of ${size} bytes, not of ${capacity} as the descriptor says`);
 }
 
 async function openDisk(
@@ -185,14 +220,31 @@ async function openDisk(
       onWarning(`'${href}' is ${format} in ${compression}: it is unpacked first, which takes ${size} bytes`);
     return openUnpacked(bytes, compression, { signal, spoolDirectory, onSpool });
   }
+  // Extents lie beside their descriptor, in the package.
+  const openExtent = (name: string) => source.open(join(dirname(href), name));
+  return openDiskFile(bytes, { href, path: source.path, signal, openExtent });
+}
+
+export interface DiskFileOptions {
+  /** The file's name in the package, and the package's, for messages. */
+  readonly href: string;
+  readonly path: string;
+  readonly signal: AbortSignal;
+  openExtent(name: string): Promise<ByteSource>;
+}
+
+/** Opens a file of a package as the disk that it is. Nothing but extents is opened beside it. */
+export async function openDiskFile(
+  bytes: ByteSource,
+  { href, path, signal, openExtent }: DiskFileOptions,
+): Promise<Image> {
   return openImage(bytes, {
     format: await fixedVhdOr(bytes),
     signal,
-    // Extents lie beside their descriptor, in the package; nothing else is opened.
     resolve: (reference, from) => {
-      if (from.role === 'file') return source.open(join(dirname(href), reference.path));
+      if (from.role === 'file') return openExtent(reference.path);
       const message = `'${href}' is laid over '${reference.path}', which is not in it: export it as one disk`;
-      return Promise.reject(new DiskError('unsupported', message, { path: source.path, field: 'backing' }));
+      return Promise.reject(new DiskError('unsupported', message, { path, field: 'backing' }));
     },
   });
 }

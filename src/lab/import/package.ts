@@ -105,21 +105,31 @@ async function readParts(path: string, names: readonly string[], open: Appliance
 
 async function readText(source: ByteSource): Promise<string> {
   await using open = source;
-  if (open.size > maxTextBytes) {
-    throw new DiskError('corrupt', `A text of ${open.size} bytes in the package is too long`, {
-      path: open.name,
-      field: 'size',
-    });
-  }
+  assertTextSize(open.size, open.name);
   const bytes = new Uint8Array(open.size);
   await open.read(0, bytes);
+  return decodeText(bytes, open.name);
+}
+
+/** Throws `corrupt` for a descriptor or a manifest of too many bytes. */
+export function assertTextSize(size: number, path: string): void {
+  if (size <= maxTextBytes) return;
+  throw new DiskError('corrupt', `A text of ${size} bytes in the package is too long`, {
+    path,
+    field: 'size',
+  });
+}
+
+/** Throws `corrupt`. */
+export function decodeText(bytes: Uint8Array, path: string): string {
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
   } catch (cause) {
-    throw new DiskError('corrupt', 'A text in the package is not UTF-8', { path: open.name, cause });
+    throw new DiskError('corrupt', 'A text in the package is not UTF-8', { path, cause });
   }
 }
 
-function missing(path: string, name: string): DiskError {
+/** The error of a package without a file that it should have. */
+export function missing(path: string, name: string): DiskError {
   return new DiskError('not-found', `The package has no file '${name}'`, { path, field: 'href' });
 }
