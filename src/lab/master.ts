@@ -168,6 +168,7 @@ export async function computeContent(master: Master, options: DigestOptions = {}
 
 /** What was computed for this master before, if its files have not been touched since. */
 export function rememberedContent(master: Master): string | undefined {
+  if (!isDated(master)) return undefined;
   let value: Record<string, unknown> | undefined;
   try {
     value = readJsonFile(contentRecord(master.path), 1024 * 1024);
@@ -181,8 +182,14 @@ export function rememberedContent(master: Master): string | undefined {
   return JSON.stringify(files) === JSON.stringify(relativeFiles(master)) ? content : undefined;
 }
 
+/** A block device has no date that a write would change: nobody can say that what was computed still holds. */
+function isDated({ files }: Master): boolean {
+  return files.every((one) => one.mtime !== '0');
+}
+
 /** Remembers a master's digest beside it, for as long as nothing touches its files. */
 export function rememberContent(master: Master, content: string): void {
+  if (!isDated(master)) return;
   try {
     writeJsonFile(contentRecord(master.path), { version: 1, content, files: relativeFiles(master) });
   } catch (error) {

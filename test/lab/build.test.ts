@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { copyLinux, haveLinuxGuest, makeLinuxGuest } from '../../src/lab/build/small-linux.ts';
 import { have, mustRun, run, tempDir } from '../support/programs.ts';
@@ -118,7 +118,8 @@ describe.skipIf(!have('qemu-img') || !have('mkfs.ext4'))('build --from', () => {
     await mustRun('mkfs.ext4', ['-q', '-F', raw]);
     await mustRun('qemu-img', ['convert', '-O', 'vmdk', raw, bench.path('cloud.vmdk')]);
     await mustRun('gzip', ['-k', raw]);
-    for (const [i, file] of ['cloud.vmdk', 'cloud.raw.gz'].entries()) {
+    await bench.must('export', 'cloud.vmdk', 'cloud.ova');
+    for (const [i, file] of ['cloud.vmdk', 'cloud.raw.gz', 'cloud.ova'].entries()) {
       const sha256 = createHash('sha256')
         .update(readFileSync(bench.path(file)))
         .digest('hex');
@@ -141,6 +142,20 @@ describe.skipIf(!have('qemu-img') || !have('mkfs.ext4'))('build --from', () => {
         raw,
       ]);
     }
+    // Its manifest is not right any more.
+    await mustRun(
+      'sh',
+      ['-c', `tar xf cloud.ova && for f in *.ovf; do echo >> $f; done && tar cf torn.ova *.ovf *.mf *.vmdk`],
+      {
+        cwd: bench.dir.path,
+      },
+    );
+    const torn = await bench.run('build', 'torn', '--from', 'torn.ova');
+    expect([torn.code > 0, torn.err]).toEqual([
+      true,
+      expect.stringContaining('is not what the manifest says'),
+    ]);
+    expect(existsSync(bench.path('masters/torn@1.qcow2'))).toBe(false);
     expect((await bench.run('build', 'cloud')).err).toContain(
       '--small, --debian SUITE, --iso FILE, --from IMAGE',
     );

@@ -10,7 +10,7 @@ export const masterCommands: readonly CommandSpec[] = [
     description:
       'Makes the next version of the master NAME, looks into it as seal does, and seals it. --small: a Linux of 32 MiB, in seconds, of the ' +
       'kernel and busybox of this machine. --debian: by mmdebstrap; no mount, no virtual machine, no privileges. --iso: boots an installer ' +
-      'on an empty disk, by QEMU, and waits until it is switched off. --from: a disk image of any format, packed or not; a cloud image.',
+      'on an empty disk, by QEMU, and waits until it is switched off. --from: a disk image of any format, packed or not; a cloud image; an appliance (OVA, OVF) of one disk.',
     options: [
       { flags: '--small', help: 'a small Linux that says who it is' },
       { flags: '--debian <suite>', help: 'bookworm, trixie …' },
@@ -24,7 +24,7 @@ export const masterCommands: readonly CommandSpec[] = [
       { flags: '--memory <size>', help: 'with --iso: the memory of its machine (2G)' },
       { flags: '--display <kind>', help: 'with --iso: how to see it (vnc)', choices: ['vnc', 'none'] },
       { flags: '--disk <size>', help: 'the size of the disk (2G with --debian, 10G with --iso)' },
-      { flags: '--from <image>', help: 'a disk image' },
+      { flags: '--from <image>', help: 'a disk image, or an appliance' },
       { flags: '--sha256 <digest>', help: 'with --from and --iso: what the file must be' },
       { flags: '--folder <folder>', help: 'where versions are kept (masters)' },
       { flags: '--anyway', help: 'seal it also where clones would clash' },

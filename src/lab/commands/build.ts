@@ -12,9 +12,12 @@ import { makeDebian } from '../build/debian.ts';
 import { installFromIso } from '../build/iso-install.ts';
 import { makeLinuxGuest, requireLinuxGuest } from '../build/small-linux.ts';
 import { verifyFile } from '../build/verified-file.ts';
+import { unpackAppliance } from '../import/import-appliance.ts';
+import { isPackage } from '../import/package.ts';
+import { withoutControls } from '../messages.ts';
 import { createRunner } from '../runner/runners.ts';
 import { runtimeDir, seatFiles } from '../runner/runtime-dir.ts';
-import { type Input, type LabCommand, say, shown, wantsJson } from './command.ts';
+import { type Input, type LabCommand, lazyProgress, say, shown, wantsJson, warn } from './command.ts';
 import { defaultFolder, lintAndSeal, nameFrom } from './seal.ts';
 
 const MiB = 1024 * 1024;
@@ -97,6 +100,20 @@ const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
   },
   async from(input, context, scratch) {
     const path = await verified(input, context, text(input, 'from')!);
+    if (await isPackage(path)) {
+      const disk = join(scratch, 'disk.qcow2');
+      const onWarning = (message: string) => warn(context, withoutControls(message));
+      const verifying = lazyProgress(context, 'verifying', 'bytes');
+      const copying = lazyProgress(context, 'unpacking', 'bytes');
+      try {
+        const progress = { onVerify: verifying.update, onProgress: copying.update };
+        await unpackAppliance(path, disk, { signal: context.signal, onWarning, ...progress });
+      } finally {
+        verifying.end();
+        copying.end();
+      }
+      return openImageFile(disk, { format: 'qcow2', policy: untrustedImages });
+    }
     const store = await openFileStore(path);
     const compression = await compressionIn(store);
     if (compression !== undefined) {

@@ -14,7 +14,7 @@ import type { DomainType } from '../domain-xml.ts';
 import { applianceXml } from './appliance-xml.ts';
 import { assertFree, copyToQcow2 } from './copy-disk.ts';
 import { assertDigest, digestOf } from './digest.ts';
-import type { AppliancePackage } from './package.ts';
+import { type AppliancePackage, openPackage } from './package.ts';
 
 export interface ImportPlan {
   readonly appliance: Appliance;
@@ -169,6 +169,36 @@ export async function makeMachine(
   } finally {
     await discard();
   }
+}
+
+/**
+ * Makes the one disk of an appliance a qcow2 image, once its manifest was found to be right. Throws `unsupported` for a machine of
+ * several disks, `corrupt`.
+ */
+export async function unpackAppliance(
+  path: string,
+  target: string,
+  options: Pick<ImportOptions, 'signal' | 'onWarning' | 'onVerify'> & { readonly onProgress: OnProgress },
+): Promise<void> {
+  await using source = await openPackage(path);
+  const appliance = parseOvf(source.descriptor.text, source.path);
+  const [disk, ...others] = appliance.disks;
+  if (disk === undefined || others.length > 0) {
+    throw new DiskError(
+      'unsupported',
+      `The appliance has ${appliance.disks.length} disks, and a master is one`,
+      {
+        path,
+        detail: { fix: "'cowherd import' takes them all; then build from the one that boots" },
+      },
+    );
+  }
+  await verifyPackage(source, appliance, options);
+  await using made = await importDisk(source, disk, target, {
+    ...options,
+    domainType: 'qemu',
+  });
+  await made.commit();
 }
 
 async function importDisk(

@@ -1,0 +1,152 @@
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { cowImg } from '../../src/cli/cow-img.ts';
+import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
+import { testContext } from '../support/cli-context.ts';
+import { have, isRoot, mustRun, run } from '../support/programs.ts';
+import { type LabBench, labBench, qemuCheck } from './support.ts';
+
+const MiB = 1024 * 1024;
+
+/** Whether this machine lets us make loop devices. */
+const haveLoops = isRoot && have('losetup') && (await run('losetup', ['-f'])).code === 0;
+const haveQemu = have('qemu-system-x86_64') && have('qemu-img');
+
+/** A file of so many bytes as a block device. */
+async function loopDevice(bench: LabBench, name: string, bytes: number) {
+  const file = bench.path(name);
+  await mustRun('truncate', ['-s', String(bytes), file]);
+  const path = (await mustRun('losetup', ['-f', '--show', file])).trim();
+  return { path, [Symbol.asyncDispose]: async () => void (await mustRun('losetup', ['-d', path])) };
+}
+
+async function img(bench: LabBench, ...args: string[]): Promise<string> {
+  const context = testContext({ program: 'cow-img', cwd: bench.dir.path });
+  const code = await cowImg(args, context);
+  expect([args.join(' '), code, context.err()]).toEqual([args.join(' '), 0, '']);
+  return context.out();
+}
+
+describe.skipIf(!haveLoops || !haveQemu)('a master on a block device', () => {
+  let runtime: string;
+  beforeAll(() => {
+    runtime = mkdtempSync(join(tmpdir(), 'cwh-'));
+    process.env.COWHERD_RUNTIME_DIR = runtime;
+  });
+  afterAll(() => {
+    delete process.env.COWHERD_RUNTIME_DIR;
+    rmSync(runtime, { recursive: true, force: true });
+  });
+
+  it.each(['raw', 'qcow2'])('%s: is filled, cloned, booted, verified, and reset from', async (format) => {
+    await using bench = await labBench();
+    mkdirSync(bench.path('demo'));
+    const demo = bench.path('demo/demo.raw');
+    await makeDemoMaster(demo, { size: 8 * MiB, payloadBytes: 2 * MiB });
+    // A device is larger than what is put on it, as logical volumes are: raw, it all is the disk.
+    await using device = await loopDevice(bench, 'volume', format === 'raw' ? 8 * MiB : 24 * MiB);
+    await img(bench, 'convert', '-f', 'raw', '-O', format, demo, device.path);
+    await mustRun('qemu-img', ['compare', '-q', '-f', 'raw', '-F', format, demo, device.path]);
+    if (format === 'qcow2') await qemuCheck(device.path);
+    for (const output of ['human', 'json']) {
+      const map = ['map', '-f', format, '--output', output, device.path];
+      expect(await img(bench, ...map)).toBe(await mustRun('qemu-img', map));
+    }
+
+    bench.write('lab.yaml', {
+      master: { path: device.path, format },
+      seats: 2,
+      runner: 'qemu',
+      guest: 'demo',
+      memory: '16M',
+      network: 'none',
+    });
+    await bench.must('up');
+    expect(await bench.must('up')).toContain('nothing to do');
+    const seat = bench.path('class/student-01.qcow2');
+    expect(JSON.parse(await mustRun('qemu-img', ['info', '--output', 'json', seat]))).toMatchObject({
+      'backing-filename': device.path,
+      'backing-filename-format': format,
+    });
+    const boot = async () => {
+      const { started } = await bench.json<{ started: { seat: string; lines: string[] }[] }>(
+        'start',
+        '--watch',
+      );
+      return started.map((one) => one.lines.join()).sort();
+    };
+    const says = (n: number, boots: number) => `cowherd seat=student-0${n} boots=${boots} master=demo`;
+    expect(await boot()).toEqual([says(1, 1), says(2, 1)]);
+    expect(await bench.must('status', '--verify')).toContain('as it was (its whole content compared)');
+    await bench.must('reset', 'student-01');
+    expect(await boot()).toEqual([says(1, 1), says(2, 2)]);
+    for (const n of [1, 2]) await qemuCheck(bench.path(`class/student-0${n}.qcow2`));
+    await mustRun('qemu-img', ['compare', '-q', '-f', 'raw', '-F', format, demo, device.path]);
+
+    // A device has no date: that it was written to behind our back, a comparison of the whole shows.
+    await mustRun('qemu-io', ['-f', format, '-c', 'write -P 9 4M 64k', device.path]);
+    expect((await bench.run('status', '--verify', '--brief')).out).toContain('its content is another one');
+    expect(existsSync('/dev/.cowherd')).toBe(false);
+    await bench.must('down');
+  });
+
+  it('is converted from, to a seat’s size, and keeps what lies behind a smaller image', async () => {
+    await using bench = await labBench();
+    await using device = await loopDevice(bench, 'volume', 64 * MiB);
+    await mustRun('qemu-io', ['-f', 'raw', '-c', 'write -P 5 0 64M', device.path]);
+    const small = bench.path('small.qcow2');
+    await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', small, '16M']);
+    await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -P 7 1M 1M', small]);
+    // As qemu-img does: the zeroes of the image are written over what was there, and no byte behind it.
+    await img(bench, 'convert', '-n', '-f', 'qcow2', '-O', 'raw', small, device.path);
+    const read = [
+      '-c',
+      'read -P 0 0 1M',
+      '-c',
+      'read -P 7 1M 1M',
+      '-c',
+      'read -P 0 2M 14M',
+      '-c',
+      'read -P 5 16M 48M',
+    ];
+    expect(await mustRun('qemu-io', ['-r', '-f', 'raw', ...read, device.path])).not.toContain('failed');
+    await img(bench, 'convert', '-f', 'raw', '-O', 'qcow2', device.path, bench.path('back.qcow2'));
+    await mustRun('qemu-img', [
+      'compare',
+      '-q',
+      '-f',
+      'qcow2',
+      '-F',
+      'raw',
+      bench.path('back.qcow2'),
+      device.path,
+    ]);
+  });
+});
+
+const haveVolumes =
+  haveLoops && have('lvcreate') && have('dmsetup') && (await run('dmsetup', ['version'])).code === 0;
+
+describe.skipIf(!haveVolumes)('a master on a logical volume', () => {
+  it('is cloned, and the clone reads what is on it', async () => {
+    await using bench = await labBench();
+    await using device = await loopDevice(bench, 'disk', 128 * MiB);
+    const group = `cowherd${process.pid}`;
+    await mustRun('vgcreate', ['-q', group, device.path]);
+    try {
+      await mustRun('lvcreate', ['-q', '-y', '-L', '64M', '-n', 'm', group]);
+      const volume = `/dev/${group}/m`;
+      await img(bench, 'convert', '-n', '-f', 'raw', '-O', 'raw', bench.path('masters/m.raw'), volume);
+      bench.write('lab.yaml', { master: { path: volume, format: 'raw' }, seats: 1 });
+      await bench.must('up');
+      const seat = bench.path('class/student-01.qcow2');
+      await mustRun('qemu-img', ['compare', '-q', '-F', 'raw', seat, bench.path('masters/m.raw')]);
+      expect(await bench.must('status', '--verify')).toContain('as it was (its whole content compared)');
+      await bench.must('down');
+    } finally {
+      await mustRun('vgremove', ['-q', '-f', group]);
+    }
+  });
+});
