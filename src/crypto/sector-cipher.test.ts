@@ -5,7 +5,7 @@ import { Aes } from './aes.ts';
 import { primitives } from './primitives.ts';
 import { makeSectorCipher } from './sector-cipher.ts';
 import { WebPrimitives } from './web-primitives.ts';
-import { maskBytes, plainMask, xtsMask } from './xts-mask.ts';
+import { maskBytes, maskIn, plainMask, xtsMask } from './xts-mask.ts';
 
 registerNodePrimitives();
 
@@ -76,10 +76,31 @@ describe('XTS', () => {
       mask.seeds.set(counted(256).map((byte) => byte * 181));
     }
     for (const sectorBytes of [512, 4096]) {
-      for (const mask of [fast, plain]) mask.apply(8192, sectorBytes);
+      for (const mask of [fast, plain]) mask.apply(mask.data.subarray(0, 8192), sectorBytes);
       expect(show(fast.data.subarray(0, 8192))).toBe(show(plain.data.subarray(0, 8192)));
     }
   });
+});
+
+it('encrypts in a memory that threads share, where it lies', async () => {
+  const memory = new WebAssembly.Memory({ initial: 5, maximum: 5, shared: true });
+  const cipher = await makeSectorCipher({ mode: 'xts', iv: 'plain64' }, new Uint8Array(nodeRandom(64)));
+  const plain = new Uint8Array(nodeRandom(maskBytes + 512));
+  const expected = plain.slice();
+  cipher.encrypt(77, expected);
+  maskIn(memory, 3 * 65_536);
+  const all = new Uint8Array(memory.buffer);
+  const bytes = all.subarray(1024, 1024 + plain.length);
+  bytes.set(plain);
+  cipher.encrypt(77, bytes);
+  expect(show(bytes)).toBe(show(expected));
+  const apart = plain.slice();
+  cipher.encrypt(77, apart);
+  expect(show(apart)).toBe(show(expected));
+  cipher.decrypt(77, bytes);
+  expect(show(bytes)).toBe(show(plain));
+  expect(all.subarray(0, 1024).every((byte) => byte === 0)).toBe(true);
+  expect(all.subarray(1024 + plain.length, 3 * 65_536).every((byte) => byte === 0)).toBe(true);
 });
 
 describe('CBC', () => {

@@ -101,12 +101,13 @@ class XtsCipher implements SectorCipher {
       const seeds = mask.seeds.subarray(0, (length / sectorBytes) * blockBytes);
       this.#vectors(sector + at / 512, sectorBytes / 512, seeds);
       seeds.set(this.#tweak.encrypt(seeds));
-      const data = mask.data.subarray(0, length);
-      data.set(part);
-      mask.apply(length, sectorBytes);
+      const inPlace = part.buffer === mask.data.buffer;
+      const data = inPlace ? part : mask.data.subarray(0, length);
+      if (!inPlace) data.set(part);
+      mask.apply(data, sectorBytes);
       data.set(cipher(data));
-      mask.apply(length, sectorBytes);
-      part.set(data);
+      mask.apply(data, sectorBytes);
+      if (!inPlace) part.set(data);
     }
   }
 }

@@ -30,16 +30,24 @@ export interface WasmFunction {
   readonly code: readonly (readonly number[])[];
 }
 
-/** The bytes of a module with one function and a memory of `pages` 64 KiB pages, exported as `memory`. */
-export function encodeModule(one: WasmFunction, pages: number): Uint8Array<ArrayBuffer> {
+/** The bytes of a module with one function, over a memory of `pages` 64 KiB pages that it imports as `host.memory`. */
+export function encodeModule(one: WasmFunction, pages: number, shared: boolean): Uint8Array<ArrayBuffer> {
   const locals = one.locals.flatMap((type) => [1, type]);
   const body = [one.locals.length, ...locals, ...one.code.flat(), ...op.end];
   return new Uint8Array([
     ...[0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
     ...section(1, [1, 0x60, one.parameters.length, ...one.parameters, 0]),
+    ...section(2, [
+      1,
+      ...name('host'),
+      ...name('memory'),
+      2,
+      shared ? 3 : 1,
+      ...unsigned(pages),
+      ...unsigned(pages),
+    ]),
     ...section(3, [1, 0]),
-    ...section(5, [1, 1, ...unsigned(pages), ...unsigned(pages)]),
-    ...section(7, [2, ...exported('memory', 2), ...exported(one.name, 0)]),
+    ...section(7, [1, ...name(one.name), 0, 0]),
     ...section(10, [1, ...unsigned(body.length), ...body]),
   ]);
 }
@@ -48,8 +56,8 @@ function section(id: number, content: readonly number[]): number[] {
   return [id, ...unsigned(content.length), ...content];
 }
 
-function exported(name: string, kind: number): number[] {
-  return [name.length, ...new TextEncoder().encode(name), kind, 0];
+function name(text: string): number[] {
+  return [text.length, ...new TextEncoder().encode(text)];
 }
 
 /** LEB128. */

@@ -2,9 +2,14 @@ import { encodeModule, i32, op, v128 } from './wasm-code.ts';
 
 const pageBytes = 65536;
 
-/** Bytes of data that one call masks at most. */
-export const maskBytes = 2 * pageBytes;
+/**
+ * Bytes of data that one call masks at most. The runtime's cipher gives its result in new memory: of this size, its allocator has
+ * some that is still in the processor's cache.
+ */
+export const maskBytes = pageBytes;
 const seedBytes = maskBytes / 32;
+/** What a mask needs of a memory for itself. */
+export const maskRoomBytes = 2 * pageBytes;
 
 /**
  * XORs the data in `data` with the tweaks that grow out of the seeds: the tweak of a sector's block n is its seed times
@@ -15,8 +20,8 @@ export interface XtsMask {
   readonly data: Uint8Array;
   /** Room for a seed of 16 bytes for each sector. */
   readonly seeds: Uint8Array;
-  /** Masks the first `length` bytes of `data`, sectors of `sectorBytes`. */
-  apply(length: number, sectorBytes: number): void;
+  /** Masks `data` or a part of it, or any bytes of the same memory: whole sectors of `sectorBytes`. */
+  apply(data: Uint8Array, sectorBytes: number): void;
 }
 
 /** Parameters and locals of the function below. */
@@ -51,18 +56,27 @@ const simdModule = {
   ],
 };
 
+/** A memory, and where in it a mask has its room. */
+interface MaskRoom {
+  readonly memory: WebAssembly.Memory;
+  readonly at: number;
+}
+
 /** By 128-bit instructions of WebAssembly; undefined where the runtime has none. */
-function simdMask(): XtsMask | undefined {
+function simdMask(room?: MaskRoom): XtsMask | undefined {
   if (typeof WebAssembly === 'undefined') return undefined;
-  const code = encodeModule(simdModule, (maskBytes + pageBytes) / pageBytes);
+  const pages = (room?.memory.buffer.byteLength ?? maskRoomBytes) / pageBytes;
+  const code = encodeModule(simdModule, pages, room !== undefined);
   if (!WebAssembly.validate(code)) return undefined;
-  const { exports } = new WebAssembly.Instance(new WebAssembly.Module(code));
-  const { buffer } = exports.memory as WebAssembly.Memory;
+  const memory = room?.memory ?? new WebAssembly.Memory({ initial: pages, maximum: pages });
+  const { exports } = new WebAssembly.Instance(new WebAssembly.Module(code), { host: { memory } });
   const mask = exports.mask as (seed: number, at: number, end: number, sectorBytes: number) => void;
+  const at = room?.at ?? 0;
+  const seedsAt = at + maskBytes;
   return {
-    data: new Uint8Array(buffer, 0, maskBytes),
-    seeds: new Uint8Array(buffer, maskBytes, seedBytes),
-    apply: (length, sector) => mask(maskBytes, 0, length, sector),
+    data: new Uint8Array(memory.buffer, at, maskBytes),
+    seeds: new Uint8Array(memory.buffer, seedsAt, seedBytes),
+    apply: ({ byteOffset, length }, sector) => mask(seedsAt, byteOffset, byteOffset + length, sector),
   };
 }
 
@@ -70,12 +84,13 @@ function simdMask(): XtsMask | undefined {
 export function plainMask(): XtsMask {
   const data = new Uint8Array(maskBytes);
   const seeds = new Uint8Array(seedBytes);
-  const words = new Int32Array(data.buffer);
   const seedWords = new Int32Array(seeds.buffer);
   return {
     data,
     seeds,
-    apply(length, sector) {
+    apply(bytes, sector) {
+      const { byteOffset, length } = bytes;
+      const words = new Int32Array(bytes.buffer, byteOffset, length / 4);
       let from = 0;
       for (let start = 0; start < length; start += sector, from += 4) {
         let [a, b, c, d] = seedWords.subarray(from, from + 4);
@@ -96,6 +111,14 @@ export function plainMask(): XtsMask {
 }
 
 let shared: XtsMask | undefined;
+
+/**
+ * From now on this thread's mask works in a shared memory, where it has `maskRoomBytes` from `at` on, so that bytes of that memory
+ * need not be copied to be masked.
+ */
+export function maskIn(memory: WebAssembly.Memory, at: number): void {
+  shared = simdMask({ memory, at });
+}
 
 /** This thread's mask. What is in it is only good until whoever uses it waits for something. */
 export function xtsMask(): XtsMask {

@@ -2,6 +2,7 @@ import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { type BulkCipher, type CipherCrew, registerCipherCrew } from '../crypto/bulk-cipher.ts';
 import type { CipherSpec } from '../crypto/sector-cipher.ts';
+import { maskRoomBytes } from '../crypto/xts-mask.ts';
 import { DiskError } from '../errors.ts';
 
 /** What a worker is told: keys come and go, and pieces of shared memory are transformed in place. */
@@ -14,8 +15,16 @@ export type CipherOrder =
       readonly job: number;
       readonly direction: 'encrypt' | 'decrypt';
       readonly sector: number;
-      readonly bytes: Uint8Array;
+      /** Where in the crew's memory. */
+      readonly at: number;
+      readonly length: number;
     };
+
+/** What a worker begins with: the crew's memory, and where in it its own room is. */
+export interface CipherDesk {
+  readonly memory: WebAssembly.Memory;
+  readonly at: number;
+}
 
 export interface CipherAnswer {
   readonly job: number;
@@ -67,7 +76,8 @@ class ThreadCrew implements CipherCrew {
           const job = this.#nextJob++;
           if (this.#jobs.size === 0) for (const one of this.#workers) one.ref();
           this.#jobs.set(job, { worker, resolve, reject });
-          this.#tell(worker, { kind: 'transform', cipher, job, direction, sector, bytes });
+          const { byteOffset: at, length } = bytes;
+          this.#tell(worker, { kind: 'transform', cipher, job, direction, sector, at, length });
         }),
       [Symbol.dispose]: () => this.#tellAll({ kind: 'drop', cipher }),
     };
@@ -75,18 +85,20 @@ class ThreadCrew implements CipherCrew {
 
   #hire(): void {
     const count = Math.min(mostWorkers, availableParallelism());
+    const lent = this.pieceBytes * count * piecesAWorker;
+    const pages = (lent + maskRoomBytes * count) / wasmPageBytes;
+    // Page-aligned, and seen by all threads.
+    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+    for (let at = 0; at < lent; at += this.pieceBytes) {
+      this.#free.push(new Uint8Array(memory.buffer, at, this.pieceBytes));
+    }
     for (let made = 0; made < count; made++) {
-      const worker = new Worker(new URL(workerFile, import.meta.url));
+      const workerData: CipherDesk = { memory, at: lent + made * maskRoomBytes };
+      const worker = new Worker(new URL(workerFile, import.meta.url), { workerData });
       worker.on('message', (answer: CipherAnswer) => this.#finish(answer));
       worker.on('error', (error) => this.#fail(worker, error));
       worker.unref();
       this.#workers.push(worker);
-    }
-    const pages = (this.pieceBytes * count * piecesAWorker) / wasmPageBytes;
-    // Page-aligned, and seen by all threads.
-    const { buffer } = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-    for (let at = 0; at < buffer.byteLength; at += this.pieceBytes) {
-      this.#free.push(new Uint8Array(buffer, at, this.pieceBytes));
     }
   }
 

@@ -1,9 +1,14 @@
-import { parentPort } from 'node:worker_threads';
+import { parentPort, workerData } from 'node:worker_threads';
 import { makeSectorCipher, type SectorCipher } from '../crypto/sector-cipher.ts';
-import type { CipherAnswer, CipherOrder } from './cipher-crew.ts';
+import { maskIn } from '../crypto/xts-mask.ts';
+import type { CipherAnswer, CipherDesk, CipherOrder } from './cipher-crew.ts';
 import { registerNodePrimitives } from './node-primitives.ts';
 
 registerNodePrimitives();
+
+const desk = workerData as CipherDesk;
+maskIn(desk.memory, desk.at);
+const memory = new Uint8Array(desk.memory.buffer);
 
 const ciphers = new Map<number, Promise<SectorCipher>>();
 
@@ -23,7 +28,7 @@ parentPort!.on('message', async (order: CipherOrder) => {
   const answer: CipherAnswer = { job: order.job };
   try {
     const cipher = await ciphers.get(order.cipher)!;
-    cipher[order.direction](order.sector, order.bytes);
+    cipher[order.direction](order.sector, memory.subarray(order.at, order.at + order.length));
     parentPort!.postMessage(answer);
   } catch (error) {
     parentPort!.postMessage({ ...answer, error: String(error) });
