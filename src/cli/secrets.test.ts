@@ -2,7 +2,10 @@ import { open, readFile, writeFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
 import { testContext } from '../../test/support/cli-context.ts';
 import { tempDir } from '../../test/support/programs.ts';
+import { wipe } from '../crypto/bytes.ts';
+import { namedSecret } from '../formats/encryption.ts';
 import { cowImg } from './cow-img.ts';
+import { UserObjects } from './objects.ts';
 
 const passphrase = 'Xq7-horse-staple';
 const wrong = 'Zk9-other-words';
@@ -72,4 +75,44 @@ it('takes a passphrase from a file descriptor', async () => {
   const named = `driver=luks,file.filename=${dir.file('image')},key-secret=s`;
   expect(await said(['map', '--output=json', ...object, '--image-opts', named])).toMatchObject({ code: 0 });
   await handle.close();
+});
+
+it('keeps a secret of a file while an image is made and opened again', async () => {
+  await using dir = await tempDir();
+  await writeFile(dir.file('key'), passphrase);
+  await writeFile(dir.file('raw'), Buffer.alloc(4096, 7));
+  const object = ['--object', `secret,id=s,file=${dir.file('key')}`];
+  const options = ['-O', 'luks', '-o', 'key-secret=s,iter-time=1,cipher-alg=aes-128'];
+  const made = await said([
+    'convert',
+    ...object,
+    '-f',
+    'raw',
+    ...options,
+    dir.file('raw'),
+    dir.file('image'),
+  ]);
+  expect(made).toMatchObject({ code: 0, text: '' });
+  const named = `driver=luks,file.filename=${dir.file('image')},key-secret=s`;
+  const back = await said(['convert', ...object, '--image-opts', named, '-O', 'raw', dir.file('back')]);
+  expect(back).toMatchObject({ code: 0, text: '' });
+  expect(await readFile(dir.file('back'))).toEqual(await readFile(dir.file('raw')));
+});
+
+it('overwrites secrets when they are not needed any more', async () => {
+  const objects = new UserObjects();
+  objects.add(`secret,id=plain,data=${passphrase}`);
+  objects.add(`secret,id=packed,data=${Buffer.from(passphrase).toString('base64')},format=base64`);
+  const typed = new TextEncoder().encode(passphrase);
+  const ids = ['plain', 'packed', objects.keep(typed)];
+  const held = await Promise.all(ids.map((id) => objects.secret(id)));
+  expect(held.map((bytes) => Buffer.from(bytes).toString())).toEqual([passphrase, passphrase, passphrase]);
+  // Who needs one wipes a copy, whatever kind of array it is kept in.
+  const keeper = { secret: async () => Buffer.from(held[0].buffer, held[0].byteOffset, held[0].length) };
+  const copy = await namedSecret(keeper, 'plain');
+  wipe(copy);
+  expect(Buffer.from(held[0]).toString()).toBe(passphrase);
+  objects.wipe();
+  for (const bytes of [...held, typed]) expect([...bytes]).toEqual(passphrase.split('').map(() => 0));
+  await expect(objects.secret('plain')).rejects.toThrow("No secret with id 'plain'");
 });

@@ -32,7 +32,8 @@ export async function requireSecret(
 export async function namedSecret(keeper: SecretKeeper, id: string, path?: string): Promise<Uint8Array> {
   const place = { path, field: 'key-secret' };
   if (!keeper.secret) throw new DiskError('bad-argument', `No secret with id '${id}'`, place);
-  const secret = (await keeper.secret(id)).slice();
+  // A Buffer's own `slice` would share its memory, and wiping would take the keeper's secret from who asks next.
+  const secret = new Uint8Array(await keeper.secret(id));
   try {
     new TextDecoder('utf-8', { fatal: true }).decode(secret);
     if (!secret.includes(0)) return secret;
