@@ -1,6 +1,5 @@
-import { DOMImplementation, XMLSerializer } from '@xmldom/xmldom';
 import type { DiskBus, DiskEncryption, Seat, SeatDisk } from './seat.ts';
-import { fill, type Node, node, text } from './xml-node.ts';
+import { documentText, type Node, node, text } from './xml-node.ts';
 
 /** Namespace of what we write into a domain's `<metadata>`. */
 export const metadataNamespace = 'urn:x-cowherd:lab:1';
@@ -35,10 +34,7 @@ export function domainName(seat: Pick<Seat, 'lab' | 'name'>): string {
  * cannot hold.
  */
 export function domainXml(seat: Seat, options: DomainXmlOptions): string {
-  const document = new DOMImplementation().createDocument(null, 'domain', null);
-  const root = document.documentElement!;
-  fill(document, root, domain(seat, options), 1);
-  return `${new XMLSerializer().serializeToString(document)}\n`;
+  return documentText(domain(seat, options));
 }
 
 function domain(seat: Seat, options: DomainXmlOptions): Node {
@@ -141,20 +137,15 @@ function diskFile({ path, encryption }: Pick<SeatDisk, 'path' | 'encryption'>): 
  * anybody but QEMU.
  */
 export function secretXml(encryption: DiskEncryption): string {
-  const document = new DOMImplementation().createDocument(null, 'secret', null);
   const { lab, seat, secret } = encryption;
-  fill(
-    document,
-    document.documentElement!,
+  return documentText(
     node(
       'secret',
       { ephemeral: 'yes', private: 'yes' },
       text('uuid', secret),
       text('description', `the disks of ${seat} of ${lab}`),
     ),
-    1,
   );
-  return `${new XMLSerializer().serializeToString(document)}\n`;
 }
 
 export function systemDisk(seat: Seat, options: DomainXmlOptions): Node {
