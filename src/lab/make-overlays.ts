@@ -1,5 +1,6 @@
 import type { BackingReference } from '../formats/driver.ts';
 import { ExtensionType } from '../formats/qcow2/constants.ts';
+import type { HeaderExtension } from '../formats/qcow2/extensions.ts';
 import { openImage } from '../image/open.ts';
 import { openFileStore } from '../node.ts';
 import { MemoryStore } from '../storage/memory.ts';
@@ -7,9 +8,9 @@ import type { ByteSource } from '../storage/store.ts';
 import { stampSeat } from './guest/demo-master.ts';
 import { pathFrom } from './master.ts';
 import { encodeProvenance } from './overlay.ts';
-import { type PlaceOptions, placeFiles } from './place-files.ts';
+import { type PlaceOptions, placeFiles, type SparseContent } from './place-files.ts';
 import type { DiskEncryption } from './seat.ts';
-import { encodeSeatImage } from './seat-image.ts';
+import { encodeSeatImage, seatImages } from './seat-image.ts';
 import { keyFor } from './seat-key.ts';
 
 /** What all overlays of a batch have in common. */
@@ -51,17 +52,31 @@ export async function makeOverlays(
 class OverlayEncoder {
   readonly #kind: OverlayKind;
   readonly #backing: BackingReference;
+  #plain: ReturnType<typeof seatImages> | undefined;
 
   constructor(kind: OverlayKind) {
     this.#kind = kind;
     this.#backing = { path: pathFrom(kind.pool, kind.master.path), format: kind.master.format };
   }
 
-  async overlayFor(seat: string): Promise<Uint8Array> {
+  overlayFor(seat: string): SparseContent | Promise<Uint8Array> {
     const { lab, master, guest, size } = this.#kind;
     const data = encodeProvenance({ v: 1, lab, seat, master: master.content });
     const extensions = [{ type: ExtensionType.provenance, data }];
     const encryption = this.#kind.encryption?.(seat);
+    if (guest !== 'demo' && !encryption) {
+      this.#plain ??= seatImages(size, this.#backing);
+      return this.#plain(extensions);
+    }
+    return this.#own(seat, extensions, encryption);
+  }
+
+  async #own(
+    seat: string,
+    extensions: readonly HeaderExtension[],
+    encryption?: DiskEncryption,
+  ): Promise<Uint8Array> {
+    const { guest, size } = this.#kind;
     const bytes = await encodeSeatImage(size, { backing: this.#backing, extensions, encryption });
     return guest === 'demo' ? this.#stamp(bytes, seat, encryption) : bytes;
   }

@@ -11,7 +11,20 @@ import { FileSync } from '../platform/sync-files.ts';
 export interface FileJob {
   /** Absolute. */
   readonly path: string;
-  content(): Uint8Array | Promise<Uint8Array>;
+  content(): Content | Promise<Content>;
+}
+
+type Content = Uint8Array | SparseContent;
+
+/** A file of `size` bytes that has something in it here and there. */
+export interface SparseContent {
+  readonly size: number;
+  readonly parts: readonly FilePart[];
+}
+
+export interface FilePart {
+  readonly at: number;
+  readonly bytes: Uint8Array;
 }
 
 export interface PlaceOptions {
@@ -66,17 +79,16 @@ function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw new DiskError('aborted', 'Interrupted; the files that are made are whole');
 }
 
-/** Writes a new file whose runs of zeroes are holes. */
-function writeSparse(path: string, bytes: Uint8Array): void {
+/** Writes a new file; what has no bytes is a hole. */
+function writeSparse(path: string, content: Content): void {
+  const { size, parts } = content instanceof Uint8Array ? withoutZeroes(content) : content;
   try {
     const fd = openSync(path, 'wx', 0o644);
     try {
-      ftruncateSync(fd, bytes.length);
-      for (let at = nextPiece(bytes, 0); at < bytes.length; at = nextPiece(bytes, at)) {
-        let end = at;
-        while (end < bytes.length && nextPiece(bytes, end) === end) end += pieceBytes;
-        end = Math.min(end, bytes.length);
-        while (at < end) at += writeSync(fd, bytes, at, end - at, at);
+      ftruncateSync(fd, size);
+      for (const { at, bytes } of parts) {
+        for (let done = 0; done < bytes.length; )
+          done += writeSync(fd, bytes, done, bytes.length - done, at + done);
       }
     } finally {
       closeSync(fd);
@@ -86,8 +98,20 @@ function writeSparse(path: string, bytes: Uint8Array): void {
   }
 }
 
+/** The pieces of a file that are not all zero. */
+export function withoutZeroes(bytes: Uint8Array): SparseContent {
+  const parts: FilePart[] = [];
+  for (let at = nextPiece(bytes, 0); at < bytes.length; ) {
+    let end = at;
+    while (end < bytes.length && nextPiece(bytes, end) === end) end += pieceBytes;
+    parts.push({ at, bytes: bytes.subarray(at, end) });
+    at = nextPiece(bytes, end);
+  }
+  return { size: bytes.length, parts };
+}
+
 /** The first piece at or after `at` (a multiple of a piece) that is not all zero. */
 function nextPiece(bytes: Uint8Array, at: number): number {
-  const found = firstNonZero(bytes, at);
+  const found = firstNonZero(bytes, Math.min(at, bytes.length));
   return found === bytes.length ? found : found - (found % pieceBytes);
 }

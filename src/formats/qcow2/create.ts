@@ -9,6 +9,7 @@ import { requireSecret } from '../encryption.ts';
 import { CryptMethod, ExtensionType, entryBytes, extendedEntryBytes, maxL1Bytes } from './constants.ts';
 import { type HeaderExtension, withExtension } from './extensions.ts';
 import { flushImage } from './flush.ts';
+import type { Qcow2Header } from './header.ts';
 import { encodeHeader, newHeader } from './header-encode.ts';
 import { replaceHeader } from './header-write.ts';
 import type { WritableQcow2Layer } from './layer.ts';
@@ -19,6 +20,8 @@ import { refcountAccess } from './refcount-width.ts';
 /** A new image before it is written: its file's content from the first byte to the last. */
 export interface NewImage {
   readonly bytes: Uint8Array;
+  /** What the first cluster encodes; nothing else in `bytes` depends on its extensions and names. */
+  readonly header: Qcow2Header;
   readonly options: Qcow2CreateOptions;
   /** Guest bytes, rounded up to whole sectors. */
   readonly size: number;
@@ -65,7 +68,7 @@ export function encodeNewImage(
   view.setBigUint64(clusterSize, BigInt(2 * clusterSize));
   const block = new DataView(bytes.buffer, 2 * clusterSize, clusterSize);
   refcountAccess(options.refcountOrder).fill(block, 0, fits ? clusters : 3, 1);
-  return { bytes, options, size: guestSize, encodedSize: header.size };
+  return { bytes, header, options, size: guestSize, encodedSize: header.size };
 }
 
 /**
