@@ -2,6 +2,7 @@
 // `node scripts/build.mjs --programs [DIR]` makes only the bundles (fast), into DIR.
 import { spawnSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -11,20 +12,31 @@ const args = process.argv.slice(2);
 const onlyPrograms = args[0] === '--programs';
 const folder = onlyPrograms && args[1] ? args[1] : join(root, 'dist/programs');
 
-/** A program, its source, and what it is run with to learn which of its code a start needs. */
+/** A program, its source, and what it is run with to learn which of its code a start needs; in this order, in one folder. */
 const programs = {
-  cowherd: { source: 'src/lab/main.ts', warmUp: ['--help', '--', 'schema'] },
   'cow-img': {
     source: 'src/cli/main.ts',
     warmUp: [
       ...['create', '-q', '-f', 'qcow2', 'master.qcow2', '1M', '--'],
       ...['create', '-q', '-f', 'qcow2', '-b', 'master.qcow2', '-F', 'qcow2', 'seat.qcow2', '--'],
       ...['info', '--backing-chain', 'seat.qcow2', '--', 'info', '--output', 'json', 'seat.qcow2', '--'],
-      ...['convert', '-O', 'qcow2', 'seat.qcow2', 'copy.qcow2', '--', 'check', 'copy.qcow2'],
+      ...['convert', '-O', 'qcow2', 'seat.qcow2', 'copy.qcow2', '--', 'check', 'copy.qcow2', '--'],
+      ...['map', '--output', 'json', 'seat.qcow2', '--', 'measure', '-O', 'qcow2', 'seat.qcow2', '--'],
+      ...['commit', '-q', 'seat.qcow2', '--', 'compare', '-q', 'master.qcow2', 'seat.qcow2'],
+    ],
+  },
+  cowherd: {
+    source: 'src/lab/main.ts',
+    warmUp: [
+      ...['--help', '--', 'schema', '--', 'up', 'lab.yaml', '--', 'status', 'lab.yaml', '--'],
+      ...['reset', 'lab.yaml', 'all', '--', 'tree', 'master.qcow2', '--', 'down', 'lab.yaml'],
     ],
   },
   'cow-nbd': { source: 'src/nbd/main.ts', warmUp: ['--version'] },
 };
+
+/** What cowherd is run with. */
+const lab = 'lab: warm-up\nmaster: master.qcow2\nseats: 2\npool: pool\nrunner: files\n';
 
 /** Code of worker threads: NAME is found as `NAME.cjs` beside the bundles, its source as a module beside others in dist/. */
 const threads = {
@@ -43,6 +55,28 @@ if (!onlyPrograms) {
   if (tsc.status !== 0) process.exit(tsc.status ?? 1);
 }
 
+/** Modules of Node that take it milliseconds to load. Not one of them is needed to say what an image is. */
+const heavy = [
+  ...['child_process', 'crypto', 'fs/promises', 'http', 'https', 'net', 'readline', 'readline/promises'],
+  ...['stream', 'stream/web', 'tls', 'worker_threads', 'zlib'],
+];
+
+/** Loads those when something of them is first used, and not when a module that may come to use it is. */
+const loadLate = {
+  name: 'load-late',
+  setup(bundler) {
+    const filter = new RegExp(`^node:(${heavy.join('|')})$`);
+    bundler.onResolve({ filter }, ({ path, namespace }) =>
+      namespace === 'late' ? { path, external: true } : { path, namespace: 'late' },
+    );
+    bundler.onLoad({ filter: /.*/, namespace: 'late' }, ({ path }) => {
+      const names = Object.keys(createRequire(import.meta.url)(path));
+      const getters = names.map((name) => `get ${name}() { return (own ??= require('${path}')).${name}; },`);
+      return { contents: `let own;\nmodule.exports = {\n${getters.join('\n')}\n};\n`, loader: 'js' };
+    });
+  },
+};
+
 mkdirSync(folder, { recursive: true });
 const { build } = await import('esbuild');
 await build({
@@ -59,6 +93,7 @@ await build({
   target: 'node20',
   // Found at run time beside the package: native code, and code that reads a file beside itself.
   external: ['koffi', '@bokuweb/zstd-wasm'],
+  plugins: [loadLate],
   define: { 'import.meta.url': '__moduleUrl' },
   banner: { js: "const __moduleUrl = require('node:url').pathToFileURL(__filename).href;" },
   // V8 reads a file of one byte a character fastest, and the launcher as such.
@@ -84,6 +119,7 @@ if (!onlyPrograms) keepCompiledCode();
 /** Runs each program once and keeps what V8 compiled. A failure costs speed only, but says that a program is broken. */
 function keepCompiledCode() {
   const scratch = mkdtempSync(join(tmpdir(), 'cowherd-build-'));
+  writeFileSync(join(scratch, 'lab.yaml'), lab);
   const runs = { ...programs, 'nbd-worker': { warmUp: ['--thread'] } };
   for (const [name, { warmUp }] of Object.entries(runs)) {
     const maker = join(root, 'scripts/code-cache.cjs');

@@ -21,7 +21,9 @@ function multiply(value: number, by: number): number {
   return product;
 }
 
-{
+/** Fills the tables before their first use: a program that encrypts nothing, or has OpenSSL, never needs them. */
+function makeTables(): void {
+  if (sBox[0] !== 0) return;
   // 3 generates the field: its powers and their inverses go round together.
   let power = 1;
   let inverse = 1;
@@ -103,6 +105,7 @@ export class Aes implements BlockCipher {
 
   /** `key`: 16, 24 or 32 bytes. */
   constructor(key: Uint8Array) {
+    makeTables();
     this.#forth = expand(key);
     this.#back = invert(this.#forth);
   }

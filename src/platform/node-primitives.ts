@@ -43,13 +43,15 @@ class NodeAes implements BlockCipher {
 }
 
 class NodePrimitives implements CryptoPrimitives {
-  readonly #hashes = new Set(getHashes().map((name) => name.toLowerCase()));
+  /** Asked for late: OpenSSL takes 5 ms to load, and most images have nothing to encrypt. */
+  #hashes: ReadonlySet<string> | undefined;
 
   aes(key: Uint8Array): BlockCipher {
     return new NodeAes(key);
   }
 
   hasHash(name: HashName): boolean {
+    this.#hashes ??= new Set(getHashes().map((known) => known.toLowerCase()));
     return this.#hashes.has(name);
   }
 

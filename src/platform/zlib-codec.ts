@@ -6,15 +6,28 @@ import { DiskError } from '../errors.ts';
 interface Shape {
   readonly name: 'deflate' | 'zlib';
   readonly plain: Codec;
-  readonly inflate: typeof inflateRaw;
-  readonly deflate: typeof deflateRaw;
+  /** Asked for at each use: Node's zlib is not loaded before. */
+  readonly inflate: () => typeof inflateRaw;
+  readonly deflate: () => typeof deflateRaw;
   readonly windowBits: number;
 }
 
 const shapes: readonly Shape[] = [
   // A window of 4 KiB is what qcow2 allows.
-  { name: 'deflate', plain: new InflateCodec(), inflate: inflateRaw, deflate: deflateRaw, windowBits: 12 },
-  { name: 'zlib', plain: new ZlibInflateCodec(), inflate, deflate, windowBits: 15 },
+  {
+    name: 'deflate',
+    plain: new InflateCodec(),
+    inflate: () => inflateRaw,
+    deflate: () => deflateRaw,
+    windowBits: 12,
+  },
+  {
+    name: 'zlib',
+    plain: new ZlibInflateCodec(),
+    inflate: () => inflate,
+    deflate: () => deflate,
+    windowBits: 15,
+  },
 ];
 
 /** Node's zlib, on the thread pool: several units at a time use several cores. */
@@ -39,7 +52,7 @@ class ZlibCodec implements Codec {
       maxOutputLength: Math.max(1, into.length),
     };
     return new Promise((resolve, reject) => {
-      this.#shape.inflate(packed, options, (error, bytes) => {
+      this.#shape.inflate()(packed, options, (error, bytes) => {
         if (!error && bytes.length === into.length) {
           into.set(bytes);
           resolve();
@@ -68,7 +81,7 @@ class ZlibCodec implements Codec {
       chunkSize: Math.max(64, bytes.length),
     };
     return new Promise((resolve, reject) => {
-      this.#shape.deflate(bytes, options, (error, packed) => {
+      this.#shape.deflate()(bytes, options, (error, packed) => {
         if (error) reject(new DiskError('io', 'Compressing failed', { cause: error }));
         else resolve(packed.length <= limit ? packed : undefined);
       });
