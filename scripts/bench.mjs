@@ -1,5 +1,6 @@
 // `npm run bench`: our time against the peer's on the same work, in one run.
-// Options: --only NAME[,NAME] (groups or words of a job's name), --size 4G, --runs 7, --output json, --keep FOLDER (results).
+// Options: --only NAME[,NAME] (groups or words of a job's name), --size 4G, --runs 7, --output json, --keep FOLDER (results),
+// --long (the ends of the growth curves: 64 GiB of data, 100 million clusters).
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, release, tmpdir, totalmem } from 'node:os';
@@ -14,6 +15,7 @@ const { values } = parseArgs({
     runs: { type: 'string', default: '7' },
     output: { type: 'string', default: 'human' },
     keep: { type: 'string' },
+    long: { type: 'boolean', default: false },
     folder: { type: 'string', default: tmpdir() },
   },
 });
@@ -37,6 +39,8 @@ if (missing.some((name) => ['qemu-utils', 'time', 'fdisk', 'e2fsprogs'].includes
 const { measure } = await import('../bench/rounds.mjs');
 const { isStopped, stop } = await import('../bench/process.mjs');
 const { asText, asChart } = await import('../bench/report.mjs');
+const { trace } = await import('../bench/growth/measure.mjs');
+const { growthChart, growthText } = await import('../bench/growth/report.mjs');
 const { groups } = await import('../bench/jobs/index.mjs');
 const { formats } = await import('../dist/formats/index.js');
 
@@ -51,6 +55,7 @@ const folder = mkdtempSync(join(values.folder, 'cowherd-bench-'));
 const world = {
   folder,
   size,
+  long: values.long,
   cowImg: program('cow-img'),
   cowherd: program('cowherd'),
   cowNbd: program('cow-nbd'),
@@ -60,6 +65,7 @@ const words = values.only?.split(',');
 const wanted = (group, job) => !words || words.some((word) => group === word || job.includes(word));
 
 const rows = [];
+const curves = [];
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, stop);
 let interrupted = false;
 try {
@@ -67,7 +73,12 @@ try {
     // A group's images are made when its first job is asked for: one that nobody wants costs nothing.
     if (group.onlyWhenAsked && !words?.includes(group.title)) continue;
     if (words && !words.includes(group.title) && !words.some((word) => word.includes(' '))) continue;
-    for (const job of group.jobs(world)) {
+    for (const curve of group.curves?.(world) ?? []) {
+      if (!wanted(group.title, curve.name)) continue;
+      curves.push(await trace(curve, { folder, rounds: Math.min(Number(values.runs), 3) }));
+      console.error(`${curve.name}: power ${curves.at(-1).power.cpu.all?.toFixed(2) ?? '–'}`);
+    }
+    for (const job of group.jobs?.(world) ?? []) {
       if (!wanted(group.title, job.name)) continue;
       const row = { group: group.title, ...(await measure(job, { folder, rounds: Number(values.runs) })) };
       rows.push(row);
@@ -93,12 +104,19 @@ const machine = {
   size: values.size,
   runs: Number(values.runs),
 };
-const report = asText(machine, rows);
+const parts = [
+  ...(rows.length > 0 || curves.length === 0 ? [asText(machine, rows)] : []),
+  ...(curves.length > 0 ? [growthText(curves)] : []),
+];
+const report = parts.join('\n\n');
+const results = JSON.stringify({ machine, rows, curves }, null, 2);
 if (values.keep) {
   mkdirSync(values.keep, { recursive: true });
-  writeFileSync(join(values.keep, 'results.json'), `${JSON.stringify({ machine, rows }, null, 2)}\n`);
-  writeFileSync(join(values.keep, 'results.txt'), `${report}\n`);
-  writeFileSync(join(values.keep, 'results.svg'), asChart(machine, rows));
+  const keep = (name, content) => writeFileSync(join(values.keep, name), content);
+  keep('results.json', `${results}\n`);
+  keep('results.txt', `${report}\n`);
+  if (rows.length > 0) keep('results.svg', asChart(machine, rows));
+  if (curves.length > 0) keep('growth.svg', growthChart(machine, curves));
 }
-console.log(values.output === 'json' ? JSON.stringify({ machine, rows }, null, 2) : report);
+console.log(values.output === 'json' ? results : report);
 process.exitCode = interrupted ? 130 : 0;

@@ -1,6 +1,7 @@
 import * as compress from './compress.mjs';
 import * as convert from './convert.mjs';
 import * as formats from './formats.mjs';
+import * as growth from './growth.mjs';
 import * as huge from './huge.mjs';
 import * as luks from './luks.mjs';
 import * as many from './many.mjs';
@@ -10,7 +11,7 @@ import * as nbdServer from './nbd-server.mjs';
 import * as pairs from './pairs.mjs';
 import * as reflink from './reflink.mjs';
 
-/** Every group of jobs, in the order of the report. A group makes the images that it needs when its jobs are asked for. */
+/** Every group of jobs or curves, in the order of the report. A group makes the images that it needs when its jobs are asked for. */
 export const groups = [
   convert,
   compress,
@@ -23,4 +24,5 @@ export const groups = [
   nbdServer,
   many,
   huge,
+  growth,
 ];
