@@ -14,7 +14,13 @@ interface Range {
 
 /** What can happen to an image. Plain values, so that a failing sequence can be printed and run again. */
 export type Operation =
-  | ({ readonly kind: 'write'; readonly stamp: number; readonly content: Content } & Range)
+  | ({
+      readonly kind: 'write';
+      readonly stamp: number;
+      readonly content: Content;
+      /** Over what is there, where the image tells the place at once (`placeNow`): as cow-nbd writes. */
+      readonly now?: boolean;
+    } & Range)
   | {
       readonly kind: 'writes';
       readonly parts: readonly (Range & { readonly stamp: number })[];
@@ -63,22 +69,25 @@ interface OperationKind<Kind extends Operation['kind']> {
 export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKind<Kind> } = {
   write: {
     weight: 40,
-    draw: (random, shape) => ({
-      kind: 'write',
-      ...drawRange(random, shape),
-      stamp: random.word(),
-      content: random.weighted<Content>([
+    draw(random, shape) {
+      const range = drawRange(random, shape);
+      const stamp = random.word();
+      const content = random.weighted<Content>([
         [8, 'stamp'],
         [1, 'zeroes'],
         [1, 'half zeroes'],
-      ]),
-    }),
-    async run({ disk, model, image }, { stamp, content, ...range }) {
+      ]);
+      return { kind: 'write', ...range, stamp, content, now: writesNow(stamp) };
+    },
+    async run({ disk, model, image }, { stamp, content, now, ...range }) {
       const { at, length } = inside(range, image.size);
       if (length === 0) return;
       const bytes = contentOf(content, stamp, length);
       const edit = model.write(disk.tick(), at, bytes);
-      await image.write(at, bytes);
+      const place = now ? image.placeNow?.(at, length) : undefined;
+      // Encrypted bytes take a while to make: they are not written before anything else runs.
+      if (place && !place.store.encrypted) await place.store.write(place.at, bytes);
+      else await image.write(at, bytes);
       edit.done(disk.tick());
     },
   },
@@ -100,7 +109,12 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
     },
     async run(session, { parts, flush }) {
       const running = parts.map((part) =>
-        operationKinds.write.run(session, { kind: 'write', content: 'stamp', ...part }),
+        operationKinds.write.run(session, {
+          kind: 'write',
+          content: 'stamp',
+          now: writesNow(part.stamp),
+          ...part,
+        }),
       );
       if (flush) running.push(operationKinds.flush.run(session, { kind: 'flush' }));
       // All of them come to their end, also when one fails.
@@ -290,6 +304,11 @@ export function drawOperations(random: Random, start: Shape, count: number): Ope
     if (operation.kind === 'resize') shape = { ...shape, size: operation.size };
   }
   return operations;
+}
+
+/** Half of the writes. */
+function writesNow(stamp: number): boolean {
+  return stamp % 2 === 1;
 }
 
 /** The part of a range that lies inside an image, whose size need not be the one that was drawn for. */

@@ -1,6 +1,6 @@
 import { alignDown } from '../../bytes/numbers.ts';
 import type { CodecName } from '../../codecs/codec.ts';
-import type { DiskError } from '../../errors.ts';
+import { type DiskError, isDiskError } from '../../errors.ts';
 import type { ByteSource, OnProgress } from '../../storage/store.ts';
 import type {
   BackingReference,
@@ -220,8 +220,8 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
     try {
       return reserveNow(this.#writer, offset, length);
     } catch (error) {
-      // `reserve` meets it again, and marks the image.
-      if (!asCorruption(error)) throw error;
+      // `reserve` meets it again, tells of it, and marks the image where it must be.
+      if (!isDiskError(error)) throw error;
       return undefined;
     }
   }
