@@ -33,6 +33,8 @@ export type Authorization = (identity: string) => boolean;
 export class TlsObjects {
   readonly #credentials = new Map<string, TlsCredentials>();
   readonly #authorizations = new Map<string, Authorization>();
+  /** Ids of objects of other types. */
+  readonly #others = new Set<string | undefined>();
 
   /** Makes one; false: an object of another type. Throws CliFailure. */
   take(text: string): boolean {
@@ -43,7 +45,10 @@ export class TlsObjects {
     else if (type === 'authz-simple') this.#add(members, this.#authorizations, simpleOf);
     else if (type === 'authz-list') this.#add(members, this.#authorizations, listOf);
     else if (type === 'authz-list-file') this.#add(members, this.#authorizations, listFileOf);
-    else return false;
+    else {
+      this.#others.add(members.get('id'));
+      return false;
+    }
     return true;
   }
 
@@ -52,7 +57,7 @@ export class TlsObjects {
     const found = this.#credentials.get(id);
     if (!found) {
       throw new CliFailure(
-        this.#authorizations.has(id)
+        this.#authorizations.has(id) || this.#others.has(id)
           ? `Object with id '${id}' is not TLS credentials`
           : `No TLS credentials with id '${id}'`,
       );

@@ -252,7 +252,8 @@ function take(found: NbdArguments, key: string, value: string, context: CliConte
       found.untrusted = true;
       break;
     case 'T':
-      throw new CliFailure('There are no trace events here: run it with --verbose instead');
+      // Trace points are QEMU's own: accepted, as by cow-img, and without effect.
+      break;
     case 'P':
       throw new CliFailure(
         'Partitions are not served (qemu-nbd dropped -P as well): use --offset, or nbdkit --filter=partition',

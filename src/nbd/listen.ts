@@ -1,4 +1,5 @@
-import { unlinkSync } from 'node:fs';
+import { existsSync, unlinkSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { CliFailure } from '../cli/failure.ts';
 import { errnoOf, strerror } from '../platform/errno.ts';
 import { nbdPort } from '../storage/nbd/protocol.ts';
@@ -40,7 +41,9 @@ export async function listenAt(server: NbdServer, place: Place): Promise<void> {
     try {
       await server.listen({ path: place.path });
     } catch (error) {
-      throw new CliFailure(`Failed to bind socket to ${place.path}: ${reason(error)}`, { cause: error });
+      // Node says EACCES for a folder that is not there.
+      const why = existsSync(dirname(place.path)) ? reason(error) : strerror('ENOENT');
+      throw new CliFailure(`Failed to bind socket to ${place.path}: ${why}`, { cause: error });
     }
     return;
   }
@@ -75,6 +78,5 @@ function removeSocket(path: string): void {
 
 function reason(error: unknown): string {
   const name = errnoOf(error);
-  // Node says EACCES for a folder that is not there.
   return name === undefined ? String(error) : strerror(name);
 }

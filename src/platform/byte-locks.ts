@@ -8,6 +8,8 @@ import { kernel, libc } from './libc.ts';
  */
 export interface ByteLocks {
   lock(fd: number, byte: number): number;
+  /** Locks the whole file, for nobody else to lock any byte of it. */
+  lockAlone(fd: number): number;
   unlock(fd: number, byte: number): number;
   /** 1 when another open file description, of this or any process, has a lock on the byte; else 0. */
   isLocked(fd: number, byte: number): number;
@@ -20,11 +22,11 @@ export function byteLocks(): ByteLocks | undefined {
   // struct flock of a 64-bit Linux: short type, short whence, off_t start, off_t length, pid_t pid.
   const flock = new Uint8Array(32);
   const view = new DataView(flock.buffer);
-  const fill = (type: number, byte: number) => {
+  const fill = (type: number, byte: number, length = 1n) => {
     flock.fill(0);
     view.setInt16(0, type, true);
     view.setBigInt64(8, BigInt(byte), true);
-    view.setBigInt64(16, 1n, true);
+    view.setBigInt64(16, length, true);
   };
   const set = (fd: number, type: number, byte: number) => {
     fill(type, byte);
@@ -32,6 +34,11 @@ export function byteLocks(): ByteLocks | undefined {
   };
   return {
     lock: (fd, byte) => set(fd, kernel.F_RDLCK, byte),
+    lockAlone(fd) {
+      // A length of 0: to the end of the file, wherever that comes to be.
+      fill(kernel.F_WRLCK, 0, 0n);
+      return system.fcntl(fd, kernel.F_OFD_SETLK, flock);
+    },
     unlock: (fd, byte) => set(fd, kernel.F_UNLCK, byte),
     isLocked(fd, byte) {
       // "Could I have it alone?": any lock of others is in the way of a write lock.
