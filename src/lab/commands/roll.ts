@@ -6,11 +6,12 @@ import { describeSeats } from '../describe.ts';
 import { type Lab, labOf, realPath } from '../lab.ts';
 import { inspectMaster, pathFrom } from '../master.ts';
 import { findVersion } from '../masters/library.ts';
+import { overcommitError } from '../space/forecast.ts';
 import { editLabFile, withValue } from '../spec/edit.ts';
 import { parseLab } from '../spec/load.ts';
 import { type LabCommand, labFrom, runnerOf, say, sayJson, shown, wantsJson } from './command.ts';
 import { describePlan } from './describe-plan.ts';
-import { planJson, prepareWithDigest } from './plan.ts';
+import { isPossible, planJson, prepareWithDigest } from './plan.ts';
 import { run as up } from './up.ts';
 
 /**
@@ -46,7 +47,7 @@ export const run: LabCommand = async (input, context) => {
       for (const line of describePlan(prepared.plan, context)) say(context, line);
       say(context, 'Nothing was changed (--dry-run).');
     }
-    return prepared.plan.problems.length > 0 ? 1 : 0;
+    return isPossible(prepared) ? 0 : 1;
   }
   const [problem] = prepared.plan.problems;
   if (problem) {
@@ -55,6 +56,7 @@ export const run: LabCommand = async (input, context) => {
       detail: { fix: problem.fix },
     });
   }
+  if (prepared.refused !== undefined) throw overcommitError(next, prepared.refused);
   editLabFile(spec.file, change);
   const code = await up({ operands: [file], options: { output: input.options.output } }, context);
   if (code === 0 && !wantsJson(input) && prepared.plan.former.length > 0) {
