@@ -51,11 +51,11 @@ const fio = (rw, bs, depth, mebi) => (uri) => [
   ],
 ];
 const work = [
-  ...[1, 16, 64].map((depth) => [`4k reads ×${depth}`, fio('randread', '4k', depth, 80), fast]),
-  ['1m reads', fio('read', '1m', 4, 1024), fast],
+  ...[1, 16, 64].map((depth) => [`4k reads ×${depth}`, fio('randread', '4k', depth, 16), fast]),
+  ['1m reads', fio('read', '1m', 4, 256), fast],
   ['nbdcopy out', (uri) => ['nbdcopy', '-C', '4', uri, 'null:'], even],
-  ...[1, 16, 64].map((depth) => [`4k writes ×${depth}`, fio('randwrite', '4k', depth, 80), even]),
-  ['1m writes', fio('write', '1m', 4, 512), even],
+  ...[1, 16, 64].map((depth) => [`4k writes ×${depth}`, fio('randwrite', '4k', depth, 16), even]),
+  ['1m writes', fio('write', '1m', 4, 256), even],
   ['nbdcopy in', (uri) => ['nbdcopy', '-C', '4', source, uri], even],
 ];
 
