@@ -92,6 +92,7 @@ const kits: readonly (readonly [string, readonly string[]])[] = [
       'blocksize-error-policy=error',
     ],
   ],
+  ['split by the server', ['--filter=blocksize', 'minblock=4096', 'maxdata=64k', 'maxlen=64k']],
   ['no zeroes', ['--filter=nozero', 'zeromode=none']],
   ['no extents', ['--filter=noextents']],
   ['no structured replies', ['--no-sr']],
