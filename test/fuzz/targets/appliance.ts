@@ -1,6 +1,7 @@
 import { parseManifest } from '../../../src/appliance/manifest.ts';
 import { parseOvf } from '../../../src/appliance/parse-ovf.ts';
 import { isPlainName, readTar, tarHeader } from '../../../src/appliance/tar.ts';
+import { readTarStream } from '../../../src/appliance/tar-stream.ts';
 import { encodeOvf } from '../../../src/appliance/write-ovf.ts';
 import { bunzip2 } from '../../../src/codecs/bunzip2.ts';
 import { isDiskError } from '../../../src/errors.ts';
@@ -120,12 +121,39 @@ export const tarTarget: Target = {
       const bytes = Buffer.from(input as string, 'hex');
       const store = new MemoryStore({ name: 'a.tar' });
       await store.write(0, bytes);
-      for (const { name, offset, size } of await readTar(store)) {
+      const piped = await membersOf(bytes);
+      const entries = await readTar(store);
+      for (const { name, offset, size } of entries) {
         if (!isPlainName(name)) throw new Broken(`the name ${name} leads elsewhere`);
         if (offset + size > bytes.length) throw new Broken('a file ends past the archive');
       }
+      const contents = entries.map(({ name, offset, size }) => [
+        name,
+        bytes.subarray(offset, offset + size).toString('hex'),
+      ]);
+      if (piped && JSON.stringify(piped) !== JSON.stringify(contents))
+        throw new Broken('from a pipe it is another archive');
     }),
 };
+
+/** Names and contents, from a pipe; undefined where that is refused, as a missing end mark is. */
+async function membersOf(bytes: Uint8Array): Promise<[string, string][] | undefined> {
+  const members: [string, string][] = [];
+  const chunks = async function* () {
+    for (let at = 0; at < bytes.length; at += 333) yield bytes.subarray(at, at + 333);
+  };
+  try {
+    for await (const { name, content } of readTarStream(chunks(), 'a.tar')) {
+      const pieces: Uint8Array[] = [];
+      for await (const piece of content) pieces.push(piece);
+      members.push([name, Buffer.concat(pieces).toString('hex')]);
+    }
+    return members;
+  } catch (error) {
+    if (isDiskError(error)) return undefined;
+    throw error;
+  }
+}
 
 const bzip2Samples = [
   'QlpoOTFBWSZTWU1HiQgAACeRgEAADkCQgCAAMQwIClQBkTAnROCeE4J0TwnxdyRThQkE1HiQgA==',

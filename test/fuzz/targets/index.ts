@@ -9,11 +9,13 @@ import { deflateTarget, textTargets } from './parsers.ts';
 import { qcow2Images } from './qcow2.ts';
 import { smallFormats } from './small-formats.ts';
 import { vmdkImages } from './vmdk.ts';
+import { vmdkStreams } from './vmdk-stream.ts';
 
 /** Everything that is fuzzed. A new parser is one more entry. */
 export const targets: readonly Target[] = [
   qcow2Images,
   vmdkImages,
+  vmdkStreams,
   vpcImages,
   vhdxImages,
   ...smallFormats,
