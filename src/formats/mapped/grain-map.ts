@@ -1,6 +1,7 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteSource } from '../../storage/store.ts';
+import type { EntryVet } from './entry-vet.ts';
 import { Table, TableCache } from './table.ts';
 
 /** What an entry of a map means where it is no host offset. */
@@ -34,6 +35,8 @@ export interface TablePlaces {
   at(table: number): number;
   /** The first table from `table` on, before `stop`, that is there; else `stop`. */
   next(table: number, stop: number): number;
+  /** Bytes of a table that is there. */
+  bytesOf(table: number): number;
 }
 
 /** Most bytes of a table that are held or dropped as one. */
@@ -62,6 +65,8 @@ export class GrainMap {
   readonly perTable: number;
   /** Guest bytes that a table covers. */
   readonly span: number;
+  /** For a writer that does not read all tables beforehand. */
+  vet: EntryVet | undefined;
   readonly #loading = new Map<number, Promise<void>>();
 
   constructor({ source, grain, encoding, places }: GrainMapOptions) {
@@ -77,7 +82,7 @@ export class GrainMap {
   /** What the entry of a resident table says. Throws `corrupt` for a value that cannot be. */
   entry(table: Table, index: number): number {
     const value = this.encoding.decode(table.view, index * this.encoding.entryBytes);
-    if (value !== EntryMeaning.invalid) return value;
+    if (value !== EntryMeaning.invalid && !this.vet?.isLie(table, index)) return value;
     throw new DiskError('corrupt', `Entry ${index} of the table at ${table.at} names no place in the file`, {
       path: this.source.name,
       offset: table.at + index * this.encoding.entryBytes,
@@ -112,14 +117,17 @@ export class GrainMap {
   async #load(index: number): Promise<void> {
     const at = this.places.at(index);
     const bytes = this.tables.takeBuffer();
-    await this.readTable(at, bytes);
-    if (!this.tables.get(index)) this.tables.add(new Table(index, at, bytes));
+    await this.#read(at, bytes, this.places.bytesOf(index));
+    if (this.tables.get(index)) return;
+    const table = new Table(index, at, bytes);
+    this.vet?.read(table);
+    this.tables.add(table);
   }
 
-  /** Reads the table at `at`, the rest of `into` being zeroes where the file ends inside its last sector. */
-  async readTable(at: number, into: Uint8Array): Promise<void> {
+  /** Reads the table at `at`; the rest of `into` is zeroes, also where the file ends inside the table's last sector. */
+  async #read(at: number, into: Uint8Array, length: number): Promise<void> {
     const { source } = this;
-    const there = Math.min(into.length, source.size - at);
+    const there = Math.min(length, source.size - at);
     if (there <= 0 || at >= alignUp(source.size, 512)) {
       throw new DiskError('corrupt', `A table of the map lies past the end of the file, at ${at}`, {
         path: source.name,
@@ -134,21 +142,28 @@ export class GrainMap {
   }
 }
 
-/** Tables of a map that lies in one piece: `count` entries from `start` on. */
+/** Tables of a map that lies in one piece: `count` entries from `start` on, and none after them. */
 export class FlatPlaces implements TablePlaces {
   readonly tableBytes: number;
   readonly #start: number;
+  readonly #end: number;
 
   constructor(start: number, entryBytes: number, count: number) {
     this.#start = start;
+    this.#end = start + count * entryBytes;
     this.tableBytes = Math.min(maxTableBytes, Math.max(512, alignUp(count * entryBytes, 512)));
   }
 
   at(table: number): number {
-    return this.#start + table * this.tableBytes;
+    const at = this.#start + table * this.tableBytes;
+    return at < this.#end ? at : 0;
   }
 
-  next(table: number): number {
-    return table;
+  next(table: number, stop: number): number {
+    return this.at(table) === 0 ? stop : table;
+  }
+
+  bytesOf(table: number): number {
+    return Math.min(this.tableBytes, this.#end - this.at(table));
   }
 }

@@ -1,4 +1,5 @@
-import { alignUp } from '../../bytes/numbers.ts';
+import { alignUp, maxOffset } from '../../bytes/numbers.ts';
+import { DiskError } from '../../errors.ts';
 
 /** Free space of an image file: grains that were given back, and everything from `end` on. */
 export class HostSpace {
@@ -7,11 +8,16 @@ export class HostSpace {
   readonly #grain: number;
   /** Grains begin at multiples of this. */
   readonly #unit: number;
+  readonly #limit: number;
+  readonly #path: string;
   /** Host offsets of grains before the end that nobody uses, in no order. */
   readonly #free: number[];
 
+  /** `limit`: no entry of the map can name what ends after it, in host bytes. */
   constructor(options: {
+    readonly path: string;
     readonly end: number;
+    readonly limit?: number;
     readonly grain: number;
     readonly unit: number;
     readonly free?: readonly number[];
@@ -19,19 +25,32 @@ export class HostSpace {
     this.end = options.end;
     this.#grain = options.grain;
     this.#unit = options.unit;
+    this.#limit = options.limit ?? maxOffset;
+    this.#path = options.path;
     this.#free = [...(options.free ?? [])];
   }
 
-  /** Space for up to `count` grains in one piece. */
+  /** Space for up to `count` grains in one piece. Throws `out-of-space` where the map could not name it. */
   take(count: number): { readonly at: number; readonly count: number } {
     const at = this.#free.pop();
     if (at !== undefined) return { at, count: 1 };
     return { at: this.takeBytes(count * this.#grain, this.#unit), count };
   }
 
-  /** `length` bytes at the end, aligned to `unit`. */
+  /** `length` bytes at the end, aligned to `unit`. Throws `out-of-space` past the limit. */
   takeBytes(length: number, unit: number): number {
     const at = alignUp(this.end, unit);
+    if (at + length > this.#limit) {
+      throw new DiskError(
+        'out-of-space',
+        'The file is so large that its map cannot name new space at its end',
+        {
+          path: this.#path,
+          offset: at,
+          detail: { errno: 'ENOSPC', limit: this.#limit },
+        },
+      );
+    }
     this.end = at + length;
     return at;
   }

@@ -92,6 +92,20 @@ export class TwoLevelPlaces implements TablePlaces {
     return Math.min(stop, index * this.pieces);
   }
 
+  bytesOf(): number {
+    return this.tableBytes;
+  }
+
+  /** Host offsets of the second-level tables, rising; without those that can be none. */
+  tables(): Float64Array {
+    const found: number[] = [];
+    for (let index = 0; index < this.count; index++) {
+      const at = this.l1Entry(index);
+      if (at !== 0 && Number.isSafeInteger(at)) found.push(at);
+    }
+    return Float64Array.from(found).sort();
+  }
+
   l1Entry(index: number): number {
     return index < this.count ? this.#codec.read(this.#view, index * 8) : 0;
   }

@@ -1,6 +1,8 @@
+import type { IntervalSet } from '../../bytes/intervals.ts';
 import { DiskError } from '../../errors.ts';
 import { type ByteStore, hasFixedSize } from '../../storage/store.ts';
 import type { Reservation, WritableLayer } from '../driver.ts';
+import { EntryVet } from './entry-vet.ts';
 import { EntryMeaning } from './grain-map.ts';
 import type { HostSpace } from './host-space.ts';
 import { MappedLayer, type MappedLayerOptions } from './layer.ts';
@@ -11,6 +13,8 @@ import { TwoLevelPlaces } from './two-level.ts';
 export interface WritableMappedOptions extends MappedLayerOptions {
   readonly store: ByteStore;
   readonly space: HostSpace;
+  /** What the format's own structures take of the file, where entries are not all looked at before (`ownSpace`). */
+  readonly own?: IntervalSet;
   /** Bytes that new second-level tables are aligned to. */
   readonly tableUnit?: number;
   /** The format has a mark for grains that read as zeroes. */
@@ -50,6 +54,8 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
     this.store = options.store;
     this.space = options.space;
     this.#options = options;
+    const { own, space, map } = options;
+    if (own) map.vet = new EntryVet(map, own, space.end);
   }
 
   async reserve(offset: number, length: number): Promise<Reservation> {
@@ -95,6 +101,7 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
     const at = space.takeBytes(places.l2Bytes, this.#options.tableUnit ?? this.grain);
     await store.zero(at, places.l2Bytes);
     places.setL1Entry(l2, at);
+    map.vet?.made(index);
     const piece = at + (index % places.pieces) * places.tableBytes;
     map.tables.add(new Table(index, piece, new Uint8Array(places.tableBytes)));
   }
@@ -129,6 +136,7 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
     const { entryBytes } = map.encoding;
     map.tables.change(table, index * entryBytes, (index + 1) * entryBytes);
     map.encoding.encode(table.view, index * entryBytes, value);
+    map.vet?.replaced(table, index);
   }
 
   /** Runs `work` on a resident, pinned table. */
@@ -220,6 +228,7 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
     const { end } = map.places;
     map.places.clear();
     map.tables.clear();
+    map.vet?.clear();
     for (const { at, bytes } of map.places.takeDirty()) await store.write(at, bytes);
     await store.flush();
     if (!hasFixedSize(store)) await store.resize(end);

@@ -2,10 +2,11 @@ import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteStore } from '../../storage/store.ts';
 import { type CheckOptions, type CheckResult, isWritable, type Layer } from '../driver.ts';
+import { crossedEntries, maxEntry } from './clusters.ts';
 import { closedMark, headerBytes, type ParallelsHeader } from './header.ts';
 import { readParallelsHeader, readTable } from './layer.ts';
 
-/** Checks the block allocation table with qemu-img's sentences, and looks for clusters that are used twice. */
+/** Checks the block allocation table with qemu-img's sentences, and looks for clusters that share bytes. */
 export async function checkParallels(layer: Layer, options: CheckOptions): Promise<CheckResult> {
   const { source } = layer;
   if (isWritable(layer)) await layer.flush();
@@ -29,8 +30,15 @@ export async function checkParallels(layer: Layer, options: CheckOptions): Promi
   };
   if (header.unclean) corrupt('image was not closed correctly');
   const fileSize = alignUp(source.size, 512);
+  if (fixErrors) {
+    for (let index = 0; index < header.entries; index++) {
+      if (table.getUint32(index * 4, true) * header.entryUnit <= fileSize) continue;
+      corrupt(`cluster ${index} is outside image`);
+      table.setUint32(index * 4, 0, true);
+    }
+  }
+  const crossed = crossedEntries(table, header);
   const seen = new Set<number>();
-  const twice: number[] = [];
   let highest = 0;
   let previous = 0;
   for (let index = 0; index < header.entries; index++) {
@@ -39,17 +47,10 @@ export async function checkParallels(layer: Layer, options: CheckOptions): Promi
       previous = 0;
       continue;
     }
-    if (offset > fileSize) {
-      corrupt(`cluster ${index} is outside image`);
-      if (fixErrors) {
-        table.setUint32(index * 4, 0, true);
-        previous = 0;
-        continue;
-      }
-    }
-    if (seen.has(offset)) {
-      corrupt(`duplicate offset in BAT entry ${index}`);
-      twice.push(index);
+    if (offset > fileSize) corrupt(`cluster ${index} is outside image`);
+    if (crossed.has(index)) {
+      const twice = seen.has(offset);
+      corrupt(twice ? `duplicate offset in BAT entry ${index}` : `cluster ${index} lies over other data`);
     }
     seen.add(offset);
     count.allocatedClusters++;
@@ -58,7 +59,8 @@ export async function checkParallels(layer: Layer, options: CheckOptions): Promi
     previous = offset;
   }
   let end = highest + header.clusterBytes;
-  if (fixErrors && count.corruptions > 0) end = await repair(source as ByteStore, header, table, twice, end);
+  if (fixErrors && count.corruptions > 0)
+    end = await repair(source as ByteStore, header, table, [...crossed], end);
   if (fileSize > end) {
     const leaked = fileSize - end;
     const clusters = Math.ceil(leaked / header.clusterBytes);
@@ -74,21 +76,22 @@ export async function checkParallels(layer: Layer, options: CheckOptions): Promi
   return { ...count, checkErrors: 0, totalClusters: header.entries, imageEndOffset: end };
 }
 
-/** Gives clusters that are used twice a copy at the end, durably, before the table names it. Gives the new end. */
+/** Gives clusters that share bytes a copy at the end, durably, before the table names it. Gives the new end. */
 async function repair(
   store: ByteStore,
   header: ParallelsHeader,
   table: DataView,
-  twice: readonly number[],
+  crossed: readonly number[],
   end: number,
 ): Promise<number> {
-  if (twice.length * header.clusterBytes > store.size) {
-    const message = 'The table is beyond repair: more clusters would have to be copied than the file has';
+  let next = alignUp(Math.max(end, header.dataOffset), header.entryUnit);
+  const copies = crossed.length * header.clusterBytes;
+  if (copies > store.size || (copies > 0 && next + copies > maxEntry * header.entryUnit)) {
+    const message = 'The table is beyond repair: there is no room for so many copies of clusters';
     throw new DiskError('corrupt', message, { path: store.name, field: 'BAT entry' });
   }
-  let next = alignUp(Math.max(end, header.dataOffset), header.entryUnit);
   const buffer = new Uint8Array(header.clusterBytes);
-  for (const index of twice) {
+  for (const index of crossed) {
     const from = table.getUint32(index * 4, true) * header.entryUnit;
     const there = Math.max(0, Math.min(buffer.length, store.size - from));
     if (there > 0) await store.read(from, buffer.subarray(0, there));
@@ -102,5 +105,5 @@ async function repair(
   await store.flush();
   await store.write(closedMark.at, closedMark.bytes);
   await store.flush();
-  return twice.length > 0 ? next : end;
+  return crossed.length > 0 ? next : end;
 }

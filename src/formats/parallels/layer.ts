@@ -6,6 +6,7 @@ import { HostSpace } from '../mapped/host-space.ts';
 import { MappedLayer } from '../mapped/layer.ts';
 import { readL1 } from '../mapped/read-l1.ts';
 import { WritableMappedLayer } from '../mapped/writable-layer.ts';
+import { crossedEntries, maxEntry } from './clusters.ts';
 import { headerBytes, type ParallelsHeader, parseHeader } from './header.ts';
 
 /** Reads the header. Throws `corrupt` and `unsupported`. */
@@ -45,7 +46,8 @@ export async function openParallels(source: ByteSource, context: OpenContext): P
     });
   }
   const end = endOf(await readTable(store, header), header, store.name);
-  const space = new HostSpace({ end, grain: header.clusterBytes, unit: header.entryUnit });
+  const { clusterBytes: grain, entryUnit: unit } = header;
+  const space = new HostSpace({ path: store.name, end, limit: maxEntry * unit + grain, grain, unit });
   return new WritableMappedLayer({ ...options, store, space });
 }
 
@@ -67,23 +69,25 @@ function mapOf(source: ByteSource, { clusterBytes, entries, entryUnit }: Paralle
   });
 }
 
-/** Where the last cluster ends. Throws `corrupt` for one that is used twice: writing it would change data elsewhere. */
+/**
+ * Where the last cluster ends. Throws `corrupt` for one that shares bytes with another or with the table: writing it
+ * would change data elsewhere.
+ */
 function endOf(table: DataView, header: ParallelsHeader, path: string): number {
-  const seen = new Set<number>();
+  const [crossed] = crossedEntries(table, header);
+  if (crossed !== undefined) {
+    const message = `BAT entry ${crossed} names room that is in use already; the image must be repaired first`;
+    throw new DiskError('corrupt', message, {
+      path,
+      offset: headerBytes + crossed * 4,
+      field: 'BAT entry',
+      detail: { errno: 'EIO' },
+    });
+  }
   let end = header.dataOffset;
   for (let at = 0; at < table.byteLength; at += 4) {
     const entry = table.getUint32(at, true);
-    if (entry === 0) continue;
-    if (seen.has(entry)) {
-      throw new DiskError('corrupt', `BAT entry ${at / 4} is used twice; the image must be repaired first`, {
-        path,
-        offset: headerBytes + at,
-        field: 'BAT entry',
-        detail: { errno: 'EIO' },
-      });
-    }
-    seen.add(entry);
-    end = Math.max(end, entry * header.entryUnit + header.clusterBytes);
+    if (entry !== 0) end = Math.max(end, entry * header.entryUnit + header.clusterBytes);
   }
   return end;
 }

@@ -1,14 +1,16 @@
-import { alignDown } from '../../bytes/numbers.ts';
+import { alignDown, alignUp } from '../../bytes/numbers.ts';
 import { findCodec } from '../../codecs/codec.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteSource, ByteStore } from '../../storage/store.ts';
 import type { BackingReference, Layer, LayerDetails, OpenContext } from '../driver.ts';
 import { HostSpace } from '../mapped/host-space.ts';
 import { MappedLayer, type MappedLayerOptions } from '../mapped/layer.ts';
+import { ownSpace } from '../mapped/own-space.ts';
 import { SealedLayer } from '../mapped/sealed-layer.ts';
+import type { TwoLevelPlaces } from '../mapped/two-level.ts';
 import { WritableMappedLayer, type WritableMappedOptions } from '../mapped/writable-layer.ts';
-import { headerBytes, parseHeader, type QcowHeader } from './header.ts';
-import { encodePacked, mapOf } from './map.ts';
+import { headerBytes, l1SizeOf, parseHeader, type QcowHeader } from './header.ts';
+import { encodePacked, mapOf, packedLimitOf } from './map.ts';
 
 /** Reads the header. Throws `corrupt` and `unsupported`. */
 export async function readQcowHeader(source: ByteSource): Promise<QcowHeader> {
@@ -72,8 +74,18 @@ export async function openQcow(source: ByteSource, context: OpenContext): Promis
   };
   if (!context.writable) return new MappedLayer(options);
   const store = source as ByteStore;
-  const space = new HostSpace({ end: store.size, grain: map.grain, unit: map.grain });
-  return new WritableQcowLayer({ ...options, store, space }, header);
+  const places = map.places as TwoLevelPlaces;
+  const { grain } = map;
+  // What lies at the end already may be a cluster that the file was cut in.
+  const end = alignUp(store.size, places.tables().length > 0 ? grain : 512);
+  const fixed = [
+    { at: 0, length: headerBytes },
+    { at: header.backingOffset, length: backing ? header.backingSize : 0 },
+    { at: header.l1Offset, length: l1SizeOf(header) * 8 },
+  ];
+  const own = ownSpace(places, { path: store.name, fixed, end });
+  const space = new HostSpace({ path: store.name, end, grain, unit: grain });
+  return new WritableQcowLayer({ ...options, store, space, own }, header);
 }
 
 async function unpack(
@@ -119,7 +131,8 @@ class WritableQcowLayer extends WritableMappedLayer {
       cluster.set(bytes);
     }
     const packed = await findCodec('deflate')!.pack?.(cluster, grain - 1);
-    if (!packed) return this.#writePlain(offset, cluster);
+    if (!packed || this.space.end + grain > packedLimitOf(this.#header))
+      return this.#writePlain(offset, cluster);
     const at = this.space.takeBytes(packed.length, 512);
     store.debugEvent?.('write_compressed');
     await store.write(at, packed);
@@ -129,6 +142,7 @@ class WritableQcowLayer extends WritableMappedLayer {
     await this.withTable(tableIndex, (table) => {
       map.tables.change(table, entry, entry + 8);
       encodePacked(table.view, entry, place);
+      map.vet?.replaced(table, entry / 8);
     });
   }
 

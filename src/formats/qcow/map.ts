@@ -48,6 +48,11 @@ function encodingOf({ clusterBits }: QcowHeader): MapEncoding {
   };
 }
 
+/** Packed clusters must lie before this, since their lengths share the entry: host bytes. */
+export function packedLimitOf({ clusterBits }: Pick<QcowHeader, 'clusterBits'>): number {
+  return 2 ** Math.min(53, 63 - clusterBits);
+}
+
 /** Writes the entry of a packed cluster. */
 export function encodePacked(
   view: DataView,

@@ -1,8 +1,10 @@
+import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteSource, ByteStore } from '../../storage/store.ts';
 import type { BackingReference, Layer, LayerDetails, OpenContext, ResizeOptions } from '../driver.ts';
 import { HostSpace } from '../mapped/host-space.ts';
 import { MappedLayer, type MappedLayerOptions } from '../mapped/layer.ts';
+import { ownSpace } from '../mapped/own-space.ts';
 import type { TwoLevelPlaces } from '../mapped/two-level.ts';
 import { WritableMappedLayer, type WritableMappedOptions } from '../mapped/writable-layer.ts';
 import { checkTables } from './check.ts';
@@ -14,6 +16,7 @@ import {
   maxSizeOf,
   parseHeader,
   type QedHeader,
+  tableBytesOf,
   withBacking,
 } from './header.ts';
 import { mapOf, readL1Of } from './map.ts';
@@ -53,10 +56,19 @@ export async function openQed(source: ByteSource, context: OpenContext): Promise
     return new MappedLayer({ format: 'qed', map, size, backing, details });
   }
   const store = source as ByteStore;
-  const space = new HostSpace({ end: Math.ceil(store.size / grain) * grain, grain, unit: grain });
+  const end = alignUp(store.size, grain);
+  const space = new HostSpace({ path: store.name, end, grain, unit: grain });
   const map = await mapOf(store, header, () => Math.max(space.end, store.size));
   const options: MappedLayerOptions = { format: 'qed', map, size, backing, details };
-  return new WritableQedLayer({ ...options, store, space, canMarkZero: true }, header);
+  const own = ownSpace(map.places as TwoLevelPlaces, {
+    path: store.name,
+    fixed: [
+      { at: 0, length: Math.max(headerBytes, header.headerSize * grain) },
+      { at: header.l1Offset, length: tableBytesOf(header) },
+    ],
+    end,
+  });
+  return new WritableQedLayer({ ...options, store, space, own, canMarkZero: true }, header);
 }
 
 class WritableQedLayer extends WritableMappedLayer {
@@ -97,7 +109,17 @@ class WritableQedLayer extends WritableMappedLayer {
     await this.flush();
     const before = this.size;
     await this.mutex.run(async () => {
-      (this.map.places as TwoLevelPlaces).l1 = await readL1Of(this.store, header, size);
+      const places = this.map.places as TwoLevelPlaces;
+      const l1 = await readL1Of(this.store, header, size);
+      if (l1.subarray(places.count * 8).some((byte) => byte !== 0)) {
+        throw new DiskError('corrupt', 'L1 entries past the end of the disk are in use', {
+          path,
+          offset: header.l1Offset + places.count * 8,
+          field: 'L1 entry',
+          detail: { errno: 'EIO' },
+        });
+      }
+      places.l1 = l1;
     });
     this.size = size;
     try {

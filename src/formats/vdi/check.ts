@@ -2,7 +2,7 @@ import { DiskError } from '../../errors.ts';
 import type { ByteStore } from '../../storage/store.ts';
 import { type CheckOptions, type CheckResult, isWritable, type Layer } from '../driver.ts';
 import { readBlockMap } from './block-map.ts';
-import { BlockEntry, blockBytes, encodeAllocated, type VdiHeader } from './header.ts';
+import { BlockEntry, blockBytes, encodeAllocated, layoutFault, type VdiHeader } from './header.ts';
 import { readVdiHeader } from './layer.ts';
 
 /** Checks the block map with qemu-img's sentences, and one more finding: blocks past those that are counted. */
@@ -12,6 +12,7 @@ export async function checkVdi(layer: Layer, options: CheckOptions): Promise<Che
   const header = await readVdiHeader(source);
   const map = await readBlockMap(source, header);
   const say = (message: string) => options.onFinding?.({ kind: 'corruption', message });
+  const misplaced = layoutFault(header);
   const seen = new Uint8Array(header.blocks);
   let corruptions = 0;
   let allocated = 0;
@@ -44,6 +45,11 @@ export async function checkVdi(layer: Layer, options: CheckOptions): Promise<Che
     corruptions++;
   }
   const result = { corruptions, leaks: 0, checkErrors: 0, corruptionsFixed: 0, leaksFixed: 0 };
+  // Nobody knows what belongs there, so nothing is repaired.
+  if (misplaced) {
+    say(`ERROR: ${misplaced}`);
+    return { ...result, corruptions: corruptions + 1 };
+  }
   if (options.repair !== 'all' || corruptions === 0) return result;
   await repairBlockMap(source as ByteStore, header, map);
   return { ...result, corruptions: 0, corruptionsFixed: corruptions };

@@ -118,6 +118,15 @@ export function parseHeader(bytes: Uint8Array, path: string): VdiHeader {
   };
 }
 
+/** What is wrong where the header, the map and the blocks lie over each other: then nothing can be written. */
+export function layoutFault({ mapOffset, dataOffset, blocks }: VdiHeader): string | undefined {
+  const mapEnd = mapOffset + blocks * 4;
+  if (blocks > 0 && mapOffset < headerBytes) return 'the block map lies over the header';
+  if (dataOffset < headerBytes) return 'the blocks lie over the header';
+  const apart = mapEnd <= dataOffset || dataOffset + blocks * blockBytes <= mapOffset;
+  return apart ? undefined : 'the blocks lie over the block map';
+}
+
 /** The header of a new image, with new UUIDs. Pure but for them. */
 export function encodeHeader(
   header: Pick<

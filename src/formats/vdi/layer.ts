@@ -10,6 +10,7 @@ import {
   encodeAllocated,
   headerBytes,
   ImageType,
+  layoutFault,
   parseHeader,
   type VdiHeader,
 } from './header.ts';
@@ -67,9 +68,19 @@ export async function openVdi(source: ByteSource, context: OpenContext): Promise
 }
 
 async function openForWriting(store: ByteStore, header: VdiHeader): Promise<WritableMappedLayer> {
+  const misplaced = layoutFault(header);
+  if (misplaced) {
+    throw new DiskError('corrupt', `The image cannot be written: ${misplaced}`, {
+      path: store.name,
+      field: 'offset_data',
+      detail: { errno: 'EIO', mapOffset: header.mapOffset, dataOffset: header.dataOffset },
+    });
+  }
   const use = blockUse(await readBlockMap(store, header), header, store.name);
   const hostOf = (block: number) => header.dataOffset + block * blockBytes;
   const space = new HostSpace({
+    path: store.name,
+    limit: hostOf(header.blocks),
     end: hostOf(use.end),
     grain: blockBytes,
     unit: 512,

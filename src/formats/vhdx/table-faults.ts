@@ -32,11 +32,32 @@ export function* findTableFaults(
       yield { message: `VHDX BAT entry ${entry} end offset ${offset + length - 1} ${truncated}`, entry };
     }
     const place: Region = { from: offset, to: offset + blockSize };
-    const hit = regions.all.find((region) => overlap(region, place));
+    const hit = regionAt(regions, place);
     if (hit) yield { message: overlapMessage(place, hit), entry };
-    else if (offset < alignment) {
-      yield { message: overlapMessage(place, { from: 0, to: alignment }), entry };
+  }
+  for (const entry of bitmapEntries(table, disk)) {
+    const from = table.offset(entry);
+    const place: Region = { from, to: from + alignment };
+    if (!Number.isSafeInteger(place.to)) {
+      yield { message: `VHDX BAT entry ${entry} offset overflow.`, entry };
     }
+    const hit = regionAt(regions, place);
+    if (hit) yield { message: overlapMessage(place, hit), entry };
+  }
+}
+
+/** The region, or the room of the headers, that a place lies over. */
+function regionAt(regions: VhdxParts['regions'], place: Region): Region | undefined {
+  const hit = regions.all.find((region) => overlap(region, place));
+  return hit ?? (place.from < alignment ? { from: 0, to: alignment } : undefined);
+}
+
+/** The table entries of sector bitmaps that are there. */
+function* bitmapEntries(table: VhdxParts['table'], disk: VhdxParts['disk']): Generator<number> {
+  const { blocks, chunkRatio } = table.layout;
+  for (let chunk = 0; disk.parent && chunk * chunkRatio < blocks; chunk++) {
+    const entry = table.bitmapEntryOf(chunk);
+    if (table.state(entry) === bitmapPresent) yield entry;
   }
 }
 
@@ -47,7 +68,7 @@ function overlapMessage(a: Region, b: Region): string {
 /** All places that blocks and bitmaps have in the file, in order. MiB. */
 export function placesOf({ table, disk }: VhdxParts): { readonly at: number; readonly length: number }[] {
   const places: { at: number; length: number }[] = [];
-  const { blocks, blockSize, chunkRatio } = table.layout;
+  const { blocks, blockSize } = table.layout;
   for (let block = 0; block < blocks; block++) {
     const entry = table.entryOf(block);
     const state = table.state(entry);
@@ -55,12 +76,7 @@ export function placesOf({ table, disk }: VhdxParts): { readonly at: number; rea
       places.push({ at: table.offset(entry) / MiB, length: blockSize / MiB });
     }
   }
-  if (disk.parent) {
-    for (let chunk = 0; chunk * chunkRatio < blocks; chunk++) {
-      const entry = table.bitmapEntryOf(chunk);
-      if (table.state(entry) === bitmapPresent) places.push({ at: table.offset(entry) / MiB, length: 1 });
-    }
-  }
+  for (const entry of bitmapEntries(table, disk)) places.push({ at: table.offset(entry) / MiB, length: 1 });
   return places.sort((a, b) => a.at - b.at);
 }
 

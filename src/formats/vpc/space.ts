@@ -1,4 +1,5 @@
 import { alignUp } from '../../bytes/numbers.ts';
+import { DiskError } from '../../errors.ts';
 import { type ByteStore, bottomOf, hasFixedSize } from '../../storage/store.ts';
 import { type BlockLayer, unused } from './block-layer.ts';
 import { dynamicHeaderBytes, type LocatorEntry } from './dynamic-header.ts';
@@ -40,11 +41,22 @@ export class BlockSpace {
     this.#end = this.#grows ? Math.max(used, alignUp(fileEnd, sectorBytes)) : used;
   }
 
-  /** Takes room for a block. One call at a time. */
+  /** Takes room for a block. One call at a time. Throws `out-of-space` where no entry could name it. */
   async take(): Promise<Slot> {
     const free = this.#free.pop();
     if (free) return free;
     const at = this.#end;
+    if (at / sectorBytes >= unused) {
+      throw new DiskError(
+        'out-of-space',
+        'The file is so large that its table cannot name a new block at its end',
+        {
+          path: this.#store.name,
+          offset: at,
+          detail: { errno: 'ENOSPC', limit: unused * sectorBytes },
+        },
+      );
+    }
     await this.#store.write(at + this.#span, this.#footer);
     this.#end = at + this.#span;
     return { at, zeroed: this.#grows };
@@ -56,13 +68,27 @@ export class BlockSpace {
   }
 }
 
-/** The first byte after everything that is in use. Throws `corrupt` where blocks overlap each other or the tables. */
+/**
+ * The first byte after everything that is in use. Throws `corrupt` where blocks overlap each other or the tables, or the
+ * table lies over a header or a footer.
+ */
 export function usedEnd(layer: BlockLayer): number {
   const { header, footer, table, span } = layer;
-  const fixed: (readonly [from: number, to: number])[] = [
+  const { name } = layer.source;
+  const tableRoom: Room = [
+    header.tableOffset,
+    header.tableOffset + alignUp(header.tableEntries * 4, sectorBytes),
+  ];
+  const headers: Room[] = [
     [0, footerBytes],
     [footer.dataOffset!, footer.dataOffset! + dynamicHeaderBytes],
-    [header.tableOffset, header.tableOffset + alignUp(header.tableEntries * 4, sectorBytes)],
+  ];
+  if (overlap(headers[0], headers[1]) || headers.some((room) => overlap(room, tableRoom))) {
+    throw corrupt(name, 'block allocation table', 'The table and the headers overlap', header.tableOffset);
+  }
+  const fixed: Room[] = [
+    ...headers,
+    tableRoom,
     ...(layer.backing ? header.locators : [])
       .filter(({ at, length, space }) => at + Math.max(length, space) <= layer.source.size)
       .map((locator) => [locator.at, locator.at + spaceOf(locator)] as const),
@@ -72,13 +98,20 @@ export function usedEnd(layer: BlockLayer): number {
   let before = Number.NEGATIVE_INFINITY;
   for (const sector of starts) {
     const at = sector * sectorBytes;
-    if (at < before || fixed.some(([from, to]) => at < to && at + span > from)) {
-      throw corrupt(layer.source.name, 'block allocation table', 'Blocks overlap in the file', at);
+    if (at < before || fixed.some((room) => overlap(room, [at, at + span]))) {
+      throw corrupt(name, 'block allocation table', 'Blocks overlap in the file', at);
     }
     before = at + span;
   }
   end = Math.max(end, before);
   return alignUp(end, sectorBytes);
+}
+
+/** Bytes of the file. */
+type Room = readonly [from: number, to: number];
+
+function overlap([from, to]: Room, [otherFrom, otherTo]: Room): boolean {
+  return from < otherTo && otherFrom < to;
 }
 
 /** Old programs counted a locator's space in sectors. */
