@@ -17,7 +17,8 @@ function text(): string {
 cow-img answers as the qemu-img of QEMU 7.2 does: output, error texts, exit codes and the files that it writes. The
 tests in \`test/differential/\` run the same command lines through both and compare the answers to the letter. They
 name an entry of this table for each line whose answer differs, and fail where one differs without, or where a
-difference named here is gone.
+difference named here is gone. The tables hold more than 4,700 command lines (\`count.test.ts\` counts them); random sequences
+and the program itself are compared besides.
 
 | what | qemu-img 7.2 | cow-img | why |
 | --- | --- | --- | --- |
