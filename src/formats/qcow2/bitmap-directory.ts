@@ -1,7 +1,6 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteSource } from '../../storage/store.ts';
-import * as c from './constants.ts';
 import { corrupt } from './errors.ts';
 import { bitmapsOf } from './extensions.ts';
 import type { Qcow2Header } from './header.ts';
@@ -31,6 +30,9 @@ const entryHeaderBytes = 24;
 export const minGranularityBits = 9;
 export const maxGranularityBits = 31;
 export const maxNameBytes = 1023;
+const longestEntry = 4096;
+const maxTableEntries = 0x800_0000;
+const maxBitmapBytes = 0x2000_0000;
 
 /** A bitmap whose last user did not store it: it can only be removed. */
 export function inconsistentBitmap(path: string, name: string): DiskError {
@@ -41,73 +43,72 @@ export function inconsistentBitmap(path: string, name: string): DiskError {
   });
 }
 
-/** Reads the bitmap directory; empty when there is none that counts. Throws `corrupt`. */
+/**
+ * Reads the bitmap directory; empty when there is none that counts. What lies past the end of the file reads as zeroes.
+ * Throws `corrupt` with QEMU's sentences.
+ */
 export async function readBitmapDirectory(source: ByteSource, header: Qcow2Header): Promise<BitmapEntry[]> {
   const extension = bitmapsOf(header);
   if (!extension) return [];
   const { directoryOffset, directorySize, count } = extension;
-  const fail = (message: string, detail = {}) =>
-    corrupt(source.name, 'bitmap_directory', message, directoryOffset, detail);
-  if (directorySize === 0) throw fail('Requested bitmap_directory_size is zero');
-  if (directoryOffset + directorySize > alignUp(source.size, 512)) {
-    throw fail('The bitmap directory lies past the end of the file', {
-      directorySize,
-      fileSize: source.size,
-    });
-  }
-  const bytes = new Uint8Array(directorySize);
-  await source.read(
-    directoryOffset,
-    bytes.subarray(0, Math.min(directorySize, source.size - directoryOffset)),
-  );
-
   const entries: BitmapEntry[] = [];
-  const view = new DataView(bytes.buffer);
-  let at = 0;
-  for (; at + entryHeaderBytes <= bytes.length; ) {
-    const nameBytes = view.getUint16(at + 18);
-    const extraBytes = view.getUint32(at + 20);
-    const length = alignUp(entryHeaderBytes + extraBytes + nameBytes, 8);
-    if (at + length > bytes.length) throw fail('Broken bitmap directory', { entry: entries.length });
-    const tableOffset = view.getBigUint64(at);
-    const flags = view.getUint32(at + 12);
-    const granularityBits = bytes[at + 17];
-    const named = at + entryHeaderBytes + extraBytes;
-    const tableSize = view.getUint32(at + 8);
-    if (
-      tableSize === 0 ||
-      tableOffset === 0n ||
-      tableOffset % (1n << BigInt(header.clusterBits)) !== 0n ||
-      tableOffset > BigInt(Number.MAX_SAFE_INTEGER) ||
-      nameBytes === 0 ||
-      nameBytes > maxNameBytes ||
-      extraBytes !== 0 ||
-      granularityBits < minGranularityBits ||
-      granularityBits > maxGranularityBits ||
-      (flags & ~(flagInUse | flagAuto)) !== 0 ||
-      bytes[at + 16] !== dirtyTracking
-    ) {
-      throw fail('Broken bitmap directory', { entry: entries.length });
-    }
-    entries.push({
-      name: new TextDecoder().decode(bytes.subarray(named, named + nameBytes)),
-      tableOffset: Number(tableOffset),
-      tableSize,
-      inUse: (flags & flagInUse) !== 0,
-      auto: (flags & flagAuto) !== 0,
-      type: bytes[at + 16],
-      granularityBits,
-      flags,
-      nameBytes: bytes.slice(named, named + nameBytes),
+  const fail = (message: string) =>
+    corrupt(source.name, 'bitmap_directory', message, directoryOffset, {
+      errno: 'EINVAL',
+      entry: entries.length,
     });
+  if (directorySize === 0) throw fail('Requested bitmap directory size is zero');
+  const there = Math.max(0, Math.min(directorySize, source.size - directoryOffset));
+  // An entry of zeroes is refused, so that no more of them are needed than one entry has at most.
+  const bytes = new Uint8Array(Math.min(directorySize, there + longestEntry));
+  if (there > 0) await source.read(directoryOffset, bytes.subarray(0, there));
+  const view = new DataView(bytes.buffer);
+  for (let at = 0; at < directorySize; ) {
+    if (at + entryHeaderBytes > directorySize) throw fail('Broken bitmap directory');
+    if (entries.length === count) throw fail('More bitmaps found than specified in header extension');
+    const nameBytes = view.getUint16(at + 18);
+    const length = alignUp(entryHeaderBytes + nameBytes, 8);
+    // The length of extra data wraps in QEMU, which then finds that there is some.
+    if (view.getUint32(at + 20) !== 0) throw fail('Bitmap extra data is not supported');
+    if (at + length > directorySize) throw fail('Broken bitmap directory');
+    const named = at + entryHeaderBytes;
+    const entry = readEntry(view, at, bytes.slice(named, named + nameBytes));
+    if (!isTrue(entry, view.getBigUint64(at), header)) {
+      throw fail(`Bitmap '${entry.name}' doesn't satisfy the constraints`);
+    }
+    entries.push(entry);
     at += length;
-    if (entries.length > c.maxBitmaps) throw fail('Broken bitmap directory', { entry: entries.length });
   }
-  if (at !== bytes.length) throw fail('Broken bitmap directory', { entry: entries.length });
-  if (entries.length !== count) {
-    throw fail('Broken bitmap directory', { entries: entries.length, expected: count });
-  }
+  if (entries.length !== count) throw fail('Less bitmaps found than specified in header extension');
   return entries;
+}
+
+function readEntry(view: DataView, at: number, nameBytes: Uint8Array): BitmapEntry {
+  const flags = view.getUint32(at + 12);
+  return {
+    name: new TextDecoder().decode(nameBytes),
+    tableOffset: Number(view.getBigUint64(at)),
+    tableSize: view.getUint32(at + 8),
+    inUse: (flags & flagInUse) !== 0,
+    auto: (flags & flagAuto) !== 0,
+    type: view.getUint8(at + 16),
+    granularityBits: view.getUint8(at + 17),
+    flags,
+    nameBytes,
+  };
+}
+
+function isTrue(entry: BitmapEntry, tableOffset: bigint, header: Qcow2Header): boolean {
+  const { tableSize, granularityBits, flags, type, nameBytes, inUse } = entry;
+  const clusterSize = 2 ** header.clusterBits;
+  if (tableOffset === 0n || tableOffset % BigInt(clusterSize) !== 0n) return false;
+  if (tableOffset > BigInt(Number.MAX_SAFE_INTEGER)) return false;
+  if (tableSize === 0 || tableSize > maxTableEntries || tableSize * clusterSize > maxBitmapBytes)
+    return false;
+  if (granularityBits < minGranularityBits || granularityBits > maxGranularityBits) return false;
+  if ((flags & ~(flagInUse | flagAuto)) !== 0 || type !== dirtyTracking) return false;
+  if (nameBytes.length === 0 || nameBytes.length > maxNameBytes) return false;
+  return inUse || header.size <= tableSize * clusterSize * 8 * 2 ** granularityBits;
 }
 
 /** A bitmap as it is to be written into a directory. */

@@ -2,6 +2,7 @@ import { DiskError } from '../../errors.ts';
 import type { EncryptedStore } from '../../storage/encrypted.ts';
 import type { ByteSource, ByteStore } from '../../storage/store.ts';
 import type { OpenContext } from '../driver.ts';
+import { checkBitmaps } from './bitmap-open.ts';
 import { cacheSizes } from './cache-sizes.ts';
 import { CryptMethod, Incompatible } from './constants.ts';
 import { openEncryption } from './encryption.ts';
@@ -45,6 +46,7 @@ export async function openQcow2(
     if (header.snapshotCount > 0) await readSnapshots(source, header, { lenient: !writable });
     if (writable && hasIncompatible(header, Incompatible.dirty)) header = await repair(source, header, hooks);
   }
+  await checkBitmaps(source, header);
   const encryption = await openEncryption(source, header, context);
   const external = hasIncompatible(header, Incompatible.dataFile) && !metadataOnly;
   const data = external ? await openData(source, header, context) : undefined;
