@@ -51,6 +51,20 @@ describe.skipIf(!have('python3'))('a passphrase at a terminal', () => {
     const read = await type(['horse staple\r'], ...reading);
     expect(read).toMatchObject({ code: 0, echoed: [false], after: true });
     expect((await readFile(out)).length).toBe(65_536);
+    const again = dir.file('again');
+    const sealing = [
+      'convert',
+      '-f',
+      'luks',
+      '-O',
+      'luks',
+      '-o',
+      'iter-time=1,cipher-alg=aes-128',
+      image,
+      again,
+    ];
+    const sealed = await type(['horse staple\r', 'other words\r', 'other words\r'], ...sealing);
+    expect(sealed).toMatchObject({ code: 0, echoed: [false, false, false], after: true });
     const wrong = await type(['battery\r'], 'map', '-f', 'luks', image);
     expect(wrong).toMatchObject({ code: 1, shown: expect.stringContaining('Invalid password'), after: true });
     const stopped = await type(['hor\x03'], ...reading);
@@ -60,8 +74,8 @@ describe.skipIf(!have('python3'))('a passphrase at a terminal', () => {
       code: 1,
       shown: expect.stringContaining('The two passphrases differ'),
     });
-    for (const { shown } of [made, read, wrong, stopped, differing])
-      expect(shown).not.toMatch(/hor|stap|batt|one\r/);
+    for (const { shown } of [made, read, sealed, wrong, stopped, differing])
+      expect(shown).not.toMatch(/hor|stap|words|batt|one\r/);
     // Nobody sits there: as qemu-img.
     expect(await run(program[0], [program[1], 'map', '-f', 'luks', image])).toMatchObject({
       code: 1,
@@ -70,5 +84,7 @@ describe.skipIf(!have('python3'))('a passphrase at a terminal', () => {
     if (!have('cryptsetup')) return;
     const test = ['open', '--test-passphrase', image, '-d', '-'];
     expect(await run('cryptsetup', test, { input: 'horse staple' })).toMatchObject({ code: 0 });
+    const testAgain = ['open', '--test-passphrase', again, '-d', '-'];
+    expect(await run('cryptsetup', testAgain, { input: 'other words' })).toMatchObject({ code: 0 });
   }, 60_000);
 });

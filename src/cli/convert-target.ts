@@ -16,6 +16,7 @@ import type { CliContext } from './context.ts';
 import type { ConvertArguments } from './convert-arguments.ts';
 import { CliFailure } from './failure.ts';
 import { assertCreatable, couldNotOpen, explain, unknownFormat, unknownProtocol } from './messages.ts';
+import { askingFor } from './missing-key.ts';
 import { openForVerb } from './open-image.ts';
 import { type CreationOptions, creationOptions, parseOptions } from './options.ts';
 import { refuseOversize } from './oversize.ts';
@@ -77,6 +78,7 @@ export async function createConvertTarget(
 ): Promise<ConvertTarget> {
   const { driver, options, backing } = plan;
   let target: ImageTarget | undefined;
+  let keys: OptionValues;
   try {
     refuseOversize(driver.name, BigInt(size), options);
     checkFileOptions(driver, options);
@@ -88,10 +90,13 @@ export async function createConvertTarget(
     });
     if (target.aside) sweepAsides(dirname(requireFile(path)));
     context.signal.throwIfAborted();
-    await createImage(target.store, driver.name, size, driverOptions(driver, options), {
-      ...target.context(backing),
-      secret: wish.images.opening.secret,
-    });
+    const { store } = target;
+    const making = { ...target.context(backing), secret: wish.images.opening.secret };
+    const create = async (typed: OptionValues) => {
+      await createImage(store, driver.name, size, { ...driverOptions(driver, options), ...typed }, making);
+      return { ...keySecrets(options), ...typed };
+    };
+    keys = await askingFor(context, wish.images, path, create, { twice: true });
   } catch (error) {
     await target?.[Symbol.asyncDispose]();
     if (context.signal.aborted) throw error;
@@ -99,7 +104,7 @@ export async function createConvertTarget(
     throw new CliFailure(`${path}: error while converting ${driver.name}: ${text}`, { hint, cause: error });
   }
   try {
-    return await openTarget(path, plan, target, wish);
+    return await openTarget(path, plan.driver, keys, target, wish);
   } catch (error) {
     await target[Symbol.asyncDispose]();
     throw couldNotOpen(path, error);
@@ -108,7 +113,8 @@ export async function createConvertTarget(
 
 async function openTarget(
   path: string,
-  { driver, options }: TargetPlan,
+  driver: FormatDriver,
+  keys: OptionValues,
   target: ImageTarget,
   wish: ConvertArguments,
 ): Promise<ConvertTarget> {
@@ -120,7 +126,7 @@ async function openTarget(
   const image = await openImage(top, {
     format: driver.name,
     writable: true,
-    layerOptions: keySecrets(options),
+    layerOptions: keys,
     secret: wish.images.opening.secret,
     resolve: target.resolver(wish.images.opening, unflushed),
     identify: (source) => {
