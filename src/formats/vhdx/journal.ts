@@ -25,6 +25,8 @@ export class Journal {
   readonly #store: ByteStore;
   #found: FoundHeader;
   #sequence = 0n;
+  /** What the log that the header names holds, while not all of it is known to be in its place. */
+  #pending: readonly Page[] | undefined;
 
   constructor(store: ByteStore, found: FoundHeader) {
     this.#store = store;
@@ -45,7 +47,21 @@ export class Journal {
     this.#found = { header: next, index: other, sound: [true, true] };
   }
 
-  /** Writes pages in their places, in order, through the log. What they refer to must be durable already. */
+  /**
+   * Brings to its end what a failed write left in the log: only then is the log free, and the tables in the file are what
+   * new pages may be made of.
+   */
+  async settle(): Promise<void> {
+    if (!this.#pending) return;
+    await this.#writeInPlace(this.#pending);
+    await this.update({ logId: zeroGuid });
+    this.#pending = undefined;
+  }
+
+  /**
+   * Writes pages in their places, in order, through the log. What they refer to must be durable already, and nothing left
+   * to settle when they were made.
+   */
   async write(pages: readonly Page[]): Promise<void> {
     const { logLength } = this.#found.header;
     const most = Math.min(maxPages, pagesPerEntry(logLength));
@@ -71,8 +87,8 @@ export class Journal {
     await this.#store.write(logOffset, entry);
     await this.#store.flush();
     await this.update({ logId });
-    await this.#writeInPlace(pages);
-    await this.update({ logId: zeroGuid });
+    this.#pending = pages;
+    await this.settle();
   }
 
   async #writeInPlace(pages: readonly Page[]): Promise<void> {

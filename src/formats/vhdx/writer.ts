@@ -157,6 +157,7 @@ export class VhdxWriter extends VhdxLayer implements WritableLayer {
       const message = 'The metadata region has no room for what a parent holds';
       throw unsupported(this.source.name, 'parent locator', message);
     }
+    await this.#journal.settle();
     await this.#journal.update({ fileWriteId: guidText(randomGuid()) });
     const pages = new PageSet(this.#store);
     await pages.put(from, bytes);
@@ -175,6 +176,7 @@ export class VhdxWriter extends VhdxLayer implements WritableLayer {
     const left = this.#left;
     this.#left = [];
     try {
+      await this.#journal.settle();
       await this.sectors.writeDirty(async (bitmaps) => {
         await this.#store.flush();
         if (tablePages.length + bitmaps.length === 0) return;
