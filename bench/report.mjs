@@ -69,6 +69,7 @@ export function asChart(machine, rows) {
   });
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${left + width + 60}" height="${height}" font-family="sans-serif" font-size="12">`,
+    '<title>Wall time over the peer’s</title>',
     '<rect width="100%" height="100%" fill="#fff"/>',
     text(
       left,

@@ -64,6 +64,7 @@ export function growthChart(machine, curves) {
   const height = rows * panel.height + 50;
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" font-family="sans-serif" font-size="11">`,
+    '<title>How costs grow</title>',
     '<rect width="100%" height="100%" fill="#fff"/>',
     label(
       12,
