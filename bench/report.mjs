@@ -25,21 +25,23 @@ export function asText(machine, rows) {
     row.peer,
     verdict(row),
   ]);
-  const widths = header.map((title, column) =>
-    Math.max(title.length, ...lines.map((line) => line[column].length)),
-  );
-  const show = (line) =>
-    line
-      .map((cell, column) => cell.padEnd(widths[column]))
-      .join('  ')
-      .trimEnd();
   return [
     `${machine.cpu}, ${machine.cpus} CPUs, ${machine.memory} GiB; Linux ${machine.kernel}; Node ${machine.node}; ${machine.qemu}`,
     'wall, CPU: our time over the peer’s, run by run (median, least, greatest); process start included',
     '',
-    show(header),
-    ...lines.map(show),
+    ...columns([header, ...lines]),
   ].join('\n');
+}
+
+/** @returns {string[]} lines of cells, each column as wide as its widest cell */
+export function columns(lines) {
+  const widths = lines[0].map((_, column) => Math.max(...lines.map((line) => line[column].length)));
+  return lines.map((line) =>
+    line
+      .map((cell, column) => cell.padEnd(widths[column]))
+      .join('  ')
+      .trimEnd(),
+  );
 }
 
 /** @returns {string} an SVG: a bar from the least to the greatest ratio of wall times, a mark at the median, the goal */

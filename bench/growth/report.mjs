@@ -1,4 +1,5 @@
 // Growth as text, and as charts with logarithmic axes.
+import { columns } from '../report.mjs';
 
 const tebi = 1024 ** 4;
 const gibi = 1024 ** 3;
@@ -35,21 +36,12 @@ export function growthText(curves) {
       verdict(one),
     ];
   });
-  const widths = header.map((title, column) =>
-    Math.max(title.length, ...lines.map((line) => line[column].length)),
-  );
-  const show = (line) =>
-    line
-      .map((cell, column) => cell.padEnd(widths[column]))
-      .join('  ')
-      .trimEnd();
   const worse = curves.filter(({ kept }) => !kept).map(({ curve }) => curve);
   return [
     'Growth: least of all rounds. Power: the cost beyond the program’s start goes with that power of the size, over all sizes and',
     'between the last two (1 is linear; – is next to nothing).',
     '',
-    show(header),
-    ...lines.map(show),
+    ...columns([header, ...lines]),
     '',
     worse.length === 0 ? 'No curve grows more than it may.' : `More than they may grow: ${worse.join('; ')}.`,
   ].join('\n');

@@ -1,8 +1,4 @@
-import { mkdir, readFile } from 'node:fs/promises';
-import { expect, it } from 'vitest';
-import { cowImg } from '../../src/cli/cow-img.ts';
-import { testContext } from '../support/cli-context.ts';
-import { have, mustRun, tempDir } from '../support/programs.ts';
+import { zeroesAndDataFiles } from './amend-world.ts';
 import { lines, type Row } from './harness.ts';
 
 const changed = (line: string): Row => ({ line, files: 'contents' });
@@ -138,36 +134,6 @@ lines('amend, refused', [
   },
 ] satisfies (string | Row)[]);
 
-/** Snapshots with zero clusters (bare, with a cluster of their own, with one that another snapshot reads); data files. */
-// What a line names is copied for it: a data file and a backing file have names that their image's holds.
-async function zeroesAndDataFiles(path: string): Promise<void> {
-  await mkdir(path);
-  const img = (line: string) => mustRun('qemu-img', line.split(' '), { cwd: path });
-  const io = (name: string, ...commands: string[]) =>
-    mustRun('qemu-io', ['-f', 'qcow2', ...commands.flatMap((command) => ['-c', command]), name], {
-      cwd: path,
-    });
-  const sizes = 'create -q -f qcow2 -o cluster_size=4k';
-  for (const name of ['bare', 'own', 'shared']) await img(`${sizes} ${name}.qcow2 1M`);
-  await io('bare.qcow2', 'write -z 0 64k', 'write -P 3 128k 64k');
-  await io('own.qcow2', 'write -P 4 0 64k', 'write -z 0 64k', 'write -P 3 900k 8k');
-  await io('shared.qcow2', 'write -P 5 0 64k');
-  await img('snapshot -c before shared.qcow2');
-  await io('shared.qcow2', 'write -z 8k 16k');
-  for (const name of ['bare', 'own', 'shared']) {
-    await img(`snapshot -c one ${name}.qcow2`);
-    await io(`${name}.qcow2`, 'write -P 6 4k 32k');
-  }
-  await img('create -q -f raw over 1M');
-  await img(`${sizes} -b over -F raw over.qcow2`);
-  await io('over.qcow2', 'write -z 0 64k');
-  await img('snapshot -c one over.qcow2');
-  await img('create -q -f qcow2 -o data_file=ext ext.qcow2 1M');
-  await img('create -q -f qcow2 -o data_file=extraw,data_file_raw=on extraw.qcow2 1M');
-  await io('ext.qcow2', 'write -P 7 0 64k');
-  await mustRun('cp', ['ext', 'b.data'], { cwd: path });
-}
-
 const dataFiles = (line: string, files: Row['files'] = 'contents'): Row => ({ line, files });
 
 lines(
@@ -196,28 +162,3 @@ lines(
   ],
   { world: zeroesAndDataFiles },
 );
-
-for (const name of ['bare', 'own', 'shared']) {
-  it.skipIf(!have('qemu-img'))(`snapshots read the same in version 2: ${name}`, async () => {
-    await using dir = await tempDir('cowherd-amend-');
-    const world = dir.file('world');
-    await zeroesAndDataFiles(world);
-    const read = async (snapshot: string): Promise<Buffer> => {
-      const from = ['-f', 'qcow2', '-O', 'raw', '-l', snapshot, `${name}.qcow2`, 'read.raw'];
-      await mustRun('qemu-img', ['convert', ...from], { cwd: world });
-      return readFile(`${world}/read.raw`);
-    };
-    const snapshots = name === 'shared' ? ['before', 'one'] : ['one'];
-    const expected: Buffer[] = [];
-    for (const snapshot of snapshots) expected.push(await read(snapshot));
-    const context = testContext({ program: 'cow-img', cwd: world });
-    expect(
-      await cowImg(['amend', '-o', 'compat=0.10', `${world}/${name}.qcow2`], context),
-      context.err(),
-    ).toBe(0);
-    for (const [i, snapshot] of snapshots.entries()) {
-      expect(Buffer.compare(await read(snapshot), expected[i]!), snapshot).toBe(0);
-    }
-    await mustRun('qemu-img', ['check', `${name}.qcow2`], { cwd: world });
-  });
-}
