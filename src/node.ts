@@ -59,6 +59,8 @@ export interface OpenImageFileOptions
   readonly policy?: ReferencePolicy;
   /** Writes even where other images are known to stand on this one, and so changes all of them. */
   readonly corruptDependents?: boolean;
+  /** As `OpenFileOptions.foreground`, for every file of the image and its chain. */
+  readonly foreground?: boolean;
 }
 
 /**
@@ -406,7 +408,7 @@ function hostFor(options: OpenImageFileOptions, before?: (path: string) => Promi
     secret: options.secret,
     async openFile(path, { writable, device }) {
       if (writable) await before?.(path);
-      const store = await openFileStore(path, { writable });
+      const store = await openFileStore(path, { writable, foreground: options.foreground });
       if (!device || store.fileKind === 'block') return store;
       await store[Symbol.asyncDispose]();
       throw new DiskError(

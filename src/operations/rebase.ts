@@ -7,7 +7,7 @@ import type { Image } from '../image/image.ts';
 import type { OnProgress } from '../storage/store.ts';
 import { type BlockStatus, ChainStatus } from './block-status.ts';
 import { backingAt } from './commit.ts';
-import { firstDifference } from './first-difference.ts';
+import { differingStretches } from './first-difference.ts';
 
 /** What the image will stand on instead. */
 export type NewBacking =
@@ -61,7 +61,7 @@ export async function copyDifferences(
       step('old', () => readPadded(sides.old, offset, oldPart)),
       step('new', () => readPadded(sides.next, offset, newPart)),
     ]);
-    for (const [from, to] of differences(oldPart, newPart, grain)) {
+    for (const [from, to] of differingStretches(oldPart, newPart, grain)) {
       await step('write', () => sides.take(offset + from, oldPart.subarray(from, to), packed ? grain : 0));
     }
     offset += oldPart.length;
@@ -173,25 +173,6 @@ async function statusOf(
 ): Promise<Pick<BlockStatus, 'zero' | 'length'>> {
   if (!image || !chain || offset >= image.size) return { zero: true, length };
   return chain.above(offset, Math.min(length, image.size - offset));
-}
-
-/** Units of `grain` bytes in which the two differ, joined: [from, to). */
-function* differences(a: Uint8Array, b: Uint8Array, grain: number): Generator<readonly [number, number]> {
-  let from = -1;
-  for (let at = 0; at < a.length; at += grain) {
-    const end = Math.min(a.length, at + grain);
-    if (from < 0) {
-      // Equal stretches are passed over at once.
-      const next = at + firstDifference(a.subarray(at), b.subarray(at));
-      if (next >= a.length) return;
-      at = alignDown(next, grain);
-      from = at;
-    } else if (firstDifference(a.subarray(at, end), b.subarray(at, end)) === end - at) {
-      yield [from, at];
-      from = -1;
-    }
-  }
-  if (from >= 0) yield [from, a.length];
 }
 
 async function readPadded(image: Image | undefined, offset: number, into: Uint8Array): Promise<void> {

@@ -63,6 +63,25 @@ describe('a file filled in the foreground', () => {
     expect(turns).toBeGreaterThan(0);
   });
 
+  it('is read as it was written, in short and long requests', async () => {
+    const path = folder.file('image');
+    await fill(path);
+    await using store = await openFileStore(path, { foreground: true });
+    for (const [at, length] of [
+      [0, 300],
+      [mebi, mebi],
+      [mebi - 5, 2 * mebi + 10],
+      [0, 13 * mebi],
+    ]) {
+      const into = new Uint8Array(length);
+      await store.read(at, into);
+      expect(Buffer.compare(into, readFileSync(path).subarray(at, at + length))).toBe(0);
+    }
+    await expect(store.read(13 * mebi - 1, new Uint8Array(2))).rejects.toMatchObject({
+      code: 'out-of-range',
+    });
+  });
+
   it.runIf(isRoot)('says so when the disk is full', async () => {
     const disk = folder.file('disk');
     const mount = folder.file('mount');

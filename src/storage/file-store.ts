@@ -24,7 +24,7 @@ const inlineBytes = 128 * 1024;
  * the event loop a turn in which signals arrive.
  */
 const inlineCalls = 256;
-/** A write that may block counts as so many calls of `inlineBytes`; one that is longer than this does not block. */
+/** In the foreground a request counts as so many calls of `inlineBytes`; one that is longer than this does not block. */
 const foregroundBytes = 4 * 1024 * 1024;
 let callsLeft = inlineCalls;
 const done: Promise<void> = Promise.resolve();
@@ -43,7 +43,9 @@ export class FileStore implements ByteStore, HostFile {
   /** The file system's number; with `inode` it names the file. */
   readonly device: bigint;
   readonly inode: bigint;
-  /** Set where large writes may block this thread; their space is taken before. */
+  /** Requests up to here may block this thread. */
+  readonly #mostInline: number;
+  /** Takes the space of large writes that block. */
   readonly #space: SpaceTaker | undefined;
   #size: number;
   #sizeChanged = false;
@@ -72,7 +74,8 @@ export class FileStore implements ByteStore, HostFile {
     this.fileKind = opened.fileKind;
     this.#size = opened.size;
     this.writable = opened.writable;
-    if (foreground) this.#space = new SpaceTaker(this);
+    this.#mostInline = foreground ? foregroundBytes : inlineBytes;
+    if (foreground && opened.writable) this.#space = new SpaceTaker(this);
   }
 
   get size(): number {
@@ -83,7 +86,7 @@ export class FileStore implements ByteStore, HostFile {
     try {
       this.#check(at, into.length);
       if (at + into.length > this.#size) throw this.#outOfRange('Read', at, into.length);
-      if (!callInline(into.length, inlineBytes)) return this.#track(readWholeInPool(this, at, into));
+      if (!callInline(into.length, this.#mostInline)) return this.#track(readWholeInPool(this, at, into));
       readWhole(this, at, into);
       return done;
     } catch (error) {
@@ -94,7 +97,7 @@ export class FileStore implements ByteStore, HostFile {
   write(at: number, from: Uint8Array): Promise<void> {
     try {
       this.#checkWrite(at, from.length);
-      if (!callInline(from.length, this.#space ? foregroundBytes : inlineBytes)) {
+      if (!callInline(from.length, this.#mostInline)) {
         const end = at + from.length;
         return this.#trackGrowth(end, writeWholeInPool(this, at, from), () => end);
       }

@@ -22,8 +22,8 @@ export interface OpenFileOptions {
   /** The name that messages and errors give it, where that is not `path` (a file written aside). */
   readonly name?: string;
   /**
-   * For a new file that a program has nothing to do beside than to fill it: large writes block this thread, which spares
-   * the way through the thread pool and leaves the pool's threads to reading.
+   * For a program that has nothing to do beside: large requests block this thread, which spares the way through the thread
+   * pool and leaves the pool's threads to other files.
    */
   readonly foreground?: boolean;
 }

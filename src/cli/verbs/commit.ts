@@ -101,7 +101,14 @@ async function commit(context: CliContext, path: string, wish: CommitArguments):
 function openOptions(context: CliContext, wish: CommitArguments) {
   // The overlay's content does not change, whoever stands on it; the base is looked at separately.
   const { images, format } = wish;
-  return { images, format, writable: true, corruptDependents: true, signal: context.signal };
+  return {
+    images,
+    format,
+    writable: true,
+    corruptDependents: true,
+    foreground: true,
+    signal: context.signal,
+  };
 }
 
 async function depthOf(image: Image, path: string, wish: CommitArguments): Promise<number> {

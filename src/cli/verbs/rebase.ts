@@ -107,6 +107,7 @@ async function rebase(
     backing: wish.unsafe ? 'ignore' : 'open',
     // Only an unsafe rebase can change what those read that stand on the image.
     corruptDependents: wish.force || !wish.unsafe,
+    foreground: true,
     signal: context.signal,
   });
   const { backingFormat } = wish;
@@ -161,6 +162,7 @@ async function openNext(image: Image, wish: RebaseArguments, context: CliContext
       ...wish.images.opening,
       format: wish.backingFormat,
       locks: wish.share ? 'share' : 'take',
+      foreground: true,
       signal: context.signal,
     });
     return new Next({ kind: 'image', image: next });
