@@ -1,4 +1,4 @@
-import { createRequire } from 'node:module';
+import { type Koffi, type KoffiFunction, loadKoffi } from './koffi.ts';
 
 /** The kernel's numbers for what Node's own `fs` leaves out (Linux; the same on x64, arm64 and riscv64). */
 export const kernel = {
@@ -47,7 +47,7 @@ export interface Libc {
 let loaded: { readonly libc: Libc | undefined } | undefined;
 
 /**
- * The C library through koffi, loaded at the first call (10 ms); undefined where koffi is not installed, where
+ * The C library through koffi, loaded at the first call; undefined where koffi is not installed, where
  * the system is not Linux on a 64-bit machine, or where COWHERD_NO_KOFFI=1 says to do without.
  */
 export function libc(): Libc | undefined {
@@ -60,15 +60,6 @@ export function reloadLibc(): void {
   loaded = undefined;
 }
 
-export interface KoffiFunction {
-  (...args: unknown[]): number | bigint;
-  async(...args: unknown[]): void;
-}
-export interface Koffi {
-  load(path: string | null): { func(definition: string): KoffiFunction };
-  errno(): number;
-}
-
 function load(): Libc | undefined {
   try {
     const koffi = loadKoffi();
@@ -77,13 +68,6 @@ function load(): Libc | undefined {
     // An optional dependency: its absence, or a C library that lacks a call, costs speed only.
     return undefined;
   }
-}
-
-/** koffi, where it may be used; undefined as said at `libc`. Throws where it is not installed. */
-export function loadKoffi(): Koffi | undefined {
-  if (process.env.COWHERD_NO_KOFFI === '1') return undefined;
-  if (process.platform !== 'linux' || !['x64', 'arm64', 'riscv64'].includes(process.arch)) return undefined;
-  return createRequire(import.meta.url)('koffi') as Koffi;
 }
 
 function bind(koffi: Koffi): Libc {

@@ -1,4 +1,4 @@
-import { createRequire } from 'node:module';
+import { type Koffi, loadKoffi } from './koffi.ts';
 
 /** One running unpacking of zstd frames that follow each other, by the system's libzstd. */
 export interface ZstdStream extends Disposable {
@@ -12,23 +12,19 @@ export interface ZstdStream extends Disposable {
   ): { readonly taken: number; readonly filled: number; readonly open: boolean } | undefined;
 }
 
-interface Koffi {
-  load(path: string): { func(definition: string): (...args: unknown[]) => unknown };
-}
-
 /** Windows of up to 2 GiB are allowed by the format (`zstd --long=31`); 128 MiB is what `zstd -d` takes unasked. */
 const windowLog = 27;
 const windowLogMax = 100;
 
 /** Undefined where libzstd or koffi are missing, or COWHERD_NO_KOFFI=1. */
 export function openZstdStream(): ZstdStream | undefined {
-  if (process.env.COWHERD_NO_KOFFI === '1' || process.platform !== 'linux') return undefined;
-  let library: ReturnType<Koffi['load']>;
+  let library: ReturnType<Koffi['load']> | undefined;
   try {
-    library = (createRequire(import.meta.url)('koffi') as Koffi).load('libzstd.so.1');
+    library = loadKoffi()?.load('libzstd.so.1');
   } catch {
     return undefined;
   }
+  if (!library) return undefined;
   const context = library.func('void *ZSTD_createDCtx()')();
   if (context === null) throw new Error('libzstd has no memory');
   library.func('size_t ZSTD_DCtx_setParameter(void *context, int parameter, int value)')(

@@ -1,4 +1,4 @@
-import { createRequire } from 'node:module';
+import { type Koffi, type KoffiFunction, loadKoffi } from './koffi.ts';
 
 /**
  * The system's libzstd, on threads of libuv's pool. Both answer how many bytes of `into` they filled, or -1 where the
@@ -7,14 +7,6 @@ import { createRequire } from 'node:module';
 export interface Libzstd {
   decompress(packed: Uint8Array, into: Uint8Array): Promise<number>;
   compress(bytes: Uint8Array, into: Uint8Array, level: number): Promise<number>;
-}
-
-interface KoffiFunction {
-  (...args: unknown[]): unknown;
-  async(...args: unknown[]): void;
-}
-interface Koffi {
-  load(path: string): { func(definition: string): KoffiFunction };
 }
 
 /**
@@ -37,9 +29,9 @@ export function reloadLibzstd(): void {
 }
 
 function load(): Libzstd | undefined {
-  if (process.env.COWHERD_NO_KOFFI === '1' || process.platform !== 'linux') return undefined;
   try {
-    return bind(createRequire(import.meta.url)('koffi') as Koffi);
+    const koffi = loadKoffi();
+    return koffi && bind(koffi);
   } catch {
     // Optional: without it WebAssembly does the work, on one core.
     return undefined;

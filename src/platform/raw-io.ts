@@ -1,4 +1,4 @@
-import { type Koffi, loadKoffi } from './libc.ts';
+import { type Koffi, loadKoffi } from './koffi.ts';
 
 /** Flags and errors of the calls here (Linux; the same on x64, arm64 and riscv64). */
 export const socketFlag = { dontWait: 0x40, noSignal: 0x4000 } as const;

@@ -1,7 +1,7 @@
 import { pageAligned } from '../bytes/page-buffer.ts';
 import type { CodecName } from '../codecs/codec.ts';
 import { zstdFrameLength } from '../codecs/zstd-frame.ts';
-import { type Koffi, loadKoffi } from './libc.ts';
+import { type Koffi, loadKoffi } from './koffi.ts';
 
 /**
  * Unpacks on this thread, without waiting and without allocation, by libraries in C: exactly `room` bytes at
