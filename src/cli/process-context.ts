@@ -19,8 +19,8 @@ export function processContext(program: string): CliContext {
   });
   return {
     program: startedAs(process.argv[1]) ?? program,
-    stdout: outputStream(process.stdout),
-    stderr: outputStream(process.stderr),
+    stdout: outputStream(() => process.stdout),
+    stderr: outputStream(() => process.stderr),
     get stdin() {
       return process.stdin;
     },
@@ -31,15 +31,16 @@ export function processContext(program: string): CliContext {
       listeners.add(listener);
       return () => listeners.delete(listener);
     },
-    askSecret: process.stdin.isTTY
-      ? (prompt) =>
-          askSecret(prompt, {
-            input: process.stdin,
-            write: (text) => process.stderr.write(text),
-            signal,
-            interrupt: () => process.kill(process.pid, 'SIGINT'),
-          })
-      : undefined,
+    get askSecret() {
+      if (!process.stdin.isTTY) return undefined;
+      return (prompt: string) =>
+        askSecret(prompt, {
+          input: process.stdin,
+          write: (text) => process.stderr.write(text),
+          signal,
+          interrupt: () => process.kill(process.pid, 'SIGINT'),
+        });
+    },
     now: () => Date.now(),
   };
 }
@@ -50,19 +51,27 @@ function startedAs(path: string | undefined): string | undefined {
   return basename(path).replace(/\.(?:[cm]?js|ts)$/, '') || undefined;
 }
 
-function outputStream(stream: NodeJS.WriteStream): OutputStream {
-  // A reader that went away (`| head`) is no reason for a stack trace.
-  stream.on('error', () => undefined);
+/** Node makes its streams when they are asked for, a millisecond or two each: not before there is something to say. */
+function outputStream(open: () => NodeJS.WriteStream): OutputStream {
+  let opened: NodeJS.WriteStream | undefined;
+  const stream = () => {
+    if (!opened) {
+      opened = open();
+      // A reader that went away (`| head`) is no reason for a stack trace.
+      opened.on('error', () => undefined);
+    }
+    return opened;
+  };
   return {
     write(text) {
-      stream.write(text);
+      stream().write(text);
     },
     get isTTY() {
-      return stream.isTTY === true;
+      return stream().isTTY === true;
     },
     get columns() {
       // Some terminals say 0.
-      return stream.columns || 80;
+      return stream().columns || 80;
     },
   };
 }
