@@ -1,3 +1,4 @@
+import { DiskError } from '../errors.ts';
 import type { BlockCipher } from './primitives.ts';
 
 const blockBytes = 16;
@@ -100,23 +101,36 @@ function invert(schedule: Uint32Array): Uint32Array {
 
 /** AES in plain code, for runtimes that give no block cipher. Its table look-ups take a time that a neighbour may see. */
 export class Aes implements BlockCipher {
-  readonly #forth: Uint32Array;
-  readonly #back: Uint32Array;
+  #forth: Uint32Array | undefined;
+  #back: Uint32Array | undefined;
 
   /** `key`: 16, 24 or 32 bytes. */
   constructor(key: Uint8Array) {
     makeTables();
-    this.#forth = expand(key);
-    this.#back = invert(this.#forth);
+    const forth = expand(key);
+    this.#forth = forth;
+    this.#back = invert(forth);
   }
 
-  encrypt(blocks: Uint8Array): Uint8Array {
-    return transform(blocks, this.#forth, encryptTable, sBox, 1);
+  encrypt(blocks: Uint8Array): void {
+    transform(blocks, alive(this.#forth), encryptTable, sBox, 1);
   }
 
-  decrypt(blocks: Uint8Array): Uint8Array {
-    return transform(blocks, this.#back, decryptTable, inverseSBox, 3);
+  decrypt(blocks: Uint8Array): void {
+    transform(blocks, alive(this.#back), decryptTable, inverseSBox, 3);
   }
+
+  [Symbol.dispose](): void {
+    this.#forth?.fill(0);
+    this.#back?.fill(0);
+    this.#forth = undefined;
+    this.#back = undefined;
+  }
+}
+
+function alive(schedule: Uint32Array | undefined): Uint32Array {
+  if (schedule) return schedule;
+  throw new DiskError('bad-argument', 'The cipher was disposed', { field: 'key' });
 }
 
 /** `step`: how many columns on the next row's byte is taken from (ShiftRows, or 3 for its inverse). */
@@ -126,16 +140,14 @@ function transform(
   table: Uint32Array,
   box: Uint8Array,
   step: number,
-): Uint8Array {
-  const result = new Uint8Array(blocks.length);
-  const from = new DataView(blocks.buffer, blocks.byteOffset, blocks.byteLength);
-  const to = new DataView(result.buffer);
+): void {
+  const view = new DataView(blocks.buffer, blocks.byteOffset, blocks.byteLength);
   const last = schedule.length - 4;
   let state = new Uint32Array(4);
   let next = new Uint32Array(4);
   for (let at = 0; at < blocks.length; at += blockBytes) {
     for (let column = 0; column < 4; column++) {
-      state[column] = from.getUint32(at + column * 4) ^ schedule[column];
+      state[column] = view.getUint32(at + column * 4) ^ schedule[column];
     }
     for (let round = 4; round < last; round += 4) {
       for (let column = 0; column < 4; column++) {
@@ -154,8 +166,7 @@ function transform(
         (box[(state[(column + step) & 3] >>> 16) & 0xff] << 16) |
         (box[(state[(column + 2) & 3] >>> 8) & 0xff] << 8) |
         box[state[(column + 3 * step) & 3] & 0xff];
-      to.setUint32(at + column * 4, word ^ schedule[last + column]);
+      view.setUint32(at + column * 4, word ^ schedule[last + column]);
     }
   }
-  return result;
 }

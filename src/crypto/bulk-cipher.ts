@@ -2,8 +2,13 @@ import type { CipherSpec } from './sector-cipher.ts';
 
 /** One cipher on several cores. */
 export interface BulkCipher extends Disposable {
-  /** Encrypts or decrypts whole sectors in place, in memory that came from `CipherCrew.borrow`. */
-  transform(direction: 'encrypt' | 'decrypt', sector: number, bytes: Uint8Array): Promise<void>;
+  /** Encrypts or decrypts whole sectors, `bytes` into `into` (which may be the same), both in the crew's memory. */
+  transform(
+    direction: 'encrypt' | 'decrypt',
+    sector: number,
+    bytes: Uint8Array,
+    into: Uint8Array,
+  ): Promise<void>;
 }
 
 /** Who does a runtime's large work on other cores. */
@@ -13,6 +18,14 @@ export interface CipherCrew {
   /** Memory that all cores see, `pieceBytes` long; waits until some is free. Give it back. */
   borrow(): Promise<Uint8Array>;
   giveBack(memory: Uint8Array): void;
+  /**
+   * Memory that all cores see for whoever reads or writes much by ciphers, so that nothing need be copied. Undefined where
+   * there is none left: any other does as well. Give it back.
+   */
+  lend(bytes: number): Uint8Array | undefined;
+  takeBack(memory: Uint8Array): void;
+  /** Whether bytes lie in the crew's memory. */
+  owns(bytes: Uint8Array): boolean;
   /** Undefined: there is nobody who could help. */
   start(spec: CipherSpec, key: Uint8Array): BulkCipher | undefined;
 }

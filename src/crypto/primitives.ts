@@ -12,10 +12,13 @@ export const digestBytes: Readonly<Record<HashName, number>> = {
   ripemd160: 20,
 };
 
-/** A block cipher under one key. Whole blocks of 16 bytes, each by itself (ECB); the result is a new array. */
-export interface BlockCipher {
-  encrypt(blocks: Uint8Array): Uint8Array;
-  decrypt(blocks: Uint8Array): Uint8Array;
+/**
+ * A block cipher under one key: whole blocks of 16 bytes in place, each by itself (ECB). Disposing it forgets the key, as far
+ * as the runtime lets it.
+ */
+export interface BlockCipher extends Disposable {
+  encrypt(blocks: Uint8Array): void;
+  decrypt(blocks: Uint8Array): void;
 }
 
 export interface Argon2Cost {

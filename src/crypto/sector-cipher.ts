@@ -15,11 +15,14 @@ export interface CipherSpec {
   readonly sectorBytes?: number;
 }
 
-/** Encrypts whole sectors in place. `sector` is the number of the first, counted in 512 bytes. */
-export interface SectorCipher {
+/**
+ * Encrypts whole sectors: `bytes` into `into`, in place unless it is said. `sector` is the number of the first, counted in 512
+ * bytes. Disposing it forgets the key.
+ */
+export interface SectorCipher extends Disposable {
   readonly sectorBytes: number;
-  encrypt(sector: number, bytes: Uint8Array): void;
-  decrypt(sector: number, bytes: Uint8Array): void;
+  encrypt(sector: number, bytes: Uint8Array, into?: Uint8Array): void;
+  decrypt(sector: number, bytes: Uint8Array, into?: Uint8Array): void;
 }
 
 /**
@@ -42,11 +45,17 @@ export async function makeSectorCipher(spec: CipherSpec, key: Uint8Array): Promi
 }
 
 /** Fills `into` with the vectors of consecutive sectors, which are `step` units of 512 bytes apart. */
-type Vectors = (first: number, step: number, into: Uint8Array) => void;
+interface Vectors {
+  fill(first: number, step: number, into: Uint8Array): void;
+  /** For essiv. */
+  readonly cipher?: BlockCipher;
+}
 
 async function makeVectors(spec: CipherSpec, key: Uint8Array): Promise<Vectors> {
-  if (spec.iv === 'plain') return (first, step, into) => numberSectors(first, step, into, true);
-  if (spec.iv === 'plain64') return (first, step, into) => numberSectors(first, step, into, false);
+  if (spec.iv !== 'essiv') {
+    const narrow = spec.iv === 'plain';
+    return { fill: (first, step, into) => numberSectors(first, step, into, narrow) };
+  }
   const salt = await primitives().hash(spec.ivHash ?? 'sha256', key);
   if (![16, 24, 32].includes(salt.length)) {
     throw new DiskError('bad-argument', `No AES cipher with key size ${salt.length} available`, {
@@ -55,9 +64,12 @@ async function makeVectors(spec: CipherSpec, key: Uint8Array): Promise<Vectors> 
   }
   const cipher = primitives().aes(salt);
   salt.fill(0);
-  return (first, step, into) => {
-    numberSectors(first, step, into, false);
-    into.set(cipher.encrypt(into));
+  return {
+    cipher,
+    fill(first, step, into) {
+      numberSectors(first, step, into, false);
+      cipher.encrypt(into);
+    },
   };
 }
 
@@ -84,30 +96,43 @@ class XtsCipher implements SectorCipher {
     this.sectorBytes = sectorBytes;
   }
 
-  encrypt(sector: number, bytes: Uint8Array): void {
-    this.#transform(sector, bytes, (blocks) => this.#data.encrypt(blocks));
+  encrypt(sector: number, bytes: Uint8Array, into = bytes): void {
+    this.#transform(sector, bytes, into, (blocks) => this.#data.encrypt(blocks));
   }
 
-  decrypt(sector: number, bytes: Uint8Array): void {
-    this.#transform(sector, bytes, (blocks) => this.#data.decrypt(blocks));
+  decrypt(sector: number, bytes: Uint8Array, into = bytes): void {
+    this.#transform(sector, bytes, into, (blocks) => this.#data.decrypt(blocks));
   }
 
-  #transform(sector: number, bytes: Uint8Array, cipher: (blocks: Uint8Array) => Uint8Array): void {
+  [Symbol.dispose](): void {
+    this.#data[Symbol.dispose]();
+    this.#tweak[Symbol.dispose]();
+    this.#vectors.cipher?.[Symbol.dispose]();
+  }
+
+  #transform(
+    sector: number,
+    bytes: Uint8Array,
+    into: Uint8Array,
+    cipher: (blocks: Uint8Array) => void,
+  ): void {
     const mask = xtsMask();
     const { sectorBytes } = this;
+    const { buffer } = mask.data;
     for (let at = 0; at < bytes.length; at += maskBytes) {
       const part = bytes.subarray(at, at + maskBytes);
       const { length } = part;
       const seeds = mask.seeds.subarray(0, (length / sectorBytes) * blockBytes);
-      this.#vectors(sector + at / 512, sectorBytes / 512, seeds);
-      seeds.set(this.#tweak.encrypt(seeds));
-      const inPlace = part.buffer === mask.data.buffer;
-      const data = inPlace ? part : mask.data.subarray(0, length);
-      if (!inPlace) data.set(part);
-      mask.apply(data, sectorBytes);
-      data.set(cipher(data));
-      mask.apply(data, sectorBytes);
-      if (!inPlace) part.set(data);
+      this.#vectors.fill(sector + at / 512, sectorBytes / 512, seeds);
+      this.#tweak.encrypt(seeds);
+      const room = mask.data.subarray(0, length);
+      const to = into.buffer === buffer ? into.subarray(at, at + length) : room;
+      const from = part.buffer === buffer ? part : room;
+      if (from === room) room.set(part);
+      mask.apply(from, to, sectorBytes);
+      cipher(to);
+      mask.apply(to, to, sectorBytes);
+      if (to === room) into.set(room, at);
     }
   }
 }
@@ -125,38 +150,41 @@ class CbcCipher implements SectorCipher {
   }
 
   /** A block needs the one before it encrypted: so the first blocks of all sectors go at once, then the second ones … */
-  encrypt(sector: number, bytes: Uint8Array): void {
+  encrypt(sector: number, bytes: Uint8Array, into = bytes): void {
     const { sectorBytes } = this;
     const count = bytes.length / sectorBytes;
-    let chain: Uint8Array = new Uint8Array(count * blockBytes);
-    this.#vectors(sector, sectorBytes / 512, chain);
-    const blocks = new Uint8Array(chain.length);
+    const chain = new Uint8Array(count * blockBytes);
+    this.#vectors.fill(sector, sectorBytes / 512, chain);
     for (let at = 0; at < sectorBytes; at += blockBytes) {
       for (let index = 0; index < count; index++) {
         const from = index * sectorBytes + at;
         const to = index * blockBytes;
-        for (let byte = 0; byte < blockBytes; byte++) {
-          blocks[to + byte] = bytes[from + byte] ^ chain[to + byte];
-        }
+        for (let byte = 0; byte < blockBytes; byte++) chain[to + byte] ^= bytes[from + byte];
       }
-      chain = this.#cipher.encrypt(blocks);
+      this.#cipher.encrypt(chain);
       for (let index = 0; index < count; index++) {
         const from = index * blockBytes;
-        bytes.set(chain.subarray(from, from + blockBytes), index * sectorBytes + at);
+        into.set(chain.subarray(from, from + blockBytes), index * sectorBytes + at);
       }
     }
   }
 
-  decrypt(sector: number, bytes: Uint8Array): void {
+  decrypt(sector: number, bytes: Uint8Array, into = bytes): void {
     const { sectorBytes } = this;
     const vectors = new Uint8Array((bytes.length / sectorBytes) * blockBytes);
-    this.#vectors(sector, sectorBytes / 512, vectors);
-    const plain = this.#cipher.decrypt(bytes);
+    this.#vectors.fill(sector, sectorBytes / 512, vectors);
+    const plain = new Uint8Array(bytes);
+    this.#cipher.decrypt(plain);
     for (let start = 0, vector = 0; start < bytes.length; start += sectorBytes, vector += blockBytes) {
       for (let byte = 0; byte < blockBytes; byte++) plain[start + byte] ^= vectors[vector + byte];
       for (let at = start + blockBytes; at < start + sectorBytes; at++) plain[at] ^= bytes[at - blockBytes];
     }
-    bytes.set(plain);
+    into.set(plain);
+  }
+
+  [Symbol.dispose](): void {
+    this.#cipher[Symbol.dispose]();
+    this.#vectors.cipher?.[Symbol.dispose]();
   }
 }
 
@@ -169,11 +197,17 @@ class EcbCipher implements SectorCipher {
     this.sectorBytes = sectorBytes;
   }
 
-  encrypt(_sector: number, bytes: Uint8Array): void {
-    bytes.set(this.#cipher.encrypt(bytes));
+  encrypt(_sector: number, bytes: Uint8Array, into = bytes): void {
+    if (into !== bytes) into.set(bytes);
+    this.#cipher.encrypt(into);
   }
 
-  decrypt(_sector: number, bytes: Uint8Array): void {
-    bytes.set(this.#cipher.decrypt(bytes));
+  decrypt(_sector: number, bytes: Uint8Array, into = bytes): void {
+    if (into !== bytes) into.set(bytes);
+    this.#cipher.decrypt(into);
+  }
+
+  [Symbol.dispose](): void {
+    this.#cipher[Symbol.dispose]();
   }
 }

@@ -1,22 +1,26 @@
 /** Instructions of WebAssembly (core specification, chapter 5) as far as the modules written here use them. */
 export const op = {
+  block: [0x02, 0x40],
   loop: [0x03, 0x40],
   end: [0x0b],
+  branch: (depth: number) => [0x0c, ...unsigned(depth)],
   branchIf: (depth: number) => [0x0d, ...unsigned(depth)],
   get: (local: number) => [0x20, ...unsigned(local)],
   set: (local: number) => [0x21, ...unsigned(local)],
   tee: (local: number) => [0x22, ...unsigned(local)],
   i32Const: (value: number) => [0x41, ...signed(value)],
   i32Add: [0x6a],
+  i32Subtract: [0x6b],
   i32LessUnsigned: [0x49],
-  v128Load: [0xfd, ...unsigned(0), 4, 0],
-  v128Store: [0xfd, ...unsigned(11), 4, 0],
+  i32NotLessUnsigned: [0x4f],
+  v128Load: (offset: number) => [0xfd, ...unsigned(0), 4, ...unsigned(offset)],
+  v128Store: (offset: number) => [0xfd, ...unsigned(11), 4, ...unsigned(offset)],
   v128Const: (bytes: readonly number[]) => [0xfd, ...unsigned(12), ...bytes],
   shuffle: (lanes: readonly number[]) => [0xfd, ...unsigned(13), ...lanes],
   v128And: [0xfd, ...unsigned(78)],
   v128Xor: [0xfd, ...unsigned(81)],
-  i64x2ShiftLeft: [0xfd, ...unsigned(203)],
-  i64x2ShiftRightSigned: [0xfd, ...unsigned(204)],
+  i32x4ShiftRightSigned: [0xfd, ...unsigned(172)],
+  i64x2Add: [0xfd, ...unsigned(206)],
 } as const;
 
 export const i32 = 0x7f;

@@ -1,60 +1,88 @@
-import { encodeModule, i32, op, v128 } from './wasm-code.ts';
+import { encodeModule, i32, op, v128, type WasmFunction } from './wasm-code.ts';
 
 const pageBytes = 65536;
+const blockBytes = 16;
 
-/**
- * Bytes of data that one call masks at most. The runtime's cipher gives its result in new memory: of this size, its allocator has
- * some that is still in the processor's cache.
- */
+/** Bytes of data that one call masks at most: what is masked, encrypted and masked again should stay in a core's own cache. */
 export const maskBytes = pageBytes;
 const seedBytes = maskBytes / 32;
 /** What a mask needs of a memory for itself. */
 export const maskRoomBytes = 2 * pageBytes;
 
 /**
- * XORs the data in `data` with the tweaks that grow out of the seeds: the tweak of a sector's block n is its seed times
- * x^n in GF(2^128) (IEEE 1619, section 5.2). It belongs to one thread, and to one cipher at a time.
+ * XORs data with the tweaks that grow out of the seeds: the tweak of a sector's block n is its seed times x^n in
+ * GF(2^128) (IEEE 1619, section 5.2). It belongs to one thread, and to one cipher at a time.
  */
 export interface XtsMask {
-  /** `maskBytes` long. */
+  /** `maskBytes` long: room for data that lies in another memory. */
   readonly data: Uint8Array;
   /** Room for a seed of 16 bytes for each sector. */
   readonly seeds: Uint8Array;
-  /** Masks `data` or a part of it, or any bytes of the same memory: whole sectors of `sectorBytes`. */
-  apply(data: Uint8Array, sectorBytes: number): void;
+  /** Masks `from` into `to`, which may be the same; both lie in `data`, or anywhere in its memory. Whole sectors of `sectorBytes`. */
+  apply(from: Uint8Array, to: Uint8Array, sectorBytes: number): void;
 }
 
 /** Parameters and locals of the function below. */
-const [seed, at, end, sectorBytes, sectorEnd, tweak] = [0, 1, 2, 3, 4, 5];
+const [seed, from, to, end, stop, firstTweak] = [0, 1, 2, 3, 4, 5];
+/** Sectors that go side by side: the next tweak of one needs the last one, so that a sector alone would wait for each step. */
+const abreast = 4;
 
-const simdModule = {
-  name: 'mask',
-  parameters: [i32, i32, i32, i32],
-  locals: [i32, v128],
-  code: [
-    op.loop,
-    // tweak = *seed; sectorEnd = at + sectorBytes
-    ...[op.get(seed), op.v128Load, op.set(tweak)],
-    ...[op.get(at), op.get(sectorBytes), op.i32Add, op.set(sectorEnd)],
-    op.loop,
-    // *at ^= tweak
-    ...[op.get(at), op.get(at), op.v128Load, op.get(tweak), op.v128Xor, op.v128Store],
+function simdModule(sectorBytes: number): WasmFunction {
+  const sectors = (count: number): (readonly number[])[] => {
+    const all = Array.from({ length: count }, (_, index) => ({
+      tweak: firstTweak + index,
+      at: index * sectorBytes,
+    }));
+    return [
+      ...all.flatMap(({ tweak }, index) => [op.get(seed), op.v128Load(index * blockBytes), op.set(tweak)]),
+      // stop = from + sectorBytes; do
+      ...[op.get(from), op.i32Const(sectorBytes), op.i32Add, op.set(stop), op.loop],
+      ...all.flatMap(({ tweak, at }) => maskBlock(tweak, at)),
+      // to += 16; while ((from += 16) < stop)
+      ...[op.get(to), op.i32Const(blockBytes), op.i32Add, op.set(to)],
+      ...[op.get(from), op.i32Const(blockBytes), op.i32Add, op.tee(from)],
+      ...[op.get(stop), op.i32LessUnsigned, op.branchIf(0), op.end],
+      ...[op.get(seed), op.i32Const(count * blockBytes), op.i32Add, op.set(seed)],
+    ];
+  };
+  const others = (abreast - 1) * sectorBytes;
+  return {
+    name: 'mask',
+    parameters: [i32, i32, i32, i32],
+    locals: [i32, ...Array.from({ length: abreast }, () => v128)],
+    code: [
+      op.block,
+      op.loop,
+      // while (end - from >= four sectors)
+      ...[op.get(end), op.get(from), op.i32Subtract, op.i32Const(abreast * sectorBytes)],
+      ...[op.i32LessUnsigned, op.branchIf(1)],
+      ...sectors(abreast),
+      ...[op.get(from), op.i32Const(others), op.i32Add, op.set(from)],
+      ...[op.get(to), op.i32Const(others), op.i32Add, op.set(to)],
+      ...[op.branch(0), op.end, op.end],
+      op.block,
+      op.loop,
+      // while (from < end)
+      ...[op.get(from), op.get(end), op.i32NotLessUnsigned, op.branchIf(1)],
+      ...sectors(1),
+      ...[op.branch(0), op.end, op.end],
+    ],
+  };
+}
+
+function maskBlock(tweak: number, at: number): (readonly number[])[] {
+  return [
+    ...[op.get(to), op.get(from), op.v128Load(at), op.get(tweak), op.v128Xor, op.v128Store(at)],
     // Times x: both halves shift left; the bit that leaves the lower one enters the upper, and that of the upper one
-    // comes back as x^7 + x^2 + x + 1.
-    ...[op.get(tweak), op.i32Const(1), op.i64x2ShiftLeft],
-    ...[op.get(tweak), op.i32Const(63), op.i64x2ShiftRightSigned],
-    ...[op.get(tweak), op.i32Const(63), op.i64x2ShiftRightSigned],
-    op.shuffle([8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7]),
+    // comes back as x^7 + x^2 + x + 1. The topmost bits are spread over the words whose lowest bits they change.
+    ...[op.get(tweak), op.get(tweak), op.i64x2Add],
+    ...[op.get(tweak), op.get(tweak)],
+    op.shuffle([12, 13, 14, 15, 12, 13, 14, 15, 4, 5, 6, 7, 4, 5, 6, 7]),
+    ...[op.i32Const(31), op.i32x4ShiftRightSigned],
     op.v128Const([0x87, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]),
     ...[op.v128And, op.v128Xor, op.set(tweak)],
-    // while ((at += 16) < sectorEnd)
-    ...[op.get(at), op.i32Const(16), op.i32Add, op.tee(at), op.get(sectorEnd), op.i32LessUnsigned],
-    ...[op.branchIf(0), op.end],
-    // seed += 16; while (at < end)
-    ...[op.get(seed), op.i32Const(16), op.i32Add, op.set(seed)],
-    ...[op.get(at), op.get(end), op.i32LessUnsigned, op.branchIf(0), op.end],
-  ],
-};
+  ];
+}
 
 /** A memory, and where in it a mask has its room. */
 interface MaskRoom {
@@ -62,21 +90,32 @@ interface MaskRoom {
   readonly at: number;
 }
 
+type MaskFunction = (seed: number, from: number, to: number, end: number) => void;
+
 /** By 128-bit instructions of WebAssembly; undefined where the runtime has none. */
 function simdMask(room?: MaskRoom): XtsMask | undefined {
   if (typeof WebAssembly === 'undefined') return undefined;
   const pages = (room?.memory.buffer.byteLength ?? maskRoomBytes) / pageBytes;
-  const code = encodeModule(simdModule, pages, room !== undefined);
-  if (!WebAssembly.validate(code)) return undefined;
+  const codeFor = (sectorBytes: number) => encodeModule(simdModule(sectorBytes), pages, room !== undefined);
+  if (!WebAssembly.validate(codeFor(512))) return undefined;
   const memory = room?.memory ?? new WebAssembly.Memory({ initial: pages, maximum: pages });
-  const { exports } = new WebAssembly.Instance(new WebAssembly.Module(code), { host: { memory } });
-  const mask = exports.mask as (seed: number, at: number, end: number, sectorBytes: number) => void;
+  const functions = new Map<number, MaskFunction>();
+  const functionFor = (sectorBytes: number): MaskFunction => {
+    const module = new WebAssembly.Module(codeFor(sectorBytes));
+    const { exports } = new WebAssembly.Instance(module, { host: { memory } });
+    const mask = exports.mask as MaskFunction;
+    functions.set(sectorBytes, mask);
+    return mask;
+  };
   const at = room?.at ?? 0;
   const seedsAt = at + maskBytes;
   return {
     data: new Uint8Array(memory.buffer, at, maskBytes),
     seeds: new Uint8Array(memory.buffer, seedsAt, seedBytes),
-    apply: ({ byteOffset, length }, sector) => mask(seedsAt, byteOffset, byteOffset + length, sector),
+    apply(from, to, sectorBytes) {
+      const mask = functions.get(sectorBytes) ?? functionFor(sectorBytes);
+      mask(seedsAt, from.byteOffset, to.byteOffset, from.byteOffset + from.length);
+    },
   };
 }
 
@@ -88,17 +127,18 @@ export function plainMask(): XtsMask {
   return {
     data,
     seeds,
-    apply(bytes, sector) {
-      const { byteOffset, length } = bytes;
-      const words = new Int32Array(bytes.buffer, byteOffset, length / 4);
-      let from = 0;
-      for (let start = 0; start < length; start += sector, from += 4) {
-        let [a, b, c, d] = seedWords.subarray(from, from + 4);
+    apply(from, to, sector) {
+      const { length } = from;
+      const before = new Int32Array(from.buffer, from.byteOffset, length / 4);
+      const after = new Int32Array(to.buffer, to.byteOffset, length / 4);
+      let next = 0;
+      for (let start = 0; start < length; start += sector, next += 4) {
+        let [a, b, c, d] = seedWords.subarray(next, next + 4);
         for (let word = start / 4; word < (start + sector) / 4; word += 4) {
-          words[word] ^= a;
-          words[word + 1] ^= b;
-          words[word + 2] ^= c;
-          words[word + 3] ^= d;
+          after[word] = before[word] ^ a;
+          after[word + 1] = before[word + 1] ^ b;
+          after[word + 2] = before[word + 2] ^ c;
+          after[word + 3] = before[word + 3] ^ d;
           const carry = d >> 31;
           d = (d << 1) | (c >>> 31);
           c = (c << 1) | (b >>> 31);

@@ -1,6 +1,7 @@
 import { alignUp } from '../bytes/numbers.ts';
 import { pageAligned } from '../bytes/page-buffer.ts';
 import { isZero } from '../bytes/zero.ts';
+import { cipherCrew } from '../crypto/bulk-cipher.ts';
 import { DiskError } from '../errors.ts';
 import { isWritable, unitOf } from '../formats/driver.ts';
 import type { Image } from '../image/image.ts';
@@ -25,7 +26,10 @@ export interface ConvertOptions {
   readonly layersCopied?: number;
   /** Stores every cluster packed (compressed), as some targets must have it. The target's format must be able to. */
   readonly packed?: boolean;
-  /** Requests in flight, 1 to 16, each of up to 2 MiB; default 2: while one is written the next is read. */
+  /**
+   * Requests in flight, 1 to 16, each of up to 2 MiB; default 2: while one is written the next is read. With encryption 4:
+   * some are on their way through a cipher.
+   */
   readonly requests?: number;
   /** Writes need not follow the guest's order. */
   readonly unordered?: boolean;
@@ -49,6 +53,7 @@ const requestBytes = 2 * 1024 * 1024;
 /** What the system is asked to copy at once: where blocks are shared, a call costs the same whatever its length. */
 const copiedBytes = 64 * 1024 * 1024;
 const defaultSparseBytes = 4096;
+const encryptedRequests = 4;
 
 /**
  * Copies what a guest reads from the sources, one after the other, to the target, which must be writable and at
@@ -84,6 +89,8 @@ class Conversion {
   readonly #packedBytes: number | undefined;
   readonly #verbatim: boolean;
   readonly #requestBytes: number;
+  /** Something of it is encrypted, so that other threads have work too. */
+  readonly #encrypted: boolean;
   #plan!: ConvertPlan;
   /** The batch being planned: batches are handed out one after the other. */
   #planning: Promise<unknown> = Promise.resolve();
@@ -103,6 +110,7 @@ class Conversion {
     const packed = options.packed === true || (isWritable(layer) && layer.packedOnly === true);
     this.#packedBytes = packed ? unitOf(layer) : undefined;
     this.#verbatim = options.verbatim ?? this.#sharesBlocks();
+    this.#encrypted = [...sources, target].some(isEncrypted);
     const inSystem = this.#verbatim && packed === false && !options.bytesPerSecond;
     this.#requestBytes = inSystem ? copiedBytes : Math.max(requestBytes, this.#packedBytes ?? 0);
     if (this.#sparseBytes > 0 && !this.#verbatim) {
@@ -111,7 +119,7 @@ class Conversion {
   }
 
   async run(): Promise<void> {
-    const { onProgress, requests = 2 } = this.#options;
+    const { onProgress, requests = this.#encrypted ? encryptedRequests : 2 } = this.#options;
     this.#plan = await ConvertPlan.of(this.#sources, this.#planOptions());
     if (this.#plan.total > this.#target.size) {
       throw new DiskError(
@@ -180,7 +188,7 @@ class Conversion {
     let buffer: Uint8Array | undefined;
     for (;;) {
       const taken = await this.#take();
-      if (!taken) return;
+      if (!taken) break;
       const { batch, previous, finish } = taken;
       try {
         const places = this.#verbatim && batch.kind === 'data' && (await this.#placesOf(batch));
@@ -188,12 +196,12 @@ class Conversion {
         let bytes: Uint8Array | undefined;
         const [first] = pieces;
         if (first) {
-          buffer ??= pageAligned(Math.max(requestBytes, this.#packedBytes ?? 0));
+          buffer ??= this.#newBuffer();
           bytes = buffer.subarray(0, first.length);
           await this.#read(first, bytes);
         }
         if (!this.#options.unordered) await previous;
-        if (this.#failure) return;
+        if (this.#failure) break;
         if (places) await this.#copy(batch, places);
         else if (bytes) await this.#write(first, bytes);
         else await this.#zero(batch.offset, batch.length);
@@ -214,6 +222,14 @@ class Conversion {
         finish();
       }
     }
+    if (buffer && cipherCrew()?.owns(buffer)) cipherCrew()?.takeBack(buffer);
+  }
+
+  /** Where ciphers work with no copying, if there are any. */
+  #newBuffer(): Uint8Array {
+    const bytes = Math.max(requestBytes, this.#packedBytes ?? 0);
+    const lent = this.#encrypted && this.#packedBytes === undefined && cipherCrew()?.lend(bytes);
+    return lent || pageAligned(bytes);
   }
 
   /** The next batch, whether the one before it has been written, and what to call when this one has. */
@@ -434,6 +450,13 @@ class Conversion {
       signal?.addEventListener('abort', end, { once: true });
     });
   }
+}
+
+function isEncrypted(top: Image): boolean {
+  for (let image: Image | undefined = top; image; image = image.backing) {
+    if (image.layer.keySecret !== undefined) return true;
+  }
+  return false;
 }
 
 /** Reads guest bytes; those that round the image's size up to a sector are zeroes. */

@@ -1,11 +1,12 @@
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
+import { alignUp } from '../bytes/numbers.ts';
 import { type BulkCipher, type CipherCrew, registerCipherCrew } from '../crypto/bulk-cipher.ts';
 import type { CipherSpec } from '../crypto/sector-cipher.ts';
 import { maskRoomBytes } from '../crypto/xts-mask.ts';
 import { DiskError } from '../errors.ts';
 
-/** What a worker is told: keys come and go, and pieces of shared memory are transformed in place. */
+/** What a worker is told: keys come and go, and pieces of shared memory are transformed. */
 export type CipherOrder =
   | { readonly kind: 'add'; readonly cipher: number; readonly spec: CipherSpec; readonly key: Uint8Array }
   | { readonly kind: 'drop'; readonly cipher: number }
@@ -15,8 +16,9 @@ export type CipherOrder =
       readonly job: number;
       readonly direction: 'encrypt' | 'decrypt';
       readonly sector: number;
-      /** Where in the crew's memory. */
+      /** Where in the crew's memory it lies, and where the result goes. */
       readonly at: number;
+      readonly to: number;
       readonly length: number;
     };
 
@@ -40,6 +42,8 @@ interface Job {
 const mostWorkers = 4;
 const piecesAWorker = 3;
 const wasmPageBytes = 65536;
+/** Memory to lend. What nobody asks for takes address space only. */
+const lendableBytes = 40 * 1024 * 1024;
 
 /** A program bundle has its threads' code beside it, the modules beside this one; from source there is none. */
 const workerFile = import.meta.url.endsWith('.cjs') ? './cipher-worker.cjs' : './cipher-worker.js';
@@ -47,10 +51,14 @@ const workerFile = import.meta.url.endsWith('.cjs') ? './cipher-worker.cjs' : '.
 /** Worker threads that encrypt and decrypt. They start with the first cipher, and keep no process alive that is idle. */
 class ThreadCrew implements CipherCrew {
   readonly pieceBytes = 512 * 1024;
+  readonly #count = Math.min(mostWorkers, availableParallelism());
   readonly #workers: Worker[] = [];
   readonly #free: Uint8Array[] = [];
   readonly #waiting: ((memory: Uint8Array) => void)[] = [];
   readonly #jobs = new Map<number, Job>();
+  #memory: WebAssembly.Memory | undefined;
+  /** Stretches that can be lent, in bytes of the memory, by where they begin. */
+  #lendable: { readonly from: number; readonly to: number }[] = [];
   #nextCipher = 0;
   #nextJob = 0;
   #turn = 0;
@@ -65,35 +73,72 @@ class ThreadCrew implements CipherCrew {
     else this.#free.push(memory);
   }
 
+  lend(bytes: number): Uint8Array | undefined {
+    const { buffer } = this.#makeMemory();
+    const length = alignUp(bytes, wasmPageBytes);
+    const place = this.#lendable.findIndex(({ from, to }) => to - from >= length);
+    if (place < 0) return undefined;
+    const { from, to } = this.#lendable[place];
+    this.#lendable.splice(place, 1, ...(from + length < to ? [{ from: from + length, to }] : []));
+    return new Uint8Array(buffer, from, bytes);
+  }
+
+  takeBack({ byteOffset: from, length }: Uint8Array): void {
+    const all = [...this.#lendable, { from, to: from + alignUp(length, wasmPageBytes) }];
+    this.#lendable = [];
+    for (const one of all.sort((a, b) => a.from - b.from)) {
+      const last = this.#lendable.at(-1);
+      if (last?.to === one.from) this.#lendable.splice(-1, 1, { from: last.from, to: one.to });
+      else this.#lendable.push(one);
+    }
+  }
+
+  owns(bytes: Uint8Array): boolean {
+    return bytes.buffer === this.#memory?.buffer;
+  }
+
   start(spec: CipherSpec, key: Uint8Array): BulkCipher {
     if (this.#workers.length === 0) this.#hire();
     const cipher = this.#nextCipher++;
     this.#tellAll({ kind: 'add', cipher, spec, key });
     return {
-      transform: (direction, sector, bytes) =>
+      transform: (direction, sector, bytes, into) =>
         new Promise((resolve, reject) => {
           const worker = this.#workers[this.#turn++ % this.#workers.length];
           const job = this.#nextJob++;
           if (this.#jobs.size === 0) for (const one of this.#workers) one.ref();
           this.#jobs.set(job, { worker, resolve, reject });
           const { byteOffset: at, length } = bytes;
-          this.#tell(worker, { kind: 'transform', cipher, job, direction, sector, at, length });
+          const to = into.byteOffset;
+          this.#tell(worker, { kind: 'transform', cipher, job, direction, sector, at, to, length });
         }),
       [Symbol.dispose]: () => this.#tellAll({ kind: 'drop', cipher }),
     };
   }
 
-  #hire(): void {
-    const count = Math.min(mostWorkers, availableParallelism());
-    const lent = this.pieceBytes * count * piecesAWorker;
-    const pages = (lent + maskRoomBytes * count) / wasmPageBytes;
-    // Page-aligned, and seen by all threads.
+  get #pieces(): number {
+    return this.pieceBytes * this.#count * piecesAWorker;
+  }
+
+  /** Page-aligned, and seen by all threads: pieces, what is lent, and each worker's own room. */
+  #makeMemory(): WebAssembly.Memory {
+    if (this.#memory) return this.#memory;
+    const lendableTo = this.#pieces + lendableBytes;
+    const pages = (lendableTo + maskRoomBytes * this.#count) / wasmPageBytes;
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-    for (let at = 0; at < lent; at += this.pieceBytes) {
+    for (let at = 0; at < this.#pieces; at += this.pieceBytes) {
       this.#free.push(new Uint8Array(memory.buffer, at, this.pieceBytes));
     }
-    for (let made = 0; made < count; made++) {
-      const workerData: CipherDesk = { memory, at: lent + made * maskRoomBytes };
+    this.#lendable = [{ from: this.#pieces, to: lendableTo }];
+    this.#memory = memory;
+    return memory;
+  }
+
+  #hire(): void {
+    const memory = this.#makeMemory();
+    const rooms = this.#pieces + lendableBytes;
+    for (let made = 0; made < this.#count; made++) {
+      const workerData: CipherDesk = { memory, at: rooms + made * maskRoomBytes };
       const worker = new Worker(new URL(workerFile, import.meta.url), { workerData });
       worker.on('message', (answer: CipherAnswer) => this.#finish(answer));
       worker.on('error', (error) => this.#fail(worker, error));

@@ -22,13 +22,16 @@ parentPort!.on('message', async (order: CipherOrder) => {
     return;
   }
   if (order.kind === 'drop') {
+    const gone = ciphers.get(order.cipher);
     ciphers.delete(order.cipher);
+    (await gone)?.[Symbol.dispose]();
     return;
   }
   const answer: CipherAnswer = { job: order.job };
   try {
     const cipher = await ciphers.get(order.cipher)!;
-    cipher[order.direction](order.sector, memory.subarray(order.at, order.at + order.length));
+    const { at, to, length } = order;
+    cipher[order.direction](order.sector, memory.subarray(at, at + length), memory.subarray(to, to + length));
     parentPort!.postMessage(answer);
   } catch (error) {
     parentPort!.postMessage({ ...answer, error: String(error) });

@@ -1,6 +1,6 @@
 import { alignDown, alignUp } from '../bytes/numbers.ts';
 import { pageAligned } from '../bytes/page-buffer.ts';
-import { type BulkCipher, cipherCrew } from '../crypto/bulk-cipher.ts';
+import { type BulkCipher, type CipherCrew, cipherCrew } from '../crypto/bulk-cipher.ts';
 import { wipe } from '../crypto/bytes.ts';
 import { type CipherSpec, makeSectorCipher, type SectorCipher } from '../crypto/sector-cipher.ts';
 import { DiskError } from '../errors.ts';
@@ -140,6 +140,7 @@ export class EncryptedStore implements ByteStore {
 
   async [Symbol.asyncDispose](): Promise<void> {
     wipe(this.#key);
+    this.#cipher[Symbol.dispose]();
     if (this.#bulk !== undefined && this.#bulk !== 'none') this.#bulk[Symbol.dispose]();
     this.#bulk = 'none';
     if (this.#options.owned) await this.inner[Symbol.asyncDispose]();
@@ -147,58 +148,51 @@ export class EncryptedStore implements ByteStore {
 
   async #readSectors(at: number, into: Uint8Array): Promise<void> {
     const bulk = this.#helpers(into.length);
-    if (bulk)
-      return this.#inPieces(into.length, (piece, from) => this.#readPiece(bulk, at, into, piece, from));
-    await this.#readBeneath(at, into);
-    this.#cipher.decrypt(this.#sectorAt(at), into);
-  }
-
-  async #readPiece(bulk: BulkCipher, at: number, into: Uint8Array, piece: Uint8Array, from: number) {
-    await this.#readBeneath(at + from, piece);
-    await bulk.transform('decrypt', this.#sectorAt(at + from), piece);
-    into.set(piece, from);
+    if (!bulk) {
+      await this.#readBeneath(at, into);
+      this.#cipher.decrypt(this.#sectorAt(at), into);
+      return;
+    }
+    const crew = cipherCrew()!;
+    const decrypt = async (from: number, piece: Uint8Array) => {
+      await this.#readBeneath(at + from, piece);
+      await bulk.transform('decrypt', this.#sectorAt(at + from), piece, piece);
+    };
+    if (crew.owns(into)) {
+      return inPieces(into, crew.pieceBytes, (part, from) => decrypt(from, part));
+    }
+    return inPieces(into, crew.pieceBytes, (part, from) =>
+      withBorrowed(crew, part.length, async (piece) => {
+        await decrypt(from, piece);
+        part.set(piece);
+      }),
+    );
   }
 
   async #writeSectors(at: number, bytes: Uint8Array): Promise<void> {
     const bulk = this.#helpers(bytes.length);
     if (bulk) {
-      return this.#inPieces(bytes.length, async (piece, from) => {
-        piece.set(bytes.subarray(from, from + piece.length));
-        await bulk.transform('encrypt', this.#sectorAt(at + from), piece);
-        await this.inner.write(this.#offset + at + from, piece);
-      });
+      const crew = cipherCrew()!;
+      const shared = crew.owns(bytes);
+      return inPieces(bytes, crew.pieceBytes, (part, from) =>
+        withBorrowed(crew, part.length, async (piece) => {
+          if (!shared) piece.set(part);
+          await bulk.transform('encrypt', this.#sectorAt(at + from), shared ? part : piece, piece);
+          await this.inner.write(this.#offset + at + from, piece);
+        }),
+      );
     }
     const scratch = this.#spare.pop() ?? pageAligned(writeBytes);
     try {
       for (let done = 0; done < bytes.length; done += writeBytes) {
         const part = bytes.subarray(done, done + writeBytes);
         const sectors = scratch.subarray(0, part.length);
-        sectors.set(part);
-        this.#cipher.encrypt(this.#sectorAt(at + done), sectors);
+        this.#cipher.encrypt(this.#sectorAt(at + done), part, sectors);
         await this.inner.write(this.#offset + at + done, sectors);
       }
     } finally {
       if (this.#spare.length < maxSpare) this.#spare.push(scratch);
     }
-  }
-
-  /** Runs `work` on memory of the crew for each piece of `length` bytes, as many at a time as there is memory. */
-  async #inPieces(length: number, work: (piece: Uint8Array, from: number) => Promise<void>): Promise<void> {
-    const crew = cipherCrew()!;
-    const pieces: Promise<void>[] = [];
-    for (let from = 0; from < length; from += crew.pieceBytes) {
-      const one = async () => {
-        const memory = await crew.borrow();
-        try {
-          await work(memory.subarray(0, Math.min(crew.pieceBytes, length - from)), from);
-        } finally {
-          crew.giveBack(memory);
-        }
-      };
-      pieces.push(one());
-    }
-    const results = await Promise.allSettled(pieces);
-    for (const result of results) if (result.status === 'rejected') throw result.reason;
   }
 
   #helpers(length: number): BulkCipher | undefined {
@@ -225,5 +219,32 @@ export class EncryptedStore implements ByteStore {
       path: this.name,
       offset: at,
     });
+  }
+}
+
+/** Runs `work` on all pieces of `bytes` at once; throws the first one's failure, when none is at work any more. */
+async function inPieces(
+  bytes: Uint8Array,
+  pieceBytes: number,
+  work: (part: Uint8Array, from: number) => Promise<void>,
+): Promise<void> {
+  const pieces: Promise<void>[] = [];
+  for (let from = 0; from < bytes.length; from += pieceBytes) {
+    pieces.push(work(bytes.subarray(from, from + pieceBytes), from));
+  }
+  const results = await Promise.allSettled(pieces);
+  for (const result of results) if (result.status === 'rejected') throw result.reason;
+}
+
+async function withBorrowed(
+  crew: CipherCrew,
+  length: number,
+  work: (piece: Uint8Array) => Promise<void>,
+): Promise<void> {
+  const memory = await crew.borrow();
+  try {
+    await work(memory.subarray(0, length));
+  } finally {
+    crew.giveBack(memory);
   }
 }

@@ -22,7 +22,8 @@ export async function makeLuks2(passphrase: Uint8Array, payloadBytes: number) {
   const salt = randomBytes(32);
   const slotKey = await primitives().pbkdf2('sha256', passphrase, salt, 1000, keyBytes);
   const material = await splitKey(key, 4000, 'sha256');
-  (await makeSectorCipher(spec, slotKey)).encrypt(0, material);
+  using cipher = await makeSectorCipher(spec, slotKey);
+  cipher.encrypt(0, material);
   const digest = await primitives().pbkdf2('sha256', key, salt, 1000, 32);
   const base64 = (bytes: Uint8Array) => Buffer.from(bytes).toString('base64');
   const json: Luks2Json = {

@@ -116,8 +116,12 @@ export async function fillSlot(
   const split = await splitKey(key, h.stripes, hash);
   const material = new Uint8Array(Math.ceil(split.length / h.sectorBytes) * h.sectorBytes);
   material.set(split);
-  (await makeSectorCipher(spec, slotKey)).encrypt(0, material);
-  wipe(split, slotKey);
+  try {
+    using cipher = await makeSectorCipher(spec, slotKey);
+    cipher.encrypt(0, material);
+  } finally {
+    wipe(split, slotKey);
+  }
   const slot = { ...header.slots[index], active: true, iterations, salt, stripes: h.stripes };
   await area.write(slot.keyOffset * h.sectorBytes, material.subarray(0, h.materialBytes(header.keyBytes)));
   await area.flush();

@@ -20,7 +20,8 @@ export async function keyInMaterial(
   { spec, hash, stripes, keyBytes }: SlotShape,
 ): Promise<Uint8Array> {
   try {
-    (await makeSectorCipher(spec, slotKey)).decrypt(0, material);
+    using cipher = await makeSectorCipher(spec, slotKey);
+    cipher.decrypt(0, material);
     return await mergeKey(material.subarray(0, keyBytes * stripes), keyBytes, stripes, hash);
   } finally {
     wipe(slotKey, material);
