@@ -2,6 +2,8 @@ import type { CipherSpec } from './sector-cipher.ts';
 
 /** One cipher on several cores. */
 export interface BulkCipher extends Disposable {
+  /** Whether the others have started; until then one's own work is done sooner. */
+  readonly ready: boolean;
   /** Encrypts or decrypts whole sectors, `bytes` into `into` (which may be the same), both in the crew's memory. */
   transform(
     direction: 'encrypt' | 'decrypt',

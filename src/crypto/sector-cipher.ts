@@ -75,10 +75,10 @@ async function makeVectors(spec: CipherSpec, key: Uint8Array): Promise<Vectors> 
 
 function numberSectors(first: number, step: number, into: Uint8Array, narrow: boolean): void {
   const view = new DataView(into.buffer, into.byteOffset, into.byteLength);
-  into.fill(0);
   for (let at = 0, sector = first; at < into.length; at += blockBytes, sector += step) {
     view.setUint32(at, sector % 0x1_0000_0000, true);
-    if (!narrow) view.setUint32(at + 4, Math.floor(sector / 0x1_0000_0000), true);
+    view.setUint32(at + 4, narrow ? 0 : Math.floor(sector / 0x1_0000_0000), true);
+    view.setFloat64(at + 8, 0);
   }
 }
 

@@ -29,7 +29,8 @@ export interface CipherDesk {
 }
 
 export interface CipherAnswer {
-  readonly job: number;
+  /** What was done; 'ready' comes once, when a worker has started. */
+  readonly job: number | 'ready';
   readonly error?: string;
 }
 
@@ -59,6 +60,8 @@ class ThreadCrew implements CipherCrew {
   #memory: WebAssembly.Memory | undefined;
   /** Stretches that can be lent, in bytes of the memory, by where they begin. */
   #lendable: { readonly from: number; readonly to: number }[] = [];
+  /** Workers that have started. */
+  #started = 0;
   #nextCipher = 0;
   #nextJob = 0;
   #turn = 0;
@@ -101,7 +104,11 @@ class ThreadCrew implements CipherCrew {
     if (this.#workers.length === 0) this.#hire();
     const cipher = this.#nextCipher++;
     this.#tellAll({ kind: 'add', cipher, spec, key });
+    const isReady = () => this.#started === this.#workers.length;
     return {
+      get ready() {
+        return isReady();
+      },
       transform: (direction, sector, bytes, into) =>
         new Promise((resolve, reject) => {
           const worker = this.#workers[this.#turn++ % this.#workers.length];
@@ -156,6 +163,10 @@ class ThreadCrew implements CipherCrew {
   }
 
   #finish({ job, error }: CipherAnswer): void {
+    if (job === 'ready') {
+      this.#started++;
+      return;
+    }
     const { resolve, reject } = this.#jobs.get(job)!;
     this.#jobs.delete(job);
     if (this.#jobs.size === 0) for (const worker of this.#workers) worker.unref();

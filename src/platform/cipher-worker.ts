@@ -1,10 +1,11 @@
 import { parentPort, workerData } from 'node:worker_threads';
+import { registerPrimitives } from '../crypto/primitives.ts';
 import { makeSectorCipher, type SectorCipher } from '../crypto/sector-cipher.ts';
 import { maskIn } from '../crypto/xts-mask.ts';
 import type { CipherAnswer, CipherDesk, CipherOrder } from './cipher-crew.ts';
-import { registerNodePrimitives } from './node-primitives.ts';
+import { OpensslPrimitives } from './openssl.ts';
 
-registerNodePrimitives();
+registerPrimitives(new OpensslPrimitives());
 
 const desk = workerData as CipherDesk;
 maskIn(desk.memory, desk.at);
@@ -37,3 +38,6 @@ parentPort!.on('message', async (order: CipherOrder) => {
     parentPort!.postMessage({ ...answer, error: String(error) });
   }
 });
+
+const ready: CipherAnswer = { job: 'ready' };
+parentPort!.postMessage(ready);

@@ -1,117 +1,8 @@
-import {
-  type Cipher,
-  createCipheriv,
-  createDecipheriv,
-  createHash,
-  type Decipher,
-  getHashes,
-  pbkdf2,
-  randomFillSync,
-} from 'node:crypto';
-import {
-  type Argon2Cost,
-  type BlockCipher,
-  type CryptoPrimitives,
-  type HashName,
-  registerPrimitives,
-} from '../crypto/primitives.ts';
-import { DiskError } from '../errors.ts';
+import { type Argon2Cost, registerPrimitives } from '../crypto/primitives.ts';
 import { argon2InThread } from './argon2.ts';
-import { nativeAes } from './libcrypto.ts';
+import { OpensslPrimitives } from './openssl.ts';
 
-/** From here on a call of the library itself costs less than Node's, which gives its result in new memory each time. */
-const nativeBytes = 2048;
-
-/** OpenSSL's AES. Each direction is set up when it is first used; without padding it keeps nothing between calls. */
-class NodeAes implements BlockCipher {
-  readonly #name: string;
-  #key: Uint8Array | undefined;
-  #native: BlockCipher | 'none' | undefined;
-  #cipher: Cipher | undefined;
-  #decipher: Decipher | undefined;
-
-  constructor(key: Uint8Array) {
-    this.#name = `aes-${key.length * 8}-ecb`;
-    // A Buffer's own `slice` would share its memory, which the caller wipes.
-    this.#key = new Uint8Array(key);
-  }
-
-  encrypt(blocks: Uint8Array): void {
-    const native = this.#nativeFor(blocks);
-    if (native) {
-      native.encrypt(blocks);
-      return;
-    }
-    this.#cipher ??= createCipheriv(this.#name, this.#alive(), null).setAutoPadding(false);
-    blocks.set(this.#cipher.update(blocks));
-  }
-
-  decrypt(blocks: Uint8Array): void {
-    const native = this.#nativeFor(blocks);
-    if (native) {
-      native.decrypt(blocks);
-      return;
-    }
-    this.#decipher ??= createDecipheriv(this.#name, this.#alive(), null).setAutoPadding(false);
-    blocks.set(this.#decipher.update(blocks));
-  }
-
-  [Symbol.dispose](): void {
-    this.#key?.fill(0);
-    this.#key = undefined;
-    if (this.#native !== 'none') this.#native?.[Symbol.dispose]();
-    this.#native = 'none';
-    this.#cipher = undefined;
-    this.#decipher = undefined;
-  }
-
-  #nativeFor(blocks: Uint8Array): BlockCipher | undefined {
-    if (blocks.length >= nativeBytes) this.#native ??= nativeAes(this.#alive()) ?? 'none';
-    return this.#native === 'none' ? undefined : this.#native;
-  }
-
-  #alive(): Uint8Array {
-    if (this.#key) return this.#key;
-    throw new DiskError('bad-argument', 'The cipher was disposed', { field: 'key' });
-  }
-}
-
-class NodePrimitives implements CryptoPrimitives {
-  /** Asked for late: OpenSSL takes 5 ms to load, and most images have nothing to encrypt. */
-  #hashes: ReadonlySet<string> | undefined;
-
-  aes(key: Uint8Array): BlockCipher {
-    return new NodeAes(key);
-  }
-
-  hasHash(name: HashName): boolean {
-    this.#hashes ??= new Set(getHashes().map((known) => known.toLowerCase()));
-    return this.#hashes.has(name);
-  }
-
-  async hash(name: HashName, ...parts: readonly Uint8Array[]): Promise<Uint8Array> {
-    this.#require(name);
-    const hash = createHash(name);
-    for (const part of parts) hash.update(part);
-    return new Uint8Array(hash.digest());
-  }
-
-  pbkdf2(
-    name: HashName,
-    password: Uint8Array,
-    salt: Uint8Array,
-    iterations: number,
-    length: number,
-  ): Promise<Uint8Array> {
-    this.#require(name);
-    return new Promise((resolve, reject) => {
-      pbkdf2(password, salt, iterations, length, name, (error, key) => {
-        if (error) reject(new DiskError('io', 'The key derivation failed', { cause: error }));
-        else resolve(new Uint8Array(key.buffer, key.byteOffset, key.byteLength));
-      });
-    });
-  }
-
+class NodePrimitives extends OpensslPrimitives {
   argon2(
     kind: 'argon2i' | 'argon2id',
     password: Uint8Array,
@@ -121,18 +12,6 @@ class NodePrimitives implements CryptoPrimitives {
     signal?: AbortSignal,
   ): Promise<Uint8Array> {
     return argon2InThread({ kind, password, salt, cost, length }, signal);
-  }
-
-  random(into: Uint8Array): void {
-    randomFillSync(into);
-  }
-
-  #require(name: HashName): void {
-    if (this.hasHash(name)) return;
-    throw new DiskError('unsupported', `This runtime has no hash ${name}`, {
-      field: 'hash',
-      detail: { name },
-    });
   }
 }
 

@@ -201,7 +201,7 @@ export class EncryptedStore implements ByteStore {
     if (this.#bulk === undefined && this.#asked >= crewAfterBytes) {
       this.#bulk = cipherCrew()?.start(this.#options.spec, this.#key) ?? 'none';
     }
-    return this.#bulk === 'none' ? undefined : this.#bulk;
+    return this.#bulk !== 'none' && this.#bulk?.ready ? this.#bulk : undefined;
   }
 
   async #readBeneath(at: number, into: Uint8Array): Promise<void> {
