@@ -50,8 +50,9 @@ const lendableBytes = 40 * 1024 * 1024;
 const workerFile = import.meta.url.endsWith('.cjs') ? './cipher-worker.cjs' : './cipher-worker.js';
 
 /** Worker threads that encrypt and decrypt. They start with the first cipher, and keep no process alive that is idle. */
-class ThreadCrew implements CipherCrew {
+export class ThreadCrew implements CipherCrew {
   readonly pieceBytes = 512 * 1024;
+  readonly #code: URL;
   readonly #count = Math.min(mostWorkers, availableParallelism());
   readonly #workers: Worker[] = [];
   readonly #free: Uint8Array[] = [];
@@ -65,6 +66,11 @@ class ThreadCrew implements CipherCrew {
   #nextCipher = 0;
   #nextJob = 0;
   #turn = 0;
+
+  /** `code`: the threads' file. */
+  constructor(code: URL) {
+    this.#code = code;
+  }
 
   async borrow(): Promise<Uint8Array> {
     return this.#free.pop() ?? new Promise((resolve) => this.#waiting.push(resolve));
@@ -146,7 +152,7 @@ class ThreadCrew implements CipherCrew {
     const rooms = this.#pieces + lendableBytes;
     for (let made = 0; made < this.#count; made++) {
       const workerData: CipherDesk = { memory, at: rooms + made * maskRoomBytes };
-      const worker = new Worker(new URL(workerFile, import.meta.url), { workerData });
+      const worker = new Worker(this.#code, { workerData });
       worker.on('message', (answer: CipherAnswer) => this.#finish(answer));
       worker.on('error', (error) => this.#fail(worker, error));
       worker.unref();
@@ -186,5 +192,5 @@ class ThreadCrew implements CipherCrew {
 /** Gives large encryption to worker threads, where they can be: not from source, and not with a single core. */
 export function registerThreadCrew(): void {
   if (import.meta.url.endsWith('.ts') || availableParallelism() < 2) return;
-  registerCipherCrew(new ThreadCrew());
+  registerCipherCrew(new ThreadCrew(new URL(workerFile, import.meta.url)));
 }
