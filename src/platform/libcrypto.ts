@@ -1,6 +1,6 @@
 import type { BlockCipher } from '../crypto/primitives.ts';
 import { DiskError } from '../errors.ts';
-import { type Koffi, loadKoffi } from './libc.ts';
+import { type Koffi, loadKoffi } from './koffi.ts';
 
 /** AES by the OpenSSL that is part of this process, called without Node between: in place, with no memory of its own. */
 interface Libcrypto {
@@ -16,7 +16,7 @@ let loaded: { readonly libcrypto: Libcrypto | undefined } | undefined;
 
 /**
  * AES (ECB) under a key of 16, 24 or 32 bytes, at several times the speed of Node's own `cipher.update`. Undefined where
- * koffi cannot be had (`libc` says when) or this process shows no OpenSSL.
+ * koffi cannot be had (`loadKoffi` says when) or this process shows no OpenSSL.
  */
 export function nativeAes(key: Uint8Array): BlockCipher | undefined {
   loaded ??= { libcrypto: load() };
