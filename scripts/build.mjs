@@ -61,18 +61,23 @@ const heavy = [
   ...['stream', 'stream/web', 'tls', 'worker_threads', 'zlib'],
 ];
 
+/** Packages that few commands need. */
+const heavyPackages = ['@xmldom/xmldom'];
+
 /** Loads those when something of them is first used, and not when a module that may come to use it is. */
 const loadLate = {
   name: 'load-late',
   setup(bundler) {
-    const filter = new RegExp(`^node:(${heavy.join('|')})$`);
-    bundler.onResolve({ filter }, ({ path, namespace }) =>
-      namespace === 'late' ? { path, external: true } : { path, namespace: 'late' },
-    );
+    const filter = new RegExp(`^(node:(${heavy.join('|')})|${heavyPackages.join('|')})$`);
+    bundler.onResolve({ filter }, ({ path, namespace }) => {
+      if (namespace !== 'late') return { path, namespace: 'late' };
+      return path.startsWith('node:') ? { path, external: true } : undefined;
+    });
     bundler.onLoad({ filter: /.*/, namespace: 'late' }, ({ path }) => {
       const names = Object.keys(createRequire(import.meta.url)(path));
       const getters = names.map((name) => `get ${name}() { return (own ??= require('${path}')).${name}; },`);
-      return { contents: `let own;\nmodule.exports = {\n${getters.join('\n')}\n};\n`, loader: 'js' };
+      const contents = `let own;\nmodule.exports = {\n${getters.join('\n')}\n};\n`;
+      return { contents, loader: 'js', resolveDir: root };
     });
   },
 };
@@ -89,6 +94,8 @@ await build({
   outExtension: { '.js': '.cjs' },
   bundle: true,
   platform: 'node',
+  // ES modules, of which only what is used comes along.
+  mainFields: ['module', 'main'],
   format: 'cjs',
   target: 'node20',
   // Found at run time beside the package: native code, and code that reads a file beside itself.

@@ -1,6 +1,6 @@
 import { rmdirSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { DiskError } from '../errors.ts';
 import { recordFolder } from '../platform/dependents.ts';
 import { asSystemError } from '../platform/errno.ts';

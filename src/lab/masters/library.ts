@@ -1,6 +1,6 @@
 import { readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { DiskError } from '../../errors.ts';
 import { recordFolder } from '../../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../../platform/errno.ts';

@@ -1,6 +1,6 @@
 import { rmSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
-import { z } from 'zod';
+import * as z from 'zod';
 import { DiskError } from '../../errors.ts';
 import { syncDirectory } from '../../platform/atomic-file.ts';
 import { recordFolder } from '../../platform/dependents.ts';

@@ -1,5 +1,5 @@
 import { type Document, isMap, isNode, isPair, isSeq } from 'yaml';
-import type { z } from 'zod';
+import type * as z from 'zod';
 import type { Mistake } from './mistakes.ts';
 import { nearest } from './nearest.ts';
 import { labSchema } from './schema.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { diskBuses, firmwares, graphicsKinds, preallocations } from '../seat.ts';
 import { hostsSchema } from './hosts.ts';
 import { seedSchema } from './seed-schema.ts';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 
 const text = (what: string) =>
   z.string({ error: `${what} must be a text` }).min(1, { error: `${what} must not be empty` });
