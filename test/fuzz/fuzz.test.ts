@@ -44,14 +44,16 @@ describe('no input makes a parser crash, hang, take too much memory, or throw an
 const regressions = new URL('./regressions/', import.meta.url);
 
 describe('what was found once stays fixed', () => {
+  const meter = new Meter();
+  beforeAll(() => meter.install());
   for (const file of readdirSync(regressions).filter((name) => name.endsWith('.json'))) {
     it(file.slice(0, -5), async () => {
       const { target: name, input, outcome } = JSON.parse(readFileSync(new URL(file, regressions), 'utf8'));
-      const meter = new Meter();
       meter.begin();
       const target = targets.find((one) => one.name === name)!;
       expect(await target.run(input, meter)).toBe(outcome);
       meter.checkTime();
+      expect(meter.exceeded).toBeUndefined();
     });
   }
 });

@@ -10,31 +10,41 @@ export class HostSpace {
   readonly #unit: number;
   readonly #limit: number;
   readonly #path: string;
-  /** Host offsets of grains before the end that nobody uses, in no order. */
-  readonly #free: number[];
+  /** Host offsets of grains before the end that were given back, in no order. */
+  readonly #free: number[] = [];
+  /** And of those that nobody used before, as far as they were not taken. */
+  readonly #gaps: Iterator<number>;
 
-  /** `limit`: no entry of the map can name what ends after it, in host bytes. */
+  /**
+   * `limit`: no entry of the map can name what ends after it, in host bytes. `gaps`: offsets of grains before the end
+   * that nobody uses, found one by one.
+   */
   constructor(options: {
     readonly path: string;
     readonly end: number;
     readonly limit?: number;
     readonly grain: number;
     readonly unit: number;
-    readonly free?: readonly number[];
+    readonly gaps?: Iterable<number>;
   }) {
     this.end = options.end;
     this.#grain = options.grain;
     this.#unit = options.unit;
     this.#limit = options.limit ?? maxOffset;
     this.#path = options.path;
-    this.#free = [...(options.free ?? [])];
+    this.#gaps = (options.gaps ?? [])[Symbol.iterator]();
   }
 
   /** Space for up to `count` grains in one piece. Throws `out-of-space` where the map could not name it. */
   take(count: number): { readonly at: number; readonly count: number } {
-    const at = this.#free.pop();
+    const at = this.#free.pop() ?? this.#nextGap();
     if (at !== undefined) return { at, count: 1 };
     return { at: this.takeBytes(count * this.#grain, this.#unit), count };
+  }
+
+  #nextGap(): number | undefined {
+    const next = this.#gaps.next();
+    return next.done ? undefined : next.value;
   }
 
   /** `length` bytes at the end, aligned to `unit`. Throws `out-of-space` past the limit. */

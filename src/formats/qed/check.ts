@@ -1,4 +1,5 @@
 import { alignDown, viewOf, writeU64LE } from '../../bytes/numbers.ts';
+import { SparseBits } from '../../bytes/sparse-bits.ts';
 import type { ByteSource, ByteStore } from '../../storage/store.ts';
 import type { CheckOptions, CheckResult } from '../driver.ts';
 import {
@@ -13,8 +14,6 @@ import {
 
 const two32 = 0x1_0000_0000;
 const chunkBytes = 65536;
-/** Clusters that a page of the record of used ones covers. */
-const pageClusters = 32_768;
 
 /**
  * Looks for tables and clusters that lie where none can be, or are named twice, and for clusters that nobody names; says
@@ -33,8 +32,8 @@ class Checker {
   readonly #header: QedHeader;
   readonly #options: CheckOptions;
   readonly #fix: boolean;
-  /** A bit a cluster of the file, by pages of them: of a sparse file most are never needed. */
-  readonly #used = new Map<number, Uint8Array>();
+  /** Clusters of the file. */
+  readonly #used = new SparseBits();
   #usedCount = 0;
   readonly #clusters: number;
   readonly #count = {
@@ -109,9 +108,10 @@ class Checker {
   /** Hands out the entries of a table; writes a part back of which `visit` has changed any. */
   async #walk(table: number, visit: (view: DataView, at: number) => Promise<boolean>): Promise<void> {
     const length = tableBytesOf(this.#header);
+    const buffer = new Uint8Array(Math.min(chunkBytes, length));
     for (let from = 0; from < length; from += chunkBytes) {
       this.#options.signal?.throwIfAborted();
-      const bytes = new Uint8Array(Math.min(chunkBytes, length - from));
+      const bytes = buffer.subarray(0, length - from);
       await this.#source.read(table + from, bytes);
       const view = viewOf(bytes);
       let changed = false;
@@ -128,25 +128,11 @@ class Checker {
     const first = alignDown(offset, this.#header.clusterSize) / this.#header.clusterSize;
     let twice = 0;
     for (let cluster = first; cluster < first + count; cluster++) {
-      const page = this.#pageOf(cluster);
-      const index = Math.floor((cluster % pageClusters) / 8);
-      const bit = 1 << (cluster % 8);
-      if ((page[index] & bit) !== 0) twice++;
-      else this.#usedCount++;
-      page[index] |= bit;
+      if (this.#used.add(cluster)) this.#usedCount++;
+      else twice++;
     }
     this.#count.corruptions += twice;
     return twice === 0;
-  }
-
-  #pageOf(cluster: number): Uint8Array {
-    const number = Math.floor(cluster / pageClusters);
-    let page = this.#used.get(number);
-    if (!page) {
-      page = new Uint8Array(pageClusters / 8);
-      this.#used.set(number, page);
-    }
-    return page;
   }
 }
 

@@ -1,10 +1,11 @@
+import type { SparseBits } from '../../bytes/sparse-bits.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteSource, ByteStore } from '../../storage/store.ts';
 import type { BackingReference, Layer, LayerDetails, OpenContext } from '../driver.ts';
 import { HostSpace } from '../mapped/host-space.ts';
 import { MappedLayer } from '../mapped/layer.ts';
 import { WritableMappedLayer } from '../mapped/writable-layer.ts';
-import { blockUse, mapOf, readBlockMap } from './block-map.ts';
+import { blockUse, mapOf } from './block-map.ts';
 import {
   blockBytes,
   encodeAllocated,
@@ -76,15 +77,15 @@ async function openForWriting(store: ByteStore, header: VdiHeader): Promise<Writ
       detail: { errno: 'EIO', mapOffset: header.mapOffset, dataOffset: header.dataOffset },
     });
   }
-  const use = blockUse(await readBlockMap(store, header), header, store.name);
+  const { used, end } = await blockUse(store, header);
   const hostOf = (block: number) => header.dataOffset + block * blockBytes;
   const space = new HostSpace({
     path: store.name,
     limit: hostOf(header.blocks),
-    end: hostOf(use.end),
+    end: hostOf(end),
     grain: blockBytes,
     unit: 512,
-    free: use.gaps.map(hostOf),
+    gaps: gapsBefore(end, used, hostOf),
   });
   let counted = header.allocatedBlocks;
   return new WritableMappedLayer({
@@ -105,6 +106,11 @@ async function openForWriting(store: ByteStore, header: VdiHeader): Promise<Writ
       counted = end;
     },
   });
+}
+
+/** Host offsets of blocks before `end` that nobody uses, rising. */
+function* gapsBefore(end: number, used: SparseBits, hostOf: (block: number) => number): Generator<number> {
+  for (let block = used.firstAbsent(0); block < end; block = used.firstAbsent(block + 1)) yield hostOf(block);
 }
 
 /** VirtualBox knows parents by their UUID, and names the files of snapshots by it. */
