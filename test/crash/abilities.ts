@@ -5,8 +5,10 @@ type Preallocation = NonNullable<ResizeOptions['preallocation']>;
 
 /** What a format's images know, besides reads, writes, zeroes, discards and flushes. */
 export interface Abilities {
-  /** The modes in which an image grows; empty: it is never resized. It must be able to shrink then as well. */
+  /** The modes in which an image grows; empty: it is never resized. */
   readonly resize?: readonly Preallocation[];
+  /** False: it only grows. */
+  readonly shrinks?: false;
   /** The size is no field but the file's own: a cut may leave it anywhere on the way. */
   readonly sizeOfFile?: boolean;
   /** What the file grew by is ciphertext: until it is flushed, holes that a cut leaves there decrypt to anything. */
@@ -51,7 +53,7 @@ const known: Readonly<Record<string, Abilities>> = {
   vdi: { repairs: ['leaks', 'all'] },
   vpc: { repairs: ['leaks', 'all'] },
   vhdx: { repairs: ['leaks', 'all'], log: true },
-  qed: { resize: ['off'], repairs: ['leaks', 'all'] },
+  qed: { resize: ['off'], shrinks: false, repairs: ['leaks', 'all'] },
   vmdk: { commits: false },
   parallels: { repairs: ['leaks', 'all'] },
 };

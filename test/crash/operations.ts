@@ -152,12 +152,13 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
   resize: {
     weight: 5,
     draw(random, shape) {
-      const { resize = [], sizeOfFile } = abilitiesOf(shape.format);
+      const { resize = [], shrinks = true, sizeOfFile } = abilitiesOf(shape.format);
       if (resize.length === 0) return undefined;
       const unit = sizeOfFile || random.chance(0.5) ? 512 : shape.grain;
-      const target = random.chance(0.3)
-        ? random.between(1, Math.ceil(shape.size / unit)) * unit
-        : shape.size + random.between(0, Math.ceil(shape.size / 3 / unit)) * unit;
+      const target =
+        random.chance(0.3) && shrinks
+          ? random.between(1, Math.ceil(shape.size / unit)) * unit
+          : shape.size + random.between(0, Math.ceil(shape.size / 3 / unit)) * unit;
       const size = Math.min(target, shape.maxSize);
       const modes = resize.filter((mode) => mode !== 'off');
       const preallocated = size > shape.size && shape.backingSize === 0 && random.chance(0.3);
@@ -223,8 +224,12 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
 
   commit: {
     weight: 2,
-    draw: (_, { backingSize, format }) =>
-      backingSize > 0 && abilitiesOf(format).commits !== false ? { kind: 'commit' } : undefined,
+    draw(_, { backingSize, size, format }) {
+      const { commits = true, resize = [] } = abilitiesOf(format);
+      // A smaller base of a format that is never resized is not made to grow for a commit either.
+      const takesAll = backingSize >= size || resize.length > 0;
+      return backingSize > 0 && takesAll && commits ? { kind: 'commit' } : undefined;
+    },
     run: runCommit,
   },
 
