@@ -123,6 +123,7 @@ export async function createImageFile(path: string, options: CreateImageFileOpti
   await createImage(target.store, options.format, options.size, options.options, {
     ...target.context(options.backing),
     secret: options.secret,
+    signal,
     onProgress: (done, total) => {
       if (signal?.aborted) {
         throw new DiskError('aborted', 'The creation was stopped', { path, cause: signal.reason });

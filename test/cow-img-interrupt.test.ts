@@ -4,6 +4,7 @@ import { copyFileSync, readdirSync, readFileSync, rmSync, writeFileSync } from '
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { builtProgram } from './support/built-program.ts';
+import { listensForSignals } from './support/listens.ts';
 import { have, mustRun, run, type TempDir, tempDir } from './support/programs.ts';
 
 /*
@@ -38,16 +39,6 @@ const cases: readonly Case[] = [
   { line: 'resize -f raw --preallocation=full other.raw 3G' },
   { line: 'resize --preallocation=full big.qcow2 3G', may: ['big.qcow2'] },
 ];
-
-/** Whether the process listens for signals, by the mask in /proc: node itself catches SIGINT, but not SIGHUP. */
-function listensForSignals(pid: number): boolean {
-  try {
-    const caught = /^SigCgt:\s*([0-9a-f]+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'));
-    return caught !== null && (Number.parseInt(caught[1].slice(-1), 16) & 1) !== 0;
-  } catch {
-    return false;
-  }
-}
 
 describe.skipIf(!have('qemu-img') || !have('qemu-io'))('Ctrl-C', () => {
   let made: TempDir;

@@ -91,7 +91,7 @@ export async function createConvertTarget(
     if (target.aside) sweepAsides(dirname(requireFile(path)));
     context.signal.throwIfAborted();
     const { store } = target;
-    const making = { ...target.context(backing), secret: wish.images.opening.secret };
+    const making = { ...target.context(backing), secret: wish.images.opening.secret, signal: context.signal };
     const create = async (typed: OptionValues) => {
       await createImage(store, driver.name, size, { ...driverOptions(driver, options), ...typed }, making);
       return { ...keySecrets(options), ...typed };

@@ -13,8 +13,10 @@
  * 3. Rows in test/differential/ that run it against the installed qemu-img.
  * The work itself lives in `operations/`; a verb only translates words.
  */
+import { exitUnlessAwaited } from '../platform/exit-now.ts';
 import { cowImg } from './cow-img.ts';
 import { processContext } from './process-context.ts';
 
 /** Runs the program with these arguments; gives its exit code. */
-export const main = (args: readonly string[]): Promise<number> => cowImg(args, processContext('cow-img'));
+export const main = async (args: readonly string[]): Promise<number> =>
+  exitUnlessAwaited(await cowImg(args, processContext('cow-img')));

@@ -36,13 +36,17 @@ export interface CryptoPrimitives {
   hasHash(name: HashName): boolean;
   /** The digest of the parts, one after the other. Throws `unsupported` where there is no such hash. */
   hash(name: HashName, ...parts: readonly Uint8Array[]): Promise<Uint8Array>;
-  /** PBKDF2 with HMAC (RFC 8018, section 5.2). Throws `unsupported` where there is no such hash. */
+  /**
+   * PBKDF2 with HMAC (RFC 8018, section 5.2). Throws `unsupported` where there is no such hash, `aborted` at the signal, though a
+   * thread may compute on.
+   */
   pbkdf2(
     name: HashName,
     password: Uint8Array,
     salt: Uint8Array,
     iterations: number,
     length: number,
+    signal?: AbortSignal,
   ): Promise<Uint8Array>;
   /** Argon2 version 1.3 (RFC 9106); absent where the runtime has none. Throws `aborted` at the signal. */
   argon2?(

@@ -306,6 +306,8 @@ export interface CreateContext {
   backingPlace?(): Promise<BackingPlace>;
   /** The secret of that id, for formats that encrypt. */
   secret?(id: string): Promise<Uint8Array>;
+  /** For what takes long beside the data: key derivation. */
+  readonly signal?: AbortSignal;
 }
 
 /** One file by two paths, with `/` between their parts. */
@@ -326,6 +328,7 @@ export interface AmendContext {
   /** The image's header, where it lies in a file of its own. */
   readonly headerFile?: ByteStore;
   secret?(id: string): Promise<Uint8Array>;
+  readonly signal?: AbortSignal;
 }
 
 /** One creation option: feeds `-o`, `-o help`, the docs, and forms. */

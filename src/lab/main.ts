@@ -1,6 +1,8 @@
 /** The program `cowherd`. A command is added by its file in commands/ and its entry in command-table/. */
 import { processContext } from '../cli/process-context.ts';
+import { exitUnlessAwaited } from '../platform/exit-now.ts';
 import { cowherd } from './cowherd.ts';
 
 /** Runs the program with these arguments; gives its exit code. */
-export const main = (args: readonly string[]): Promise<number> => cowherd(args, processContext('cowherd'));
+export const main = async (args: readonly string[]): Promise<number> =>
+  exitUnlessAwaited(await cowherd(args, processContext('cowherd')));

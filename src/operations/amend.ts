@@ -26,10 +26,10 @@ export async function amendImage(
   const { size, ...rest } = values;
   const { compat } = rest;
   const lower = compat === '0.10' || compat === 'v2';
-  const { force, secret } = options;
-  if (size === undefined && !lower) return amend(open, driver, rest, { force, secret });
+  const { force, secret, signal } = options;
+  if (size === undefined && !lower) return amend(open, driver, rest, { force, secret, signal });
   // All that may be refused is looked at, and what needs version 3 done, before the size changes; version 2 comes last.
-  await amend(open, driver, rest, { keepVersion: lower, force, secret });
+  await amend(open, driver, rest, { keepVersion: lower, force, secret, signal });
   if (typeof size === 'number' && size > 0) {
     await using image = await open();
     await resizeImage(image, size);

@@ -69,6 +69,17 @@ class NodeAes implements BlockCipher {
   }
 }
 
+let underWay = 0;
+
+/** Key derivations on this thread's behalf that nothing can stop: the process would end after them. */
+export function derivationsUnderWay(): number {
+  return underWay;
+}
+
+function stopped(signal: AbortSignal | undefined): DiskError {
+  return new DiskError('aborted', 'The key derivation was stopped', { cause: signal?.reason });
+}
+
 /** All that is needed of OpenSSL, as Node has it. */
 export class OpensslPrimitives implements CryptoPrimitives {
   /** Asked for late: OpenSSL takes 5 ms to load, and most images have nothing to encrypt. */
@@ -96,10 +107,21 @@ export class OpensslPrimitives implements CryptoPrimitives {
     salt: Uint8Array,
     iterations: number,
     length: number,
+    signal?: AbortSignal,
   ): Promise<Uint8Array> {
     this.#require(name);
     return new Promise((resolve, reject) => {
+      const stop = () => reject(stopped(signal));
+      if (signal?.aborted) {
+        stop();
+        return;
+      }
+      signal?.addEventListener('abort', stop, { once: true });
+      underWay++;
       pbkdf2(password, salt, iterations, length, name, (error, key) => {
+        underWay--;
+        signal?.removeEventListener('abort', stop);
+        if (signal?.aborted) key?.fill(0);
         if (error) reject(new DiskError('io', 'The key derivation failed', { cause: error }));
         else resolve(new Uint8Array(key.buffer, key.byteOffset, key.byteLength));
       });

@@ -19,6 +19,7 @@ export interface SlotTools {
   secret(id: string): Promise<Uint8Array>;
   /** Does also what may lose the last key, and all data with it. */
   readonly force?: boolean;
+  readonly signal?: AbortSignal;
 }
 
 /**
@@ -56,13 +57,14 @@ async function activate(
   if (header.slots[index].active && !tools.force) {
     throw refusal('keyslot', `Refusing to overwrite active keyslot ${index} - please erase it first`);
   }
-  const unlocked = await unlock(area, header, tools.passphrase);
+  const unlocked = await unlock(area, header, tools.passphrase, tools.signal);
   if (!unlocked) throw refusal('key-secret', 'Invalid password, cannot unlock any keyslot');
   let passphrase: Uint8Array | undefined;
   try {
     passphrase = await tools.secret(wish['new-secret']);
-    const iterations = await slotIterations(header, wish['iter-time'] ?? defaultIterTime);
-    return await fillSlot(area, header, index, { key: unlocked.key, passphrase, iterations });
+    const { signal } = tools;
+    const iterations = await slotIterations(header, wish['iter-time'] ?? defaultIterTime, signal);
+    return await fillSlot(area, header, index, { key: unlocked.key, passphrase, iterations, signal });
   } finally {
     wipe(unlocked.key, passphrase);
   }
@@ -80,7 +82,7 @@ async function deactivate(
   }
   const old = wish['old-secret'];
   const passphrase = old === undefined ? undefined : await tools.secret(old);
-  const matching = passphrase && (await unlock(area, header, passphrase));
+  const matching = passphrase && (await unlock(area, header, passphrase, tools.signal));
   wipe(matching?.key, passphrase);
   const activeCount = header.slots.filter(({ active }) => active).length;
   const { keyslot } = wish;

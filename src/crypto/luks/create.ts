@@ -76,19 +76,20 @@ export function planHeader(options: LuksOptions): LuksPlan {
 
 /**
  * Writes a header with a new master key and one key slot into `area`, which reads as zeroes. Gives the header. `detached`:
- * the payload lies in another file. Throws `bad-argument` for an ESSIV hash that makes no AES key.
+ * the payload lies in another file. Throws `bad-argument` for an ESSIV hash that makes no AES key, `aborted` at the signal.
  */
 export async function createHeader(
   area: WritableHeaderArea,
   plan: LuksPlan,
   passphrase: Uint8Array,
-  how: { readonly detached?: boolean } = {},
+  how: { readonly detached?: boolean; readonly signal?: AbortSignal } = {},
 ): Promise<h.LuksHeader> {
   const { keyBytes, iterTime } = plan;
   const { hash } = understandCipher(plan, keyBytes);
+  const { signal } = how;
   const key = randomBytes(keyBytes);
   try {
-    const digestIterations = await iterationsFor(iterTime, hash, h.digestBytes, { share: 8 });
+    const digestIterations = await iterationsFor(iterTime, hash, h.digestBytes, { share: 8, signal });
     const digestSalt = randomBytes(h.saltBytes);
     const header: h.LuksHeader = {
       cipherName: plan.cipherName,
@@ -96,7 +97,7 @@ export async function createHeader(
       hashSpec: plan.hashSpec,
       payloadOffset: how.detached ? 0 : plan.payloadOffset / h.sectorBytes,
       keyBytes,
-      digest: await digestOf({ digestSalt, digestIterations }, key, hash),
+      digest: await digestOf({ digestSalt, digestIterations }, key, hash, signal),
       digestSalt,
       digestIterations,
       uuid: newUuid(),
@@ -108,17 +109,21 @@ export async function createHeader(
         stripes: h.stripes,
       })),
     };
-    const iterations = await slotIterations(header, iterTime);
-    return await fillSlot(area, header, 0, { key, passphrase, iterations });
+    const iterations = await slotIterations(header, iterTime, signal);
+    return await fillSlot(area, header, 0, { key, passphrase, iterations, signal });
   } finally {
     wipe(key);
   }
 }
 
 /** Iterations for a slot of this header that take `iterTime` milliseconds here. */
-export function slotIterations(header: h.LuksHeader, iterTime: number): Promise<number> {
+export function slotIterations(
+  header: h.LuksHeader,
+  iterTime: number,
+  signal?: AbortSignal,
+): Promise<number> {
   const { hash } = understandCipher(header, header.keyBytes);
-  return iterationsFor(iterTime, hash, header.keyBytes);
+  return iterationsFor(iterTime, hash, header.keyBytes, { signal });
 }
 
 function newUuid(): string {

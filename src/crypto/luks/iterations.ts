@@ -24,18 +24,22 @@ export async function iterationsFor(
   milliseconds: number,
   hash: HashName,
   length: number,
-  { share = 1, least = 1000 } = {},
+  { share = 1, least = 1000, signal = undefined as AbortSignal | undefined } = {},
 ): Promise<number> {
   if (milliseconds === 0) return least;
-  return Math.max(least, scaleIterations(await iterationsASecond(hash, length), milliseconds, share));
+  return Math.max(least, scaleIterations(await iterationsASecond(hash, length, signal), milliseconds, share));
 }
 
-async function iterationsASecond(hash: HashName, length: number): Promise<number> {
+async function iterationsASecond(
+  hash: HashName,
+  length: number,
+  signal: AbortSignal | undefined,
+): Promise<number> {
   const password = new Uint8Array(16);
   const salt = new Uint8Array(32);
   for (let iterations = 1 << 12; ; ) {
     const started = performance.now();
-    await primitives().pbkdf2(hash, password, salt, iterations, length);
+    await primitives().pbkdf2(hash, password, salt, iterations, length, signal);
     const took = performance.now() - started;
     if (took >= longEnough) return Math.round((iterations * 1000) / took);
     iterations *= took < 1 ? 16 : Math.max(2, Math.ceil(longEnough / took));

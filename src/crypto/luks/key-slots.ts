@@ -44,12 +44,13 @@ export interface Unlocked {
 
 /**
  * Tries a passphrase on every active slot. All are tried, whichever fits, so that the time tells nothing of it. Undefined:
- * it fits none. Throws `corrupt` for a header that asks for more work than anybody would.
+ * it fits none. Throws `corrupt` for a header that asks for more work than anybody would, `aborted` at the signal.
  */
 export async function unlock(
   area: HeaderArea,
   header: h.LuksHeader,
   passphrase: Uint8Array,
+  signal?: AbortSignal,
 ): Promise<Unlocked | undefined> {
   const cipher = cipherOf(header, area.name);
   const active = [...header.slots.entries()].filter(([, slot]) => slot.active);
@@ -61,7 +62,9 @@ export async function unlock(
       detail: { iterations: work, limit: affordableIterations, errno: 'EINVAL' },
     });
   }
-  const tried = await Promise.all(active.map(([, slot]) => openSlot(area, header, slot, cipher, passphrase)));
+  const tried = await Promise.all(
+    active.map(([, slot]) => openSlot(area, header, slot, cipher, passphrase, signal)),
+  );
   const slots: number[] = [];
   let key: Uint8Array | undefined;
   for (const [at, found] of tried.entries()) {
@@ -78,13 +81,15 @@ async function openSlot(
   slot: h.KeySlot,
   { spec, hash }: LuksCipher,
   passphrase: Uint8Array,
+  signal: AbortSignal | undefined,
 ): Promise<Uint8Array | undefined> {
   const { keyBytes } = header;
   const material = new Uint8Array(Math.ceil(h.materialBytes(keyBytes) / h.sectorBytes) * h.sectorBytes);
   await area.read(slot.keyOffset * h.sectorBytes, material);
-  const slotKey = await primitives().pbkdf2(hash, passphrase, slot.salt, slot.iterations, keyBytes);
+  const { salt, iterations } = slot;
+  const slotKey = await primitives().pbkdf2(hash, passphrase, salt, iterations, keyBytes, signal);
   const key = await keyInMaterial(material, slotKey, { spec, hash, stripes: slot.stripes, keyBytes });
-  const digest = await digestOf(header, key, hash);
+  const digest = await digestOf(header, key, hash, signal);
   if (equalBytes(digest, header.digest)) return key;
   wipe(key);
   return undefined;
@@ -95,8 +100,10 @@ export function digestOf(
   header: Pick<h.LuksHeader, 'digestSalt' | 'digestIterations'>,
   key: Uint8Array,
   hash: LuksCipher['hash'],
+  signal?: AbortSignal,
 ): Promise<Uint8Array> {
-  return primitives().pbkdf2(hash, key, header.digestSalt, header.digestIterations, h.digestBytes);
+  const { digestSalt, digestIterations } = header;
+  return primitives().pbkdf2(hash, key, digestSalt, digestIterations, h.digestBytes, signal);
 }
 
 /**
@@ -107,12 +114,17 @@ export async function fillSlot(
   area: WritableHeaderArea,
   header: h.LuksHeader,
   index: number,
-  secrets: { readonly key: Uint8Array; readonly passphrase: Uint8Array; readonly iterations: number },
+  secrets: {
+    readonly key: Uint8Array;
+    readonly passphrase: Uint8Array;
+    readonly iterations: number;
+    readonly signal?: AbortSignal;
+  },
 ): Promise<h.LuksHeader> {
   const { spec, hash } = cipherOf(header, area.name);
   const salt = randomBytes(h.saltBytes);
-  const { iterations, passphrase, key } = secrets;
-  const slotKey = await primitives().pbkdf2(hash, passphrase, salt, iterations, header.keyBytes);
+  const { iterations, passphrase, key, signal } = secrets;
+  const slotKey = await primitives().pbkdf2(hash, passphrase, salt, iterations, header.keyBytes, signal);
   const split = await splitKey(key, h.stripes, hash);
   const material = new Uint8Array(Math.ceil(split.length / h.sectorBytes) * h.sectorBytes);
   material.set(split);

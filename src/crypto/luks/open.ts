@@ -9,14 +9,15 @@ export interface PayloadKey {
   readonly key: Uint8Array;
 }
 
-/** Finds the master key by a passphrase. Throws `denied` where it fits no slot. */
+/** Finds the master key by a passphrase. Throws `denied` where it fits no slot, `aborted` at the signal. */
 export async function unlockPayload(
   area: HeaderArea,
   header: LuksHeader,
   passphrase: Uint8Array,
+  signal?: AbortSignal,
 ): Promise<PayloadKey> {
   const { spec } = cipherOf(header, area.name);
-  const unlocked = await unlock(area, header, passphrase);
+  const unlocked = await unlock(area, header, passphrase, signal);
   if (unlocked) return { spec, key: unlocked.key };
   throw invalidPassword(area.name);
 }

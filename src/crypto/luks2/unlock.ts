@@ -31,6 +31,7 @@ export async function unlockLuks2(
       digest.salt,
       digest.iterations,
       digest.digest.length,
+      signal,
     );
     if (equalBytes(found, digest.digest)) return { spec: segment.spec, key };
     wipe(key);
@@ -59,7 +60,7 @@ async function derive(
 ): Promise<Uint8Array> {
   const { argon2, pbkdf2 } = primitives();
   if (kdf.type === 'pbkdf2') {
-    return pbkdf2.call(primitives(), kdf.hash, passphrase, kdf.salt, kdf.iterations, length);
+    return pbkdf2.call(primitives(), kdf.hash, passphrase, kdf.salt, kdf.iterations, length, signal);
   }
   if (argon2) return argon2.call(primitives(), kdf.type, passphrase, kdf.salt, kdf.cost, length, signal);
   throw new DiskError('unsupported', `This runtime has no ${kdf.type}`, { path, field: 'kdf' });

@@ -51,7 +51,7 @@ export const luks: FormatDriver = {
       await store.resize(length);
     }
     try {
-      await createHeader(store, plan, passphrase, { detached });
+      await createHeader(store, plan, passphrase, { detached, signal: context?.signal });
     } finally {
       wipe(passphrase);
     }
@@ -80,6 +80,7 @@ export const luks: FormatDriver = {
       await amendSlots(area, header, slotWish(values, '') ?? {}, {
         passphrase,
         force: how.force,
+        signal: how.signal,
         secret: (id) => namedSecret(how, id, store.name),
       });
     } finally {

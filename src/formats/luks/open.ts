@@ -47,7 +47,7 @@ async function openWith(
   const detached = header !== source;
   const facts = (await hasLuks2(header))
     ? await factsOfLuks2(header, detached, context.signal)
-    : await factsOfLuks1(header, detached);
+    : await factsOfLuks1(header, detached, context.signal);
   const place: PayloadPlace = {
     ...facts,
     headerFile: context.headerFile,
@@ -66,12 +66,16 @@ async function openWith(
   }
 }
 
-async function factsOfLuks1(area: ByteSource, detached: boolean): Promise<HeaderFacts> {
+async function factsOfLuks1(
+  area: ByteSource,
+  detached: boolean,
+  signal: AbortSignal | undefined,
+): Promise<HeaderFacts> {
   const header = await readHeader(area, { detached });
   cipherOf(header, area.name);
   return {
     offset: header.payloadOffset * sectorBytes,
-    unlock: (passphrase) => unlockPayload(area, header, passphrase),
+    unlock: (passphrase) => unlockPayload(area, header, passphrase, signal),
     details: async () => ({
       encrypted: true,
       dirty: false,

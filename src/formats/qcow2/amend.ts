@@ -1,3 +1,4 @@
+import { wipe } from '../../crypto/bytes.ts';
 import { amendSlots, type SlotWish } from '../../crypto/luks/amend.ts';
 import { readHeader as readLuksHeader } from '../../crypto/luks/key-slots.ts';
 import { DiskError } from '../../errors.ts';
@@ -74,11 +75,16 @@ async function amendEncryption(
   }
   const area = luksArea(store, header);
   const passphrase = await requireSecret(how, how.keySecret, 'encrypt.', path);
-  await amendSlots(area, await readLuksHeader(area), wish, {
-    passphrase,
-    force: how.force,
-    secret: (id) => namedSecret(how, id, path),
-  });
+  try {
+    await amendSlots(area, await readLuksHeader(area), wish, {
+      passphrase,
+      force: how.force,
+      signal: how.signal,
+      secret: (id) => namedSecret(how, id, path),
+    });
+  } finally {
+    wipe(passphrase);
+  }
 }
 
 interface Wish {

@@ -95,7 +95,7 @@ export async function createQcow2(
   if (preallocation === 'off' && image.encodedSize === image.size && !passphrase) return;
   let layer = await openForWriting(store, data);
   try {
-    if (passphrase) await addEncryption(layer, encryption!.plan, passphrase);
+    if (passphrase) await addEncryption(layer, encryption!.plan, passphrase, context.signal);
   } finally {
     wipe(passphrase);
   }
@@ -116,6 +116,7 @@ async function addEncryption(
   layer: WritableQcow2Layer,
   plan: LuksPlan,
   passphrase: Uint8Array,
+  signal: AbortSignal | undefined,
 ): Promise<void> {
   await layer.change(async (writer) => {
     const { store, mapping } = writer;
@@ -124,7 +125,7 @@ async function addEncryption(
     const length = plan.payloadOffset;
     const offset = (await writer.refcounts.allocateContiguous(Math.ceil(length / clusterSize))) * clusterSize;
     await store.zero(offset, alignUp(length, clusterSize), { punch: false });
-    await createHeader(storeWindowOf(store, { offset, size: length }), plan, passphrase);
+    await createHeader(storeWindowOf(store, { offset, size: length }), plan, passphrase, { signal });
     await flushImage(writer);
     const data = new Uint8Array(16);
     new DataView(data.buffer).setBigUint64(0, BigInt(offset));

@@ -75,7 +75,11 @@ export async function openEncryption(
   const id = context.options?.[optionNames.secret];
   const passphrase = await requireSecret(context, id, 'encrypt.', source.name);
   try {
-    return await decryptionBy(passphrase, source, header, { format, keySecret: String(id) });
+    return await decryptionBy(passphrase, source, header, {
+      format,
+      keySecret: String(id),
+      signal: context.signal,
+    });
   } finally {
     wipe(passphrase);
   }
@@ -85,11 +89,12 @@ async function decryptionBy(
   passphrase: Uint8Array,
   source: ByteSource,
   header: Qcow2Header,
-  { format, keySecret }: { readonly format: 'aes' | 'luks'; readonly keySecret: string },
+  how: { readonly format: 'aes' | 'luks'; readonly keySecret: string; readonly signal?: AbortSignal },
 ): Promise<Decryption> {
+  const { format, keySecret, signal } = how;
   if (format === 'aes') return { keySecret, legacy: await LegacyAes.withPassword(passphrase) };
   const area = luksArea(source, header);
-  const { spec, key } = await unlockPayload(area, await readLuksHeader(area), passphrase);
+  const { spec, key } = await unlockPayload(area, await readLuksHeader(area), passphrase, signal);
   return {
     keySecret,
     async guestOver(data, owned) {
