@@ -173,6 +173,7 @@ export class DiskImage implements Image {
   }
 
   async writePacked(offset: number, from: Uint8Array): Promise<void> {
+    if (this.filtered) return this.filtered.writePacked(offset, from);
     const writer = this.#checkWrite(offset, from.length);
     const { size, format } = this.layer;
     const unit = unitOf(this.layer);

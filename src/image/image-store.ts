@@ -1,15 +1,20 @@
 import { isOffset } from '../bytes/numbers.ts';
 import { type HeldRange, RangeLock } from '../bytes/range-lock.ts';
 import { DiskError } from '../errors.ts';
-import { unitOf } from '../formats/driver.ts';
-import type { Allocation, ByteStore, Extent } from '../storage/store.ts';
+import type { Allocation, ByteSource, ByteStore, Extent } from '../storage/store.ts';
 import type { Image } from './image.ts';
 
 export interface ImageStoreOptions {
   /** What is read from backing images is written into the image itself (QEMU's `copy-on-read`). */
   readonly copyOnRead?: boolean;
-  /** Whole units are stored packed (QEMU's `compress`). */
-  readonly packed?: boolean;
+}
+
+/** The image that a pile of filters and windows lies over, if it is one. */
+export function imageBeneath(source: ByteSource): Image | undefined {
+  for (let at: ByteSource | undefined = source; at; at = at.inner) {
+    if (at instanceof ImageStore) return at.image;
+  }
+  return undefined;
 }
 
 /**
@@ -18,13 +23,11 @@ export interface ImageStoreOptions {
 export class ImageStore implements ByteStore {
   readonly image: Image;
   readonly clusterBytes: number | undefined;
-  readonly #options: ImageStoreOptions;
   /** With copy-on-read, what is copied up must still be what a guest would read there. */
   readonly #locks: RangeLock | undefined;
 
   constructor(image: Image, options: ImageStoreOptions = {}, clusterBytes?: number) {
     this.image = image;
-    this.#options = options;
     if (options.copyOnRead && image.writable) this.#locks = new RangeLock();
     this.clusterBytes = clusterBytes;
   }
@@ -50,16 +53,7 @@ export class ImageStore implements ByteStore {
 
   /** An image does not grow by being written to: what lies past its end is refused. */
   async write(at: number, from: Uint8Array): Promise<void> {
-    if (!this.#options.packed) return this.#holding(at, from.length, () => this.image.write(at, from));
-    const unit = unitOf(this.image.layer);
-    for (let done = 0; done < from.length; ) {
-      const skip = (at + done) % unit;
-      const length = Math.min(unit - skip, from.length - done);
-      const part = from.subarray(done, done + length);
-      const whole = skip === 0 && length === Math.min(unit, this.size - at - done);
-      await (whole ? this.image.writePacked(at + done, part) : this.image.write(at + done, part));
-      done += length;
-    }
+    await this.#holding(at, from.length, () => this.image.write(at, from));
   }
 
   async zero(at: number, length: number, options?: { readonly punch?: boolean }): Promise<void> {

@@ -69,3 +69,10 @@ export interface Image extends AsyncDisposable {
   /** Durable on return. */
   flush(): Promise<void>;
 }
+
+/** The image that the filters (`throttle` …) on top of it hand through: the one that has a format. */
+export function unfiltered(image: Image): Image {
+  let found = image;
+  while (found.filtered) found = found.filtered;
+  return found;
+}

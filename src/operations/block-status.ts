@@ -1,6 +1,6 @@
 import { DiskError } from '../errors.ts';
 import type { Layer, Run } from '../formats/driver.ts';
-import type { Image } from '../image/image.ts';
+import { type Image, unfiltered } from '../image/image.ts';
 import type { ByteSource, Extent } from '../storage/store.ts';
 
 /**
@@ -54,10 +54,9 @@ export class ChainStatus {
   /** `signal`: aborted, the next table is not loaded, and its reason is thrown. */
   static async of(image: Image, signal?: AbortSignal): Promise<ChainStatus> {
     const levels: Level[] = [];
-    // A filter hands the map of its image through.
-    let top = image;
-    while (top.filtered) top = top.filtered;
-    for (let at: Image | undefined = top; at; at = at.backing) levels.push(await levelOf(at.layer));
+    for (let at: Image | undefined = unfiltered(image); at; at = at.backing) {
+      levels.push(await levelOf(at.layer));
+    }
     return new ChainStatus(levels, signal);
   }
 

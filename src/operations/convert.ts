@@ -4,7 +4,7 @@ import { isZero } from '../bytes/zero.ts';
 import { cipherCrew } from '../crypto/bulk-cipher.ts';
 import { DiskError } from '../errors.ts';
 import { isWritable, unitOf } from '../formats/driver.ts';
-import type { Image } from '../image/image.ts';
+import { type Image, unfiltered } from '../image/image.ts';
 import type { ByteSource, ByteStore, OnProgress } from '../storage/store.ts';
 import { type Batch, ConvertPlan, type PlanOptions, sectorBytes } from './convert-plan.ts';
 import { SparseDetector } from './sparse-detection.ts';
@@ -106,7 +106,7 @@ class Conversion {
     this.#target = target;
     this.#options = options;
     this.#sparseBytes = options.sparseBytes ?? defaultSparseBytes;
-    const { layer } = target;
+    const { layer } = unfiltered(target);
     const packed = options.packed === true || (isWritable(layer) && layer.packedOnly === true);
     this.#packedBytes = packed ? unitOf(layer) : undefined;
     this.#verbatim = options.verbatim ?? this.#sharesBlocks();

@@ -1,7 +1,9 @@
 import { DiskError } from '../errors.ts';
 import type { Layer, LayerDetails } from '../formats/driver.ts';
+import { imageBeneath } from '../image/image-store.ts';
 import type { NamingImage } from '../image/policy.ts';
 import { combineReference, parseReference } from '../image/reference.ts';
+import { listSnapshots, snapshotHolder } from './snapshot.ts';
 
 /** What an image says of itself: its header, and what it costs on the host. Nothing of its guest data is read. */
 export interface ImageInfo {
@@ -34,6 +36,8 @@ export interface DescribedLayer {
 export async function describeLayer({ layer, filename }: DescribedLayer): Promise<ImageInfo> {
   const { source } = layer;
   const reference = parseReference(source.name);
+  const beneath = layer.openSnapshot ? undefined : imageBeneath(source);
+  const details = await layer.details();
   const name = filename ?? (reference.kind === 'file' ? reference.path : source.name);
   return {
     name,
@@ -45,7 +49,7 @@ export async function describeLayer({ layer, filename }: DescribedLayer): Promis
       fullName: fullNameOf(source.referenceBase ?? source.name, layer.backing.path),
       format: layer.backing.format,
     },
-    details: await layer.details(),
+    details: beneath ? { ...details, snapshots: await listSnapshots(snapshotHolder(beneath)) } : details,
   };
 }
 

@@ -3,7 +3,7 @@ import { pageAligned } from '../bytes/page-buffer.ts';
 import { isZero } from '../bytes/zero.ts';
 import { DiskError } from '../errors.ts';
 import { type BackingReference, isWritable, unitOf } from '../formats/driver.ts';
-import type { Image } from '../image/image.ts';
+import { type Image, unfiltered } from '../image/image.ts';
 import type { OnProgress } from '../storage/store.ts';
 import { type BlockStatus, ChainStatus } from './block-status.ts';
 import { backingAt } from './commit.ts';
@@ -31,7 +31,7 @@ const requestBytes = 2 * 1024 * 1024;
 /**
  * Copies into `image` (open for writing, with its chain) what it reads from its backing image now and would read
  * differently from the new one. The content does not change, whenever this stops: naming the new backing file
- * (`changeBacking`) comes afterwards.
+ * (`changeBacking`) comes afterwards. What is copied goes through the filters on the image.
  *
  * Failures carry `detail.step`: 'state', 'old', 'new' (reading) or 'write'.
  */
@@ -43,7 +43,7 @@ export async function copyDifferences(
   const sides = await Sides.of(image, next);
   const { onProgress, signal, packed } = options;
   const { size } = image;
-  const grain = packed ? unitOf(image.layer) : sectorBytes;
+  const grain = packed ? unitOf(unfiltered(image).layer) : sectorBytes;
   const old = pageAligned(Math.max(requestBytes, grain));
   const fresh = pageAligned(old.length);
   for (let offset = 0; offset < size; onProgress?.(offset, size)) {
@@ -73,7 +73,7 @@ export async function copyDifferences(
  * before. Guest content may change: see `copyDifferences`. Throws `unsupported` for a format that has no backing files.
  */
 export async function changeBacking(image: Image, reference: BackingReference | undefined): Promise<void> {
-  const { layer } = image;
+  const { layer } = unfiltered(image);
   if (!isWritable(layer) || !layer.setBacking) {
     throw new DiskError('unsupported', `Images in ${layer.format} format have no backing file`, {
       path: layer.source.name,
@@ -111,10 +111,11 @@ class Sides {
   }
 
   static async of(image: Image, next: NewBacking): Promise<Sides> {
+    const top = unfiltered(image);
     const depth = next.kind === 'depth' ? next.depth : undefined;
     const images = [
-      image.backing,
-      next.kind === 'image' ? next.image : depth === undefined ? undefined : backingAt(image, depth),
+      top.backing,
+      next.kind === 'image' ? next.image : depth === undefined ? undefined : backingAt(top, depth),
     ];
     const chains = [await ChainStatus.of(image)];
     return new Sides(
@@ -151,7 +152,7 @@ class Sides {
     }
     if (packedGrain === 0) return image.write(offset, bytes);
     for (let at = 0; at < bytes.length; at += packedGrain) {
-      await image.writePacked(offset + at, bytes.subarray(at, at + packedGrain));
+      await unfiltered(image).writePacked(offset + at, bytes.subarray(at, at + packedGrain));
     }
   }
 

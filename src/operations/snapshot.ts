@@ -6,6 +6,16 @@ import {
   type WritableLayer,
 } from '../formats/driver.ts';
 import type { Image } from '../image/image.ts';
+import { imageBeneath } from '../image/image-store.ts';
+
+/**
+ * The image whose snapshots are meant: this one, or where its format has none the image that it lies over as a node
+ * (through filters, or a raw window).
+ */
+export function snapshotHolder(image: Image): Image {
+  const beneath = image.layer.openSnapshot ? undefined : imageBeneath(image.layer.source);
+  return beneath ? snapshotHolder(beneath) : image;
+}
 
 /** The internal snapshots of an image, in the order of its table; none for a format that has no such thing. */
 export async function listSnapshots(image: Image): Promise<readonly SnapshotInfo[]> {

@@ -215,6 +215,14 @@ export const differences = [
     reason: 'What can be repaired without losing a byte should be.',
   },
   {
+    id: 'packed-over-data',
+    what: 'Writing compressed (`convert -n -c`, the driver `compress`) where the image holds something already',
+    qemuImg: 'stops with `Input/output error`, a part of the copy being in the image',
+    cowImg: 'writes it',
+    reason:
+      'Clusters of their own, named when they are whole, take the place of the old ones: nothing speaks against it.',
+  },
+  {
     id: 'qcow-packed',
     what: '`convert -c -O qcow`',
     qemuImg: 'ends with exit code 1 and says nothing',

@@ -105,7 +105,7 @@ describe.skipIf(!qemu)('adopt, with a lab', () => {
       '-f',
       'qcow2',
       '-o',
-      'data_file=d.raw',
+      `data_file=${bench.path('d.raw')}`,
       at('student-06'),
       '64M',
     ]);

@@ -1,6 +1,6 @@
 import { realpath } from 'node:fs/promises';
 import { isDiskError } from '../../errors.ts';
-import type { Image } from '../../image/image.ts';
+import { type Image, unfiltered } from '../../image/image.ts';
 import { backingAt, commitImage, findBacking } from '../../operations/commit.ts';
 import { assertNoDependents } from '../../platform/dependents.ts';
 import { errnoOf, strerror } from '../../platform/errno.ts';
@@ -65,21 +65,23 @@ export const run: Command = async (args, context) => {
 async function commit(context: CliContext, path: string, wish: CommitArguments): Promise<void> {
   // Once to look: which image of the chain is meant shows only when the chain is open.
   const looked = await openForVerb(context, path, openOptions(context, wish));
+  const seen = unfiltered(looked);
   const progress = qemuProgress(context, wish.progressStyle ?? (wish.progress && !wish.quiet));
   try {
     let depth: number;
     let base: string;
     try {
-      depth = await depthOf(looked, path, wish);
-      base = backingAt(looked, depth)!.layer.source.name;
-      await assertNoDependents(base, { force: wish.force, except: namesAbove(looked, depth) });
+      depth = await depthOf(seen, path, wish);
+      base = backingAt(seen, depth)!.layer.source.name;
+      await assertNoDependents(base, { force: wish.force, except: namesAbove(seen, depth) });
     } finally {
       await looked[Symbol.asyncDispose]();
     }
-    await using image = await openForVerb(context, path, {
+    await using opened = await openForVerb(context, path, {
       ...openOptions(context, wish),
       writableBacking: depth,
     });
+    const image = unfiltered(opened);
     if (backingAt(image, depth)?.layer.source.name !== base) {
       throw new CliFailure(`The backing chain of '${path}' was changed by another program`);
     }

@@ -2,7 +2,8 @@ import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { isWritable } from '../../formats/driver.ts';
 import { findFormat } from '../../formats/index.ts';
-import type { Image } from '../../image/image.ts';
+import { type Image, unfiltered } from '../../image/image.ts';
+import { PackingStore } from '../../image/packing-store.ts';
 import { requireFile } from '../../image/reference.ts';
 import { supportsBitmaps } from '../../operations/bitmap.ts';
 import { convertImages } from '../../operations/convert.ts';
@@ -115,9 +116,10 @@ async function convert(
   await using target = plan
     ? await createConvertTarget(context, path, size, plan, wish)
     : await openConvertTarget(context, path, wish);
-  if (wish.compress && !findFormat(target.image.layer.format)?.canPack) throw notCompressible();
+  const { layer } = unfiltered(target.image);
+  const packs = findFormat(layer.format)?.canPack && !(target.image.layer.source instanceof PackingStore);
+  if (wish.compress && !packs) throw notCompressible();
   if (target.image.size < size) throw new CliFailure('output file is smaller than input file');
-  const { layer } = target.image;
   // A flat image of a format that can pack otherwise: QEMU finds that it has no clusters.
   if (wish.compress && isWritable(layer) && !layer.pack) throw new CliFailure('invalid cluster size');
   if (wish.bitmaps && !supportsBitmaps(target.image)) {

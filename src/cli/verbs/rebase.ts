@@ -1,8 +1,9 @@
 import { realpath } from 'node:fs/promises';
+import { isAbsolute } from 'node:path';
 import { isDiskError } from '../../errors.ts';
 import { findFormat } from '../../formats/index.ts';
-import type { Image } from '../../image/image.ts';
-import { combineReference } from '../../image/reference.ts';
+import { type Image, unfiltered } from '../../image/image.ts';
+import { combineReference, protocolOf } from '../../image/reference.ts';
 import { openImageFile } from '../../node.ts';
 import { findBacking } from '../../operations/commit.ts';
 import { changeBacking, copyDifferences, type NewBacking } from '../../operations/rebase.ts';
@@ -154,8 +155,9 @@ class Next implements AsyncDisposable {
 /** Finds or opens the new backing image by the name that it has from here. */
 async function openNext(image: Image, wish: RebaseArguments, context: CliContext): Promise<Next> {
   if (!wish.backing) return new Next({ kind: 'none' });
-  const name = combineReference(image.layer.source.name, wish.backing);
-  const depth = await findBacking(image, name, (one) => realpath(one).catch(() => one));
+  const top = unfiltered(image);
+  const name = combineReference(nameFor(image, wish.backing), wish.backing);
+  const depth = await findBacking(top, name, (one) => realpath(one).catch(() => one));
   if (depth !== undefined) return new Next({ kind: 'depth', depth });
   try {
     const next = await openImageFile(name, {
@@ -176,9 +178,19 @@ async function openNext(image: Image, wish: RebaseArguments, context: CliContext
   }
 }
 
+/** The name that a relative one starts from. An image that only options describe has none. */
+function nameFor(image: Image, backing: string): string {
+  const { name } = unfiltered(image).layer.source;
+  const { filename } = image;
+  if (!filename?.startsWith('json:') || isAbsolute(backing) || protocolOf(backing) !== undefined) return name;
+  throw new CliFailure(
+    `Could not resolve backing filename: Cannot use relative backing file names for '${filename}'`,
+  );
+}
+
 /** What would fail in the end fails before anything is copied. */
 function checkChange(image: Image, wish: RebaseArguments): void {
-  if (!('setBacking' in image.layer)) throw couldNotChange(wish, strerror('ENOTSUP'));
+  if (!('setBacking' in unfiltered(image).layer)) throw couldNotChange(wish, strerror('ENOTSUP'));
   if (!wish.backing) return;
   if (wish.backingFormat === undefined) throw couldNotChange(wish, 'backing format must be specified');
   if (new TextEncoder().encode(wish.backing).length > longestName) {

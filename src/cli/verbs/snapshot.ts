@@ -1,6 +1,12 @@
 import { isDiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
-import { applySnapshot, createSnapshot, deleteSnapshot, listSnapshots } from '../../operations/snapshot.ts';
+import {
+  applySnapshot,
+  createSnapshot,
+  deleteSnapshot,
+  listSnapshots,
+  snapshotHolder,
+} from '../../operations/snapshot.ts';
 import { errnoNumber, strerror } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
 import { reportCorruption } from '../corruption.ts';
@@ -41,7 +47,7 @@ export const run: Command = async (args, context) => {
     writable: action !== 'l',
     locks: share ? 'share' : 'take',
   });
-  if (action !== undefined) await perform(context, image, action, cut(name));
+  if (action !== undefined) await perform(context, snapshotHolder(image), action, cut(name));
   return 0;
 };
 

@@ -96,7 +96,14 @@ class NodeOpener {
       writable,
       reader,
       openChild: (name, how = {}) =>
-        this.#openChild(name, reader, depth, how.writable ?? writable, how.filename),
+        this.#openChild(
+          name,
+          reader,
+          depth,
+          how.writable ?? writable,
+          how.filename,
+          driver.kind === 'filter',
+        ),
       readText: (path, limit) => readText(host, path, limit),
     });
     if (reader.unread !== undefined) {
@@ -198,6 +205,7 @@ class NodeOpener {
     depth: number,
     writable: boolean,
     filename?: string,
+    filtered = false,
   ): Promise<OpenedChild & { readonly isProtocol: boolean }> {
     const options = parent.take(name);
     const reference = parent.options.text(name);
@@ -221,7 +229,9 @@ class NodeOpener {
     const { identity, isProtocol } = node;
     const driver = String(identity.full.driver);
     if (node.driver) return { driver, source: node.source, image: node.filtered, identity, isProtocol };
-    const image = await openImage(node, { ...this.#context.imageOptions, writable });
+    const { imageOptions } = this.#context;
+    const writableBacking = filtered ? imageOptions.writableBacking : undefined;
+    const image = await openImage(node, { ...imageOptions, writable, writableBacking });
     let clusterSize: number | undefined;
     try {
       ({ clusterSize } = await image.layer.details());

@@ -2,6 +2,7 @@ import { FilterStore } from '../../../storage/filter-store.ts';
 import { PreallocatingStore } from '../../../storage/preallocate.ts';
 import { ThrottledStore } from '../../../storage/throttle.ts';
 import { ImageStore } from '../../image-store.ts';
+import { PackingStore } from '../../packing-store.ts';
 import { type NodeDriver, nodeError } from '../node-driver.ts';
 
 /** Requests wait for the limits of a group. */
@@ -49,7 +50,7 @@ export const copyOnReadDriver: NodeDriver = {
   },
 };
 
-/** What is written is stored compressed, in whole clusters. */
+/** What is written is stored compressed. */
 export const compressDriver: NodeDriver = {
   name: 'compress',
   kind: 'filter',
@@ -64,7 +65,7 @@ export const compressDriver: NodeDriver = {
         'unsupported',
       );
     }
-    const source = new ImageStore(file.image, { packed: true }, file.source.clusterBytes);
+    const source = new PackingStore(file.image, {}, file.source.clusterBytes);
     return { source, children: { file } };
   },
 };
