@@ -6,6 +6,7 @@ import type { DomainTemplate } from './domain-template.ts';
 import type { Lab } from './lab.ts';
 import type { Master } from './master.ts';
 import type { Runner } from './runner/runner.ts';
+import type { LabSpec } from './spec/load.ts';
 
 /** A template of more than this many bytes is something else. */
 const largestTemplate = 4 * 1024 * 1024;
@@ -27,18 +28,17 @@ export async function definitionKind(
 async function templateOf({ spec }: Lab, runner: Runner | undefined): Promise<DomainTemplate | undefined> {
   const { template, given } = spec;
   if (template === undefined) return undefined;
-  if ('file' in template) {
-    const xml = readSmallText(template.file, largestTemplate);
-    if (xml !== undefined) return { name: `'${template.file}'`, xml, given };
-    throw spec.mistake(
-      ['template'],
-      `there is no file '${template.file}'`,
-      'paths are relative to the lab file',
-    );
-  }
+  if ('file' in template) return templateFile(spec, template.file);
   const { domain } = template;
   if (!runner) throw new DiskError('unsupported', `The template '${domain}' is libvirt's to give`);
   return { name: `'${domain}'`, xml: await runner.domainXml(domain), given };
+}
+
+/** The template in a file. Blames the lab file's line where there is none. */
+export function templateFile(spec: LabSpec, file: string): DomainTemplate {
+  const xml = readSmallText(file, largestTemplate);
+  if (xml !== undefined) return { name: `'${file}'`, xml, given: spec.given };
+  throw spec.mistake(['template'], `there is no file '${file}'`, 'paths are relative to the lab file');
 }
 
 /** Whether QEMU can read the master without being made its owner: a file by itself, readable by everybody. */

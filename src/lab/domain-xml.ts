@@ -65,9 +65,19 @@ function domain(seat: Seat, options: DomainXmlOptions): Node {
 }
 
 /** Whose domain it is, in a namespace of our own. */
-export function seatMark({ lab, name, master }: Pick<Seat, 'lab' | 'name' | 'master'>): Node {
+export function seatMark({
+  lab,
+  name,
+  master,
+  content,
+}: Pick<Seat, 'lab' | 'name' | 'master' | 'content'>): Node {
   return {
-    ...node('cowherd:seat', { lab, name, ...(master === undefined ? {} : { master }) }),
+    ...node('cowherd:seat', {
+      lab,
+      name,
+      ...(master === undefined ? {} : { master }),
+      ...(content === undefined ? {} : { content }),
+    }),
     namespace: metadataNamespace,
   };
 }

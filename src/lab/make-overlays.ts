@@ -18,7 +18,13 @@ export interface OverlayKind {
   readonly lab: string;
   /** Folder of the overlays: the backing name is relative to it. */
   readonly pool: string;
-  readonly master: { readonly path: string; readonly format: string; readonly content: string };
+  readonly master: {
+    readonly path: string;
+    readonly format: string;
+    readonly content: string;
+    /** Where it is on this machine; default: at its path. */
+    readonly here?: string;
+  };
   /** Guest bytes. */
   readonly size: number;
   /** 'demo': the seat's name is written into the demo guest's record. */
@@ -41,11 +47,17 @@ export async function makeOverlays(
   jobs: readonly OverlayJob[],
   options: PlaceOptions,
 ): Promise<void> {
-  const encoder = new OverlayEncoder(kind);
+  const overlay = overlayEncoder(kind);
   await placeFiles(
-    jobs.map(({ seat, path }) => ({ path, content: () => encoder.overlayFor(seat) })),
+    jobs.map(({ seat, path }) => ({ path, content: () => overlay(seat) })),
     options,
   );
+}
+
+/** What a seat's overlay file holds. */
+export function overlayEncoder(kind: OverlayKind): (seat: string) => SparseContent | Promise<Uint8Array> {
+  const encoder = new OverlayEncoder(kind);
+  return (seat) => encoder.overlayFor(seat);
 }
 
 /** Encodes overlays: alike but for what is the seat's own, the header's provenance and the guest's record. */
@@ -83,8 +95,8 @@ class OverlayEncoder {
 
   async #stamp(bytes: Uint8Array, seat: string, encryption?: DiskEncryption): Promise<Uint8Array> {
     const store = new MemoryStore({ name: `the disk of ${seat}`, bytes });
-    const { path } = this.#kind.master;
-    const resolve = async (): Promise<ByteSource> => openFileStore(path);
+    const { path, here = path } = this.#kind.master;
+    const resolve = async (): Promise<ByteSource> => openFileStore(here);
     {
       const opening = {
         format: 'qcow2',

@@ -94,9 +94,17 @@ export function readImageHead(path: string): ImageHead | undefined {
     throw asSystemError(cause, 'read', path);
   }
   const sizes = { apparent: Number(stat.size), allocated: Number(stat.blocks) * 512 };
-  const bytes = head.subarray(0, got);
-  if (got < 8 || new DataView(head.buffer).getUint32(0) !== 0x514649fb)
-    return { path, format: 'other', ...sizes };
+  return imageHead(path, head.subarray(0, got), sizes);
+}
+
+/** What the first 64 KiB of an image file tell. */
+export function imageHead(
+  path: string,
+  bytes: Uint8Array,
+  sizes: { readonly apparent: number; readonly allocated: number },
+): ImageHead {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  if (bytes.length < 8 || view.getUint32(0) !== 0x514649fb) return { path, format: 'other', ...sizes };
   try {
     const header = parseHeader(bytes, { path });
     const name = backingFileOf(header);

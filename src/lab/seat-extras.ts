@@ -9,7 +9,7 @@ import { extraDiskPath, type Lab, seatPaths } from './lab.ts';
 import { encodeProvenance, readImageHead } from './overlay.ts';
 import { type FileJob, type PlaceOptions, placeFiles } from './place-files.ts';
 import { foreignDisk, isOurs, type Problem, type Step } from './plan.ts';
-import type { Seat } from './seat.ts';
+import type { DiskEncryption, Seat } from './seat.ts';
 import { encodeSeatImage, newEncryption } from './seat-image.ts';
 import { encodeSeed, type SeedMark, seedMark } from './seed/nocloud.ts';
 
@@ -114,7 +114,10 @@ function filesIn(folder: string): readonly string[] {
   }
 }
 
-function seedEncoder(lab: Lab): ((seat: string, instance: string) => Uint8Array) | undefined {
+/** What a seat's seed image holds; undefined where the lab has none. Blames the lab file for what cannot be. */
+export function seedEncoder(
+  lab: Pick<Lab, 'name' | 'spec' | 'seats'>,
+): ((seat: string, instance: string) => Uint8Array) | undefined {
   const { seed: spec } = lab.spec;
   if (spec === undefined) return undefined;
   const file = spec['user-data'];
@@ -163,8 +166,16 @@ function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
 }
 
 function diskJob(lab: Lab, seat: string, path: string, size: number): FileJob {
-  const data = encodeProvenance({ v: 1, lab: lab.name, seat, master: 'none' });
-  const extensions = [{ type: ExtensionType.provenance, data }];
-  const content = () => encodeSeatImage(size, { extensions, encryption: newEncryption(lab)?.(seat) });
-  return { path, content };
+  return { path, content: () => encodeExtraDisk(lab.name, seat, size, newEncryption(lab)?.(seat)) };
+}
+
+/** The bytes of an empty extra disk. */
+export function encodeExtraDisk(
+  lab: string,
+  seat: string,
+  size: number,
+  encryption?: DiskEncryption,
+): Promise<Uint8Array> {
+  const data = encodeProvenance({ v: 1, lab, seat, master: 'none' });
+  return encodeSeatImage(size, { extensions: [{ type: ExtensionType.provenance, data }], encryption });
 }

@@ -29,6 +29,8 @@ export interface Seat {
   readonly serialLog: string;
   /** Absolute path of the master, for the domain's metadata and for messages. */
   readonly master?: string;
+  /** `contentDigest` of the master, where nothing but the domain's metadata can keep it. */
+  readonly content?: string;
   /** 'none' gives the guest no display adapter; 'vnc' and 'spice' a card, and a way to see it. */
   readonly graphics: Graphics;
   /** How the machine boots. With UEFI each seat has firmware variables of its own. */

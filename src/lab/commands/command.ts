@@ -5,11 +5,12 @@ import type { CliContext } from '../../cli/context.ts';
 import type { Progress } from '../../cli/progress.ts';
 import { progressBar } from '../../cli/progress-bar.ts';
 import { DiskError } from '../../errors.ts';
-import { type Lab, openLab } from '../lab.ts';
+import { type Lab, labOf } from '../lab.ts';
 import { withoutControls } from '../messages.ts';
 import { lockPool } from '../pool-lock.ts';
 import type { Runner } from '../runner/runner.ts';
 import { selectSeats } from '../selection.ts';
+import { type LabSpec, loadLab } from '../spec/load.ts';
 
 /** A command's arguments as the program's front has read them. */
 export interface Input {
@@ -32,6 +33,34 @@ export function labFrom(
   context: CliContext,
   after?: number,
 ): { lab: Lab; file: string; rest: readonly string[] } {
+  const { spec, file, rest } = specFrom(input, context, after);
+  if (isRemote(spec)) {
+    throw new DiskError('unsupported', 'This is not there for labs whose hosts have pools of their own', {
+      field: 'hosts',
+      detail: { fix: 'plan, up, status, start, stop, reset and down are' },
+    });
+  }
+  return { lab: labOf(spec), file, rest };
+}
+
+function isRemote({ hosts }: LabSpec): boolean {
+  return hosts?.some((one) => one.pool !== undefined) ?? false;
+}
+
+/** A command that does its work otherwise for labs whose hosts have pools of their own. */
+export function orRemote(local: LabCommand, remote: () => Promise<{ readonly run: LabCommand }>): LabCommand {
+  return async (input, context) => {
+    if (!isRemote(specFrom(input, context).spec)) return await local(input, context);
+    return await (await remote()).run(input, context);
+  };
+}
+
+/** `labFrom` without a look at what is there. */
+export function specFrom(
+  input: Input,
+  context: CliContext,
+  after?: number,
+): { spec: LabSpec; file: string; rest: readonly string[] } {
   const [first, ...rest] = input.operands;
   const looksSo = first !== undefined && (/\.(ya?ml|json)$/i.test(first) || first.includes('/'));
   const named = after === undefined ? looksSo : input.operands.length > after;
@@ -45,7 +74,7 @@ export function labFrom(
       { detail: { fix: `write for example: ${context.program} up classroom.yaml` } },
     );
   }
-  return { lab: openLab(file, context.cwd), file, rest: named ? rest : input.operands };
+  return { spec: loadLab(file, context.cwd), file, rest: named ? rest : input.operands };
 }
 
 /** The seats that operands select; all of them where there is none. */

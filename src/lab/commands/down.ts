@@ -11,6 +11,7 @@ import {
   type LabCommand,
   labFrom,
   locked,
+  orRemote,
   runnerOf,
   say,
   sayJson,
@@ -21,7 +22,7 @@ import {
 import { stopSeats } from './stop.ts';
 
 /** `cowherd down`: removes what `up` made, and gives the master back. */
-export const run: LabCommand = async (input, context) => {
+const onThisMachine: LabCommand = async (input, context) => {
   const { lab } = labFrom(input, context);
   const dryRun = input.options.dryRun === true;
   await using runner = await runnerOf(lab);
@@ -56,6 +57,8 @@ export const run: LabCommand = async (input, context) => {
   for (const path of plan.kept) warn(context, `'${shown(context, path)}' was not made by this lab and stays`);
   return 0;
 };
+
+export const run = orRemote(onThisMachine, () => import('./remote/down.ts'));
 
 /** What is left when the last moments of a `down` were cut off: a lock, and folders with nothing in them. */
 async function tidyAway(lab: Lab): Promise<void> {

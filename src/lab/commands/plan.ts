@@ -6,6 +6,7 @@ import {
   type LabCommand,
   labFrom,
   lazyProgress,
+  orRemote,
   runnerOf,
   say,
   sayJson,
@@ -15,7 +16,7 @@ import {
 import { describePlan } from './describe-plan.ts';
 
 /** `cowherd plan`: what `up` would do. Changes nothing. */
-export const run: LabCommand = async (input, context) => {
+const onThisMachine: LabCommand = async (input, context) => {
   const { lab, file } = labFrom(input, context);
   const prune = input.options.prune === true;
   await using runner = await runnerOf(lab);
@@ -42,6 +43,8 @@ export const run: LabCommand = async (input, context) => {
   say(context, `\n${context.program} up ${file} does this.`);
   return 0;
 };
+
+export const run = orRemote(onThisMachine, () => import('./remote/plan.ts'));
 
 /** Whether `up` would do what the plan says, not refuse it. */
 export function isPossible({ plan, refused }: Prepared): boolean {

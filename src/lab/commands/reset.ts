@@ -9,6 +9,7 @@ import {
   labFrom,
   lazyProgress,
   locked,
+  orRemote,
   runnerOf,
   say,
   sayJson,
@@ -19,7 +20,7 @@ import {
 import { stopSeats } from './stop.ts';
 
 /** `cowherd reset`: throws seats' disks away and makes them as fresh as the master. */
-export const run: LabCommand = async (input, context) => {
+const onThisMachine: LabCommand = async (input, context) => {
   const { lab, file, rest } = labFrom(input, context);
   if (rest.length === 0) {
     throw new DiskError('bad-argument', 'Which seats? Reset throws their disks away', {
@@ -70,3 +71,5 @@ export const run: LabCommand = async (input, context) => {
   if (json) sayJson(context, answer);
   return 0;
 };
+
+export const run = orRemote(onThisMachine, () => import('./remote/reset.ts'));

@@ -11,6 +11,7 @@ import {
   type Input,
   type LabCommand,
   labFrom,
+  orRemote,
   runnerOf,
   say,
   sayJson,
@@ -20,13 +21,25 @@ import {
 } from './command.ts';
 
 /** `cowherd start`: boots seats, some at a time. With --watch until each guest is off, with what it prints. */
-export const run: LabCommand = async (input, context) => {
-  const { lab, rest } = labFrom(input, context);
-  const names = seatsFrom(lab, rest);
-  await using runner = await runnerOf(lab);
-  const unavailable = await runner.unavailable();
-  if (unavailable !== undefined) throw new DiskError('unsupported', unavailable, { field: 'runner' });
-  const wanted = await seatsToStart(lab, names);
+export const run: LabCommand = orRemote(
+  async (input, context) => {
+    const { lab, rest } = labFrom(input, context);
+    const names = seatsFrom(lab, rest);
+    await using runner = await runnerOf(lab);
+    const unavailable = await runner.unavailable();
+    if (unavailable !== undefined) throw new DiskError('unsupported', unavailable, { field: 'runner' });
+    return await startSeats(await seatsToStart(lab, names), runner, input, context);
+  },
+  () => import('./remote/start.ts'),
+);
+
+/** Boots those of the seats that are off, and says what became of them. */
+export async function startSeats(
+  wanted: readonly Seat[],
+  runner: Runner,
+  input: Input,
+  context: CliContext,
+): Promise<number> {
   const { down, up, unknown } = await divide(wanted, runner);
   for (const warning of runner.warnings?.() ?? []) warn(context, warning);
   if (unknown.length > 0)
@@ -40,7 +53,7 @@ export const run: LabCommand = async (input, context) => {
   // Awaited: the runner is given back when this returns.
   const code = await boot(down, up, runner, input, context);
   return unknown.length > 0 ? 1 : code;
-};
+}
 
 /** Seats that are off, and the names of those that are not, or that nobody can ask. */
 async function divide(

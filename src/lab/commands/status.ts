@@ -9,6 +9,7 @@ import {
   type LabCommand,
   labFrom,
   lazyProgress,
+  orRemote,
   runnerOf,
   say,
   sayJson,
@@ -18,7 +19,7 @@ import {
 } from './command.ts';
 
 /** `cowherd status`: the master and every seat as they are. Exit code 1 when the master is not what it was. */
-export const run: LabCommand = async (input, context) => {
+const onThisMachine: LabCommand = async (input, context) => {
   const { lab } = labFrom(input, context);
   await using runner = await runnerOf(lab);
   const bar = lazyProgress(context, 'reading the master', 'bytes');
@@ -36,6 +37,8 @@ export const run: LabCommand = async (input, context) => {
   const { state } = status.master;
   return state === 'as-it-was' || state === 'unknown' ? 0 : 1;
 };
+
+export const run = orRemote(onThisMachine, () => import('./remote/status.ts'));
 
 function jsonOf(lab: Lab, { master, seats }: LabStatus): unknown {
   const known = lab.state?.master;

@@ -1,30 +1,53 @@
+import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
 import { count, describeSeats, milliseconds } from '../describe.ts';
 import type { Runner } from '../runner/runner.ts';
 import type { Seat } from '../seat.ts';
-import { type LabCommand, labFrom, runnerOf, say, sayJson, seatsFrom, wantsJson } from './command.ts';
+import {
+  type Input,
+  type LabCommand,
+  labFrom,
+  orRemote,
+  runnerOf,
+  say,
+  sayJson,
+  seatsFrom,
+  wantsJson,
+} from './command.ts';
 
 /** `cowherd stop`: asks guests to shut down, and turns them off when they do not. */
-export const run: LabCommand = async (input, context) => {
-  const { lab, rest } = labFrom(input, context);
-  const names = seatsFrom(lab, rest);
-  await using runner = await runnerOf(lab);
+export const run: LabCommand = orRemote(
+  async (input, context) => {
+    const { lab, rest } = labFrom(input, context);
+    const seats = seatsFrom(lab, rest).map((name) => lab.seats.get(name)!);
+    await using runner = await runnerOf(lab);
+    await stopAndSay(seats, runner, input, context);
+    return 0;
+  },
+  () => import('./remote/stop.ts'),
+);
+
+/** Stops those of the seats that are up, and says which. */
+export async function stopAndSay(
+  seats: readonly Seat[],
+  runner: Runner,
+  input: Input,
+  context: CliContext,
+): Promise<void> {
   const began = performance.now();
   const gracefulMs = input.options.now === true ? 0 : secondsOf(input.options.wait);
-  const seats = names.map((name) => lab.seats.get(name)!);
   const stopped = await stopSeats(seats, runner, { gracefulMs, signal: context.signal });
   if (wantsJson(input)) {
     sayJson(context, { stopped, milliseconds: Math.round(performance.now() - began) });
   } else if (stopped.length === 0) {
-    say(context, `None of ${count(names.length, 'seat')} was running`);
+    say(context, `None of ${count(seats.length, 'seat')} was running`);
   } else {
     say(
       context,
       `${count(stopped.length, 'seat')} stopped in ${milliseconds(performance.now() - began)}: ${describeSeats(stopped)}`,
     );
   }
-  return 0;
-};
+}
 
 function secondsOf(value: string | boolean | undefined): number | undefined {
   if (typeof value !== 'string') return undefined;

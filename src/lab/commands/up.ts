@@ -11,6 +11,7 @@ import {
   labFrom,
   lazyProgress,
   locked,
+  orRemote,
   runnerOf,
   say,
   sayJson,
@@ -23,7 +24,7 @@ import { describePlan, isEmpty } from './describe-plan.ts';
 import { isPossible, planJson, prepareWithDigest } from './plan.ts';
 
 /** `cowherd up`: makes what the lab file asks for and is not there. */
-export const run: LabCommand = async (input, context) => {
+const onThisMachine: LabCommand = async (input, context) => {
   const { lab, file } = labFrom(input, context);
   const began = performance.now();
   const prune = input.options.prune === true;
@@ -55,6 +56,8 @@ export const run: LabCommand = async (input, context) => {
   if (json) sayJson(context, answer);
   return 0;
 };
+
+export const run = orRemote(onThisMachine, () => import('./remote/up.ts'));
 
 async function apply(prepared: Prepared, runner: Runner, context: CliContext): Promise<Applied> {
   const bar = lazyProgress(context, 'making disks', 'disks');

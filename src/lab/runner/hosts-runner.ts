@@ -3,6 +3,7 @@ import type { DomainType } from '../domain-xml.ts';
 import type { Seat } from '../seat.ts';
 import type { LabHost } from '../spec/hosts.ts';
 import { LibvirtRunner } from './libvirt/libvirt-runner.ts';
+import type { SeatPlace } from './libvirt/seat-place.ts';
 import type {
   ConsoleOptions,
   Runner,
@@ -14,8 +15,8 @@ import type {
 } from './runner.ts';
 
 /**
- * Guests as libvirt domains on several hosts. Each seat says which is its own; paths are the same on all of them. A host that
- * does not answer delays its own seats alone: they are told of later, and their state is not known meanwhile.
+ * Guests as libvirt domains on several hosts. Each seat says which is its own. A host that does not answer delays its own seats
+ * alone: they are told of later, and their state is not known meanwhile.
  */
 export class HostsRunner implements Runner {
   readonly name = 'libvirt';
@@ -23,8 +24,21 @@ export class HostsRunner implements Runner {
   readonly #hosts: ReadonlyMap<string, LibvirtRunner>;
   readonly #down = new Map<string, string>();
 
-  constructor(hosts: readonly LabHost[]) {
-    this.#hosts = new Map(hosts.map(({ name, uri }) => [name, new LibvirtRunner({ uri })]));
+  /** `place`: where a host's seats have their files; default: on this machine too. */
+  constructor(hosts: readonly LabHost[], place?: (host: LabHost) => SeatPlace) {
+    this.#hosts = new Map(
+      hosts.map((host) => [host.name, new LibvirtRunner({ uri: host.uri, place: place?.(host) })]),
+    );
+  }
+
+  /** `domainType` of one host. */
+  domainTypeOf(host: string): Promise<DomainType> {
+    return this.#hosts.get(host)!.domainType();
+  }
+
+  /** `domainXml` of one host. */
+  domainXmlOn(host: string, name: string): Promise<string> {
+    return this.#hosts.get(host)!.domainXml(name);
   }
 
   /** Hosts that have not answered, in words. */

@@ -7,6 +7,8 @@ export interface LabHost {
   readonly uri: string;
   /** How many seats it gets, against the others' shares. */
   readonly share: number;
+  /** Its folder for its seats and a copy of the master; undefined: pool and master are at the lab file's paths there. */
+  readonly pool?: string;
 }
 
 const host = z.strictObject(
@@ -26,6 +28,14 @@ const host = z.strictObject(
       .max(1000)
       .default(1)
       .meta({ description: "How many seats it gets, against the others' shares" }),
+    pool: z
+      .string({ error: "the host's pool must be an absolute path there" })
+      .regex(/^\/[^\0\r\n]*[^\0\r\n/]$/, { error: "the host's pool must be an absolute path there" })
+      .optional()
+      .meta({
+        description:
+          'A folder of the host, that its seats and a copy of the master are kept in. Default: it has the pool and the master at the same paths as this machine',
+      }),
   },
   { error: 'a host must be a mapping, such as {name: a, libvirt: "qemu+ssh://root@a/system"}' },
 );

@@ -203,6 +203,18 @@ function resolveSpec(data: LabDocument, document: Document, source: SourceText, 
     if (data.hosts!.findIndex((one) => one.name === name) !== i)
       wrong(['hosts', i, 'name'], `two hosts are called "${name}"`, 'give each its own name');
   }
+  const apart = (data.hosts ?? []).filter((one) => one.pool !== undefined);
+  if (apart.length > 0) {
+    if (apart.length < data.hosts!.length)
+      wrong(
+        ['hosts'],
+        'some hosts have a pool and some have none',
+        'write pool for all of them, or for none',
+      );
+    for (const key of ['encrypt', 'serve', 'pool'] as const)
+      if (data[key] !== undefined)
+        wrong([key], `${key} is not there for hosts with pools of their own`, 'leave it out');
+  }
   if (runner === 'qemu') {
     const needs = {
       firmware: data.firmware === 'uefi',

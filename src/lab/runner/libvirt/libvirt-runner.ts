@@ -1,23 +1,12 @@
-import {
-  closeSync,
-  existsSync,
-  mkdtempSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError, isDiskError } from '../../../errors.ts';
-import { asSystemError, errnoOf } from '../../../platform/errno.ts';
 import { type DomainType, metadataNamespace, secretXml } from '../../domain-xml.ts';
 import type { Seat } from '../../seat.ts';
 import { disksOf } from '../../seat-key.ts';
 import { chooseAccelerator } from '../accelerator.ts';
-import { followLog } from '../console-log.ts';
 import { findQemu } from '../qemu-command.ts';
 import { alreadyRunning } from '../qemu-start.ts';
 import type {
@@ -32,6 +21,7 @@ import type {
 import { layOutPassphrase } from '../secret-file.ts';
 import { seatEnd, seatState } from './domain-state.ts';
 import { type DefinitionMark, definitionDigest, markDefinition, markIn } from './marked-definition.ts';
+import { onThisMachine, type SeatPlace } from './seat-place.ts';
 import { Virsh } from './virsh.ts';
 
 export interface LibvirtRunnerOptions {
@@ -41,6 +31,8 @@ export interface LibvirtRunnerOptions {
   readonly virsh?: string;
   /** Default: what the hypervisor offers, and for one on this machine, what was found to work. */
   readonly domainType?: DomainType;
+  /** Where definitions and serial logs are; default: on this machine. */
+  readonly place?: SeatPlace;
 }
 
 /** How often the list of running domains is asked for, while anybody waits for a change in it. */
@@ -61,6 +53,7 @@ export class LibvirtRunner implements Runner {
   readonly boots = true;
   readonly uri: string;
   readonly #virsh: Virsh;
+  readonly #place: SeatPlace;
   #domainType: Promise<DomainType> | undefined;
   /** The running domains' UUIDs, asked for together by all who wait. */
   #active: { readonly at: number; readonly uuids: Promise<ReadonlySet<string>> } | undefined;
@@ -71,6 +64,7 @@ export class LibvirtRunner implements Runner {
   constructor(options: LibvirtRunnerOptions = {}) {
     this.uri = options.uri ?? defaultUri();
     this.#virsh = new Virsh({ uri: this.uri, program: options.virsh });
+    this.#place = options.place ?? onThisMachine;
     if (options.domainType) this.#domainType = Promise.resolve(options.domainType);
   }
 
@@ -98,18 +92,20 @@ export class LibvirtRunner implements Runner {
     } catch (error) {
       throw unreachable(this.uri, error);
     }
-    const marks = await Promise.all(seats.map((seat) => this.#markOf(seat)));
-    return seats.filter((seat, i) => {
-      const mark = marks[i];
-      if (mark === undefined || mark === 'foreign' || mark.from !== seat.definition) return true;
-      return mark.digest !== definitionDigest(readDefinition(seat));
-    });
+    const known = await Promise.all(
+      seats.map(async (seat) => {
+        const mark = await this.#markOf(seat);
+        if (mark === undefined || mark === 'foreign' || mark.from !== seat.definition) return false;
+        return mark.digest === definitionDigest(await this.#place.definition(seat));
+      }),
+    );
+    return seats.filter((_, i) => !known[i]);
   }
 
   async define(seat: Seat): Promise<void> {
-    const text = readDefinition(seat);
+    const text = await this.#place.definition(seat);
     const mark = await this.#markOf(seat);
-    if (mark !== undefined) assertOurs(seat, mark, this.uri);
+    if (mark !== undefined) this.#assertOurs(seat, mark);
     if (mark !== undefined && mark !== 'foreign' && mark.from === seat.definition) {
       if (mark.digest === definitionDigest(text)) return;
     }
@@ -149,7 +145,7 @@ export class LibvirtRunner implements Runner {
 
   async undefine(seat: Seat): Promise<void> {
     const mark = await this.#markOf(seat);
-    if (mark === undefined || !isOurs(seat, mark)) return;
+    if (mark === undefined || !this.#isOurs(seat, mark)) return;
     const state = await this.state(seat);
     if (state !== 'off' && state !== 'crashed') {
       throw new DiskError('in-use', `Seat '${seat.name}' is running: stop it first`, {
@@ -178,7 +174,7 @@ export class LibvirtRunner implements Runner {
 
   async renew(seat: Seat): Promise<void> {
     const mark = await this.#markOf(seat);
-    if (mark === undefined || !isOurs(seat, mark)) return;
+    if (mark === undefined || !this.#isOurs(seat, mark)) return;
     await this.undefine(seat);
     await this.define(seat);
   }
@@ -187,8 +183,8 @@ export class LibvirtRunner implements Runner {
     if (options.signal?.aborted) throw new DiskError('aborted', `Seat '${seat.name}' was not started`);
     await this.define(seat);
     await this.#tellSecret(seat);
-    touch(seat.serialLog);
-    const logBefore = logFacts(seat.serialLog);
+    this.#place.prepareLog(seat);
+    const logBefore = await this.#place.logFacts(seat);
     try {
       await this.#virsh.run('start', seat.uuid);
     } catch (error) {
@@ -241,11 +237,7 @@ export class LibvirtRunner implements Runner {
 
   /** What libvirt's log daemon has written; it begins a new file with every boot. */
   console(seat: Seat, options: ConsoleOptions = {}): AsyncIterable<Uint8Array> {
-    return followLog(seat.serialLog, {
-      from: 0,
-      more: options.follow ? () => this.#isUp(seat) : undefined,
-      signal: options.signal,
-    });
+    return this.#place.follow(seat, options.follow ? () => this.#isUp(seat) : undefined, options.signal);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -316,56 +308,27 @@ export class LibvirtRunner implements Runner {
    */
   async #hasRun(seat: Seat, error: unknown, before: string): Promise<boolean> {
     if (!isDiskError(error, 'io') || !/monitor/i.test(error.message)) return false;
-    return !(await this.#isUp(seat, 'now')) && logFacts(seat.serialLog, 'used') !== before;
+    if (await this.#isUp(seat, 'now')) return false;
+    const after = await this.#place.logFacts(seat);
+    return after !== '' && after !== before;
   }
-}
 
-function readDefinition(seat: Seat): string {
-  try {
-    return readFileSync(seat.definition, 'utf8');
-  } catch (cause) {
-    if (errnoOf(cause) !== 'ENOENT') throw asSystemError(cause, 'read', seat.definition);
-    throw new DiskError('not-found', `Seat '${seat.name}' has no definition`, {
-      path: seat.definition,
-      detail: { fix: "'cowherd up' writes it" },
-    });
+  /** A domain is this seat's when it was defined from the seat's file, or from one that is not there any more. */
+  #isOurs(seat: Seat, mark: DefinitionMark | 'foreign'): boolean {
+    return mark !== 'foreign' && (mark.from === seat.definition || this.#place.isGone(mark.from));
   }
-}
 
-/** A domain is this seat's when it was defined from the seat's file, or from one that is not there any more. */
-function isOurs(seat: Seat, mark: DefinitionMark | 'foreign'): boolean {
-  return mark !== 'foreign' && (mark.from === seat.definition || !existsSync(mark.from));
-}
-
-function assertOurs(seat: Seat, mark: DefinitionMark | 'foreign', uri: string): void {
-  if (isOurs(seat, mark)) return;
-  const other = mark === 'foreign' ? 'somebody else' : `the seat of '${(mark as DefinitionMark).from}'`;
-  throw new DiskError(
-    'exists',
-    `${uri} has a domain with the UUID of seat '${seat.name}', made by ${other}`,
-    {
-      path: seat.definition,
-      detail: { fix: 'two copies of one lab need two names (lab: NAME)' },
-    },
-  );
-}
-
-/** virtlogd, who writes the log, would make it for the superuser's eyes only. */
-function touch(path: string): void {
-  try {
-    closeSync(openSync(path, 'a', 0o644));
-  } catch {
-    // Somebody else's: libvirt can write it, and whether we can read it will be seen.
-  }
-}
-
-/** What changes when a log is written to; 'used': nothing where it is empty. */
-function logFacts(path: string, when?: 'used'): string {
-  try {
-    const { size, mtimeMs, ino } = statSync(path);
-    return when === 'used' && size === 0 ? '' : `${ino} ${size} ${mtimeMs}`;
-  } catch {
-    return '';
+  #assertOurs(seat: Seat, mark: DefinitionMark | 'foreign'): void {
+    if (this.#isOurs(seat, mark)) return;
+    const other = mark === 'foreign' ? 'somebody else' : `the seat of '${mark.from}'`;
+    throw new DiskError(
+      'exists',
+      `${this.uri} has a domain with the UUID of seat '${seat.name}', made by ${other}`,
+      {
+        path: seat.definition,
+        detail: { fix: 'two copies of one lab need two names (lab: NAME)' },
+      },
+    );
   }
 }
 

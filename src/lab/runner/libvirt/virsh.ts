@@ -76,7 +76,8 @@ export class Virsh implements AsyncDisposable {
   #start(): ChildProcessWithoutNullStreams {
     const child = spawn(this.#program, ['-q', '-c', this.uri], {
       // Its words are looked at, and a history of commands would be kept in the user's home.
-      env: { ...process.env, LC_ALL: 'C', LANGUAGE: 'C', VIRSH_HISTSIZE: '0' },
+      // It repeats what it reads as for a terminal: a line must not be wrapped.
+      env: { ...process.env, LC_ALL: 'C', LANGUAGE: 'C', VIRSH_HISTSIZE: '0', COLUMNS: '32767' },
       // A session of its own: Ctrl-C is ours to handle, not virsh's.
       detached: true,
     });
@@ -140,7 +141,10 @@ function complaint(text: string): string {
 }
 
 const codes: readonly (readonly [RegExp, DiskErrorCode])[] = [
-  [/failed to get (domain|network|metadata)|domain not found|no domain with matching/i, 'not-found'],
+  [
+    /failed to get (domain|network|metadata|vol|pool)|(domain|volume|pool) not found|no domain with matching/i,
+    'not-found',
+  ],
   [/ENOENT|spawn .* ENOENT/, 'not-found'],
   [/already (running|active)/i, 'in-use'],
   [/Failed to get .*lock|Is another process using the image/, 'locked'],

@@ -1,0 +1,1 @@
+export { plan as run } from './up.ts';

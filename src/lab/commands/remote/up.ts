@@ -1,0 +1,97 @@
+import type { CliContext } from '../../../cli/context.ts';
+import { count, describeSeats, milliseconds } from '../../describe.ts';
+import { withoutControls } from '../../messages.ts';
+import type { RemoteLab } from '../../remote/lab.ts';
+import { applyRemote, isIdle, planRemote, type RemoteApplied, type RemotePlan } from '../../remote/up.ts';
+import { type LabCommand, lazyProgress, say, sayJson, startToo, wantsJson, warn } from '../command.ts';
+import { lockedRemote, remoteLabFrom, warnOfDown } from './lab.ts';
+
+/** `cowherd up` and `cowherd plan` for a lab whose hosts keep its seats. Exit code 1 where something failed on a host that answers. */
+const command =
+  (dryRun: boolean): LabCommand =>
+  async (input, context) => {
+    const { lab: remote, file } = remoteLabFrom(input, context);
+    await using lab = remote;
+    const began = performance.now();
+    const prune = input.options.prune === true;
+    const only = dryRun || input.options.dryRun === true;
+    if (only) {
+      const plan = await planned(lab, context, false);
+      describe(plan, input.options.output === 'json', lab, prune, context);
+      return 0;
+    }
+    const { plan, applied } = await lockedRemote(lab, async () => {
+      const plan = await planned(lab, context, true);
+      const nothing: RemoteApplied = { created: [], defined: [], removed: [], copied: [], failures: [] };
+      if (isIdle(plan, prune)) return { plan, applied: nothing };
+      const onHost = (host: string, what: string) => !wantsJson(input) && say(context, `  ${host}: ${what}`);
+      return { plan, applied: await applyRemote(lab, plan, { prune, signal: context.signal, onHost }) };
+    });
+    for (const { host, error } of applied.failures)
+      warn(context, `${host}: ${withoutControls(error.message)}`);
+    const { failures, ...done } = applied;
+    const ms = performance.now() - began;
+    const answer = {
+      lab: lab.spec.name,
+      ...done,
+      failed: failures.map(({ host }) => host),
+      milliseconds: Math.round(ms),
+    };
+    const json = wantsJson(input);
+    if (!json) {
+      describe(plan, false, lab, prune, context);
+      if (!isIdle(plan, prune))
+        say(
+          context,
+          `${count(done.created.length, 'disk')} made, ${count(done.defined.length, 'domain')} defined in ${milliseconds(ms)}`,
+        );
+    }
+    if (failures.length === 0 && input.options.start === true)
+      return startToo(input, context, [file], answer);
+    if (json) sayJson(context, answer);
+    return failures.length > 0 ? 1 : 0;
+  };
+
+export const run = command(false);
+export const plan = command(true);
+
+async function planned(lab: RemoteLab, context: CliContext, make: boolean): Promise<RemotePlan> {
+  const bar = lazyProgress(context, 'reading the master', 'bytes');
+  try {
+    const plan = await planRemote(lab, { digest: { signal: context.signal, onProgress: bar.update }, make });
+    warnOfDown(plan.view, context);
+    return plan;
+  } finally {
+    bar.end();
+  }
+}
+
+function describe(
+  plan: RemotePlan,
+  json: boolean,
+  { spec }: RemoteLab,
+  prune: boolean,
+  context: CliContext,
+): void {
+  if (json) {
+    sayJson(context, { lab: spec.name, hosts: plan.hosts, content: plan.view.master?.content });
+    return;
+  }
+  const head = `${spec.name}: ${count(spec.seats.length, 'seat')} on ${count(plan.hosts.length, 'host')}`;
+  say(context, isIdle(plan, prune) ? `${head}: nothing to do` : head);
+  for (const { host, down, copy, create, define, unlisted } of plan.hosts) {
+    if (down !== undefined) continue;
+    if (copy) say(context, `  + ${host}: a copy of the master`);
+    if (create.length > 0)
+      say(context, `  + ${host}: ${count(create.length, 'disk')}  ${describeSeats(create)}`);
+    if (define.length > 0)
+      say(context, `  + ${host}: ${count(define.length, 'domain')}  ${describeSeats(define)}`);
+    if (unlisted.length === 0) continue;
+    say(
+      context,
+      prune
+        ? `  - ${host}: ${describeSeats(unlisted)}`
+        : `    ${host}: kept, not listed: ${describeSeats(unlisted)}`,
+    );
+  }
+}

@@ -1,0 +1,83 @@
+import { z } from 'zod';
+
+/*
+ * What Cowherd writes beside images on a host. A record that was cut off is none: its text does not parse.
+ */
+
+const digest = z.string().regex(/^[0-9a-f]{64}$/);
+const content = z.string().regex(/^[\w:]{1,128}$/);
+const bytes = z.number().int().nonnegative();
+const fileName = z.string().regex(/^[^/\0\r\n]{1,200}$/);
+
+const copySchema = z.object({
+  v: z.literal(1),
+  /** Name of the copy, in the same folder. */
+  file: fileName,
+  /** Bytes of that file, and their SHA-256. */
+  bytes,
+  sha256: digest,
+  format: z.enum(['qcow2', 'raw']),
+  /** Guest bytes. */
+  size: bytes,
+  /** `contentDigest` of what a guest reads. */
+  content,
+});
+
+/** A copy of a master on a host, whole and compared: its record is written after that. */
+export type MasterCopy = z.infer<typeof copySchema>;
+
+const placementSchema = z.object({
+  v: z.literal(1),
+  lab: z.string(),
+  /** The newest counts. */
+  revision: z.number().int().positive(),
+  /** What new disks stand on. */
+  master: z.object({ format: z.enum(['qcow2', 'raw']), size: bytes, content }),
+  /** Each seat's host. */
+  seats: z.record(z.string(), z.string()),
+});
+
+/** Which host each seat of a lab is on, as each of the hosts keeps it. */
+export type Placement = z.infer<typeof placementSchema>;
+
+/** No record has more bytes than this. */
+export const longestRecord = 4 * 1024 * 1024;
+
+export function encodeRecord(record: MasterCopy | Placement): Uint8Array {
+  return new TextEncoder().encode(`${JSON.stringify(record)}\n`);
+}
+
+export function parseCopy(bytes: Uint8Array): MasterCopy | undefined {
+  return parse(copySchema, bytes);
+}
+
+export function parsePlacement(bytes: Uint8Array): Placement | undefined {
+  return parse(placementSchema, bytes);
+}
+
+function parse<T>(schema: z.ZodType<T>, bytes: Uint8Array): T | undefined {
+  try {
+    return schema.safeParse(JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))).data;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Names in a host's folder. No seat's name has a `+`, and no seat's file ends so. */
+export const names = {
+  copy: (master: string, contentDigest: string, format: string) =>
+    `${master}+${contentDigest.split(':').at(-1)!.slice(0, 16)}.${format}`,
+  copyRecord: (file: string) => `${file}.copy.json`,
+  isCopyRecord: (file: string) => file.endsWith('.copy.json'),
+  placement: (lab: string, revision: number) => `${lab}.${revision}.seats.json`,
+  /** The revision that a record of the lab's seats says in its name. */
+  placementRevision: (lab: string, file: string) => {
+    const match = file.startsWith(`${lab}.`) && /^(\d{1,9})\.seats\.json$/.exec(file.slice(lab.length + 1));
+    return match ? Number(match[1]) : undefined;
+  },
+  isPlacement: (file: string) => /\.\d{1,9}\.seats\.json$/.test(file),
+  disk: (seat: string) => `${seat}.qcow2`,
+  extra: (seat: string, disk: string) => `${seat}+${disk}.qcow2`,
+  seed: (seat: string) => `${seat}.seed.iso`,
+  log: (seat: string) => `${seat}.log`,
+} as const;

@@ -1,0 +1,156 @@
+import { DiskError } from '../../errors.ts';
+import { count, describeSeats } from '../describe.ts';
+import type { Seat } from '../seat.ts';
+import type { RemoteHost } from './host.ts';
+import type { RemoteLab, RemoteView } from './lab.ts';
+import { type MasterCopy, names } from './records.ts';
+import { assertReplaceable, diskPlace, removeSeatFiles, seatMaker } from './seat-files.ts';
+
+/**
+ * Seats by name, as they are on their hosts. Throws `not-found` for those that were not made; a seat whose host does not answer is among
+ * them, and the message says so.
+ */
+export function seatsFound(lab: RemoteLab, view: RemoteView, wanted: readonly string[]): readonly Seat[] {
+  const missing = wanted.filter((seat) => !view.found.has(seat));
+  if (missing.length > 0) {
+    const down = view.hosts.filter((one) => one.down !== undefined).map(({ host }) => host.name);
+    const but = down.length > 0 ? ` (not there: ${down.join(', ')})` : '';
+    throw new DiskError('not-found', `On no host that answers: ${describeSeats(missing)}${but}`, {
+      detail: { fix: "'cowherd up' makes them" },
+    });
+  }
+  const seats = lab.seats(view, new Map());
+  return wanted.map((name) => seats.get(name)!);
+}
+
+/** Throws `exists` or `not-found` where a seat that is to start has a disk that is not whole, or not its own. */
+export async function assertDisks(lab: RemoteLab, seats: readonly Seat[]): Promise<void> {
+  const cut: string[] = [];
+  for (const seat of seats) {
+    const place = await diskPlace(lab.hosts.get(seat.host!)!, seat.name);
+    assertReplaceable(place, lab.spec.name, seat.name);
+    if (place === 'missing' || place === 'cut off') cut.push(seat.name);
+  }
+  if (cut.length === 0) return;
+  throw new DiskError('not-found', `Without a disk: ${describeSeats(cut)}`, {
+    detail: { fix: "'cowherd up' makes them" },
+  });
+}
+
+/** Throws `in-use` where one of the seats is not known to be off. */
+export function assertOff(view: RemoteView, seats: readonly Seat[], verb: string): void {
+  const running = seats.filter(({ name }) => !['off', 'crashed'].includes(view.found.get(name)!.state));
+  if (running.length === 0) return;
+  const who = describeSeats(running.map(({ name }) => name));
+  throw new DiskError('in-use', `${count(running.length, 'seat')} in use: ${who}`, {
+    detail: { fix: `'cowherd ${verb} --stop' stops them first; or shut them down` },
+  });
+}
+
+/**
+ * Makes seats' disks new on the lab's master. A cut leaves a seat without a disk, or with one that has no header, never with the old one
+ * half gone: `up` makes it then.
+ */
+export async function resetRemote(
+  lab: RemoteLab,
+  view: RemoteView,
+  seats: readonly Seat[],
+  options: { readonly onProgress?: (done: number, total: number) => void },
+): Promise<void> {
+  const { master } = view;
+  if (!master)
+    throw new DiskError('not-found', 'No master is known to this machine or to a host', { field: 'master' });
+  for (const { host } of seats) {
+    if (lab.copyOn(view, host!, master.content)) continue;
+    throw new DiskError('not-found', `${host} has no copy of the master yet`, {
+      detail: { fix: "'cowherd up' makes it" },
+    });
+  }
+  for (const seat of seats)
+    assertReplaceable(await diskPlace(lab.hosts.get(seat.host!)!, seat.name), lab.spec.name, seat.name);
+  const after = new Map(seats.map((seat) => [seat.name, lab.onMaster(seat, master)]));
+  const make = seatMaker(lab, master, after);
+  let done = 0;
+  await Promise.all(
+    view.hosts.map(async ({ host }) => {
+      const remote = lab.hosts.get(host.name)!;
+      for (const seat of seats.filter((one) => one.host === host.name)) {
+        // Before the disk: a memory that was saved over the old disk must never run on over the new one.
+        await lab.prepareDefinitions([seat], view);
+        await lab.runner.renew(seat);
+        await make(remote, seat.name);
+        const fresh = after.get(seat.name)!;
+        await lab.prepareDefinitions([fresh], view);
+        await lab.runner.define(fresh);
+        options.onProgress?.(++done, seats.length);
+      }
+      const former = new Set(seats.flatMap((seat) => (seat.host === host.name ? (seat.content ?? []) : [])));
+      former.delete(master.content);
+      if (former.size > 0) await removeCopies(lab, remote, ({ content }) => former.has(content));
+    }),
+  );
+}
+
+/**
+ * Removes the lab's seats from the hosts that answer, with all their files, the record of who is where, and copies of masters that
+ * nobody needs then. Gives what was removed.
+ */
+export async function takeDownRemote(
+  lab: RemoteLab,
+  view: RemoteView,
+  isPlacement: (file: string) => boolean,
+): Promise<{ readonly seats: readonly string[]; readonly files: readonly string[] }> {
+  const seats = lab.seats(view, new Map());
+  const removed = { seats: [] as string[], files: [] as string[] };
+  for (const { host, down, files } of view.hosts) {
+    if (down !== undefined) continue;
+    const remote = lab.hosts.get(host.name)!;
+    for (const { name } of view.found.values()) {
+      const seat = seats.get(name)!;
+      if (seat.host !== host.name) continue;
+      assertReplaceable(await diskPlace(remote, name), lab.spec.name, name);
+      await lab.runner.undefine(seat);
+      removed.files.push(...(await removeSeatFiles(remote, files, name)));
+      removed.seats.push(name);
+    }
+    if (files.size > 0) removed.files.push(...(await removeRest(lab, remote, isPlacement)));
+  }
+  return removed;
+}
+
+/** Removes the record of who is where, and copies that nobody needs. */
+async function removeRest(
+  lab: RemoteLab,
+  remote: RemoteHost,
+  isPlacement: (file: string) => boolean,
+): Promise<readonly string[]> {
+  const { files } = await remote.look(lab.spec.name);
+  const records = [...files].filter(isPlacement);
+  for (const file of records) await remote.pool.remove(file);
+  return [...records, ...(await removeCopies(lab, remote, () => true))];
+}
+
+/**
+ * Removes copies of masters that `wanted` picks and no domain stands on. None while another lab has its record in the folder: its disks
+ * may be about to stand on one.
+ */
+async function removeCopies(
+  lab: RemoteLab,
+  remote: RemoteHost,
+  wanted: (copy: MasterCopy) => boolean,
+): Promise<readonly string[]> {
+  const removed: string[] = [];
+  const { files, copies, standing } = await remote.look(lab.spec.name);
+  const isOther = (file: string) =>
+    names.isPlacement(file) && names.placementRevision(lab.spec.name, file) === undefined;
+  if ([...files].some(isOther)) return removed;
+  for (const copy of copies) {
+    if (!wanted(copy) || standing.has(`${remote.pool.path}/${copy.file}`)) continue;
+    // The record first: a copy without one counts for nothing, a record without its copy would be untrue.
+    for (const file of [names.copyRecord(copy.file), copy.file]) {
+      await remote.pool.remove(file);
+      removed.push(file);
+    }
+  }
+  return removed;
+}

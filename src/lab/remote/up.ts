@@ -1,0 +1,286 @@
+import { DiskError, firstError, isDiskError } from '../../errors.ts';
+import type { DigestOptions } from '../master.ts';
+import { definitionDigest } from '../runner/libvirt/marked-definition.ts';
+import type { Seat } from '../seat.ts';
+import type { HostView, RemoteHost } from './host.ts';
+import type { RemoteLab, RemoteMaster, RemoteView } from './lab.ts';
+import { copyMaster } from './master-copy.ts';
+import { type Room, roomFor, spreadSeats } from './placement.ts';
+import { encodeRecord, names, type Placement } from './records.ts';
+import { assertReplaceable, diskPlace, removeSeatFiles, seatMaker } from './seat-files.ts';
+
+/** What `up` would do on one host. */
+export interface HostPlan {
+  readonly host: string;
+  /** Why it does not answer: its seats wait. */
+  readonly down?: string;
+  /** It gets a copy of the master. */
+  readonly copy: boolean;
+  /** Seats whose disks are made. */
+  readonly create: readonly string[];
+  /** Seats whose domains are defined. */
+  readonly define: readonly string[];
+  /** Seats of the lab file that are on it. */
+  readonly seats: readonly string[];
+  /** On it, and not in the lab file any more. */
+  readonly unlisted: readonly string[];
+}
+
+export interface RemotePlan {
+  readonly hosts: readonly HostPlan[];
+  /** Undefined: no host is to be told anything new. */
+  readonly placement?: Placement;
+  readonly view: RemoteView;
+  readonly seats: ReadonlyMap<string, Seat>;
+}
+
+/** What was done, or why not, host by host. */
+export interface RemoteApplied {
+  readonly created: readonly string[];
+  readonly defined: readonly string[];
+  readonly removed: readonly string[];
+  readonly copied: readonly string[];
+  /** Of hosts where something failed. */
+  readonly failures: readonly { readonly host: string; readonly error: DiskError }[];
+}
+
+/**
+ * Compares the lab file with what is on its hosts. Changes nothing but that a host's folder becomes known to its libvirt; with `make` it
+ * is made where there is none.
+ */
+export async function planRemote(
+  lab: RemoteLab,
+  { digest, make = false }: { readonly digest?: DigestOptions; readonly make?: boolean } = {},
+): Promise<RemotePlan> {
+  const view = await lab.look(digest);
+  const { master } = view;
+  if (!master) {
+    const { path } = lab.spec.master;
+    throw lab.spec.mistake(
+      ['master'],
+      `there is no '${path}', and no host knows of one`,
+      'paths are relative to the lab file',
+    );
+  }
+  const before = new Map([
+    ...Object.entries(view.placement?.seats ?? {}),
+    ...[...view.found].map(([seat, { host }]) => [seat, host] as const),
+  ]);
+  const hostOf = spreadSeats(lab.spec.seats, await rooms(lab, view, master, make), before);
+  const seats = lab.seats(view, hostOf);
+  const hosts: HostPlan[] = [];
+  for (const host of view.hosts) hosts.push(await planHost(lab, view, host, seats));
+  return { hosts, placement: placementAfter(lab, view, master, hostOf), view, seats };
+}
+
+/** Free memory and disk of the hosts, where any seat has no place yet. */
+async function rooms(
+  lab: RemoteLab,
+  { hosts, placement, found }: RemoteView,
+  master: RemoteMaster,
+  make: boolean,
+): Promise<readonly Room[]> {
+  const { spec } = lab;
+  const need = { memory: spec.memoryMiB * 1024 * 1024, disk: spec.disk.size ?? master.size };
+  const placed = spec.seats.every((seat) => found.has(seat) || placement?.seats[seat] !== undefined);
+  return await Promise.all(
+    hosts.map(async ({ host, down, seats }) => {
+      const { name, share } = host;
+      if (down !== undefined || placed) return { host: name, share };
+      const running = seats.filter(({ state }) => state !== 'off' && state !== 'crashed').length;
+      return { host: name, share, seats: roomFor(await lab.hosts.get(name)!.free(make), need, running) };
+    }),
+  );
+}
+
+async function planHost(
+  lab: RemoteLab,
+  view: RemoteView,
+  { host, down, seats: found }: HostView,
+  seats: Map<string, Seat>,
+): Promise<HostPlan> {
+  const remote = lab.hosts.get(host.name)!;
+  const listed = new Set(lab.spec.seats);
+  const own = lab.spec.seats.filter((seat) => seats.get(seat)?.host === host.name);
+  const unlisted = found.flatMap(({ name }) => (listed.has(name) ? [] : [name]));
+  const plan = { host: host.name, down, copy: false, create: [], define: [], seats: own, unlisted };
+  if (down !== undefined) return plan;
+  const create: string[] = [];
+  if (await remote.pool.open(false)) {
+    const places = await Promise.all(own.map((seat) => diskPlace(remote, seat)));
+    for (const [i, seat] of own.entries()) {
+      const place = places[i];
+      assertReplaceable(place, lab.spec.name, seat);
+      if (place === 'missing' || place === 'cut off') create.push(seat);
+      // Made, but its domain was not defined any more: the disk says by itself what it stands on.
+      else if (!view.found.has(seat)) adopt(lab, view, seats, seat, place.provenance!.master);
+    }
+  } else create.push(...own);
+  for (const seat of create) seats.set(seat, lab.onMaster(seats.get(seat)!, view.master!));
+  const copy = own.length > 0 && lab.copyOn(view, host.name, view.master!.content) === undefined;
+  await lab.prepareDefinitions(
+    own.map((seat) => seats.get(seat)!),
+    view,
+  );
+  const define = copy ? own.filter((seat) => create.includes(seat) || isStale(seat)) : own.filter(isStale);
+  return { ...plan, copy, create, define };
+
+  function isStale(seat: string): boolean {
+    return view.found.get(seat)?.digest !== definitionDigest(lab.definitionOf(seats.get(seat)!));
+  }
+}
+
+/** A seat whose disk was made on a master of that content. */
+function adopt(
+  lab: RemoteLab,
+  view: RemoteView,
+  seats: Map<string, Seat>,
+  name: string,
+  content: string,
+): void {
+  const seat = seats.get(name)!;
+  const copy = lab.copyOn(view, seat.host!, content);
+  const pool = lab.hosts.get(seat.host!)!.pool.path;
+  seats.set(name, { ...seat, content, master: copy && `${pool}/${copy.file}` });
+}
+
+function placementAfter(
+  { spec }: RemoteLab,
+  { placement, hosts }: RemoteView,
+  { format, size, content }: RemoteMaster,
+  hostOf: ReadonlyMap<string, string>,
+): Placement | undefined {
+  const after = {
+    v: 1 as const,
+    lab: spec.name,
+    master: { format, size, content },
+    seats: Object.fromEntries(hostOf),
+  };
+  const same =
+    placement &&
+    JSON.stringify({ ...after, revision: 0 }) === JSON.stringify({ ...after, ...placement, revision: 0 });
+  const everywhere = hosts.every(
+    (one) => one.down !== undefined || one.placement?.revision === placement?.revision,
+  );
+  if (same && everywhere) return undefined;
+  return { ...after, revision: same ? placement.revision : (placement?.revision ?? 0) + 1 };
+}
+
+/**
+ * Does what the plan says, on all hosts at the same time: first the record of who is where, then the master's copy, then disks, then
+ * domains. What fails on one host is told of, and holds nobody else up.
+ */
+export async function applyRemote(
+  lab: RemoteLab,
+  plan: RemotePlan,
+  options: {
+    readonly prune: boolean;
+    readonly signal?: AbortSignal;
+    readonly onHost?: (host: string, what: string) => void;
+  },
+): Promise<RemoteApplied> {
+  const done = {
+    created: [] as string[],
+    defined: [] as string[],
+    removed: [] as string[],
+    copied: [] as string[],
+  };
+  const failures: { host: string; error: DiskError }[] = [];
+  const make = seatMaker(lab, plan.view.master!, plan.seats);
+  const work = async (host: HostPlan) => {
+    const remote = lab.hosts.get(host.host)!;
+    await remote.pool.open(true);
+    if (plan.placement) await writePlacement(remote, plan.placement);
+    let { view } = plan;
+    if (host.copy) {
+      const { master } = view;
+      if (!master!.here) throw noMasterHere(lab, host.host);
+      options.onHost?.(host.host, 'copying the master');
+      const copy = await copyMaster(
+        remote,
+        { ...master!, here: master!.here },
+        lab.copyName(master!),
+        options.signal,
+      );
+      done.copied.push(host.host);
+      view = withCopy(view, host.host, copy);
+    }
+    for (const seat of host.create) {
+      if (options.signal?.aborted) throw new DiskError('aborted', 'Interrupted; what is made is whole');
+      await make(remote, seat);
+      done.created.push(seat);
+    }
+    await lab.prepareDefinitions(
+      host.seats.map((seat) => plan.seats.get(seat)!),
+      view,
+    );
+    for (const seat of new Set([...host.define, ...host.create])) {
+      await lab.runner.define(plan.seats.get(seat)!);
+      done.defined.push(seat);
+    }
+    if (options.prune) {
+      const files = await remote.pool.list();
+      for (const seat of host.unlisted) {
+        const place = await diskPlace(remote, seat);
+        assertReplaceable(place, lab.spec.name, seat);
+        await lab.runner.undefine(plan.seats.get(seat)!);
+        await removeSeatFiles(remote, files, seat);
+        done.removed.push(seat);
+      }
+    }
+  };
+  await Promise.all(
+    plan.hosts.map(async (host) => {
+      if (host.down !== undefined) return;
+      try {
+        await work(host);
+      } catch (error) {
+        const first = firstError(error);
+        if (!isDiskError(first)) throw error;
+        failures.push({ host: host.host, error: first });
+      }
+    }),
+  );
+  return { ...done, failures };
+}
+
+/** Writes a new record beside the former ones and removes those: whichever is whole and newest counts. */
+async function writePlacement({ pool }: RemoteHost, placement: Placement): Promise<void> {
+  const name = names.placement(placement.lab, placement.revision);
+  const files = await pool.list();
+  // One of this number that is there was cut off, or another machine's of this moment: seats are found by their domains then.
+  await pool.remove(name);
+  await pool.put(name, encodeRecord(placement), '0644');
+  for (const file of files) {
+    const revision = names.placementRevision(placement.lab, file);
+    if (revision !== undefined && revision < placement.revision) await pool.remove(file);
+  }
+}
+
+function withCopy(view: RemoteView, host: string, copy: HostView['copies'][number]): RemoteView {
+  const hosts = view.hosts.map((one) =>
+    one.host.name === host ? { ...one, copies: [...one.copies, copy] } : one,
+  );
+  return { ...view, hosts };
+}
+
+function noMasterHere({ spec }: RemoteLab, host: string): DiskError {
+  return new DiskError(
+    'not-found',
+    `${host} needs a copy of the master, and '${spec.master.path}' is not here`,
+    {
+      path: spec.master.path,
+      detail: { fix: 'run this where the master is' },
+    },
+  );
+}
+
+/** Whether a plan would change nothing. */
+export function isIdle({ hosts, placement }: RemotePlan, prune: boolean): boolean {
+  return (
+    placement === undefined &&
+    hosts.every(
+      (one) => !one.copy && one.create.length + one.define.length + (prune ? one.unlisted.length : 0) === 0,
+    )
+  );
+}
