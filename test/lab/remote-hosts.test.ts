@@ -129,6 +129,7 @@ describe.skipIf(!haveLibvirtd || !have('mount'))('a lab over two libvirts with p
       mkdirSync(bench.path(host));
       await mustRun('mount', ['-t', 'tmpfs', '-o', `mode=755,size=${size}`, 'none', bench.path(host)]);
       libvirts.set(host, await startLibvirtd());
+      connect(host);
     }
     mkdirSync(bench.path('masters'));
     await makeDemoMaster(bench.path('masters/demo.raw'), { size: 8 * MiB, payloadBytes: 0 });
@@ -141,7 +142,7 @@ describe.skipIf(!haveLibvirtd || !have('mount'))('a lab over two libvirts with p
 
   it('copies the master to each, makes seats there, boots and resets them; one that is down gets its own later', async () => {
     bench.write('lab.yaml', lab());
-    connect('left');
+    rmSync(socket('right'));
     const planned = await bench.run('plan');
     expect([planned.code, planned.err]).toEqual([0, expect.stringContaining('the host right is not there')]);
     expect(existsSync(pool('left'))).toBe(false);
