@@ -53,21 +53,26 @@ function endQuietly(pid) {
 }
 
 /**
- * Runs `argv` to its end, its output thrown away. Throws when it fails, and `Interrupted` after `stop`.
+ * Runs `argv` to its end. Throws when it fails, and `Interrupted` after `stop`.
  * @param {readonly string[]} argv
- * @param {{ cwd: string, input?: string }} where
+ * @param {{ cwd: string, input?: string, seconds?: (output: string) => number }} how `seconds`: what the command itself says that
+ * it took, where its start would hide the difference
  * @returns {Promise<{ wall: number, cpu: number, peak: number }>} seconds, seconds (children included), MiB (the largest process)
  */
-export async function timed(argv, { cwd, input }) {
+export async function timed(argv, { cwd, input, seconds }) {
   if (await isStopped()) throw new Interrupted();
   const started = process.hrtime.bigint();
   const child = spawn('/usr/bin/time', ['-q', '-o', report, '-f', '%U %S %M', '--', ...argv], {
     cwd,
     env,
-    stdio: ['pipe', 'ignore', 'pipe'],
+    stdio: ['pipe', seconds ? 'pipe' : 'ignore', 'pipe'],
   });
   running = child;
   let messages = '';
+  let output = '';
+  child.stdout?.on('data', (bytes) => {
+    output += bytes;
+  });
   child.stderr.on('data', (bytes) => {
     messages += bytes;
   });
@@ -75,11 +80,11 @@ export async function timed(argv, { cwd, input }) {
   child.stdin.end(input ?? '');
   try {
     const [code] = await once(child, 'close');
-    const wall = Number(process.hrtime.bigint() - started) / 1e9;
+    const whole = Number(process.hrtime.bigint() - started) / 1e9;
     if (await isStopped()) throw new Interrupted();
     if (code !== 0) throw new Error(`${argv.join(' ')}: exit code ${code}\n${messages}`);
     const [user, system, kibibytes] = readFileSync(report, 'utf8').trim().split(' ').map(Number);
-    return { wall, cpu: user + system, peak: kibibytes / 1024 };
+    return { wall: seconds?.(output) ?? whole, cpu: user + system, peak: kibibytes / 1024 };
   } finally {
     running = undefined;
     rmSync(report, { force: true });

@@ -31,6 +31,7 @@ function warmFreeMemory(folder, bytes) {
  * @property {string} name
  * @property {readonly string[]} argv
  * @property {string} [input] for standard input
+ * @property {(output: string) => number} [seconds] what the command says that it took; then that counts
  * @property {() => number} [cpu] seconds that a server has used, whose client `argv` is: then those count
  *
  * @typedef {object} Job
@@ -60,7 +61,7 @@ export async function measure(job, { folder: usual, rounds }) {
       job.prepare?.(side);
       if (job.writes) warmFreeMemory(folder, job.writes);
       const before = side.cpu?.() ?? 0;
-      const figures = await timed(side.argv, { cwd: folder, input: side.input });
+      const figures = await timed(side.argv, { cwd: folder, input: side.input, seconds: side.seconds });
       if (side.cpu) figures.cpu = side.cpu() - before;
       job.verify?.(side);
       if (round > 0) runs[index].push(figures);
