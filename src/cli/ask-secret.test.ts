@@ -1,7 +1,10 @@
+import { randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { builtProgram } from '../../test/support/built-program.ts';
-import { have, mustRun, run, tempDir } from '../../test/support/programs.ts';
+import { have, mustRun, run, type TempDir, tempDir } from '../../test/support/programs.ts';
 
 /** Runs a program on a terminal, types an answer at each prompt, and says what the terminal showed, and whether it echoed. */
 const typist = `
@@ -30,6 +33,21 @@ interface Seen {
   readonly shown: string;
   readonly echoed: readonly boolean[];
   readonly after: boolean;
+}
+
+const lightly = 'encrypt.format=luks,encrypt.iter-time=1,encrypt.cipher-alg=aes-128';
+
+/** `overlay` over `base`, both encrypted, with passphrases of their own; what a guest reads lies in `content`. */
+async function makeChain(dir: TempDir): Promise<void> {
+  await writeFile(dir.file('content'), randomBytes(65_536));
+  const secrets = ['--object', 'secret,id=b,data=base words', '--object', 'secret,id=o,data=overlay words'];
+  const qemuImg = (...args: string[]) => mustRun('qemu-img', args, { cwd: dir.path });
+  const create = ['create', '-q', '-f', 'qcow2', ...secrets];
+  await qemuImg(...create, '-o', `${lightly},encrypt.key-secret=b`, 'base', '64k');
+  const base = 'driver=qcow2,file.filename=base,encrypt.key-secret=b';
+  await qemuImg('convert', '-n', ...secrets, '-f', 'raw', 'content', '--target-image-opts', base);
+  const over = ['-b', 'base', '-F', 'qcow2', '-u', 'overlay', '64k'];
+  await qemuImg(...create, '-o', `${lightly},encrypt.key-secret=o`, ...over);
 }
 
 describe.skipIf(!have('python3'))('a passphrase at a terminal', () => {
@@ -87,4 +105,62 @@ describe.skipIf(!have('python3'))('a passphrase at a terminal', () => {
     const testAgain = ['open', '--test-passphrase', again, '-d', '-'];
     expect(await run('cryptsetup', testAgain, { input: 'other words' })).toMatchObject({ code: 0 });
   }, 60_000);
+
+  it.skipIf(!have('qemu-img'))(
+    'is asked for of each image of a chain, and of a new key slot',
+    async () => {
+      await using dir = await tempDir();
+      const program = await builtProgram(dir.path, 'cow-img', 'cow-img');
+      await writeFile(dir.file('typist.py'), typist);
+      await makeChain(dir);
+      const type = async (answers: readonly string[], ...args: readonly string[]): Promise<Seen> => {
+        const command = [dir.file('typist.py'), JSON.stringify(answers), ...program, ...args];
+        return JSON.parse(await mustRun('python3', command, { cwd: dir.path }));
+      };
+      const both = ['overlay words\r', 'base words\r'];
+      const reading = ['convert', '-O', 'raw', 'overlay', 'out'];
+      const read = await type(both, ...reading);
+      expect(read).toMatchObject({ code: 0, echoed: [false, false], after: true });
+      expect(read.shown).toBe("Passphrase of 'overlay': \r\nPassphrase of 'base': \r\n");
+      expect(await readFile(dir.file('out'))).toEqual(await readFile(dir.file('content')));
+      const wrong = await type(['overlay words\r', 'other words\r'], ...reading);
+      expect(wrong).toMatchObject({ code: 1, shown: expect.stringContaining('Invalid password') });
+      // Whether it is in order can be seen without a key.
+      expect(await type([], 'check', 'overlay')).toMatchObject({ code: 0, echoed: [] });
+      const adding = ['amend', '-o', 'encrypt.state=active,encrypt.iter-time=1', 'overlay'];
+      const added = await type([...both, 'new words\r', 'new words\r'], ...adding);
+      expect(added).toMatchObject({ code: 0, echoed: [false, false, false, false], after: true });
+      expect(await type(['new words\r', 'base words\r'], ...reading)).toMatchObject({ code: 0 });
+      for (const { shown } of [read, wrong, added]) expect(shown).not.toContain('words');
+    },
+    60_000,
+  );
+
+  it.skipIf(!have('qemu-img') || !have('nbdcopy'))(
+    'is asked for by cow-nbd, of each image of a chain',
+    async () => {
+      await using dir = await tempDir();
+      const program = await builtProgram(dir.path, 'cow-nbd', 'cow-nbd');
+      await writeFile(dir.file('typist.py'), typist);
+      await makeChain(dir);
+      const socket = dir.file('socket');
+      const serve = async (answers: readonly string[], ...args: readonly string[]): Promise<Seen> => {
+        const command = [dir.file('typist.py'), JSON.stringify(answers), ...program, '-k', socket, ...args];
+        return JSON.parse(await mustRun('python3', command, { cwd: dir.path }));
+      };
+      for (const mode of [['-r'], []]) {
+        const served = serve(['overlay words\r', 'base words\r'], ...mode, '-f', 'qcow2', 'overlay');
+        while (!existsSync(socket)) await sleep(20);
+        // It is greeted when the image is open; when the client has gone, the server ends.
+        await mustRun('nbdcopy', [`nbd+unix:///?socket=${socket}`, dir.file('out')]);
+        const seen = await served;
+        expect(seen).toMatchObject({ code: 0, echoed: [false, false], after: true });
+        expect(seen.shown).not.toContain('words');
+        expect(await readFile(dir.file('out'))).toEqual(await readFile(dir.file('content')));
+      }
+      const wrong = await serve(['overlay words\r', 'other words\r'], '-f', 'qcow2', 'overlay');
+      expect(wrong).toMatchObject({ code: 1, shown: expect.stringContaining('Invalid password') });
+    },
+    60_000,
+  );
 });

@@ -16,7 +16,7 @@ import type { CliContext } from './context.ts';
 import type { ConvertArguments } from './convert-arguments.ts';
 import { CliFailure } from './failure.ts';
 import { assertCreatable, couldNotOpen, explain, unknownFormat, unknownProtocol } from './messages.ts';
-import { askingFor } from './missing-key.ts';
+import { askingForNew } from './missing-key.ts';
 import { openForVerb } from './open-image.ts';
 import { type CreationOptions, creationOptions, parseOptions } from './options.ts';
 import { refuseOversize } from './oversize.ts';
@@ -96,7 +96,7 @@ export async function createConvertTarget(
       await createImage(store, driver.name, size, { ...driverOptions(driver, options), ...typed }, making);
       return { ...keySecrets(options), ...typed };
     };
-    keys = await askingFor(context, wish.images, path, create, { twice: true });
+    keys = await askingForNew(context, wish.images, path, create);
   } catch (error) {
     await target?.[Symbol.asyncDispose]();
     if (context.signal.aborted) throw error;

@@ -21,6 +21,8 @@ export class ImageArguments {
   untrusted = false;
   readonly objects = new UserObjects();
   readonly #context: CliContext;
+  /** Ids of secrets that were asked for, by what they open. */
+  readonly #asked = new Map<string, string>();
 
   constructor(context: CliContext) {
     this.#context = context;
@@ -55,16 +57,26 @@ export class ImageArguments {
   }
 
   /** What opening needs of the command line besides the name. */
-  get opening(): Pick<OpenImageFileOptions, 'host' | 'policy' | 'secret'> {
+  get opening(): Pick<OpenImageFileOptions, 'host' | 'policy' | 'secret' | 'missingKey'> {
     return {
       policy: this.untrusted ? untrustedImages : trustedImages,
       secret: (id) => this.objects.secret(id),
+      missingKey: (path) => this.#askFor(path),
       host: {
         tlsCredentials: (id) => this.objects.tlsCredentials(id),
         throttleGroup: (id) => this.objects.throttleGroup(id),
         warn: (message) => warn(this.#context, message),
       },
     };
+  }
+
+  /** Of an image that is opened once more it is not asked again. */
+  async #askFor(path: string): Promise<string | undefined> {
+    const { askSecret } = this.#context;
+    if (!askSecret) return undefined;
+    const id = this.#asked.get(path) ?? this.objects.keep(await askSecret(`Passphrase of '${path}': `));
+    this.#asked.set(path, id);
+    return id;
   }
 
   #parse(list: string): NodeOptions {

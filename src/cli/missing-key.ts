@@ -8,33 +8,31 @@ type KeyOptions = Readonly<Record<string, string>>;
 const wanted = /^Parameter '((?:encrypt\.)?key-secret)' is required for cipher$/;
 
 /**
- * Does `work`; where it lacks the passphrase of the image itself, and somebody sits at a terminal, asks for it and does it again. Of
- * images beneath it nothing is asked: `--image-opts backing.encrypt.key-secret=…` names theirs. `twice`: a new one, typed twice.
+ * Does `work`, which makes an image; where it lacks a passphrase for it, and somebody sits at a terminal, has one typed twice and does it
+ * again. (For images that are there, `ImageArguments.opening` asks.)
  */
-export async function askingFor<T>(
+export async function askingForNew<T>(
   context: CliContext,
   images: ImageArguments,
   path: string,
   work: (keys: KeyOptions) => Promise<T>,
-  { twice = false } = {},
 ): Promise<T> {
   try {
     return await work({});
   } catch (error) {
-    if (!context.askSecret || !isDiskError(error) || error.detail.role === 'backing') throw error;
-    const option = wanted.exec(error.message)?.[1];
-    if (option === undefined) throw error;
-    const passphrase = await context.askSecret(`${twice ? 'New passphrase' : 'Passphrase'} of '${path}': `);
-    if (twice) await confirm(context, passphrase);
-    return await work({ [option]: images.objects.keep(passphrase) });
+    const option = isDiskError(error) ? wanted.exec(error.message)?.[1] : undefined;
+    if (!context.askSecret || option === undefined) throw error;
+    return await work({ [option]: images.objects.keep(await newPassphrase(context, path)) });
   }
 }
 
-async function confirm({ askSecret }: CliContext, passphrase: Uint8Array): Promise<void> {
+/** A passphrase that was typed twice alike. Throws `bad-argument` where it was not. */
+export async function newPassphrase({ askSecret }: CliContext, path: string): Promise<Uint8Array> {
+  const passphrase = await askSecret!(`New passphrase of '${path}': `);
   const again = await askSecret!('The same again: ');
   const same = Buffer.compare(passphrase, again) === 0;
   again.fill(0);
-  if (same) return;
+  if (same) return passphrase;
   passphrase.fill(0);
   throw new DiskError('bad-argument', 'The two passphrases differ', { field: 'passphrase' });
 }

@@ -5,7 +5,6 @@ import type { CliContext } from './context.ts';
 import { CliFailure } from './failure.ts';
 import { ImageArguments } from './image-arguments.ts';
 import { couldNotOpen, warnOfProbedRaw } from './messages.ts';
-import { askingFor } from './missing-key.ts';
 
 export interface VerbOpenOptions extends OpenImageFileOptions {
   /** The exit code of a failure; default 1. */
@@ -58,9 +57,7 @@ async function opening<Opened>(
   }
   const how = { ...images.opening, ...options };
   try {
-    return await askingFor(context, images, path, (keys) =>
-      open(name, { ...how, layerOptions: { ...how.layerOptions, ...keys } }),
-    );
+    return await open(name, how);
   } catch (error) {
     throw couldNotOpen(path, error, exitCode);
   }

@@ -289,6 +289,8 @@ export interface OpenContext {
   /** The image's header, where it lies in a file of its own. The layer owns it as it does its source. */
   readonly headerFile?: ByteSource;
   secret?(id: string): Promise<Uint8Array>;
+  /** For an image whose options name no secret: the id of one that opens it; undefined: nobody can be asked. */
+  missingKey?(path: string): Promise<string | undefined>;
   /** For what takes long at opening. */
   readonly signal?: AbortSignal;
 }

@@ -7,6 +7,23 @@ import type { OptionSpec, OptionValues } from './driver.ts';
 /** Who knows secrets by their ids. */
 export interface SecretKeeper {
   secret?(id: string): Promise<Uint8Array>;
+  /** Finds one for an image whose options name none, and gives its id; undefined: there is nobody to be asked. */
+  missingKey?(path: string): Promise<string | undefined>;
+}
+
+/**
+ * The secret that opens the image at `path`, and its id: as `requireSecret`, but where the option is missing, somebody may be
+ * asked.
+ */
+export async function openingSecret(
+  keeper: SecretKeeper,
+  named: unknown,
+  prefix: string,
+  path: string,
+): Promise<{ readonly id: string; readonly passphrase: Uint8Array }> {
+  const id = named ?? (await keeper.missingKey?.(path));
+  const passphrase = await requireSecret(keeper, id, prefix, path);
+  return { id: String(id), passphrase };
 }
 
 /**

@@ -79,6 +79,11 @@ export interface OpenLayerOptions {
   /** Runtime options of the top image by QEMU's names. */
   readonly layerOptions?: Readonly<Record<string, unknown>>;
   secret?(id: string): Promise<Uint8Array>;
+  /**
+   * Asked for the key of an image of the chain whose options name none: the id of its secret; undefined: nobody can be
+   * asked.
+   */
+  missingKey?(path: string): Promise<string | undefined>;
   /** The formats to choose from; default all. */
   readonly formats?: readonly FormatDriver[];
   readonly signal?: AbortSignal;
@@ -311,6 +316,7 @@ function openContext(node: PreparedNode, options: OpenImageOptions, depth: numbe
     options: options.layerOptions,
     headerFile: node.headerFile,
     secret: options.secret,
+    missingKey: options.missingKey,
     signal: options.signal,
     async sibling(path, writable, tables = false) {
       const { source } = nodeOf(await resolveReference({ path }, { ...from, writable }, options, policy));

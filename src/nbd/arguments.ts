@@ -140,6 +140,8 @@ export function readArguments(args: readonly string[], context: CliContext): Nbd
       }
     } else take(found, key, value, context);
   }
+  // They were looked at only: whoever opens the images makes them again.
+  objects.wipe();
   found.files = getopt.operands();
   return found;
 }

@@ -14,9 +14,21 @@ import { writePidFile } from './pid-file.ts';
 import type { ExportRecipe } from './recipe.ts';
 import { NbdServer } from './server.ts';
 import { tlsStarter } from './tls.ts';
+import { withTypedKeys } from './typed-keys.ts';
+
+let stoppedOpening = false;
+
+/** Whether a thread still opens an image that nobody wants any more: it derives a key, say, and cannot be stopped. */
+export function opensInVain(): boolean {
+  return stoppedOpening;
+}
 
 /** The program `cow-nbd`, a drop-in for `qemu-nbd`: messages, their order and exit codes are its. */
-export const cowNbd: Command = async (args, context) => {
+export const cowNbd: Command = async (args, outer) => {
+  const last: (() => void)[] = [];
+  const context: CliContext = Object.create(outer, {
+    atEnd: { value: (work: () => void) => last.push(work) },
+  });
   try {
     const found = readArguments(args, context);
     if (found === 'help') context.stdout.write(helpText(context.program));
@@ -29,6 +41,8 @@ export const cowNbd: Command = async (args, context) => {
     if (hint) context.stderr.write(hint.endsWith('\n') ? hint : `${hint}\n`);
     if (!(error instanceof CliFailure) && context.env.COWHERD_DEBUG === '1') throw error;
     return error instanceof CliFailure ? error.exitCode : 1;
+  } finally {
+    for (const work of last) work();
   }
 };
 
@@ -139,7 +153,15 @@ async function serve(found: NbdArguments, place: Place, context: CliContext): Pr
   });
   try {
     await listenAt(server, place);
-    for (const recipe of recipesOf(found, context)) context.stderr.write(await server.add(recipe));
+    for (const recipe of recipesOf(found, context)) {
+      const opening = withTypedKeys(recipe, context, (one) => server.add(one));
+      const warnings = await Promise.race([opening, over.then(() => undefined)]);
+      if (warnings === undefined) {
+        stoppedOpening = true;
+        return 0;
+      }
+      context.stderr.write(warnings);
+    }
     if (found.pidFile !== undefined) writePidFile(found.pidFile);
     server.start();
     const device =
@@ -148,7 +170,8 @@ async function serve(found: NbdArguments, place: Place, context: CliContext): Pr
     await over;
     await device?.();
   } finally {
-    await server.close();
+    // No client has come yet, so nothing is to be undone.
+    if (!stoppedOpening) await server.close();
     if (place.kind === 'unix') removeQuietly(place.path);
   }
   return 0;

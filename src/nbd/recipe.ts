@@ -20,6 +20,8 @@ export interface ExportRecipe extends DiskOptions {
   readonly imageOptions?: boolean;
   /** Texts of `--object`. */
   readonly objects?: readonly string[];
+  /** Passphrases that were typed, by the names of the images that they open. */
+  readonly keys?: ReadonlyMap<string, Uint8Array>;
   readonly untrusted?: boolean;
   /** The content of an internal snapshot is served. */
   readonly snapshot?: SnapshotSelector;
@@ -121,12 +123,18 @@ async function openRecipeImage(recipe: ExportRecipe, context: CliContext, again:
   try {
     image = await openImageFile(images.nameOf(filename, { format }), {
       ...images.opening,
+      missingKey: async (path) => {
+        const key = recipe.keys?.get(path);
+        return key && images.objects.keep(new Uint8Array(key));
+      },
       format,
       writable,
       locks: again ? 'none' : 'take',
     });
   } catch (error) {
-    throw inWords(error, `Failed to blk_new_open '${filename}': `);
+    throw inWords(error, openingFailed(filename));
+  } finally {
+    images.objects.wipe();
   }
   if (writable && image.probed && image.layer.format === 'raw')
     warnOfProbedRaw(context, image.filename ?? filename);
@@ -137,6 +145,11 @@ async function openRecipeImage(recipe: ExportRecipe, context: CliContext, again:
     await image[Symbol.asyncDispose]();
     throw inWords(error, '');
   }
+}
+
+/** What a message of an image that could not be opened begins with. */
+export function openingFailed(filename: string): string {
+  return `Failed to blk_new_open '${filename}': `;
 }
 
 /** Whether every thread may have a view of its own: nobody changes it, or each byte has its place for good. */

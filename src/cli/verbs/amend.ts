@@ -7,6 +7,7 @@ import type { CliContext, Command } from '../context.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
 import { ImageArguments } from '../image-arguments.ts';
 import { isKnownToQemu } from '../messages.ts';
+import { newPassphrase } from '../missing-key.ts';
 import { openForVerb } from '../open-image.ts';
 import { amendHelp, joinOptionLists, parseOptions, wantsHelp } from '../options.ts';
 import { progressStyle, qemuProgress } from '../progress.ts';
@@ -106,7 +107,13 @@ async function amend(
   state.ended = true;
   try {
     const { secret } = wish.images.opening;
-    await amendImage(open, driver, values, { signal: context.signal, force: wish.force, secret });
+    const typed = await typedSecret(context, path, wish.images, driver, values);
+    await amendImage(
+      open,
+      driver,
+      { ...values, ...typed },
+      { signal: context.signal, force: wish.force, secret },
+    );
     progress.reach(100);
   } catch (error) {
     // qemu-img's figures end at 100 here in any case.
@@ -116,6 +123,23 @@ async function amend(
     progress.end();
   }
   return undefined;
+}
+
+/** A new key slot's passphrase, typed twice, where somebody sits at a terminal and the options name none. */
+async function typedSecret(
+  context: CliContext,
+  path: string,
+  images: ImageArguments,
+  driver: FormatDriver,
+  values: OptionValues,
+): Promise<OptionValues> {
+  for (const { name } of driver.amendOptions ?? []) {
+    const prefix = /^(.*)new-secret$/.exec(name)?.[1];
+    if (prefix === undefined || values[`${prefix}state`] !== 'active' || values[name] !== undefined) continue;
+    if (!context.askSecret) return {};
+    return { [name]: images.objects.keep(await newPassphrase(context, path)) };
+  }
+  return {};
 }
 
 function valuesOf(context: CliContext, driver: FormatDriver, optionList: string): OptionValues {

@@ -11,7 +11,7 @@ import { CliFailure, UsageFailure } from '../failure.ts';
 import { growthRefusal } from '../growth-messages.ts';
 import { ImageArguments } from '../image-arguments.ts';
 import { assertCreatable, explain, isKnownToQemu, unknownFormat, unknownProtocol } from '../messages.ts';
-import { askingFor } from '../missing-key.ts';
+import { askingForNew } from '../missing-key.ts';
 import {
   type CreationOptions,
   creationOptions,
@@ -123,12 +123,8 @@ async function create(
       secret: images.opening.secret,
       signal: context.signal,
     };
-    await askingFor(
-      context,
-      images,
-      path,
-      (keys) => createImageFile(path, { ...making, options: { ...driverOptions(driver, options), ...keys } }),
-      { twice: true },
+    await askingForNew(context, images, path, (keys) =>
+      createImageFile(path, { ...making, options: { ...driverOptions(driver, options), ...keys } }),
     );
   } catch (error) {
     throw worded(error, path, driver, options);

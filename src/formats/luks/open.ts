@@ -11,7 +11,7 @@ import { DiskError } from '../../errors.ts';
 import { EncryptedStore } from '../../storage/encrypted.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import type { OpenContext } from '../driver.ts';
-import { requireSecret } from '../encryption.ts';
+import { openingSecret } from '../encryption.ts';
 import { LuksLayer, type PayloadPlace, WritableLuksLayer } from './layer.ts';
 
 /** What a header of either version says of the payload. */
@@ -26,33 +26,30 @@ interface HeaderFacts extends Omit<PayloadPlace, 'keySecret' | 'headerFile'> {
  * `denied` for a wrong passphrase, `corrupt` and `unsupported` as the header says.
  */
 export async function openLuks(source: ByteSource, context: OpenContext): Promise<LuksLayer> {
-  const keySecret = context.options?.['key-secret'];
-  const needsKey = !context.metadataOnly;
+  const named = context.options?.['key-secret'];
+  if (context.metadataOnly) {
+    return openWith({ id: named === undefined ? undefined : String(named) }, source, context);
+  }
   // QEMU asks for the passphrase before it looks at the header.
-  const passphrase = needsKey ? await requireSecret(context, keySecret, '', source.name) : undefined;
+  const secret = await openingSecret(context, named, '', source.name);
   try {
-    return await openWith(passphrase, source, context);
+    return await openWith(secret, source, context);
   } finally {
-    wipe(passphrase);
+    wipe(secret.passphrase);
   }
 }
 
 async function openWith(
-  passphrase: Uint8Array | undefined,
+  { id: keySecret, passphrase }: { readonly id: string | undefined; readonly passphrase?: Uint8Array },
   source: ByteSource,
   context: OpenContext,
 ): Promise<LuksLayer> {
-  const keySecret = context.options?.['key-secret'];
   const { headerFile: header = source } = context;
   const detached = header !== source;
   const facts = (await hasLuks2(header))
     ? await factsOfLuks2(header, detached, context.signal)
     : await factsOfLuks1(header, detached, context.signal);
-  const place: PayloadPlace = {
-    ...facts,
-    headerFile: context.headerFile,
-    keySecret: keySecret === undefined ? undefined : String(keySecret),
-  };
+  const place: PayloadPlace = { ...facts, headerFile: context.headerFile, keySecret };
   if (!passphrase) return new LuksLayer(source, place);
   const { spec, key } = await facts.unlock(passphrase);
   try {

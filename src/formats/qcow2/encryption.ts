@@ -8,7 +8,7 @@ import { EncryptedStore } from '../../storage/encrypted.ts';
 import type { ByteSource, ByteStore } from '../../storage/store.ts';
 import { windowedSource } from '../../storage/window.ts';
 import type { OpenContext } from '../driver.ts';
-import { requireSecret } from '../encryption.ts';
+import { openingSecret } from '../encryption.ts';
 import { Autoclear, CryptMethod } from './constants.ts';
 import { corrupt, unsupported } from './errors.ts';
 import { cryptoOf } from './extensions.ts';
@@ -72,12 +72,12 @@ export async function openEncryption(
   if (context.writable && (header.autoclearFeatures & Autoclear.dataFileRaw) !== 0n) {
     throw unsupported(source.name, 'data file', 'An encrypted raw data file can only be read');
   }
-  const id = context.options?.[optionNames.secret];
-  const passphrase = await requireSecret(context, id, 'encrypt.', source.name);
+  const named = context.options?.[optionNames.secret];
+  const { id, passphrase } = await openingSecret(context, named, 'encrypt.', source.name);
   try {
     return await decryptionBy(passphrase, source, header, {
       format,
-      keySecret: String(id),
+      keySecret: id,
       signal: context.signal,
     });
   } finally {
