@@ -173,7 +173,8 @@ export const operationKinds: { readonly [Kind in Operation['kind']]: OperationKi
       const before = image.size;
       const edit = model.resize(disk.tick(), size);
       try {
-        await image.resize(size, { preallocation });
+        // It may be larger than was thought when this was drawn: an earlier resize was refused.
+        await image.resize(size, { preallocation: size > before ? preallocation : 'off' });
       } catch (error) {
         // Version 2 with snapshots; a bitmap that a cut has left in use. Then nothing has happened.
         const isKnown =
