@@ -1,10 +1,12 @@
 import { readFile, writeFile } from 'node:fs/promises';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { have, mustRun, run, tempDir } from '../../../test/support/programs.ts';
 import { encodeHeader, type LuksHeader, parseHeader } from '../../crypto/luks/header.ts';
+import { primitives } from '../../crypto/primitives.ts';
 import { createImage, openImage, openLayer } from '../../image/open.ts';
 import { openFileStore } from '../../node.ts';
 import { MemoryStore } from '../../storage/memory.ts';
+import { luks } from './index.ts';
 
 const passphrase = 'correct horse';
 const secret = async (id: string) => new TextEncoder().encode(id === 's' ? passphrase : 'wrong');
@@ -105,6 +107,27 @@ describe('a header that lies', () => {
     );
   });
 
+  it('costs nobody anything: no key is derived, little is read, nothing is written', async () => {
+    const derived = vi.spyOn(primitives(), 'pbkdf2');
+    try {
+      for (const [, change] of lies) {
+        const bytes = (await fresh()).toBytes();
+        derived.mockClear();
+        bytes.set(encodeHeader(change(parseHeader(bytes))));
+        const store = new MemoryStore({ bytes });
+        const reading = vi.spyOn(store, 'read');
+        const writing = vi.spyOn(store, 'write');
+        await expect(openImage(store, { ...opening, writable: true })).rejects.toThrow();
+        expect(derived).not.toHaveBeenCalled();
+        expect(writing).not.toHaveBeenCalled();
+        const read = reading.mock.calls.reduce((sum, [, into]) => sum + into.length, 0);
+        expect(read).toBeLessThan(64 * 1024);
+      }
+    } finally {
+      derived.mockRestore();
+    }
+  });
+
   it('is one where it is cut short', async () => {
     const bytes = (await fresh()).toBytes();
     for (const length of [0, 7, 591, 592, 4096, 100_000]) {
@@ -133,4 +156,38 @@ it('asks for the passphrase, and says so in one line when it is wrong', async ()
   });
   const { layer } = await openLayer(store, { format: 'luks', metadataOnly: true });
   expect(await layer.details()).toMatchObject({ encrypted: true, formatSpecific: { type: 'luks' } });
+});
+
+it('derives as many keys for a passphrase of any slot, and for a wrong one', async () => {
+  const store = await fresh();
+  const words: Record<string, string> = { s: passphrase, a: 'second', b: 'third', wrong: 'none' };
+  const known = async (id: string) => new TextEncoder().encode(words[id]);
+  for (const [id, keyslot] of [
+    ['a', 3],
+    ['b', 7],
+  ] as const) {
+    const wish = { state: 'active', 'new-secret': id, keyslot, 'iter-time': 0 };
+    await luks.amend!(store, wish, { secret: known, keySecret: 's' });
+  }
+  const derived = vi.spyOn(primitives(), 'pbkdf2');
+  const counts: number[] = [];
+  try {
+    for (const id of ['s', 'a', 'b', 'wrong']) {
+      derived.mockClear();
+      const opened = openImage(new MemoryStore({ bytes: store.toBytes() }), {
+        ...opening,
+        layerOptions: { 'key-secret': id },
+        secret: known,
+      });
+      if (id === 'wrong') await expect(opened).rejects.toMatchObject({ code: 'denied' });
+      else await (await opened)[Symbol.asyncDispose]();
+      counts.push(derived.mock.calls.length);
+      const iterations = derived.mock.calls.reduce((sum, [, , , count]) => sum + count, 0);
+      counts.push(iterations);
+    }
+  } finally {
+    derived.mockRestore();
+  }
+  // Three slots, and the digest of the key that each would give.
+  expect(counts).toEqual([6, 6000, 6, 6000, 6, 6000, 6, 6000]);
 });

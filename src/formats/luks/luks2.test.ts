@@ -1,6 +1,6 @@
 import { createCipheriv, createDecipheriv } from 'node:crypto';
 import { readFile, truncate, writeFile } from 'node:fs/promises';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it, vi } from 'vitest';
 import {
   copyBytes,
   type Luks2Json,
@@ -253,6 +253,20 @@ describe('a LUKS2 header', () => {
     }
     for (const length of [8, 592, 4096, copyBytes, 2 * copyBytes, 3 * copyBytes]) {
       await expect(opens(whole.bytes.slice(0, length))).rejects.toMatchObject({ name: 'DiskError' });
+    }
+  });
+
+  it('is refused where its copies say that they are larger than any, and little is read', async () => {
+    for (const size of [2n ** 63n, 2n ** 40n, 2n ** 32n, 4096n, 0n]) {
+      const bytes = whole.bytes.slice();
+      const view = new DataView(bytes.buffer);
+      for (const at of [0, copyBytes]) view.setBigUint64(at + 8, size);
+      // A file as large as they say: what is not there would be refused anyhow.
+      const store = new MemoryStore({ bytes, size: 2 ** 45 });
+      const reading = vi.spyOn(store, 'read');
+      await expect(openImage(store, opening())).rejects.toMatchObject({ name: 'DiskError', code: 'corrupt' });
+      const read = reading.mock.calls.reduce((sum, [, into]) => sum + into.length, 0);
+      expect(read).toBeLessThan(16 * 1024 * 1024);
     }
   });
 
