@@ -26,9 +26,14 @@ export async function askingForNew<T>(
   }
 }
 
-/** A passphrase that was typed twice alike. Throws `bad-argument` where it was not. */
-export async function newPassphrase({ askSecret }: CliContext, path: string): Promise<Uint8Array> {
-  const passphrase = await askSecret!(`New passphrase of '${path}': `);
+/** The passphrase of a new image or key slot. Throws as `askTwice` does. */
+export function newPassphrase(context: CliContext, path: string): Promise<Uint8Array> {
+  return askTwice(context, `New passphrase of '${path}': `);
+}
+
+/** A passphrase that was typed twice alike, at a terminal that is there. Throws `bad-argument` where they differ. */
+export async function askTwice({ askSecret }: CliContext, prompt: string): Promise<Uint8Array> {
+  const passphrase = await askSecret!(prompt);
   const again = await askSecret!('The same again: ');
   const same = Buffer.compare(passphrase, again) === 0;
   again.fill(0);

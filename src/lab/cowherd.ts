@@ -1,12 +1,14 @@
 import { constants } from 'node:os';
 import { Command, CommanderError, Option } from 'commander';
 import type { CliContext, Command as Program } from '../cli/context.ts';
+import { askTwice } from '../cli/missing-key.ts';
 import { version } from '../cli/version.ts';
 import { firstError, isDiskError } from '../errors.ts';
 import type { CommandSpec } from './command-table/spec.ts';
 import { commands } from './command-table.ts';
 import type { Input } from './commands/command.ts';
 import { describeError } from './messages.ts';
+import { type AskPassphrase, askPassphraseBy, forgetPassphrases } from './passphrase-memory.ts';
 
 /** Exit code for a command line that cannot be understood. */
 const usageExit = 2;
@@ -16,7 +18,12 @@ export const cowherd: Program = async (args, context) => {
   let exitCode = 0;
   const program = buildProgram(context, async (spec, input) => {
     const { run } = await spec.load();
-    exitCode = await run(input, context);
+    askPassphraseBy(passphraseAsker(context, spec.makesDisks === true));
+    try {
+      exitCode = await run(input, context);
+    } finally {
+      await forgetPassphrases();
+    }
   });
   try {
     if (args.length === 0) {
@@ -31,6 +38,15 @@ export const cowherd: Program = async (args, context) => {
     return answerFor(error, context);
   }
 };
+
+/** `twice`: a slip would make disks that nobody opens again. */
+function passphraseAsker(context: CliContext, twice: boolean): AskPassphrase | undefined {
+  if (!context.askSecret) return undefined;
+  return async (lab) => {
+    const prompt = `Passphrase of ${lab}: `;
+    return twice ? askTwice(context, prompt) : context.askSecret!(prompt);
+  };
+}
 
 function answerFor(thrown: unknown, context: CliContext): number {
   const error = firstError(thrown);

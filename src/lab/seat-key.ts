@@ -5,6 +5,7 @@ import { wipe } from '../crypto/bytes.ts';
 import { DiskError, isDiskError } from '../errors.ts';
 import { type OpenImageFileOptions, openLayerFile } from '../node.ts';
 import { asSystemError } from '../platform/errno.ts';
+import { stretched, terminal, typedPassphrase } from './passphrase-memory.ts';
 import type { DiskEncryption, Seat, SeatDisk } from './seat.ts';
 
 /*
@@ -17,8 +18,6 @@ const stretching = { iterations: 500_000, hash: 'sha512', length: 32 } as const;
 const largestPassphrase = 64 * 1024;
 /** Two for the `x` of others would be enough to copy it. */
 const othersMask = 0o077;
-
-const stretched = new Map<string, Promise<Uint8Array>>();
 
 /**
  * The passphrase of the seat's disks, 44 characters of ASCII; the caller wipes it. Throws `bad-argument` where the lab file names no
@@ -52,6 +51,7 @@ export async function seatPassphrase(encryption: DiskEncryption): Promise<Uint8A
 }
 
 function fileFactsOf(file: string): string {
+  if (file === terminal) return file;
   try {
     const { dev, ino, size, mtimeNs } = statSync(file, { bigint: true });
     return `${dev} ${ino} ${size} ${mtimeNs}`;
@@ -61,7 +61,7 @@ function fileFactsOf(file: string): string {
 }
 
 async function stretch(file: string, lab: string): Promise<Uint8Array> {
-  const passphrase = readPassphrase(file);
+  const passphrase = file === terminal ? await typedPassphrase(lab) : readPassphrase(file);
   try {
     const { iterations, hash, length } = stretching;
     return await promisify(pbkdf2)(passphrase, `cowherd lab ${lab}`, iterations, length, hash);

@@ -1,9 +1,22 @@
 import { createHmac, pbkdf2Sync } from 'node:crypto';
-import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { cowherd } from '../../src/lab/cowherd.ts';
 import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
+import { stretched } from '../../src/lab/passphrase-memory.ts';
+import { testContext } from '../support/cli-context.ts';
 import { haveLibvirtd, startLibvirtd } from '../support/libvirtd.ts';
 import { have, mustRun, run } from '../support/programs.ts';
 import { LabBench, labBench } from './support.ts';
@@ -129,6 +142,91 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('an encrypted lab', () =>
     expect(refused.err).toContain('Others may read the passphrase');
     expect(refused.err).toContain('chmod 600');
     expect(readdirSync(bench.path('class')).filter((name) => name.endsWith('.qcow2'))).toEqual([]);
+  });
+
+  it('tells a seat’s passphrase, and libvirt’s definition of its secret', async () => {
+    await using bench = await labBench();
+    writeKey(bench);
+    bench.write('lab.yaml', { seats: 2, encrypt });
+    await bench.must('up', 'lab.yaml');
+    const told = await bench.must('passphrase', 'lab.yaml', 'student-02');
+    expect(told).toBe(passphraseOf('student-02'));
+    await mustIo(bench.path('class/student-02.qcow2'), told, 'read -P 0x5a 0 1M');
+    const definition = await bench.must('passphrase', 'lab.yaml', 'student-02', '--definition');
+    expect(definition).not.toContain(told);
+    const uuid = /<uuid>(.*)<\/uuid>/.exec(definition)![1];
+    expect(readFileSync(bench.path('class/student-02.xml'), 'utf8')).toContain(`uuid="${uuid}"`);
+    writeFileSync(bench.path('secret.xml'), definition);
+    if (have('virt-xml-validate')) await mustRun('virt-xml-validate', [bench.path('secret.xml'), 'secret']);
+    bench.write('plain.yaml', { lab: 'plain', seats: 1 });
+    expect((await bench.run('passphrase', 'plain.yaml', 'student-01')).err).toContain('are not encrypted');
+  });
+
+  it('takes the passphrase from a descriptor', async () => {
+    await using bench = await labBench();
+    writeKey(bench);
+    const fd = openSync(bench.path('lab.key'), 'r');
+    try {
+      bench.write('lab.yaml', { seats: 1, encrypt: { 'passphrase-file': `/dev/fd/${fd}` } });
+      await bench.must('up', 'lab.yaml');
+    } finally {
+      closeSync(fd);
+    }
+    await mustIo(bench.path('class/student-01.qcow2'), passphraseOf('student-01'), 'read -P 0x5a 0 1M');
+  });
+
+  it('has the passphrase typed at a terminal, twice where disks are made, and forgets it', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2, encrypt: { 'passphrase-file': '/dev/tty' } });
+    const typed: Uint8Array[] = [];
+    const type = async (answers: readonly string[], ...args: readonly string[]) => {
+      const left = [...answers];
+      const prompts: string[] = [];
+      const plain = testContext({ program: 'cowherd', cwd: bench.dir.path, env: {} });
+      const askSecret = async (prompt: string) => {
+        prompts.push(prompt);
+        const answer = new Uint8Array(Buffer.from(left.shift()!));
+        typed.push(answer);
+        return answer;
+      };
+      const code = await cowherd(args, Object.create(plain, { askSecret: { value: askSecret } }));
+      return { code, prompts, out: plain.out(), err: plain.err() };
+    };
+    expect((await bench.run('up', 'lab.yaml')).err).toContain('Nobody is at a terminal');
+    const slip = await type([words, 'only the teacher knws'], 'up', 'lab.yaml');
+    expect(slip).toMatchObject({ code: 2, err: expect.stringContaining('The two passphrases differ') });
+    expect(readdirSync(bench.path('class')).filter((name) => name.endsWith('.qcow2'))).toEqual([]);
+    const made = await type([words, words], 'up', 'lab.yaml');
+    expect(made).toMatchObject({ code: 0, prompts: ['Passphrase of class: ', 'The same again: '] });
+    await mustIo(bench.path('class/student-02.qcow2'), passphraseOf('student-02'), 'read -P 0x5a 0 1M');
+    // Once a command, however many disks it opens.
+    const told = await type([words], 'passphrase', 'lab.yaml', 'student-01');
+    expect(told).toMatchObject({
+      code: 0,
+      out: passphraseOf('student-01'),
+      prompts: ['Passphrase of class: '],
+    });
+    expect(await type([words], 'diff', 'lab.yaml', 'student-01')).toMatchObject({ code: 0 });
+    expect((await type(['other'], 'diff', 'lab.yaml', 'student-01')).err).toContain('Invalid password');
+    for (const one of typed) expect(one.every((byte) => byte === 0)).toBe(true);
+    for (const { out, err } of [slip, made]) expect(out + err).not.toContain('teacher');
+  });
+
+  it('keeps no stretched passphrase when a command has ended', async () => {
+    await using bench = await labBench();
+    writeKey(bench);
+    bench.write('lab.yaml', { seats: 1, encrypt });
+    const remembering = vi.spyOn(stretched, 'set');
+    try {
+      await bench.must('up', 'lab.yaml');
+      expect(remembering).toHaveBeenCalled();
+      for (const [, key] of remembering.mock.calls) {
+        expect((await key).every((byte) => byte === 0)).toBe(true);
+      }
+      expect(stretched.size).toBe(0);
+    } finally {
+      remembering.mockRestore();
+    }
   });
 
   it('keeps the disks that are there as they are, until they are reset', async () => {

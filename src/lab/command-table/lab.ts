@@ -15,6 +15,7 @@ export const labCommands: readonly CommandSpec[] = [
   },
   {
     name: 'up',
+    makesDisks: true,
     operands: '[lab]',
     summary: 'make the seats: disks and definitions',
     description:
@@ -99,6 +100,7 @@ export const labCommands: readonly CommandSpec[] = [
   },
   {
     name: 'reset',
+    makesDisks: true,
     operands: '[lab] [seats...]',
     summary: 'make seats as fresh as the master',
     description: `Throws the disks of seats away and makes new ones. Only disks that the lab made, and never one that something depends on. ${seatsHelp}`,

@@ -41,6 +41,20 @@ export const seatWorkCommands: readonly CommandSpec[] = [
     load: () => import('../commands/restore.ts'),
   },
   {
+    name: 'passphrase',
+    operands: '[lab] [seat]',
+    summary: "tell the passphrase of a seat's encrypted disks",
+    description:
+      "Writes the passphrase of the seat's disks to standard output, for a program that opens them, or for whoever owns the seat. It opens " +
+      "no other seat. With --definition: libvirt's definition of the secret that the seat's domain names, without the passphrase.",
+    options: [{ flags: '--definition', help: "libvirt's XML of the secret" }],
+    examples: [
+      'passphrase classroom.yaml student-03 > student-03.key',
+      'passphrase classroom.yaml student-03 --definition > secret.xml',
+    ],
+    load: () => import('../commands/passphrase.ts'),
+  },
+  {
     name: 'flatten',
     operands: '[lab] [seat]',
     summary: "make a seat's disk independent of the master",

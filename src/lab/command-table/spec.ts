@@ -16,6 +16,8 @@ export interface CommandSpec {
   readonly summary: string;
   readonly description: string;
   readonly options: readonly OptionSpec[];
+  /** It makes disks of seats, whose passphrase must be what was meant. */
+  readonly makesDisks?: boolean;
   /** Without the program's name. */
   readonly examples: readonly string[];
   load(): Promise<{ readonly run: LabCommand }>;

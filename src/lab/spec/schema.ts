@@ -231,7 +231,8 @@ export const labSchema = z
       .strictObject(
         {
           'passphrase-file': path('the passphrase file').meta({
-            description: 'A file that only its owner may read, relative to this file',
+            description:
+              'A file that only its owner may read, relative to this file; /dev/fd/3 reads it from a descriptor, /dev/tty has it typed',
           }),
         },
         { error: 'encrypt must be a mapping, such as {passphrase-file: lab.key}' },
