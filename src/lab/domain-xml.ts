@@ -53,15 +53,22 @@ function domain(seat: Seat, options: DomainXmlOptions): Node {
       // libvirt finds the firmware, and makes each domain its own copy of the variables.
       seat.firmware === 'uefi' ? { firmware: 'efi' } : {},
       text('type', 'hvm', { arch: 'x86_64', machine: 'pc' }),
+      ...kernel(seat),
     ),
     node('features', {}, node('acpi'), node('apic')),
     node('cpu', { mode: type === 'kvm' ? 'host-passthrough' : 'maximum' }),
     node('clock', { offset: 'utc' }),
     text('on_poweroff', 'destroy'),
-    text('on_reboot', 'restart'),
+    text('on_reboot', seat.kernel ? 'destroy' : 'restart'),
     text('on_crash', 'destroy'),
     node('devices', {}, ...devices(seat, options)),
   );
+}
+
+function kernel(seat: Seat): Node[] {
+  if (!seat.kernel) return [];
+  const { path, initrd, commandLine } = seat.kernel;
+  return [text('kernel', path), text('initrd', initrd), text('cmdline', commandLine)];
 }
 
 /** Whose domain it is, in a namespace of our own. */

@@ -21,6 +21,8 @@ export interface Seat {
   readonly cdrom?: string;
   /** Absolute path of an image with what makes the guest this seat's (cloud-init's NoCloud), in a second drive. */
   readonly seed?: string;
+  /** A kernel to boot in place of what the disks hold; a restart then switches the machine off. */
+  readonly kernel?: SeatKernel;
   /** More disks, of this seat alone, empty at first. */
   readonly disks?: readonly SeatDisk[];
   /** Absolute path of its libvirt definition. */
@@ -37,6 +39,14 @@ export interface Seat {
   readonly firmware: Firmware;
   /** A trusted platform module of its own, emulated. */
   readonly tpm?: boolean;
+}
+
+/** A kernel that the hypervisor loads by itself. */
+export interface SeatKernel {
+  /** Absolute paths. */
+  readonly path: string;
+  readonly initrd: string;
+  readonly commandLine: string;
 }
 
 export const firmwares = ['bios', 'uefi'] as const;

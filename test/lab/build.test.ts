@@ -1,9 +1,19 @@
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { copyLinux, haveLinuxGuest, makeLinuxGuest } from '../../src/lab/build/small-linux.ts';
+import { haveLibvirtd, startLibvirtd } from '../support/libvirtd.ts';
 import { have, mustRun, run, tempDir } from '../support/programs.ts';
-import { type LabBench, labBench } from './support.ts';
+import { LabBench, labBench } from './support.ts';
 
 const long = process.env.COWHERD_LONG === '1';
 const canBoot = have('qemu-system-x86_64') && have('qemu-img');
@@ -33,6 +43,27 @@ async function bootSeat(
   return seat;
 }
 
+const canInstall = haveLinuxGuest() && canBoot && have('grub-mkrescue') && have('xorriso');
+
+/** An ISO that installs the small Linux on the empty disk, when it boots from it; `kernelIn` is the folder of its kernel. */
+async function makeInstaller(iso: string, kernelIn: string, init: string): Promise<void> {
+  await using scratch = await tempDir('cowherd-iso-');
+  const payload = scratch.file('payload.raw');
+  await makeLinuxGuest(scratch, payload);
+  const tree = scratch.file('cd');
+  mkdirSync(`${tree}/boot/grub`, { recursive: true });
+  mkdirSync(join(tree, kernelIn), { recursive: true });
+  await mustRun('sh', ['-c', `gzip -1c '${payload}' > '${tree}/disk.gz'`]);
+  await using parts = await tempDir('cowherd-iso-');
+  await copyLinux(parts, join(tree, kernelIn), init);
+  renameSync(join(tree, kernelIn, 'initrd'), join(tree, kernelIn, 'initrd.gz'));
+  writeFileSync(
+    `${tree}/boot/grub/grub.cfg`,
+    `linux /${kernelIn}/vmlinuz console=ttyS0 no_timer_check quiet panic=-1\ninitrd /${kernelIn}/initrd.gz\nboot\n`,
+  );
+  await mustRun('grub-mkrescue', ['-o', iso, tree]);
+}
+
 describe.skipIf(!haveLinuxGuest() || !canBoot)('build', () => {
   it('makes, seals and boots a small Linux; diff shows what the boot left', {
     timeout: 240_000,
@@ -57,25 +88,13 @@ describe.skipIf(!haveLinuxGuest() || !canBoot)('build', () => {
     ]);
   });
 
-  it.skipIf(!have('grub-mkrescue') || !have('xorriso'))(
+  it.skipIf(!canInstall)(
     'installs from an ISO onto an empty disk, which then boots',
     { timeout: 480_000 },
     async () => {
       await using bench = await labBench();
-      await using scratch = await tempDir('cowherd-iso-');
-      const payload = scratch.file('payload.raw');
-      await makeLinuxGuest(scratch, payload);
-      const tree = scratch.file('cd');
-      mkdirSync(`${tree}/boot/grub`, { recursive: true });
-      await mustRun('sh', ['-c', `gzip -1c '${payload}' > '${tree}/disk.gz'`]);
-      await using parts = await tempDir('cowherd-iso-');
-      await copyLinux(parts, `${tree}/boot`, installer);
-      writeFileSync(
-        `${tree}/boot/grub/grub.cfg`,
-        'linux /boot/vmlinuz console=ttyS0 no_timer_check quiet panic=-1\ninitrd /boot/initrd\nboot\n',
-      );
       const iso = bench.path('installer.iso');
-      await mustRun('grub-mkrescue', ['-o', iso, tree]);
+      await makeInstaller(iso, 'boot', installer('poweroff -f'));
       const sha256 = createHash('sha256').update(readFileSync(iso)).digest('hex');
       const wrong = await bench.run('build', 'os', '--iso', iso, '--sha256', sha256.replace(/./g, '0'));
       expect(wrong.code).toBe(1);
@@ -101,13 +120,58 @@ describe.skipIf(!haveLinuxGuest() || !canBoot)('build', () => {
   );
 });
 
-const installer = `
+describe.skipIf(!canInstall || !haveLibvirtd)('build --iso under libvirt', () => {
+  it('installs with the answers of a preseed, and nothing without; what it made boots', {
+    timeout: 480_000,
+  }, async () => {
+    await using libvirtd = await startLibvirtd();
+    const bench = new LabBench(libvirtd.dir);
+    const iso = bench.path('debian.iso');
+    // As Debian's: without its answers it would ask; when it is done it restarts the machine.
+    const ask = 'if ! [ -f /preseed.cfg ]; then echo "no answers" > /dev/ttyS0; poweroff -f; fi';
+    const obey = "sed -n 's/^d-i marker string /preseed: /p' /preseed.cfg > /dev/ttyS0";
+    await makeInstaller(iso, 'install.amd', `${ask}\n${obey}\n${installer('reboot -f')}`);
+    const preseed = bench.path('preseed.cfg');
+    writeFileSync(preseed, 'd-i marker string first answer\n');
+    const size = ['--disk', '64M', '--memory', '256M', '--display', 'none'];
+    const build = ['build', 'os', '--iso', iso, ...size, '--libvirt', libvirtd.uri];
+    const said = await bench.must(...build, '--answers', preseed);
+    expect(said).toContain('| preseed: first answer');
+    expect(said).toContain('| installer: done');
+    expect(said).toContain('os@1 is sealed');
+    expect((await mustRun('virsh', ['-c', libvirtd.uri, 'list', '--all', '--name'])).trim()).toBe('');
+    expect(readdirSync(bench.path('masters')).filter((name) => name.startsWith('.build'))).toEqual([]);
+    const elsewhere = await bench.run(
+      'build',
+      'os',
+      '--iso',
+      iso,
+      '--libvirt',
+      'qemu+ssh://root@nowhere/system',
+    );
+    expect(elsewhere.err).toContain('a libvirt of this machine');
+    await mustRun('grub-mkrescue', ['-o', bench.path('empty.iso'), bench.path('masters')]);
+    const none = await bench.run(
+      'build',
+      'os',
+      '--iso',
+      bench.path('empty.iso'),
+      '--answers',
+      preseed,
+      ...size,
+    );
+    expect(none.err).toContain('has no installer that takes a preseed');
+    await bootSeat(bench, 'masters/os@1.qcow2', /cowherd-guest host=\? .*boots=1/, 120_000);
+  });
+});
+
+const installer = (end: string) => `
 i=0
 while [ $i -lt 100 ] && ! { [ -b /dev/sr0 ] && [ -b /dev/vda ]; }; do sleep 0.1; i=$((i + 1)); done
 mount -t iso9660 -o ro /dev/sr0 /seed
 zcat /seed/disk.gz > /dev/vda && sync && echo 'installer: done' > /dev/ttyS0
 sleep 1
-poweroff -f
+${end}
 `;
 
 describe.skipIf(!have('qemu-img') || !have('mkfs.ext4'))('build --from', () => {

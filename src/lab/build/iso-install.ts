@@ -2,11 +2,13 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { DiskError } from '../../errors.ts';
 import { createImageFile } from '../../node.ts';
+import { domainXml } from '../domain-xml.ts';
 import { labUuid, uuidV5 } from '../identity.ts';
 import { type BootEvent, bootMany } from '../runner/boot-many.ts';
 import type { Runner } from '../runner/runner.ts';
-import type { Graphics, Seat } from '../seat.ts';
+import type { Graphics, Seat, SeatKernel } from '../seat.ts';
 import { encodeIso9660 } from '../seed/iso9660.ts';
+import { isPreseed, preseededInstaller } from './preseed.ts';
 
 export interface InstallOptions {
   /** Absolute path of the installer. */
@@ -22,7 +24,7 @@ export interface InstallOptions {
   readonly cpus: number;
   readonly graphics: Graphics;
   readonly network: Seat['network'];
-  /** Absolute path of the answers to the installer's questions (see `answersImage`). */
+  /** Absolute path of the answers to the installer's questions (see `answersImage`, `preseededInstaller`). */
   readonly answers?: string;
   readonly runner: Runner;
   /** Milliseconds that it may take; then it is stopped, and has failed. */
@@ -34,16 +36,20 @@ export interface InstallOptions {
 
 /**
  * Makes an empty disk and a machine, boots the installer on it, and waits until the machine is switched off. The disk comes first at boot, so
- * that a restart after the installation boots what was installed. Throws what starting throws, `io` where it did not end well.
+ * that a restart after the installation boots what was installed; with a preseed a restart is the end. Throws what starting throws, `io` where it did not end well.
  */
 export async function installFromIso(options: InstallOptions): Promise<void> {
   const { runner, name, scratch, disk, size, signal } = options;
   const unavailable = await runner.unavailable();
   if (unavailable !== undefined) throw new DiskError('not-found', unavailable);
+  const { answers, iso } = options;
   let seed: string | undefined;
-  if (options.answers !== undefined) {
+  let kernel: SeatKernel | undefined;
+  if (answers !== undefined && isPreseed(answers)) {
+    kernel = await preseededInstaller(iso, readFileSync(answers), scratch, { signal });
+  } else if (answers !== undefined) {
     seed = join(scratch, 'answers.iso');
-    writeFileSync(seed, answersImage(options.answers, readFileSync(options.answers)));
+    writeFileSync(seed, answersImage(answers, readFileSync(answers)));
   }
   await createImageFile(disk, { format: 'qcow2', size });
   const seat: Seat = {
@@ -55,13 +61,15 @@ export async function installFromIso(options: InstallOptions): Promise<void> {
     cpus: options.cpus,
     disk: { path: disk, format: 'qcow2', bus: 'virtio' },
     network: options.network,
-    cdrom: options.iso,
+    cdrom: iso,
     seed,
+    kernel,
     definition: join(scratch, `${name}.xml`),
     serialLog: join(scratch, `${name}.log`),
     graphics: options.graphics,
     firmware: 'bios',
   };
+  writeFileSync(seat.definition, domainXml(seat, { type: (await runner.domainType()) ?? 'qemu' }));
   await runner.define(seat);
   try {
     let last: BootEvent | undefined;
@@ -100,7 +108,7 @@ export function answersImage(path: string, bytes: Uint8Array): Uint8Array {
   throw new DiskError('unsupported', `No installer would look for '${name}' by itself`, {
     path,
     detail: {
-      fix: 'call it user-data (cloud-init, autoinstall) or ks.cfg (kickstart); a preseed goes into the ISO',
+      fix: 'call it preseed.cfg (Debian), user-data (cloud-init, autoinstall) or ks.cfg (kickstart)',
     },
   });
 }

@@ -10,7 +10,7 @@ export const masterCommands: readonly CommandSpec[] = [
     description:
       'Makes the next version of the master NAME, looks into it as seal does, and seals it. --small: a Linux of 32 MiB, in seconds, of the ' +
       'kernel and busybox of this machine. --debian: by mmdebstrap; no mount, no virtual machine, no privileges. --iso: boots an installer ' +
-      'on an empty disk, by QEMU, and waits until it is switched off. --from: a disk image of any format, packed or not; a cloud image; an appliance (OVA, OVF) of one disk.',
+      'on an empty disk, by QEMU or libvirt, and waits until it is switched off. --from: a disk image of any format, packed or not; a cloud image; an appliance (OVA, OVF) of one disk.',
     options: [
       { flags: '--small', help: 'a small Linux that says who it is' },
       { flags: '--debian <suite>', help: 'bookworm, trixie …' },
@@ -19,7 +19,11 @@ export const masterCommands: readonly CommandSpec[] = [
       { flags: '--iso <file>', help: 'an installer' },
       {
         flags: '--answers <file>',
-        help: 'with --iso: user-data (cloud-init, autoinstall) or ks.cfg (kickstart)',
+        help: 'with --iso: preseed.cfg (Debian), user-data (cloud-init, autoinstall) or ks.cfg (kickstart)',
+      },
+      {
+        flags: '--libvirt <uri>',
+        help: 'with --iso: its machine is a domain of this libvirt, such as qemu:///system',
       },
       { flags: '--memory <size>', help: 'with --iso: the memory of its machine (2G)' },
       { flags: '--display <kind>', help: 'with --iso: how to see it (vnc)', choices: ['vnc', 'none'] },
@@ -34,6 +38,7 @@ export const masterCommands: readonly CommandSpec[] = [
       'build tiny --small',
       'build debian-12 --debian bookworm --include cloud-init,openssh-server',
       'build win-11 --iso Win11.iso --disk 64G --memory 8G',
+      'build debian-12 --iso debian-12-netinst.iso --answers preseed.cfg --libvirt qemu:///system',
       'build alma-9 --iso AlmaLinux-9.iso --answers ks.cfg --disk 20G',
       'build debian-12 --from debian-12-generic-amd64.qcow2 --sha256 9f3c…',
     ],

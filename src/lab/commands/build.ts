@@ -1,4 +1,4 @@
-import { mkdtempSync, realpathSync, rmSync } from 'node:fs';
+import { chmodSync, mkdtempSync, realpathSync, rmSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { CliContext } from '../../cli/context.ts';
 import { parseSize } from '../../cli/sizes.ts';
@@ -12,6 +12,7 @@ import { makeDebian } from '../build/debian.ts';
 import { installFromIso } from '../build/iso-install.ts';
 import { makeLinuxGuest, requireLinuxGuest } from '../build/small-linux.ts';
 import { verifyFile } from '../build/verified-file.ts';
+import { domainName } from '../domain-xml.ts';
 import { unpackAppliance } from '../import/import-appliance.ts';
 import { isPackage } from '../import/package.ts';
 import { withoutControls } from '../messages.ts';
@@ -45,6 +46,21 @@ export const run: LabCommand = async (input, context) => {
   }
 };
 
+/** The machine's files are here, and libvirt's QEMU is another user. Throws `unsupported` for a libvirt of another machine. */
+function openToHypervisor(uri: string, scratch: string): void {
+  if (!/^qemu(\+unix)?:\/\/\//.test(uri)) {
+    throw new DiskError(
+      'unsupported',
+      `An installer can only run under a libvirt of this machine, not ${uri}`,
+      {
+        field: 'libvirt',
+        detail: { fix: 'run it there, and copy the master' },
+      },
+    );
+  }
+  chmodSync(scratch, 0o711);
+}
+
 type Builder = (input: Input, context: CliContext, scratch: string, name: string) => Promise<Image>;
 
 const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
@@ -69,7 +85,10 @@ const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
     const disk = join(scratch, 'disk.qcow2');
     const iso = await verified(input, context, text(input, 'iso')!);
     const answers = text(input, 'answers');
-    await using runner = createRunner('qemu');
+    const uri = text(input, 'libvirt');
+    if (uri !== undefined) openToHypervisor(uri, scratch);
+    await using runner =
+      uri === undefined ? createRunner('qemu') : createRunner('libvirt', { libvirt: { uri } });
     const quiet = wantsJson(input);
     await installFromIso({
       iso,
@@ -88,8 +107,11 @@ const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
       onStarted: (seat) => {
         if (quiet) return;
         say(context, `The installer runs. Switch the machine off when it is done; Ctrl-C gives up.`);
-        if (seat.graphics === 'vnc')
-          say(context, `  display: remote-viewer vnc+unix://${seatFiles(runtimeDir(), seat).vnc}`);
+        const display =
+          uri === undefined
+            ? `remote-viewer vnc+unix://${seatFiles(runtimeDir(), seat).vnc}`
+            : `virt-viewer -c ${uri} ${domainName(seat)}`;
+        if (seat.graphics === 'vnc') say(context, `  display: ${display}`);
         say(context, `  serial port: ${shown(context, seat.serialLog)}, and here:`);
       },
       onLine: (line) => {

@@ -43,6 +43,7 @@ export function qemuArguments(seat: Seat, files: SeatFiles, accelerator: Acceler
     // Under emulation 'max' is what the emulator can do; under KVM the host's own processor is the fastest.
     ...['-cpu', accelerator === 'kvm' ? 'host' : 'max'],
     ...['-m', `${seat.memoryMiB}M`, '-smp', String(seat.cpus), '-boot', 'menu=off,strict=on'],
+    ...kernelArguments(seat),
     ...['-pidfile', files.pid],
     ...['-chardev', `socket,id=qmp,path=${option(files.qmp)},server=on,wait=off`],
     ...['-mon', 'chardev=qmp,mode=control'],
@@ -57,6 +58,12 @@ export function qemuArguments(seat: Seat, files: SeatFiles, accelerator: Acceler
       ? ['-vga', 'std', '-vnc', `unix:${option(files.vnc)}`]
       : ['-vga', 'none', '-display', 'none']),
   ];
+}
+
+function kernelArguments({ kernel }: Seat): string[] {
+  if (!kernel) return [];
+  const { path, initrd, commandLine } = kernel;
+  return ['-kernel', path, '-initrd', initrd, '-append', commandLine, '-no-reboot'];
 }
 
 const diskDevices: Readonly<Record<DiskBus, readonly string[]>> = {
