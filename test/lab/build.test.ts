@@ -25,8 +25,9 @@ async function bootSeat(
   wanted: RegExp,
   limitMs: number,
   memory = '256M',
+  more: Record<string, unknown> = {},
 ): Promise<string> {
-  const lab = bench.write('boot.yaml', { master, seats: 1, runner: 'qemu', memory, lab: 'boot' });
+  const lab = bench.write('boot.yaml', { master, seats: 1, runner: 'qemu', memory, lab: 'boot', ...more });
   await bench.must('up', lab, '--start');
   const seat = (await bench.json<{ seats: { name: string }[] }>('status', lab)).seats[0]!.name;
   const pool = readdirSync(bench.dir.path, { recursive: true, encoding: 'utf8' }).find((name) =>
@@ -227,21 +228,20 @@ describe.skipIf(!have('qemu-img') || !have('mkfs.ext4'))('build --from', () => {
 });
 
 describe.skipIf(!long || !have('mmdebstrap') || !canBoot)('build --debian', () => {
-  it('makes a Debian that boots by itself', { timeout: 3_000_000 }, async () => {
+  it('makes a Debian that boots by itself, and is by cloud-init who its seat is', {
+    timeout: 5_400_000,
+  }, async () => {
     await using bench = await labBench();
     const mirror = process.env.COWHERD_DEBIAN_MIRROR;
-    const built = await bench.run(
-      'build',
-      'debian',
-      '--debian',
-      'bookworm',
-      '--output',
-      'json',
-      ...(mirror ? ['--mirror', mirror] : []),
-    );
+    const from = mirror ? ['--mirror', mirror] : [];
+    const what = ['build', 'debian', '--debian', 'bookworm', '--include', 'cloud-init,netplan.io'];
+    const built = await bench.run(...what, ...from, '--output', 'json');
     expect(built.code, built.err).toBe(0);
     expect(JSON.parse(built.out)).toMatchObject({ master: 'debian@1' });
-    await bootSeat(bench, 'masters/debian@1.qcow2', /localhost login:/, 900_000, '512M');
     expect((await run('qemu-img', ['check', bench.path('masters/debian@1.qcow2')])).code).toBe(0);
+    // On the serial console, where whoever may log in is asked to.
+    await bootSeat(bench, 'masters/debian@1.qcow2', /student-01 login:/, 3_600_000, '768M', {
+      seed: { users: [{ name: 'student' }] },
+    });
   });
 });

@@ -1,4 +1,12 @@
-import { existsSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { openImageFile, trustedImages } from '../../src/node.ts';
@@ -204,6 +212,78 @@ describe.skipIf(!needed.every(have))('diff, and seal', () => {
       expect(record).toMatchObject({ master: label, size: 48 * MiB, origin: { how: 'seal' } });
     }
   });
+
+  it.skipIf(!have('e2fsck'))(
+    'takes what it can out of a copy; e2fsck finds that sound, and the image is as it was',
+    async () => {
+      await using bench = await labBench();
+      const dirty = bench.path('dirty.raw');
+      await makeDisk(bench, dirty);
+      const some = bench.path('some');
+      writeFileSync(some, '0123456789abcdef0123456789abcdef\n');
+      const big = bench.path('big');
+      writeFileSync(big, Buffer.alloc(3 * MiB, 'line\n'));
+      const write = (from: string, ...paths: string[]) => paths.map((path) => `write ${from} "${path}"`);
+      await edit(dirty, [
+        'rm /etc/machine-id',
+        ...write(some, '/etc/machine-id', '/etc/ssh/ssh_host_rsa_key', '/etc/ssh/ssh_host_rsa_key.pub'),
+        'set_inode_field /etc/machine-id mode 0100444',
+        ...['mkdir /var/lib/cloud', 'mkdir /var/lib/cloud/instances', 'mkdir /var/lib/cloud/instances/i-1'],
+        ...write(
+          some,
+          '/var/lib/cloud/instances/i-1/user data',
+          '/var/lib/systemd/random-seed',
+          '/root/.bash_history',
+        ),
+        'symlink /var/lib/cloud/instance instances/i-1',
+        'mkdir /var/log/apt',
+        ...write(big, '/var/log/syslog', '/var/log/apt/history.log'),
+        'mkdir /root/.ssh',
+        ...write(some, '/root/.ssh/id_ed25519'),
+      ]);
+      const before = readFileSync(dirty);
+      const seal = ['seal', dirty, '--name', 'fixed', '--fix'];
+      const planned = await bench.json<{ changes: { do: string; path: string }[] }>(...seal, '--dry-run');
+      expect(planned.changes.map((one) => `${one.do} ${one.path}`)).toEqual([
+        'empty /etc/machine-id',
+        'remove /etc/ssh/ssh_host_rsa_key',
+        'remove /etc/ssh/ssh_host_rsa_key.pub',
+        'remove /var/lib/cloud/instance',
+        'remove /var/lib/cloud/instances/i-1/user data',
+        'remove directory /var/lib/cloud/instances/i-1',
+        'remove directory /var/lib/cloud/instances',
+        'remove /var/lib/systemd/random-seed',
+        'remove /var/log/apt/history.log',
+        'remove /var/log/syslog',
+        'remove /root/.bash_history',
+      ]);
+      expect(existsSync(bench.path('masters/fixed@1.qcow2'))).toBe(false);
+      // A person's key is a person's to remove.
+      const refused = await bench.run(...seal);
+      expect([refused.code, refused.out]).toEqual([1, expect.stringContaining('/root/.ssh/id_ed25519')]);
+      await edit(dirty, ['rm /root/.ssh/id_ed25519']);
+      const again = readFileSync(dirty);
+      expect(await bench.must(...seal)).toContain('fixed@1 is sealed');
+      expect(readFileSync(dirty).equals(again)).toBe(true);
+      expect(again.equals(before)).toBe(false);
+      expect(readdirSync(bench.path('masters')).filter((name) => name.startsWith('.build'))).toEqual([]);
+
+      const out = bench.path('out.raw');
+      await mustRun('qemu-img', ['convert', '-O', 'raw', bench.path('masters/fixed@1.qcow2'), out]);
+      await mustRun('e2fsck', ['-fn', `${out}?offset=${MiB}`]);
+      const debug = (request: string) => mustRun('debugfs', ['-R', request, `${out}?offset=${MiB}`]);
+      expect(await debug('stat /etc/machine-id')).toMatch(/Mode: +0444[\s\S]*Size: 0\b/);
+      expect(await debug('ls -p /var/log')).toMatch(/\/apt\/.*\n/);
+      expect(await debug('ls -p /var/log')).not.toContain('syslog');
+      expect(await debug('ls -p /etc/ssh')).not.toContain('ssh_host');
+      expect(await debug('cat /home/anna/docs/essay')).toBe('words '.repeat(50_000));
+      expect(await bench.must('seal', out, '--check')).toBe('0 conflicts, 0 leftovers\n');
+      // Nothing but that file system has changed.
+      const [was, is] = [readFileSync(dirty), readFileSync(out)];
+      expect(is.subarray(0, MiB).equals(was.subarray(0, MiB))).toBe(true);
+      expect(is.subarray(25 * MiB).equals(was.subarray(25 * MiB))).toBe(true);
+    },
+  );
 
   it('looks into a seat before it is promoted', async () => {
     await using bench = await labBench();

@@ -51,17 +51,24 @@ export const masterCommands: readonly CommandSpec[] = [
     description:
       'Looks into the file systems of IMAGE (ext2, ext3, ext4; nothing is mounted) for what would be the same on every clone: machine ID, SSH ' +
       'host keys, leases, logs … and says what to type in the guest. Where clones would clash it stops there, with exit code 1. ' +
+      'With --fix it takes that out of the copy by debugfs, e2fsck being the judge, and IMAGE stays as it is. ' +
       'Else it adds IMAGE to a folder of masters as NAME@1, NAME@2 …: read-only, with the digest of its content.',
     options: [
       { flags: '--name <name>', help: "the master's name (that of the image)" },
       { flags: '--folder <folder>', help: 'where versions are kept (masters)' },
       { flags: '--check', help: 'only look' },
+      {
+        flags: '--fix',
+        help: 'take what is found out of the copy that is sealed (ext2, ext3, ext4), but for keys of people and swap',
+      },
+      dryRun,
       { flags: '--anyway', help: 'also where clones would clash' },
       output,
     ],
     examples: [
       'seal debian-12.qcow2',
       'seal debian-12.qcow2 --check',
+      'seal debian-12.qcow2 --fix --dry-run',
       'seal disk.vmdk --name win-11 --folder /srv/masters',
     ],
     load: () => import('../commands/seal.ts'),

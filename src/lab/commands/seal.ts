@@ -1,12 +1,15 @@
-import { resolve } from 'node:path';
+import { mkdtempSync, realpathSync, rmSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
 import { openImageFile, trustedImages } from '../../node.ts';
+import { makeFolder } from '../../platform/json-file.ts';
 import { count } from '../describe.ts';
 import type { MasterVersion } from '../masters/library.ts';
 import { nameForVersionsOf, parseMasterName } from '../masters/name.ts';
 import { withoutControls } from '../messages.ts';
+import { makeFixed, planFixes } from '../seal/fix.ts';
 import { type LintReport, lintImage } from '../seal/lint.ts';
 import { type SealOptions, sealImage } from '../seal/seal.ts';
 import {
@@ -29,11 +32,55 @@ export const run: LabCommand = async (input, context) => {
   const path = resolve(context.cwd, operand);
   const name = nameFrom(input, nameForVersionsOf(path));
   await using image = await openImageFile(path, { policy: trustedImages });
-  return await lintAndSeal(image, input, context, {
-    name,
-    origin: { how: 'seal', image: nameForVersionsOf(path) },
-  });
+  const from = nameForVersionsOf(path);
+  if (input.options.fix === true) return await fixAndSeal(image, input, context, name, from);
+  return await lintAndSeal(image, input, context, { name, origin: { how: 'seal', image: from } });
 };
+
+/** Takes out of a copy what can be, and seals that. */
+async function fixAndSeal(
+  image: Image,
+  input: Input,
+  context: CliContext,
+  name: string,
+  from: string,
+): Promise<number> {
+  const plan = await planFixes(image, await lintImage(image));
+  const changes = plan.flatMap((volume) => volume.changes);
+  const only = input.options.dryRun === true || input.options.check === true;
+  if (!wantsJson(input)) {
+    for (const { do: what, path } of changes)
+      say(context, `${only ? 'would ' : ''}${what} ${withoutControls(path)}`);
+  }
+  if (only) {
+    if (wantsJson(input))
+      sayJson(context, { changes: changes.map(({ do: what, path }) => ({ do: what, path })) });
+    else say(context, `Nothing was changed: ${count(changes.length, 'change')} to a copy`);
+    return 0;
+  }
+  const folder = folderFrom(input, context);
+  makeFolder(folder);
+  const scratch = mkdtempSync(join(realpathSync(folder), `.build-${name}-`));
+  try {
+    const fixed = join(scratch, 'disk.raw');
+    const bar = lazyProgress(context, 'copying', 'bytes');
+    try {
+      await makeFixed(image, fixed, plan, { signal: context.signal, onProgress: bar.update });
+    } finally {
+      bar.end();
+    }
+    await using copy = await openImageFile(fixed, { format: 'raw' });
+    const origin = { how: 'seal --fix', image: from, changes: changes.length };
+    return await lintAndSeal(copy, input, context, { name, origin });
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+  }
+}
+
+function folderFrom(input: Input, context: CliContext): string {
+  const { folder } = input.options;
+  return resolve(context.cwd, typeof folder === 'string' ? folder : defaultFolder);
+}
 
 /** The name that an option or else `fallback` gives. Throws `bad-argument` for one with a number. */
 export function nameFrom(input: Input, fallback: string): string {
@@ -62,13 +109,9 @@ export async function lintAndSeal(
   if (!refused && input.options.check !== true) {
     const bar = lazyProgress(context, 'copying', 'bytes');
     try {
-      const folder = resolve(
-        context.cwd,
-        typeof input.options.folder === 'string' ? input.options.folder : defaultFolder,
-      );
       version = await sealImage(image, {
         ...options,
-        folder,
+        folder: folderFrom(input, context),
         now: context.now,
         signal: context.signal,
         onProgress: bar.update,

@@ -62,10 +62,21 @@ export class GuestFiles {
     return this.#mounts.length > 0;
   }
 
-  async find(path: string, options: { readonly followLast?: boolean } = {}): Promise<GuestFile | undefined> {
+  /** The file system that a path of the guest lies in, and the path there. */
+  within(path: string): { readonly system: FileSystem; readonly path: string } | undefined {
     const mount = this.#mounts.find(({ at }) => at === '/' || path === at || path.startsWith(`${at}/`));
+    return mount && { system: mount.system, path: mount.at === '/' ? path : path.slice(mount.at.length) };
+  }
+
+  /** Whether another file system begins there. */
+  isMount(path: string): boolean {
+    return this.#mounts.some(({ at }) => at === path);
+  }
+
+  async find(path: string, options: { readonly followLast?: boolean } = {}): Promise<GuestFile | undefined> {
+    const mount = this.within(path);
     if (!mount) return undefined;
-    const within = mount.at === '/' ? path : path.slice(mount.at.length);
+    const within = mount.path;
     const node = await lookUp(mount.system, within, options);
     return node && { path, node, system: mount.system };
   }

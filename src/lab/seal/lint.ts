@@ -14,6 +14,14 @@ export interface Finding {
   readonly what: string;
   /** What to type in the guest, before its last shutdown. */
   readonly fix: string;
+  /** What `seal --fix` would do about it; absent where that is a person's to decide. */
+  readonly remedy?: Remedy;
+}
+
+/** 'empty': files keep their names and lose their content. 'clear': all in directories goes. 'files': files at any depth go. */
+export interface Remedy {
+  readonly do: 'remove' | 'empty' | 'clear' | 'files';
+  readonly paths: readonly string[];
 }
 
 export interface LintReport {

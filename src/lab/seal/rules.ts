@@ -21,13 +21,15 @@ const machineId: Rule = async (guest) => {
       path,
       what: 'every clone would have the same machine ID: DHCP servers may give all of them one address',
       fix: path === '/etc/machine-id' ? 'truncate -s 0 /etc/machine-id' : `rm ${path}`,
+      remedy: { do: path === '/etc/machine-id' ? 'empty' : 'remove', paths: [path] },
     });
   }
   return findings;
 };
 
 const sshHostKeys: Rule = async (guest) => {
-  const keys = (await guest.list('/etc/ssh')).filter(({ name }) => /^ssh_host_.*_key$/.test(name));
+  const all = (await guest.list('/etc/ssh')).filter(({ name }) => /^ssh_host_.*_key(\.pub)?$/.test(name));
+  const keys = all.filter(({ name }) => name.endsWith('_key'));
   if (keys.length === 0) return [];
   return [
     {
@@ -36,6 +38,7 @@ const sshHostKeys: Rule = async (guest) => {
       path: `/etc/ssh/${keys[0].name}`,
       what: `every clone would have the same ${keys.length} SSH host keys: whoever has one seat can pose as any other`,
       fix: 'rm /etc/ssh/ssh_host_*   (cloud-init makes new ones; else have "ssh-keygen -A" run at boot)',
+      remedy: { do: 'remove', paths: all.map(({ name }) => `/etc/ssh/${name}`).sort() },
     },
   ];
 };
@@ -51,6 +54,7 @@ const cloudInit: Rule = async (guest) => {
       path: '/var/lib/cloud',
       what: 'cloud-init has run already: clones may think that they are set up',
       fix: 'cloud-init clean --logs',
+      remedy: { do: 'clear', paths: ['/var/lib/cloud'] },
     },
   ];
 };
@@ -108,6 +112,7 @@ const leases: Rule = async (guest) => {
       path: `${folder}/${found[0].name}`,
       what: "clones would ask for the master's address",
       fix: `rm ${found.map(({ name }) => `${folder}/${name}`).join(' ')}`,
+      remedy: { do: 'remove', paths: found.map(({ name }) => `${folder}/${name}`) },
     });
   }
   return findings;
@@ -182,6 +187,7 @@ const logs: Rule = async (guest) => {
       path: '/var/log',
       what: `${files} log files of the master's own life (${bytes} bytes) would be in every clone`,
       fix: 'find /var/log -type f -delete',
+      remedy: { do: 'files', paths: ['/var/log'] },
     },
   ];
 };
@@ -203,7 +209,8 @@ const temporary: Rule = async (guest) => {
     const left = (await guest.list(path)).filter(({ name }) => !name.startsWith('.'));
     if (left.length === 0) continue;
     const what = `${left.length} temporary files would be in every clone`;
-    findings.push({ rule: 'temporary', weight: 'stale', path, what, fix: `rm -rf ${path}/*` });
+    const remedy = { do: 'clear', paths: [path] } as const;
+    findings.push({ rule: 'temporary', weight: 'stale', path, what, fix: `rm -rf ${path}/*`, remedy });
   }
   return findings;
 };
@@ -237,7 +244,10 @@ async function present(
   const findings: Finding[] = [];
   for (const path of paths) {
     const file: GuestFile | undefined = await guest.find(path, { followLast: false });
-    if (file?.node.kind === 'file' && file.node.size > 0) findings.push({ ...finding, path, fix: fix(path) });
+    if (file?.node.kind !== 'file' || file.node.size === 0) continue;
+    // A swap file that fstab names must be there at boot.
+    const remedy = finding.rule === 'swap' ? undefined : ({ do: 'remove', paths: [path] } as const);
+    findings.push({ ...finding, path, fix: fix(path), remedy });
   }
   return findings;
 }

@@ -30,14 +30,15 @@ export function sealImage(image: Image, options: SealOptions): Promise<MasterVer
   });
 }
 
-/** Writes an image as a qcow2 file of its own, which is not there yet. It need not be durable on return. */
+/** Writes an image as a file of its own, which is not there yet. It need not be durable on return. */
 export async function copyImage(
   image: Image,
   path: string,
   options: { readonly signal?: AbortSignal; readonly onProgress?: OnProgress } = {},
+  format: 'qcow2' | 'raw' = 'qcow2',
 ): Promise<void> {
-  await createImageFile(path, { format: 'qcow2', size: image.size, durable: false });
-  await using target = await openImageFile(path, { format: 'qcow2', writable: true });
+  await createImageFile(path, { format, size: image.size, durable: false });
+  await using target = await openImageFile(path, { format, writable: true });
   await convertImages([image], target, { targetIsZero: true, ...options });
   await target.flush();
 }
