@@ -135,11 +135,8 @@ export class BitmapChange {
       extensions: withExtension(header.extensions, ExtensionType.bitmaps, extension),
     });
     this.#taken.length = 0;
-    const { clusterSize } = writer.mapping.geometry;
     if (old) this.drop(old.directoryOffset, old.directorySize);
-    if (entries.length > 0) {
-      writer.metadata.add('bitmap directory', at / clusterSize, Math.ceil(directory.length / clusterSize));
-    }
+    writer.guardBitmaps(entries);
     for (const { first, count } of this.#dropped) writer.frees.add(first, count, true);
     await flushImage(writer);
   }

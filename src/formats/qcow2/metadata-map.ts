@@ -1,6 +1,6 @@
 import { corrupt } from './errors.ts';
 
-/** Kinds of metadata by QEMU's names for them. */
+/** Kinds of metadata by QEMU's names for them. QEMU keeps no writes off the tables of bitmaps. */
 export type MetadataKind =
   | 'qcow2_header'
   | 'active L1 table'
@@ -10,7 +10,8 @@ export type MetadataKind =
   | 'snapshot table'
   | 'inactive L1 table'
   | 'inactive L2 table'
-  | 'bitmap directory';
+  | 'bitmap directory'
+  | 'bitmap table';
 
 /**
  * Which host clusters hold metadata, so that no write of data and no new allocation lands on one, whatever a

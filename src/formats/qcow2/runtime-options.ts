@@ -129,7 +129,9 @@ export function runtimeOptions(
 }
 
 function overlapKinds(names: readonly SwitchName[]): ReadonlySet<MetadataKind> {
-  return new Set(names.map((name) => overlapSwitches[name]));
+  const kinds = new Set<MetadataKind>(names.map((name) => overlapSwitches[name]));
+  if (kinds.has('bitmap directory')) kinds.add('bitmap table');
+  return kinds;
 }
 
 function booleanOption(value: unknown): boolean | undefined {

@@ -2,6 +2,7 @@ import { alignUp } from '../../bytes/numbers.ts';
 import type { ByteStore } from '../../storage/store.ts';
 import { Mutex } from '../mapped/mutex.ts';
 import { Table } from '../mapped/table.ts';
+import { type BitmapEntry, flagInUse, readBitmapDirectory } from './bitmap-directory.ts';
 import { BitmapTracking } from './bitmap-tracking.ts';
 import * as c from './constants.ts';
 import { corrupt, hex } from './errors.ts';
@@ -11,7 +12,7 @@ import { hasIncompatible, type Qcow2Header } from './header.ts';
 import { replaceHeader, writeHeaderFields } from './header-write.ts';
 import { L1Table } from './l1-table.ts';
 import type { Mapping } from './mapping.ts';
-import { MetadataMap } from './metadata-map.ts';
+import { type MetadataKind, MetadataMap } from './metadata-map.ts';
 import { PendingFrees } from './pending-frees.ts';
 import { growRefcountTable } from './refcount-growth.ts';
 import { type ClusterRun, Refcounts } from './refcounts.ts';
@@ -154,11 +155,7 @@ export class Qcow2Writer {
       this.#addL2(index, l1.offset(index));
     }
     await this.#addSnapshots();
-    const bitmaps = bitmapsOf(header);
-    if (bitmaps) {
-      const clusters = Math.ceil(bitmaps.directorySize / clusterSize);
-      metadata.add('bitmap directory', bitmaps.directoryOffset / clusterSize, clusters);
-    }
+    this.guardBitmaps(await readBitmapDirectory(store, header));
     const { refcountCacheBytes } = this.#options;
     const refcounts = await Refcounts.load(
       store,
@@ -206,6 +203,22 @@ export class Qcow2Writer {
       const at = l1.offset(index);
       if (at === 0 || at % clusterSize !== 0 || this.metadata.has(at / clusterSize)) continue;
       this.metadata.add('inactive L2 table', at / clusterSize);
+    }
+  }
+
+  /** Keeps writes off the directory of bitmaps that the header names, and off the tables of these. */
+  guardBitmaps(entries: readonly Pick<BitmapEntry, 'flags' | 'tableOffset' | 'tableSize'>[]): void {
+    const { clusterSize } = this.mapping.geometry;
+    const bitmaps = bitmapsOf(this.header);
+    if (!bitmaps) return;
+    const add = (kind: MetadataKind, at: number, length: number) =>
+      this.metadata.add(kind, at / clusterSize, Math.ceil(length / clusterSize));
+    add('bitmap directory', bitmaps.directoryOffset, bitmaps.directorySize);
+    for (const { flags, tableOffset, tableSize } of entries) {
+      const length = tableSize * c.entryBytes;
+      // What is not believed, and what the file does not hold, is nothing to keep.
+      if ((flags & flagInUse) !== 0 || tableOffset + length > this.store.size) continue;
+      add('bitmap table', tableOffset, length);
     }
   }
 

@@ -1,6 +1,6 @@
 import { homedir } from 'node:os';
 import { dirname, isAbsolute, join, resolve } from 'node:path';
-import { type Document, isMap, LineCounter, parseDocument } from 'yaml';
+import { type Document, isMap, isScalar, LineCounter, type Node, parseDocument, visit } from 'yaml';
 import { DiskError } from '../../errors.ts';
 import { readSmallText } from '../../platform/json-file.ts';
 import type { DiskBus, Firmware, Graphics, Preallocation, SeatNetwork } from '../seat.ts';
@@ -124,12 +124,27 @@ function parseYaml(source: SourceText): Document.Parsed {
   const indented = source.text.search(/^[ ?-]{1000}/m);
   if (indented >= 0) throw tooDeep(indented);
   try {
-    return parseDocument(source.text, { lineCounter: source.lines, prettyErrors: false, version: '1.2' });
+    const how = { lineCounter: source.lines, prettyErrors: false, version: '1.2' } as const;
+    const document = parseDocument(source.text, how);
+    refuseOddKeys(document, source);
+    return document;
   } catch (cause) {
     // The parser calls itself at each level, and has no limit of its own.
     if (!(cause instanceof RangeError)) throw cause;
     throw tooDeep(0);
   }
+}
+
+/** YAML lets mappings and lists be keys (`? …`). They would be made texts, of a length that doubles with each level. */
+function refuseOddKeys(document: Document.Parsed, source: SourceText): void {
+  visit(document, {
+    Pair(_, { key }) {
+      if (key === null || isScalar(key)) return;
+      const from = (key as Node).range?.[0] ?? 0;
+      const fix = 'write KEY: VALUE';
+      throw labFileError(source, [{ from, to: from + 1, message: 'a key must be a text', fix }]);
+    },
+  });
 }
 
 function syntaxMistake(
