@@ -18,6 +18,8 @@ describe.skipIf(!have('virsh'))('virsh on a leash', () => {
       virsh.run('domstate', 'nobody'),
       virsh.run('list', '--all', '--name'),
       virsh.run('echo', `it's "a" $HOME\\`),
+      // Longer than a terminal is wide.
+      virsh.run('echo', 'x'.repeat(300)),
       virsh.run('no-such-command'),
       virsh.run('start', 'test'),
     ]);
@@ -26,6 +28,7 @@ describe.skipIf(!have('virsh'))('virsh on a leash', () => {
       'not-found',
       'test',
       `it's "a" $HOME\\`,
+      'x'.repeat(300),
       'io',
       'in-use',
     ]);

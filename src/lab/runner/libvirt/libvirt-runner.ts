@@ -1,7 +1,6 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError, isDiskError } from '../../../errors.ts';
 import { type DomainType, metadataNamespace, secretXml } from '../../domain-xml.ts';
 import type { Seat } from '../../seat.ts';
@@ -19,6 +18,7 @@ import type {
   WaitOptions,
 } from '../runner.ts';
 import { layOutPassphrase } from '../secret-file.ts';
+import { DomainEvents } from './domain-events.ts';
 import { seatEnd, seatState } from './domain-state.ts';
 import { type DefinitionMark, definitionDigest, markDefinition, markIn } from './marked-definition.ts';
 import { onThisMachine, type SeatPlace } from './seat-place.ts';
@@ -35,8 +35,10 @@ export interface LibvirtRunnerOptions {
   readonly place?: SeatPlace;
 }
 
-/** How often the list of running domains is asked for, while anybody waits for a change in it. */
+/** How often the list of running domains is asked for, while anybody waits for a change in it … */
 const pollMs = 150;
+/** … and where libvirt tells of changes by itself. */
+const toldPollMs = 2_000;
 const killLimitMs = 20_000;
 
 /** Where virsh goes by itself: LIBVIRT_DEFAULT_URI; else the system's libvirt for root, the user's own for others. */
@@ -54,6 +56,7 @@ export class LibvirtRunner implements Runner {
   readonly uri: string;
   readonly #virsh: Virsh;
   readonly #place: SeatPlace;
+  readonly #events: DomainEvents;
   #domainType: Promise<DomainType> | undefined;
   /** The running domains' UUIDs, asked for together by all who wait. */
   #active: { readonly at: number; readonly uuids: Promise<ReadonlySet<string>> } | undefined;
@@ -65,6 +68,13 @@ export class LibvirtRunner implements Runner {
     this.uri = options.uri ?? defaultUri();
     this.#virsh = new Virsh({ uri: this.uri, program: options.virsh });
     this.#place = options.place ?? onThisMachine;
+    this.#events = new DomainEvents({
+      uri: this.uri,
+      program: options.virsh,
+      onEvent: () => {
+        this.#active = undefined;
+      },
+    });
     if (options.domainType) this.#domainType = Promise.resolve(options.domainType);
   }
 
@@ -241,6 +251,7 @@ export class LibvirtRunner implements Runner {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#events[Symbol.asyncDispose]();
     await this.#virsh[Symbol.asyncDispose]();
     if (this.#folder !== undefined) rmSync(this.#folder, { recursive: true, force: true });
   }
@@ -283,7 +294,8 @@ export class LibvirtRunner implements Runner {
   }
 
   async #isUp(seat: Seat, when: 'soon' | 'now' = 'soon'): Promise<boolean> {
-    if (!this.#active || when === 'now' || performance.now() - this.#active.at > pollMs) {
+    const limit = this.#events.trusted ? toldPollMs : pollMs;
+    if (!this.#active || when === 'now' || performance.now() - this.#active.at > limit) {
       const uuids = this.#virsh
         .run('list', '--uuid')
         .then((text) => new Set(text.split(/\s+/).filter((one) => one !== '')));
@@ -294,10 +306,12 @@ export class LibvirtRunner implements Runner {
 
   /** Waits until the domain is off; false when the time is over, or the signal came. */
   async #waitGone(seat: Seat, limitMs?: number, signal?: AbortSignal): Promise<boolean> {
+    this.#events.listen();
     const until = performance.now() + (limitMs ?? Number.POSITIVE_INFINITY);
     while (await this.#isUp(seat)) {
       if (signal?.aborted || performance.now() > until) return false;
-      await sleep(pollMs, undefined, { signal }).catch(() => undefined);
+      const limit = this.#events.trusted ? toldPollMs : pollMs;
+      await this.#events.next(Math.min(limit, Math.max(1, until - performance.now())), signal);
     }
     return true;
   }
