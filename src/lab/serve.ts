@@ -3,6 +3,7 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import { CliFailure } from '../cli/failure.ts';
 import { TlsObjects } from '../cli/tls-objects.ts';
+import { wipe } from '../crypto/bytes.ts';
 import { DiskError } from '../errors.ts';
 import { listenAt, type Place } from '../nbd/listen.ts';
 import type { ExportRecipe } from '../nbd/recipe.ts';
@@ -10,6 +11,7 @@ import { NbdServer } from '../nbd/server.ts';
 import { tlsStarter } from '../nbd/tls.ts';
 import type { ServedAt } from './domain-xml.ts';
 import type { Lab } from './lab.ts';
+import { seatPassphrase } from './seat-key.ts';
 import { seatsToStart } from './start.ts';
 
 /** The name of the master's export. */
@@ -47,8 +49,8 @@ function splitAddress(listen: string): [host: string, port: string] {
 
 /**
  * Serves the disks of seats as NBD exports by the seats' names, and the master read-only. The images are open as long as
- * it is: QEMU's locks keep guests of this host, and resets, away from them. Throws as `seatsToStart` does, `locked` for a
- * seat that is in use, and `unsupported` for an encrypted one.
+ * it is: QEMU's locks keep guests of this host, and resets, away from them. Encrypted ones are served in the clear. Throws as
+ * `seatsToStart` and `seatPassphrase` do, and `locked` for a seat that is in use.
  */
 export async function serveSeats(
   lab: Lab,
@@ -57,18 +59,22 @@ export async function serveSeats(
 ): Promise<NbdServer> {
   const seats = await seatsToStart(lab, names);
   const { serve } = lab.spec;
-  const encrypted = seats.find(({ disk }) => disk.encryption !== undefined);
-  if (encrypted) {
-    throw new DiskError('unsupported', `${encrypted.name} is encrypted: such disks cannot be served yet`, {
-      path: encrypted.disk.path,
-    });
-  }
   const server = new NbdServer({
     startTls: serve?.tls === undefined ? undefined : tlsStarter(credentialsOf(serve.tls), undefined),
     onFailure: how.onFailure,
   });
   try {
-    for (const seat of seats) await server.add(seatRecipe(seat, how.program));
+    for (const seat of seats) {
+      const { path, encryption } = seat.disk;
+      const passphrase = encryption && (await seatPassphrase(encryption));
+      const keys = passphrase && new Map([[path, passphrase]]);
+      try {
+        await server.add({ ...seatRecipe(seat, how.program), keys });
+      } finally {
+        // The thread that serves it has it open by now: nobody opens what is written a second time.
+        wipe(passphrase);
+      }
+    }
     if (serve?.master !== false) await server.add(masterRecipe(lab, how.program));
     const place = placeOf(lab);
     if (place.kind === 'unix') await assertFree(place.path);

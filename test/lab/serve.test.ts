@@ -36,6 +36,30 @@ async function serving(bench: LabBench, ...args: string[]) {
 const uri = (socket: string, name: string) => `nbd+unix:///${name}?socket=${socket}`;
 
 describe.skipIf(!nbd)('cowherd serve', () => {
+  it('exports encrypted seats in the clear, and what is written stays encrypted', async () => {
+    await using bench = await labBench();
+    writeFileSync(bench.path('lab.key'), 'only the teacher knows', { mode: 0o600 });
+    const encrypt = { 'passphrase-file': 'lab.key' };
+    bench.write('lab.yaml', { seats: 2, encrypt, serve: { socket: 'here.sock' } });
+    await bench.must('up');
+    const socket = bench.path('here.sock');
+    {
+      await using _server = await serving(bench);
+      const commands = ['-c', 'read -P 0x5a 0 1M', '-c', 'write -P 7 5M 64k', '-c', 'flush'];
+      await mustRun('qemu-io', ['-f', 'raw', ...commands, uri(socket, 'student-02')]);
+    }
+    const passphrase = await bench.must('passphrase', 'lab.yaml', 'student-02');
+    const disk = `driver=qcow2,file.filename=${bench.path('class/student-02.qcow2')},encrypt.key-secret=s`;
+    const object = ['--object', `secret,id=s,data=${passphrase}`];
+    const reading = ['-c', 'read -P 7 5M 64k', '-c', 'read -P 0x5a 0 1M'];
+    expect(await mustRun('qemu-io', ['-r', ...object, ...reading, '--image-opts', disk])).not.toContain(
+      'failed',
+    );
+    writeFileSync(bench.path('lab.key'), 'something else');
+    const refused = await bench.run('serve');
+    expect(refused).toMatchObject({ code: 1, err: expect.stringContaining('is not that of') });
+  });
+
   it('exports the seats to write and the master to read, and gives them back', async () => {
     await using bench = await labBench();
     bench.write('lab.yaml', { seats: 2, serve: { socket: 'here.sock' } });
