@@ -7,6 +7,7 @@ import * as luks from './luks.mjs';
 import * as many from './many.mjs';
 import * as metadata from './metadata.mjs';
 import * as nbdClient from './nbd-client.mjs';
+import * as nbdLuks from './nbd-luks.mjs';
 import * as nbdServer from './nbd-server.mjs';
 import * as pairs from './pairs.mjs';
 import * as reflink from './reflink.mjs';
@@ -22,6 +23,7 @@ export const groups = [
   metadata,
   nbdClient,
   nbdServer,
+  nbdLuks,
   many,
   huge,
   growth,

@@ -9,7 +9,7 @@ import { quietly } from '../process.mjs';
 export const title = 'nbd';
 
 const MiB = 1024 ** 2;
-const sizeMebi = 256;
+export const sizeMebi = 256;
 const file = 'nbd.raw';
 /** What is copied in: nobody serves it. */
 const source = 'nbd-source.raw';
@@ -40,7 +40,7 @@ const images = [
 const fast = { wall: 1 / 1.5 };
 const even = { wall: 1 };
 
-const fio = (rw, bs, depth, mebi) => ({
+export const fio = (rw, bs, depth, mebi) => ({
   argv: (uri) => [
     ...['fio', '--name=job', '--ioengine=nbd', `--uri=${uri}`, `--rw=${rw}`, `--bs=${bs}`],
     ...[`--iodepth=${depth}`, '--norandommap', `--size=${sizeMebi}m`, `--io_size=${mebi}m`],
@@ -70,13 +70,13 @@ const work = [
 
 let nextPort = 20000 + (process.pid % 20000);
 
-/** Serves an image until `end`. */
-function serve(folder, program, format, image, transport) {
+/** Serves an image until `end`. `opening`: what names it. */
+export function serve(folder, program, opening, transport) {
   const port = nextPort++;
   const socket = join(folder, `nbd-${port}.sock`);
   const where = transport === 'tcp' ? ['-b', '127.0.0.1', '-p', String(port)] : ['-k', socket];
   const [command, ...words] = program;
-  const args = [...words, '-t', '-e', '8', '--discard=unmap', ...where, '-f', format, image];
+  const args = [...words, '-t', '-e', '8', '--discard=unmap', ...where, ...opening];
   const child = spawn(command, args, { cwd: folder, stdio: 'ignore' });
   const uri = transport === 'tcp' ? `nbd://127.0.0.1:${port}` : `nbd+unix:///?socket=${socket}`;
   // Until it answers, and then until it is at rest.
@@ -104,8 +104,8 @@ export function* jobs({ folder, cowNbd }) {
       // One of them keeps the other out of its image.
       const copy = `peer-${image}`;
       copyFileSync(join(folder, image), join(folder, copy));
-      const ours = serve(folder, cowNbd, format, image, transport);
-      const theirs = serve(folder, ['qemu-nbd'], format, copy, transport);
+      const ours = serve(folder, cowNbd, ['-f', format, image], transport);
+      const theirs = serve(folder, ['qemu-nbd'], ['-f', format, copy], transport);
       const isPlain = label === 'raw' || label === 'qcow2';
       try {
         for (const [name, { argv, seconds }, goal] of work) {

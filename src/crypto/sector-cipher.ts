@@ -1,3 +1,4 @@
+import { copyBytes } from '../bytes/copy.ts';
 import { DiskError } from '../errors.ts';
 import { type BlockCipher, type HashName, primitives } from './primitives.ts';
 import { maskBytes, xtsMask } from './xts-mask.ts';
@@ -132,7 +133,7 @@ class XtsCipher implements SectorCipher {
       mask.apply(from, to, sectorBytes);
       cipher(to);
       mask.apply(to, to, sectorBytes);
-      if (to === room) into.set(room, at);
+      if (to === room) copyBytes(room, into, at);
     }
   }
 }

@@ -3,6 +3,7 @@ import { ChainCursor } from '../image/chain-cursor.ts';
 import type { Image } from '../image/image.ts';
 import { kernel, libc } from '../platform/libc.ts';
 import { rawIo } from '../platform/raw-io.ts';
+import { EncryptedStore } from '../storage/encrypted.ts';
 import { FileStore } from '../storage/file.ts';
 import type { ByteSource } from '../storage/store.ts';
 import { type PackedPlace, PackedUnits } from './packed-units.ts';
@@ -46,6 +47,11 @@ export class ServedDisk implements AsyncDisposable {
   #at = 0;
   #packed: PackedPlace | undefined;
   #skip = 0;
+  /** Set where it is encrypted, with the place there. */
+  #encrypted: EncryptedStore | undefined;
+  #encryptedAt = 0;
+  /** Writes under way: a sector that one of them has written half would decrypt to neither the old nor the new. */
+  #writing = 0;
   readonly #units = new PackedUnits();
   readonly #options: DiskOptions;
   readonly #offset: number;
@@ -116,6 +122,14 @@ export class ServedDisk implements AsyncDisposable {
       source = run.source;
       this.#at = run.at;
     }
+    this.#encrypted = undefined;
+    if (source instanceof EncryptedStore) {
+      if (this.#writing > 0 || !source.liesWhole(this.#at, this.length)) return Look.later;
+      this.#encrypted = source;
+      this.#encryptedAt = this.#at;
+      this.#at += source.innerOffset;
+      source = source.inner;
+    }
     if (!(source instanceof FileStore) || this.#at + this.length > source.size) return Look.later;
     this.#fd = source.fd;
     this.#packed = undefined;
@@ -134,7 +148,9 @@ export class ServedDisk implements AsyncDisposable {
   /** After `look` said 'file' or 'packed': reads there. False: it did not work, and `read` will do it or say why. */
   readNow(into: PageBuffer, at: number, length: number): boolean {
     if (this.#packed) return this.#units.read(this.#packed, this.#skip, into.bytes, at, length);
-    return this.#io!.read(this.#fd, into.address + at, length, this.#at) === length;
+    if (this.#io!.read(this.#fd, into.address + at, length, this.#at) !== length) return false;
+    this.#encrypted?.decryptNow(this.#encryptedAt, into.bytes.subarray(at, at + length));
+    return true;
   }
 
   /** Writes over what is there, at once; false: use `write`. */
@@ -174,17 +190,27 @@ export class ServedDisk implements AsyncDisposable {
   async write(offset: number, from: Uint8Array, fua: boolean): Promise<void> {
     const at = offset + this.#offset;
     const { detectZeroes = 'off' } = this.#options;
-    if (detectZeroes !== 'off' && isZero(from)) {
-      await this.image.zero(at, from.length, { unmap: detectZeroes === 'unmap' });
-    } else {
-      await this.image.write(at, from);
+    this.#writing++;
+    try {
+      if (detectZeroes !== 'off' && isZero(from)) {
+        await this.image.zero(at, from.length, { unmap: detectZeroes === 'unmap' });
+      } else {
+        await this.image.write(at, from);
+      }
+    } finally {
+      this.#writing--;
     }
     await this.#settle(fua);
   }
 
   async zero(offset: number, length: number, how: { noHole: boolean; fua: boolean }): Promise<void> {
     const unmap = !how.noHole && this.#options.discard === true;
-    await this.image.zero(offset + this.#offset, length, { unmap });
+    this.#writing++;
+    try {
+      await this.image.zero(offset + this.#offset, length, { unmap });
+    } finally {
+      this.#writing--;
+    }
     await this.#settle(how.fua);
   }
 

@@ -81,6 +81,21 @@ export class EncryptedStore implements ByteStore {
     return size ?? Math.max(0, alignUp(this.inner.size - this.#offset, this.#cipher.sectorBytes));
   }
 
+  /** Whether the bytes lie in whole sectors in the store beneath, so that who has read them there may `decryptNow`. */
+  liesWhole(at: number, length: number): boolean {
+    const { sectorBytes } = this.#cipher;
+    return (
+      at % sectorBytes === 0 &&
+      length % sectorBytes === 0 &&
+      at + length <= Math.min(this.size, this.inner.size - this.#offset)
+    );
+  }
+
+  /** Decrypts whole sectors, in place, that were read in the store beneath where `at` lies. */
+  decryptNow(at: number, bytes: Uint8Array): void {
+    this.#cipher.decrypt(this.#sectorAt(at), bytes);
+  }
+
   async read(at: number, into: Uint8Array): Promise<void> {
     if (into.length === 0) return;
     if (at + into.length > this.size) throw this.#outside('Read', at, into.length);

@@ -1,0 +1,56 @@
+// cow-nbd as the server of a LUKS image, against itself as the server of the same disk as it is, over a unix socket on a warm cache.
+import { randomFillSync } from 'node:crypto';
+import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { quietly } from '../process.mjs';
+import { fio, serve, sizeMebi } from './nbd-server.mjs';
+
+export const title = 'nbd-luks';
+
+const MiB = 1024 ** 2;
+const secret = ['--object', 'secret,id=s,data=correct horse'];
+const named = (file) => ['--image-opts', `driver=luks,file.filename=${file},key-secret=s`];
+const [plain, encrypted, source] = ['nbd-plain.raw', 'nbd.luks', 'nbd-random.raw'];
+
+function makeImages(folder) {
+  const fd = openSync(join(folder, source), 'w');
+  const bytes = Buffer.alloc(MiB);
+  for (let i = 0; i < sizeMebi; i++) writeSync(fd, randomFillSync(bytes));
+  closeSync(fd);
+  quietly(['cp', source, plain], folder);
+  const making = ['-f', 'raw', '-O', 'luks', '-o', 'key-secret=s,iter-time=10', source, encrypted];
+  quietly(['qemu-img', 'convert', ...secret, ...making], folder);
+}
+
+/** The rate is to be 0.8 of the plain disk's. */
+const goal = { wall: 1 / 0.8 };
+const work = [
+  ['4k reads ×16', fio('randread', '4k', 16, 64)],
+  ['64k reads ×4', fio('randread', '64k', 4, 256)],
+  ['1m reads ×4', fio('read', '1m', 4, 256)],
+  ['nbdcopy out', (uri) => ['nbdcopy', '-C', '4', uri, 'null:']],
+  ['4k writes ×16', fio('randwrite', '4k', 16, 64)],
+  ['1m writes ×4', fio('write', '1m', 4, 256)],
+  ['nbdcopy in', (uri) => ['nbdcopy', '-C', '4', source, uri]],
+];
+
+export function* jobs({ folder, cowNbd, has }) {
+  if (!has('luks')) return;
+  makeImages(folder);
+  const ours = serve(folder, cowNbd, [...secret, ...named(encrypted)], 'unix');
+  const theirs = serve(folder, cowNbd, ['-f', 'raw', plain], 'unix');
+  try {
+    for (const [name, argv] of work) {
+      yield {
+        name: `luks: ${name}`,
+        goal,
+        ours: { name: 'luks', argv: argv(ours.uri), cpu: ours.cpu },
+        peers: [{ name: 'plain', argv: argv(theirs.uri), cpu: theirs.cpu }],
+      };
+    }
+  } finally {
+    ours.end();
+    theirs.end();
+    for (const file of [plain, encrypted, source]) rmSync(join(folder, file));
+  }
+}
