@@ -85,8 +85,7 @@ export async function createConvertTarget(
     checkFileName(path);
     target = await createImageTarget(path, {
       corruptDependents: wish.force,
-      // Who asks for many requests at once wants them to wait for the disk together.
-      foreground: wish.requests === undefined && !wish.unordered,
+      foreground: writesInForeground(wish),
     });
     if (target.aside) sweepAsides(dirname(requireFile(path)));
     context.signal.throwIfAborted();
@@ -166,6 +165,11 @@ function identityOf(stats: Stats | undefined): string | undefined {
   return stats && `${stats.dev}:${stats.ino}`;
 }
 
+/** Who asks for many requests at once wants them to wait for the disk together. */
+function writesInForeground({ requests, unordered }: ConvertArguments): boolean {
+  return requests === undefined && !unordered;
+}
+
 /** Opens a target that is there already (`-n`). It is written in place. */
 export async function openConvertTarget(
   context: CliContext,
@@ -177,6 +181,7 @@ export async function openConvertTarget(
     imageOptions: wish.targetImageOptions,
     format: wish.targetImageOptions && !wish.targetFormatGiven ? undefined : wish.targetFormat,
     writable: true,
+    foreground: writesInForeground(wish),
     corruptDependents: wish.force,
   });
   let open = true;
