@@ -51,7 +51,7 @@ const workerFile = import.meta.url.endsWith('.cjs') ? './cipher-worker.cjs' : '.
 
 /** Worker threads that encrypt and decrypt. They start with the first cipher, and keep no process alive that is idle. */
 export class ThreadCrew implements CipherCrew {
-  readonly pieceBytes = 512 * 1024;
+  readonly pieceBytes = 1024 * 1024;
   readonly #code: URL;
   readonly #count = Math.min(mostWorkers, availableParallelism());
   readonly #workers: Worker[] = [];
