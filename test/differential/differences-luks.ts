@@ -37,7 +37,8 @@ export const luksDifferences = [
     id: 'prompt',
     what: 'An encrypted image whose passphrase nothing names, where somebody sits at a terminal',
     qemuImg: "fails: `Parameter 'key-secret' is required for cipher`",
-    cowImg: 'asks for it without showing it, for a new image twice; without a terminal it fails as QEMU does',
+    cowImg:
+      'asks for it without showing it, for each image of a chain, for a new image or key slot twice; without a terminal it fails as QEMU does',
     reason: 'What is typed stands in no history and in no list of processes.',
     shown: 'elsewhere',
   },
