@@ -1,13 +1,15 @@
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
 import { knownDependents } from '../../src/platform/dependents.ts';
 import { have, mustRun, openQemuIo } from '../support/programs.ts';
+import { buildProgram, runProgram } from './kill.ts';
 import { type LabBench, labBench, poolNames, qemuCheck } from './support.ts';
 
 const qemu = have('qemu-io') && have('qemu-img');
+const kills = process.env.COWHERD_LONG === '1' ? 100 : 3;
 
 /** As somebody makes a clone who has never heard of us. */
 async function clone(bench: LabBench, name: string, master = 'masters/m.raw', ...options: string[]) {
@@ -72,6 +74,65 @@ describe.skipIf(!qemu)('adopt, with a lab', () => {
     await bench.must('down');
     expect(existsSync(bench.path('masters/.cowherd'))).toBe(false);
   });
+
+  it.skipIf(!existsSync('/dev/shm'))('takes a clone from another file system by a copy', async ({ skip }) => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 1 });
+    const shm = mkdtempSync('/dev/shm/cowherd-');
+    try {
+      if (statSync(shm).dev === statSync(bench.dir.path).dev) skip('/dev/shm is no file system of its own');
+      const from = join(shm, 'student-01.qcow2');
+      const on = ['-F', 'raw', '-b', bench.path('masters/m.raw')];
+      await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', ...on, from]);
+      await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -q -P 7 5M 64k', from]);
+      await mustRun('qemu-img', ['convert', '-O', 'raw', from, bench.path('content.raw')]);
+      await bench.must('adopt', 'lab.yaml', from);
+      expect(existsSync(from)).toBe(false);
+      const disk = bench.path('class/student-01.qcow2');
+      await qemuCheck(disk);
+      await mustRun('qemu-img', ['compare', '-q', '-F', 'raw', disk, bench.path('content.raw')]);
+      // Holes stay holes.
+      expect(statSync(disk).blocks * 512).toBeLessThan(1024 * 1024);
+      expect(await bench.must('up')).toContain('nothing to do');
+    } finally {
+      rmSync(shm, { recursive: true });
+    }
+  });
+
+  it(`killed ${kills} times, leaves the clone whole in one place or the other, and goes on`, async () => {
+    await using bench = await labBench();
+    const program = await buildProgram(bench);
+    bench.write('lab.yaml', { seats: 2 });
+    const content = bench.path('content.raw');
+    const make = async () => {
+      rmSync(bench.path('vms'), { recursive: true, force: true });
+      mkdirSync(bench.path('vms'));
+      const path = await clone(bench, 'vms/student-02.qcow2');
+      await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -q -P 7 1M 300k', path]);
+      return path;
+    };
+    const seat = bench.path('class/student-02.qcow2');
+    const adopt = ['adopt', 'lab.yaml', 'vms/student-02.qcow2'];
+    const first = await make();
+    await mustRun('qemu-img', ['convert', '-O', 'raw', first, content]);
+    const { ms, code, output } = await runProgram(program, bench, adopt);
+    expect(code, output).toBe(0);
+    for (let i = 0; i < kills; i++) {
+      expect((await runProgram(program, bench, ['down'])).code).toBe(0);
+      const from = await make();
+      await runProgram(program, bench, adopt, ms * (0.15 + Math.random() * 0.9));
+      const places = [from, seat].filter((path) => existsSync(path));
+      expect(places.length, `kill ${i}`).toBeGreaterThan(0);
+      for (const path of places) {
+        await qemuCheck(path);
+        await mustRun('qemu-img', ['compare', '-q', '-f', 'qcow2', '-F', 'raw', path, content]);
+      }
+      const again = await runProgram(program, bench, adopt);
+      expect(again.code, `kill ${i}: ${again.output}`).toBe(0);
+      expect([existsSync(from), existsSync(seat)], `kill ${i}`).toEqual([false, true]);
+      await mustRun('qemu-img', ['compare', '-q', '-f', 'qcow2', '-F', 'raw', seat, content]);
+    }
+  }, 1_800_000);
 
   it('refuses what is no clone of the master, in use, or a seat', async () => {
     await using bench = await labBench();

@@ -63,6 +63,26 @@ describe.skipIf(!qemu)('roll', () => {
     expect(existsSync(bench.path('masters/.cowherd'))).toBe(false);
   });
 
+  it('changes nothing, not even the lab file, where the lab may not have what it would take', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 1 });
+    await bench.must('up');
+    await secondMaster(bench);
+    bench.write('lab.yaml', { seats: 2, space: { overcommit: 1e-9 } });
+    const before = bench.snapshot();
+    const refused = await bench.run('roll', 'lab.yaml', 'masters/n.qcow2');
+    expect([refused.code, refused.err]).toEqual([1, expect.stringContaining('Not made: ')]);
+    const after = bench.snapshot();
+    // The new master's digest is remembered beside it; nothing else is another.
+    for (const snapshot of [before, after])
+      for (const path of Object.keys(snapshot))
+        if (/masters(\/\.cowherd.*)?$/.test(path)) delete snapshot[path];
+    expect(after).toEqual(before);
+    bench.write('lab.yaml', { seats: 2, space: { overcommit: 1e9 } });
+    await bench.must('roll', 'lab.yaml', 'masters/n.qcow2');
+    expect(await conditions(bench)).toEqual(['former', 'ok']);
+  });
+
   it('can be undone, and taken down half-way', async () => {
     await using bench = await labBench();
     bench.write('lab.yaml', { seats: 3 });
