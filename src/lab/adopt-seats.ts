@@ -1,4 +1,4 @@
-import { rmSync } from 'node:fs';
+import { rmSync, symlinkSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { ExtensionType } from '../formats/qcow2/constants.ts';
@@ -13,7 +13,14 @@ import { labUuid, uuidV5 } from './identity.ts';
 import { type Lab, labOf, realPath, seatPaths } from './lab.ts';
 import { pathFrom } from './master.ts';
 import { nameBacking } from './name-backing.ts';
-import { backingPathOf, encodeProvenance, fileIdentity, type ImageHead, readImageHead } from './overlay.ts';
+import {
+  backingPathOf,
+  encodeProvenance,
+  fileIdentity,
+  type ImageHead,
+  isBlockDevice,
+  readImageHead,
+} from './overlay.ts';
 import { isOurs } from './plan.ts';
 import { type Prepared, prepareUp } from './prepare.ts';
 import { assertNobodyStandsOn, isLocked } from './release.ts';
@@ -68,7 +75,9 @@ export async function planAdoption(
     jobs.push({ seat, from, to, done });
   }
   const moving = jobs.filter((job) => !job.done).map((job) => job.from);
-  await assertNobodyStandsOn(moving, lab, moving.map(dirname));
+  // What stands on a device lies elsewhere.
+  const folders = moving.filter((path) => !isBlockDevice(path)).map(dirname);
+  await assertNobodyStandsOn(moving, lab, folders);
   if (rolls) {
     throw new DiskError('changed', `The lab file names another master than the seats stand on`, {
       path: lab.spec.master.path,
@@ -187,6 +196,12 @@ async function bring(
       encodeProvenance({ v: 1, lab: lab.name, seat, master: content }),
     );
     await image.flush();
+  }
+  // A device stays where it is, and has the seat's name in the pool; its own name is no place to count from.
+  if (isBlockDevice(from)) {
+    symlinkSync(from, to);
+    syncDirectory(dirname(to));
+    return;
   }
   if (from !== to) {
     await using _held = await holdDisks([from]);

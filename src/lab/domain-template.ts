@@ -13,6 +13,7 @@ import {
   seatMark,
   serialPort,
   systemDisk,
+  systemDiskType,
   tpm,
 } from './domain-xml.ts';
 import { seatMac } from './identity.ts';
@@ -189,7 +190,7 @@ function editDisks(
   const [system, ...others] = disks.filter((one) => kindOf(one) === 'disk' || kindOf(one) === 'lun');
   if (system === undefined) edit.append(devices, systemDisk(seat, options));
   else {
-    system.setAttribute('type', 'file');
+    system.setAttribute('type', systemDiskType(seat, options));
     system.setAttribute('device', 'disk');
     // How the disk is cached is the template's affair; what it holds is the seat's.
     const driver = edit.child(system, 'driver') ?? edit.append(system, node('driver', { name: 'qemu' }));

@@ -144,9 +144,13 @@ export function diskSource(
 }
 
 /** An encrypted one names the secret by which libvirt opens it. */
-function diskFile({ path, encryption }: Pick<SeatDisk, 'path' | 'encryption'>): Node {
+function diskFile({ path, block, encryption }: Pick<SeatDisk, 'path' | 'block' | 'encryption'>): Node {
   const secret = encryption && node('secret', { type: 'passphrase', uuid: encryption.secret });
-  return node('source', { file: path }, ...(secret ? [node('encryption', { format: 'luks' }, secret)] : []));
+  return node(
+    'source',
+    block ? { dev: path } : { file: path },
+    ...(secret ? [node('encryption', { format: 'luks' }, secret)] : []),
+  );
 }
 
 /**
@@ -165,11 +169,17 @@ export function secretXml(encryption: DiskEncryption): string {
   );
 }
 
+/** libvirt's type of the system disk. */
+export function systemDiskType({ disk }: Seat, { served }: Pick<DomainXmlOptions, 'served'>): string {
+  if (served) return 'network';
+  return disk.block ? 'block' : 'file';
+}
+
 export function systemDisk(seat: Seat, options: DomainXmlOptions): Node {
   const { bus } = seat.disk;
   return node(
     'disk',
-    { type: options.served ? 'network' : 'file', device: 'disk' },
+    { type: systemDiskType(seat, options), device: 'disk' },
     ...diskSource(seat, options),
     node('target', { dev: `${diskTargets[bus]}a`, bus }),
     node('boot', { order: 1 }),

@@ -141,6 +141,11 @@ export function fileIdentity(path: string): string | undefined {
   }
 }
 
+/** Whether a path leads to a block device. */
+export function isBlockDevice(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isBlockDevice() ?? false;
+}
+
 /** Whether something of that name is there, a dangling link included. */
 export function nameExists(path: string): boolean {
   try {

@@ -56,7 +56,7 @@ export async function placeFiles(jobs: readonly FileJob[], options: PlaceOptions
     const asides: Aside[] = [];
     try {
       for (const job of some) {
-        const aside = createAside(job.path);
+        const aside = createAside(job.path, { deviceLink: options.replace });
         asides.push(aside);
         writeSparse(aside.path, await job.content());
       }

@@ -100,13 +100,15 @@ function assertSameMaster({ pool, spec }: Lab, { master }: LabState): void {
   });
 }
 
-/** Seats that did not stand on the present master, or were encrypted otherwise: their definitions say so. */
+/** Seats that did not stand on the present master, were encrypted otherwise, or lay on a device: their definitions say so. */
 function seatsElsewhere(lab: Lab, jobs: readonly OverlayJob[]): readonly string[] {
   return jobs.flatMap(({ seat, path }) => {
     const head = readImageHead(path);
     const condition = conditionOf(lab, seat, head);
     const other = head !== undefined && head.encrypted !== (lab.spec.encrypt !== undefined);
-    return condition === 'former' || condition === 'flat' || other ? [seat] : [];
+    return condition === 'former' || condition === 'flat' || other || lab.seats.get(seat)?.disk.block
+      ? [seat]
+      : [];
   });
 }
 

@@ -61,6 +61,8 @@ export interface SeatDisk {
   /** QEMU's driver name (`qcow2`, `raw`). Always given, so that nothing a guest wrote is ever probed. */
   readonly format: string;
   readonly bus: DiskBus;
+  /** The path leads to a block device. */
+  readonly block?: boolean;
   /** Its guest data is encrypted (LUKS inside qcow2). */
   readonly encryption?: DiskEncryption;
 }

@@ -244,6 +244,22 @@ describe('sweepAsides', () => {
   });
 });
 
+describe('a device', () => {
+  it('is never put aside: at most a link to it is', async () => {
+    const link = folder.file('disk');
+    symlinkSync('/dev/null', link);
+    for (const path of ['/dev/null', link])
+      expect(() => createAside(path)).toThrow(/is a device: no file can take its place/);
+    expect(() => createAside('/dev/null', { deviceLink: true })).toThrow(/is a device/);
+    const aside = createAside(link, { deviceLink: true });
+    writeFileSync(aside.path, 'new');
+    await aside.commit();
+    expect(lstatSync(link).isFile()).toBe(true);
+    expect(readFileSync(link, 'utf8')).toBe('new');
+    expect(lstatSync('/dev/null').isCharacterDevice()).toBe(true);
+  });
+});
+
 describe.skipIf(!have('strace'))('commit', () => {
   it('has the file on the disk before its name, and then the name', async () => {
     const file = await program('await aside.commit();');

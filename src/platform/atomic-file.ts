@@ -16,6 +16,7 @@ import {
 } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
+import { DiskError } from '../errors.ts';
 import { asSystemError, errnoOf, systemError } from './errno.ts';
 import { isAlive, processPlace, processStart } from './process-identity.ts';
 
@@ -58,10 +59,15 @@ const maxLinks = 40;
 /**
  * Prepares to write `path` aside: `.NAME.cowherd-PID-START.PLACE.RANDOM.part` beside it (START and PLACE tell this
  * process from a later one of the same number). Nothing is created yet. Should the process end before `commit`,
- * by `process.exit` or an uncaught error, the temporary file is deleted; after a kill -9, `sweepAsides` does it.
+ * by `process.exit` or an uncaught error, the temporary file is deleted; after a kill -9, `sweepAsides` does it. Throws `unsupported` for
+ * a device; with `deviceLink` a link to one may be named, which the file takes the place of: the device stays what it is.
  */
-export function createAside(path: string): Aside {
-  const target = followLinks(path);
+export function createAside(path: string, options: { readonly deviceLink?: boolean } = {}): Aside {
+  const end = followLinks(path);
+  const target = isDevice(end) && options.deviceLink ? resolve(path) : end;
+  if (isDevice(target)) {
+    throw new DiskError('unsupported', `'${path}' is a device: no file can take its place`, { path });
+  }
   const random = randomBytes(6).toString('hex');
   ownMark ??= `${process.pid}-${processStart(process.pid) ?? ''}.${processPlace()}`;
   const temporary = join(dirname(target), `.${cutName(basename(target))}.cowherd-${ownMark}.${random}.part`);
@@ -183,6 +189,11 @@ function followLinks(path: string): string {
   throw systemError('ELOOP', 'create', path);
 }
 
+function isDevice(path: string): boolean {
+  const stats = lstatIfAny(path);
+  return stats !== undefined && (stats.isBlockDevice() || stats.isCharacterDevice());
+}
+
 function cutName(name: string): string {
   let cut = name;
   while (Buffer.byteLength(cut) > longestName) cut = cut.slice(0, -1);
@@ -205,7 +216,8 @@ function removeFile(path: string): boolean {
 
 function copyAttributes(from: string, to: string): void {
   const old = statSync(from, { throwIfNoEntry: false });
-  if (!old) return;
+  // What a link to a device has is the device's.
+  if (!old?.isFile()) return;
   const own = statSync(to);
   // The owner first: changing it clears the set-user-ID bits. Only the superuser can, and it is no reason to fail.
   if (old.uid !== own.uid || old.gid !== own.gid) {

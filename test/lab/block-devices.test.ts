@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -90,6 +90,60 @@ describe.skipIf(!haveLoops || !haveQemu)('a master on a block device', () => {
     expect((await bench.run('status', '--verify', '--brief')).out).toContain('its content is another one');
     expect(existsSync('/dev/.cowherd')).toBe(false);
     await bench.must('down');
+  });
+
+  it('has a seat on another, adopted where it lies; boots it, and leaves it as it is at a reset', async () => {
+    await using bench = await labBench();
+    mkdirSync(bench.path('demo'));
+    const demo = bench.path('demo/demo.raw');
+    await makeDemoMaster(demo, { size: 8 * MiB, payloadBytes: 2 * MiB });
+    await using master = await loopDevice(bench, 'volume', 8 * MiB);
+    await using device = await loopDevice(bench, 'seat', 16 * MiB);
+    await img(bench, 'convert', '-f', 'raw', '-O', 'raw', demo, master.path);
+    await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', '-F', 'raw', '-b', master.path, device.path]);
+    const lab = { seats: 2, runner: 'qemu', guest: 'demo', memory: '16M', network: 'none' };
+    bench.write('lab.yaml', { ...lab, master: { path: master.path, format: 'raw' } });
+    await bench.must('adopt', 'lab.yaml', `student-01=${device.path}`);
+    // Cut off after the mark, it would be gone over again.
+    await bench.must('adopt', 'lab.yaml', `student-01=${device.path}`);
+    await bench.must('up');
+    expect(await bench.must('up')).toContain('nothing to do');
+    const seat = bench.path('class/student-01.qcow2');
+    expect(readlinkSync(seat)).toBe(device.path);
+    expect(readFileSync(bench.path('class/student-01.xml'), 'utf8')).toMatch(
+      /<disk type="block"[\s\S]*<source dev="/,
+    );
+    const boots = async () => {
+      const { started } = await bench.json<{ started: { lines: string[] }[] }>(
+        'start',
+        'lab.yaml',
+        'student-01',
+        '--watch',
+      );
+      return /boots=\d+/.exec(started[0].lines.join())?.[0];
+    };
+    for (const args of [
+      ['flatten', 'student-01'],
+      ['restore', 'student-01', 'work.qcow2'],
+    ]) {
+      if (args[0] === 'restore') await bench.run('save', 'student-01', 'work.qcow2');
+      expect((await bench.run(...args)).code, args[0]).not.toBe(0);
+      expect(lstatSync(device.path).isBlockDevice()).toBe(true);
+    }
+    // A clone by others bears the master's own record.
+    expect([await boots(), await boots()]).toEqual(['boots=1', 'boots=2']);
+    await qemuCheck(device.path);
+    const map = ['map', '-f', 'qcow2', '--output', 'json', device.path];
+    expect(await img(bench, ...map)).toBe(await mustRun('qemu-img', map));
+    const sum = async () => (await mustRun('sha256sum', [device.path])).split(' ')[0];
+    const before = await sum();
+    await bench.must('reset', 'student-01');
+    expect(lstatSync(seat).isFile()).toBe(true);
+    expect(lstatSync(device.path).isBlockDevice()).toBe(true);
+    expect(readFileSync(bench.path('class/student-01.xml'), 'utf8')).not.toContain('type="block"');
+    expect(await boots()).toBe('boots=1');
+    await bench.must('down');
+    expect(await sum()).toBe(before);
   });
 
   it('is converted from, to a seat’s size, and keeps what lies behind a smaller image', async () => {

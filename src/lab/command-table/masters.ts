@@ -109,7 +109,7 @@ export const masterCommands: readonly CommandSpec[] = [
     description:
       "With a lab file: clones of the lab's master that others made, by qemu-img for example, become disks of its seats, with all that " +
       'is in them. A clone NAME.qcow2 becomes the seat NAME, SEAT=FILE says another; the seat must be in the lab file and have no disk ' +
-      'yet. The clone moves into the pool, and says in its header whose it is. Refuses a clone of another master, one that is open in a ' +
+      'yet. The clone moves into the pool, and says in its header whose it is; one on a block device stays there until the next reset, which makes a file and leaves the device as it is. Refuses a clone of another master, one that is open in a ' +
       'program or that something stands on, and one that is a seat elsewhere. Without: records images that stand on others beside what ' +
       'they stand on, so that Cowherd refuses to write to that, gc keeps it, and move lets them follow; they stay as they are.',
     options: [dryRun, output],

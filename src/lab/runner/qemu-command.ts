@@ -88,13 +88,13 @@ function secretArguments(seat: Seat, files: SeatFiles): string[] {
 
 const secretId = 'passphrase';
 
-function diskNode({ path, format, encryption }: SeatDisk, name: string): string {
+function diskNode({ path, format, block, encryption }: SeatDisk, name: string): string {
   return JSON.stringify({
     'node-name': name,
     driver: format,
     discard: 'unmap',
     ...(encryption ? { encrypt: { format: 'luks', 'key-secret': secretId } } : {}),
-    file: { driver: 'file', filename: path, discard: 'unmap' },
+    file: { driver: block ? 'host_device' : 'file', filename: path, discard: 'unmap' },
   });
 }
 
