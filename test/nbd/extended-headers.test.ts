@@ -130,6 +130,11 @@ describe.skipIf(!have('qemu-img'))('extended headers, by bytes of the protocol d
       expect(refusal.slice(0, 48)).toBe(chunk('0001', '8001', offset, '').slice(0, 48));
       expect((await peer.hear(Number.parseInt(refusal.slice(48), 16))).slice(0, 8)).toBe('00000016');
     }
+    // RESIZE (8) of the protocol document is not offered, and refused without harm.
+    peer.say(request('0000', '0008', zero, '0000000000100000'));
+    const noResize = await peer.hear(32);
+    expect(noResize.slice(0, 48)).toBe(chunk('0001', '8001', zero, '').slice(0, 48));
+    expect((await peer.hear(Number.parseInt(noResize.slice(48), 16))).slice(0, 8)).toBe('00000016');
     peer.say(request('0000', '0003', zero, zero));
     expect(await peer.hear(32)).toBe(chunk('0001', '0000', zero, zero));
     peer.end();

@@ -118,6 +118,53 @@ describe.skipIf(!have('nbdsh') || !have('qemu-img'))('the server, by libnbd', ()
       expect(await nbdsh(script)).toMatchObject({ stdout: '', stderr: '', code: 0 });
     });
 
+    it('answers every option, and block status of one extent or many', async () => {
+      const script = `
+h.set_opt_mode(True)
+h.set_full_info(True)
+h.add_meta_context('base:allocation')
+h.connect_unix('${running.socket}')
+assert h.get_protocol() == 'newstyle-fixed' and h.get_structured_replies_negotiated()
+names = []
+assert h.opt_list(lambda name, text: names.append(name)) == ${tried.length + 3}
+assert 'chain' in names and 'raw-simple' in names
+seen = []
+h.set_export_name('chain')
+assert h.opt_list_meta_context(lambda name: seen.append(name)) == len(seen) and 'base:allocation' in seen
+h.set_export_name('nowhere')
+try:
+    h.opt_info()
+    assert False
+except nbd.Error:
+    pass
+h.set_export_name('copied-qcow2')
+h.opt_info()
+assert h.get_size() == 33554432 and not h.is_read_only()
+assert h.get_block_size(nbd.SIZE_MINIMUM) == 1 and h.get_block_size(nbd.SIZE_PREFERRED) == 4096
+assert h.get_block_size(nbd.SIZE_MAXIMUM) == 33554432
+h.opt_go()
+h.pwrite(b'x' * 65536, 1048576)
+def status(flags):
+    found = []
+    h.block_status(4194304, 0, lambda c, o, e, r: found.extend(e), flags)
+    return found
+many, one = status(0), status(nbd.CMD_FLAG_REQ_ONE)
+assert len(one) == 2 and one == many[:2] and many[1::2] == [3, 0, 3], (one, many)
+h.pwrite(b'\\0' * 65536, 1048576)
+o = nbd.NBD()
+o.set_opt_mode(True)
+o.connect_unix('${running.socket}')
+o.opt_abort()
+# The oldest way in: EXPORT_NAME, by a client that does not know GO.
+old = nbd.NBD()
+old.set_handshake_flags(0)
+old.set_export_name('chain')
+old.connect_unix('${running.socket}')
+assert old.get_size() == 4194304 and old.pread(7, 0) == b'cowherd'
+`;
+      expect(await nbdsh(script)).toMatchObject({ stdout: '', stderr: '', code: 0 });
+    });
+
     it('copies both ways with 4 connections', async () => {
       const content = image('content.raw');
       writeFileSync(content, randomBytes(8 * 1024 * 1024 + 512));
