@@ -41,7 +41,7 @@ describe('the README', () => {
 
   it('has lab files that are valid', () => {
     const labs = blocks('yaml');
-    expect(labs.length).toBe(3);
+    expect(labs.length).toBe(4);
     for (const text of labs)
       expect(parseLab(text, { name: 'lab.yaml', file: '/lab.yaml' }).name).toBe('networking-101');
   });
