@@ -1,0 +1,99 @@
+import { randomBytes } from 'node:crypto';
+import { readFile, writeFile } from 'node:fs/promises';
+import { describe, expect, it } from 'vitest';
+import { have, mustRun } from '../support/programs.ts';
+import { builtServer } from './support.ts';
+
+const secret = ['--object', 'secret,id=s,data=correct horse'];
+const bytes = 3 * 1024 * 1024;
+
+const kinds = [
+  ['luks', 'luks', 'iter-time=1', ''],
+  [
+    'luks in CBC',
+    'luks',
+    'iter-time=1,cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256',
+    '',
+  ],
+  ['qcow2 with luks', 'qcow2', 'encrypt.format=luks,encrypt.iter-time=1', 'encrypt.'],
+] as const;
+
+/** Where no sector begins, over several, within one, next to each other. */
+const operations = [
+  [1000, 3000, 7],
+  [512, 512, 8],
+  [65_000, 70_000, 9],
+  [1_048_576, 1_048_576, 10],
+  [1_048_000, 1000, 11],
+  [bytes - 700, 700, 12],
+] as const;
+
+describe.skipIf(!have('qemu-img') || !have('qemu-io') || !have('nbdcopy'))('encrypted exports', () => {
+  const built = builtServer();
+
+  it.each(kinds)(
+    '%s: what is written over NBD, QEMU reads in the image',
+    async (_, format, options, prefix) => {
+      const name = `image-${format}-${options.length}`;
+      const image = built.file(name);
+      const model = built.file(`${name}.model`);
+      const named = `driver=${format},file.filename=${image},${prefix}key-secret=s`;
+      await writeFile(model, randomBytes(bytes));
+      const making = ['-f', 'raw', '-O', format, '-o', `${options},${prefix}key-secret=s`];
+      await mustRun('qemu-img', ['convert', ...secret, ...making, model, image]);
+      const writes = operations.map(([at, length, pattern]) => `write -P ${pattern} ${at} ${length}`);
+      // Each is read again at once, while others are under way.
+      const commands = writes.flatMap((write, index) => [
+        `aio_${write}`,
+        `aio_read ${index * 4096} 64k`,
+        'aio_flush',
+        write.replace('write', 'read'),
+      ]);
+      {
+        await using server = await built.start(['-t', '-e', '8', ...secret, '--image-opts', named]);
+        const said = await mustRun('qemu-io', [
+          '-f',
+          'raw',
+          ...commands.flatMap((one) => ['-c', one]),
+          server.uri,
+        ]);
+        expect(said).not.toMatch(/verification failed|error/);
+        const last = 'flush';
+        await mustRun('qemu-io', ['-f', 'raw', '-c', last, server.uri]);
+        expect(await server.stop('SIGTERM')).toBe(0);
+      }
+      await mustRun('qemu-io', ['-f', 'raw', ...writes.flatMap((one) => ['-c', one]), model]);
+      const compare = ['compare', ...secret, '--image-opts', named, `driver=raw,file.filename=${model}`];
+      expect(await mustRun('qemu-img', compare)).toBe('Images are identical.\n');
+
+      // Read-only exports are opened by several threads.
+      await using server = await built.start(['-r', '-t', '-e', '8', ...secret, '--image-opts', named]);
+      const copies = [1, 2, 3].map(async (copy) => {
+        const out = built.file(`${name}.out${copy}`);
+        await mustRun('nbdcopy', ['--connections=4', server.uri, out]);
+        return (await readFile(out)).equals(await readFile(model));
+      });
+      expect(await Promise.all(copies)).toEqual([true, true, true]);
+    },
+  );
+
+  it('a large copy in and out goes through cipher threads, and is right', async () => {
+    const size = 96 * 1024 * 1024;
+    const source = built.file('large');
+    await writeFile(source, randomBytes(size));
+    const image = built.file('large.luks');
+    const options = ['-f', 'luks', '-o', 'iter-time=1,key-secret=s'];
+    await mustRun('qemu-img', ['create', '-q', ...secret, ...options, image, String(size)]);
+    const named = `driver=luks,file.filename=${image},key-secret=s`;
+    const out = built.file('large.out');
+    {
+      await using server = await built.start(['-t', '-e', '8', ...secret, '--image-opts', named]);
+      for (let round = 0; round < 2; round++) await mustRun('nbdcopy', [source, server.uri]);
+      await mustRun('nbdcopy', [server.uri, out]);
+      expect(await server.stop('SIGTERM')).toBe(0);
+    }
+    expect((await readFile(out)).equals(await readFile(source))).toBe(true);
+    const compare = ['compare', ...secret, '--image-opts', named, `driver=raw,file.filename=${source}`];
+    expect(await mustRun('qemu-img', compare)).toBe('Images are identical.\n');
+  });
+});
