@@ -119,7 +119,7 @@ class BochsLayer implements Layer {
     const extent = Math.floor(offset / this.#geometry.extentBytes);
     const at = this.#hostOf(extent);
     if (at === undefined || this.#bitmaps.has(extent)) return;
-    const bitmap = new Uint8Array(this.#geometry.bitmapSpace);
+    const bitmap = new Uint8Array(Math.ceil(this.#geometry.extentBytes / 512 / 8));
     if (at + bitmap.length > this.source.size) {
       throw new DiskError('corrupt', `Extent ${extent} lies past the end of the file`, {
         path: this.source.name,

@@ -1,14 +1,16 @@
 import { viewOf } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteSource } from '../../storage/store.ts';
-import type { FormatDriver, Layer, OpenContext } from '../driver.ts';
-import { type Chunk, ChunkLayer } from '../mapped/chunks.ts';
+import type { FormatDriver, Layer, LayerDetails, OpenContext, Run } from '../driver.ts';
+import { unpackChunk } from '../mapped/chunks.ts';
+import { scanTable } from '../mapped/scan-table.ts';
 import { readOnly } from '../read-only.ts';
 
 /* Linux's compressed loop image, version 2: a shell script of 128 bytes, block size, count, and offsets, big-endian. */
 
 const signature = '#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n';
 const probed = signature.slice(0, 43);
+const offsetsAt = 136;
 const maxBlockBytes = 64 << 20;
 const maxOffsetsBytes = 512 << 20;
 
@@ -29,7 +31,7 @@ async function openCloop(source: ByteSource, context: OpenContext): Promise<Laye
   const refuse = (field: string, message: string, errno = 'EINVAL'): never => {
     throw new DiskError('corrupt', message, { path: source.name, field, detail: { errno } });
   };
-  if (source.size < 136) refuse('header', 'The file ends before its header does');
+  if (source.size < offsetsAt) refuse('header', 'The file ends before its header does');
   const header = new Uint8Array(8);
   await source.read(128, header);
   const blockSize = viewOf(header).getUint32(0);
@@ -43,20 +45,75 @@ async function openCloop(source: ByteSource, context: OpenContext): Promise<Laye
   if (offsetsBytes > maxOffsetsBytes) {
     refuse('n_blocks', 'image requires too many offsets, try increasing block size');
   }
-  if (136 + offsetsBytes > source.size) refuse('offsets', 'The file ends before its offsets do');
-  const bytes = new Uint8Array(offsetsBytes);
-  await source.read(136, bytes);
-  const view = viewOf(bytes);
-  const chunks: Chunk[] = [];
-  const offsetAt = (index: number) => view.getUint32(index * 8) * 2 ** 32 + view.getUint32(index * 8 + 4);
-  for (let index = 0; index < count; index++) {
-    const at = offsetAt(index);
-    const packedLength = offsetAt(index + 1) - at;
-    const where = `at index ${index + 1}, image file is corrupt`;
-    if (packedLength < 0) refuse('offsets', `offsets not monotonically increasing ${where}`);
-    if (packedLength > 2 * maxBlockBytes) refuse('offsets', `invalid compressed block size ${where}`);
-    if (at + packedLength > source.size) refuse('offsets', `Block ${index} lies past the end of the file`);
-    chunks.push({ offset: index * blockSize, length: blockSize, kind: 'packed', at, packedLength });
+  if (offsetsAt + offsetsBytes > source.size) refuse('offsets', 'The file ends before its offsets do');
+  await assertOffsets(source, count, refuse);
+  return new CloopLayer(source, blockSize, count);
+}
+
+/** Looks at all offsets once, without keeping them: a sparse file may have 67 million. */
+async function assertOffsets(
+  source: ByteSource,
+  count: number,
+  refuse: (field: string, message: string) => never,
+): Promise<void> {
+  let before = 0;
+  const table = { at: offsetsAt, entryBytes: 8, entries: count + 1, field: 'offsets' } as const;
+  for await (const { first, count: here, view, zero } of scanTable(source, table)) {
+    for (let index = 0; index < here; index++) {
+      const block = first + index - 1;
+      const at = offsetIn(view, index * 8);
+      const where = `at index ${block + 1}, image file is corrupt`;
+      if (block >= 0 && at < before) refuse('offsets', `offsets not monotonically increasing ${where}`);
+      if (block >= 0 && at - before > 2 * maxBlockBytes) {
+        refuse('offsets', `invalid compressed block size ${where}`);
+      }
+      if (block >= 0 && at > source.size) refuse('offsets', `Block ${block} lies past the end of the file`);
+      before = at;
+      if (zero) break;
+    }
   }
-  return new ChunkLayer('cloop', source, count * blockSize, chunks);
+}
+
+function offsetIn(view: DataView, at: number): number {
+  return view.getUint32(at) * 2 ** 32 + view.getUint32(at + 4);
+}
+
+/** Every block is packed, so that its place is looked up when it is unpacked. */
+class CloopLayer implements Layer {
+  readonly format = 'cloop';
+  readonly source: ByteSource;
+  readonly size: number;
+  readonly grain: number;
+
+  constructor(source: ByteSource, blockSize: number, count: number) {
+    this.source = source;
+    this.grain = blockSize;
+    this.size = count * blockSize;
+  }
+
+  locate(offset: number, length: number): Run {
+    const block = Math.floor(offset / this.grain);
+    const skip = offset - block * this.grain;
+    const runLength = Math.min(length, this.grain - skip, this.size - offset);
+    return { offset, length: runLength, kind: 'packed', skip, unpack: () => this.#unpack(block) };
+  }
+
+  async #unpack(block: number): Promise<Uint8Array> {
+    const ends = new Uint8Array(16);
+    await this.source.read(offsetsAt + block * 8, ends);
+    const [at, end] = [0, 8].map((index) => offsetIn(viewOf(ends), index));
+    return unpackChunk(this.source, { at, length: this.grain, packedLength: end - at });
+  }
+
+  async fault(): Promise<void> {
+    // Nothing that `locate` needs is elsewhere.
+  }
+
+  async details(): Promise<LayerDetails> {
+    return {};
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.source[Symbol.asyncDispose]();
+  }
 }

@@ -6,6 +6,7 @@ const headerBytes = 204;
 const entryBytes = 40;
 /** As many sectors a chunk as QEMU takes: 64 MiB. */
 const maxChunkSectors = 131_072;
+const maxPackedBytes = 64 << 20;
 
 const ChunkType = {
   zero: 0,
@@ -76,6 +77,7 @@ export function parseBlockTable(
       chunks.push({ offset, length, kind: 'data', at, packedLength });
       continue;
     }
+    if (packedLength > maxPackedBytes) refuse('CompressedLength', `Chunk ${index} has ${packedLength} bytes`);
     if (sectors > maxChunkSectors) refuse('SectorCount', `Chunk ${index} has ${sectors} sectors`);
     chunks.push({ offset, length, kind: 'packed', at, packedLength, compression });
   }

@@ -46,7 +46,7 @@ export class ChunkLayer implements Layer {
     if (chunk.kind === 'data') {
       return { offset, length: runLength, kind: 'data', source: this.source, at: chunk.at + skip };
     }
-    return { offset, length: runLength, kind: 'packed', skip, unpack: () => this.#unpack(chunk) };
+    return { offset, length: runLength, kind: 'packed', skip, unpack: () => unpackChunk(this.source, chunk) };
   }
 
   /** The last chunk that begins at or before `offset`; -1: none. */
@@ -61,41 +61,6 @@ export class ChunkLayer implements Layer {
     return low - 1;
   }
 
-  async #unpack(chunk: Chunk): Promise<Uint8Array> {
-    const { source } = this;
-    const { compression = 'zlib' } = chunk;
-    const codec =
-      typeof compression === 'string' && findCodec(compression === 'zlib' ? 'deflate' : compression);
-    if (!codec) {
-      const name = typeof compression === 'string' ? compression : compression.unknown;
-      const message = `Chunks with ${name} compression are not supported`;
-      throw new DiskError('unsupported', message, {
-        path: source.name,
-        offset: chunk.at,
-        field: 'chunk type',
-      });
-    }
-    const packed = new Uint8Array(chunk.packedLength);
-    await source.read(chunk.at, packed);
-    const bytes = new Uint8Array(chunk.length);
-    if (compression !== 'zlib') {
-      await codec.unpack(packed, bytes);
-      return bytes;
-    }
-    // The two bytes of the zlib header (RFC 1950); the checksum at the end is left unread.
-    const header = packed[0] * 256 + packed[1];
-    if (packed.length < 2 || packed[0] % 16 !== 8 || header % 31 !== 0) {
-      throw new DiskError('corrupt', 'A compressed chunk has no zlib header', {
-        path: source.name,
-        offset: chunk.at,
-        field: 'chunk',
-        detail: { errno: 'EIO' },
-      });
-    }
-    await codec.unpack(packed.subarray(2), bytes);
-    return bytes;
-  }
-
   async fault(): Promise<void> {
     // Everything that `locate` needs is resident.
   }
@@ -107,4 +72,42 @@ export class ChunkLayer implements Layer {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.source[Symbol.asyncDispose]();
   }
+}
+
+/** Reads and unpacks a chunk of kind `packed`. Throws `corrupt` and `unsupported`. */
+export async function unpackChunk(
+  source: ByteSource,
+  chunk: Pick<Chunk, 'at' | 'length' | 'packedLength' | 'compression'>,
+): Promise<Uint8Array> {
+  const { compression = 'zlib' } = chunk;
+  const codec =
+    typeof compression === 'string' && findCodec(compression === 'zlib' ? 'deflate' : compression);
+  if (!codec) {
+    const name = typeof compression === 'string' ? compression : compression.unknown;
+    const message = `Chunks with ${name} compression are not supported`;
+    throw new DiskError('unsupported', message, {
+      path: source.name,
+      offset: chunk.at,
+      field: 'chunk type',
+    });
+  }
+  const packed = new Uint8Array(chunk.packedLength);
+  await source.read(chunk.at, packed);
+  const bytes = new Uint8Array(chunk.length);
+  if (compression !== 'zlib') {
+    await codec.unpack(packed, bytes);
+    return bytes;
+  }
+  // The two bytes of the zlib header (RFC 1950); the checksum at the end is left unread.
+  const header = packed[0] * 256 + packed[1];
+  if (packed.length < 2 || packed[0] % 16 !== 8 || header % 31 !== 0) {
+    throw new DiskError('corrupt', 'A compressed chunk has no zlib header', {
+      path: source.name,
+      offset: chunk.at,
+      field: 'chunk',
+      detail: { errno: 'EIO' },
+    });
+  }
+  await codec.unpack(packed.subarray(2), bytes);
+  return bytes;
 }

@@ -1,5 +1,6 @@
-/** Bitmaps of so many blocks stay in memory, however large the disk; more than requests run at a time. */
-const keptBitmaps = 4096;
+/** Bytes of bitmaps that stay in memory, however large the disk; but more of them than requests run at a time. */
+const keptBytes = 32 << 20;
+const leastKept = 64;
 
 /** The sector bitmaps of a differencing disk's blocks: those used last, and all that are not written yet. */
 export class SectorBitmaps {
@@ -33,7 +34,7 @@ export class SectorBitmaps {
   set(block: number, bits: Uint8Array): void {
     this.#bitmaps.delete(block);
     this.#bitmaps.set(block, bits);
-    if (this.#bitmaps.size <= keptBitmaps) return;
+    if (this.#bitmaps.size <= Math.max(leastKept, keptBytes / bits.length)) return;
     for (const oldest of this.#bitmaps.keys()) {
       if (this.#dirty.has(oldest) || this.#pins.has(oldest) || oldest === block) continue;
       this.#bitmaps.delete(oldest);

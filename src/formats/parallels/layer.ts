@@ -4,9 +4,8 @@ import type { Layer, OpenContext } from '../driver.ts';
 import { EntryMeaning, FlatPlaces, GrainMap } from '../mapped/grain-map.ts';
 import { HostSpace } from '../mapped/host-space.ts';
 import { MappedLayer } from '../mapped/layer.ts';
-import { readL1 } from '../mapped/read-l1.ts';
 import { WritableMappedLayer } from '../mapped/writable-layer.ts';
-import { crossedEntries, maxEntry } from './clusters.ts';
+import { clusterUse, maxEntry } from './clusters.ts';
 import { headerBytes, type ParallelsHeader, parseHeader } from './header.ts';
 
 /** Reads the header. Throws `corrupt` and `unsupported`. */
@@ -14,12 +13,6 @@ export async function readParallelsHeader(source: ByteSource): Promise<Parallels
   const bytes = new Uint8Array(Math.min(headerBytes, source.size));
   await source.read(0, bytes);
   return parseHeader(bytes, source.name);
-}
-
-/** The block allocation table, whole. Throws `corrupt` where the file ends before it does. */
-export async function readTable(source: ByteSource, { entries }: ParallelsHeader): Promise<DataView> {
-  const bytes = await readL1(source, headerBytes, entries * 4);
-  return new DataView(bytes.buffer);
 }
 
 export async function openParallels(source: ByteSource, context: OpenContext): Promise<Layer> {
@@ -45,7 +38,7 @@ export async function openParallels(source: ByteSource, context: OpenContext): P
       detail: { errno: 'EINVAL' },
     });
   }
-  const end = endOf(await readTable(store, header), header, store.name);
+  const end = await endOf(store, header);
   const { clusterBytes: grain, entryUnit: unit } = header;
   const space = new HostSpace({ path: store.name, end, limit: maxEntry * unit + grain, grain, unit });
   return new WritableMappedLayer({ ...options, store, space });
@@ -73,21 +66,16 @@ function mapOf(source: ByteSource, { clusterBytes, entries, entryUnit }: Paralle
  * Where the last cluster ends. Throws `corrupt` for one that shares bytes with another or with the table: writing it
  * would change data elsewhere.
  */
-function endOf(table: DataView, header: ParallelsHeader, path: string): number {
-  const [crossed] = crossedEntries(table, header);
-  if (crossed !== undefined) {
-    const message = `BAT entry ${crossed} names room that is in use already; the image must be repaired first`;
+async function endOf(store: ByteStore, header: ParallelsHeader): Promise<number> {
+  const { crossed, end } = await clusterUse(store, header);
+  for (const index of crossed.keys()) {
+    const message = `BAT entry ${index} names room that is in use already; the image must be repaired first`;
     throw new DiskError('corrupt', message, {
-      path,
-      offset: headerBytes + crossed * 4,
+      path: store.name,
+      offset: headerBytes + index * 4,
       field: 'BAT entry',
       detail: { errno: 'EIO' },
     });
-  }
-  let end = header.dataOffset;
-  for (let at = 0; at < table.byteLength; at += 4) {
-    const entry = table.getUint32(at, true);
-    if (entry !== 0) end = Math.max(end, entry * header.entryUnit + header.clusterBytes);
   }
   return end;
 }

@@ -1,4 +1,5 @@
 import { writeU64BE } from '../../bytes/numbers.ts';
+import { DiskError } from '../../errors.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import { EntryMeaning, GrainMap, type MapEncoding } from '../mapped/grain-map.ts';
 import { readL1 } from '../mapped/read-l1.ts';
@@ -6,11 +7,21 @@ import { TwoLevelPlaces } from '../mapped/two-level.ts';
 import { l1SizeOf, type QcowHeader } from './header.ts';
 
 const two32 = 0x1_0000_0000;
+/** The first level stays in memory: that of a disk of 32 TiB, as QEMU makes them. */
+const maxL1Bytes = 128 << 20;
 const packedFlag = 0x8000_0000;
 
 /** Reads the L1 table. Throws `corrupt` where the file ends before it does. */
 export async function mapOf(source: ByteSource, header: QcowHeader): Promise<GrainMap> {
-  const l1 = await readL1(source, header.l1Offset, l1SizeOf(header) * 8);
+  const l1Bytes = l1SizeOf(header) * 8;
+  if (l1Bytes > maxL1Bytes) {
+    throw new DiskError('unsupported', `L1 tables of more than ${maxL1Bytes} bytes are not supported`, {
+      path: source.name,
+      field: 'size',
+      detail: { errno: 'EFBIG', l1Bytes },
+    });
+  }
+  const l1 = await readL1(source, header.l1Offset, l1Bytes);
   const places = new TwoLevelPlaces({
     path: source.name,
     l1,

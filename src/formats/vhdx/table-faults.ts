@@ -65,26 +65,35 @@ function overlapMessage(a: Region, b: Region): string {
   return `VHDX region ${a.from}-${a.to} overlaps with region ${b.from}-${b.to}.`;
 }
 
-/** All places that blocks and bitmaps have in the file, in order. MiB. */
-export function placesOf({ table, disk }: VhdxParts): { readonly at: number; readonly length: number }[] {
-  const places: { at: number; length: number }[] = [];
+/** A place fits one number, whose sort is that by offset: of these a table may have 16 million. */
+const lengthRange = 512;
+
+/** All places that blocks and bitmaps have in the file, in order: MiB of the offset times 512, and of the length. */
+function placesOf({ table, disk }: VhdxParts): Float64Array {
   const { blocks, blockSize } = table.layout;
-  for (let block = 0; block < blocks; block++) {
-    const entry = table.entryOf(block);
-    const state = table.state(entry);
-    if (state === BlockState.fullyPresent || state === BlockState.partiallyPresent) {
-      places.push({ at: table.offset(entry) / MiB, length: blockSize / MiB });
-    }
-  }
-  for (const entry of bitmapEntries(table, disk)) places.push({ at: table.offset(entry) / MiB, length: 1 });
-  return places.sort((a, b) => a.at - b.at);
+  const hasPlace = (block: number) => {
+    const state = table.state(table.entryOf(block));
+    return state === BlockState.fullyPresent || state === BlockState.partiallyPresent;
+  };
+  let count = 0;
+  for (let block = 0; block < blocks; block++) if (hasPlace(block)) count++;
+  for (const _entry of bitmapEntries(table, disk)) count++;
+  const places = new Float64Array(count);
+  let next = 0;
+  const put = (entry: number, length: number) => {
+    places[next++] = (table.offset(entry) / MiB) * lengthRange + length / MiB;
+  };
+  for (let block = 0; block < blocks; block++) if (hasPlace(block)) put(table.entryOf(block), blockSize);
+  for (const entry of bitmapEntries(table, disk)) put(entry, alignment);
+  return places.sort();
 }
 
 /** Where new blocks may go. Throws `corrupt` where two blocks share bytes: a write to one would change the other. */
 export function firstFreeByte(parts: VhdxParts, fileSize: number, path: string): number {
   let end = Math.max(fileSize, ...parts.regions.all.map(({ to }) => to));
   let before = 0;
-  for (const { at, length } of placesOf(parts)) {
+  for (const place of placesOf(parts)) {
+    const at = Math.floor(place / lengthRange);
     if (at < before) {
       throw corrupt(
         path,
@@ -93,7 +102,7 @@ export function firstFreeByte(parts: VhdxParts, fileSize: number, path: string):
         `Blocks overlap at byte ${at * MiB} of the file`,
       );
     }
-    before = at + length;
+    before = at + (place - at * lengthRange);
   }
   end = Math.max(end, before * MiB);
   return alignUp(end, alignment);

@@ -76,12 +76,15 @@ class Check {
     const view = new DataView(table.buffer);
     const places = new Sectors();
     const grains = unitsOf(extent.end - start, grainBytes);
+    // Of a table that the directory names again and again, the grains are remembered once.
+    const walked = new Set<number>();
     for (let number = 0; number < directory.length && number * entries < grains; number++) {
       this.#options.signal?.throwIfAborted();
       const offset = start + number * entries * grainBytes;
       this.#options.onProgress?.(offset, this.#total);
       const at = directory[number] * sectorBytes;
-      if (at === 0) continue;
+      if (at === 0 || walked.has(at)) continue;
+      walked.add(at);
       if (at + tableBytes > source.size) {
         this.#corrupt(`could not get cluster_offset for sector ${offset / sectorBytes}`, offset);
         continue;

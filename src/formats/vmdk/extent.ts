@@ -14,6 +14,8 @@ export interface Extent extends AsyncDisposable {
   /** Bytes of a grain; undefined: it has none. */
   readonly grain?: number;
   readonly compressed: boolean;
+  /** Bytes of memory that its grain directory takes. */
+  readonly directoryBytes?: number;
   locate(offset: number, length: number): Run | undefined;
   fault(offset: number): Promise<void>;
   readonly writer?: ExtentWriter;

@@ -1,9 +1,10 @@
 import { DiskError } from '../../errors.ts';
 import type { ByteSource } from '../../storage/store.ts';
+import { scanTable } from '../mapped/scan-table.ts';
 import { Table, TableCache } from '../mapped/table.ts';
 import { corrupt } from './errors.ts';
 
-/** Bytes of grain tables that stay in memory, for each extent; but at least so many tables. */
+/** Bytes of grain tables that stay in memory, for all extents; but at least so many tables of each. */
 const cacheBytes = 16 * 1024 * 1024;
 const leastTables = 32;
 /** What a table costs beside its bytes in the cache's account. */
@@ -16,10 +17,12 @@ export class GrainTables {
   readonly #source: ByteSource;
   readonly #loading = new Map<number, Promise<Table>>();
 
-  constructor(source: ByteSource, tableBytes: number) {
+  /** `sharers`: how many extents the image has. */
+  constructor(source: ByteSource, tableBytes: number, sharers: number) {
     this.#source = source;
     this.tableBytes = tableBytes;
-    this.cache = new TableCache(tableBytes, Math.max(cacheBytes, leastTables * (tableBytes + overheadBytes)));
+    const least = leastTables * (tableBytes + overheadBytes);
+    this.cache = new TableCache(tableBytes, Math.max(cacheBytes / sharers, least));
   }
 
   get(index: number): Table | undefined {
@@ -81,10 +84,14 @@ export async function readDirectory(
       },
     );
   }
-  const bytes = new Uint8Array(count * 4);
-  if (count > 0) await source.read(at, bytes);
-  const view = new DataView(bytes.buffer);
   const directory = new Uint32Array(count);
-  for (let index = 0; index < count; index++) directory[index] = view.getUint32(index * 4, true);
+  for await (const { first, count: here, view } of scanTable(source, {
+    at,
+    entryBytes: 4,
+    entries: count,
+    field,
+  })) {
+    for (let index = 0; index < here; index++) directory[first + index] = view.getUint32(index * 4, true);
+  }
   return directory;
 }

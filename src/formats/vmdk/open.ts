@@ -21,6 +21,9 @@ const listedTypes = new Set(
   ).split(' '),
 );
 
+/** Of all extents of an image: what a disk of 512 TiB has in grains of 64 KiB. */
+const maxDirectoryBytes = 64 << 20;
+
 /** Where extents tell that something is about to change: the layer, which is made after them. */
 interface Touchable {
   touch: () => Promise<void>;
@@ -94,12 +97,20 @@ async function openListed(
   hook: Touchable,
 ): Promise<Extent[]> {
   const extents: Extent[] = [];
+  const sharers = descriptor.extents.length;
   let start = 0;
+  let memory = 0;
   try {
     for (const line of descriptor.extents) {
       const end = start + line.sectors * sectorBytes;
       if (!Number.isSafeInteger(end)) throw corrupt(source.name, 'extent', 'The extents end past 2^53 bytes');
-      extents.push(await openLine(source, line, { start, end, type: line.type }, context, hook));
+      const extent = await openLine(source, line, { start, end, type: line.type, sharers }, context, hook);
+      extents.push(extent);
+      memory += extent.directoryBytes ?? 0;
+      if (memory > maxDirectoryBytes) {
+        const message = `Grain directories of more than ${maxDirectoryBytes} bytes are not supported`;
+        throw unsupported(source.name, 'extent', message);
+      }
       start = end;
     }
     return extents;
@@ -109,7 +120,13 @@ async function openListed(
   }
 }
 
-type Place = { readonly start: number; readonly end: number; readonly type?: string };
+interface Place {
+  readonly start: number;
+  readonly end: number;
+  readonly type?: string;
+  /** How many extents the image has. */
+  readonly sharers: number;
+}
 
 async function openLine(
   source: ByteSource,
@@ -158,7 +175,7 @@ async function openHosted(
   hook: Touchable,
 ): Promise<SparseExtent> {
   const header = first.directoryAt === undefined ? await readFooter(source) : first;
-  const place = wanted ?? { start: 0, end: header.capacity };
+  const place = wanted ?? { start: 0, end: header.capacity, sharers: 1 };
   const { name, size } = source;
   if (header.version === 3 && writable && !header.compressed) {
     throw unsupported(name, 'version', 'VMDK version 3 must be read only', { errno: 'EINVAL' });

@@ -22,6 +22,8 @@ const grainBytes = 4096;
 const entries = 4096;
 const tableBytes = entries * 8;
 const maxDirectory = 32 * 1024 * 1024;
+/** Of the part of the directory that is needed: of disks of 128 TiB, twice VMware's largest. */
+const maxNeededBytes = 64 << 20;
 const two32 = 0x1_0000_0000;
 
 /** Throws `corrupt` and `unsupported` in QEMU's words. */
@@ -87,6 +89,14 @@ export function checkVolatileHeader(bytes: Uint8Array, path: string): void {
   }
 }
 
+interface SeSparsePlace {
+  readonly start: number;
+  readonly end: number;
+  readonly type: string;
+  /** How many extents the image has. */
+  readonly sharers: number;
+}
+
 /** Guest bytes in an seSparse extent: 64-bit entries, of which the top four bits say what they are. */
 export class SeSparseExtent implements Extent {
   readonly start: number;
@@ -100,37 +110,36 @@ export class SeSparseExtent implements Extent {
   readonly #directory: DataView;
   readonly #tables: GrainTables;
 
-  private constructor(
-    source: ByteSource,
-    header: SeSparseHeader,
-    directory: DataView,
-    place: { readonly start: number; readonly end: number; readonly type: string },
-  ) {
+  private constructor(source: ByteSource, header: SeSparseHeader, directory: DataView, place: SeSparsePlace) {
     this.source = source;
     this.#header = header;
     this.#directory = directory;
     this.start = place.start;
     this.end = place.end;
     this.type = place.type;
-    this.#tables = new GrainTables(source, tableBytes);
+    this.#tables = new GrainTables(source, tableBytes, place.sharers);
   }
 
-  static async open(
-    source: ByteSource,
-    place: { readonly start: number; readonly end: number; readonly type: string },
-  ): Promise<SeSparseExtent> {
+  static async open(source: ByteSource, place: SeSparsePlace): Promise<SeSparseExtent> {
     const header = parseSeSparseHeader(await readSector(source, 0), source.name);
     if (header.capacity < place.end - place.start) {
       throw corrupt(source.name, 'capacity', 'The extent is shorter than its descriptor says');
     }
     checkVolatileHeader(await readSector(source, header.volatileAt), source.name);
     const needed = Math.ceil((place.end - place.start) / (entries * grainBytes)) * 8;
+    if (needed > maxNeededBytes) {
+      throw unsupported(source.name, 'capacity', `Grain directories of ${needed} bytes are not supported`);
+    }
     if (header.directoryAt + needed > source.size) {
       throw corrupt(source.name, 'grain directory', `Could not read l1 table from extent '${source.name}'`);
     }
     const directory = new Uint8Array(needed);
     if (needed > 0) await source.read(header.directoryAt, directory);
     return new SeSparseExtent(source, header, viewOf(directory), place);
+  }
+
+  get directoryBytes(): number {
+    return this.#directory.byteLength;
   }
 
   locate(offset: number, length: number): Run | undefined {

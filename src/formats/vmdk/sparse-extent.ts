@@ -43,7 +43,12 @@ export class SparseExtent implements Extent {
     source: ByteSource,
     shape: SparseShape,
     directory: Uint32Array,
-    place: { readonly start: number; readonly end: number; readonly type?: string },
+    place: {
+      readonly start: number;
+      readonly end: number;
+      readonly type?: string;
+      readonly sharers?: number;
+    },
   ) {
     this.source = source;
     this.shape = shape;
@@ -51,7 +56,11 @@ export class SparseExtent implements Extent {
     this.start = place.start;
     this.end = place.end;
     this.type = place.type;
-    this.tables = new GrainTables(source, shape.entries * 4);
+    this.tables = new GrainTables(source, shape.entries * 4, place.sharers ?? 1);
+  }
+
+  get directoryBytes(): number {
+    return this.directory.byteLength;
   }
 
   get store(): ByteStore {

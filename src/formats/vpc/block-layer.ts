@@ -20,6 +20,8 @@ export function bitmapBytesOf(blockSize: number): number {
 /** What opening found out. */
 export interface BlockParts {
   readonly footer: Footer;
+  /** The copy of the footer at byte 0 holds; else all hangs on the one at the end. */
+  readonly headSound: boolean;
   readonly header: DynamicHeader;
   /** Guest bytes. */
   readonly size: number;
@@ -40,6 +42,7 @@ export class BlockLayer implements Layer {
   readonly grain: number;
   readonly backing: BackingReference | undefined;
   readonly footer: Footer;
+  readonly headSound: boolean;
   readonly header: DynamicHeader;
   readonly table: Uint32Array;
   readonly blockSize: number;
@@ -52,6 +55,7 @@ export class BlockLayer implements Layer {
     this.source = source;
     this.size = parts.size;
     this.footer = parts.footer;
+    this.headSound = parts.headSound;
     this.header = parts.header;
     this.table = parts.table;
     this.backing = parts.backing;

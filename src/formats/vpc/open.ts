@@ -1,7 +1,7 @@
-import { viewOf } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteSource, ByteStore } from '../../storage/store.ts';
 import type { Layer, OpenContext } from '../driver.ts';
+import { scanTable } from '../mapped/scan-table.ts';
 import { BlockLayer, bitmapBytesOf, unused } from './block-layer.ts';
 import { DifferencingWriter } from './differencing-writer.ts';
 import { type DynamicHeader, dynamicHeaderBytes, parseDynamicHeader } from './dynamic-header.ts';
@@ -58,7 +58,7 @@ export async function readFooters(source: ByteSource): Promise<FoundFooters> {
 
 export async function openVpc(source: ByteSource, context: OpenContext): Promise<Layer> {
   const { name: path } = source;
-  const { footer, tailSound } = await readFooters(source);
+  const { footer, headSound, tailSound } = await readFooters(source);
   const size = guestSize(footer, calculationOf(context, path));
   if (size > maxSectors * sectorBytes) {
     throw new DiskError('corrupt', `Could not open '${path}'`, {
@@ -79,7 +79,7 @@ export async function openVpc(source: ByteSource, context: OpenContext): Promise
   const header = await readDynamicHeader(source, footer);
   const table = await readTable(source, header, size);
   const backing = footer.type === 'differencing' ? await readParentReference(source, header) : undefined;
-  const parts = { footer, header, size, table, backing };
+  const parts = { footer, headSound, header, size, table, backing };
   if (!context.writable) return new BlockLayer(source, parts);
   return footer.type === 'differencing'
     ? new DifferencingWriter(source as ByteStore, parts, tailSound)
@@ -109,14 +109,15 @@ async function readTable(source: ByteSource, header: DynamicHeader, size: number
     const message = `Block allocation tables of more than ${maxTableEntries} entries are not supported`;
     throw unsupported(path, 'max table entries', message, { tableEntries });
   }
-  const bytes = await readBytes(source, tableOffset, tableEntries * 4);
-  const view = viewOf(bytes);
   const table = new Uint32Array(tableEntries);
   let last = -1;
-  for (let index = 0; index < tableEntries; index++) {
-    const entry = view.getUint32(index * 4);
-    table[index] = entry;
-    if (entry !== unused && entry > last) last = entry;
+  const room = { at: tableOffset, entryBytes: 4, entries: tableEntries, field: 'table offset' } as const;
+  for await (const { first, count, view } of scanTable(source, room)) {
+    for (let index = 0; index < count; index++) {
+      const entry = view.getUint32(index * 4);
+      table[first + index] = entry;
+      if (entry !== unused && entry > last) last = entry;
+    }
   }
   if (last >= 0 && last * sectorBytes + bitmapBytesOf(blockSize) + blockSize > source.size) {
     throw corrupt(

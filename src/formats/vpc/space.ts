@@ -25,6 +25,7 @@ export class BlockSpace {
   readonly #span: number;
   readonly #footer: Uint8Array;
   readonly #free: Slot[] = [];
+  #headSound: boolean;
   #end: number;
   /** Bytes past the end read as zeroes when they come to be; not so on a device. */
   readonly #grows: boolean;
@@ -33,6 +34,7 @@ export class BlockSpace {
     this.#store = store;
     this.#span = layer.span;
     this.#footer = layer.footer.bytes;
+    this.#headSound = layer.headSound;
     this.#grows = !hasFixedSize(bottomOf(store));
     const used = usedEnd(layer);
     const fileEnd = tailSound
@@ -57,9 +59,18 @@ export class BlockSpace {
         },
       );
     }
+    await this.#mendHead();
     await this.#store.write(at + this.#span, this.#footer);
     this.#end = at + this.#span;
     return { at, zeroed: this.#grows };
+  }
+
+  /** A power cut may take the footer at the end from now on, so the other copy must hold first. */
+  async #mendHead(): Promise<void> {
+    if (this.#headSound) return;
+    await this.#store.write(0, this.#footer);
+    await this.#store.flush();
+    this.#headSound = true;
   }
 
   /** Gives room back that no table on disk names. */
@@ -86,25 +97,39 @@ export function usedEnd(layer: BlockLayer): number {
   if (overlap(headers[0], headers[1]) || headers.some((room) => overlap(room, tableRoom))) {
     throw corrupt(name, 'block allocation table', 'The table and the headers overlap', header.tableOffset);
   }
+  const { size } = layer.source;
   const fixed: Room[] = [
     ...headers,
     tableRoom,
+    // Where a block is written over the only footer that holds, the image is lost.
+    ...(layer.headSound ? [] : [[size - footerBytes, size] as const]),
     ...(layer.backing ? header.locators : [])
       .filter(({ at, length, space }) => at + Math.max(length, space) <= layer.source.size)
       .map((locator) => [locator.at, locator.at + spaceOf(locator)] as const),
   ];
-  let end = Math.max(...fixed.map(([, to]) => to));
-  const starts = table.filter((entry) => entry !== unused).sort();
-  let before = Number.NEGATIVE_INFINITY;
-  for (const sector of starts) {
+  let end = Math.max(...[...headers, tableRoom].map(([, to]) => to));
+  let used = 0;
+  for (const sector of table) {
+    if (sector === unused) continue;
+    used++;
     const at = sector * sectorBytes;
-    if (at < before || fixed.some((room) => overlap(room, [at, at + span]))) {
-      throw corrupt(name, 'block allocation table', 'Blocks overlap in the file', at);
-    }
+    if (fixed.some((room) => overlap(room, [at, at + span]))) throw overlapping(name, at);
+  }
+  const starts = new Uint32Array(used);
+  let next = 0;
+  for (const sector of table) if (sector !== unused) starts[next++] = sector;
+  let before = Number.NEGATIVE_INFINITY;
+  for (const sector of starts.sort()) {
+    const at = sector * sectorBytes;
+    if (at < before) throw overlapping(name, at);
     before = at + span;
   }
   end = Math.max(end, before);
   return alignUp(end, sectorBytes);
+}
+
+function overlapping(path: string, at: number): DiskError {
+  return corrupt(path, 'block allocation table', 'Blocks overlap in the file', at);
 }
 
 /** Bytes of the file. */

@@ -117,6 +117,47 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('a VHD', () => {
     await mustRun('qemu-io', ['-f', 'vpc', '-c', 'read -P 7 1M 2M', '-c', 'read -P 5 7M 1000', path]);
   });
 
+  it('gets its first footer back before the last one, which alone holds, gives way to new blocks', async () => {
+    const path = await make('headless.vhd');
+    const sound = await readFile(path);
+    await patchFile(path, 30, Uint8Array.of(99, 98));
+    {
+      await using image = await open(path, true);
+      await image.write(MiB, new Uint8Array(512).fill(7));
+      // Over what is there: nothing hangs on the copy yet.
+      expect((await readFile(path))[30]).toBe(99);
+      await image.write(7 * MiB, new Uint8Array(512).fill(5));
+    }
+    expect((await readFile(path)).subarray(0, 512).equals(sound.subarray(0, 512))).toBe(true);
+  });
+
+  it('is refused when a block lies over the only footer that holds, and it is to be written', async () => {
+    const path = await make('over-footer.vhd');
+    const bytes = await readFile(path);
+    // The block would end with the file.
+    const sector = Math.ceil((bytes.length - 512 - 2 * MiB) / 512);
+    const entry = Buffer.alloc(4);
+    entry.writeUInt32BE(sector);
+    await patchFile(path, 1536, Buffer.from([255, 255, 255, 255]));
+    for (let index = 1; index < 4; index++) {
+      await patchFile(path, 1536 + index * 4, Buffer.from([255, 255, 255, 255]));
+    }
+    await patchFile(path, 1536 + 3 * 4, entry);
+    await (await open(path, true))[Symbol.asyncDispose]();
+    await patchFile(path, 30, Uint8Array.of(99, 98));
+    await expect(open(path, true)).rejects.toMatchObject({ code: 'corrupt', message: /overlap/ });
+    // Reading harms nothing.
+    await content(path);
+  });
+
+  it('is refused when an entry names what lies past the end of the file', async () => {
+    const path = await make('far.vhd');
+    await patchFile(path, 1536 + 3 * 4, Buffer.from([0xff, 0xff, 0xff, 0xfe]));
+    for (const writable of [false, true]) {
+      await expect(open(path, writable)).rejects.toMatchObject({ code: 'corrupt' });
+    }
+  });
+
   it('is refused when blocks overlap, and it is to be written', async () => {
     const path = await make('overlap.vhd');
     const table = await readFile(path);
