@@ -1,3 +1,4 @@
+import { SparseBits } from '../../bytes/sparse-bits.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import { scanTable } from '../mapped/scan-table.ts';
@@ -14,6 +15,10 @@ const overheadBytes = 512;
 export class GrainTables {
   readonly cache: TableCache;
   readonly tableBytes: number;
+  /** For a writer: looks at each table as the file had it when it was opened. What it throws, loading throws. */
+  vet?: (table: Table) => void;
+  /** Tables that were looked at, or made here. */
+  readonly #vetted = new SparseBits();
   readonly #source: ByteSource;
   readonly #loading = new Map<number, Promise<Table>>();
 
@@ -44,6 +49,7 @@ export class GrainTables {
   /** A table that is on no disk yet. */
   add(index: number, at: number): Table {
     const table = new Table(index, at, new Uint8Array(this.tableBytes));
+    this.#vetted.add(index);
     this.cache.add(table);
     return table;
   }
@@ -60,6 +66,10 @@ export class GrainTables {
     this.#source.debugEvent?.('l2_load');
     await this.#source.read(at, bytes);
     const table = new Table(index, at, bytes);
+    if (this.vet && !this.#vetted.has(index)) {
+      this.vet(table);
+      this.#vetted.add(index);
+    }
     this.cache.add(table);
     return table;
   }

@@ -216,6 +216,30 @@ describe('a hosted sparse extent', () => {
     if (have('qemu-img')) expectSame(await theirs('sw.vmdk'), model);
   });
 
+  it('is not written where an entry names room past the end, which a new grain would come to share', async () => {
+    await createImageFile(dir.file('past.vmdk'), { format: 'vmdk', size: 10 * grain });
+    {
+      await using image = await openImageFile(dir.file('past.vmdk'), { policy, writable: true });
+      await image.write(0, pattern(grain, 1));
+    }
+    const file = await readFile(dir.file('past.vmdk'));
+    const table = file.readUInt32LE(Number(file.readBigUInt64LE(56)) * 512) * 512;
+    // Where the next grain goes.
+    file.writeUInt32LE(file.length / 512, table + 5 * 4);
+    await writeFile(dir.file('past.vmdk'), file);
+    {
+      await using image = await openImageFile(dir.file('past.vmdk'), { policy, writable: true });
+      await expect(image.write(3 * grain, pattern(grain, 2))).rejects.toMatchObject({
+        code: 'corrupt',
+        field: 'grain table',
+      });
+    }
+    await using image = await openImageFile(dir.file('past.vmdk'), { policy });
+    const first = new Uint8Array(grain);
+    await image.read(0, first);
+    expectSame(first, pattern(grain, 1));
+  });
+
   it('is checked: copies, entries past the end, and two of one grain', async () => {
     await createImageFile(dir.file('ch.vmdk'), { format: 'vmdk', size: 10 * grain });
     {

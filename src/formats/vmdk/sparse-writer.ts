@@ -52,7 +52,27 @@ export class SparseWriter implements ExtentWriter {
     const used = Math.max(this.store.size, overhead, freeAt);
     // Where grains are not aligned, the last one may end further on than the file does.
     const slack = !compressed && overhead % grainBytes !== 0 ? grainBytes : 0;
-    this.end = alignUp(used + slack, compressed ? sectorBytes : grainBytes);
+    const end = alignUp(used + slack, compressed ? sectorBytes : grainBytes);
+    this.end = end;
+    extent.tables.vet = (table) => this.#assertNothingPast(end, table);
+  }
+
+  /**
+   * An entry that names room past the end of the file would come to name what is put there: two guest grains would lie in
+   * one place. `end`: as it was at opening.
+   */
+  #assertNothingPast(end: number, table: Table): void {
+    const { shape, start, end: guestEnd } = this.extent;
+    const { entries, grainBytes, compressed } = shape;
+    const grains = Math.ceil((guestEnd - start) / grainBytes);
+    const count = Math.min(entries, grains - table.index * entries);
+    for (let index = 0; index < count; index++) {
+      const entry = entryAt(table.view, index);
+      const last = entry * sectorBytes + (compressed ? sectorBytes : grainBytes);
+      if (!this.isData(entry) || last <= end) continue;
+      const message = `Entry ${index} of grain table ${table.index} names no place in the file`;
+      throw corrupt(this.store.name, 'grain table', message, { at: table.at + index * 4 });
+    }
   }
 
   get prepared(): boolean {
