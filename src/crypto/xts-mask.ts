@@ -98,7 +98,8 @@ function simdMask(room?: MaskRoom): XtsMask | undefined {
   const pages = (room?.memory.buffer.byteLength ?? maskRoomBytes) / pageBytes;
   const codeFor = (sectorBytes: number) => encodeModule(simdModule(sectorBytes), pages, room !== undefined);
   if (!WebAssembly.validate(codeFor(512))) return undefined;
-  const memory = room?.memory ?? new WebAssembly.Memory({ initial: pages, maximum: pages });
+  const memory = room?.memory ?? ownMemory(pages);
+  if (!memory) return undefined;
   const functions = new Map<number, MaskFunction>();
   const functionFor = (sectorBytes: number): MaskFunction => {
     const module = new WebAssembly.Module(codeFor(sectorBytes));
@@ -117,6 +118,15 @@ function simdMask(room?: MaskRoom): XtsMask | undefined {
       mask(seedsAt, from.byteOffset, to.byteOffset, from.byteOffset + from.length);
     },
   };
+}
+
+/** Undefined where address space is limited: a memory takes gigabytes of that. */
+function ownMemory(pages: number): WebAssembly.Memory | undefined {
+  try {
+    return new WebAssembly.Memory({ initial: pages, maximum: pages });
+  } catch {
+    return undefined;
+  }
 }
 
 /** The same in plain code. */

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { builtProgram } from '../../test/support/built-program.ts';
 import { type TempDir, tempDir } from '../../test/support/programs.ts';
 import { type BulkCipher, registerCipherCrew } from '../crypto/bulk-cipher.ts';
@@ -26,7 +26,7 @@ beforeAll(async () => {
   await builtProgram(dir.path, 'cow-img', 'cow-img');
   crew = new ThreadCrew(pathToFileURL(join(dir.path, 'bin/cipher-worker.cjs')));
   registerCipherCrew(crew);
-  cipher = crew.start(spec, key);
+  cipher = crew.start(spec, key)!;
   while (!cipher.ready) await new Promise((resolve) => setTimeout(resolve, 5));
 });
 afterAll(async () => {
@@ -101,10 +101,27 @@ describe('threads that encrypt', () => {
 
   it('know no key that was dropped', async () => {
     const memory = crew.lend(mebibyte)!;
-    const gone = crew.start(spec, key);
+    const gone = crew.start(spec, key)!;
     gone[Symbol.dispose]();
     await expect(gone.transform('encrypt', 0, memory, memory)).rejects.toThrow('A cipher thread failed');
     crew.takeBack(memory);
+  });
+
+  it('are none where there is no memory for them', async () => {
+    const real = WebAssembly.Memory;
+    const refusing = vi.fn(function refuse() {
+      throw new RangeError('could not allocate memory');
+    });
+    const poor = new ThreadCrew(new URL('file:///nowhere.cjs'));
+    WebAssembly.Memory = refusing as unknown as typeof WebAssembly.Memory;
+    try {
+      expect(poor.lend(mebibyte)).toBeUndefined();
+      expect(poor.start(spec, key)).toBeUndefined();
+      // Asked for once.
+      expect(refusing).toHaveBeenCalledTimes(1);
+    } finally {
+      WebAssembly.Memory = real;
+    }
   });
 
   it('lend what there is, and all of it again', () => {

@@ -59,6 +59,7 @@ export class ThreadCrew implements CipherCrew {
   readonly #waiting: ((memory: Uint8Array) => void)[] = [];
   readonly #jobs = new Map<number, Job>();
   #memory: WebAssembly.Memory | undefined;
+  #refused = false;
   /** Stretches that can be lent, in bytes of the memory, by where they begin. */
   #lendable: { readonly from: number; readonly to: number }[] = [];
   /** Workers that have started. */
@@ -83,7 +84,8 @@ export class ThreadCrew implements CipherCrew {
   }
 
   lend(bytes: number): Uint8Array | undefined {
-    const { buffer } = this.#makeMemory();
+    const buffer = this.#makeMemory()?.buffer;
+    if (!buffer) return undefined;
     const length = alignUp(bytes, wasmPageBytes);
     const place = this.#lendable.findIndex(({ from, to }) => to - from >= length);
     if (place < 0) return undefined;
@@ -106,8 +108,10 @@ export class ThreadCrew implements CipherCrew {
     return bytes.buffer === this.#memory?.buffer;
   }
 
-  start(spec: CipherSpec, key: Uint8Array): BulkCipher {
-    if (this.#workers.length === 0) this.#hire();
+  start(spec: CipherSpec, key: Uint8Array): BulkCipher | undefined {
+    const memory = this.#makeMemory();
+    if (!memory) return undefined;
+    if (this.#workers.length === 0) this.#hire(memory);
     const cipher = this.#nextCipher++;
     this.#tellAll({ kind: 'add', cipher, spec, key });
     const isReady = () => this.#started === this.#workers.length;
@@ -133,12 +137,21 @@ export class ThreadCrew implements CipherCrew {
     return this.pieceBytes * this.#count * piecesAWorker;
   }
 
-  /** Page-aligned, and seen by all threads: pieces, what is lent, and each worker's own room. */
-  #makeMemory(): WebAssembly.Memory {
-    if (this.#memory) return this.#memory;
+  /**
+   * Page-aligned, and seen by all threads: pieces, what is lent, and each worker's own room. Undefined where address space is
+   * limited to less.
+   */
+  #makeMemory(): WebAssembly.Memory | undefined {
+    if (this.#memory || this.#refused) return this.#memory;
     const lendableTo = this.#pieces + lendableBytes;
     const pages = (lendableTo + maskRoomBytes * this.#count) / wasmPageBytes;
-    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+    let memory: WebAssembly.Memory;
+    try {
+      memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+    } catch {
+      this.#refused = true;
+      return undefined;
+    }
     for (let at = 0; at < this.#pieces; at += this.pieceBytes) {
       this.#free.push(new Uint8Array(memory.buffer, at, this.pieceBytes));
     }
@@ -147,8 +160,7 @@ export class ThreadCrew implements CipherCrew {
     return memory;
   }
 
-  #hire(): void {
-    const memory = this.#makeMemory();
+  #hire(memory: WebAssembly.Memory): void {
     const rooms = this.#pieces + lendableBytes;
     for (let made = 0; made < this.#count; made++) {
       const workerData: CipherDesk = { memory, at: rooms + made * maskRoomBytes };
