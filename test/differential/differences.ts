@@ -261,6 +261,23 @@ export const differences = [
     shown: 'elsewhere',
   },
   {
+    id: 'lying-maps',
+    what: 'Writing to a VDI, Parallels, VHD, VHDX, VMDK, qcow or QED image whose map names the header, a table, room past the end of the file or (but for the last three formats) one place twice',
+    qemuImg: 'writes there, over the header, a table or the data of another block',
+    cowImg: 'refuses: the image at opening, or what the entry covers; reading goes on',
+    reason: 'The image was corrupt before; writing to it would lose more.',
+    shown: 'elsewhere',
+  },
+  {
+    id: 'long-tables',
+    what: 'A VHD, VHDX, qcow or VMDK image whose first table has more than 64 MiB (VHD, VMDK) or 128 MiB (VHDX, qcow)',
+    qemuImg: 'loads up to 2 GiB of it',
+    cowImg: 'refuses the image as not supported',
+    reason:
+      'A header of a few bytes in a sparse file is no ground for gigabytes of memory. Disks up to 32 TiB have less.',
+    shown: 'elsewhere',
+  },
+  {
     id: 'protocols',
     what: 'Names of protocols of remote stores (`ssh:`, `rbd:`, `iscsi:`, `nfs:`, `gluster:` …; not `nbd:` and `http:`)',
     qemuImg: 'opens them',
