@@ -179,7 +179,7 @@ export const labSchema = z
     }),
     hosts: hostsSchema.optional().meta({
       description:
-        'Hosts that the seats are spread over; folder and master are at the same paths on all of them',
+        'Hosts that the seats are spread over: with a pool of their own each, or with pool and master at the same paths on all of them',
     }),
     template: path('template').optional().meta({
       description: "A libvirt domain's name, or an XML file, that the seats' domains are made like",
