@@ -74,6 +74,8 @@ export class StreamWire implements Wire {
   /** Called whenever the system has taken what was sent. ('drain' does not tell that of every write.) */
   onTaken: () => void = () => undefined;
   #chunk: Uint8Array | undefined;
+  /** Nothing was there when the stream was last asked. It tells of its end only to who asks it after its last bytes. */
+  #dry = false;
   #ended = false;
 
   /** `first`: bytes that were read already. */
@@ -86,16 +88,20 @@ export class StreamWire implements Wire {
     stream.on('end', end);
     stream.on('close', end);
     stream.on('error', end);
+    stream.on('readable', () => {
+      this.#dry = false;
+    });
   }
 
-  /** Bytes are there, or the news that none will come. */
+  /** Bytes are there, or the news that none will come; or nobody knows yet. */
   get hasInput(): boolean {
-    return this.#chunk !== undefined || this.stream.readableLength > 0 || this.#ended;
+    return this.#chunk !== undefined || this.stream.readableLength > 0 || this.#ended || !this.#dry;
   }
 
   receive(buffer: PageBuffer, at: number, length: number): number {
     this.#chunk ??= (this.stream.read() as Uint8Array | null) ?? undefined;
     const chunk = this.#chunk;
+    this.#dry = chunk === undefined;
     if (!chunk) return this.#ended ? -1 : 0;
     const count = Math.min(length, chunk.length);
     buffer.bytes.set(count === chunk.length ? chunk : chunk.subarray(0, count), at);

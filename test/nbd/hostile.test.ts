@@ -124,6 +124,27 @@ describe.skipIf(!have('nbdsh'))('hostile clients', () => {
     ).toBe(true);
   });
 
+  it.each([
+    ['threads', {}],
+    ['event loop', { COWHERD_NO_KOFFI: '1' }],
+  ])('one that leaves right behind its last words is seen to have left (%s)', async (_way, env) => {
+    const image = server.file('left.raw');
+    writeFileSync(image, Buffer.alloc(mebi, 1));
+    await using running = await server.start(['-f', 'raw', image], { env });
+    const socket = await deaf(running.socket);
+    socket.resume();
+    const words = [
+      request(Command.write, 0, 70_000),
+      Buffer.alloc(70_000, 2),
+      request(Command.write, 0, 32 * mebi),
+    ];
+    socket.end(Buffer.concat(words));
+    expect(await running.ended()).toBe(0);
+    expect(readFileSync(image).subarray(0, 70_001)).toEqual(
+      Buffer.concat([Buffer.alloc(70_000, 2), Buffer.of(1)]),
+    );
+  });
+
   it('a client that has time is told when its time is over', async () => {
     const image = server.file('slow.raw');
     writeFileSync(image, Buffer.alloc(65536, 1));

@@ -5,6 +5,7 @@ import { vhdxImages, vpcImages } from './hyper-v.ts';
 import { luksHeaders } from './luks.ts';
 import { luks2Headers } from './luks2.ts';
 import { nbdReplies } from './nbd-replies.ts';
+import { nbdRequests } from './nbd-requests.ts';
 import { deflateTarget, textTargets } from './parsers.ts';
 import { qcow2Images } from './qcow2.ts';
 import { smallFormats } from './small-formats.ts';
@@ -23,6 +24,7 @@ export const targets: readonly Target[] = [
   luksHeaders,
   luks2Headers,
   nbdReplies,
+  nbdRequests,
   deflateTarget,
   ...textTargets,
   ...applianceTexts,
