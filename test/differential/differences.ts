@@ -451,9 +451,9 @@ export const differences = [
   },
   {
     id: 'legacy-aes',
-    what: 'Creating or changing qcow2 images with the legacy encryption `aes`',
+    what: 'Creating or changing qcow2 images with the legacy encryption `aes`, and encrypted qcow images',
     qemuImg: 'does it',
-    cowImg: 'refuses it, and reads such images so that they can be converted',
+    cowImg: 'refuses it, and reads such qcow2 images so that they can be converted',
     reason: 'QEMU itself calls that encryption broken and no longer runs guests on it.',
   },
   {

@@ -226,7 +226,7 @@ export function checkFileOptions(driver: FormatDriver, options: CreationOptions)
   const preallocation = options.shown.get('preallocation') ?? 'off';
   const backingFormat = options.shown.get('backing_fmt');
   if (backingFormat !== undefined && !isKnownToQemu(backingFormat)) {
-    throw new CliFailure(`Parameter 'backing-fmt' does not accept value '${backingFormat}'`);
+    throw new CliFailure(unknownBackingFormat(driver.name, backingFormat));
   }
   const own = driver.name !== 'raw' && driver.createOptions.some(({ name }) => name === 'preallocation');
   if (own || ['off', 'falloc', 'full'].includes(preallocation)) return;
@@ -235,6 +235,13 @@ export function checkFileOptions(driver: FormatDriver, options: CreationOptions)
       ? 'Unsupported preallocation mode: metadata'
       : `invalid parameter value: ${preallocation}`,
   );
+}
+
+/** QEMU's sentence for a format that nobody knows, given without a backing file. */
+function unknownBackingFormat(driver: string, format: string): string {
+  if (driver === 'qcow') return `unrecognized backing format '${format}'`;
+  if (driver === 'vmdk') return 'backing_file must be a vmdk image';
+  return `Parameter 'backing-fmt' does not accept value '${format}'`;
 }
 
 /** What the driver gets: its own options, without those that are handed over by name. */
