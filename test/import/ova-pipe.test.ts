@@ -131,6 +131,38 @@ describe.skipIf(needed.some((program) => !have(program)))('appliances from a pip
     }
   });
 
+  it('takes an appliance of two disks, each as what it is, in the order of the archive', async () => {
+    mkdirSync(path('two'));
+    const disks = ['a', 'b'].map((letter) => ({
+      file: `box-${letter}.vmdk`,
+      fileBytes: 0,
+      capacity: 4 * mebibyte,
+      populated: 0,
+    }));
+    const machine = { name: 'box', memoryMiB: 32, cpus: 1, firmware: 'bios', networkCards: 1 } as const;
+    writeFileSync(path('two', 'box.ovf'), encodeOvf({ ...machine, bus: 'ide', disks }));
+    writeFileSync(path('second.raw'), Buffer.alloc(4 * mebibyte, 'second '));
+    const stream = ['-O', 'vmdk', '-o', 'subformat=streamOptimized'];
+    await mustRun('qemu-img', ['convert', ...stream, 'second.raw', 'two/box-b.vmdk'], { cwd: dir.path });
+    await mustRun('cp', [path('stream.vmdk'), path('two', 'box-a.vmdk')]);
+    await mustRun('sh', ['-c', `set -- box*; sha256sum --tag "$@" | sed 's/ (/(/' > box.mf`], {
+      cwd: path('two'),
+    });
+    for (const [index, order] of [
+      ['box.ovf', 'box.mf', 'box-a.vmdk', 'box-b.vmdk'],
+      ['box.ovf', 'box-b.vmdk', 'box-a.vmdk', 'box.mf'],
+    ].entries()) {
+      await mustRun('tar', ['-cf', path('two.ova'), ...order], { cwd: path('two') });
+      const { code, err } = await piped(piecesOf(readFileSync(path('two.ova'))), '-o', `pair-${index}`);
+      expect([code, err]).toEqual([0, '']);
+      const made = readdirSync(path(`pair-${index}`)).sort();
+      expect(made).toEqual(['box-disk2.qcow2', 'box.qcow2', 'box.xml']);
+      await compare(path(`pair-${index}`, 'box.qcow2'));
+      const second = path(`pair-${index}`, 'box-disk2.qcow2');
+      await mustRun('qemu-img', ['compare', '-f', 'raw', path('second.raw'), second]);
+    }
+  });
+
   it('refuses what is cut anywhere, and leaves nothing', async () => {
     const whole = await archive({ order: ['ovf', 'disk', 'mf'] });
     const before = all();
