@@ -1,10 +1,11 @@
-import { readFile, rm, stat, truncate } from 'node:fs/promises';
+import { readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { patchFile, writeDifferencingVhd } from '../../../test/support/hyper-v-images.ts';
 import { have, mustRun, run, type TempDir, tempDir } from '../../../test/support/programs.ts';
 import { createImageFile, openImageFile, trustedImages, untrustedImages } from '../../node.ts';
 import { checkImage } from '../../operations/check.ts';
+import { checksumOf } from './footer.ts';
 import { fitGeometry, sectorsOf } from './geometry.ts';
 
 const MiB = 1024 * 1024;
@@ -82,6 +83,27 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('a VHD', () => {
       }),
       { numRuns: 40 },
     );
+  });
+
+  it('has the size that QEMU goes by for the program that made it', async () => {
+    const path = await make('creator.vhd', 'force_size=off', '9000001');
+    const sizes = new Set<number>();
+    for (const creator of ['vpc ', 'vs  ', 'win ', 'd2v ', 'CTXS', 'tap\0', 'qemu', 'qem2', 'vbox', 'none']) {
+      const bytes = await readFile(path);
+      for (const at of [0, bytes.length - 512]) {
+        const footer = bytes.subarray(at, at + 512);
+        footer.write(creator, 28, 'latin1');
+        // Larger than what the geometry says, so that it shows which of the two counts.
+        footer.writeBigUInt64BE(9_437_184n, 48);
+        footer.writeUInt32BE(checksumOf(footer, 64), 64);
+      }
+      await writeFile(path, bytes);
+      const info = JSON.parse(await mustRun('qemu-img', ['info', '-f', 'vpc', '--output=json', path]));
+      await using image = await open(path);
+      expect([creator, image.size]).toEqual([creator, info['virtual-size']]);
+      sizes.add(image.size);
+    }
+    expect(sizes.size).toBe(2);
   });
 
   it('is repaired from its other footer', async () => {
