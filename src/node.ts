@@ -57,6 +57,8 @@ export interface OpenImageFileOptions
    * whose origin is known.
    */
   readonly policy?: ReferencePolicy;
+  /** Space that is given up goes back to the host where no option of a node says otherwise, as QEMU's tools have it. */
+  readonly discards?: boolean;
   /** Writes even where other images are known to stand on this one, and so changes all of them. */
   readonly corruptDependents?: boolean;
   /** As `OpenFileOptions.foreground`, for every file of the image and its chain. */
@@ -396,6 +398,7 @@ async function openTop(name: string | NodeOptions, options: OpenImageFileOptions
         if (writable) await assertNoDependents(path, { force: options.corruptDependents });
       }),
       writable,
+      discards: options.discards,
       imageOptions: imageOptions(options, 0),
     },
   );

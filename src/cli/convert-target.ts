@@ -182,6 +182,7 @@ export async function openConvertTarget(
     format: wish.targetImageOptions && !wish.targetFormatGiven ? undefined : wish.targetFormat,
     writable: true,
     foreground: writesInForeground(wish),
+    discards: wish.sparseBytes !== 0,
     corruptDependents: wish.force,
   });
   let open = true;

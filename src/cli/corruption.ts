@@ -9,12 +9,23 @@ const lookedUp = new Set(['L2 table offset', 'L2 entry']);
  * true. Prints nothing for any other error.
  */
 export function reportCorruption(context: CliContext, error: unknown): void {
-  let found: unknown = error;
-  while (isDiskError(found) && isDiskError(found.cause)) found = found.cause;
+  const found = rootOf(error);
   if (!isDiskError(found, 'corrupt') || !(found.detail.marked || lookedUp.has(found.field ?? ''))) return;
   const { message, detail } = found as DiskError;
   const [fate, events] = detail.marked
     ? ['Marking image as corrupt', 'corruption']
     : ['Image is corrupt', 'non-fatal corruption'];
   context.stderr.write(`qcow2: ${fate}: ${message}; further ${events} events will be suppressed\n`);
+}
+
+/** Whether the image that failed was marked as corrupt for what was found. */
+export function isMarkedCorrupt(error: unknown): boolean {
+  const found = rootOf(error);
+  return isDiskError(found, 'corrupt') && found.detail.marked === true;
+}
+
+function rootOf(error: unknown): unknown {
+  let found = error;
+  while (isDiskError(found) && isDiskError(found.cause)) found = found.cause;
+  return found;
 }

@@ -61,7 +61,6 @@ function explainDiskError(error: DiskError): Explanation {
     return { text: `${'Could not open backing file: '.repeat(Number(detail.depth ?? 1))}${text}`, hint };
   }
   if (error.code === 'locked') return explainLock(error);
-  if (field === 'force-share') return { text: 'force-share=on can only be used with read-only images' };
   if (field === 'protocol' && detail.protocol !== undefined) {
     const { protocol, known } = detail;
     return {

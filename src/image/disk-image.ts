@@ -2,6 +2,7 @@ import { alignDown, alignUp, isOffset } from '../bytes/numbers.ts';
 import { type HeldRange, RangeLock } from '../bytes/range-lock.ts';
 import { DiskError, type DiskErrorCode } from '../errors.ts';
 import { type FormatDriver, isWritable, type Layer, type ResizeOptions, unitOf } from '../formats/driver.ts';
+import { leastZeroes, type RequestPolicy, stretches } from '../storage/request-policy.ts';
 import type { ByteSource, ByteStore } from '../storage/store.ts';
 import { ChainReader, readPadded } from './chain-reader.ts';
 import type { ChainRun, Image, RunScope } from './image.ts';
@@ -14,6 +15,8 @@ export interface DiskImageOptions {
   readonly probed: boolean;
   readonly filename?: string;
   readonly filtered?: Image;
+  /** Absent: requests are treated as they are meant. */
+  readonly requests?: RequestPolicy;
   /** The formats that the image was chosen from. */
   readonly formats: readonly FormatDriver[];
   readonly signal?: AbortSignal;
@@ -33,6 +36,7 @@ export class DiskImage implements Image {
   readonly #locks = new RangeLock();
   readonly #formats: readonly FormatDriver[];
   readonly #signal: AbortSignal | undefined;
+  readonly #requests: RequestPolicy | undefined;
   #disposed = false;
 
   constructor(layer: Layer, options: DiskImageOptions) {
@@ -43,6 +47,7 @@ export class DiskImage implements Image {
     this.filtered = options.filtered;
     this.#formats = options.formats;
     this.#signal = options.signal;
+    this.#requests = options.requests;
     this.#reader = new ChainReader([layer, ...(options.backing?.layers ?? [])]);
     if (!isWritable(layer)) return;
     this.#writer = new ImageWriter(layer, this.#reader);
@@ -84,6 +89,16 @@ export class DiskImage implements Image {
   async write(offset: number, from: Uint8Array): Promise<void> {
     const writer = this.#checkWrite(offset, from.length);
     if (from.length === 0) return;
+    const { detectZeroes = 'off' } = this.#requests ?? {};
+    if (detectZeroes === 'off') return this.#write(writer, offset, from);
+    const unit = Math.max(unitOf(this.layer), leastZeroes);
+    for (const { start, end, zero } of stretches(from, offset, unit)) {
+      if (zero) await this.zero(offset + start, end - start, { unmap: detectZeroes === 'unmap' });
+      else await this.#write(writer, offset + start, from.subarray(start, end));
+    }
+  }
+
+  async #write(writer: ImageWriter, offset: number, from: Uint8Array): Promise<void> {
     if (this.#flat && this.#guessedRaw && offset < probedBytes) return this.#writeGuarded(offset, from);
     if (this.#flat) {
       const { store, at } = this.#flat;
@@ -100,7 +115,7 @@ export class DiskImage implements Image {
 
   placeNow(offset: number, length: number): { readonly store: ByteStore; readonly at: number } | undefined {
     const { layer } = this;
-    if (!isWritable(layer) || length === 0) return undefined;
+    if (!isWritable(layer) || length === 0 || this.#requests) return undefined;
     this.#checkWrite(offset, length);
     if (this.#flat) {
       const { store, at } = this.#flat;
@@ -117,7 +132,7 @@ export class DiskImage implements Image {
   async copyFrom(offset: number, source: ByteSource, at: number, length: number): Promise<number> {
     const writer = this.#checkWrite(offset, length);
     // What the first sector of a guessed raw image would look like must be seen before.
-    if (length === 0 || (this.#guessedRaw && offset < probedBytes)) return 0;
+    if (length === 0 || this.#requests || (this.#guessedRaw && offset < probedBytes)) return 0;
     if (this.#flat) {
       const { store, at: start } = this.#flat;
       return (await store.copyFrom?.(start + offset, source, at, length)) ?? 0;
@@ -151,7 +166,7 @@ export class DiskImage implements Image {
 
   async discard(offset: number, length: number): Promise<void> {
     const writer = this.#checkWrite(offset, length);
-    if (length === 0) return;
+    if (length === 0 || this.#requests?.discard === false) return;
     if (this.#flat) {
       const { store, at } = this.#flat;
       // A file that ends inside its last sector is not made longer by giving space back.

@@ -8,6 +8,7 @@ import type {
   OptionValues,
 } from '../formats/driver.ts';
 import { formats } from '../formats/index.ts';
+import type { RequestPolicy } from '../storage/request-policy.ts';
 import { type ByteSource, type ByteStore, bottomOf, hostFileOf } from '../storage/store.ts';
 import { DiskImage } from './disk-image.ts';
 import type { Image } from './image.ts';
@@ -46,6 +47,8 @@ export interface PreparedNode {
   layerOptions?(format: string): Readonly<Record<string, unknown>>;
   /** Instead of the backing image that the format names: none, or what these options say. */
   readonly backing?: NodeOptions | null;
+  /** How requests of the image are treated, where that is not as they are meant. */
+  readonly requests?: RequestPolicy;
   /** Options for the files that the format keeps beside its own. */
   readonly siblings?: NodeOptions;
   readonly locks?: OpenLayerOptions['locks'];
@@ -108,6 +111,7 @@ export interface OpenedLayer {
   /** The name that opens it again, where it was not opened by a plain name. */
   readonly filename?: string;
   readonly filtered?: Image;
+  readonly requests?: RequestPolicy;
   /** The format was guessed, not given. */
   readonly probed: boolean;
 }
@@ -148,12 +152,13 @@ export async function openImage(
     throw error;
   }
   let image: DiskImage | undefined;
-  for (const { layer, probed, filename, filtered } of opened.reverse()) {
+  for (const { layer, probed, filename, filtered, requests } of opened.reverse()) {
     image = new DiskImage(layer, {
       backing: image,
       probed,
       filename,
       filtered,
+      requests,
       formats: options.formats ?? formats,
       signal: options.signal,
     });
@@ -257,7 +262,7 @@ async function openLayerAt(
   depth: number,
   chain: boolean,
 ): Promise<OpenedLayer> {
-  const { source, filename, filtered, headerFile } = node;
+  const { source, filename, filtered, requests, headerFile } = node;
   let opened: readonly AsyncDisposable[] = headerFile ? [source, headerFile] : [source];
   try {
     if (options.signal?.aborted) {
@@ -281,10 +286,23 @@ async function openLayerAt(
     if (headerFile)
       await takeLocks(headerFile, driver.name, { ...options, locks: node.locks ?? options.locks });
     const layerOptions = { ...options.layerOptions, ...node.layerOptions?.(driver.name) };
-    const layer = await driver.open(source, openContext(node, { ...options, layerOptions }, depth));
+    const used = { sibling: false };
+    const layer = await driver.open(source, openContext(node, { ...options, layerOptions }, depth, used));
     opened = [layer];
+    if (
+      node.siblings &&
+      layer.format === 'qcow2' &&
+      !used.sibling &&
+      (options.checking || !options.metadataOnly)
+    ) {
+      throw new DiskError(
+        'bad-argument',
+        "'data-file' can only be set for images with an external data file",
+        { path: source.name, field: 'data-file' },
+      );
+    }
     node.verify?.(layer, { chain });
-    return { layer, probed, filename, filtered };
+    return { layer, probed, filename, filtered, requests };
   } catch (error) {
     for (const one of opened) await closeQuietly(one);
     throw error;
@@ -294,7 +312,7 @@ async function openLayerAt(
 async function takeLocks(source: ByteSource, format: string, options: OpenLayerOptions) {
   const { locks = 'take', writable = false, metadataOnly = false, resize = false } = options;
   if (locks === 'share' && writable) {
-    throw new DiskError('bad-argument', 'An image can be shared with its writer only for reading', {
+    throw new DiskError('bad-argument', 'force-share=on can only be used with read-only images', {
       path: source.name,
       field: 'force-share',
     });
@@ -306,7 +324,12 @@ async function takeLocks(source: ByteSource, format: string, options: OpenLayerO
   await host.lock(lock);
 }
 
-function openContext(node: PreparedNode, options: OpenImageOptions, depth: number): OpenContext {
+function openContext(
+  node: PreparedNode,
+  options: OpenImageOptions,
+  depth: number,
+  used: { sibling: boolean },
+): OpenContext {
   const from = { name: baseOf(node.source), depth, role: 'file', options: node.siblings } as const;
   const policy = options.policy ?? trustedImages;
   return {
@@ -319,6 +342,7 @@ function openContext(node: PreparedNode, options: OpenImageOptions, depth: numbe
     missingKey: options.missingKey,
     signal: options.signal,
     async sibling(path, writable, tables = false) {
+      used.sibling = true;
       const { source } = nodeOf(await resolveReference({ path }, { ...from, writable }, options, policy));
       try {
         const identify = options.identify ?? nameOf;

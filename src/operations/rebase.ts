@@ -137,8 +137,8 @@ class Sides {
       known = above.length;
       if (!above.allocated) return { same: true, length: known };
     }
-    const before = await statusOf(this.old, this.#old, offset, known);
-    const after = await statusOf(this.next, this.#next, offset, before.length);
+    const before = await step('old', () => statusOf(this.old, this.#old, offset, known));
+    const after = await step('new', () => statusOf(this.next, this.#next, offset, before.length));
     return { same: before.zero && after.zero, length: after.length };
   }
 
@@ -182,6 +182,8 @@ async function readPadded(image: Image | undefined, offset: number, into: Uint8A
   into.fill(0, there);
 }
 
+const sides: readonly unknown[] = ['old', 'new'];
+
 async function step<T>(name: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
@@ -191,7 +193,8 @@ async function step<T>(name: string, work: () => Promise<T>): Promise<T> {
       path: cause.path,
       offset: cause.offset,
       field: cause.field,
-      detail: { ...cause.detail, step: name },
+      // Which side it was is said within.
+      detail: { ...cause.detail, step: sides.includes(cause.detail.step) ? cause.detail.step : name },
       cause,
     });
   }

@@ -179,6 +179,14 @@ export const differences = [
     reason: 'That is a loss of data.',
   },
   {
+    id: 'lying-map',
+    what: '`resize` to more and `bitmap --add` on an image with an L2 table that cannot be',
+    qemuImg: 'changes it, since nothing looks at that table',
+    cowImg: 'refuses',
+    reason:
+      'Nobody knows which clusters are in use: new tables could be laid over data. `check -r` comes first.',
+  },
+  {
     id: 'snapshot-l1',
     what: 'Changing an image with a snapshot of which the L1 table cannot be',
     qemuImg: 'changes it, as long as that table is not looked at',
@@ -199,6 +207,14 @@ export const differences = [
     qemuImg: 'loads parts of L2 tables of that size, and drops unused ones after that many seconds',
     cowImg: 'checks them, loads whole tables within the budget of `l2-cache-size`, and drops the oldest',
     reason: 'They change no byte and no answer; the budget bounds the memory.',
+  },
+  {
+    id: 'host-cache',
+    shown: 'elsewhere',
+    what: '`cache.direct`, `cache.no-flush` and `aio` of nodes, and the cache modes `none`, `directsync` and `unsafe` (`-t`, `-T`)',
+    qemuImg: "goes past the host's page cache, or makes nothing durable, or submits requests in that way",
+    cowImg: 'checks them, and reads and writes through the page cache; a flush is always a flush',
+    reason: 'They change no byte and no answer. What is asked to be durable should be.',
   },
   {
     id: 'size-limit',

@@ -2,8 +2,10 @@ import { isDiskError } from '../../errors.ts';
 import type { FormatDriver, OptionValues } from '../../formats/driver.ts';
 import { findFormat } from '../../formats/index.ts';
 import { amendImage } from '../../operations/amend.ts';
+import { strerror } from '../../platform/errno.ts';
 import { isCacheMode } from '../cache-mode.ts';
 import type { CliContext, Command } from '../context.ts';
+import { isMarkedCorrupt, reportCorruption } from '../corruption.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
 import { ImageArguments } from '../image-arguments.ts';
 import { isKnownToQemu } from '../messages.ts';
@@ -118,6 +120,7 @@ async function amend(
   } catch (error) {
     // qemu-img's figures end at 100 here in any case.
     if (wish.progressStyle === undefined) progress.reach(100);
+    reportCorruption(context, error);
     throw worded(error);
   } finally {
     progress.end();
@@ -173,6 +176,9 @@ function helpFor(format: string): string {
 }
 
 function worded(error: unknown): unknown {
+  if (isMarkedCorrupt(error)) {
+    return new CliFailure(`Failed to turn zero into data clusters: ${strerror('EIO')}`, { cause: error });
+  }
   if (!isDiskError(error, 'bad-argument') || error.message !== 'Cannot amend the backing file') return error;
   return new CliFailure(error.message, { hint: "You can use 'qemu-img rebase' instead.\n", cause: error });
 }

@@ -6,6 +6,7 @@ import { assertNoDependents } from '../../platform/dependents.ts';
 import { errnoOf, strerror } from '../../platform/errno.ts';
 import { isCacheMode } from '../cache-mode.ts';
 import type { CliContext, Command } from '../context.ts';
+import { reportCorruption } from '../corruption.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
 import { ImageArguments } from '../image-arguments.ts';
 import { explain } from '../messages.ts';
@@ -94,6 +95,7 @@ async function commit(context: CliContext, path: string, wish: CommitArguments):
     });
     progress.reach(100);
   } catch (error) {
+    reportCorruption(context, error);
     throw worded(error);
   } finally {
     progress.end();
@@ -107,6 +109,7 @@ function openOptions(context: CliContext, wish: CommitArguments) {
     images,
     format,
     writable: true,
+    discards: true,
     corruptDependents: true,
     foreground: true,
     signal: context.signal,

@@ -8,6 +8,7 @@ import { createImageTarget } from '../../node.ts';
 import { copyRange } from '../../operations/dd.ts';
 import { strerror } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
+import { reportCorruption } from '../corruption.ts';
 import { CliFailure } from '../failure.ts';
 import { ImageArguments } from '../image-arguments.ts';
 import { assertCreatable, explain, isKnownToQemu, report, unknownProtocol } from '../messages.ts';
@@ -74,7 +75,7 @@ export const run: Command = async (args, context) => {
   try {
     await copyRange(source, image, { from, to, signal: context.signal });
   } catch (error) {
-    throw failed(error);
+    throw failed(context, error);
   }
   await image[Symbol.asyncDispose]();
   await target.commit();
@@ -147,7 +148,8 @@ async function create(
   }
 }
 
-function failed(error: unknown): unknown {
+function failed(context: CliContext, error: unknown): unknown {
+  reportCorruption(context, error);
   if (!isDiskError(error) || error.code === 'aborted') return error;
   const { step, errno = 'EIO' } = error.detail;
   if (step === undefined) return error;

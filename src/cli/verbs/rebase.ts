@@ -10,6 +10,7 @@ import { changeBacking, copyDifferences, type NewBacking } from '../../operation
 import { strerror } from '../../platform/errno.ts';
 import { isCacheMode } from '../cache-mode.ts';
 import type { CliContext, Command } from '../context.ts';
+import { reportCorruption } from '../corruption.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
 import { ImageArguments } from '../image-arguments.ts';
 import { explain, isKnownToQemu } from '../messages.ts';
@@ -125,6 +126,7 @@ async function rebase(
         onProgress: progress.update,
       });
     } catch (error) {
+      reportCorruption(context, error);
       throw worded(error);
     }
   } else checkChange(image, wish);

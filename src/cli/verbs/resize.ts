@@ -3,6 +3,7 @@ import type { Layer } from '../../formats/driver.ts';
 import { resizeImage } from '../../operations/resize.ts';
 import { strerror } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
+import { isMarkedCorrupt, reportCorruption } from '../corruption.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
 import { growthRefusal } from '../growth-messages.ts';
 import { ImageArguments } from '../image-arguments.ts';
@@ -60,6 +61,10 @@ export const run: Command = async (args, context) => {
     if (size > BigInt(maxOffset)) throw pastLimit(image.layer);
     await resizeImage(image, Number(size), { preallocation, signal: context.signal });
   } catch (error) {
+    reportCorruption(context, error);
+    if (size < current && isMarkedCorrupt(error)) {
+      throw new CliFailure(`Failed to discard cropped clusters: ${strerror('EIO')}`, { cause: error });
+    }
     const refusal = growthRefusal(error, image.layer.format);
     throw refusal === undefined ? error : new CliFailure(refusal, { cause: error });
   }

@@ -10,6 +10,8 @@ export interface CacheSizes {
 
 /** QEMU's least number of refcount blocks in memory. */
 const leastRefcountBlocks = 4;
+/** And the most that it counts. */
+const mostRefcountBlocks = 2 ** 31 - 1;
 
 /**
  * How many bytes of L2 tables and of refcount blocks may stay in memory, by QEMU's options and its rules for
@@ -27,24 +29,33 @@ export function cacheSizes(
   const { clusterSize, l2EntryBytes } = geometry;
   const wrong = (field: string, message: string) =>
     new DiskError('bad-argument', message, { path, field, detail: { errno: 'EINVAL' } });
-  if (both === undefined) return { l2: l2 ?? defaultL2CacheBytes, refcounts };
-  if (l2 !== undefined && refcounts !== undefined) {
-    const message = 'cache-size, l2-cache-size and refcount-cache-size may not be set at the same time';
-    throw wrong('cache-size', message);
+  const sizes = split();
+  if ((sizes.refcounts ?? 0) / clusterSize > mostRefcountBlocks) {
+    throw wrong('refcount-cache-size', 'Refcount cache size too big');
   }
-  if (l2 !== undefined && l2 > both) throw wrong('l2-cache-size', 'l2-cache-size may not exceed cache-size');
-  if (refcounts !== undefined && refcounts > both) {
-    throw wrong('refcount-cache-size', 'refcount-cache-size may not exceed cache-size');
+  return sizes;
+
+  function split(): CacheSizes {
+    if (both === undefined) return { l2: l2 ?? defaultL2CacheBytes, refcounts };
+    if (l2 !== undefined && refcounts !== undefined) {
+      const message = 'cache-size, l2-cache-size and refcount-cache-size may not be set at the same time';
+      throw wrong('cache-size', message);
+    }
+    if (l2 !== undefined && l2 > both)
+      throw wrong('l2-cache-size', 'l2-cache-size may not exceed cache-size');
+    if (refcounts !== undefined && refcounts > both) {
+      throw wrong('refcount-cache-size', 'refcount-cache-size may not exceed cache-size');
+    }
+    if (l2 !== undefined) return { l2, refcounts: both - l2 };
+    if (refcounts !== undefined) return { l2: both - refcounts, refcounts };
+    const allL2 = Math.ceil(size / clusterSize) * l2EntryBytes;
+    const least = leastRefcountBlocks * clusterSize;
+    if (both >= allL2 + least) return { l2: allL2, refcounts: both - allL2 };
+    return { l2: both - Math.min(both, least), refcounts: Math.min(both, least) };
   }
-  if (l2 !== undefined) return { l2, refcounts: both - l2 };
-  if (refcounts !== undefined) return { l2: both - refcounts, refcounts };
-  const allL2 = Math.ceil(size / clusterSize) * l2EntryBytes;
-  const least = leastRefcountBlocks * clusterSize;
-  if (both >= allL2 + least) return { l2: allL2, refcounts: both - allL2 };
-  return { l2: both - Math.min(both, least), refcounts: Math.min(both, least) };
 }
 
 function sizeOption(value: unknown): number | undefined {
   const size = Number(value);
-  return value !== undefined && Number.isSafeInteger(size) && size >= 0 ? size : undefined;
+  return value !== undefined && size >= 0 ? Math.min(size, Number.MAX_SAFE_INTEGER) : undefined;
 }

@@ -71,7 +71,7 @@ function layerOver(
   refusal: DiskError | undefined,
 ): Qcow2Layer {
   const caches = cacheSizes(context.options, header.size, geometryOf(header), source.name);
-  const runtime = runtimeOptions(context.options, geometryOf(header), source.name);
+  const runtime = runtimeOptions(context.options, header, source.name);
   const mapping = new Mapping(source, header, caches.l2);
   if (!context.metadataOnly) mapping.checkL1();
   if (!context.writable) return new Qcow2Layer(source, header, mapping, refusal, guest ?? data);

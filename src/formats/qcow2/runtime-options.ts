@@ -1,6 +1,7 @@
 import { DiskError } from '../../errors.ts';
 import type { OptionSpec } from '../driver.ts';
-import type { Geometry } from './geometry.ts';
+import { geometryOf } from './geometry.ts';
+import type { Qcow2Header } from './header.ts';
 import type { MetadataKind } from './metadata-map.ts';
 
 /** What `overlap-check.*` switches are called, and which metadata each keeps writes off. */
@@ -81,13 +82,13 @@ export const defaultRuntimeOptions: RuntimeOptions = {
  */
 export function runtimeOptions(
   options: Readonly<Record<string, unknown>> = {},
-  geometry: Geometry,
+  header: Qcow2Header,
   path: string,
 ): RuntimeOptions {
   const fail = (field: string, message: string): never => {
     throw new DiskError('bad-argument', message, { path, field, detail: { errno: 'EINVAL' } });
   };
-  const { clusterSize } = geometry;
+  const { clusterSize } = geometryOf(header);
   const entrySize = options['l2-cache-entry-size'];
   if (entrySize !== undefined) {
     const bits = Math.log2(Number(entrySize));
@@ -117,8 +118,13 @@ export function runtimeOptions(
     (name) => booleanOption(options[`overlap-check.${name}`]) ?? templates[template].includes(name),
   );
   const { discards } = defaultRuntimeOptions;
+  const lazyRefcounts = booleanOption(options['lazy-refcounts']);
+  if (lazyRefcounts && header.version < 3) {
+    const message = 'Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level';
+    fail('lazy-refcounts', message);
+  }
   return {
-    lazyRefcounts: booleanOption(options['lazy-refcounts']),
+    lazyRefcounts,
     discards: {
       request: booleanOption(options['pass-discard-request']) ?? discards.request,
       snapshot: booleanOption(options['pass-discard-snapshot']) ?? discards.snapshot,

@@ -3,6 +3,7 @@ import { DiskError } from '../../errors.ts';
 import type { FormatDriver } from '../../formats/driver.ts';
 import { formats } from '../../formats/index.ts';
 import { FilterStore } from '../../storage/filter-store.ts';
+import { type RequestPolicy, RequestPolicyStore } from '../../storage/request-policy.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import { windowedSource } from '../../storage/window.ts';
 import { ImageStore } from '../image-store.ts';
@@ -17,16 +18,20 @@ import {
   nodeError,
   type OpenedChild,
 } from './node-driver.ts';
-import { NodeOptions } from './node-options.ts';
+import { NodeOptions, type NodeValue } from './node-options.ts';
 import { OptionReader } from './option-reader.ts';
 import { plainFormat } from './plain-format.ts';
 
 /** Nodes deeper than this are no description but an attack on the stack. */
 const deepestNode = 64;
+/** Characters of a node's name. */
+const longestNodeName = 31;
 
 export interface NodeContext {
   readonly host: NodeHost;
   readonly writable: boolean;
+  /** The verb gives space up that it has no more need of (QEMU's `discard=unmap` where no option says otherwise). */
+  readonly discards?: boolean;
   /** How disk images that are the `file` of another node are opened; `resolve` comes with it. */
   readonly imageOptions: OpenImageOptions;
 }
@@ -76,11 +81,16 @@ class NodeOpener {
     const reader = new OptionReader(options);
     reader.skip('driver');
     const backing = this.#readBacking(reader, options);
-    this.#readCommon(reader, options);
+    const requests = this.#readCommon(reader, options, depth);
     const readOnly = reader.boolean('read-only');
-    if (writable && readOnly) throw nodeError('read-only', 'Block node is read-only', 'read-only');
-    if (driver) return this.#prepareStore(driver, reader, depth, writable, host);
-    return this.#prepareFormat(format, filename, reader, backing, depth, writable);
+    if (readOnly && writable) {
+      throw nodeError('read-only', 'Block node is read-only', 'read-only');
+    }
+    if (writable && isOn(options.get('force-share'))) {
+      throw nodeError('force-share', 'force-share=on can only be used with read-only images');
+    }
+    if (driver) return this.#prepareStore(driver, reader, depth, writable, host, requests);
+    return this.#prepareFormat(format, filename, reader, backing, depth, writable, requests);
   }
 
   /** A protocol or a filter: as an image of its own it is one of plain bytes. */
@@ -90,6 +100,7 @@ class NodeOpener {
     depth: number,
     writable: boolean,
     host: NodeHost,
+    requests: RequestPolicy | undefined,
   ): Promise<PreparedNode & Described> {
     const opened = await driver.open({
       host,
@@ -124,7 +135,7 @@ class NodeOpener {
     if (driver.kind === 'protocol' && opened.source instanceof FilterStore) opened.source.name = filename;
     const child = Object.values(opened.children ?? {})[0];
     return {
-      source: opened.source,
+      source: requests && writable ? new RequestPolicyStore(opened.source, requests) : opened.source,
       driver: plainFormat(driver.name),
       filtered: driver.kind === 'filter' ? child?.image : undefined,
       locks: locksOf(reader.options, 'locking'),
@@ -141,6 +152,7 @@ class NodeOpener {
     backing: PreparedNode['backing'],
     depth: number,
     writable: boolean,
+    requests: RequestPolicy | undefined,
   ): Promise<PreparedNode & Described> {
     const { options } = reader;
     const hasFile = filename !== undefined || options.has('file') || options.child('file').size > 0;
@@ -173,7 +185,13 @@ class NodeOpener {
       await header?.source[Symbol.asyncDispose]();
       throw error;
     }
-    const dataFile = reader.take('data-file');
+    const hasDataFile = format === undefined || format.name === 'qcow2';
+    const reference = hasDataFile ? options.text('data-file') : undefined;
+    if (reference !== undefined) {
+      await source[Symbol.asyncDispose]();
+      throw noSuchNode(reference);
+    }
+    const dataFile = hasDataFile ? reader.take('data-file') : NodeOptions.none;
     const described = {
       identity: identityOf(format?.name ?? 'raw', tellingOptions[format?.name ?? ''] ?? []),
     };
@@ -191,6 +209,7 @@ class NodeOpener {
       ...described,
       filename: nameOf(described.identity),
       isProtocol: false,
+      requests,
       locks: locksOf(options, 'file.locking'),
       verify: (layer, how) => {
         const unread = reader.unread ?? (how.chain ? undefined : backingOption(options));
@@ -221,6 +240,9 @@ class NodeOpener {
     if (options.size === 0 && filename === undefined) {
       throw nodeError(name, `A block device must be specified for "${name}"`);
     }
+    if (isOn(options.get('read-only')) && isOff(parent.options.get('read-only'))) {
+      throw nodeError('read-only', 'Block node is read-only', 'read-only');
+    }
     const node = await this.prepare(
       { filename, options: this.#inherited(parent, options), asProtocol: true },
       depth + 1,
@@ -248,9 +270,9 @@ class NodeOpener {
   /** What a node hands down to those that it stands on. */
   #inherited(parent: OptionReader, options: NodeOptions): NodeOptions {
     let handed = options;
-    for (const name of ['cache.direct', 'cache.no-flush', 'force-share', 'read-only']) {
+    for (const name of ['cache.direct', 'cache.no-flush', 'force-share']) {
       const value = parent.options.get(name);
-      if (value !== undefined && !handed.has(name) && name !== 'read-only') handed = handed.with(name, value);
+      if (value !== undefined && !handed.has(name)) handed = handed.with(name, value);
     }
     return handed;
   }
@@ -273,13 +295,17 @@ class NodeOpener {
       : new NodeOptions([['reference', reference], ...options.child('backing').entries()]);
   }
 
-  /** Options that every node has. Those about caches and requests are checked and then change nothing. */
-  #readCommon(reader: OptionReader, options: NodeOptions): void {
+  /**
+   * Options that every node has. Those about caches are checked and then change nothing. Gives what requests are treated
+   * by, where that is not as they are meant.
+   */
+  #readCommon(reader: OptionReader, options: NodeOptions, depth: number): RequestPolicy | undefined {
     const name = options.text('node-name');
     reader.skip('node-name');
     if (name !== undefined) {
-      if (!/^[A-Za-z][A-Za-z0-9._-]{0,30}$/.test(name))
+      if (!/^[A-Za-z][A-Za-z0-9._-]*$/.test(name))
         throw nodeError('node-name', `Invalid node-name: '${name}'`);
+      if (name.length > longestNodeName) throw nodeError('node-name', 'Node name too long');
       if (this.#names.has(name)) throw nodeError('node-name', `Duplicate nodes with node-name='${name}'`);
       this.#names.add(name);
     }
@@ -287,8 +313,22 @@ class NodeOpener {
     reader.boolean('cache.direct');
     reader.boolean('cache.no-flush');
     reader.boolean('force-share');
-    reader.choice('discard', ['ignore', 'off', 'unmap', 'on'], () => 'Invalid discard option');
-    reader.choice('detect-zeroes', ['off', 'on', 'unmap']);
+    const discard = reader.choice(
+      'discard',
+      ['ignore', 'off', 'unmap', 'on'],
+      () => 'Invalid discard option',
+    );
+    const detectZeroes = reader.choice('detect-zeroes', ['off', 'on', 'unmap']) ?? 'off';
+    // Nodes beneath others get all requests; for the others the verb says whether it gives space up.
+    const gives =
+      discard === undefined ? depth > 0 || this.#context.discards === true : /^(unmap|on)$/.test(discard);
+    if (detectZeroes === 'unmap' && !gives) {
+      const message =
+        'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap';
+      throw nodeError('detect-zeroes', message);
+    }
+    if (detectZeroes === 'off' && (discard === undefined || gives)) return undefined;
+    return { discard: discard === undefined || gives, detectZeroes };
   }
 
   #find(name: string): NodeDriver | FormatDriver {
@@ -358,11 +398,18 @@ function protocolDriver(name: string): NodeDriver {
   });
 }
 
+function isOn(value: NodeValue | undefined): boolean {
+  return value === 'on' || value === true;
+}
+
+function isOff(value: NodeValue | undefined): boolean {
+  return value === 'off' || value === false;
+}
+
 /** What the options say of image locks: to share them with a writer, or to take none on the file. */
 function locksOf(options: NodeOptions, locking: string): PreparedNode['locks'] {
   if (options.get(locking) === 'off') return 'none';
-  const share = options.get('force-share');
-  return share === 'on' || share === true ? 'share' : undefined;
+  return isOn(options.get('force-share')) ? 'share' : undefined;
 }
 
 export function noSuchNode(reference: string): DiskError {
@@ -391,7 +438,7 @@ function readOptions(format: FormatDriver, reader: OptionReader): Record<string,
   for (const { name, type } of format.openOptions ?? []) {
     const value =
       type === 'size'
-        ? reader.size(name)
+        ? reader.budget(name)
         : type === 'boolean'
           ? reader.boolean(name)
           : type === 'number'

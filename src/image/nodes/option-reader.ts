@@ -33,6 +33,13 @@ export class OptionReader {
 
   /** Bytes, with a suffix or without. Past 2^53 - 1 there is no such image here. */
   size(name: string): number | undefined {
+    const bytes = this.budget(name);
+    if (bytes !== Number.POSITIVE_INFINITY) return bytes;
+    throw outOfRange(name, this.string(name)!);
+  }
+
+  /** As `size`, of what may be more than there is: Infinity past 2^53 - 1. */
+  budget(name: string): number | undefined {
     const text = this.string(name);
     if (text === undefined) return undefined;
     const parsed = parseSize(text);
@@ -42,10 +49,8 @@ export class OptionReader {
         detail: { expects: 'size', value: text },
       });
     }
-    if (parsed.kind === 'too-large' || parsed.bytes > BigInt(Number.MAX_SAFE_INTEGER)) {
-      throw refusal(name, `Value '${text}' is out of range for parameter '${name}'`);
-    }
-    return Number(parsed.bytes);
+    if (parsed.kind === 'too-large') throw outOfRange(name, text);
+    return parsed.bytes > BigInt(Number.MAX_SAFE_INTEGER) ? Number.POSITIVE_INFINITY : Number(parsed.bytes);
   }
 
   number(name: string): number | undefined {
@@ -53,6 +58,9 @@ export class OptionReader {
     if (text === undefined) return undefined;
     if (!/^\s*[+-]?(?:0[xX][0-9a-fA-F]+|[0-9]+)$/.test(text)) {
       throw refusal(name, `Parameter '${name}' expects a number`);
+    }
+    if (BigInt(text.trim().replace(/^[+-]/, '')) > 0xffff_ffff_ffff_ffffn) {
+      throw refusal(name, `Value '${text}' is too large for parameter '${name}'`);
     }
     return text.trim().startsWith('-') ? -Number(text.trim().slice(1)) : Number(text);
   }
@@ -86,6 +94,10 @@ export class OptionReader {
   get unread(): string | undefined {
     return qdictOrder([...this.#unread])[0];
   }
+}
+
+function outOfRange(name: string, text: string): DiskError {
+  return refusal(name, `Value '${text}' is out of range for parameter '${name}'`);
 }
 
 export function refusal(field: string, message: string): DiskError {

@@ -53,7 +53,10 @@ function pathOf(driver: string, reader: OptionReader): string {
 function readFileOptions(reader: OptionReader): void {
   const aio = reader.choice('aio', ['threads', 'native', 'io_uring']);
   reader.choice('locking', ['auto', 'on', 'off']);
-  reader.string('pr-manager');
+  const manager = reader.string('pr-manager');
+  if (manager !== undefined) {
+    throw nodeError('pr-manager', `No persistent reservation manager with id '${manager}'`);
+  }
   reader.boolean('drop-cache');
   reader.boolean('x-check-cache-dropped');
   reader.number('aio-max-batch');
