@@ -223,10 +223,22 @@ describe.skipIf(!haveLibvirtd || !have('mount'))('a lab over two libvirts with p
     connect('right');
     expect(await boots('student-01', 'student-02')).toEqual([says(1, 1), says(2, 2)]);
 
-    // What somebody wrote over a copy is found by reading it back.
+    // A copy that somebody wrote to: nobody starts on it, and up makes it anew.
     const copy = join(pool('right'), copies('right')[0]);
     await mustRun('qemu-io', ['-f', 'raw', '-c', 'write -P 9 4M 4k', copy]);
-    expect((await bench.run('status', '--verify', '--brief')).out).toContain('changed');
+    const refused = await bench.run('start', 'student-01', 'student-02');
+    expect([refused.code, refused.err]).toEqual([
+      1,
+      expect.stringMatching(/copy of the master on right is not what it was[\s\S]*Affected: student-02/),
+    ]);
+    expect(await bench.run('status', '--brief')).toMatchObject({
+      code: 1,
+      out: expect.stringContaining('master on right: touched since it was compared'),
+    });
+    expect(await bench.must('up')).toContain('right: a copy of the master');
+    expect(sha256(copy)).toBe(sha256(bench.path('masters/demo.raw')));
+    expect(await boots('student-02')).toEqual([says(2, 3)]);
+    expect(await bench.must('up')).toContain('nothing to do');
     await bench.must('down');
     for (const host of hosts) {
       expect(await domains(host)).toEqual(['']);

@@ -123,14 +123,15 @@ export class RemoteHost implements AsyncDisposable {
     return found.flat();
   }
 
-  /** A record counts where its file is there with that many bytes. */
+  /** A record counts where its file is there, with that many bytes and that date. */
   async #copies(files: ReadonlySet<string>): Promise<readonly MasterCopy[]> {
     const copies: MasterCopy[] = [];
     for (const file of files) {
       if (!names.isCopyRecord(file)) continue;
       const bytes = await this.pool.read(file, longestRecord);
       const copy = bytes && parseCopy(bytes);
-      if (copy && (await this.pool.facts(copy.file))?.size === copy.bytes) copies.push(copy);
+      const facts = copy && (await this.pool.facts(copy.file));
+      if (copy && facts && facts.size === copy.bytes && facts.mtime === copy.mtime) copies.push(copy);
     }
     return copies;
   }

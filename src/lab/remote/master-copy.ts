@@ -25,6 +25,7 @@ export async function copyMaster(
   const [before] = here.files;
   const sha256 = await fileDigest(here.path, signal);
   await pool.upload(file, here.path, before.size);
+  const dated = await pool.factsNow(file);
   const back = await pool.digest(file, signal);
   const change = factsDiffer(before, fileFacts(here.path));
   if (change !== undefined) {
@@ -33,14 +34,15 @@ export async function copyMaster(
       path: here.path,
     });
   }
-  if (back !== sha256) {
+  if (back !== sha256 || dated === undefined || (await pool.factsNow(file))?.mtime !== dated.mtime) {
     await pool.remove(file);
     throw new DiskError('corrupt', `${host.name} does not give back the master as it was sent`, {
       path: `${host.pool}/${file}`,
       detail: { sent: sha256, got: back },
     });
   }
-  const copy: MasterCopy = { v: 1, file, bytes: before.size, sha256, format, size, content };
+  const { mtime } = dated;
+  const copy: MasterCopy = { v: 1, file, bytes: before.size, sha256, mtime, format, size, content };
   await pool.remove(names.copyRecord(file));
   await pool.put(names.copyRecord(file), encodeRecord(copy), '0644');
   return copy;

@@ -16,6 +16,8 @@ const copySchema = z.object({
   /** Bytes of that file, and their SHA-256. */
   bytes,
   sha256: digest,
+  /** The file's date when it was compared, as libvirt words it: one with another date counts for nothing. */
+  mtime: z.string(),
   format: z.enum(['qcow2', 'raw']),
   /** Guest bytes. */
   size: bytes,

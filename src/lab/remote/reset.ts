@@ -37,6 +37,24 @@ export async function assertDisks(lab: RemoteLab, seats: readonly Seat[]): Promi
   });
 }
 
+/** Throws `changed` where a seat stands on a copy of a master that was written to since it was compared, or is gone. */
+export function assertCopies(lab: RemoteLab, view: RemoteView, seats: readonly Seat[]): void {
+  const wrong = seats.filter(
+    ({ host, content }) => content === undefined || !lab.copyOn(view, host!, content),
+  );
+  if (wrong.length === 0) return;
+  const hosts = [...new Set(wrong.map(({ host }) => host))].join(', ');
+  throw new DiskError(
+    'changed',
+    `The copy of the master on ${hosts} is not what it was when it was compared`,
+    {
+      detail: {
+        fix: `Affected: ${describeSeats(wrong.map(({ name }) => name))}. 'cowherd up', where the master is, makes the copy anew.`,
+      },
+    },
+  );
+}
+
 /** Throws `in-use` where one of the seats is not known to be off. */
 export function assertOff(view: RemoteView, seats: readonly Seat[], verb: string): void {
   const running = seats.filter(({ name }) => !['off', 'crashed'].includes(view.found.get(name)!.state));

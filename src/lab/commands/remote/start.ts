@@ -1,4 +1,4 @@
-import { assertDisks, seatsFound } from '../../remote/reset.ts';
+import { assertCopies, assertDisks, seatsFound } from '../../remote/reset.ts';
 import type { LabCommand } from '../command.ts';
 import { startSeats } from '../start.ts';
 import { answering, lookAt, remoteLabFrom, selected } from './lab.ts';
@@ -11,6 +11,7 @@ export const run: LabCommand = async (input, context) => {
   const names = selected(lab, rest);
   const there = answering(view, names, context);
   const seats = seatsFound(lab, view, there);
+  assertCopies(lab, view, seats);
   await assertDisks(lab, seats);
   await lab.prepareDefinitions(seats, view);
   const code = await startSeats(seats, lab.runner, input, context);

@@ -34,7 +34,12 @@ export const run: LabCommand = async (input, context) => {
       view.hosts.map((host) => copiesOn(lab, host, view.master?.content, verify, context.signal)),
     )
   ).flat();
-  const bad = copies.some((copy) => copy.state === 'changed');
+  const touched = new Set(
+    [...view.found.values()].flatMap(({ host, content }) =>
+      lab.copyOn(view, host, content ?? '') ? [] : [host],
+    ),
+  );
+  const bad = touched.size > 0 || copies.some((copy) => copy.state === 'changed');
   if (wantsJson(input)) {
     const hosts = view.hosts.map(({ host, down }) => ({
       name: host.name,
@@ -42,7 +47,14 @@ export const run: LabCommand = async (input, context) => {
       pool: host.pool,
       down,
     }));
-    sayJson(context, { lab: lab.spec.name, hosts, master: view.master ?? null, copies, seats });
+    sayJson(context, {
+      lab: lab.spec.name,
+      hosts,
+      master: view.master ?? null,
+      copies,
+      touched: [...touched],
+      seats,
+    });
     return bad ? 1 : 0;
   }
   const c = colours(context);
@@ -59,6 +71,11 @@ export const run: LabCommand = async (input, context) => {
           : 'there';
     say(context, `master on ${host}: ${file}: ${verdict}${current ? '' : ', a former one'}`);
   }
+  for (const host of touched)
+    say(
+      context,
+      `master on ${host}: ${c.red('touched')} since it was compared, or gone: 'cowherd up' makes the copy anew`,
+    );
   if (input.options.brief !== true) {
     const rows = seats.map((one) => [
       one.name,
