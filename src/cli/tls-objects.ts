@@ -155,7 +155,13 @@ function pskOf(members: Members): PskCredentials {
     const match = /^([^:#]+):([0-9a-fA-F]+)\s*$/.exec(line);
     if (match) keys.set(match[1], Buffer.from(match[2], 'hex'));
   }
-  return { kind: 'psk', endpoint: members.endpoint(), keys, username: members.text('username') ?? 'qemu' };
+  const endpoint = members.endpoint();
+  const given = members.text('username');
+  if (endpoint === 'server' && given !== undefined) wrong('username should not be set when endpoint=server');
+  const username = given ?? 'qemu';
+  if (endpoint === 'client' && !keys.has(username))
+    wrong(`Username ${username} not found in PSK file ${join(dir, 'keys.psk')}`);
+  return { kind: 'psk', endpoint, keys, username };
 }
 
 function credentialFile(dir: string, name: string, required: boolean): Buffer | undefined {

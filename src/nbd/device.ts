@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, openSync, statSync } from 'node:fs';
 import type { CliContext } from '../cli/context.ts';
 import { CliFailure } from '../cli/failure.ts';
 import { errnoOf, strerror } from '../platform/errno.ts';
@@ -26,9 +26,10 @@ export async function connectDevice(
   };
 }
 
+/** What is no block device has nothing to disconnect, and that is no failure: so it is with QEMU. */
 export async function disconnectDevice(device: string, context: CliContext): Promise<number> {
   checkDevice(device, 'Cannot open');
-  await nbdClient(['-d', device]);
+  if (statSync(device).isBlockDevice()) await nbdClient(['-d', device]);
   context.stdout.write(`${device} disconnected\n`);
   return 0;
 }

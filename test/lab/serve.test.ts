@@ -1,8 +1,10 @@
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { cowherd } from '../../src/lab/cowherd.ts';
 import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
+import { freePort, nbdsh } from '../nbd/support.ts';
 import { testContext } from '../support/cli-context.ts';
 import { have, mustRun, run } from '../support/programs.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
@@ -137,6 +139,47 @@ describe.skipIf(!nbd)('cowherd serve', () => {
       expect([code, err]).toEqual([2, expect.stringContaining(message)]);
     }
   });
+
+  it.skipIf(!have('nbdsh') || !have('openssl'))(
+    'serves other hosts by TCP, under TLS if it is told to',
+    async () => {
+      await using bench = await labBench();
+      const pki = bench.path('pki');
+      mkdirSync(pki);
+      const openssl = (...args: string[]) => mustRun('openssl', args, { cwd: pki });
+      const fresh = ['-newkey', 'rsa:2048', '-nodes'];
+      const authority = ['-subj', '/CN=CA', '-addext', 'basicConstraints=critical,CA:TRUE', '-days', '30'];
+      await openssl('req', '-x509', ...fresh, ...authority, '-keyout', 'ca-key.pem', '-out', 'ca-cert.pem');
+      writeFileSync(join(pki, 'names'), 'subjectAltName=DNS:localhost\n');
+      for (const name of ['server', 'client']) {
+        const files = ['-keyout', `${name}-key.pem`, '-out', `${name}.csr`];
+        await openssl('req', ...fresh, '-subj', `/CN=${name}`, ...files);
+        const signed = ['-CA', 'ca-cert.pem', '-CAkey', 'ca-key.pem', '-CAcreateserial', '-days', '30'];
+        const out = ['-extfile', 'names', '-out', `${name}-cert.pem`];
+        await openssl('x509', '-req', '-in', `${name}.csr`, ...signed, ...out);
+      }
+      const port = await freePort();
+      const listen = `127.0.0.1:${port}`;
+      const secure = `h.set_tls(nbd.TLS_REQUIRE)\nh.set_tls_certificates('${pki}')\n`;
+      const writing =
+        `h.set_export_name('student-01')\nh.connect_tcp('localhost', '${port}')\nh.pwrite(b'far', 4096, nbd.CMD_FLAG_FUA)\n` +
+        `print(h.pread(3, 4096), h.get_tls_negotiated())`;
+      for (const tls of [undefined, 'pki']) {
+        bench.write('lab.yaml', { seats: 1, serve: { listen, tls } });
+        await bench.must('up');
+        await using server = await serving(bench);
+        expect(server.said()).toContain('serving 1 seats at');
+        const answer = await nbdsh((tls ? secure : '') + writing);
+        expect(answer).toMatchObject({ stdout: `bytearray(b'far') ${tls ? 'True' : 'False'}\n`, stderr: '' });
+        if (!tls) continue;
+        const plain = await nbdsh(writing);
+        expect([plain.code === 0, plain.stdout]).toEqual([false, '']);
+        const stranger = await nbdsh(`h.set_tls(nbd.TLS_REQUIRE)\n${writing}`);
+        expect([stranger.code === 0, stranger.stdout]).toEqual([false, '']);
+      }
+      await qemuCheck(bench.path('class/student-01.qcow2'));
+    },
+  );
 
   it.skipIf(!have('virt-xml-validate') || !have('xmllint'))(
     'writes definitions for other hosts',
