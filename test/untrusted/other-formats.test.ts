@@ -3,6 +3,7 @@ import { readFile, symlink, writeFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { openImageFile } from '../../src/node.ts';
+import { libc } from '../../src/platform/libc.ts';
 import {
   dataWriteId,
   makeDifferencingVhdx,
@@ -211,6 +212,8 @@ const hazards: Readonly<Record<string, Hazard>> = {
 
 beforeAll(async () => {
   if (!have('qemu-img')) return;
+  // Looks into the program's own file, once.
+  libc();
   box = await Inbox.make();
   await writeFile(box.dir.file('secret.raw'), new Uint8Array(65536).fill(0x73));
   await writeFile(box.file('near-flat.vmdk'), new Uint8Array(65536).fill(0x69));
