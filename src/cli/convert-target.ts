@@ -6,7 +6,7 @@ import type { Image } from '../image/image.ts';
 import { takesNewImages } from '../image/nodes/drivers/index.ts';
 import { createImage, openImage } from '../image/open.ts';
 import { parseReference, requireFile } from '../image/reference.ts';
-import { createImageTarget, type ImageTarget } from '../node.ts';
+import { canonicalPath, createImageTarget, type ImageTarget } from '../node.ts';
 import { sweepAsides } from '../platform/atomic-file.ts';
 import { FileStore } from '../storage/file.ts';
 import { allPermissions, Permission } from '../storage/image-lock.ts';
@@ -127,6 +127,9 @@ async function openTarget(
     writable: true,
     layerOptions: keys,
     secret: wish.images.opening.secret,
+    policy: wish.images.opening.policy,
+    ownReferences: true,
+    canonicalPath,
     resolve: target.resolver(wish.images.opening, unflushed),
     identify: (source) => {
       if (source === top) return identityOf(oldFile);

@@ -24,6 +24,8 @@ export interface ReferenceRequest extends NamingImage {
   /** `file`: a data file or extent that the format keeps beside its metadata. */
   readonly role: 'backing' | 'file';
   readonly writable: boolean;
+  /** The caller has chosen the name, although it is the image that has it. */
+  readonly own?: boolean;
 }
 
 /** Opens what an image names. `reference.path` is as written there; `from` is the image that names it. */
@@ -100,6 +102,8 @@ export interface OpenImageOptions extends OpenLayerOptions {
    * (`commit` writes there). The caller answers for what that does to the images above it.
    */
   readonly writableBacking?: number;
+  /** True: what the top image names, the caller has just written into it, so that the policy begins below. */
+  readonly ownReferences?: boolean;
   /** How many images stand above this one already, for the policy's sake. Default 0. */
   readonly depth?: number;
   /** A text that is equal for two sources of one file, by which a loop is found. Default: the source's name. */
@@ -175,7 +179,8 @@ export async function openImage(
     }
     const reference = layer.backing ?? { path: '' };
     const writable = from.depth + 1 === options.writableBacking;
-    const request = { ...from, role: 'backing', writable, options: given } as const;
+    const own = options.ownReferences && opened.length === 1;
+    const request = { ...from, role: 'backing', writable, options: given, own } as const;
     const next = nodeOf(await resolveBacking(reference, request, options, policy));
     const identity = identify(next.source);
     if (identity !== undefined && seen.has(identity)) {
@@ -330,7 +335,8 @@ function openContext(
   depth: number,
   used: { sibling: boolean },
 ): OpenContext {
-  const from = { name: baseOf(node.source), depth, role: 'file', options: node.siblings } as const;
+  const own = options.ownReferences && depth === (options.depth ?? 0);
+  const from = { name: baseOf(node.source), depth, role: 'file', options: node.siblings, own } as const;
   const policy = options.policy ?? trustedImages;
   return {
     writable: options.writable ?? false,
@@ -408,12 +414,8 @@ async function resolveReference(
   policy: ReferencePolicy,
 ): Promise<ByteSource | PreparedNode> {
   // What the caller names himself instead of the image is his own affair; the depth of the chain is not.
-  await assertAllowed(
-    namesFile(from.options) ? undefined : reference.path,
-    from,
-    policy,
-    options.canonicalPath,
-  );
+  const name = from.own || namesFile(from.options) ? undefined : reference.path;
+  await assertAllowed(name, from, policy, options.canonicalPath);
   if (!options.resolve) {
     throw new DiskError(
       'unsupported',
@@ -428,7 +430,7 @@ async function resolveReference(
   const resolved = await options.resolve(reference, from);
   const { source } = nodeOf(resolved);
   const host = hostFileOf(bottomOf(source));
-  if (policy.ownDirectoryOnly && !from.options && host?.fileKind === 'block') {
+  if (policy.ownDirectoryOnly && !from.own && !from.options && host?.fileKind === 'block') {
     await closeQuietly(source);
     throw new DiskError('denied', `An untrusted image names '${reference.path}', which is no regular file`, {
       path: from.name,

@@ -1,6 +1,5 @@
-import { existsSync, realpathSync } from 'node:fs';
 import { readFile, symlink, writeFile } from 'node:fs/promises';
-import { resolve } from 'node:path';
+import { basename } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { openImageFile } from '../../src/node.ts';
 import { libc } from '../../src/platform/libc.ts';
@@ -12,33 +11,16 @@ import {
 } from '../support/hyper-v-images.ts';
 import { have, mustRun } from '../support/programs.ts';
 import { Inbox } from './inbox.ts';
+import { strayed, takeOpened } from './opened.ts';
 
 /*
  * As hazards.test.ts, for all other formats that name files: each is refused by the name that its header has, and what
  * it leads to is not even opened. Every open of this process is recorded.
  */
 
-const opened: string[] = [];
-vi.mock('node:fs', async (original) => {
-  const real = await original<typeof import('node:fs')>();
-  const openSync: typeof real.openSync = (path, ...rest) => {
-    opened.push(String(path));
-    return real.openSync(path, ...rest);
-  };
-  return { ...real, openSync, default: { ...real, openSync } };
-});
+vi.mock('node:fs', async (original) => (await import('./opened.ts')).recordOpens(await original()));
 
 let box: Inbox;
-
-/** What was opened since the last call and lies outside of the inbox. */
-function strayed(): string[] {
-  const home = realpathSync(box.path);
-  const paths = opened.splice(0).map((path) => {
-    const full = resolve(home, path);
-    return existsSync(full) ? realpathSync(full) : full;
-  });
-  return paths.filter((path) => path !== home && !path.startsWith(`${home}/`) && !path.startsWith('/proc/'));
-}
 
 interface Hazard {
   make(name: string): Promise<void>;
@@ -239,7 +221,7 @@ afterAll(async () => {
 });
 
 beforeEach(() => {
-  opened.length = 0;
+  takeOpened();
 });
 
 describe.skipIf(!have('qemu-img'))('an image of another format from a stranger', () => {
@@ -266,13 +248,13 @@ describe.skipIf(!have('qemu-img'))('an image of another format from a stranger',
         const answer = await box.cow(line);
         expect(answer, line.join(' ')).toMatchObject({ err: expect.stringContaining(message) });
         expect(answer.code, line.join(' ')).toBeGreaterThan(0);
-        expect(strayed(), line.join(' ')).toEqual([]);
+        expect(strayed(box.path), line.join(' ')).toEqual([]);
       }
       await expect(openImageFile(box.file(name))).rejects.toMatchObject({ code: 'denied' });
       await expect(openImageFile(box.file(name), { writable: true })).rejects.toMatchObject({
         code: expect.stringMatching(/^(denied|unsupported)$/),
       });
-      expect(strayed()).toEqual([]);
+      expect(strayed(box.path)).toEqual([]);
     });
 
     it(`${name}: inspect says where it leads, and opens nothing of it`, async () => {
@@ -281,7 +263,7 @@ describe.skipIf(!have('qemu-img'))('an image of another format from a stranger',
       expect(found.filter(({ refusal }) => refusal !== undefined)).toMatchObject([
         { role, reference, refusal: message },
       ]);
-      expect(strayed()).toEqual([]);
+      expect(strayed(box.path)).toEqual([]);
     });
   }
 
@@ -324,7 +306,7 @@ describe.skipIf(!have('qemu-img'))('an image of another format from a stranger',
     ];
     const text = ovf(cases.map(([href]) => href));
     await writeFile(box.file('box.ovf'), text);
-    opened.length = 0;
+    takeOpened();
     const { code, found } = await box.inspect('box.ovf');
     expect(code).toBe(3);
     expect(found).toMatchObject(
@@ -335,7 +317,7 @@ describe.skipIf(!have('qemu-img'))('an image of another format from a stranger',
       })),
     );
     expect(found[0]).not.toHaveProperty('refusal');
-    expect(strayed()).toEqual([]);
+    expect(strayed(box.path)).toEqual([]);
     await mustRun('tar', ['-cf', 'box.ova', 'box.ovf', 'near-flat.vmdk'], { cwd: box.path });
     expect((await box.inspect('box.ova')).found.map(({ refusal }) => refusal !== undefined)).toEqual([
       false,
@@ -360,11 +342,13 @@ describe.skipIf(!have('qemu-img'))('an image of another format from a stranger',
       box.file('DiskDescriptor.xml'),
       '<Parallels_disk_image><StorageData><Storage><Image><File>/etc/shadow</File></Image></Storage></StorageData></Parallels_disk_image>',
     );
-    opened.length = 0;
+    takeOpened();
     expect(await box.inspect('disk.hds')).toEqual({ code: 0, found: [] });
     expect(await box.cow(['map', '--untrusted', 'disk.hds'])).toMatchObject({ code: 0, err: '' });
-    expect(strayed()).toEqual([]);
-    expect(opened.filter((path) => path.includes('DiskDescriptor'))).toEqual([]);
+    const looked = takeOpened();
+    expect(looked.map((path) => basename(path))).toContain('disk.hds');
+    expect(strayed(box.path, looked)).toEqual([]);
+    expect(looked.filter((path) => path.includes('DiskDescriptor'))).toEqual([]);
   });
 });
 
