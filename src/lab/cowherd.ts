@@ -1,9 +1,9 @@
-import { constants } from 'node:os';
 import { Command, CommanderError, Option } from 'commander';
 import type { CliContext, Command as Program } from '../cli/context.ts';
 import { askTwice } from '../cli/missing-key.ts';
 import { version } from '../cli/version.ts';
 import { firstError, isDiskError } from '../errors.ts';
+import { exitCodeOf, SignalReceived } from '../platform/signals.ts';
 import type { CommandSpec } from './command-table/spec.ts';
 import { commands } from './command-table.ts';
 import type { Input } from './commands/command.ts';
@@ -53,8 +53,9 @@ function answerFor(thrown: unknown, context: CliContext): number {
   if (context.env.COWHERD_DEBUG === '1' && error instanceof Error) context.stderr.write(`${error.stack}\n`);
   context.stderr.write(`${describeError(error, context)}\n`);
   if (context.signal.aborted) {
-    const name = String(context.signal.reason) as NodeJS.Signals;
-    return 128 + (constants.signals[name] ?? constants.signals.SIGINT);
+    // As if the signal had ended the process, which is what scripts that look at the code expect.
+    const { reason } = context.signal;
+    return reason instanceof SignalReceived ? reason.exitCode : exitCodeOf('SIGINT');
   }
   return isDiskError(error, 'bad-argument') ? usageExit : 1;
 }

@@ -18,7 +18,7 @@ import { open } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { asSystemError, errnoOf, systemError } from './errno.ts';
-import { isAlive, processPlace, processStart } from './process-identity.ts';
+import { hasEnded, isAlive, processMark } from './process-identity.ts';
 
 /** A file that is written aside, in the same directory, and takes its place whole or not at all. */
 export interface Aside extends AsyncDisposable {
@@ -50,7 +50,6 @@ export interface CommitOptions {
 /** Temporary files that have not been committed or abandoned, for the process that ends early. */
 const live = new Set<string>();
 let exitHooked = false;
-let ownMark: string | undefined;
 
 /** Names longer than this are cut, so that the temporary name stays under the usual limit of 255 bytes. */
 const longestName = 180;
@@ -69,8 +68,10 @@ export function createAside(path: string, options: { readonly deviceLink?: boole
     throw new DiskError('unsupported', `'${path}' is a device: no file can take its place`, { path });
   }
   const random = randomBytes(6).toString('hex');
-  ownMark ??= `${process.pid}-${processStart(process.pid) ?? ''}.${processPlace()}`;
-  const temporary = join(dirname(target), `.${cutName(basename(target))}.cowherd-${ownMark}.${random}.part`);
+  const temporary = join(
+    dirname(target),
+    `.${cutName(basename(target))}.cowherd-${processMark()}.${random}.part`,
+  );
   live.add(temporary);
   if (!exitHooked) {
     exitHooked = true;
@@ -142,7 +143,7 @@ export interface SweepOptions {
 }
 
 /** How long a leftover of another boot, host or container must have been still: its process cannot be asked. */
-const strangerAge = 24 * 3600 * 1000;
+export const strangerAge = 24 * 3600 * 1000;
 
 /**
  * Deletes temporary files that processes left in `directory` when they were killed, and answers their paths. A
@@ -162,21 +163,20 @@ export function sweepAsides(directory: string, options: SweepOptions = {}): stri
     const owner = /^\.(.+)\.cowherd-(\d+)-([0-9a-z.]*)\.part$/.exec(name);
     if (!owner || (wanted !== undefined && owner[1] !== wanted)) continue;
     const path = join(directory, name);
-    if (live.has(path) || !isLeftover(path, Number(owner[2]), owner[3], options.now ?? Date.now())) continue;
+    if (live.has(path) || !isLeftover(path, owner[2], owner[3], options.now ?? Date.now())) continue;
     if (options.dryRun || removeFile(path)) removed.push(path);
   }
   return removed;
 }
 
-function isLeftover(path: string, pid: number, mark: string, now: number): boolean {
-  const [start, place] = mark.split('.');
-  if (place !== undefined && place !== '' && place === processPlace() && start !== '') {
-    return processStart(pid) !== start;
-  }
+function isLeftover(path: string, pid: string, mark: string, now: number): boolean {
+  // The mark's last part is random.
+  const ended = hasEnded(`${pid}-${mark.replace(/\.[^.]*$/, '')}`);
+  if (ended !== undefined) return ended;
   const stats = lstatIfAny(path);
   if (!stats || now - stats.mtimeMs < strangerAge) return false;
   // Without a mark, a number that is in use here may be the writer's own.
-  return mark.includes('.') || !isAlive(pid);
+  return mark.includes('.') || !isAlive(Number(pid));
 }
 
 /** Where a path leads by symbolic links, the last of which may lead to nothing yet. */

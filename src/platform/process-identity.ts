@@ -48,3 +48,18 @@ export function isAlive(pid: number): boolean {
     return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
 }
+
+let mark: string | undefined;
+
+/** This process, in names of files: `PID-START.PLACE`. */
+export function processMark(): string {
+  mark ??= `${process.pid}-${processStart(process.pid) ?? ''}.${processPlace()}`;
+  return mark;
+}
+
+/** Whether the process of such a mark has ended. Undefined where it cannot be asked: it is of another boot, host or container. */
+export function hasEnded(marked: string): boolean | undefined {
+  const [, pid, start, where] = /^(\d+)-([0-9a-z]*)(?:\.([0-9a-z]*))?$/.exec(marked) ?? [];
+  if (start === undefined || start === '' || !where || where !== processPlace()) return undefined;
+  return processStart(Number(pid)) !== start;
+}

@@ -37,16 +37,33 @@ export interface ToolOptions {
   readonly onText?: (text: string) => void;
 }
 
-/** Runs a program to its end. Throws `io` with its last words where it fails, and `aborted`. */
+/** How long a program has to end when it is told to, and to take down what it put up. */
+const endLimitMs = 20_000;
+
+/**
+ * Runs a program to its end. Throws `io` with its last words where it fails, and `aborted` when it has ended after a signal: until then it
+ * may still write to its files.
+ */
 export function runTool(name: string, args: readonly string[], options: ToolOptions = {}): Promise<void> {
   const { cwd, signal, onText } = options;
+  const interrupted = () => new DiskError('aborted', `${name} was interrupted`, { cause: signal?.reason });
+  if (signal?.aborted) return Promise.reject(interrupted());
   return new Promise((resolve, reject) => {
     const child = spawn(findTool(name) ?? name, args, {
       cwd,
-      signal,
       env: { ...process.env, LC_ALL: 'C' },
       stdio: ['ignore', 'ignore', 'pipe'],
     });
+    let limit: NodeJS.Timeout | undefined;
+    const end = () => {
+      child.kill('SIGTERM');
+      limit = setTimeout(() => child.kill('SIGKILL'), endLimitMs);
+    };
+    signal?.addEventListener('abort', end, { once: true });
+    const over = () => {
+      clearTimeout(limit);
+      signal?.removeEventListener('abort', end);
+    };
     let said = '';
     child.stderr.on('data', (piece: Buffer) => {
       const text = piece.toString();
@@ -54,11 +71,12 @@ export function runTool(name: string, args: readonly string[], options: ToolOpti
       onText?.(text);
     });
     child.on('error', (cause) => {
-      if (signal?.aborted) reject(new DiskError('aborted', `${name} was interrupted`, { cause }));
-      else reject(new DiskError('not-found', `${name} cannot be started: ${cause.message}`, { cause }));
+      over();
+      reject(new DiskError('not-found', `${name} cannot be started: ${cause.message}`, { cause }));
     });
     child.on('close', (code, killed) => {
-      if (signal?.aborted) reject(new DiskError('aborted', `${name} was interrupted`));
+      over();
+      if (signal?.aborted) reject(interrupted());
       else if (code === 0) resolve();
       else
         reject(

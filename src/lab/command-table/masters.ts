@@ -125,7 +125,7 @@ export const masterCommands: readonly CommandSpec[] = [
     operands: '[lab-or-folder] [places...]',
     summary: 'remove versions of masters that nobody needs',
     description:
-      'Says which versions in the folder of masters nothing stands on and no lab names, and what killed runs have left; removes ' +
+      'Says which versions in the folder of masters nothing stands on and no lab names, and what killed runs of build and others have left; removes ' +
       'them with --yes. The newest version of each name stays. Clones are looked for in this folder and the places given, in ' +
       "the pools of labs, and where they were recorded: name the places of clones that Cowherd does not know, or 'adopt' them.",
     options: [

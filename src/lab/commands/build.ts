@@ -1,4 +1,4 @@
-import { chmodSync, mkdtempSync, realpathSync, rmSync } from 'node:fs';
+import { chmodSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { CliContext } from '../../cli/context.ts';
 import { parseSize } from '../../cli/sizes.ts';
@@ -7,6 +7,7 @@ import { DiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
 import { openFileStore, openImageFile, untrustedImages } from '../../node.ts';
 import { makeFolder } from '../../platform/json-file.ts';
+import { createScratchFolder } from '../../platform/scratch-folder.ts';
 import { compressionIn } from '../../storage/file-unpacked.ts';
 import { makeDebian } from '../build/debian.ts';
 import { installFromIso } from '../build/iso-install.ts';
@@ -37,13 +38,9 @@ export const run: LabCommand = async (input, context) => {
   const folder = resolve(context.cwd, text(input, 'folder') ?? defaultFolder);
   makeFolder(folder);
   // Beside the versions: there is room for a disk, and it is no other file system.
-  const scratch = mkdtempSync(join(realpathSync(folder), `.build-${name}-`));
-  try {
-    await using image = await builders[chosen[0]](input, context, scratch, name);
-    return await lintAndSeal(image, input, context, { name, origin: originOf(chosen[0], input) });
-  } finally {
-    rmSync(scratch, { recursive: true, force: true });
-  }
+  using scratch = createScratchFolder(folder, name);
+  await using image = await builders[chosen[0]](input, context, scratch.path, name);
+  return await lintAndSeal(image, input, context, { name, origin: originOf(chosen[0], input) });
 };
 
 /** The machine's files are here, and libvirt's QEMU is another user. Throws `unsupported` for a libvirt of another machine. */

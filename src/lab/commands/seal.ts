@@ -1,10 +1,10 @@
-import { mkdtempSync, realpathSync, rmSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
 import { openImageFile, trustedImages } from '../../node.ts';
 import { makeFolder } from '../../platform/json-file.ts';
+import { createScratchFolder } from '../../platform/scratch-folder.ts';
 import { count } from '../describe.ts';
 import type { MasterVersion } from '../masters/library.ts';
 import { nameForVersionsOf, parseMasterName } from '../masters/name.ts';
@@ -60,21 +60,17 @@ async function fixAndSeal(
   }
   const folder = folderFrom(input, context);
   makeFolder(folder);
-  const scratch = mkdtempSync(join(realpathSync(folder), `.build-${name}-`));
+  using scratch = createScratchFolder(folder, name);
+  const fixed = scratch.file('disk.raw');
+  const bar = lazyProgress(context, 'copying', 'bytes');
   try {
-    const fixed = join(scratch, 'disk.raw');
-    const bar = lazyProgress(context, 'copying', 'bytes');
-    try {
-      await makeFixed(image, fixed, plan, { signal: context.signal, onProgress: bar.update });
-    } finally {
-      bar.end();
-    }
-    await using copy = await openImageFile(fixed, { format: 'raw' });
-    const origin = { how: 'seal --fix', image: from, changes: changes.length };
-    return await lintAndSeal(copy, input, context, { name, origin });
+    await makeFixed(image, fixed, plan, { signal: context.signal, onProgress: bar.update });
   } finally {
-    rmSync(scratch, { recursive: true, force: true });
+    bar.end();
   }
+  await using copy = await openImageFile(fixed, { format: 'raw' });
+  const origin = { how: 'seal --fix', image: from, changes: changes.length };
+  return await lintAndSeal(copy, input, context, { name, origin });
 }
 
 function folderFrom(input: Input, context: CliContext): string {

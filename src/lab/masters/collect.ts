@@ -1,4 +1,4 @@
-import { existsSync, realpathSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, realpathSync, rmSync } from 'node:fs';
 import { basename, dirname, extname, join, resolve } from 'node:path';
 import { isDiskError } from '../../errors.ts';
 import { sweepAsides, syncDirectory } from '../../platform/atomic-file.ts';
@@ -10,6 +10,7 @@ import {
 } from '../../platform/dependents.ts';
 import { asSystemError } from '../../platform/errno.ts';
 import { isImmutable, setImmutable } from '../../platform/file-facts.ts';
+import { abandonedFolders, allocatedIn, mountedIn, removeFolder } from '../../platform/scratch-folder.ts';
 import { mastersOf } from '../former.ts';
 import { releaseHold } from '../guard.ts';
 import { forgetContent } from '../master.ts';
@@ -23,7 +24,7 @@ import { folderLock, type MasterVersion, masterVersions, orphanedRecords } from 
 
 /** Something that nobody needs any more. */
 export interface Garbage {
-  readonly kind: 'version' | 'record' | 'hold' | 'leftover';
+  readonly kind: 'version' | 'record' | 'hold' | 'leftover' | 'folder';
   readonly path: string;
   /** Bytes, as `du` says. */
   readonly allocated: number;
@@ -83,7 +84,26 @@ export async function planCollection(masters: string, options: CollectOptions): 
       garbage.push({ kind: 'leftover', path, allocated, why: 'a run that was killed left it' });
     }
   }
+  for (const path of abandonedFolders(folder)) {
+    const why = await whyNotRemoved(path);
+    if (why !== undefined) kept.push({ path, why });
+    else {
+      const left = 'a run that was killed left it';
+      garbage.push({ kind: 'folder', path, allocated: allocatedIn(path), why: left });
+    }
+  }
   return { folder, garbage, kept, looked: [folder, ...looked.pools, ...looked.near] };
+}
+
+/** Why a folder whose builder is gone stays; undefined: it can go. */
+async function whyNotRemoved(path: string): Promise<string | undefined> {
+  const [mounted] = mountedIn(path);
+  if (mounted !== undefined) return `something is mounted in it: umount -R '${mounted}'`;
+  for (const entry of readdirSync(path, { withFileTypes: true })) {
+    if (entry.isFile() && (await isLocked(join(path, entry.name))))
+      return `a program has '${entry.name}' open: an installer that still runs?`;
+  }
+  return undefined;
 }
 
 /** Why a version stays; undefined: it can go. In doubt it stays. */
@@ -175,7 +195,8 @@ export async function collect(masters: string, options: CollectOptions): Promise
     else if (kind === 'hold') {
       const image = join(folder, basename(dirname(path)).replace(/\.dependents$/, ''));
       await releaseHold({ id: basename(path, extname(path)), files: [image] });
-    } else remove(path);
+    } else if (kind === 'folder') removeFolder(path);
+    else remove(path);
   }
   return collection;
 }

@@ -1,0 +1,143 @@
+import { randomBytes } from 'node:crypto';
+import { type Dirent, lstatSync, mkdirSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { DiskError, isDiskError } from '../errors.ts';
+import { strangerAge } from './atomic-file.ts';
+import { asSystemError } from './errno.ts';
+import { hasEnded, processMark } from './process-identity.ts';
+
+/** A folder for what is needed on the way. Disposing removes it with all that is in it. */
+export interface ScratchFolder extends Disposable {
+  readonly path: string;
+  /** A path inside. */
+  file(name: string): string;
+}
+
+/** Those of this process that are there, for when it ends early. */
+const live = new Set<string>();
+let exitHooked = false;
+
+/**
+ * Makes `.build-NAME.cowherd-PID-START.PLACE.RANDOM` in a folder. Should the process end by `process.exit`, it is removed;
+ * after a kill -9, `abandonedFolders` finds it. Throws what the system says. Disposing leaves it where something is mounted in it.
+ */
+export function createScratchFolder(parent: string, name: string): ScratchFolder {
+  let path: string;
+  try {
+    const random = randomBytes(6).toString('hex');
+    path = join(realpathSync(parent), `.build-${name}.cowherd-${processMark()}.${random}`);
+    mkdirSync(path, { mode: 0o700 });
+  } catch (cause) {
+    throw asSystemError(cause, 'create a folder in', parent);
+  }
+  live.add(path);
+  if (!exitHooked) {
+    exitHooked = true;
+    process.on('exit', removeLive);
+  }
+  return {
+    path,
+    file: (inside) => join(path, inside),
+    [Symbol.dispose]() {
+      if (!live.delete(path)) return;
+      try {
+        removeFolder(path);
+      } catch (error) {
+        // What is mounted in it stays, and the folder with it: there is likely a better error on its way.
+        if (!isDiskError(error, 'in-use')) throw error;
+      }
+    },
+  };
+}
+
+function removeLive(): void {
+  for (const path of live) {
+    try {
+      removeFolder(path);
+    } catch {
+      // This is the last moment, and there is nobody to tell.
+    }
+  }
+  live.clear();
+}
+
+/** Names that such folders have had without a mark. */
+const unmarked = /^\.build-.+-[0-9A-Za-z]{6}$/;
+
+/**
+ * Scratch folders in `parent` whose process is gone: of this boot and container, that is known; of others, those in
+ * which nothing has changed for a day.
+ */
+export function abandonedFolders(parent: string, now = Date.now()): readonly string[] {
+  let entries: Dirent[];
+  try {
+    entries = readdirSync(parent, { withFileTypes: true });
+  } catch (cause) {
+    throw asSystemError(cause, 'list', parent);
+  }
+  return entries
+    .filter((entry) => entry.isDirectory())
+    .flatMap(({ name }) => {
+      const path = join(parent, name);
+      const mark = /^\.build-.+\.cowherd-(\d+-[0-9a-z]*\.[0-9a-z]*)\.[0-9a-f]{12}$/.exec(name)?.[1];
+      if (mark === undefined && !unmarked.test(name)) return [];
+      const ended = mark === undefined ? undefined : hasEnded(mark);
+      return (ended ?? now - newestChange(path) > strangerAge) ? [path] : [];
+    });
+}
+
+/** When the folder, or what lies directly in it, changed last; milliseconds since the epoch. */
+function newestChange(folder: string): number {
+  const paths = [folder, ...readdirSync(folder).map((name) => join(folder, name))];
+  return Math.max(...paths.map((path) => lstatSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0));
+}
+
+/** Bytes that a folder and all in it take, as `du` says. */
+export function allocatedIn(folder: string): number {
+  let bytes = lstatSync(folder).blocks * 512;
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    const path = join(folder, entry.name);
+    bytes += entry.isDirectory()
+      ? allocatedIn(path)
+      : (lstatSync(path, { throwIfNoEntry: false })?.blocks ?? 0) * 512;
+  }
+  return bytes;
+}
+
+/**
+ * Removes a folder with all that is in it. Throws `in-use` where a file system is mounted in it (programs that make a
+ * guest's tree mount /proc and /dev there, and may have been killed): what is mounted is not ours to remove.
+ */
+export function removeFolder(path: string): void {
+  const [mounted] = mountedIn(path);
+  if (mounted !== undefined) {
+    throw new DiskError('in-use', `'${mounted}' is a mount in what is to be removed`, {
+      path,
+      detail: { fix: `umount -R '${mounted}'` },
+    });
+  }
+  try {
+    rmSync(path, { recursive: true, force: true });
+  } catch (cause) {
+    throw asSystemError(cause, 'remove', path);
+  }
+}
+
+/** Where file systems are mounted in a folder (proc(5), mountinfo). */
+export function mountedIn(folder: string): readonly string[] {
+  let table: string;
+  let inside: string;
+  try {
+    inside = `${realpathSync(folder)}/`;
+    table = readFileSync('/proc/self/mountinfo', 'utf8');
+  } catch {
+    return [];
+  }
+  return table
+    .split('\n')
+    .map((line) => line.split(' ')[4] ?? '')
+    .map((point) =>
+      point.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8))),
+    )
+    .filter((point) => point.startsWith(inside));
+}
