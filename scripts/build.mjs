@@ -61,8 +61,8 @@ const heavy = [
   ...['stream', 'stream/web', 'tls', 'worker_threads', 'zlib'],
 ];
 
-/** Packages that few commands need. */
-const heavyPackages = ['@xmldom/xmldom'];
+/** Packages that few commands need, and one that asks for the standard output when it is loaded. */
+const heavyPackages = ['@xmldom/xmldom', 'picocolors'];
 
 /** Loads those when something of them is first used, and not when a module that may come to use it is. */
 const loadLate = {
@@ -102,7 +102,15 @@ await build({
   external: ['koffi', '@bokuweb/zstd-wasm'],
   plugins: [loadLate],
   define: { 'import.meta.url': '__moduleUrl' },
-  banner: { js: "const __moduleUrl = require('node:url').pathToFileURL(__filename).href;" },
+  // A module to `require`, and to the launcher, which evaluates it as a script, a function: see launch.cjs.
+  banner: {
+    js: [
+      "((run) => (typeof module === 'object' ? run.call(exports, exports, require, module, __filename, __dirname) : run))(",
+      'function (exports, require, module, __filename, __dirname) {',
+      "const __moduleUrl = require('node:url').pathToFileURL(__filename).href;",
+    ].join('\n'),
+  },
+  footer: { js: '})' },
   // V8 reads a file of one byte a character fastest, and the launcher as such.
   charset: 'ascii',
   logLevel: 'warning',
@@ -132,7 +140,7 @@ function keepCompiledCode() {
     const maker = join(root, 'scripts/code-cache.cjs');
     const made = spawnSync(process.execPath, [maker, folder, name, ...warmUp], {
       cwd: scratch,
-      stdio: ['ignore', 'inherit', 'inherit'],
+      stdio: ['ignore', 'ignore', 'inherit'],
     });
     if (made.status !== 0) {
       console.error(`${name} does not run`);

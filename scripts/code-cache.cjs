@@ -31,7 +31,6 @@ if (!isMainThread) {
     else calls.at(-1).push(argument);
   }
   (async () => {
-    process.stdout.write = () => true;
     for (const call of calls) {
       const code = await program.main(call);
       if (code !== 0) throw new Error(`${name} ${call.join(' ')}: exit code ${code}`);

@@ -23,15 +23,13 @@ function load(name) {
   return compile(bundle, cachedData).exports;
 }
 
+/** A bundle comes to a function as it stands (scripts/build.mjs): text that is put together would be copied once more. */
 function compile(bundle, cachedData) {
-  const script = new Script(
-    `(function (exports, require, module, __filename, __dirname) {${readFileSync(bundle, 'latin1')}\n})`,
-    {
-      filename: bundle,
-      cachedData,
-      importModuleDynamically: constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER ?? ((name) => import(name)),
-    },
-  );
+  const script = new Script(readFileSync(bundle, 'latin1'), {
+    filename: bundle,
+    cachedData,
+    importModuleDynamically: constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER ?? ((name) => import(name)),
+  });
   const module = { exports: {} };
   const own = nodeModule.createRequire(bundle);
   script.runInThisContext().call(module.exports, module.exports, own, module, bundle, __dirname);
@@ -45,7 +43,9 @@ function runThread(name) {
 
 /** Runs the program with the arguments of this process. */
 async function run(name) {
-  process.exitCode = await load(name).main(process.argv.slice(2));
+  const program = load(name);
+  process.exitCode = await program.main(process.argv.slice(2));
+  program.leave?.(process.exitCode);
 }
 
 module.exports = { codeOf, compile, run, runThread };

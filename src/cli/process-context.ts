@@ -1,4 +1,6 @@
+import { fstatSync, writeSync } from 'node:fs';
 import { basename } from 'node:path';
+import { errnoOf } from '../platform/errno.ts';
 import { watchSignals } from '../platform/signals.ts';
 import { askSecret } from './ask-secret.ts';
 import type { CliContext, OutputStream } from './context.ts';
@@ -19,8 +21,8 @@ export function processContext(program: string): CliContext {
   });
   return {
     program: startedAs(process.argv[1]) ?? program,
-    stdout: outputStream(() => process.stdout),
-    stderr: outputStream(() => process.stderr),
+    stdout: outputStream(1, () => process.stdout),
+    stderr: outputStream(2, () => process.stderr),
     get stdin() {
       return process.stdin;
     },
@@ -32,7 +34,7 @@ export function processContext(program: string): CliContext {
       return () => listeners.delete(listener);
     },
     get askSecret() {
-      if (!process.stdin.isTTY) return undefined;
+      if (!mayBeTerminal(0) || !process.stdin.isTTY) return undefined;
       return (prompt: string) =>
         askSecret(prompt, {
           input: process.stdin,
@@ -51,8 +53,21 @@ function startedAs(path: string | undefined): string | undefined {
   return basename(path).replace(/\.(?:[cm]?js|ts)$/, '') || undefined;
 }
 
-/** Node makes its streams when they are asked for, a millisecond or two each: not before there is something to say. */
-function outputStream(open: () => NodeJS.WriteStream): OutputStream {
+/** Whether a descriptor is a device at all. Node takes milliseconds to make the stream that knows. */
+function mayBeTerminal(fd: number): boolean {
+  try {
+    return fstatSync(fd).isCharacterDevice();
+  } catch {
+    return true;
+  }
+}
+
+/**
+ * Writes to a descriptor as Node's streams do, at once and where nobody reads any more in silence; but those take 5 ms to
+ * make: so one is made only where the reader is slow and the descriptor does not wait for it, or where there is a terminal.
+ */
+function outputStream(fd: number, open: () => NodeJS.WriteStream): OutputStream {
+  const terminal = mayBeTerminal(fd);
   let opened: NodeJS.WriteStream | undefined;
   const stream = () => {
     if (!opened) {
@@ -64,14 +79,29 @@ function outputStream(open: () => NodeJS.WriteStream): OutputStream {
   };
   return {
     write(text) {
-      stream().write(text);
+      const rest = terminal || opened ? text : writeNow(fd, text);
+      if (rest !== undefined) stream().write(rest);
     },
     get isTTY() {
-      return stream().isTTY === true;
+      return terminal && stream().isTTY === true;
     },
     get columns() {
       // Some terminals say 0.
-      return stream().columns || 80;
+      return (terminal && stream().columns) || 80;
     },
   };
+}
+
+/** Writes what can be written at once; gives what is left where the descriptor takes no more for now. */
+function writeNow(fd: number, text: string | Uint8Array): Uint8Array | undefined {
+  const bytes = typeof text === 'string' ? Buffer.from(text) : text;
+  for (let done = 0; done < bytes.length; ) {
+    try {
+      done += writeSync(fd, bytes, done);
+    } catch (error) {
+      if (errnoOf(error) === 'EAGAIN') return bytes.subarray(done);
+      return undefined;
+    }
+  }
+  return undefined;
 }

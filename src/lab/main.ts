@@ -3,6 +3,8 @@ import { processContext } from '../cli/process-context.ts';
 import { exitUnlessAwaited } from '../platform/exit-now.ts';
 import { cowherd } from './cowherd.ts';
 
+export { leave } from '../platform/exit-now.ts';
+
 /** Runs the program with these arguments; gives its exit code. */
 export const main = async (args: readonly string[]): Promise<number> =>
   exitUnlessAwaited(await cowherd(args, processContext('cowherd')));

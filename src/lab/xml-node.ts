@@ -69,6 +69,7 @@ function escaped(content: string, inQuotes = true): string {
 
 /** XML 1.0 has no way to write most control characters, and attributes lose line ends and tabs. */
 export function checked(content: string, field: string): string {
+  if (/^[ -~]*$/.test(content)) return content;
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is refused
   if (/[\x00-\x1f\x7f-\x9f\ufffe\uffff]|\p{Surrogate}/u.test(content)) {
     throw new DiskError('bad-argument', `${JSON.stringify(content)} cannot be written into a domain's XML`, {

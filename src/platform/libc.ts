@@ -35,6 +35,8 @@ export interface Libc {
   ioctl(fd: number, request: number, argument: Uint8Array): number;
   /** For requests whose argument is a number (FICLONE: a file descriptor). */
   ioctlNumber(fd: number, request: number, argument: number): number;
+  /** Ends the process there and then. */
+  exit(code: number): void;
   readonly pool: {
     fallocate(fd: number, mode: number, offset: number, length: number): Promise<number>;
     copyFileRange(from: number, fromAt: number, to: number, toAt: number, length: number): Promise<number>;
@@ -53,6 +55,11 @@ let loaded: { readonly libc: Libc | undefined } | undefined;
 export function libc(): Libc | undefined {
   loaded ??= { libc: load() };
   return loaded.libc;
+}
+
+/** `libc` for what can do without: undefined too where nothing has asked for it yet. */
+export function libcIfLoaded(): Libc | undefined {
+  return loaded?.libc;
 }
 
 /** Forgets what was loaded, so that a test can change COWHERD_NO_KOFFI. */
@@ -81,7 +88,7 @@ function bind(koffi: Koffi): Libc {
   const fcntl = own.func('int fcntl(int fd, int command, void *argument)');
   const ioctl = own.func('int ioctl(int fd, unsigned long request, void *argument)');
   const ioctlNumber = own.func('int ioctl(int fd, unsigned long request, long argument)');
-
+  const exit = own.func('void _exit(int status)');
   const syncfs = own.func('int syncfs(int fd)');
 
   const call = (code: KoffiFunction, ...args: unknown[]): number => {
@@ -106,6 +113,7 @@ function bind(koffi: Koffi): Libc {
     fcntl: (fd, command, argument) => call(fcntl, fd, command, argument),
     ioctl: (fd, request, argument) => call(ioctl, fd, request, argument),
     ioctlNumber: (fd, request, argument) => call(ioctlNumber, fd, request, argument),
+    exit: (code) => void exit(code),
     pool: {
       fallocate: (fd, mode, offset, length) => inPool(fallocate, fd, mode, offset, length),
       copyFileRange: (from, fromAt, to, toAt, length) =>

@@ -113,9 +113,14 @@ export function sayJson(context: CliContext, value: unknown): void {
   say(context, JSON.stringify(value, undefined, 2));
 }
 
+type Colours = Pick<ReturnType<typeof pc.createColors>, 'bold' | 'cyan' | 'dim' | 'green' | 'red' | 'yellow'>;
+
+const plain = (text: unknown) => String(text);
+const noColours: Colours = { bold: plain, cyan: plain, dim: plain, green: plain, red: plain, yellow: plain };
+
 /** Colours for stdout: none where it is no terminal, or NO_COLOR is set. */
-export function colours(context: CliContext): ReturnType<typeof pc.createColors> {
-  return pc.createColors(context.stdout.isTTY && !context.env.NO_COLOR && context.env.TERM !== 'dumb');
+export function colours({ stdout, env }: CliContext): Colours {
+  return stdout.isTTY && !env.NO_COLOR && env.TERM !== 'dumb' ? pc.createColors(true) : noColours;
 }
 
 /** A path as short as it can be said from here, without the means to command the terminal. */

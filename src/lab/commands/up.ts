@@ -1,8 +1,8 @@
 import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
+import { factsIfAny } from '../../platform/file-facts.ts';
 import { count, milliseconds } from '../describe.ts';
 import { openLab } from '../lab.ts';
-import { readImageHead } from '../overlay.ts';
 import type { Prepared } from '../prepare.ts';
 import type { Runner } from '../runner/runner.ts';
 import { type Applied, applyUp, tidy } from '../up.ts';
@@ -70,7 +70,7 @@ async function apply(prepared: Prepared, runner: Runner, context: CliContext): P
 
 /** What `up` did and what there is now, for programs. */
 function answerOf({ lab, plan, master, hold, content }: Prepared, applied: Applied, ms: number) {
-  const heads = hold.disks.map(readImageHead);
+  const facts = hold.disks.map(factsIfAny);
   return {
     lab: lab.name,
     pool: lab.pool,
@@ -81,8 +81,8 @@ function answerOf({ lab, plan, master, hold, content }: Prepared, applied: Appli
     removed: applied.removed,
     unlisted: plan.unlisted,
     stale: plan.stale,
-    apparent: heads.reduce((sum, head) => sum + (head?.apparent ?? 0), 0),
-    allocated: heads.reduce((sum, head) => sum + (head?.allocated ?? 0), 0),
+    apparent: facts.reduce((sum, disk) => sum + (disk?.size ?? 0), 0),
+    allocated: facts.reduce((sum, disk) => sum + (disk?.allocated ?? 0), 0),
     milliseconds: Math.round(ms),
   };
 }
