@@ -53,10 +53,14 @@ function startedAs(path: string | undefined): string | undefined {
   return basename(path).replace(/\.(?:[cm]?js|ts)$/, '') || undefined;
 }
 
-/** Whether a descriptor is a device at all. Node takes milliseconds to make the stream that knows. */
+/** Linux's number for devices such as /dev/null. */
+const memoryDevices = 1;
+
+/** Whether a descriptor is a device, and not `/dev/null`. Node takes milliseconds to make the stream that knows. */
 function mayBeTerminal(fd: number): boolean {
   try {
-    return fstatSync(fd).isCharacterDevice();
+    const stats = fstatSync(fd);
+    return stats.isCharacterDevice() && !(process.platform === 'linux' && stats.rdev >> 8 === memoryDevices);
   } catch {
     return true;
   }
