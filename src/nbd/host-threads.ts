@@ -94,18 +94,18 @@ class Thread {
   });
   readonly #opening = new Map<string, PromiseWithResolvers<ExportFacts>>();
   readonly #leaving = new Map<number, () => void>();
-  readonly #ready: Promise<number>;
+  readonly #ready: Promise<{ readonly wakeFd: number; readonly sent: Int32Array }>;
   #finished: ((failure?: string) => void) | undefined;
   #failure: string | undefined;
   #nextId = 0;
 
   constructor() {
-    let ready: (fd: number) => void;
+    let ready: (desk: { wakeFd: number; sent: Int32Array }) => void;
     this.#ready = new Promise((resolve) => {
       ready = resolve;
     });
     this.#worker.on('message', (message: FromWorker) => {
-      if (message.kind === 'ready') ready(message.wakeFd);
+      if (message.kind === 'ready') ready(message);
       else this.#hear(message);
     });
     this.#worker.on('error', (error) => this.#die(error));
@@ -144,9 +144,10 @@ class Thread {
 
   /** The thread may be waiting in poll: a byte in its pipe wakes it. */
   async #tell(message: ToWorker): Promise<void> {
-    const wakeFd = await this.#ready;
+    const { wakeFd, sent } = await this.#ready;
     if (this.#failure !== undefined) return;
     this.#worker.postMessage(message);
+    Atomics.add(sent, 0, 1);
     try {
       writeSync(wakeFd, wakeByte);
     } catch {

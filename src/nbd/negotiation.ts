@@ -188,16 +188,19 @@ class Negotiation {
       await this.#reply(option, OptionReply.errUnknown, `export '${shortened(name)}' not present`);
       return undefined;
     }
-    const tell = async (info: Parameters<typeof encodeInfoReply>[0]) =>
-      this.#reader.write(encodeOptionReply(option, OptionReply.info, encodeInfoReply(info)));
-    if (infos.includes(Info.name)) await tell({ type: Info.name, text: found.name });
+    const replies: Uint8Array[] = [];
+    const tell = (info: Parameters<typeof encodeInfoReply>[0]) =>
+      replies.push(encodeOptionReply(option, OptionReply.info, encodeInfoReply(info)));
+    if (infos.includes(Info.name)) tell({ type: Info.name, text: found.name });
     // QEMU tells it unasked: clients that list exports count on it.
     if (infos.includes(Info.description) || (found.description ?? '') !== '') {
-      await tell({ type: Info.description, text: found.description ?? '' });
+      tell({ type: Info.description, text: found.description ?? '' });
     }
-    await tell({ type: Info.blockSize, minimum: 1, preferred: preferredBlock, maximum: defaultMaxPayload });
-    await tell({ type: Info.export, size: found.size, flags: this.#flagsOf(found) });
-    await this.#reply(option, OptionReply.ack);
+    tell({ type: Info.blockSize, minimum: 1, preferred: preferredBlock, maximum: defaultMaxPayload });
+    tell({ type: Info.export, size: found.size, flags: this.#flagsOf(found) });
+    replies.push(encodeOptionReply(option, OptionReply.ack));
+    // In one piece, which wakes the client once.
+    await this.#reader.write(Buffer.concat(replies));
     return option === Option.go ? this.#done(found) : undefined;
   }
 

@@ -5,7 +5,7 @@ import {
   type RequestHeader,
   writeUint64,
 } from '../storage/nbd/headers.ts';
-import { Chunk, chunkDone, HeaderBytes } from '../storage/nbd/protocol.ts';
+import { Chunk, chunkDone, Command, HeaderBytes } from '../storage/nbd/protocol.ts';
 import type { Extents } from './contexts.ts';
 
 /** How replies are laid out, as agreed on while haggling. */
@@ -55,8 +55,10 @@ export function encodeDone(
   request: RequestHeader,
   error: number,
 ): number {
-  // Of a simple client nothing else is understood, of a structured one it may be used for all but reads.
   if (mode === 'simple') return encodeSimpleReply(view, at, error, request);
+  // Clients receive the simple reply in one call and a chunk in two. Only reads and BLOCK_STATUS must have chunks.
+  const isPlain = request.command !== Command.read && request.command !== Command.blockStatus;
+  if (mode === 'structured' && error === 0 && isPlain) return encodeSimpleReply(view, at, 0, request);
   if (error === 0) return encodeChunk(view, at, mode, chunkDone, Chunk.none, request, 0);
   const bytes = encodeChunk(view, at, mode, chunkDone, Chunk.error, request, 6);
   view.setUint32(at + bytes, error);

@@ -17,7 +17,8 @@ export type ToWorker =
   | { readonly kind: 'finish' };
 
 export type FromWorker =
-  | { readonly kind: 'ready'; readonly wakeFd: number }
+  /** `sent`: where its owner counts the messages that it has sent. */
+  | { readonly kind: 'ready'; readonly wakeFd: number; readonly sent: Int32Array }
   | { readonly kind: 'opened'; readonly name: string; readonly facts: ExportFacts }
   | { readonly kind: 'failed'; readonly name: string; readonly message: string; readonly hint?: string }
   | { readonly kind: 'left'; readonly id: number }

@@ -24,6 +24,9 @@ const buffers = new ThreadBuffers();
 const loop = new PollLoop(io, readEnd);
 const exports = new Map<string, OpenExport>();
 const queue: ToWorker[] = [];
+/** Messages that were sent, and how many of them have come. */
+const sent = new Int32Array(new SharedArrayBuffer(4));
+let came = 0;
 const scratch = new Uint8Array(64);
 let arrived: (() => void) | undefined;
 /** Made once for all that the thread serves: by its first export. */
@@ -32,12 +35,13 @@ let rehearsed = false;
 
 port.on('message', (message: ToWorker) => {
   queue.push(message);
+  came++;
   arrived?.();
 });
 void main();
 
 async function main(): Promise<void> {
-  say({ kind: 'ready', wakeFd: writeEnd });
+  say({ kind: 'ready', wakeFd: writeEnd, sent });
 
   for (;;) {
     const message = queue.shift();
@@ -78,8 +82,8 @@ async function endRehearsal(): Promise<void> {
 async function serve(): Promise<void> {
   if (!(await loop.run())) return;
   drain();
-  // The byte in the pipe came after the message, which Node hands over in a turn of its loop.
-  for (let turns = 0; queue.length === 0 && turns < 100; turns++) await turn();
+  // The byte in the pipe came after the message, which Node hands over in a turn of its loop, or has handed over before.
+  while (came < Atomics.load(sent, 0)) await turn();
 }
 
 function drain(): void {
