@@ -1,5 +1,6 @@
 import { createCipheriv, randomBytes as nodeRandom } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
+import { arenaOf, pageAligned } from '../bytes/page-buffer.ts';
 import { registerNodePrimitives } from '../platform/node-primitives.ts';
 import { Aes } from './aes.ts';
 import { primitives } from './primitives.ts';
@@ -115,6 +116,31 @@ it('encrypts in a memory that threads share, where it lies', async () => {
   expect(show(bytes)).toBe(show(plain));
   expect(all.subarray(0, 1024).every((byte) => byte === 0)).toBe(true);
   expect(all.subarray(1024 + plain.length, 3 * 65_536).every((byte) => byte === 0)).toBe(true);
+});
+
+it('encrypts where it lies in a buffer of an arena, and into another one, over the 2^32nd sector', async () => {
+  const cipher = await makeSectorCipher({ mode: 'xts', iv: 'plain64' }, new Uint8Array(nodeRandom(64)));
+  const plain = new Uint8Array(nodeRandom(maskBytes + 512));
+  const first = 2 ** 32 - 3;
+  const expected = Buffer.from(plain);
+  for (let at = 0; at < plain.length; at += 512)
+    cipher.encrypt(first + at / 512, expected.subarray(at, at + 512));
+  const [before, bytes, other, after] = [4096, plain.length, plain.length, 4096].map(pageAligned);
+  expect(arenaOf(bytes.buffer)).toBeDefined();
+  bytes.set(plain);
+  cipher.encrypt(first, bytes, other);
+  expect(show(other)).toBe(show(expected));
+  expect(show(bytes)).toBe(show(plain));
+  cipher.encrypt(first, bytes);
+  expect(show(bytes)).toBe(show(expected));
+  cipher.decrypt(first, bytes);
+  expect(show(bytes)).toBe(show(plain));
+  const room = pageAligned(5 << 20);
+  room.set(plain);
+  cipher.encrypt(first, room.subarray(0, plain.length));
+  expect(arenaOf(room.buffer)).toBeUndefined();
+  expect(show(room.subarray(0, plain.length))).toBe(show(expected));
+  expect([...before, ...after].every((byte) => byte === 0)).toBe(true);
 });
 
 describe('CBC', () => {

@@ -1,3 +1,4 @@
+import { arenaOf } from '../bytes/page-buffer.ts';
 import { encodeModule, i32, op, v128, type WasmFunction } from './wasm-code.ts';
 
 const pageBytes = 65536;
@@ -5,6 +6,7 @@ const blockBytes = 16;
 
 /** Bytes of data that one call masks at most: what is masked, encrypted and masked again should stay in a core's own cache. */
 export const maskBytes = pageBytes;
+/** No more than what arenas keep free (bytes/page-buffer.ts). */
 const seedBytes = maskBytes / 32;
 /** What a mask needs of a memory for itself. */
 export const maskRoomBytes = 2 * pageBytes;
@@ -13,13 +15,16 @@ export const maskRoomBytes = 2 * pageBytes;
  * XORs data with the tweaks that grow out of the seeds: the tweak of a sector's block n is its seed times x^n in
  * GF(2^128) (IEEE 1619, section 5.2). It belongs to one thread, and to one cipher at a time.
  */
-export interface XtsMask {
-  /** `maskBytes` long: room for data that lies in another memory. */
-  readonly data: Uint8Array;
-  /** Room for a seed of 16 bytes for each sector. */
+export interface Mask {
+  /** Room for a seed of 16 bytes for each sector, in the memory that it works in. */
   readonly seeds: Uint8Array;
-  /** Masks `from` into `to`, which may be the same; both lie in `data`, or anywhere in its memory. Whole sectors of `sectorBytes`. */
+  /** Masks `from` into `to`, which may be the same; both lie in that memory. Whole sectors of `sectorBytes`, `maskBytes` at most. */
   apply(from: Uint8Array, to: Uint8Array, sectorBytes: number): void;
+}
+
+/** One with room for data that lies in another memory: `data` is `maskBytes` long. */
+export interface XtsMask extends Mask {
+  readonly data: Uint8Array;
 }
 
 /** Parameters and locals of the function below. */
@@ -84,22 +89,15 @@ function maskBlock(tweak: number, at: number): (readonly number[])[] {
   ];
 }
 
-/** A memory, and where in it a mask has its room. */
-interface MaskRoom {
-  readonly memory: WebAssembly.Memory;
-  readonly at: number;
-}
-
 type MaskFunction = (seed: number, from: number, to: number, end: number) => void;
 
-/** By 128-bit instructions of WebAssembly; undefined where the runtime has none. */
-function simdMask(room?: MaskRoom): XtsMask | undefined {
-  if (typeof WebAssembly === 'undefined') return undefined;
-  const pages = (room?.memory.buffer.byteLength ?? maskRoomBytes) / pageBytes;
-  const codeFor = (sectorBytes: number) => encodeModule(simdModule(sectorBytes), pages, room !== undefined);
+/** By 128-bit instructions of WebAssembly, with the seeds at `seedsAt`; undefined where the runtime has none. */
+function simdMask(memory: WebAssembly.Memory, seedsAt: number): Mask | undefined {
+  const { buffer } = memory;
+  const isShared = typeof SharedArrayBuffer !== 'undefined' && buffer instanceof SharedArrayBuffer;
+  const codeFor = (sectorBytes: number) =>
+    encodeModule(simdModule(sectorBytes), buffer.byteLength / pageBytes, isShared);
   if (!WebAssembly.validate(codeFor(512))) return undefined;
-  const memory = room?.memory ?? ownMemory(pages);
-  if (!memory) return undefined;
   const functions = new Map<number, MaskFunction>();
   const functionFor = (sectorBytes: number): MaskFunction => {
     const module = new WebAssembly.Module(codeFor(sectorBytes));
@@ -108,11 +106,8 @@ function simdMask(room?: MaskRoom): XtsMask | undefined {
     functions.set(sectorBytes, mask);
     return mask;
   };
-  const at = room?.at ?? 0;
-  const seedsAt = at + maskBytes;
   return {
-    data: new Uint8Array(memory.buffer, at, maskBytes),
-    seeds: new Uint8Array(memory.buffer, seedsAt, seedBytes),
+    seeds: new Uint8Array(buffer, seedsAt, seedBytes),
     apply(from, to, sectorBytes) {
       const mask = functions.get(sectorBytes) ?? functionFor(sectorBytes);
       mask(seedsAt, from.byteOffset, to.byteOffset, from.byteOffset + from.length);
@@ -120,8 +115,15 @@ function simdMask(room?: MaskRoom): XtsMask | undefined {
   };
 }
 
-/** Undefined where address space is limited: a memory takes gigabytes of that. */
-function ownMemory(pages: number): WebAssembly.Memory | undefined {
+/** With the data's room from `at` on, and the seeds' behind it. */
+function simdMaskWithRoom(memory: WebAssembly.Memory | undefined, at: number): XtsMask | undefined {
+  const mask = memory && simdMask(memory, at + maskBytes);
+  return mask && { ...mask, data: new Uint8Array(memory.buffer, at, maskBytes) };
+}
+
+/** Undefined where address space is limited (a memory takes gigabytes of that), or the runtime has no WebAssembly. */
+function ownMemory(): WebAssembly.Memory | undefined {
+  const pages = maskRoomBytes / pageBytes;
   try {
     return new WebAssembly.Memory({ initial: pages, maximum: pages });
   } catch {
@@ -167,11 +169,25 @@ let shared: XtsMask | undefined;
  * need not be copied to be masked.
  */
 export function maskIn(memory: WebAssembly.Memory, at: number): void {
-  shared = simdMask({ memory, at });
+  shared = simdMaskWithRoom(memory, at);
 }
 
 /** This thread's mask. What is in it is only good until whoever uses it waits for something. */
 export function xtsMask(): XtsMask {
-  shared ??= simdMask() ?? plainMask();
+  shared ??= simdMaskWithRoom(ownMemory(), 0) ?? plainMask();
   return shared;
+}
+
+const arenaMasks = new WeakMap<ArrayBufferLike, { readonly mask: Mask | undefined }>();
+
+/** A mask that works on the bytes of `buffer` where they lie; undefined: they must be copied to the room of `xtsMask`. */
+export function maskOver(buffer: ArrayBufferLike): Mask | undefined {
+  if (buffer === shared?.data.buffer) return shared;
+  const known = arenaMasks.get(buffer);
+  if (known) return known.mask;
+  const arena = arenaOf(buffer);
+  if (!arena) return undefined;
+  const mask = simdMask(arena, 0);
+  arenaMasks.set(buffer, { mask });
+  return mask;
 }

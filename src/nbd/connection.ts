@@ -317,7 +317,7 @@ export class Connection {
     try {
       const bytes = buffer.bytes.subarray(dataStart, dataStart + filled);
       const fua = last && (request.flags & CommandFlag.fua) !== 0;
-      if (!disk.writeNow(request.offset + done, buffer.address + dataStart, filled)) {
+      if (!disk.writeNow(request.offset + done, buffer, dataStart, filled)) {
         await disk.write(request.offset + done, bytes, fua);
       } else if (fua) {
         await disk.flush();

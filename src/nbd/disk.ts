@@ -2,12 +2,12 @@ import { isZero } from '../bytes/zero.ts';
 import { ChainCursor } from '../image/chain-cursor.ts';
 import type { Image } from '../image/image.ts';
 import { kernel, libc } from '../platform/libc.ts';
-import { rawIo } from '../platform/raw-io.ts';
+import { type RawIo, rawIo } from '../platform/raw-io.ts';
 import { EncryptedStore } from '../storage/encrypted.ts';
 import { FileStore } from '../storage/file.ts';
 import type { ByteSource } from '../storage/store.ts';
 import { type PackedPlace, PackedUnits } from './packed-units.ts';
-import type { PageBuffer } from './page-pool.ts';
+import { type PageBuffer, pageBuffer } from './page-pool.ts';
 
 export interface DiskOptions {
   readonly readOnly: boolean;
@@ -52,6 +52,8 @@ export class ServedDisk implements AsyncDisposable {
   #encryptedAt = 0;
   /** Writes under way: a sector that one of them has written half would decrypt to neither the old nor the new. */
   #writing = 0;
+  /** Where what is written is encrypted. */
+  #sectors: PageBuffer | undefined;
   readonly #units = new PackedUnits();
   readonly #options: DiskOptions;
   readonly #offset: number;
@@ -148,18 +150,48 @@ export class ServedDisk implements AsyncDisposable {
   /** After `look` said 'file' or 'packed': reads there. False: it did not work, and `read` will do it or say why. */
   readNow(into: PageBuffer, at: number, length: number): boolean {
     if (this.#packed) return this.#units.read(this.#packed, this.#skip, into.bytes, at, length);
-    if (this.#io!.read(this.#fd, into.address + at, length, this.#at) !== length) return false;
-    this.#encrypted?.decryptNow(this.#encryptedAt, into.bytes.subarray(at, at + length));
+    const encrypted = this.#encrypted;
+    const most = encrypted ? cipherBytes : length;
+    for (let done = 0; done < length; done += most) {
+      const part = Math.min(most, length - done);
+      const from = at + done;
+      if (this.#io!.read(this.#fd, into.address + from, part, this.#at + done) !== part) return false;
+      encrypted?.decryptNow(this.#encryptedAt + done, into.bytes.subarray(from, from + part));
+    }
     return true;
   }
 
-  /** Writes over what is there, at once; false: use `write`. */
-  writeNow(offset: number, address: number, length: number): boolean {
+  /** Writes over what is there, at once, from byte `from` of the buffer; false: use `write`. */
+  writeNow(offset: number, buffer: PageBuffer, from: number, length: number): boolean {
     const { detectZeroes = 'off', writethrough } = this.#options;
     if (!this.#io || detectZeroes !== 'off' || writethrough) return false;
     const place = this.image.placeNow?.(this.#offset + offset, length);
-    if (!place || !(place.store instanceof FileStore) || place.at + length > place.store.size) return false;
-    return this.#io.write(place.store.fd, address, length, place.at) === length;
+    if (!place) return false;
+    const { store, at } = place;
+    if (store instanceof EncryptedStore) return this.#encryptNow(this.#io, store, at, buffer, from, length);
+    if (!(store instanceof FileStore) || at + length > store.size) return false;
+    return this.#io.write(store.fd, buffer.address + from, length, at) === length;
+  }
+
+  /** What was received stays as it is: if this fails half-way, all of it is written anew. */
+  #encryptNow(
+    io: RawIo,
+    store: EncryptedStore,
+    at: number,
+    buffer: PageBuffer,
+    from: number,
+    length: number,
+  ): boolean {
+    const { inner, innerOffset } = store;
+    if (!(inner instanceof FileStore) || !store.liesWhole(at, length)) return false;
+    this.#sectors ??= pageBuffer(cipherBytes);
+    const { bytes: sectors, address } = this.#sectors;
+    for (let done = 0; done < length; done += cipherBytes) {
+      const part = Math.min(cipherBytes, length - done);
+      store.encryptNow(at + done, buffer.bytes.subarray(from + done, from + done + part), sectors);
+      if (io.write(inner.fd, address, part, innerOffset + at + done) !== part) return false;
+    }
+    return true;
   }
 
   read(offset: number, into: Uint8Array): Promise<void> {
@@ -264,6 +296,9 @@ export class ServedDisk implements AsyncDisposable {
     if (fua || this.#options.writethrough) await this.flush();
   }
 }
+
+/** Bytes that are read and decrypted, or encrypted and written, in one go: they should stay in the core's own cache. */
+const cipherBytes = 64 * 1024;
 
 /** Reads of a flat image that are shorter are not looked through for holes: asking costs more than the bytes. */
 const soughtHole = 64 * 1024;

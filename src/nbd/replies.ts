@@ -5,7 +5,7 @@ import {
   type RequestHeader,
   writeUint64,
 } from '../storage/nbd/headers.ts';
-import { Chunk, chunkDone, Command, HeaderBytes } from '../storage/nbd/protocol.ts';
+import { Chunk, Command, chunkDone, HeaderBytes } from '../storage/nbd/protocol.ts';
 import type { Extents } from './contexts.ts';
 
 /** How replies are laid out, as agreed on while haggling. */

@@ -57,7 +57,7 @@ export class Requests {
   writeNow(request: RequestHeader, buffer: PageBuffer, at: number): boolean {
     const { offset, length, flags } = request;
     if ((flags & CommandFlag.fua) !== 0) return false;
-    if (length > 0 && !this.#disk.writeNow(offset, buffer.address + at, length)) return false;
+    if (length > 0 && !this.#disk.writeNow(offset, buffer, at, length)) return false;
     this.answer(request, 0);
     return true;
   }

@@ -12,8 +12,12 @@ import type { BlockCipher, CryptoPrimitives, HashName } from '../crypto/primitiv
 import { DiskError } from '../errors.ts';
 import { nativeAes } from './libcrypto.ts';
 
-/** From here on a call of the library itself costs less than Node's, which gives its result in new memory each time. */
+/**
+ * A call of the library itself costs less than Node's, which gives its result in new memory each time, but it takes a while to
+ * load: for so much at once, or for so much in all.
+ */
 const nativeBytes = 2048;
+const nativeAfterBytes = 65536;
 
 /** OpenSSL's AES. Each direction is set up when it is first used; without padding it keeps nothing between calls. */
 class NodeAes implements BlockCipher {
@@ -22,6 +26,7 @@ class NodeAes implements BlockCipher {
   #native: BlockCipher | 'none' | undefined;
   #cipher: Cipher | undefined;
   #decipher: Decipher | undefined;
+  #asked = 0;
 
   constructor(key: Uint8Array) {
     this.#name = `aes-${key.length * 8}-ecb`;
@@ -59,7 +64,11 @@ class NodeAes implements BlockCipher {
   }
 
   #nativeFor(blocks: Uint8Array): BlockCipher | undefined {
-    if (blocks.length >= nativeBytes) this.#native ??= nativeAes(this.#alive()) ?? 'none';
+    if (this.#native === undefined) {
+      this.#asked += blocks.length;
+      if (blocks.length >= nativeBytes || this.#asked >= nativeAfterBytes)
+        this.#native = nativeAes(this.#alive()) ?? 'none';
+    }
     return this.#native === 'none' ? undefined : this.#native;
   }
 

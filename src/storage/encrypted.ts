@@ -81,7 +81,10 @@ export class EncryptedStore implements ByteStore {
     return size ?? Math.max(0, alignUp(this.inner.size - this.#offset, this.#cipher.sectorBytes));
   }
 
-  /** Whether the bytes lie in whole sectors in the store beneath, so that who has read them there may `decryptNow`. */
+  /**
+   * Whether the bytes lie in whole sectors in the store beneath, so that who reads or writes them there may
+   * `decryptNow` and `encryptNow`.
+   */
   liesWhole(at: number, length: number): boolean {
     const { sectorBytes } = this.#cipher;
     return (
@@ -94,6 +97,11 @@ export class EncryptedStore implements ByteStore {
   /** Decrypts whole sectors, in place, that were read in the store beneath where `at` lies. */
   decryptNow(at: number, bytes: Uint8Array): void {
     this.#cipher.decrypt(this.#sectorAt(at), bytes);
+  }
+
+  /** Encrypts whole sectors, to be written in the store beneath where `at` lies. */
+  encryptNow(at: number, bytes: Uint8Array, into: Uint8Array): void {
+    this.#cipher.encrypt(this.#sectorAt(at), bytes, into);
   }
 
   async read(at: number, into: Uint8Array): Promise<void> {

@@ -1,7 +1,7 @@
 import { alignDown, alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { EncryptedStore } from '../../storage/encrypted.ts';
-import { type ByteSource, hasFixedSize } from '../../storage/store.ts';
+import { type ByteSource, type ByteStore, hasFixedSize } from '../../storage/store.ts';
 import type { Layer, LayerDetails, Reservation, ResizeOptions, Run, WritableLayer } from '../driver.ts';
 import { InPlace } from '../in-place.ts';
 import { sectorBytes } from '../raw/layer.ts';
@@ -91,6 +91,10 @@ export class WritableLuksLayer extends LuksLayer implements WritableLayer {
 
   async reserve(offset: number, length: number): Promise<Reservation> {
     return new InPlace(this.#payload, offset, length);
+  }
+
+  placeNow(offset: number): { readonly store: ByteStore; readonly at: number } {
+    return { store: this.#payload, at: offset };
   }
 
   async mark(): Promise<boolean> {
