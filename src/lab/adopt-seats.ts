@@ -9,6 +9,7 @@ import { copyFileSparse } from '../platform/copy-file.ts';
 import { forgetDependents } from '../platform/dependents.ts';
 import { errnoOf } from '../platform/errno.ts';
 import { makeFolder } from '../platform/json-file.ts';
+import { holdDisks } from './hold-disks.ts';
 import { labUuid, uuidV5 } from './identity.ts';
 import { type Lab, labOf, realPath, seatPaths } from './lab.ts';
 import { pathFrom } from './master.ts';
@@ -24,7 +25,6 @@ import {
 import { isOurs } from './plan.ts';
 import { type Prepared, prepareUp } from './prepare.ts';
 import { assertNobodyStandsOn, isLocked } from './release.ts';
-import { holdDisks } from './reset.ts';
 import type { Runner } from './runner/runner.ts';
 import { makeExtras } from './seat-extras.ts';
 import { applyDefinitions, rememberSeats, removeLeftovers } from './up.ts';

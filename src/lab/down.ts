@@ -8,13 +8,13 @@ import { releaseHold } from './guard.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import { inspectMaster } from './master.ts';
 import { nameExists } from './overlay.ts';
-import { isOurs, type SeatFiles } from './plan.ts';
+import { isMarkedFor, isOurs, type SeatFiles } from './plan.ts';
 import { seatFilesIn } from './prepare.ts';
 import { assertNobodyStandsOn } from './release.ts';
 import type { Runner } from './runner/runner.ts';
 import { extraFiles } from './seat-extras.ts';
 import { removeState } from './state.ts';
-import { removeLeftovers } from './up.ts';
+import { giveUpDevice, removeLeftovers } from './up.ts';
 
 /** What `down` removes, and what it leaves although it lies in the place of a seat's file. */
 export interface DownPlan {
@@ -60,7 +60,8 @@ function ownFiles(lab: Lab, files: SeatFiles): OwnFiles {
   const kept: string[] = [];
   let disk: string | undefined;
   const { head } = files.disk;
-  if (head && isOurs(head, lab.name, files.name)) disk = files.disk.path;
+  const marked = head && isMarkedFor(head, lab.name, files.name);
+  if (head && (marked || isOurs(head, lab.name, files.name))) disk = files.disk.path;
   else if (head) kept.push(files.disk.path);
   const { owner } = files.definition;
   if (owner?.kind === 'ours') others.push(files.definition.path);
@@ -81,6 +82,7 @@ export async function takeDown(lab: Lab, plan: DownPlan, runner: Runner): Promis
     const seat = lab.seats.get(name) ?? lab.unlisted.get(name);
     if (seat) await runner.undefine(seat);
   }
+  for (const name of plan.seats) await giveUpDevice(lab, name, seatPaths(lab.pool, name).disk);
   for (const path of plan.files) {
     try {
       rmSync(path, { force: true });

@@ -1,7 +1,8 @@
 import { writeFileSync } from 'node:fs';
+import type { BackingReference } from '../formats/driver.ts';
 import { ExtensionType } from '../formats/qcow2/constants.ts';
 import type { Image } from '../image/image.ts';
-import { openImageFile } from '../node.ts';
+import { openImageFile, trustedImages } from '../node.ts';
 import { convertImages } from '../operations/convert.ts';
 import { asSystemError } from '../platform/errno.ts';
 import type { OnProgress } from '../storage/store.ts';
@@ -13,23 +14,33 @@ import { keyFor } from './seat-key.ts';
 export interface FlatCopyOptions {
   /** Written into the new image's header. */
   readonly provenance?: Provenance;
+  /** What the copy stands on, as the source does: only what the source's top layer holds is copied. Default: nothing. */
+  readonly backing?: BackingReference;
   /** The copy is encrypted so. */
   readonly encryption?: DiskEncryption;
   readonly onProgress?: OnProgress;
   readonly signal?: AbortSignal;
 }
 
-/** Writes what a guest reads from `source` as a qcow2 image that stands on nothing, to a name that nothing has. */
+/** Writes what a guest reads from `source` as a qcow2 image to a name that nothing has. */
 export async function writeFlatCopy(source: Image, path: string, options: FlatCopyOptions): Promise<void> {
-  const { provenance, encryption, ...rest } = options;
+  const { provenance, encryption, backing, ...rest } = options;
   const extensions = provenance && [{ type: ExtensionType.provenance, data: encodeProvenance(provenance) }];
-  const bytes = await encodeSeatImage(source.size, { extensions, encryption });
+  const bytes = await encodeSeatImage(source.size, { backing, extensions, encryption });
   try {
     writeFileSync(path, bytes, { flag: 'wx' });
   } catch (cause) {
     throw asSystemError(cause, 'create', path);
   }
-  await using target = await openImageFile(path, { format: 'qcow2', writable: true, ...keyFor(encryption) });
-  await convertImages([source], target, { ...rest, targetIsZero: true });
+  await using target = await openImageFile(path, {
+    format: 'qcow2',
+    writable: true,
+    policy: trustedImages,
+    ...keyFor(encryption),
+  });
+  await convertImages([source], target, {
+    ...rest,
+    ...(backing ? { targetBacking: {} } : { targetIsZero: true }),
+  });
   await target.flush();
 }

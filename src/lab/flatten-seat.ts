@@ -2,9 +2,9 @@ import { createAside } from '../platform/atomic-file.ts';
 import type { OnProgress } from '../storage/store.ts';
 import { type ChangeOverOptions, changeOver, loosenDefinition } from './change-over.ts';
 import { writeFlatCopy } from './flat-copy.ts';
+import { holdDisks } from './hold-disks.ts';
 import type { Lab } from './lab.ts';
 import { readImageHead } from './overlay.ts';
-import { holdDisks } from './reset.ts';
 import { openSeatDisk, seatDiskFile } from './seat-disk.ts';
 
 export interface FlattenOptions extends ChangeOverOptions {

@@ -5,7 +5,7 @@ import { recordFolder } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { formerOf, masterPath } from './former.ts';
 import { identities, labUuid, uuidV5 } from './identity.ts';
-import { isBlockDevice, readImageHead } from './overlay.ts';
+import { isBlockDevice, nameExists, readImageHead } from './overlay.ts';
 import { assertNotMoving } from './pool-move/journal.ts';
 import type { DiskEncryption, Seat } from './seat.ts';
 import { placeSeats } from './spec/hosts.ts';
@@ -89,7 +89,9 @@ export function labOf(spec: LabSpec): Lab {
         path: paths.disk,
         format: 'qcow2',
         bus: spec.disk.bus,
-        ...(isBlockDevice(paths.disk) ? { block: true } : {}),
+        ...(isBlockDevice(paths.disk) || (spec.disk.device && !nameExists(paths.disk))
+          ? { block: true }
+          : {}),
         encryption: encryptionOf(spec, seat, paths.disk),
       },
       network: spec.network,

@@ -25,6 +25,8 @@ export interface OverlayKind {
     /** Where it is on this machine; default: at its path. */
     readonly here?: string;
   };
+  /** The backing name is absolute: the overlays lie elsewhere. */
+  readonly absolute?: boolean;
   /** Guest bytes. */
   readonly size: number;
   /** 'demo': the seat's name is written into the demo guest's record. */
@@ -68,7 +70,8 @@ class OverlayEncoder {
 
   constructor(kind: OverlayKind) {
     this.#kind = kind;
-    this.#backing = { path: pathFrom(kind.pool, kind.master.path), format: kind.master.format };
+    const { path, format } = kind.master;
+    this.#backing = { path: kind.absolute ? path : pathFrom(kind.pool, path), format };
   }
 
   overlayFor(seat: string): SparseContent | Promise<Uint8Array> {

@@ -12,6 +12,7 @@ import { parseHeader, type Qcow2Header } from '../formats/qcow2/header.ts';
 import { parseReference } from '../image/reference.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { readHead } from '../platform/json-file.ts';
+import { type DeviceMark, parseDeviceMark } from './device-mark.ts';
 
 /** Where an overlay comes from: JSON in a private qcow2 header extension, which survives QEMU's own rewriting. */
 export interface Provenance {
@@ -66,6 +67,8 @@ export interface ImageHead {
   /** The backing file as the header names it. */
   readonly backing?: { readonly path: string; readonly format?: string };
   readonly provenance?: Provenance;
+  /** A block device that is set aside for a seat, and holds nothing. */
+  readonly mark?: DeviceMark;
   /** What a guest reads is encrypted. */
   readonly encrypted?: boolean;
   /** What a guest reads lies in another file. */
@@ -104,7 +107,8 @@ export function imageHead(
   sizes: { readonly apparent: number; readonly allocated: number },
 ): ImageHead {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  if (bytes.length < 8 || view.getUint32(0) !== 0x514649fb) return { path, format: 'other', ...sizes };
+  if (bytes.length < 8 || view.getUint32(0) !== 0x514649fb)
+    return { path, format: 'other', mark: parseDeviceMark(bytes), ...sizes };
   try {
     const header = parseHeader(bytes, { path });
     const name = backingFileOf(header);

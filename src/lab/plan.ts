@@ -1,3 +1,4 @@
+import type { DeviceProblem } from './device-disk.ts';
 import { pathFrom } from './master.ts';
 import { backingPathOf, fileIdentity, type ImageHead } from './overlay.ts';
 import type { LabState } from './state.ts';
@@ -5,7 +6,14 @@ import type { LabState } from './state.ts';
 /** One thing that `up` would do. Paths are absolute. */
 export type Step =
   | { readonly do: 'guard'; readonly path: string; readonly what: string }
-  | { readonly do: 'create'; readonly seat: string; readonly path: string; readonly lost: boolean }
+  /** `device`: the block device that it is made on; the path is a link to it then. */
+  | {
+      readonly do: 'create';
+      readonly seat: string;
+      readonly path: string;
+      readonly lost: boolean;
+      readonly device?: string;
+    }
   | {
       readonly do: 'define';
       readonly seat: string;
@@ -70,7 +78,8 @@ export interface Plan {
 /** A seat's files as they are. */
 export interface SeatFiles {
   readonly name: string;
-  readonly disk: { readonly path: string; readonly head?: ImageHead };
+  /** `leadsTo`: where the path is a link to, though nothing is there. */
+  readonly disk: { readonly path: string; readonly head?: ImageHead; readonly leadsTo?: string };
   readonly definition: { readonly path: string; readonly owner?: SeatOwner };
 }
 
@@ -102,6 +111,8 @@ export interface PlanInput {
   readonly wanted: ReadonlyMap<string, { readonly definition: string }>;
   /** Of all seats: those of the lab file, and those that were made before. */
   readonly files: readonly SeatFiles[];
+  /** Of seats whose disks are to be made on block devices: which one, and what is wrong with it. */
+  readonly devices?: ReadonlyMap<string, { readonly path: string; readonly problem?: DeviceProblem }>;
   readonly prune: boolean;
   readonly guard: readonly Step[];
   readonly state: { readonly path: string; readonly before?: LabState; readonly after?: LabState };
@@ -147,11 +158,33 @@ export function isOurs(head: ImageHead, lab: string, seat: string): boolean {
   return head.provenance?.lab === lab && head.provenance.seat === seat;
 }
 
+/** Whether it is a block device that is set aside for a seat, with nothing on it yet. */
+export function isMarkedFor({ mark }: ImageHead, lab: string, seat: string): boolean {
+  return mark?.lab === lab && mark.seat === seat;
+}
+
+/** What is wrong with a disk that is a link to a device which is not there. */
+export function leadsNowhere(target: string): DeviceProblem {
+  return {
+    what: `its disk is on '${target}', and there is no such device`,
+    fix: 'activate the volume (vgchange -ay); where it is gone for good, remove the link',
+  };
+}
+
 function planDisk(input: PlanInput, { name: seat, disk }: SeatFiles, draft: Draft): void {
   const { head, path } = disk;
-  if (head === undefined) {
+  const device = input.devices?.get(seat);
+  if (device?.problem) {
+    draft.problems.push({ seat, path: device.path, ...device.problem });
+    return;
+  }
+  if (head === undefined && disk.leadsTo !== undefined) {
+    draft.problems.push({ seat, path, ...leadsNowhere(disk.leadsTo) });
+    return;
+  }
+  if (head === undefined || (device && isMarkedFor(head, input.lab, seat))) {
     const lost = input.state.before?.seats.some((one) => one.name === seat) ?? false;
-    draft.steps.push({ do: 'create', seat, path, lost });
+    draft.steps.push({ do: 'create', seat, path, lost, device: device?.path });
     return;
   }
   if (!isOurs(head, input.lab, seat)) {
@@ -209,6 +242,8 @@ function planSize(
 /** Why a disk in a seat's place is not the seat's. */
 export function foreignDisk(head: ImageHead): string {
   if (head.damage !== undefined) return `its disk cannot be read: ${head.damage}`;
+  if (head.mark)
+    return `the device was set aside for ${head.mark.seat} of the lab "${head.mark.lab}", and holds nothing`;
   if (!head.provenance) return 'a file that Cowherd did not make is in the place of its disk';
   return `the disk in its place was made for ${head.provenance.seat} of the lab "${head.provenance.lab}"`;
 }

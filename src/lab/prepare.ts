@@ -1,6 +1,7 @@
 import { isDiskError } from '../errors.ts';
 import { type DefinitionKind, definitionOf, definitionOwner } from './definition.ts';
 import { definitionKind } from './definition-kind.ts';
+import { type DeviceProblem, deviceFor, deviceNumber, deviceProblem, linkTarget } from './device-disk.ts';
 import { formerInUse, isRoll, masterPath, mastersOf } from './former.ts';
 import { guardNeeds, type Hold } from './guard.ts';
 import { type Lab, realPath, seatPaths } from './lab.ts';
@@ -16,7 +17,15 @@ import {
 } from './master.ts';
 import { wholeMessage } from './messages.ts';
 import { nameExists, readImageHead } from './overlay.ts';
-import { makePlan, type Plan, type PlanInput, type Problem, type SeatFiles, type Step } from './plan.ts';
+import {
+  isMarkedFor,
+  makePlan,
+  type Plan,
+  type PlanInput,
+  type Problem,
+  type SeatFiles,
+  type Step,
+} from './plan.ts';
 import type { Runner } from './runner/runner.ts';
 import { planExtras } from './seat-extras.ts';
 import { type Forecast, forecastOf, overcommitted, warningOf } from './space/forecast.ts';
@@ -45,6 +54,8 @@ export interface PrepareOptions {
   readonly loose?: ReadonlySet<string>;
   /** Removes seats that are not in the lab file any more. */
   readonly prune?: boolean;
+  /** Seats whose devices may hold anything: it is given up. */
+  readonly overwrite?: ReadonlySet<string>;
   /** Computes the master's digest where it is not known. Absent: it stays unknown. */
   readonly digest?: DigestOptions;
 }
@@ -88,6 +99,7 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
       options.loose ?? new Set(),
     ),
     files,
+    devices: await devicesFor(lab, listed, hold.files, options.overwrite ?? new Set()),
     prune: options.prune ?? false,
     guard: guardNeeds(hold).map((need): Step => ({ do: 'guard', ...need })),
     state: { path: lab.statePath, before: state, after },
@@ -266,8 +278,43 @@ export function seatFilesIn(lab: Lab): readonly SeatFiles[] {
     const paths = seatPaths(lab.pool, name);
     return {
       name,
-      disk: { path: paths.disk, head: readImageHead(paths.disk) },
+      disk: diskIn(paths.disk),
       definition: { path: paths.definition, owner: definitionOwner(paths.definition, lab.name, name) },
     };
   });
+}
+
+function diskIn(path: string): SeatFiles['disk'] {
+  const head = readImageHead(path);
+  return head ? { path, head } : { path, leadsTo: linkTarget(path) };
+}
+
+/** The devices of seats that have no disk yet, and what is wrong with them. */
+async function devicesFor(
+  lab: Lab,
+  files: readonly SeatFiles[],
+  masters: readonly string[],
+  overwrite: ReadonlySet<string>,
+): Promise<NonNullable<PlanInput['devices']>> {
+  const devices = new Map<string, { path: string; problem?: DeviceProblem }>();
+  const seatOn = new Map<number, string>();
+  for (const { name: seat, disk } of files) {
+    const number = deviceNumber(disk.path);
+    if (number !== undefined) seatOn.set(number, seat);
+  }
+  for (const { name: seat, disk } of files) {
+    const path = deviceFor(lab, seat);
+    if (path === undefined || (disk.head && !isMarkedFor(disk.head, lab.name, seat))) continue;
+    const number = deviceNumber(path);
+    const other = number === undefined ? undefined : seatOn.get(number);
+    if (number !== undefined) seatOn.set(number, seat);
+    devices.set(seat, {
+      path,
+      problem:
+        other !== undefined && other !== seat
+          ? { what: `'${path}' is the device of ${other}`, fix: 'give each seat a device of its own' }
+          : await deviceProblem(path, { lab: lab.name, seat }, { anyContent: overwrite.has(seat), masters }),
+    });
+  }
+  return devices;
 }

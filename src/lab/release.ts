@@ -1,10 +1,11 @@
+import { existsSync } from 'node:fs';
 import { dirname, relative } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { knownDependents } from '../platform/dependents.ts';
 import { probeLock } from '../storage/file.ts';
 import { count, describeSeats } from './describe.ts';
 import type { Lab } from './lab.ts';
-import { backingPathOf, fileIdentity, nameExists } from './overlay.ts';
+import { backingPathOf, fileIdentity } from './overlay.ts';
 import type { Runner } from './runner/runner.ts';
 import { scanImages } from './scan.ts';
 import type { Seat } from './seat.ts';
@@ -68,7 +69,7 @@ export async function isInUse(seat: Seat, runner: Runner): Promise<boolean> {
 
 /** Whether any program has QEMU's locks on the file. */
 export async function isLocked(path: string): Promise<boolean> {
-  return nameExists(path) && (await probeLock(path)).inUse;
+  return existsSync(path) && (await probeLock(path)).inUse;
 }
 
 /** Throws `in-use` when one of the seats runs, naming them and the way out. */

@@ -1,20 +1,21 @@
-import { DiskError, isDiskError } from '../errors.ts';
-import { lockFor } from '../image/locks.ts';
-import { type FileStore, openFileStore } from '../storage/file.ts';
+import { realpathSync } from 'node:fs';
+import { DiskError } from '../errors.ts';
 import { changeOver } from './change-over.ts';
+import { isOnOwnDevice, linkTarget } from './device-disk.ts';
 import { isSameMaster, masterPath } from './former.ts';
+import { holdDisks } from './hold-disks.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import { makeOverlays, type OverlayJob } from './make-overlays.ts';
 import { computeContent, type DigestOptions, inspectMaster, masterState } from './master.ts';
 import { nameExists, readImageHead } from './overlay.ts';
-import { foreignDisk, isOurs } from './plan.ts';
+import { foreignDisk, isMarkedFor, isOurs, leadsNowhere } from './plan.ts';
 import { assertNobodyStandsOn } from './release.ts';
 import type { Runner } from './runner/runner.ts';
 import { renewExtras } from './seat-extras.ts';
 import { reserveNew } from './space/reserve.ts';
 import { type LabState, writeState } from './state.ts';
 import { conditionOf } from './status.ts';
-import { overlayKind, removeLeftovers } from './up.ts';
+import { makeDeviceDisks, overlayKind, removeLeftovers } from './up.ts';
 import { assertMasterUnchanged } from './verify.ts';
 
 export interface ResetOptions {
@@ -74,7 +75,8 @@ export async function resetSeats(
   // Before the disks: a memory that was saved over the old disk must never run on over the new one.
   for (const name of names) await options.runner.renew(lab.seats.get(name)!);
   const kind = overlayKind(lab, master, content);
-  await makeOverlays(kind, jobs, {
+  const { onDevices, files } = whereMade(lab, jobs);
+  await makeOverlays(kind, files, {
     replace: true,
     beforePlacing: holdDisks,
     onProgress: options.onProgress,
@@ -82,12 +84,20 @@ export async function resetSeats(
   });
   await reserveNew(
     lab,
-    jobs.map((job) => job.path),
+    files.map((job) => job.path),
     kind.size,
   );
+  await makeDeviceDisks(lab, kind, onDevices, options.signal);
   await renewExtras(lab, names, { beforePlacing: holdDisks, signal: options.signal });
   if (elsewhere.length > 0) await changeOver(lab.spec, elsewhere, options);
   return { seats: names, freed };
+}
+
+/** A disk that the lab made on a device is made anew there; one that was adopted on another gives way to a file. */
+function whereMade(lab: Lab, jobs: readonly OverlayJob[]) {
+  const stays = ({ seat, path }: OverlayJob) => isOnOwnDevice(lab, seat, path);
+  const onDevices = jobs.filter(stays).map((job) => ({ ...job, device: realpathSync(job.path) }));
+  return { onDevices, files: jobs.filter((job) => !stays(job)) };
 }
 
 /** Disks are made on the master that the lab is known to have: another one in the lab file is `up`'s to take. */
@@ -117,7 +127,12 @@ function checkDisks(lab: Lab, jobs: readonly OverlayJob[]): number {
   let allocated = 0;
   for (const { seat, path } of jobs) {
     const head = readImageHead(path);
-    if (!head) continue;
+    const target = head ? undefined : linkTarget(path);
+    if (target !== undefined) {
+      const { what, fix } = leadsNowhere(target);
+      throw new DiskError('not-found', `${seat}: ${what}`, { path, detail: { fix } });
+    }
+    if (!head || (isMarkedFor(head, lab.name, seat) && isOnOwnDevice(lab, seat, path))) continue;
     if (!isOurs(head, lab.name, seat)) {
       throw new DiskError('exists', `${seat}: ${foreignDisk(head)}: '${path}'`, {
         path,
@@ -127,40 +142,4 @@ function checkDisks(lab: Lab, jobs: readonly OverlayJob[]): number {
     allocated += head.allocated;
   }
   return allocated;
-}
-
-/** libvirt may have left a disk to another owner: our folder lets us replace it all the same, and a lock needs no writing. */
-async function openToHold(path: string): Promise<FileStore> {
-  try {
-    return await openFileStore(path, { writable: true });
-  } catch (error) {
-    if (!isDiskError(error, 'denied')) throw error;
-    return await openFileStore(path);
-  }
-}
-
-/** Takes the disks' image locks, so that no guest starts from one while it is replaced. */
-export async function holdDisks(paths: readonly string[]): Promise<AsyncDisposable> {
-  const held: FileStore[] = [];
-  const release = async () => {
-    for (const store of held) await store[Symbol.asyncDispose]();
-  };
-  const lock = lockFor({
-    format: 'qcow2',
-    writable: true,
-    metadataOnly: false,
-    resize: false,
-  });
-  try {
-    for (const path of paths) {
-      if (!nameExists(path)) continue;
-      const store = await openToHold(path);
-      held.push(store);
-      await store.lock(lock);
-    }
-  } catch (error) {
-    await release();
-    throw error;
-  }
-  return { [Symbol.asyncDispose]: release };
 }

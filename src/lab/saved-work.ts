@@ -6,16 +6,17 @@ import { createAside, sweepAsides } from '../platform/atomic-file.ts';
 import { copyFileSparse } from '../platform/copy-file.ts';
 import { recordDependents } from '../platform/dependents.ts';
 import { type ChangeOverOptions, changeOver, loosenDefinition } from './change-over.ts';
+import { writeFlatCopy } from './flat-copy.ts';
 import { formerOf, masterPath } from './former.ts';
+import { holdDisks } from './hold-disks.ts';
 import { labUuid, uuidV5 } from './identity.ts';
 import { type Lab, realPath, seatPaths } from './lab.ts';
 import { pathFrom } from './master.ts';
 import { nameBacking } from './name-backing.ts';
-import { type ImageHead, readImageHead } from './overlay.ts';
+import { type ImageHead, isBlockDevice, readImageHead } from './overlay.ts';
 import { isOurs } from './plan.ts';
 import { assertNobodyStandsOn } from './release.ts';
-import { holdDisks } from './reset.ts';
-import { seatDiskFile } from './seat-disk.ts';
+import { openSeatDisk, seatDiskFile } from './seat-disk.ts';
 import type { MasterState } from './state.ts';
 
 export interface SaveOptions {
@@ -41,7 +42,12 @@ export async function saveSeat(lab: Lab, seat: string, file: string, options: Sa
   const target = realPath(file);
   sweepAsides(dirname(target));
   await using aside = createAside(target);
-  {
+  if (isBlockDevice(disk.path)) {
+    // Most of a device is nothing of the image's.
+    await using image = await openSeatDisk(disk);
+    const { head, master: backing, encryption } = disk;
+    await writeFlatCopy(image, aside.path, { ...options, provenance: head.provenance, backing, encryption });
+  } else {
     await using store = await openFileStore(disk.path);
     await store.lock(lockFor({ format: 'qcow2', writable: false, metadataOnly: false, resize: false }));
     await copyFileSparse(disk.path, aside.path, options);

@@ -4,7 +4,7 @@ import type { Lab } from './lab.ts';
 import { seatPaths } from './lab.ts';
 import type { DigestOptions } from './master.ts';
 import { type ImageHead, nameExists, readImageHead } from './overlay.ts';
-import { isOurs } from './plan.ts';
+import { isMarkedFor, isOurs } from './plan.ts';
 import type { Runner, SeatState } from './runner/runner.ts';
 import { type MasterVerdict, verifyMaster } from './verify.ts';
 
@@ -70,7 +70,7 @@ export async function statusOf(lab: Lab, runner: Runner, digest?: DigestOptions)
 
 /** What is to be said of a seat's disk. */
 export function conditionOf(lab: Lab, seat: string, head: ImageHead | undefined): SeatStatus['disk'] {
-  if (!head) return 'missing';
+  if (!head || isMarkedFor(head, lab.name, seat)) return 'missing';
   if (head.damage !== undefined) return 'damaged';
   if (!isOurs(head, lab.name, seat)) return 'foreign';
   if (head.provenance!.flat) return 'flat';

@@ -1,19 +1,21 @@
 import { readdirSync, rmSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { isWritable, type Layer, type WritableLayer } from '../formats/driver.ts';
 import { openImageFile } from '../node.ts';
 import { sweepAsides } from '../platform/atomic-file.ts';
 import { recordFolder } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
+import { emptyDevice, isOnOwnDevice, writeDeviceDisk } from './device-disk.ts';
 import { releaseFormer } from './former.ts';
 import { guardNeeds, takeHold } from './guard.ts';
 import type { Lab } from './lab.ts';
-import { makeOverlays, type OverlayKind } from './make-overlays.ts';
+import { makeOverlays, type OverlayKind, overlayEncoder } from './make-overlays.ts';
 import { fileFacts, type Master, masterChanged } from './master.ts';
 import { folderLock } from './masters/library.ts';
+import { isBlockDevice, readImageHead } from './overlay.ts';
 import { placeFiles } from './place-files.ts';
-import type { Step } from './plan.ts';
+import { isOurs, type Step } from './plan.ts';
 import { lockPool, removeStaleLock } from './pool-lock.ts';
 import { otherContent, type Prepared } from './prepare.ts';
 import { assertNobodyStandsOn, isInUse } from './release.ts';
@@ -89,6 +91,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
     ...step.paths,
     ...(extras.get(step.seat) ?? []).flatMap((one) => (one.ours ? [one.path] : [])),
   ]);
+  for (const { seat, paths } of removals) for (const path of paths) await giveUpDevice(lab, seat, path);
   for (const path of doomed) rmSync(path, { force: true });
   if (lab.state) await releaseFormer(lab.pool, lab.state, after);
   if (during !== after) writeState(lab.pool, after);
@@ -165,9 +168,8 @@ function assertPossible({ lab, plan, content, rolls, refused }: Prepared): void 
 
 async function createDisks(prepared: Prepared, options: ApplyOptions): Promise<readonly string[]> {
   const { lab, master, content, plan } = prepared;
-  const jobs = plan.steps.flatMap((step) =>
-    step.do === 'create' ? [{ seat: step.seat, path: step.path }] : [],
-  );
+  const made = plan.steps.flatMap((step) => (step.do === 'create' ? [step] : []));
+  const jobs = made.filter((step) => step.device === undefined);
   const kind = overlayKind(lab, master, content!);
   await makeOverlays(kind, jobs, { ...options, replace: false });
   await reserveNew(
@@ -175,7 +177,40 @@ async function createDisks(prepared: Prepared, options: ApplyOptions): Promise<r
     jobs.map((job) => job.path),
     kind.size,
   );
-  return jobs.map((job) => job.seat);
+  await makeDeviceDisks(
+    lab,
+    kind,
+    made.flatMap(({ seat, path, device }) => (device === undefined ? [] : [{ seat, path, device }])),
+    options.signal,
+  );
+  return made.map((job) => job.seat);
+}
+
+/** Makes seats' disks on block devices, one after the other; `path` is each seat's name in the pool. */
+export async function makeDeviceDisks(
+  lab: Lab,
+  kind: OverlayKind,
+  jobs: readonly { readonly seat: string; readonly path: string; readonly device: string }[],
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  if (jobs.length === 0) return;
+  await assertNobodyStandsOn(
+    jobs.map((job) => job.device),
+    lab,
+  );
+  const overlay = overlayEncoder({ ...kind, absolute: true });
+  for (const { seat, path, device } of jobs) {
+    if (signal?.aborted) throw new DiskError('aborted', 'Interrupted; the disks that are made are whole');
+    const mark = { lab: lab.name, seat };
+    await writeDeviceDisk({ mark, device, link: path, content: await overlay(seat) });
+  }
+}
+
+/** Before the disk of a seat goes: what the lab made on a device goes with it; a device that was adopted stays as it is. */
+export async function giveUpDevice(lab: Lab, seat: string, path: string): Promise<void> {
+  const head = readImageHead(path);
+  if (!head || !isOurs(head, lab.name, seat) || !isOnOwnDevice(lab, seat, path)) return;
+  await emptyDevice(path, { lab: lab.name, seat });
 }
 
 /** What the lab's new disks have in common. */
@@ -201,7 +236,9 @@ function encryptionAt(lab: Lab, { seat, path }: { readonly seat: string; readonl
 async function relink(path: string, backing: string, format: string, key: Key): Promise<void> {
   const how = { format: 'qcow2', writable: true, backing: 'ignore', ...key } as const;
   await using image = await openImageFile(path, how);
-  await changed(image.layer).setBacking!({ path: backing, format });
+  // A device's own name is no place to count from.
+  const named = isBlockDevice(path) ? resolve(dirname(path), backing) : backing;
+  await changed(image.layer).setBacking!({ path: named, format });
   await image.flush();
 }
 

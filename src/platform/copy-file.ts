@@ -1,5 +1,7 @@
 import { closeSync, fstatSync, openSync } from 'node:fs';
+import { isZero } from '../bytes/zero.ts';
 import { DiskError } from '../errors.ts';
+import { blockDeviceSize } from './block-device.ts';
 import { cloneInKernel, copyInKernel } from './copy-range.ts';
 import { asSystemError } from './errno.ts';
 import { readWhole, writeWhole } from './file-io.ts';
@@ -8,7 +10,7 @@ import { findExtent, truncate } from './sparse.ts';
 const pieceBytes = 1024 * 1024;
 
 /**
- * Copies a regular file to a name that nothing has, holes kept, blocks shared where the file system can. Not durable on
+ * Copies a regular file or a block device to a name that nothing has, holes kept, blocks shared where the file system can. Not durable on
  * return. Throws `exists`, `aborted` (with a part of the file there), and what reading and writing throw.
  */
 export async function copyFileSparse(
@@ -35,22 +37,25 @@ interface Opened {
 }
 
 async function copy(source: Opened, target: Opened, signal: AbortSignal | undefined): Promise<void> {
-  if (await cloneInKernel(source, target)) return;
-  const { size } = fstatSync(source.fd);
+  const stats = fstatSync(source.fd);
+  const device = stats.isBlockDevice();
+  if (!device && (await cloneInKernel(source, target))) return;
+  const size = device ? blockDeviceSize(source.fd, stats.rdev, source.name) : stats.size;
   truncate(target, size);
   let buffer: Uint8Array | undefined;
   for (let at = 0; at < size; ) {
     const extent = findExtent(source, at, size);
     const end = at + extent.length;
     if (extent.data) {
-      at += await copyInKernel(source, at, target, at, extent.length);
+      if (!device) at += await copyInKernel(source, at, target, at, extent.length);
       while (at < end) {
         if (signal?.aborted)
           throw new DiskError('aborted', 'The copy was interrupted', { path: target.name });
         buffer ??= new Uint8Array(pieceBytes);
         const piece = buffer.subarray(0, Math.min(pieceBytes, end - at));
         readWhole(source, at, piece);
-        writeWhole(target, at, piece);
+        // A device has no holes to tell of.
+        if (!device || !isZero(piece)) writeWhole(target, at, piece);
         at += piece.length;
       }
     }

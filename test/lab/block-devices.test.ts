@@ -5,22 +5,13 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { cowImg } from '../../src/cli/cow-img.ts';
 import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
 import { testContext } from '../support/cli-context.ts';
-import { have, isRoot, mustRun, run } from '../support/programs.ts';
+import { have, mustRun, run } from '../support/programs.ts';
+import { haveLoops, loopDevice } from './loop-device.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
 
 const MiB = 1024 * 1024;
 
-/** Whether this machine lets us make loop devices. */
-const haveLoops = isRoot && have('losetup') && (await run('losetup', ['-f'])).code === 0;
 const haveQemu = have('qemu-system-x86_64') && have('qemu-img');
-
-/** A file of so many bytes as a block device. */
-async function loopDevice(bench: LabBench, name: string, bytes: number) {
-  const file = bench.path(name);
-  await mustRun('truncate', ['-s', String(bytes), file]);
-  const path = (await mustRun('losetup', ['-f', '--show', file])).trim();
-  return { path, [Symbol.asyncDispose]: async () => void (await mustRun('losetup', ['-d', path])) };
-}
 
 async function img(bench: LabBench, ...args: string[]): Promise<string> {
   const context = testContext({ program: 'cow-img', cwd: bench.dir.path });

@@ -24,6 +24,10 @@ export const labCommands: readonly CommandSpec[] = [
       'The master is made read-only meanwhile.',
     options: [
       { flags: '--start', help: 'boot the seats then' },
+      {
+        flags: '--overwrite <seats>',
+        help: 'whatever is on the devices of these seats is given up (disk.device)',
+      },
       { flags: '--prune', help: 'remove seats that are not in the lab file any more, with their disks' },
       dryRun,
       { flags: '--parallel <n>', help: 'with --start: seats that are booted at the same time' },

@@ -15,6 +15,7 @@ import {
   runnerOf,
   say,
   sayJson,
+  seatsFrom,
   shown,
   startToo,
   wantsJson,
@@ -28,8 +29,11 @@ const onThisMachine: LabCommand = async (input, context) => {
   const { lab, file } = labFrom(input, context);
   const began = performance.now();
   const prune = input.options.prune === true;
+  const overwrite = new Set(
+    typeof input.options.overwrite === 'string' ? seatsFrom(lab, input.options.overwrite.split(',')) : [],
+  );
   await using runner = await runnerOf(lab);
-  let prepared = await prepareWithDigest(lab, { prune, runner }, context);
+  let prepared = await prepareWithDigest(lab, { prune, overwrite, runner }, context);
   if (input.options.dryRun === true) {
     if (wantsJson(input)) sayJson(context, planJson(prepared));
     else {
@@ -44,7 +48,11 @@ const onThisMachine: LabCommand = async (input, context) => {
   else {
     // Looked at again under the lock: another command may have been at work until now.
     ({ prepared, applied } = await locked(lab, async () => {
-      const again = await prepareWithDigest(openLab(lab.spec.file, context.cwd), { prune, runner }, context);
+      const again = await prepareWithDigest(
+        openLab(lab.spec.file, context.cwd),
+        { prune, overwrite, runner },
+        context,
+      );
       return { prepared: again, applied: await apply(again, runner, context) };
     }));
   }

@@ -60,7 +60,7 @@ function keysAt(path: Path): readonly string[] {
   const known: Readonly<Record<string, readonly string[]>> = {
     master: ['path', 'format'],
     seats: ['count', 'name', 'first'],
-    disk: ['size', 'bus'],
+    disk: ['size', 'device', 'bus', 'preallocation'],
     network: ['network', 'bridge'],
     runner: ['libvirt'],
     seed: path.length === 1 ? Object.keys(seedSchema.shape) : [],

@@ -37,6 +37,8 @@ export interface LabSpec {
   readonly disk: {
     /** Guest bytes; undefined: the master's. */
     readonly size?: number;
+    /** Path of the block device of each seat, with {seat}, {n} or {lab} in it; undefined: files in the pool. */
+    readonly device?: string;
     readonly bus: DiskBus;
     readonly preallocation: Preallocation;
   };
@@ -191,6 +193,15 @@ function resolveSpec(data: LabDocument, document: Document, source: SourceText, 
       "the disk's size must be a multiple of 512 bytes",
       'write for example: size: 40G',
     );
+  }
+  if (data.disk.device !== undefined) {
+    if (data.hosts) wrong(['disk', 'device'], 'devices are of one machine: not with hosts', 'leave it out');
+    if (data.disk.preallocation !== 'off')
+      wrong(
+        ['disk', 'device'],
+        'a device is there as a whole: preallocation is for files',
+        'leave one of them out',
+      );
   }
   const disks = data.disks.map((disk) => ({ ...disk, size: sizeOf(disk.size) }));
   for (const [i, { name, size: bytes }] of disks.entries()) {

@@ -29,6 +29,8 @@ const whole = (what: string, least: number, most: number) =>
     .min(least, { error: `${what} must be at least ${least}` })
     .max(most, { error: `${what} must be at most ${most}` });
 
+const deviceError = `the disk's device must be an absolute path with {seat} or {n} in it, such as /dev/vg/{seat}`;
+
 const seatCount = whole('the number of seats', 1, mostSeats);
 
 const seatPattern = z
@@ -204,6 +206,15 @@ export const labSchema = z
             .regex(sizePattern, { error: "the disk's size must be a size such as 40G" })
             .optional()
             .meta({ description: "Bytes the guest sees, at least the master's. Default: the master's" }),
+          device: z
+            .string({ error: deviceError })
+            .regex(/^\/([^\s{}]|\{(seat|n|lab)\})+$/, { error: deviceError })
+            .regex(/\{(seat|n)\}/, { error: deviceError })
+            .optional()
+            .meta({
+              description:
+                "Block devices that the seats' disks are made on, such as /dev/vg/{lab}-{seat}. Default: files in the pool",
+            }),
           bus: z
             .enum(diskBuses, {
               error: `the disk's bus must be ${diskBuses.slice(0, -1).join(', ')} or ${diskBuses.at(-1)}`,
