@@ -63,6 +63,8 @@ export interface OpenImageFileOptions
   readonly corruptDependents?: boolean;
   /** As `OpenFileOptions.foreground`, for every file of the image and its chain. */
   readonly foreground?: boolean;
+  /** As `OpenFileOptions.writeBehind`, likewise. */
+  readonly writeBehind?: boolean;
 }
 
 /**
@@ -412,7 +414,8 @@ function hostFor(options: OpenImageFileOptions, before?: (path: string) => Promi
     secret: options.secret,
     async openFile(path, { writable, device }) {
       if (writable) await before?.(path);
-      const store = await openFileStore(path, { writable, foreground: options.foreground });
+      const { foreground, writeBehind } = options;
+      const store = await openFileStore(path, { writable, foreground, writeBehind });
       if (!device || store.fileKind === 'block') return store;
       await store[Symbol.asyncDispose]();
       throw new DiskError(

@@ -13,6 +13,7 @@ export const kernel = {
   FALLOC_FL_KEEP_SIZE: 0x01,
   FALLOC_FL_PUNCH_HOLE: 0x02,
   FALLOC_FL_ZERO_RANGE: 0x10,
+  SYNC_FILE_RANGE_WRITE: 2,
   FICLONE: 0x4004_9409,
   FS_IOC_GETFLAGS: 0x8008_6601,
   FS_IOC_SETFLAGS: 0x4008_6602,
@@ -43,6 +44,8 @@ export interface Libc {
     ioctl(fd: number, request: number, argument: Uint8Array): Promise<number>;
     ioctlNumber(fd: number, request: number, argument: number): Promise<number>;
     syncfs(fd: number): Promise<number>;
+    /** Begins to write a file's changed bytes to its disk, and does not wait for them. */
+    startWriting(fd: number): Promise<number>;
   };
 }
 
@@ -89,6 +92,9 @@ function bind(koffi: Koffi): Libc {
   const ioctl = own.func('int ioctl(int fd, unsigned long request, void *argument)');
   const ioctlNumber = own.func('int ioctl(int fd, unsigned long request, long argument)');
   const exit = own.func('void _exit(int status)');
+  const syncFileRange = own.func(
+    'int sync_file_range(int fd, int64_t offset, int64_t length, unsigned int flags)',
+  );
   const syncfs = own.func('int syncfs(int fd)');
 
   const call = (code: KoffiFunction, ...args: unknown[]): number => {
@@ -121,6 +127,7 @@ function bind(koffi: Koffi): Libc {
       ioctl: (fd, request, argument) => inPool(ioctl, fd, request, argument),
       ioctlNumber: (fd, request, argument) => inPool(ioctlNumber, fd, request, argument),
       syncfs: (fd) => inPool(syncfs, fd),
+      startWriting: (fd) => inPool(syncFileRange, fd, 0, 0, kernel.SYNC_FILE_RANGE_WRITE),
     },
   };
 }

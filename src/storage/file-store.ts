@@ -13,6 +13,8 @@ import {
 import { growAllocated, refuseDeviceResize, resizeFile } from '../platform/preallocate.ts';
 import { findExtent, truncate, zeroDevice, zeroInside } from '../platform/sparse.ts';
 import { SpaceTaker } from '../platform/take-space.ts';
+import { WriteBehind } from '../platform/write-behind.ts';
+import type { OpenFileOptions } from './file.ts';
 import { changeLocks, type LockBits, noLocks } from './file-lock.ts';
 import { allPermissions, type ImageLock } from './image-lock.ts';
 import type { Allocation, ByteSource, ByteStore, Extent, HostFile } from './store.ts';
@@ -47,6 +49,7 @@ export class FileStore implements ByteStore, HostFile {
   readonly #mostInline: number;
   /** Takes the space of large writes that block. */
   readonly #space: SpaceTaker | undefined;
+  readonly #behind: WriteBehind | undefined;
   #size: number;
   #sizeChanged = false;
   #closed = false;
@@ -64,7 +67,7 @@ export class FileStore implements ByteStore, HostFile {
   /** For `openFileStore`. */
   constructor(
     opened: Pick<FileStore, 'path' | 'name' | 'fd' | 'device' | 'inode' | 'fileKind' | 'size' | 'writable'>,
-    foreground = false,
+    { foreground = false, writeBehind = false }: Pick<OpenFileOptions, 'foreground' | 'writeBehind'> = {},
   ) {
     this.path = opened.path;
     this.name = opened.name;
@@ -76,6 +79,7 @@ export class FileStore implements ByteStore, HostFile {
     this.writable = opened.writable;
     this.#mostInline = foreground ? foregroundBytes : inlineBytes;
     if (foreground && opened.writable) this.#space = new SpaceTaker(this);
+    if (writeBehind && opened.writable) this.#behind = new WriteBehind(this);
   }
 
   get size(): number {
@@ -105,6 +109,7 @@ export class FileStore implements ByteStore, HostFile {
         this.#space?.take(at, from.length);
         writeWhole(this, at, from);
         this.#grewTo(at + from.length);
+        this.#wrote(from.length);
       }
       return done;
     } catch (error) {
@@ -213,7 +218,9 @@ export class FileStore implements ByteStore, HostFile {
     if (from + length > this.#size) throw this.#outOfRange('Copy', from, length);
     if (this.fileKind === 'block' || target.fileKind === 'block') return 0;
     const copying = copyInKernel(this, from, target, to, length);
-    return this.#track(target.#trackGrowth(to + length, copying, (copied) => to + copied));
+    const copied = await this.#track(target.#trackGrowth(to + length, copying, (copied) => to + copied));
+    target.#wrote(copied);
+    return copied;
   }
 
   sharesBlocks(source: ByteSource): boolean {
@@ -285,6 +292,11 @@ export class FileStore implements ByteStore, HostFile {
   #longerThan(end: number): Promise<void> | undefined {
     for (const write of this.#growing) if (write.end > end) return write.settled;
     return undefined;
+  }
+
+  #wrote(bytes: number): void {
+    const telling = this.#behind?.wrote(bytes);
+    if (telling) void this.#track(telling);
   }
 
   #grewTo(end: number): void {

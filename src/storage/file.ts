@@ -26,6 +26,11 @@ export interface OpenFileOptions {
    * pool and leaves the pool's threads to other files.
    */
   readonly foreground?: boolean;
+  /**
+   * For a program that writes much and flushes at the end: what it writes in large requests that block is on its way to
+   * the disk before. Bytes get no safer by it than by writing.
+   */
+  readonly writeBehind?: boolean;
 }
 
 /**
@@ -73,7 +78,7 @@ export async function openFileStore(path: string, options: OpenFileOptions = {})
       size: block ? blockDeviceSize(fd, rdev, name) : Number(stats.size),
       writable,
     };
-    const store = new FileStore(found, options.foreground);
+    const store = new FileStore(found, options);
     if (options.create === 'truncate' && !block) await emptyUnlessInUse(store);
     return store;
   } catch (error) {

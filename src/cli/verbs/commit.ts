@@ -112,6 +112,7 @@ function openOptions(context: CliContext, wish: CommitArguments) {
     discards: true,
     corruptDependents: true,
     foreground: true,
+    writeBehind: wish.cache !== 'unsafe',
     signal: context.signal,
   };
 }

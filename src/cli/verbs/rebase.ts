@@ -110,6 +110,7 @@ async function rebase(
     // Only an unsafe rebase can change what those read that stand on the image.
     corruptDependents: wish.force || !wish.unsafe,
     foreground: true,
+    writeBehind: wish.cache !== 'unsafe',
     signal: context.signal,
   });
   const { backingFormat } = wish;
