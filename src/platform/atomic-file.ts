@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import {
   chmodSync,
   chownSync,
@@ -67,7 +66,10 @@ export function createAside(path: string, options: { readonly deviceLink?: boole
   if (isDevice(target)) {
     throw new DiskError('unsupported', `'${path}' is a device: no file can take its place`, { path });
   }
-  const random = randomBytes(6).toString('hex');
+  // Only to keep our own apart: whoever makes the file asks that none be there. (Node's crypto takes milliseconds to load.)
+  const random = Math.floor(Math.random() * 2 ** 48)
+    .toString(16)
+    .padStart(12, '0');
   const temporary = join(
     dirname(target),
     `.${cutName(basename(target))}.cowherd-${processMark()}.${random}.part`,
