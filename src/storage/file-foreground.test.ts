@@ -31,6 +31,31 @@ function assertFilled(path: string): void {
   expect(Buffer.compare(readFileSync(path), expected)).toBe(0);
 }
 
+describe('a file whose bytes are sent on before they are flushed', () => {
+  it('holds what was written and copied, whether it is flushed or only closed', async () => {
+    const expected = pattern(2 * mebi);
+    await using source = await openFileStore(folder.file('source'), { create: 'exclusive' });
+    await source.write(0, expected);
+    for (const flushed of [true, false]) {
+      const path = folder.file(`image-${flushed}`);
+      {
+        const how = { create: 'exclusive', foreground: true, writeBehind: true } as const;
+        await using store = await openFileStore(path, how);
+        for (let at = 0; at < 40; at += 2) {
+          const copied = at % 8 === 0 ? await store.copyFrom(at * mebi, source, 0, 2 * mebi) : 0;
+          await store.write(at * mebi + copied, expected.subarray(copied));
+        }
+        if (flushed) await store.flush();
+      }
+      const found = readFileSync(path);
+      expect(found.length).toBe(40 * mebi);
+      for (let at = 0; at < 40; at += 2) {
+        expect(Buffer.compare(found.subarray(at * mebi, (at + 2) * mebi), expected)).toBe(0);
+      }
+    }
+  });
+});
+
 describe('a file filled in the foreground', () => {
   it('holds what was written, and takes no more space than that', async () => {
     const path = folder.file('image');
