@@ -1,8 +1,10 @@
-import { chmodSync, mkdirSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { cowherd } from '../../src/lab/cowherd.ts';
 import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
 import { byteLocks } from '../../src/platform/byte-locks.ts';
+import { freePort } from '../nbd/support.ts';
 import { testContext } from '../support/cli-context.ts';
 import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../support/libvirtd.ts';
 import { have, mustRun, run } from '../support/programs.ts';
@@ -102,6 +104,42 @@ describe.skipIf(!haveLibvirtd)('the life of a lab under libvirt', () => {
     },
     120_000,
   );
+
+  it('a guest of another host boots from what is served here, and its work is in the seat', async () => {
+    const [before] = await boot('student-01');
+    const [, master, boots] = /: (\S+) (\d+)$/.exec(before)!;
+    const lab = readFileSync(bench.path('lab.yaml'), 'utf8');
+    writeFileSync(bench.path('lab.yaml'), `${lab}\nserve: { listen: "127.0.0.1:${await freePort()}" }\n`);
+    await bench.must('serve', '--definitions', 'elsewhere');
+    // The other host is this one, where the seat's own domain has the name, and there is only TCG.
+    const xml = readFileSync(bench.path('elsewhere/student-01.xml'), 'utf8')
+      .replace(/<(name|uuid)>.*<\/\1>/g, '')
+      .replace('<title>', '<name>elsewhere</name><title>')
+      .replace('type="kvm"', 'type="qemu"')
+      .replace('host-passthrough', 'maximum');
+    expect(xml).toContain('<source protocol="nbd" name="student-01">');
+    writeFileSync(bench.path('elsewhere.xml'), xml);
+    const ending = new AbortController();
+    const context = testContext({ program: 'cowherd', cwd: bench.dir.path, signal: ending.signal });
+    const server = cowherd(['serve', 'lab.yaml', 'student-01'], context);
+    try {
+      while (!context.out().includes('serving')) await sleep(50);
+      const refused = await bench.run('start', 'lab.yaml', 'student-01');
+      expect([refused.code, refused.out]).toEqual([
+        1,
+        expect.stringContaining('another program has its disk open'),
+      ]);
+      await mustRun('virsh', ['-c', libvirtd.uri, 'create', bench.path('elsewhere.xml')]);
+      // It says how often it has booted, and powers off.
+      const asked = ['-c', libvirtd.uri, 'domstate', 'elsewhere'];
+      while ((await run('virsh', asked)).code === 0) await sleep(100);
+    } finally {
+      ending.abort('SIGTERM');
+    }
+    expect(await server).toBe(0);
+    expect(await boot('student-01')).toEqual([`student-01: ${master} ${Number(boots) + 2}`]);
+    await qemuCheck(seat(1));
+  }, 120_000);
 
   it.skipIf(!byteLocks())(
     'clones boot while the master is guarded, and QEMU may not write to it',
