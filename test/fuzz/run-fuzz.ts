@@ -1,3 +1,4 @@
+import { symlinkSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { build } from 'esbuild';
@@ -12,6 +13,8 @@ const hangTime = 45_000;
 /** Bundles the worker, since threads load no TypeScript. Gives its path. */
 export async function bundleWorker(folder: string): Promise<string> {
   const outfile = `${folder}/fuzz-worker.mjs`;
+  // Where it finds koffi, by which the threads of cow-nbd move bytes.
+  symlinkSync(fileURLToPath(new URL('../../node_modules', import.meta.url)), `${folder}/node_modules`);
   await build({
     entryPoints: [fileURLToPath(new URL('./fuzz-worker.ts', import.meta.url))],
     outfile,
@@ -60,6 +63,8 @@ export async function runFuzz(
   const thread = new Worker(worker, {
     workerData,
     execArgv: ['--enable-source-maps'],
+    // Sockets are opened by the system's call.
+    trackUnmanagedFds: false,
     resourceLimits: { maxOldGenerationSizeMb: 1024 },
   });
   let watchdog: NodeJS.Timeout | undefined;

@@ -4,6 +4,7 @@ import { fileSystemTargets } from './filesystems.ts';
 import { vhdxImages, vpcImages } from './hyper-v.ts';
 import { luksHeaders } from './luks.ts';
 import { luks2Headers } from './luks2.ts';
+import { nbdPollLoop } from './nbd-poll-loop.ts';
 import { nbdReplies } from './nbd-replies.ts';
 import { nbdRequests } from './nbd-requests.ts';
 import { deflateTarget, textTargets } from './parsers.ts';
@@ -25,6 +26,7 @@ export const targets: readonly Target[] = [
   luks2Headers,
   nbdReplies,
   nbdRequests,
+  nbdPollLoop,
   deflateTarget,
   ...textTargets,
   ...applianceTexts,

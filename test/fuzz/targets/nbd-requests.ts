@@ -14,8 +14,9 @@ import { Option } from '../../../src/storage/nbd/protocol.ts';
 import type { Random } from '../../crash/random.ts';
 import { Broken, type Target } from '../target.ts';
 
-const size = 1024 * 1024;
-const mostKept = 64 * 1024 * 1024;
+/** Bytes of the disk that is served. */
+export const served = 1024 * 1024;
+export const mostKept = 64 * 1024 * 1024;
 
 /** What the fuzzed client sends, hex, cut into pieces by `cuts`, to a server of an image in `format`. */
 interface Client {
@@ -66,10 +67,23 @@ function request(random: Random, extended: boolean): string {
   const command = random.pick([0, 0, 0, 1, 1, 1, 3, 4, 5, 6, 6, 7, 7, 2, 8, 99]);
   const flags =
     random.pick([0, 0, 0, 1, 2, 4, 8, 16, extended ? 32 : 0, 0xffff]) | (extended && command === 1 ? 32 : 0);
-  const offset = random.pick([0, 0, 512, 65536, 65537, size - 512, size, 2 ** 52, 2 ** 63]);
-  const sizes = [0, 1, 512, 4096, 65536, 70_000, 300_000, size, size + 1, 2 ** 25, 2 ** 25 + 1, 2 ** 32 - 1];
+  const offset = random.pick([0, 0, 512, 65536, 65537, served - 512, served, 2 ** 52, 2 ** 63]);
+  const sizes = [
+    0,
+    1,
+    512,
+    4096,
+    65536,
+    70_000,
+    300_000,
+    served,
+    served + 1,
+    2 ** 25,
+    2 ** 25 + 1,
+    2 ** 32 - 1,
+  ];
   const length = random.pick(extended ? [...sizes, 2 ** 40, 2 ** 63] : sizes);
-  const payload = command === 1 && length <= size ? 'c3'.repeat(length) : '';
+  const payload = command === 1 && length <= served ? 'c3'.repeat(length) : '';
   const head = `${extended ? '21e41c71' : '25609513'}${number(flags, 2)}${number(command, 2)}`;
   const cookie = number(random.below(2 ** 32), 8);
   return `${head}${cookie}${number(offset, 8)}${number(length, extended ? 8 : 4)}${payload}`;
@@ -109,7 +123,7 @@ class LyingClient extends Duplex {
 }
 
 /** Notes what an image throws that is no typed error: the server answers EIO to either. */
-function watched(image: Image, note: (error: unknown) => void): Image {
+export function watched(image: Image, note: (error: unknown) => void): Image {
   const look = (error: unknown): never => {
     if (!isDiskError(error)) note(error);
     throw error;
@@ -131,7 +145,7 @@ function watched(image: Image, note: (error: unknown) => void): Image {
 }
 
 /** Chunks that follow one another without a gap; the last may be cut off, as the client goes when it likes. */
-function checkChunks(bytes: Buffer, mode: ReplyMode): void {
+export function checkChunks(bytes: Buffer, mode: ReplyMode): void {
   if (mode === 'simple') return;
   const extended = mode === 'extended';
   const header = extended ? 32 : 20;
@@ -152,22 +166,41 @@ const buffers = new ThreadBuffers();
 let empty: Uint8Array | undefined;
 
 async function store(format: Client['format']): Promise<MemoryStore> {
-  if (format === 'raw') return new MemoryStore({ size });
-  if (!empty) {
-    const made = new MemoryStore();
-    await createImage(made, 'qcow2', size, {});
-    empty = new Uint8Array(made.size);
-    await made.read(0, empty);
-  }
+  if (format === 'raw') return new MemoryStore({ size: served });
   const copy = new MemoryStore();
-  await copy.write(0, empty);
+  await copy.write(0, await emptyQcow2());
   return copy;
+}
+
+/** An image of `served` bytes with nothing in it. */
+export async function emptyQcow2(): Promise<Uint8Array> {
+  if (empty) return empty;
+  const made = new MemoryStore();
+  await createImage(made, 'qcow2', served, {});
+  empty = new Uint8Array(made.size);
+  await made.read(0, empty);
+  return empty;
+}
+
+/** Requests, hex, of which some bytes are not what they should be. */
+export function drawRequests(random: Random, mode: ReplyMode): string {
+  let bytes = '';
+  for (let left = random.between(1, 12); left > 0; left--) bytes += request(random, mode === 'extended');
+  for (let left = random.pick([0, 0, 1, 2, 5]); left > 0; left--)
+    bytes = mutated(random, bytes, bytes.length / 2);
+  return bytes;
+}
+
+/** With one byte before the `limit`th changed, put in or lost. */
+function mutated(random: Random, bytes: string, limit: number): string {
+  const at = 2 * random.below(limit);
+  return bytes.slice(0, at) + number(random.below(256), 1) + bytes.slice(at + random.pick([0, 2, 2, 2, 4]));
 }
 
 /** What clients send to the NBD server, while haggling and after: it answers or hangs up, and the image stays sound. */
 export const nbdRequests: Target = {
   name: 'NBD requests',
-  share: 0.5,
+  share: 0.4,
   draw(random): Client {
     const mode = random.pick(['simple', 'structured', 'structured', 'extended', 'extended'] as const);
     const name = random.pick(['', '', '', 'disk', 'nowhere']);
@@ -184,9 +217,7 @@ export const nbdRequests: Target = {
     const opened = bytes.length / 2;
     for (let left = random.between(1, 12); left > 0; left--) bytes += request(random, mode === 'extended');
     for (let left = random.pick([0, 0, 1, 2, 5]); left > 0; left--) {
-      const at = 2 * random.below(random.below(2) === 0 ? opened : bytes.length / 2);
-      bytes =
-        bytes.slice(0, at) + number(random.below(256), 1) + bytes.slice(at + random.pick([0, 2, 2, 2, 4]));
+      bytes = mutated(random, bytes, random.below(2) === 0 ? opened : bytes.length / 2);
     }
     const cuts = Array.from({ length: random.below(8) }, () => random.below(2_000_000));
     const format = random.pick(['raw', 'qcow2'] as const);
@@ -195,7 +226,7 @@ export const nbdRequests: Target = {
   async run(input) {
     const told = input as Client;
     const client = new LyingClient(told);
-    const found = { size, flags: told.readOnly ? 0x523 : 0xd6d, contexts: ['base:allocation'] };
+    const found = { size: served, flags: told.readOnly ? 0x523 : 0xd6d, contexts: ['base:allocation'] };
     const exports = ['', 'disk'].map((name) => ({ name, ...found }));
     const refuse = async () => {
       throw new Error('There is no TLS here');
@@ -228,7 +259,7 @@ export const nbdRequests: Target = {
     if (untyped !== undefined) throw untyped;
     checkChunks(Buffer.concat(client.heard), negotiated.mode);
     await using again = await openImage(file, { format: told.format, writable: false });
-    await again.read(0, new Uint8Array(size));
+    await again.read(0, new Uint8Array(served));
     return 'accepted';
   },
 };
