@@ -21,11 +21,15 @@ import { buildProgram, runProgram } from './kill.ts';
 import { LabBench, labBench, qemuCheck } from './support.ts';
 
 const MiB = 1024 * 1024;
-const kills = process.env.COWHERD_LONG === '1' ? 30 : 3;
+const kills = process.env.COWHERD_LONG === '1' ? 30 : 2;
 
 interface Status {
   readonly copies: readonly { host: string; sha256: string; state: string; current: boolean }[];
   readonly seats: readonly { name: string; host: string; state: string; disk: string; content: string }[];
+}
+interface Collected {
+  readonly garbage: readonly { readonly kind: string; readonly files: readonly string[] }[];
+  readonly kept: readonly { readonly host: string; readonly file: string; readonly why: string }[];
 }
 interface Started {
   readonly started: readonly { seat: string; ok: boolean; lines: string[] }[];
@@ -256,8 +260,16 @@ describe.skipIf(!haveLibvirtd || !have('mount'))('a lab over two libvirts with p
     expect((await domains('left')).length).toBe(3);
     expect(await domains('right')).toEqual(['class-student-04']);
     await makeDemoMaster(bench.path('masters/other.raw'), { size: 8 * MiB, payloadBytes: 0, label: 'other' });
-    bench.write('lab.yaml', lab({ master: 'masters/other.raw', seats: 3 }));
-    expect(await bench.must('up')).toContain('kept, not listed: student-04');
+    bench.write('lab.yaml', lab({ seats: 3 }));
+    const before = readFileSync(bench.path('lab.yaml'), 'utf8');
+    expect(await bench.must('roll', 'lab.yaml', 'masters/other.raw', '--dry-run')).toContain(
+      'student-01..04',
+    );
+    expect(readFileSync(bench.path('lab.yaml'), 'utf8')).toBe(before);
+    expect(copies('left')).toHaveLength(1);
+    const rolled = await bench.must('roll', 'lab.yaml', 'masters/other.raw');
+    expect(rolled).toContain('kept, not listed: student-04');
+    expect(rolled).toContain('Seats change over at their next reset: student-01..04');
     const disks = async () => (await bench.json<Status>('status')).seats.map(({ disk }) => disk);
     expect(await disks()).toEqual(['former', 'former', 'former', 'former']);
     const startFirst = async () =>
@@ -270,6 +282,33 @@ describe.skipIf(!haveLibvirtd || !have('mount'))('a lab over two libvirts with p
     // The former one goes with its last seat.
     expect(copies('left')).toHaveLength(1);
     expect(await disks()).toEqual(['ok', 'ok', 'ok', 'former']);
+    // A disk whose domain somebody has removed is somebody's work: what it stands on stays.
+    const [other] = copies('left');
+    await mustRun('virsh', ['-c', uri('left'), 'undefine', 'class-student-01']);
+    await bench.must('roll', 'lab.yaml', 'masters/demo.raw');
+    await mustRun('virsh', ['-c', uri('left'), 'undefine', 'class-student-01']);
+    await bench.must('reset', 'student-02', 'student-03');
+    await qemuCheck(join(pool('left'), 'student-01.qcow2'));
+    await mustRun('qemu-img', ['info', '--backing-chain', join(pool('left'), 'student-01.qcow2')]);
+    writeFileSync(join(pool('left'), 'gone+0123456789abcdef.raw'), 'half');
+    writeFileSync(join(pool('left'), 'lost+0123456789abcdef.raw.copy.json'), '{}');
+    const gc = (...args: string[]) => bench.json<Collected>('gc', 'lab.yaml', ...args);
+    const found = await gc();
+    expect(found.garbage.map(({ kind, files }) => [kind, ...files])).toEqual([
+      ['cut off', 'gone+0123456789abcdef.raw'],
+      ['record', 'lost+0123456789abcdef.raw.copy.json'],
+    ]);
+    expect(found.kept).toEqual([{ host: 'left', file: other, why: "'student-01.qcow2' stands on it" }]);
+    expect(existsSync(join(pool('left'), 'gone+0123456789abcdef.raw'))).toBe(true);
+    expect(await bench.must('gc', 'lab.yaml', '--yes')).toContain('Removed 2 things');
+    rmSync(join(pool('left'), 'student-01.qcow2'));
+    expect((await gc('--yes')).garbage).toMatchObject([
+      { kind: 'copy', files: [`${other}.copy.json`, other] },
+    ]);
+    expect(copies('left')).toHaveLength(1);
+    await bench.must('roll', 'lab.yaml', 'masters/other.raw');
+    await bench.must('reset', 'all');
+    expect(await gc()).toMatchObject({ garbage: [] });
     await bench.must('up', '--prune');
     expect(await domains('right')).toEqual(['']);
     expect(readdirSync(pool('right')).filter((name) => name.startsWith('student'))).toEqual([]);

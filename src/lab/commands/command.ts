@@ -37,13 +37,14 @@ export function labFrom(
   if (isRemote(spec)) {
     throw new DiskError('unsupported', 'This is not there for labs whose hosts have pools of their own', {
       field: 'hosts',
-      detail: { fix: 'plan, up, status, start, stop, reset and down are' },
+      detail: { fix: 'plan, up, status, start, stop, reset, roll, gc and down are' },
     });
   }
   return { lab: labOf(spec), file, rest };
 }
 
-function isRemote({ hosts }: LabSpec): boolean {
+/** Whether the lab's hosts have pools of their own. */
+export function isRemote({ hosts }: LabSpec): boolean {
   return hosts?.some((one) => one.pool !== undefined) ?? false;
 }
 

@@ -5,10 +5,11 @@ import { DiskError } from '../../errors.ts';
 import { count, table } from '../describe.ts';
 import { openLab } from '../lab.ts';
 import { collect, planCollection } from '../masters/collect.ts';
-import { defaultLabFile, type LabCommand, say, sayJson, shown, wantsJson } from './command.ts';
+import { loadLab } from '../spec/load.ts';
+import { defaultLabFile, isRemote, type LabCommand, say, sayJson, shown, wantsJson } from './command.ts';
 
 /** `cowherd gc`: says what nobody needs any more, and removes it with --yes. */
-export const run: LabCommand = async (input, context) => {
+const onThisMachine: LabCommand = async (input, context) => {
   const [first = defaultLabFile, ...rest] = input.operands;
   const path = resolve(context.cwd, first);
   if (!existsSync(path)) {
@@ -53,6 +54,13 @@ export const run: LabCommand = async (input, context) => {
     );
   }
   return 0;
+};
+
+export const run: LabCommand = async (input, context) => {
+  const path = resolve(context.cwd, input.operands[0] ?? defaultLabFile);
+  const named = statSync(path, { throwIfNoEntry: false })?.isFile();
+  if (!named || !isRemote(loadLab(path, context.cwd))) return await onThisMachine(input, context);
+  return await (await import('./remote/gc.ts')).run(input, context);
 };
 
 function keepOf(value: string | boolean | undefined): number {

@@ -1,15 +1,26 @@
 import { existsSync } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
+import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
 import { readSmallText } from '../../platform/json-file.ts';
 import { describeSeats } from '../describe.ts';
-import { type Lab, labOf, realPath } from '../lab.ts';
+import { labOf, realPath } from '../lab.ts';
 import { inspectMaster, pathFrom } from '../master.ts';
 import { findVersion } from '../masters/library.ts';
 import { overcommitError } from '../space/forecast.ts';
 import { editLabFile, withValue } from '../spec/edit.ts';
-import { parseLab } from '../spec/load.ts';
-import { type LabCommand, labFrom, runnerOf, say, sayJson, shown, wantsJson } from './command.ts';
+import { type LabSpec, parseLab } from '../spec/load.ts';
+import {
+  isRemote,
+  type LabCommand,
+  labFrom,
+  runnerOf,
+  say,
+  sayJson,
+  shown,
+  specFrom,
+  wantsJson,
+} from './command.ts';
 import { describePlan } from './describe-plan.ts';
 import { isPossible, planJson, prepareWithDigest } from './plan.ts';
 import { run as up } from './up.ts';
@@ -18,26 +29,11 @@ import { run as up } from './up.ts';
  * `cowherd roll`: the lab file names another master, and `up` takes it; seats change over at their next reset. The lab file
  * changes in one instant, so that a run that is cut off has rolled or not, and `up` completes it.
  */
-export const run: LabCommand = async (input, context) => {
+const onThisMachine: LabCommand = async (input, context) => {
   const { lab, file, rest } = labFrom(input, context, 1);
-  if (rest.length !== 1) {
-    throw new DiskError('bad-argument', 'Which master shall the lab roll to?', {
-      detail: { fix: `write for example: ${context.program} roll ${file} debian-12@4` },
-    });
-  }
   const { spec } = lab;
-  const target = masterMeant(rest[0], lab, context.cwd);
-  const { format } = await inspectMaster(target);
-  const withFormat = spec.master.format !== undefined;
-  const base = dirname(spec.file);
-  const name = isAbsolute(rest[0]) ? target : pathFrom(realPath(base), target);
-  const path = withFormat ? ['master', 'path'] : ['master'];
-  const change = (text: string) => {
-    const moved = withValue(text, path, name);
-    return withFormat ? withValue(moved, ['master', 'format'], format) : moved;
-  };
-  const text = readSmallText(spec.file, 4 * 1024 * 1024) ?? '';
-  const next = labOf(parseLab(change(text), { name: file, file: spec.file }));
+  const { target, change, next: nextSpec } = await otherMaster(spec, { file, wanted: rest }, context);
+  const next = labOf(nextSpec);
   await using runner = await runnerOf(next);
   const prepared = await prepareWithDigest(next, { runner }, context);
   if (input.options.dryRun === true) {
@@ -65,13 +61,46 @@ export const run: LabCommand = async (input, context) => {
   return code;
 };
 
+export const run: LabCommand = async (input, context) => {
+  if (!isRemote(specFrom(input, context, 1).spec)) return await onThisMachine(input, context);
+  return await (await import('./remote/roll.ts')).run(input, context);
+};
+
+/** What the lab file is to say so that it names the one master that is wanted. Throws `bad-argument`, `not-found`. */
+export async function otherMaster(
+  spec: LabSpec,
+  { file, wanted }: { readonly file: string; readonly wanted: readonly string[] },
+  context: CliContext,
+): Promise<{
+  readonly target: string;
+  readonly change: (text: string) => string;
+  readonly next: LabSpec;
+}> {
+  if (wanted.length !== 1) {
+    throw new DiskError('bad-argument', 'Which master shall the lab roll to?', {
+      detail: { fix: `write for example: ${context.program} roll ${file} debian-12@4` },
+    });
+  }
+  const target = masterMeant(wanted[0], spec, context.cwd);
+  const { format } = await inspectMaster(target);
+  const withFormat = spec.master.format !== undefined;
+  const name = isAbsolute(wanted[0]) ? target : pathFrom(realPath(dirname(spec.file)), target);
+  const path = withFormat ? ['master', 'path'] : ['master'];
+  const change = (text: string) => {
+    const moved = withValue(text, path, name);
+    return withFormat ? withValue(moved, ['master', 'format'], format) : moved;
+  };
+  const text = readSmallText(spec.file, 4 * 1024 * 1024) ?? '';
+  return { target, change, next: parseLab(change(text), { name: file, file: spec.file }) };
+}
+
 /** A path, or the name of a version beside the lab's master (`debian-12@4`; `debian-12` is the newest). */
-function masterMeant(text: string, lab: Lab, cwd: string): string {
+function masterMeant(text: string, spec: LabSpec, cwd: string): string {
   const path = resolve(cwd, text);
   if (existsSync(path)) return realPath(path);
   if (text.includes('/')) {
     const found = findVersion(realPath(dirname(path)), text.slice(text.lastIndexOf('/') + 1));
     return found.path;
   }
-  return findVersion(dirname(realPath(lab.spec.master.path)), text).path;
+  return findVersion(dirname(realPath(spec.master.path)), text).path;
 }

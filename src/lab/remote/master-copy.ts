@@ -3,12 +3,10 @@ import { createReadStream } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError } from '../../errors.ts';
 import { factsDiffer, fileFacts, type Master } from '../master.ts';
+import { watchMs } from './collect.ts';
 import type { RemoteHost } from './host.ts';
 import type { RemoteMaster } from './lab.ts';
 import { encodeRecord, type MasterCopy, names } from './records.ts';
-
-/** How long a copy that is there without its record is watched: who writes to it is still at work. */
-const watchMs = 2_000;
 
 /**
  * Copies the master of this machine to a host, with its holes, reads it back, and compares digests; its record is written last, so that a

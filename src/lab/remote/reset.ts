@@ -1,9 +1,9 @@
 import { DiskError } from '../../errors.ts';
 import { count, describeSeats } from '../describe.ts';
 import type { Seat } from '../seat.ts';
+import { removeCopies } from './collect.ts';
 import type { RemoteHost } from './host.ts';
 import type { RemoteLab, RemoteView } from './lab.ts';
-import { type MasterCopy, names } from './records.ts';
 import { assertReplaceable, diskPlace, removeSeatFiles, seatMaker } from './seat-files.ts';
 
 /**
@@ -146,29 +146,4 @@ async function removeRest(
   const records = [...files].filter(isPlacement);
   for (const file of records) await remote.pool.remove(file);
   return [...records, ...(await removeCopies(lab, remote, () => true))];
-}
-
-/**
- * Removes copies of masters that `wanted` picks and no domain stands on. None while another lab has its record in the folder: its disks
- * may be about to stand on one.
- */
-async function removeCopies(
-  lab: RemoteLab,
-  remote: RemoteHost,
-  wanted: (copy: MasterCopy) => boolean,
-): Promise<readonly string[]> {
-  const removed: string[] = [];
-  const { files, copies, standing } = await remote.look(lab.spec.name);
-  const isOther = (file: string) =>
-    names.isPlacement(file) && names.placementRevision(lab.spec.name, file) === undefined;
-  if ([...files].some(isOther)) return removed;
-  for (const copy of copies) {
-    if (!wanted(copy) || standing.has(`${remote.pool.path}/${copy.file}`)) continue;
-    // The record first: a copy without one counts for nothing, a record without its copy would be untrue.
-    for (const file of [names.copyRecord(copy.file), copy.file]) {
-      await remote.pool.remove(file);
-      removed.push(file);
-    }
-  }
-  return removed;
 }
