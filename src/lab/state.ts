@@ -7,53 +7,67 @@ import { asSystemError } from '../platform/errno.ts';
 import { readJsonFile, writeJsonFile } from '../platform/json-file.ts';
 
 /** What tells whether a file was touched, without reading it. Numbers past 2^53 are decimal texts. */
-const fileFactsSchema = z.object({
-  /** Relative to the pool; absolute for a device. */
-  path: z.string(),
-  /** Bytes. */
-  size: z.number(),
-  /** Nanoseconds since the epoch. */
-  mtime: z.string(),
-  inode: z.string(),
-  /** SHA-256 of the first 64 KiB, in hexadecimal. */
-  head: z.string(),
-});
+const fileFactsSchema = () =>
+  z.object({
+    /** Relative to the pool; absolute for a device. */
+    path: z.string(),
+    /** Bytes. */
+    size: z.number(),
+    /** Nanoseconds since the epoch. */
+    mtime: z.string(),
+    inode: z.string(),
+    /** SHA-256 of the first 64 KiB, in hexadecimal. */
+    head: z.string(),
+  });
 
-const masterStateSchema = z.object({
-  format: z.string(),
-  /** Guest bytes. */
-  size: z.number(),
-  /** `contentDigest` of the chain. */
-  content: z.string(),
-  /** The image's own file, then those of its backing chain, downwards. */
-  files: z.array(fileFactsSchema).min(1),
-});
+const masterStateSchema = () =>
+  z.object({
+    format: z.string(),
+    /** Guest bytes. */
+    size: z.number(),
+    /** `contentDigest` of the chain. */
+    content: z.string(),
+    /** The image's own file, then those of its backing chain, downwards. */
+    files: z.array(fileFactsSchema()).min(1),
+  });
 
-const seatStateSchema = z.object({
-  name: z.string(),
-  mac: z.string(),
-  /** The host that it is on, where the lab has several. */
-  host: z.string().optional(),
-});
+const seatStateSchema = () =>
+  z.object({
+    name: z.string(),
+    mac: z.string(),
+    /** The host that it is on, where the lab has several. */
+    host: z.string().optional(),
+  });
 
-export const labStateSchema = z.object({
-  version: z.literal(1),
-  /** Signs records beside masters. */
-  id: z.string(),
-  lab: z.string(),
-  master: masterStateSchema,
-  /** Masters that the lab has rolled away from, and that seats still stand on. */
-  former: z.array(masterStateSchema).min(1).optional(),
-  seats: z.array(seatStateSchema),
-});
+const makeSchema = () => {
+  const master = masterStateSchema();
+  return z.object({
+    version: z.literal(1),
+    /** Signs records beside masters. */
+    id: z.string(),
+    lab: z.string(),
+    master,
+    /** Masters that the lab has rolled away from, and that seats still stand on. */
+    former: z.array(master).min(1).optional(),
+    seats: z.array(seatStateSchema()),
+  });
+};
 
-export type FileFacts = z.infer<typeof fileFactsSchema>;
-export type MasterState = z.infer<typeof masterStateSchema>;
+let made: ReturnType<typeof makeSchema> | undefined;
+
+/** Made when a state is first read: a new lab has none. */
+export function labStateSchema(): ReturnType<typeof makeSchema> {
+  made ??= makeSchema();
+  return made;
+}
+
+export type FileFacts = z.infer<ReturnType<typeof fileFactsSchema>>;
+export type MasterState = z.infer<ReturnType<typeof masterStateSchema>>;
 /**
  * What was made for a lab, remembered in its pool: no database, one small file, written before the first file of a
  * seat appears. Whether those files are there is asked of the files themselves.
  */
-export type LabState = z.infer<typeof labStateSchema>;
+export type LabState = z.infer<ReturnType<typeof labStateSchema>>;
 
 const stateLimit = 64 * 1024 * 1024;
 
@@ -71,7 +85,7 @@ export function readState(pool: string, lab: string): LabState | undefined {
 export function readStateFile(path: string): LabState | undefined {
   const value = readJsonFile(path, stateLimit);
   if (value === undefined) return undefined;
-  const parsed = labStateSchema.safeParse(value);
+  const parsed = labStateSchema().safeParse(value);
   if (parsed.success) return parsed.data;
   if (typeof value.version === 'number' && value.version > 1) {
     throw new DiskError('unsupported', `'${path}' was written by a newer version of Cowherd`, {

@@ -151,11 +151,16 @@ function parseRecord(record: Record<string, unknown>, path: string, base: string
       },
     );
   }
+  let resolved: readonly string[] | undefined;
   return {
     by,
     label,
     note: typeof note === 'object' && note !== null ? (note as Record<string, unknown>) : undefined,
-    dependents: dependents.map((one) => resolve(base, one as string)),
+    // Of most records only the note is asked for.
+    get dependents() {
+      resolved ??= dependents.map((one) => resolve(base, one));
+      return resolved;
+    },
   };
 }
 

@@ -7,18 +7,19 @@ import { recordFolder } from '../../platform/dependents.ts';
 import { readJsonFile, writeJsonFile } from '../../platform/json-file.ts';
 import { labStateSchema } from '../state.ts';
 
-const journalSchema = z.object({
-  version: z.literal(1),
-  /** Where the pool goes, from where it lay. */
-  to: z.string(),
-  /** Images in the pool that name their backing file from where they lie, and shall do so again: names within the pool. */
-  relative: z.array(z.string()),
-  /** The labs' states as they are to be there. */
-  states: z.array(labStateSchema),
-});
+const journalSchema = () =>
+  z.object({
+    version: z.literal(1),
+    /** Where the pool goes, from where it lay. */
+    to: z.string(),
+    /** Images in the pool that name their backing file from where they lie, and shall do so again: names within the pool. */
+    relative: z.array(z.string()),
+    /** The labs' states as they are to be there. */
+    states: z.array(labStateSchema()),
+  });
 
 /** What a move of a pool needs to be completed once it was begun. Beside the pool's old place while it lasts. */
-export type PoolJournal = Omit<z.infer<typeof journalSchema>, 'version' | 'to'> & {
+export type PoolJournal = Omit<z.infer<ReturnType<typeof journalSchema>>, 'version' | 'to'> & {
   /** Absolute. */
   readonly to: string;
 };
@@ -34,7 +35,7 @@ export function readJournal(from: string): PoolJournal | undefined {
   const path = journalPath(from);
   const value = readJsonFile(path, journalLimit);
   if (value === undefined) return undefined;
-  const parsed = journalSchema.safeParse(value);
+  const parsed = journalSchema().safeParse(value);
   if (!parsed.success) throw new DiskError('corrupt', `The journal '${path}' is damaged`, { path });
   return { ...parsed.data, to: resolve(dirname(from), parsed.data.to) };
 }

@@ -6,7 +6,7 @@ import { type SeedDocument, seedSchema } from '../spec/seed-schema.ts';
 import { encodeSeed, type SeedSeat, seedMark } from './nocloud.ts';
 
 const seat: SeedSeat = { lab: 'class', name: 'pc_7', uuid: 'u-1', mac: '52:54:00:00:00:07', index: 6 };
-const spec = (values: Partial<SeedDocument> = {}) => seedSchema.parse(values);
+const spec = (values: Partial<SeedDocument> = {}) => seedSchema().parse(values);
 
 /** The seed's files as isoinfo reads them. */
 async function filesOf(image: Uint8Array): Promise<Record<string, string>> {

@@ -63,7 +63,7 @@ function keysAt(path: Path): readonly string[] {
     disk: ['size', 'device', 'bus', 'preallocation'],
     network: ['network', 'bridge'],
     runner: ['libvirt'],
-    seed: path.length === 1 ? Object.keys(seedSchema.shape) : [],
+    seed: path.length === 1 ? Object.keys(seedSchema().shape) : [],
     disks: ['name', 'size', 'bus'],
   };
   return known[String(path[0])] ?? [];

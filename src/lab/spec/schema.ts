@@ -269,7 +269,8 @@ export const labSchema = z
       )
       .prefault({})
       .meta({ description: 'How much more than there is the seats may be promised' }),
-    seed: seedSchema.optional().meta({
+    // Few labs have one.
+    seed: z.lazy(seedSchema).optional().meta({
       description:
         'What cloud-init makes of each seat: host name, users, network (a NoCloud image in its drive)',
     }),
