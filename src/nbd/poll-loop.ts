@@ -1,6 +1,7 @@
 import { closeSync } from 'node:fs';
 import { pollEvent, type RawIo } from '../platform/raw-io.ts';
 import type { Connection } from './connection.ts';
+import { EagerWait } from './eager-wait.ts';
 import { pageBuffer } from './page-pool.ts';
 import type { SocketWire } from './wire.ts';
 
@@ -24,6 +25,9 @@ export class PollLoop {
   readonly #wakeFd: number;
   readonly #members: Member[] = [];
   readonly #ready: Member[] = [];
+  readonly #look = (timeout: number): number =>
+    this.#io.poll(this.#table.address, this.#members.length + 1, timeout);
+  readonly #eager = new EagerWait(this.#look);
   #table = pageBuffer(4096);
   #woken = false;
   /** Members that have left and are being cleared up after. */
@@ -63,7 +67,7 @@ export class PollLoop {
       const more = this.#goOn();
       if (this.#members.length === 0) return false;
       const busy = this.#isBusy();
-      this.#wait(busy || more ? 0 : -1);
+      this.#wait(!busy && !more);
       if (this.#woken) return true;
       if (this.#ready.length > 0) continue;
       if (more) this.#ready.push(...this.#members);
@@ -101,12 +105,11 @@ export class PollLoop {
     });
   }
 
-  /** Finds those whose sockets are ready. */
-  #wait(timeout: number): void {
-    const count = this.#layTable();
-    const { address } = this.#table;
+  /** Finds those whose sockets are ready; `long`: when one is. */
+  #wait(long: boolean): void {
+    this.#layTable();
     this.#ready.length = 0;
-    const found = this.#io.poll(address, count, timeout);
+    const found = long ? this.#eager.wait() : this.#look(0);
     const { view } = this.#table;
     this.#woken = view.getInt16(6, true) !== 0;
     if (found <= 0) return;
@@ -115,8 +118,8 @@ export class PollLoop {
     }
   }
 
-  /** Lays down what each socket is waited for; answers the number of entries. */
-  #layTable(): number {
+  /** Lays down what each socket is waited for. */
+  #layTable(): void {
     const bytes = (this.#members.length + 1) * entryBytes;
     if (bytes > this.#table.bytes.length) this.#table = pageBuffer(bytes * 2);
     const { view } = this.#table;
@@ -131,7 +134,6 @@ export class PollLoop {
       view.setInt32(at, events === 0 ? -1 : wire.fd, true);
       view.setInt32(at + 4, events, true);
     }
-    return this.#members.length + 1;
   }
 
   #nextProgress(): Promise<void> {
