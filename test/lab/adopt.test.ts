@@ -9,7 +9,7 @@ import { buildProgram, runProgram } from './kill.ts';
 import { type LabBench, labBench, poolNames, qemuCheck } from './support.ts';
 
 const qemu = have('qemu-io') && have('qemu-img');
-const kills = process.env.COWHERD_LONG === '1' ? 100 : 3;
+const kills = process.env.COWHERD_LONG === '1' ? 100 : 2;
 
 /** As somebody makes a clone who has never heard of us. */
 async function clone(bench: LabBench, name: string, master = 'masters/m.raw', ...options: string[]) {
