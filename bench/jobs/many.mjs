@@ -55,7 +55,10 @@ function loop(folder, seats) {
 
 let used = 0;
 
-/** Ours makes every file durable and writes a libvirt definition beside it; the peer's files are not synced. */
+/**
+ * Ours makes every file and its name durable and writes a libvirt definition beside it. The peer flushes each file's data
+ * (four times: `qemu-img create` opens what it made once more for that), and no folder.
+ */
 function overlays(world, seats, wall) {
   const folder = place(world, `overlays-${seats}`);
   let pool = 'loop';
