@@ -3,7 +3,7 @@ import { randomFillSync } from 'node:crypto';
 import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { quietly } from '../process.mjs';
-import { fio, serve, sizeMebi } from './nbd-server.mjs';
+import { fio, nbdcopy, serve, sizeMebi } from './nbd-server.mjs';
 
 export const title = 'nbd-luks';
 
@@ -24,14 +24,19 @@ function makeImages(folder) {
 
 /** The rate is to be 0.8 of the plain disk's. */
 const goal = { wall: 1 / 0.8 };
+const depths = [
+  [1, 32],
+  [16, 64],
+  [64, 64],
+];
 const work = [
-  ['4k reads ×16', fio('randread', '4k', 16, 64)],
+  ...depths.map(([depth, mebi]) => [`4k reads ×${depth}`, fio('randread', '4k', depth, mebi)]),
   ['64k reads ×4', fio('randread', '64k', 4, 256)],
   ['1m reads ×4', fio('read', '1m', 4, 256)],
-  ['nbdcopy out', (uri) => ['nbdcopy', '-C', '4', uri, 'null:']],
-  ['4k writes ×16', fio('randwrite', '4k', 16, 64)],
+  ['nbdcopy out', nbdcopy(undefined, 'null:')],
+  ...depths.map(([depth, mebi]) => [`4k writes ×${depth}`, fio('randwrite', '4k', depth, mebi)]),
   ['1m writes ×4', fio('write', '1m', 4, 256)],
-  ['nbdcopy in', (uri) => ['nbdcopy', '-C', '4', source, uri]],
+  ['nbdcopy in', nbdcopy(source, undefined)],
 ];
 
 export function* jobs({ folder, cowNbd, has }) {
@@ -40,12 +45,12 @@ export function* jobs({ folder, cowNbd, has }) {
   const ours = serve(folder, cowNbd, [...secret, ...named(encrypted)], 'unix');
   const theirs = serve(folder, cowNbd, ['-f', 'raw', plain], 'unix');
   try {
-    for (const [name, argv] of work) {
+    for (const [name, { argv, seconds }] of work) {
       yield {
         name: `luks: ${name}`,
         goal,
-        ours: { name: 'luks', argv: argv(ours.uri), cpu: ours.cpu },
-        peers: [{ name: 'plain', argv: argv(theirs.uri), cpu: theirs.cpu }],
+        ours: { name: 'luks', argv: argv(ours.uri), seconds, cpu: ours.cpu },
+        peers: [{ name: 'plain', argv: argv(theirs.uri), seconds, cpu: theirs.cpu }],
       };
     }
   } finally {

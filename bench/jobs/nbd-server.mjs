@@ -51,7 +51,7 @@ export const fio = (rw, bs, depth, mebi) => ({
     return Math.max(read.runtime, write.runtime) / 1000;
   },
 });
-const nbdcopy = (from, to) => ({
+export const nbdcopy = (from, to) => ({
   argv: (uri) => ['nbdcopy', '-C', '4', from ?? uri, to ?? uri],
 });
 const depths = [
