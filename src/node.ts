@@ -28,6 +28,7 @@ import { combineReference, requireFile } from './image/reference.ts';
 import { createAside, sweepAsides, syncDirectory } from './platform/atomic-file.ts';
 import { registerThreadCrew } from './platform/cipher-crew.ts';
 import { assertNoDependents } from './platform/dependents.ts';
+import { errnoOf, systemError } from './platform/errno.ts';
 import { registerNodePrimitives } from './platform/node-primitives.ts';
 import { connectSocket } from './platform/socket-stream.ts';
 import { registerXzCodec } from './platform/xz-codec.ts';
@@ -158,18 +159,19 @@ export async function createImageTarget(path: string, options: TargetOptions = {
       backing,
       name: takesNewImages(path) ? path : basename(requireFile(path)),
       async sibling(name) {
+        if (name === '') throw systemError('ENOENT', 'create', name, { detail: { sibling: name } });
         const place = normalize(requireFile(combineReference(path, name)));
         if (!takesNewImages(path) && place === normalize(requireFile(path))) {
           throw new DiskError('bad-argument', `'${name}' is the image itself`, { path, field: 'data_file' });
         }
         const folder = dirname(place);
         const file =
-          siblings.get(place) ?? (await createTarget(place, { ...options, sweep: !folders.has(folder) }));
+          siblings.get(place) ?? (await createSibling(place, { ...options, sweep: !folders.has(folder) }));
         siblings.set(place, file);
         folders.add(folder);
         return file.store;
       },
-      openBacking: backing && (() => openFileStore(requireFile(combineReference(path, backing.path)))),
+      openBacking: backing && (async () => (await openTop(combineReference(path, backing.path), {})).source),
       backingPlace: backing && !takesNewImages(path) ? () => placeOfBacking(path, backing.path) : undefined,
     }),
     resolver: (opening, wrap) => async (reference, from) => {
@@ -191,6 +193,17 @@ export async function createImageTarget(path: string, options: TargetOptions = {
       await main[Symbol.asyncDispose]();
     },
   };
+}
+
+/** As `createTarget`; where the place cannot be used, `detail.sibling` says that it is not the image's own. */
+async function createSibling(place: string, options: TargetOptions): Promise<TargetFile> {
+  try {
+    return await createTarget(place, options);
+  } catch (error) {
+    const errno = isDiskError(error) ? error.detail.errno : errnoOf(error);
+    if (typeof errno !== 'string') throw error;
+    throw systemError(errno, 'create', place, { detail: { sibling: place }, cause: error });
+  }
 }
 
 /** A split image has hundreds of files: the system makes several durable at the cost of one. */

@@ -1,7 +1,6 @@
 import { fstatSync, type Stats, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { FormatDriver, OptionValues } from '../formats/driver.ts';
-import { findFormat } from '../formats/index.ts';
 import type { Image } from '../image/image.ts';
 import { takesNewImages } from '../image/nodes/drivers/index.ts';
 import { createImage, openImage } from '../image/open.ts';
@@ -15,7 +14,7 @@ import { UnflushedFile } from '../storage/unflushed.ts';
 import type { CliContext } from './context.ts';
 import type { ConvertArguments } from './convert-arguments.ts';
 import { CliFailure } from './failure.ts';
-import { assertCreatable, couldNotOpen, explain, unknownFormat, unknownProtocol } from './messages.ts';
+import { couldNotOpen, creatableFormat, explain, unknownProtocol } from './messages.ts';
 import { askingForNew } from './missing-key.ts';
 import { openForVerb } from './open-image.ts';
 import { type CreationOptions, creationOptions, parseOptions } from './options.ts';
@@ -41,22 +40,20 @@ export interface ConvertTarget extends AsyncDisposable {
 
 /** Understands the creation options. Throws in qemu-img's words. */
 export function planTarget(context: CliContext, path: string, wish: ConvertArguments): TargetPlan {
-  const driver = findFormat(wish.targetFormat);
-  if (!driver) throw new CliFailure(unknownFormat('Unknown file format', wish.targetFormat));
+  const driver = creatableFormat(wish.targetFormat);
   if (parseReference(path).kind !== 'file' && !takesNewImages(path))
     throw new CliFailure(unknownProtocol(path));
-  assertCreatable(driver);
   const options = parseOptions(context, creationOptions(driver), wish.optionList ?? '');
   const knows = (name: string) => driver.createOptions.some((option) => option.name === name);
   if (wish.backingFile !== undefined) {
     if (!knows('backing_file')) {
-      throw new CliFailure(`Backing file not supported for file format '${driver.name}'`);
+      throw new CliFailure(`Backing file not supported for file format '${wish.targetFormat}'`);
     }
     options.shown.set('backing_file', wish.backingFile);
   }
   if (wish.backingFormat !== undefined) {
     if (!knows('backing_fmt')) {
-      throw new CliFailure(`Backing file format not supported for file format '${driver.name}'`);
+      throw new CliFailure(`Backing file format not supported for file format '${wish.targetFormat}'`);
     }
     options.shown.set('backing_fmt', wish.backingFormat);
   }
@@ -100,7 +97,10 @@ export async function createConvertTarget(
     await target?.[Symbol.asyncDispose]();
     if (context.signal.aborted) throw error;
     const { text, hint } = explain(worded(error, path, driver, options));
-    throw new CliFailure(`${path}: error while converting ${driver.name}: ${text}`, { hint, cause: error });
+    throw new CliFailure(`${path}: error while converting ${wish.targetFormat}: ${text}`, {
+      hint,
+      cause: error,
+    });
   }
   try {
     return await openTarget(path, plan.driver, keys, target, wish);

@@ -1,5 +1,6 @@
 import { type DiskError, firstError, isDiskError } from '../errors.ts';
 import type { FormatDriver } from '../formats/driver.ts';
+import { findFormat } from '../formats/index.ts';
 import { isAbsentProtocol, nodeDrivers } from '../image/nodes/drivers/index.ts';
 import { protocolOf } from '../image/reference.ts';
 import { strerror } from '../platform/errno.ts';
@@ -136,6 +137,17 @@ export function isKnownToQemu(format: string): boolean {
 /** For a format that we cannot use: `unknown` ('Unknown driver') and the name in quotes, or that it is not built yet. */
 export function unknownFormat(unknown: string, format: string): string {
   return knownToQemu.has(format) ? `The format '${format}' is not supported yet` : `${unknown} '${format}'`;
+}
+
+/**
+ * The driver that makes images of a format as a command line names it. `file` is what a raw image lies in, and can be
+ * named as well. Throws CliFailure where there is none, or its images can only be read; `unknown` begins the message.
+ */
+export function creatableFormat(name: string, unknown = 'Unknown file format'): FormatDriver {
+  const driver = findFormat(name === 'file' ? 'raw' : name);
+  if (!driver) throw new CliFailure(unknownFormat(unknown, name));
+  assertCreatable(driver);
+  return driver;
 }
 
 /** Throws CliFailure for a format whose images can only be read. */

@@ -68,10 +68,10 @@ describe('creation options', () => {
 });
 
 it('lists the options of the file where there is one', () => {
-  expect(optionHelp(qcow2, false)).toMatch(
+  expect(optionHelp(qcow2, 'qcow2')).toMatch(
     /^Supported qcow2 options:\n {2}backing_file=<str> {5}- File name/,
   );
-  expect(optionHelp(qcow2, false)).not.toContain('nocow');
-  expect(optionHelp(qcow2, true)).toMatch(/^Supported options:\n/);
-  expect(optionHelp(qcow2, true)).toContain('  nocow=<bool (on/off)>  - Turn off');
+  expect(optionHelp(qcow2, 'qcow2')).not.toContain('nocow');
+  expect(optionHelp(qcow2, undefined)).toMatch(/^Supported options:\n/);
+  expect(optionHelp(qcow2, undefined)).toContain('  nocow=<bool (on/off)>  - Turn off');
 });

@@ -168,13 +168,17 @@ function numberOption(name: string, value: string): bigint {
 
 const typeNames = { size: 'size', string: 'str', boolean: 'bool (on/off)', number: 'num' } as const;
 
-/** The text of `-o help`. With `withFile` the options of the file itself are included, as qemu-img does. */
-export function optionHelp(driver: FormatDriver, withFile: boolean): string {
-  const options = withFile ? creationOptions(driver) : formatOptions(driver);
+/**
+ * The text of `-o help`: of a format alone, as it was called, or of a file in it, whose own options are then included, as
+ * qemu-img does.
+ */
+export function optionHelp(driver: FormatDriver, alone: string | undefined): string {
+  const whole = alone === undefined || alone === 'file';
+  const options = whole ? creationOptions(driver) : formatOptions(driver);
   const lines = optionLines(options);
-  if (withFile) return `Supported options:\n${lines}`;
+  if (alone === undefined) return `Supported options:\n${lines}`;
   return (
-    `Supported ${driver.name} options:\n${lines}\n` +
+    `Supported ${alone} options:\n${lines}\n` +
     'The protocol level may support further options.\nSpecify the target filename to include those options.\n'
   );
 }

@@ -323,6 +323,8 @@ export interface BackingPlace {
 export interface AmendContext {
   /** All but going down to an older version, which is only checked. */
   readonly keepVersion?: boolean;
+  /** Bytes that the disk will have before it does; absent: those that it has. */
+  readonly size?: number;
   /** Does also what may lose the last key, and all data with it. */
   readonly force?: boolean;
   /** The id of the secret that the image was opened with. */

@@ -133,7 +133,11 @@ class Negotiation {
     if (this.#options.startTls && !this.#encrypted && option !== Option.startTls) {
       // It cannot be told, as that option has no errors.
       if (option === Option.exportName) return 'left';
-      await this.#reply(option, OptionReply.errTlsRequired, 'Use STARTTLS first');
+      await this.#reply(
+        option,
+        OptionReply.errTlsRequired,
+        `Option 0x${option.toString(16)} not permitted before TLS`,
+      );
       return 'on';
     }
     try {

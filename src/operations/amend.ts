@@ -29,10 +29,11 @@ export async function amendImage(
   const { force, secret, signal } = options;
   if (size === undefined && !lower) return amend(open, driver, rest, { force, secret, signal });
   // All that may be refused is looked at, and what needs version 3 done, before the size changes; version 2 comes last.
-  await amend(open, driver, rest, { keepVersion: lower, force, secret, signal });
-  if (typeof size === 'number' && size > 0) {
+  const newSize = typeof size === 'number' && size > 0 ? size : undefined;
+  await amend(open, driver, rest, { keepVersion: lower, size: newSize, force, secret, signal });
+  if (newSize !== undefined) {
     await using image = await open();
-    await resizeImage(image, size);
+    await resizeImage(image, newSize);
   }
   if (!lower) return;
   {

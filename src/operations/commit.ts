@@ -4,6 +4,7 @@ import type { Image } from '../image/image.ts';
 import { combineReference, protocolOf } from '../image/reference.ts';
 import type { OnProgress } from '../storage/store.ts';
 import { convertImages } from './convert.ts';
+import { atStep } from './step.ts';
 
 export interface CommitOptions {
   /** The image of the chain that takes the content: 1 the backing image, 2 the one below it … */
@@ -54,7 +55,8 @@ export async function commitImage(image: Image, options: CommitOptions): Promise
   await base.flush();
   await child?.adoptBacking?.(base.layer);
   if (keepOverlay) return;
-  if (isWritable(image.layer)) await image.layer.empty?.();
+  const { layer } = image;
+  if (isWritable(layer)) await atStep('empty', async () => layer.empty?.());
 }
 
 /** The image at that depth of the chain: 0 the image itself. */

@@ -8,6 +8,7 @@ import type { OnProgress } from '../storage/store.ts';
 import { type BlockStatus, ChainStatus } from './block-status.ts';
 import { backingAt } from './commit.ts';
 import { differingStretches } from './first-difference.ts';
+import { atStep } from './step.ts';
 
 /** What the image will stand on instead. */
 export type NewBacking =
@@ -48,7 +49,7 @@ export async function copyDifferences(
   const fresh = pageAligned(old.length);
   for (let offset = 0; offset < size; onProgress?.(offset, size)) {
     signal?.throwIfAborted();
-    const stretch = await step('state', () => sides.look(offset, size - offset));
+    const stretch = await atStep('state', () => sides.look(offset, size - offset), ['old', 'new']);
     if (stretch.same) {
       offset += stretch.length;
       continue;
@@ -58,11 +59,11 @@ export async function copyDifferences(
     const oldPart = old.subarray(0, Math.min(length, size - offset));
     const newPart = fresh.subarray(0, oldPart.length);
     await Promise.all([
-      step('old', () => readPadded(sides.old, offset, oldPart)),
-      step('new', () => readPadded(sides.next, offset, newPart)),
+      atStep('old', () => readPadded(sides.old, offset, oldPart)),
+      atStep('new', () => readPadded(sides.next, offset, newPart)),
     ]);
     for (const [from, to] of differingStretches(oldPart, newPart, grain)) {
-      await step('write', () => sides.take(offset + from, oldPart.subarray(from, to), packed ? grain : 0));
+      await atStep('write', () => sides.take(offset + from, oldPart.subarray(from, to), packed ? grain : 0));
     }
     offset += oldPart.length;
   }
@@ -137,8 +138,8 @@ class Sides {
       known = above.length;
       if (!above.allocated) return { same: true, length: known };
     }
-    const before = await step('old', () => statusOf(this.old, this.#old, offset, known));
-    const after = await step('new', () => statusOf(this.next, this.#next, offset, before.length));
+    const before = await atStep('old', () => statusOf(this.old, this.#old, offset, known));
+    const after = await atStep('new', () => statusOf(this.next, this.#next, offset, before.length));
     return { same: before.zero && after.zero, length: after.length };
   }
 
@@ -180,22 +181,4 @@ async function readPadded(image: Image | undefined, offset: number, into: Uint8A
   const there = image ? Math.max(0, Math.min(into.length, image.size - offset)) : 0;
   if (image && there > 0) await image.read(offset, into.subarray(0, there));
   into.fill(0, there);
-}
-
-const sides: readonly unknown[] = ['old', 'new'];
-
-async function step<T>(name: string, work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (cause) {
-    if (!(cause instanceof DiskError) || cause.code === 'aborted') throw cause;
-    throw new DiskError(cause.code, cause.message, {
-      path: cause.path,
-      offset: cause.offset,
-      field: cause.field,
-      // Which side it was is said within.
-      detail: { ...cause.detail, step: sides.includes(cause.detail.step) ? cause.detail.step : name },
-      cause,
-    });
-  }
 }

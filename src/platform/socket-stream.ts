@@ -171,9 +171,7 @@ function startTls(plain: Socket, { credentials, hostname }: ClientSecurity): Pro
   return new Promise((resolve, reject) => {
     const secured = connectTls({ socket: plain, ...tlsOptions(credentials, hostname) });
     const onError = (error: Error) =>
-      reject(
-        new DiskError('denied', `TLS handshake failed: ${error.message}`, { field: 'tls', cause: error }),
-      );
+      reject(new DiskError('denied', tlsFailure(error, hostname), { field: 'tls', cause: error }));
     const onClose = () => onError(new Error('the server has gone'));
     secured.once('error', onError);
     secured.once('close', onClose);
@@ -183,6 +181,36 @@ function startTls(plain: Socket, { credentials, hostname }: ClientSecurity): Pro
       resolve(secured);
     });
   });
+}
+
+const noIssuer = "The certificate hasn't got a known issuer";
+
+/** OpenSSL's codes of what is wrong with a certificate, in QEMU's words. */
+const certificateFailures: Readonly<Record<string, string>> = {
+  CERT_HAS_EXPIRED: 'The certificate has expired',
+  CERT_NOT_YET_VALID: 'The certificate is not yet activated',
+  CERT_REVOKED: 'The certificate has been revoked',
+  DEPTH_ZERO_SELF_SIGNED_CERT: noIssuer,
+  SELF_SIGNED_CERT_IN_CHAIN: noIssuer,
+  UNABLE_TO_GET_ISSUER_CERT: noIssuer,
+  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: noIssuer,
+  UNABLE_TO_VERIFY_LEAF_SIGNATURE: noIssuer,
+};
+
+function tlsFailure(error: Error, hostname: string | undefined): string {
+  const { code = '' } = error as NodeJS.ErrnoException;
+  if (code === 'ERR_TLS_CERT_ALTNAME_INVALID') return `Certificate does not match the hostname ${hostname}`;
+  return (
+    certificateFailures[code] ??
+    (code === noHostname ? error.message : `TLS handshake failed: ${error.message}`)
+  );
+}
+
+const noHostname = 'COWHERD_NO_HOSTNAME';
+
+/** For a connection that has no host, as over a unix socket: any certificate of the authority would do. */
+function refuseUnnamed(): Error {
+  return Object.assign(new Error('No hostname for certificate validation'), { code: noHostname });
 }
 
 function tlsOptions(
@@ -210,7 +238,6 @@ function tlsOptions(
     rejectUnauthorized: verifyPeer,
     minVersion: 'TLSv1.2',
     servername: hostname !== undefined && !/^[0-9.]+$|:/.test(hostname) ? hostname : undefined,
-    // Without a name to check for, the authority's word is what there is (a unix socket).
-    ...(hostname === undefined ? { checkServerIdentity: () => undefined } : { host: hostname }),
+    ...(hostname === undefined ? { checkServerIdentity: refuseUnnamed } : { host: hostname }),
   };
 }

@@ -10,6 +10,14 @@ export const luksDifferences = [
     reason: 'Its header changes with its key slots, and a torn one costs all data.',
   },
   {
+    id: 'luks-ciphers',
+    what: 'LUKS with Serpent, Twofish or CAST5, or with AES in another mode than XTS and CBC',
+    qemuImg: 'makes and opens it',
+    cowImg: 'says that the cipher or its mode is not supported',
+    reason:
+      'OpenSSL, which does our ciphers, has them not or not as such; cryptsetup makes none of them by itself.',
+  },
+  {
     id: 'luks-growth',
     what: '`resize` of a LUKS image to more',
     qemuImg: 'lengthens the file: the guest finds what its zeroes decrypt to',

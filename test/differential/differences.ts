@@ -54,6 +54,13 @@ export const differences = [
     reason: 'A slip in a command line, a full disk or a power cut must not cost an image.',
   },
   {
+    id: 'failed-snapshot',
+    what: '`snapshot -c` that fails',
+    qemuImg: 'leaves the new tables behind, as leaks',
+    cowImg: 'leaves the image as it was',
+    reason: 'What was taken for nothing is given back.',
+  },
+  {
     id: 'progress',
     what: 'Figures of `-p` between 0 and 100 percent, of `commit`, `rebase` and `amend`',
     qemuImg: 'counts requests, and repeats figures as its event loop turns',

@@ -148,17 +148,30 @@ async function typedSecret(
 function valuesOf(context: CliContext, driver: FormatDriver, optionList: string): OptionValues {
   const known = driver.amendOptions!;
   const onlyAtCreation = driver.createOptions.filter(({ name }) => !known.some((one) => one.name === name));
-  const { values, numbers, shown } = parseOptions(context, [...known, ...onlyAtCreation], optionList);
+  // Their values are not looked at.
+  const ignored = onlyAtCreation.map((option) => ({ ...option, type: 'string' as const }));
+  const { values, numbers, shown } = parseOptions(context, [...known, ...ignored], optionList);
   for (const name of shown.keys()) {
     if (known.some((one) => one.name === name)) continue;
     throw new CliFailure(`Invalid parameter '${name}'`, {
-      hint: 'This option is only supported for image creation\n',
+      hint: canParse(context, [...known, ...onlyAtCreation], optionList)
+        ? 'This option is only supported for image creation\n'
+        : undefined,
     });
   }
   const size = numbers.get('size');
   if (size === undefined) return values;
   if (size > int64Max) throw new CliFailure('Image size cannot be negative');
   return { ...values, size: toOffset(size, 'image size') };
+}
+
+function canParse(...list: Parameters<typeof parseOptions>): boolean {
+  try {
+    parseOptions(...list);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function amendable(format: string): FormatDriver {

@@ -96,7 +96,7 @@ async function commit(context: CliContext, path: string, wish: CommitArguments):
     progress.reach(100);
   } catch (error) {
     reportCorruption(context, error);
-    throw worded(error);
+    throw worded(error, path);
   } finally {
     progress.end();
   }
@@ -132,7 +132,7 @@ function namesAbove(image: Image, depth: number): string[] {
 }
 
 /** What stops the work before it begins (the base is used by others) or half-way, as QEMU's block jobs say it. */
-function worded(error: unknown): unknown {
+function worded(error: unknown, path: string): unknown {
   const cause = error instanceof CliFailure ? error.cause : undefined;
   if (isDiskError(cause, 'locked') && isDiskError(cause.cause)) {
     const { text, hint } = explain(cause.cause);
@@ -140,5 +140,8 @@ function worded(error: unknown): unknown {
   }
   if (!isDiskError(error) || error.code === 'aborted' || error.detail.step === undefined) return error;
   const errno = error.detail.errno ?? errnoOf(error.cause) ?? 'EIO';
+  if (error.detail.step === 'empty') {
+    return new CliFailure(`Failed to empty ${path}: ${strerror(String(errno))}`, { cause: error });
+  }
   return new CliFailure(`Block job failed: ${strerror(String(errno))}`, { cause: error });
 }

@@ -1,6 +1,5 @@
 import { isDiskError } from '../../errors.ts';
 import type { FormatDriver, OptionValues } from '../../formats/driver.ts';
-import { findFormat } from '../../formats/index.ts';
 import { takesNewImages } from '../../image/nodes/drivers/index.ts';
 import { parseReference, requireFile } from '../../image/reference.ts';
 import { createImageFile, openImageFile } from '../../node.ts';
@@ -10,7 +9,7 @@ import type { CliContext, Command } from '../context.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
 import { growthRefusal } from '../growth-messages.ts';
 import { ImageArguments } from '../image-arguments.ts';
-import { assertCreatable, explain, isKnownToQemu, unknownFormat, unknownProtocol } from '../messages.ts';
+import { creatableFormat, explain, isKnownToQemu, unknownProtocol } from '../messages.ts';
 import { askingForNew } from '../missing-key.ts';
 import {
   type CreationOptions,
@@ -75,13 +74,11 @@ export const run: Command = async (args, context) => {
 };
 
 export function helpFor(format: string, path: string | undefined): string {
-  const driver = findFormat(format);
-  if (!driver) throw new CliFailure(unknownFormat('Unknown file format', format));
-  assertCreatable(driver);
+  const driver = creatableFormat(format);
   const reference = path === undefined ? undefined : parseReference(path);
   if (reference && reference.kind !== 'file' && !takesNewImages(path!))
     throw new CliFailure(unknownProtocol(path!));
-  return optionHelp(driver, path !== undefined);
+  return optionHelp(driver, path === undefined ? format : undefined);
 }
 
 async function create(
@@ -91,11 +88,9 @@ async function create(
   wish: CreateArguments,
   images: ImageArguments,
 ): Promise<void> {
-  const driver = findFormat(wish.format);
-  if (!driver) throw new CliFailure(unknownFormat('Unknown file format', wish.format));
+  const driver = creatableFormat(wish.format);
   if (parseReference(path).kind !== 'file' && !takesNewImages(path))
     throw new CliFailure(unknownProtocol(path));
-  assertCreatable(driver);
   const specs = creationOptions(driver);
   const options = parseOptions(context, specs, wish.optionList ?? '');
   const backing = backingOf(driver, options, wish);
@@ -152,7 +147,8 @@ export function worded(
     );
   }
   if (typeof errno === 'string' && placeErrors.includes(errno)) {
-    return new CliFailure(`Could not create '${path}': ${strerror(errno)}`, { cause: error });
+    const place = isDiskError(error) ? (error.detail.sibling ?? path) : path;
+    return new CliFailure(`Could not create '${place}': ${strerror(errno)}`, { cause: error });
   }
   if (takesNewImages(path) && isDiskError(error, 'out-of-space') && error.field === 'size') {
     return new CliFailure('Cannot grow NBD nodes', { cause: error });
@@ -176,12 +172,12 @@ function backingOf(driver: FormatDriver, options: CreationOptions, wish: CreateA
   const knows = (name: string) => driver.createOptions.some((option) => option.name === name);
   if (wish.backingFile !== undefined) {
     if (!knows('backing_file'))
-      throw new CliFailure(`Backing file not supported for file format '${driver.name}'`);
+      throw new CliFailure(`Backing file not supported for file format '${wish.format}'`);
     options.shown.set('backing_file', wish.backingFile);
   }
   if (wish.backingFormat !== undefined) {
     if (!knows('backing_fmt')) {
-      throw new CliFailure(`Backing file format not supported for file format '${driver.name}'`);
+      throw new CliFailure(`Backing file format not supported for file format '${wish.format}'`);
     }
     options.shown.set('backing_fmt', wish.backingFormat);
   }

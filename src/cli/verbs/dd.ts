@@ -11,7 +11,7 @@ import type { CliContext, Command } from '../context.ts';
 import { reportCorruption } from '../corruption.ts';
 import { CliFailure } from '../failure.ts';
 import { ImageArguments } from '../image-arguments.ts';
-import { assertCreatable, explain, isKnownToQemu, report, unknownProtocol } from '../messages.ts';
+import { creatableFormat, explain, isKnownToQemu, report, unknownProtocol } from '../messages.ts';
 import { openForVerb } from '../open-image.ts';
 import { creationOptions, parseOptions } from '../options.ts';
 import { refuseOversize } from '../oversize.ts';
@@ -96,18 +96,13 @@ function readOperand(context: CliContext, operand: string, wish: DdArguments): v
 }
 
 function targetDriver(format: string, path: string): FormatDriver {
-  const driver = findFormat(format);
-  if (!driver && readOnlyFormats.includes(format)) {
+  if (readOnlyFormats.includes(format)) {
     throw new CliFailure(`Format driver '${format}' does not support image creation`);
   }
-  if (!driver) {
-    throw new CliFailure(
-      isKnownToQemu(format) ? `The format '${format}' is not supported yet` : 'Unknown file format',
-    );
-  }
+  if (!findFormat(format) && !isKnownToQemu(format)) throw new CliFailure('Unknown file format');
+  const driver = creatableFormat(format);
   if (parseReference(path).kind !== 'file' && !takesNewImages(path))
     throw new CliFailure(unknownProtocol(path));
-  assertCreatable(driver);
   return driver;
 }
 

@@ -31,6 +31,9 @@ export const amendOptions: readonly OptionSpec[] = [
   ...slotOptions('encrypt.'),
 ];
 
+/** Version 2 has no field for it: 16 bits. */
+const refcountOrderV2 = 4;
+
 const versions: Readonly<Record<string, 2 | 3>> = { '0.10': 2, v2: 2, '1.1': 3, v3: 3 };
 
 /**
@@ -48,7 +51,7 @@ export async function amendQcow2(
   if (slots) await amendEncryption(store, header, slots, how);
   if (version > header.version) header = await upgrade(store, header);
   if (refcountOrder !== header.refcountOrder) {
-    if (version < 3) {
+    if (version < 3 && refcountOrder !== refcountOrderV2) {
       const message =
         'Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)';
       throw refusal(store.name, 'refcount_bits', message);
@@ -59,7 +62,7 @@ export async function amendQcow2(
   header = await setDataFile(store, header, dataFile, rawData);
   if (lazyRefcounts !== undefined) header = await setLazyRefcounts(store, header, version, lazyRefcounts);
   if (version >= header.version) return;
-  await checkDowngrade(store, header);
+  await checkDowngrade(store, header, how.size ?? header.size);
   if (!how.keepVersion) await downgrade(store, header);
 }
 
@@ -201,17 +204,17 @@ async function setLazyRefcounts(
   return replaceHeader(store, header, { ...header, compatibleFeatures });
 }
 
-/** Refuses what version 2 has no place for, zero clusters of the active disk aside. */
-async function checkDowngrade(store: ByteStore, header: Qcow2Header): Promise<void> {
+/** Refuses what version 2 has no place for in a disk of `size` bytes, zero clusters of the active disk aside. */
+async function checkDowngrade(store: ByteStore, header: Qcow2Header, size: number): Promise<void> {
   const path = store.name;
-  if (header.refcountOrder !== 4) {
+  if (header.refcountOrder !== refcountOrderV2) {
     throw refusal(path, 'refcount_bits', 'compat=0.10 requires refcount_bits=16');
   }
   if (hasIncompatible(header, c.Incompatible.dataFile)) {
     throw refusal(path, 'data_file', 'Cannot downgrade an image with a data file');
   }
   const { entries } = await readSnapshots(store, header);
-  if (entries.some(({ diskSize, vmStateSize }) => diskSize !== header.size || vmStateSize > 0xffffffff)) {
+  if (entries.some(({ diskSize, vmStateSize }) => diskSize !== size || vmStateSize > 0xffffffff)) {
     throw refusal(path, 'snapshots', 'Internal snapshots prevent downgrade of image');
   }
   if (header.incompatibleFeatures !== 0n) {

@@ -179,10 +179,10 @@ function checkBitmaps(
   }
 }
 
-/** The feature name table (section of that name). A line without a name ends it. */
+/** The feature name table (section of that name). A line without a name ends it; of the last one the end may be missing. */
 export function parseFeatureNames(data: Uint8Array): FeatureName[] {
   const names: FeatureName[] = [];
-  for (let at = 0; at + featureBytes <= data.length; at += featureBytes) {
+  for (let at = 0; at + 2 < data.length; at += featureBytes) {
     const name = stringOf(data.subarray(at + 2, at + featureBytes));
     if (!name) break;
     const kind = featureKinds[data[at]];

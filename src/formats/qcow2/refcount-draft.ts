@@ -72,7 +72,9 @@ export class RefcountDraft {
     if (!block) return false;
     const { access, store } = this.#refcounts;
     const at = cluster % this.#perBlock;
-    const value = access.get(block.view, at) + by;
+    const before = access.get(block.view, at);
+    if (by < 0 && before > access.max) return true;
+    const value = before + by;
     if (value < 0) {
       const message = `The refcount of cluster ${cluster} is too low`;
       throw corrupt(store.name, 'refcount', message, undefined, { cluster, errno: 'EINVAL' });

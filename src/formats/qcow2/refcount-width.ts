@@ -1,7 +1,7 @@
 /** Reads and writes refcounts of one width in a refcount block. Counts past 2^53 come out rounded. */
 export interface RefcountAccess {
   readonly bits: number;
-  /** The largest count that the width holds (as a number, so rounded for 64 bits). */
+  /** The largest count that the width holds; for 64 bits 2^53 - 1. One that is larger in a file stays as it is. */
   readonly max: number;
   get(block: DataView, index: number): number;
   set(block: DataView, index: number, value: number): void;
@@ -22,7 +22,7 @@ export function refcountAccess(order: number): RefcountAccess {
 
 function makeAccess(order: number): RefcountAccess {
   const bits = 2 ** order;
-  const max = 2 ** bits - 1;
+  const max = Math.min(2 ** bits - 1, Number.MAX_SAFE_INTEGER);
   const { get, set } = order < 3 ? packedAccess(bits) : wideAccess(bits);
   return {
     bits,

@@ -193,6 +193,8 @@ export class Refcounts {
       const value = block ? this.access.get(block.view, at) : 0;
       // A refcount that is zero already is the checker's business; going below would only spread the damage.
       if (!block || value === 0) continue;
+      // More than anybody counts: taking one away would round it, and for the largest come out at zero.
+      if (value > this.access.max) continue;
       this.#change(block, at, 1, value - 1);
       if (value > 1) continue;
       const last = freed.at(-1);

@@ -11,6 +11,7 @@ import {
   type Qcow2Header,
   readHeader,
 } from '../header.ts';
+import { writeHeaderFields } from '../header-write.ts';
 
 /** The most clusters of a file that can be counted, as in QEMU. */
 const maxClusters = 0x7fffffff;
@@ -77,18 +78,32 @@ export class CheckedImage {
     });
   }
 
-  /** Sets or clears incompatible feature bits in the header of a version 3 image. Durable on return. */
-  async setMarks(bits: bigint, set: boolean): Promise<void> {
-    const { version, incompatibleFeatures } = this.header;
-    const wanted = set ? incompatibleFeatures | bits : incompatibleFeatures & ~bits;
-    if (version < 3 || wanted === incompatibleFeatures) return;
-    // What the mark vouches for must be on disk before the mark is.
-    await this.store.flush();
-    const field = new Uint8Array(8);
-    new DataView(field.buffer).setBigUint64(0, wanted);
-    await this.store.write(72, field);
-    await this.store.flush();
-    this.header = { ...this.header, incompatibleFeatures: wanted };
+  /** Sets incompatible feature bits in the header of a version 3 image. Durable on return. */
+  async setMarks(bits: bigint): Promise<void> {
+    await this.#writeFeatures({
+      ...this.header,
+      incompatibleFeatures: this.header.incompatibleFeatures | bits,
+    });
+  }
+
+  /** Takes the marks of an image that is not in order off a version 3 header, and autoclear bits that nobody here knows. */
+  async clearMarks(): Promise<void> {
+    const { incompatibleFeatures, autoclearFeatures } = this.header;
+    await this.#writeFeatures({
+      ...this.header,
+      incompatibleFeatures: incompatibleFeatures & ~(c.Incompatible.dirty | c.Incompatible.corrupt),
+      autoclearFeatures: autoclearFeatures & c.knownAutoclear,
+    });
+  }
+
+  async #writeFeatures(wanted: Qcow2Header): Promise<void> {
+    const { version, incompatibleFeatures, autoclearFeatures } = this.header;
+    const same =
+      wanted.incompatibleFeatures === incompatibleFeatures && wanted.autoclearFeatures === autoclearFeatures;
+    if (version < 3 || same) return;
+    // What the marks vouch for is on disk before they are.
+    await writeHeaderFields(this.store, wanted);
+    this.header = wanted;
   }
 
   /** Fills `into`; what lies past the end of the file is zeroes, as it is for QEMU. */

@@ -96,7 +96,7 @@ class Check {
     }
     counts.corruptions += snapshotErrors;
     if (repairsLeaks && counts.checkErrors === 0 && counts.corruptions === 0) {
-      await this.#image.setMarks(c.Incompatible.dirty | c.Incompatible.corrupt, false);
+      await this.#image.clearMarks();
     }
   }
 

@@ -132,7 +132,7 @@ export class StoredRefcounts {
     const fate = marks ? 'Marking image as corrupt' : 'Image is corrupt';
     const events = marks ? 'corruption' : 'non-fatal corruption';
     this.#tally.say('error', `qcow2: ${fate}: ${what}; further ${events} events will be suppressed`);
-    if (marks) await this.#image.setMarks(c.Incompatible.corrupt, true);
+    if (marks) await this.#image.setMarks(c.Incompatible.corrupt);
   }
 }
 
