@@ -53,7 +53,7 @@ lines(
   'corners of qcow2',
   [
     // The counts are equal, the leaks are not: QEMU leaves the new tables behind.
-    { line: 'snapshot -c a full64.qcow2', filesDifferIfRefused: 'failed-snapshot' },
+    { line: 'snapshot -c a full64.qcow2', filesDiffer: 'failed-snapshot' },
     'info stranger.qcow2',
     'check stranger.qcow2',
     'info named.qcow2',
