@@ -71,7 +71,8 @@ function recordPath(real: string, by: string): string {
 /**
  * Remembers that `dependents` (absolute paths; they need not exist yet) have `path` as their backing file, in place
  * of what this recorder said before. Durable and whole or not at all; writes nothing when the record says so
- * already. Throws `not-found` when there is no `path`, `denied` or `read-only` where its folder cannot be written.
+ * already. Throws `not-found` when there is no `path`, `denied` or `read-only` where its folder cannot be written, and
+ * `denied` for a device: what is written into /dev is gone at the next start, and then the device may be another one.
  */
 export async function recordDependents(
   path: string,
@@ -80,6 +81,9 @@ export async function recordDependents(
 ): Promise<void> {
   const real = realPath(path);
   if (real === undefined) throw new DiskError('not-found', `There is no image '${path}'`, { path });
+  if (statSync(real).isBlockDevice()) {
+    throw new DiskError('denied', `Nothing can be kept beside the device '${path}'`, { path });
+  }
   writeJsonFile(recordPath(real, recorder.by), {
     version: 1,
     image: basename(real),

@@ -41,10 +41,31 @@ async function world(path: string): Promise<void> {
   await patch(path, 'named.qcow2', 72, [0xc0]);
   await patch(path, 'named.qcow2', namesAt + 4, [0, 0, 0, 2 + name.length, 0, 63, ...name, 0, 0]);
   await patch(path, 'named.qcow2', namesAt + 8 + 16, [...new Uint8Array(header.readUInt32BE(namesAt + 4))]);
+  await writtenTable(path, 'old.qcow2', 'compat=0.10', { extra: 0, id: '1', name: 'a' });
+  await writtenTable(path, 'nul.qcow2', 'compat=1.1', { extra: 24, id: 'i\0d', name: 'n\0ame' });
   await writeFile(join(path, 'raw.img'), new Uint8Array(1 << 20).fill(7, 5000, 600_000));
   await truncate(join(path, 'raw.img'), 2 << 20);
   await qemuImg('create -q -f qcow2 mapped.qcow2 4M');
   await qemuImg('bitmap --add mapped.qcow2 b');
+}
+
+/** An image with one snapshot, whose entry in the table gets another length of extra data, id and name. */
+async function writtenTable(
+  path: string,
+  file: string,
+  options: string,
+  { extra, id, name }: { readonly extra: number; readonly id: string; readonly name: string },
+): Promise<void> {
+  const here = { cwd: path };
+  await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', '-o', options, file, '4M'], here);
+  await mustRun('qemu-img', ['snapshot', '-c', 'a', file], here);
+  const bytes = await readFile(join(path, file));
+  const at = Number(bytes.readBigUInt64BE(64));
+  const entry = Buffer.from(bytes.subarray(at, at + 40 + extra));
+  entry.writeUInt16BE(id.length, 12);
+  entry.writeUInt16BE(name.length, 14);
+  entry.writeUInt32BE(extra, 36);
+  await patch(path, file, at, [...entry, ...Buffer.from(`${id}${name}`), ...new Uint8Array(16)]);
 }
 
 const changed = (line: string): Row => ({ line, files: 'contents' });
@@ -65,6 +86,15 @@ lines(
     'amend -o refcount_bits=32,compat=0.10 wide.qcow2',
     changed('amend -o compat=0.10,size=4M snapped.qcow2'),
     'amend -o compat=0.10 snapped.qcow2',
+    changed('amend -o compat=1.1 old.qcow2'),
+    'info old.qcow2',
+    'check old.qcow2',
+    'info nul.qcow2',
+    'info --output=json nul.qcow2',
+    'snapshot -l nul.qcow2',
+    changed('snapshot -a n nul.qcow2'),
+    changed('snapshot -d n nul.qcow2'),
+    changed('snapshot -d i nul.qcow2'),
     changed('bitmap --add --granularity=128k mapped.qcow2 c'),
     changed('bitmap --add --granularity 64k mapped.qcow2 c'),
     changed('bitmap --merge=b --source-file=mapped.qcow2 --source-format=qcow2 mapped.qcow2 b'),

@@ -146,12 +146,13 @@ function checkBacking(header: Qcow2Header, values: OptionValues, path: string): 
   throw refusal(path, 'backing_file', 'Cannot amend the backing file');
 }
 
-async function upgrade(store: ByteStore, header: Qcow2Header): Promise<Qcow2Header> {
+async function upgrade(store: ByteStore, before: Qcow2Header): Promise<Qcow2Header> {
+  let header = before;
   const { entries } = await readSnapshots(store, header);
   if (entries.some(({ extraData }) => extraData.length < 16)) {
-    // Version 3 wants the disk's size in every entry; QEMU writes it in version 2 as well.
-    const message = "Snapshots without a disk size must be completed first: 'check -r all' does it";
-    throw new DiskError('unsupported', message, { path: store.name, field: 'snapshots' });
+    // Version 3 wants the disk's size in every entry, and version 2 may have it: so that comes first.
+    await repairRefcounts(store, { completeSnapshots: true });
+    header = await readHeader(store);
   }
   const names = clusterSizeOf(header) > 4096 ? featureNameTable() : undefined;
   return replaceHeader(store, header, {

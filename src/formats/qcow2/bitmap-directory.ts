@@ -4,6 +4,7 @@ import type { ByteSource } from '../../storage/store.ts';
 import { corrupt } from './errors.ts';
 import { bitmapsOf } from './extensions.ts';
 import type { Qcow2Header } from './header.ts';
+import { storedText } from './stored-text.ts';
 
 /** An entry of the bitmap directory (section "Bitmap directory"). */
 export interface BitmapEntry {
@@ -86,7 +87,7 @@ export async function readBitmapDirectory(source: ByteSource, header: Qcow2Heade
 function readEntry(view: DataView, at: number, nameBytes: Uint8Array): BitmapEntry {
   const flags = view.getUint32(at + 12);
   return {
-    name: new TextDecoder().decode(nameBytes),
+    name: storedText(nameBytes),
     tableOffset: Number(view.getBigUint64(at)),
     tableSize: view.getUint32(at + 8),
     inUse: (flags & flagInUse) !== 0,

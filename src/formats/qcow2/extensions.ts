@@ -1,6 +1,7 @@
 import { DiskError } from '../../errors.ts';
 import * as c from './constants.ts';
 import type { Qcow2Header } from './header.ts';
+import { storedText } from './stored-text.ts';
 
 /** A header extension as written (section "Header extensions"), its padding aside. */
 export interface HeaderExtension {
@@ -240,7 +241,6 @@ function featureNamesIn(first: Uint8Array, from: number, end: number): FeatureNa
 /** Bytes as text up to a zero byte; undefined when there are none. */
 function stringOf(bytes: Uint8Array | undefined): string | undefined {
   if (!bytes) return undefined;
-  const end = bytes.indexOf(0);
-  const text = new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end));
+  const text = storedText(bytes);
   return text === '' ? undefined : text;
 }

@@ -45,7 +45,7 @@ export async function resize(writer: Qcow2Writer, size: number, options: ResizeO
     return;
   }
   await clearPastEnd(writer, oldSize);
-  await zeroTail(writer, oldSize);
+  await zeroTail(writer, oldSize, { reserve: preallocation === 'falloc' || preallocation === 'full' });
   await growL1(writer, l1Size);
   try {
     if (options.hideBacking !== undefined) {

@@ -4,6 +4,7 @@ import type { SnapshotInfo } from '../driver.ts';
 import * as c from './constants.ts';
 import { corrupt } from './errors.ts';
 import { clusterSizeOf, type Qcow2Header } from './header.ts';
+import { storedText } from './stored-text.ts';
 
 /** An entry of the snapshot table (section "Snapshots"), with what `SnapshotInfo` leaves out. */
 export interface SnapshotEntry extends SnapshotInfo {
@@ -55,10 +56,16 @@ export async function readSnapshots(
     entries.push(entry);
     at += bytes;
     if (at - start > c.maxSnapshotTableBytes) {
-      throw corrupt(source.name, 'snapshots', 'Snapshot table is too big', at, { entries: number + 1 });
+      const hint = `${allOverhanging(header.snapshotCount - number)}\n`;
+      throw corrupt(source.name, 'snapshots', 'Snapshot table is too big', at, { entries: number + 1, hint });
     }
   }
   return { entries, bytes: at - start };
+}
+
+/** QEMU's advice where the last `count` entries do not fit into a table. */
+export function allOverhanging(count: number): string {
+  return `You can force-remove all ${count} overhanging snapshots with qemu-img check -r all`;
 }
 
 /** The L1 table of a snapshot, its entries' bytes. Throws `corrupt` for one that does not lie in the file. */
@@ -85,7 +92,6 @@ function parseEntry(bytes: Uint8Array, path: string, at: number, number: number)
   }
   const extraData = bytes.slice(40, 40 + extraBytes);
   const extra = new DataView(extraData.buffer);
-  const text = new TextDecoder();
   const id = 40 + extraBytes;
   const l1TableOffset = view.getBigUint64(0);
   const entry: SnapshotEntry = {
@@ -97,8 +103,8 @@ function parseEntry(bytes: Uint8Array, path: string, at: number, number: number)
     vmStateSize: extraBytes >= 8 ? Number(extra.getBigUint64(0)) : view.getUint32(32),
     diskSize: extraBytes >= 16 ? Number(extra.getBigUint64(8)) : undefined,
     icount: extraBytes >= 24 ? knownIcount(extra.getBigUint64(16)) : undefined,
-    id: text.decode(bytes.subarray(id, id + idBytes)),
-    name: text.decode(bytes.subarray(id + idBytes, id + idBytes + nameBytes)),
+    id: storedText(bytes.subarray(id, id + idBytes)),
+    name: storedText(bytes.subarray(id + idBytes, id + idBytes + nameBytes)),
     extraData,
     head: bytes.slice(0, 40),
     names: bytes.slice(id, id + idBytes + nameBytes),

@@ -10,24 +10,29 @@ import type { Qcow2Writer } from './writer.ts';
 
 /**
  * Makes the rest of the last grain of a disk of `size` bytes read as zeroes, for when the image grows over it, now or
- * later. The caller holds the mutex.
+ * later. `reserve`: the rest of its cluster gets its space in the file as well, where the cluster has a place of its own. The caller holds the mutex.
  */
-export async function zeroTail(writer: Qcow2Writer, size: number): Promise<void> {
+export async function zeroTail(writer: Qcow2Writer, size: number, { reserve = false } = {}): Promise<void> {
   const { mapping } = writer;
-  const { extendedL2, grain, l2Span } = mapping.geometry;
-  if (size % grain === 0) return;
+  const { clusterSize, extendedL2, grain, l2Span } = mapping.geometry;
+  if (size % (reserve ? clusterSize : grain) === 0) return;
   const l1Index = Math.floor(size / l2Span);
   if (mapping.l1!.offset(l1Index) === 0) return;
   const table = await writer.tableForWriting(l1Index);
   try {
-    if (extendedL2) await zeroSubclusterTail(writer, table, size);
-    else await zeroClusterTail(writer, table, size);
+    if (extendedL2) await zeroSubclusterTail(writer, table, size, reserve);
+    else await zeroClusterTail(writer, table, size, reserve);
   } finally {
     table.pins--;
   }
 }
 
-async function zeroClusterTail(writer: Qcow2Writer, table: Table, size: number): Promise<void> {
+async function zeroClusterTail(
+  writer: Qcow2Writer,
+  table: Table,
+  size: number,
+  reserve: boolean,
+): Promise<void> {
   const { mapping, store, data } = writer;
   const { clusterSize, clusterBits, externalData, l2Entries } = mapping.geometry;
   const keep = size % clusterSize;
@@ -36,6 +41,11 @@ async function zeroClusterTail(writer: Qcow2Writer, table: Table, size: number):
   const high = table.view.getUint32(index * 8);
   const low = table.view.getUint32(index * 8 + 4);
   const kind = entryKind(high, low, externalData);
+  const own = kind === EntryKind.data && (high & highCopied) !== 0;
+  // Past the image's end nobody looks until the header says so.
+  if (own && reserve) {
+    return data.zero(entryOffset(high, low) + keep, clusterSize - keep, { punch: false });
+  }
   let content: Uint8Array;
   if (kind === EntryKind.packed) {
     const { offset, length } = packedExtent(high, low, clusterBits);
@@ -43,8 +53,7 @@ async function zeroClusterTail(writer: Qcow2Writer, table: Table, size: number):
   } else if (kind === EntryKind.data) content = await readData(writer, entryOffset(high, low), clusterSize);
   else return;
   if (isZero(content.subarray(keep))) return;
-  if (kind === EntryKind.data && (high & highCopied) !== 0) {
-    // Past the image's end nobody looks until the header says so.
+  if (own) {
     await data.write(entryOffset(high, low) + keep, new Uint8Array(clusterSize - keep));
     return;
   }
@@ -58,7 +67,12 @@ async function zeroClusterTail(writer: Qcow2Writer, table: Table, size: number):
   }
 }
 
-async function zeroSubclusterTail(writer: Qcow2Writer, table: Table, size: number): Promise<void> {
+async function zeroSubclusterTail(
+  writer: Qcow2Writer,
+  table: Table,
+  size: number,
+  reserve: boolean,
+): Promise<void> {
   const { clusterSize, externalData, grain, l2Entries, l2EntryBytes } = writer.mapping.geometry;
   const index = Math.floor(size / clusterSize) % l2Entries;
   const at = index * l2EntryBytes;
@@ -67,6 +81,11 @@ async function zeroSubclusterTail(writer: Qcow2Writer, table: Table, size: numbe
   await makePlain(writer, table, index);
   const word = (offset: number) => table.view.getUint32(at + offset);
   const cluster = extendedKind(word(0), word(4), externalData);
+  if (cluster === EntryKind.data && reserve) {
+    await makeOwn(writer, table, index);
+    const used = size % clusterSize;
+    return writer.data.zero(entryOffset(word(0), word(4)) + used, clusterSize - used, { punch: false });
+  }
   if (subclusterKind(cluster, word(zeroWord), word(allocWord), subcluster) !== EntryKind.data) return;
   const host = () => entryOffset(word(0), word(4)) + subcluster * grain;
   const content = await readData(writer, host(), grain);

@@ -1,4 +1,5 @@
 import { resolve } from 'node:path';
+import { isDiskError } from '../../errors.ts';
 import { recordDependents } from '../../platform/dependents.ts';
 import { adoptedBy } from '../adopt-seats.ts';
 import { count, table } from '../describe.ts';
@@ -31,8 +32,17 @@ const recordClones: LabCommand = async (input, context) => {
       continue;
     }
     const path = realPath(image.path);
-    if (!dryRun) {
-      await recordDependents(backing, [path], { by: adoptedBy(path), label: 'an adopted image' });
+    try {
+      if (!dryRun) {
+        await recordDependents(backing, [path], { by: adoptedBy(path), label: 'an adopted image' });
+      }
+    } catch (error) {
+      if (!isDiskError(error, 'denied')) throw error;
+      warn(
+        context,
+        `Nobody can be told that '${shown(context, path)}' stands on '${backing}': ${error.message}`,
+      );
+      continue;
     }
     adopted.push({ path, backing: realPath(backing) });
   }

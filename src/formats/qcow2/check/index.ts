@@ -41,13 +41,18 @@ export async function checkQcow2(layer: Layer, options: CheckOptions = {}): Prom
   return runCheck(layer.source, layer.source as ByteStore, options);
 }
 
+export interface RefcountRepairOptions extends Pick<CheckOptions, 'onFinding' | 'onProgress' | 'signal'> {
+  /** Entries of snapshots get the fields that version 3 asks for, also in an image of version 2. */
+  readonly completeSnapshots?: boolean;
+}
+
 /**
  * Puts right the refcounts of an image that was not closed properly (its dirty bit is set) before it is opened
  * for writing. Durable on return. Throws `corrupt` when something is wrong that cannot be repaired.
  */
 export async function repairRefcounts(
   store: ByteStore,
-  options: Pick<CheckOptions, 'onFinding' | 'onProgress' | 'signal'> = {},
+  options: RefcountRepairOptions = {},
 ): Promise<CheckResult> {
   const result = await runCheck(store, store, { ...options, repair: 'all' });
   if (result.checkErrors > 0 || result.corruptions > 0) {
@@ -63,11 +68,11 @@ export async function repairRefcounts(
 async function runCheck(
   source: ByteSource,
   store: ByteStore | undefined,
-  options: CheckOptions,
+  options: CheckOptions & RefcountRepairOptions,
 ): Promise<CheckResult> {
   const image = await CheckedImage.of(source, store);
   const tally = new Tally(options);
-  await new Check(image, tally).run();
+  await new Check(image, tally).run(options.completeSnapshots ?? image.header.version >= 3);
   return tally.result();
 }
 
@@ -84,9 +89,10 @@ class Check {
     this.#tally = tally;
   }
 
-  async run(): Promise<void> {
+  /** `complete`: every entry of a snapshot must have all fields of version 3. */
+  async run(complete: boolean): Promise<void> {
     const { repairsErrors, repairsLeaks, counts } = this.#tally;
-    this.#snapshots = await readSnapshotTable(this.#image, this.#tally, repairsErrors);
+    this.#snapshots = await readSnapshotTable(this.#image, this.#tally, { repair: repairsErrors, complete });
     await this.#checkRefcounts();
     let snapshotErrors = this.#snapshots.corruptions;
     if (snapshotErrors > 0 && repairsErrors) {

@@ -1,6 +1,8 @@
 import { alignUp } from '../../../bytes/numbers.ts';
 import { DiskError } from '../../../errors.ts';
 import * as c from '../constants.ts';
+import { allOverhanging } from '../snapshots.ts';
+import { storedText } from '../stored-text.ts';
 import { type CheckedImage, join64 } from './checked-image.ts';
 import type { Tally } from './tally.ts';
 
@@ -36,12 +38,13 @@ export interface SnapshotTable {
 
 /**
  * Reads the snapshot table. With `repair` takes from the header the count of snapshots past the limits, and drops
- * extra data past its limit. Throws `corrupt` for a table that cannot be read.
+ * extra data past its limit. `complete`: an entry without all fields of version 3 is an error. Throws `corrupt` for a
+ * table that cannot be read.
  */
 export async function readSnapshotTable(
   image: CheckedImage,
   tally: Tally,
-  repair: boolean,
+  { repair, complete }: { readonly repair: boolean; readonly complete: boolean },
 ): Promise<SnapshotTable> {
   const { snapshotCount, snapshotsOffset: offset } = image.header;
   let count = snapshotCount;
@@ -85,7 +88,7 @@ export async function readSnapshotTable(
     }
     length = end - offset;
     entries.push(entry);
-    if (image.header.version >= 3 && extraBytes < neededExtraBytes) incomplete.push(index);
+    if (complete && extraBytes < neededExtraBytes) incomplete.push(index);
   }
   if (cut > 0) {
     // The count goes at once: what the discarded snapshots held is leaked then, and the check gives it back.
@@ -118,7 +121,6 @@ export function encodeSnapshotTable(table: SnapshotTable, diskSize: number): Uin
 }
 
 const windowBytes = 64 * 1024;
-const text = new TextDecoder();
 const cannotRead = 'ERROR failed to read the snapshot table: ';
 
 async function readEntry(
@@ -152,8 +154,8 @@ async function readEntry(
   const namesBytes = idBytes + nameBytes;
   const names = window.bytes(namesAt, namesBytes) ?? (await window.load(namesAt, namesBytes));
   const entry: SnapshotEntry = {
-    id: text.decode(names.subarray(0, idBytes)),
-    name: text.decode(names.subarray(idBytes)),
+    id: storedText(names.subarray(0, idBytes)),
+    name: storedText(names.subarray(idBytes)),
     l1Offset: join64(view.getUint32(0), view.getUint32(4)),
     isAligned: view.getUint32(4) % image.clusterSize === 0,
     l1OffsetShown: `0x${view.getBigUint64(0).toString(16)}`,
@@ -211,10 +213,6 @@ class TableWindow {
     this.#at = at;
     return bytes.subarray(0, length);
   }
-}
-
-function allOverhanging(count: number): string {
-  return `You can force-remove all ${count} overhanging snapshots with qemu-img check -r all`;
 }
 
 function unreadable(
