@@ -257,6 +257,11 @@ export interface WritableLayer extends Layer {
   createSnapshot?(wanted: NewSnapshotInfo): Promise<void>;
   applySnapshot?(wanted: SnapshotSelector): Promise<void>;
   deleteSnapshot?(wanted: SnapshotSelector): Promise<void>;
+  /**
+   * Stores the zeroes that snapshots have by the decree of a table, for a version of the format that knows no such decree.
+   * Durable. Nothing else may be under way on the layer.
+   */
+  storeSnapshotZeroes?(signal?: AbortSignal): Promise<void>;
   /** Durable on return, in an order that a power cut cannot turn into corruption: data, refcounts, maps. */
   flush(): Promise<void>;
 }

@@ -81,4 +81,6 @@ async function expandZeroes(image: Image, signal: AbortSignal | undefined): Prom
     }
   }
   await image.flush();
+  // Without a backing image they read the same as holes, and become some.
+  if (layer.backing !== undefined) await layer.storeSnapshotZeroes?.(signal);
 }

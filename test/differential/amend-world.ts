@@ -22,9 +22,18 @@ export async function zeroesAndDataFiles(path: string): Promise<void> {
     await io(`${name}.qcow2`, 'write -P 6 4k 32k');
   }
   await img('create -q -f raw over 1M');
+  await mustRun('qemu-io', ['-f', 'raw', '-c', 'write -P 9 0 1M', 'over'], { cwd: path });
   await img(`${sizes} -b over -F raw over.qcow2`);
   await io('over.qcow2', 'write -z 0 64k');
   await img('snapshot -c one over.qcow2');
+  // Two snapshots stand on the same tables; some zero clusters have a place in the file, one of them data of the first.
+  await img(`${sizes} -b over -F raw overs.qcow2`);
+  await io('overs.qcow2', 'write -P 3 0 96k');
+  await img('snapshot -c before overs.qcow2');
+  await io('overs.qcow2', 'write -z 32k 200k', 'write -z -u 512k 64k');
+  await img('snapshot -c one overs.qcow2');
+  await img('snapshot -c two overs.qcow2');
+  await io('overs.qcow2', 'write -P 6 40k 8k');
   await img('create -q -f qcow2 -o data_file=ext ext.qcow2 1M');
   await img('create -q -f qcow2 -o data_file=extraw,data_file_raw=on extraw.qcow2 1M');
   await io('ext.qcow2', 'write -P 7 0 64k');

@@ -18,7 +18,8 @@ cow-img answers as the qemu-img of QEMU 7.2 does: output, error texts, exit code
 tests in \`test/differential/\` run the same command lines through both and compare the answers to the letter. They
 name an entry of this table for each line whose answer differs, and fail where one differs without, or where a
 difference named here is gone. The tables hold more than 4,700 command lines (\`count.test.ts\` counts them); random sequences
-and the program itself are compared besides.
+and the program itself are compared besides, and QEMU's own test suite runs with cow-img in place of qemu-img
+(\`scripts/qemu-tests.mjs\`).
 
 | what | qemu-img 7.2 | cow-img | why |
 | --- | --- | --- | --- |

@@ -22,6 +22,7 @@ import { replaceHeader } from './header-write.ts';
 import { createOptions } from './options.ts';
 import { reshapeRefcounts } from './refcount-reshape.ts';
 import { readSnapshots } from './snapshots.ts';
+import { dropZeroClusters } from './zero-clusters.ts';
 
 const amendable = 'backing_file backing_fmt compat data_file data_file_raw lazy_refcounts refcount_bits size';
 
@@ -228,13 +229,6 @@ async function checkDowngrade(store: ByteStore, header: Qcow2Header, size: numbe
       field: 'bitmaps',
     });
   }
-  if (backingFileOf(header) === undefined) return;
-  for (const { l1TableOffset, l1Size } of entries) {
-    const at = await findZeroCluster(store, header, l1TableOffset, l1Size);
-    if (at === undefined) continue;
-    const message = 'Snapshots with zero clusters over a backing file prevent downgrade of image';
-    throw new DiskError('unsupported', message, { path: store.name, offset: at, field: 'L2 entry' });
-  }
 }
 
 async function downgrade(store: ByteStore, before: Qcow2Header): Promise<void> {
@@ -249,77 +243,6 @@ async function downgrade(store: ByteStore, before: Qcow2Header): Promise<void> {
     compressionType: c.CompressionType.zlib,
     extensions: withExtension(header.extensions, c.ExtensionType.featureNames, undefined),
   });
-}
-
-/**
- * Version 2 has no zero clusters. The active disk has none left by now; where there is no backing file, those of
- * snapshots read the same as holes. The clusters that they held are leaks after a cut, until the last step.
- */
-async function dropZeroClusters(store: ByteStore, header: Qcow2Header): Promise<Qcow2Header> {
-  const active = await findZeroCluster(store, header, header.l1TableOffset, header.l1Size);
-  if (active !== undefined) {
-    throw new DiskError('bad-argument', 'The disk has zero clusters, which version 2 cannot have', {
-      path: store.name,
-      offset: active,
-      field: 'L2 entry',
-    });
-  }
-  const { entries } = await readSnapshots(store, header);
-  let freed = false;
-  for (const { l1TableOffset, l1Size } of entries) {
-    for await (const { at, table } of l2Tables(store, header, l1TableOffset, l1Size)) {
-      let changed = false;
-      for (const entry of zeroEntries(table)) {
-        freed ||= offsetIn(table, entry) !== 0;
-        table.setBigUint64(entry, 0n);
-        changed = true;
-      }
-      if (changed) await store.write(at, new Uint8Array(table.buffer));
-    }
-  }
-  await store.flush();
-  if (!freed) return header;
-  await repairRefcounts(store);
-  return readHeader(store);
-}
-
-/** Where a zero cluster's entry lies in the tables below an L1 table. */
-async function findZeroCluster(
-  store: ByteStore,
-  header: Qcow2Header,
-  l1TableOffset: number,
-  l1Size: number,
-): Promise<number | undefined> {
-  for await (const { at, table } of l2Tables(store, header, l1TableOffset, l1Size)) {
-    for (const entry of zeroEntries(table)) return at + entry;
-  }
-  return undefined;
-}
-
-async function* l2Tables(store: ByteStore, header: Qcow2Header, l1TableOffset: number, l1Size: number) {
-  const l1 = new DataView(await readTable(store, l1TableOffset, l1Size * c.entryBytes));
-  for (let index = 0; index < l1Size; index++) {
-    const at = offsetIn(l1, index * c.entryBytes);
-    if (at !== 0) yield { at, table: new DataView(await readTable(store, at, clusterSizeOf(header))) };
-  }
-}
-
-function* zeroEntries(table: DataView): Generator<number> {
-  for (let entry = 0; entry < table.byteLength; entry += c.entryBytes) {
-    const packed = (table.getUint32(entry) & 0x4000_0000) !== 0;
-    if (!packed && (table.getUint32(entry + 4) & c.lowZero) !== 0) yield entry;
-  }
-}
-
-function offsetIn(table: DataView, entry: number): number {
-  return Number(table.getBigUint64(entry) & 0x00ff_ffff_ffff_fe00n);
-}
-
-async function readTable(store: ByteStore, at: number, length: number): Promise<ArrayBuffer> {
-  const bytes = new Uint8Array(length);
-  const there = Math.max(0, Math.min(length, store.size - at));
-  if (there > 0) await store.read(at, bytes.subarray(0, there));
-  return bytes.buffer;
 }
 
 function refusal(path: string, field: string, message: string): DiskError {

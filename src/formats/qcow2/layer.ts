@@ -39,6 +39,7 @@ import { checkSnapshotL1, readSnapshots } from './snapshots.ts';
 import { looksPreallocated } from './sparse.ts';
 import { codecNameOf, unpackCluster } from './unpack.ts';
 import type { Qcow2Writer } from './writer.ts';
+import { storeSnapshotZeroes } from './zero-clusters.ts';
 
 /** A qcow2 image open for reading. */
 export class Qcow2Layer implements Layer, LocateContext {
@@ -255,6 +256,10 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
     this.assertReadable();
     this.#assertSnapshots();
     await this.#changing(() => this.#writer.mutex.run(() => createSnapshot(this.#writer, wanted)));
+  }
+
+  async storeSnapshotZeroes(signal?: AbortSignal): Promise<void> {
+    await this.#changing(() => this.#writer.mutex.run(() => storeSnapshotZeroes(this.#writer, signal)));
   }
 
   async applySnapshot(wanted: SnapshotSelector): Promise<void> {
