@@ -28,11 +28,12 @@ describe.skipIf(!have('qemu-img'))('our client and cow-nbd', () => {
       content.fill(0, 1_048_576, 3_145_728);
       await store.flush();
       const after = statSync(image).blocks;
-      expect(before - after).toBeGreaterThanOrEqual(2_097_152 / 512);
+      // But for what the file system may need to keep account of the hole.
+      expect(before - after).toBeGreaterThanOrEqual((2_097_152 - 16_384) / 512);
       await store.zero(100_001, 300_000, { punch: false });
       content.fill(0, 100_001, 400_001);
       await store.flush();
-      expect(statSync(image).blocks).toBeGreaterThanOrEqual(after);
+      expect(statSync(image).blocks).toBeGreaterThanOrEqual(after - 16_384 / 512);
       const extent = await store.extent(1_048_576);
       expect(extent).toEqual({ offset: 1_048_576, length: 2_097_152, data: false });
       const read = new Uint8Array(size);
