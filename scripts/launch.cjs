@@ -45,7 +45,8 @@ function runThread(name) {
 async function run(name) {
   const program = load(name);
   process.exitCode = await program.main(process.argv.slice(2));
-  program.leave?.(process.exitCode);
+  // In a turn of its own: the callback that the program ended in would count as something to wait for.
+  setImmediate(() => program.leave?.(process.exitCode));
 }
 
 module.exports = { codeOf, compile, run, runThread };

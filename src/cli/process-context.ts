@@ -13,12 +13,12 @@ import type { CliContext, OutputStream } from './context.ts';
  * process at once.
  */
 export function processContext(program: string): CliContext {
-  const { signal } = watchSignals();
   const listeners = new Set<() => void>();
   // Always listened to: left alone, Node would open its debugger's port at SIGUSR1.
   process.on('SIGUSR1', () => {
     for (const listener of listeners) listener();
   });
+  const { signal } = watchSignals();
   return {
     program: startedAs(process.argv[1]) ?? program,
     stdout: outputStream(1, () => process.stdout),

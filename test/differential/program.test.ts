@@ -1,8 +1,10 @@
 import { spawn } from 'node:child_process';
 import { chmodSync, mkdirSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { builtProgram } from '../support/built-program.ts';
+import { listensForSignals } from '../support/listens.ts';
 import { have, isRoot, mustRun, type RunResult, run, type TempDir, tempDir } from '../support/programs.ts';
 import { words } from './harness.ts';
 import { buildChain } from './world.ts';
@@ -102,6 +104,30 @@ describe.skipIf(!have('qemu-img'))('started as qemu-img', () => {
     expect(await ended).toBe(143);
     expect(stderr).not.toMatch(/debugger/i);
     expect(readdirSync(place.path).filter((name) => name.includes('full.img'))).toEqual([]);
+  });
+});
+
+describe.skipIf(!have('qemu-img') || !have('qemu-io'))('asked for its progress again and again', () => {
+  it('goes on, and ends as ever', async () => {
+    const [base, over] = [place.file('asked.base'), place.file('asked')];
+    await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', base, '40M']);
+    for (let round = 0; round < 3; round++) {
+      await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', base, '-F', 'qcow2', over]);
+      await mustRun('qemu-io', ['-f', 'qcow2', '-c', `write -P ${round + 1} 0 8M`, over]);
+      const child = spawn(ours[0], [ours[1], 'commit', over], { stdio: ['ignore', 'ignore', 'pipe'] });
+      let stderr = '';
+      child.stderr.on('data', (piece: Buffer) => {
+        stderr += piece.toString();
+      });
+      const ended = new Promise((resolve) => child.on('close', (code, signal) => resolve(code ?? signal)));
+      while (child.exitCode === null && !listensForSignals(child.pid!)) await sleep(1);
+      while (child.exitCode === null && child.signalCode === null) {
+        child.kill('SIGUSR1');
+        await sleep(1);
+      }
+      expect(await ended).toBe(0);
+      expect(stderr).toMatch(/^( {4}\(\d+\.\d\d\/100%\)\n)*$/);
+    }
   });
 });
 
