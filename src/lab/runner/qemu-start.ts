@@ -19,6 +19,8 @@ export interface StartedQemu {
 }
 
 const startLimitMs = 30_000;
+/** A monitor that has not said hello by then is asked anew: one connection is no reason to give up a guest. */
+const helloLimitMs = 5_000;
 const killLimitMs = 5_000;
 /** A serial log beyond this begins anew at the next start. */
 const maxSerialLog = 4 * 1024 * 1024;
@@ -94,7 +96,7 @@ async function untilItRuns(
     if (pidIn(files) === child.pid && existsSync(files.qmp)) {
       try {
         await using monitor = await openMonitor(seat, files, {
-          timeoutMs: Math.max(1, limit - Date.now()),
+          timeoutMs: Math.max(1, Math.min(helloLimitMs, limit - Date.now())),
           signal,
         });
         await monitor.execute('query-status', undefined, { signal });
