@@ -1,7 +1,7 @@
 // Ways of doing one job, timed in turn in one run: a machine that drifts slows them all.
 import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { timed } from './process.mjs';
+import { isStopped, timed } from './process.mjs';
 
 /** The middle, least and greatest of some figures. */
 export function spread(figures) {
@@ -47,7 +47,8 @@ function warmFreeMemory(folder, bytes) {
  */
 
 /**
- * Runs all sides of a job in rounds, in shuffled order within each. The first round is not counted.
+ * Runs all sides of a job in rounds, in shuffled order within each. The first round is not counted. A setting of the peer
+ * that fails is left out, as long as there is another.
  * @param {Job} job
  * @param {{ folder: string, rounds: number }} how
  */
@@ -55,20 +56,33 @@ export async function measure(job, { folder: usual, rounds }) {
   const folder = job.folder ?? usual;
   const sides = [job.ours, ...job.peers];
   const runs = sides.map(() => []);
+  const failed = new Set();
+  const run = async (side) => {
+    job.prepare?.(side);
+    if (job.writes) warmFreeMemory(folder, job.writes);
+    const before = side.cpu?.() ?? 0;
+    const figures = await timed(side.argv, { cwd: folder, input: side.input, seconds: side.seconds });
+    if (side.cpu) figures.cpu = side.cpu() - before;
+    job.verify?.(side);
+    return figures;
+  };
   for (let round = 0; round <= Math.min(rounds, job.rounds ?? rounds); round++) {
     for (const index of shuffled(sides.length)) {
-      const side = sides[index];
-      job.prepare?.(side);
-      if (job.writes) warmFreeMemory(folder, job.writes);
-      const before = side.cpu?.() ?? 0;
-      const figures = await timed(side.argv, { cwd: folder, input: side.input, seconds: side.seconds });
-      if (side.cpu) figures.cpu = side.cpu() - before;
-      job.verify?.(side);
-      if (round > 0) runs[index].push(figures);
+      if (failed.has(index)) continue;
+      try {
+        const figures = await run(sides[index]);
+        if (round > 0) runs[index].push(figures);
+      } catch (error) {
+        if ((await isStopped()) || index === 0 || failed.size + 1 === job.peers.length) throw error;
+        failed.add(index);
+        console.error(`${job.name}: without '${sides[index].name}', which fails: ${error.message}`);
+      }
     }
   }
   const [ours, ...peers] = runs;
-  const medians = peers.map((peer) => spread(peer.map(({ wall }) => wall)).median);
+  const medians = peers.map((peer, index) =>
+    failed.has(index + 1) ? Number.POSITIVE_INFINITY : spread(peer.map(({ wall }) => wall)).median,
+  );
   const best = medians.indexOf(Math.min(...medians));
   const ratio = (of) => spread(ours.map((figures, round) => of(figures) / of(peers[best][round])));
   const absolute = (figures) => ({
