@@ -33,6 +33,14 @@ export const qcow2Differences = [
     reason: 'What records the changes since the last backup should not go unnoticed.',
   },
   {
+    id: 'silent-repair',
+    what: '`amend` of an image with lazy refcounts that was not closed',
+    qemuImg: 'tells each refcount that it puts right when it opens the image',
+    cowImg: 'puts them right in silence',
+    reason: 'Lazy refcounts are meant to be wrong then; `check` tells.',
+    shown: 'elsewhere',
+  },
+  {
     id: 'growth-map',
     what: '`map` of what `resize --preallocation` has added to an image with a backing file',
     qemuImg: 'shows zero clusters with a place in the file',
