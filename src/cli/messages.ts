@@ -141,11 +141,11 @@ export function unknownFormat(unknown: string, format: string): string {
 
 /**
  * The driver that makes images of a format as a command line names it. `file` is what a raw image lies in, and can be
- * named as well. Throws CliFailure where there is none, or its images can only be read; `unknown` begins the message.
+ * named as well. Throws CliFailure where there is none, or its images can only be read.
  */
-export function creatableFormat(name: string, unknown = 'Unknown file format'): FormatDriver {
+export function creatableFormat(name: string): FormatDriver {
   const driver = findFormat(name === 'file' ? 'raw' : name);
-  if (!driver) throw new CliFailure(unknownFormat(unknown, name));
+  if (!driver) throw new CliFailure(unknownFormat('Unknown file format', name));
   assertCreatable(driver);
   return driver;
 }
