@@ -42,13 +42,14 @@ function warmFreeMemory(folder, bytes) {
  * @property {string} [folder] where it runs, if not in the world's
  * @property {number} [writes] bytes that the job writes, about
  * @property {number} [rounds] where the number asked for is too many
+ * @property {boolean} [isWarm] programs and caches are warm from the job before: the first round counts
  * @property {(side: Side) => void} [prepare] before each run, not timed
  * @property {(side: Side) => void} [verify] after each run, not timed; throws when the work was not done right
  */
 
 /**
- * Runs all sides of a job in rounds, in shuffled order within each. The first round is not counted. A setting of the peer
- * that fails is left out, as long as there is another.
+ * Runs all sides of a job in rounds, in shuffled order within each. A round that is not counted comes first. A setting of
+ * the peer that fails is left out, as long as there is another.
  * @param {Job} job
  * @param {{ folder: string, rounds: number }} how
  */
@@ -66,7 +67,7 @@ export async function measure(job, { folder: usual, rounds }) {
     job.verify?.(side);
     return figures;
   };
-  for (let round = 0; round <= Math.min(rounds, job.rounds ?? rounds); round++) {
+  for (let round = job.isWarm ? 1 : 0; round <= Math.min(rounds, job.rounds ?? rounds); round++) {
     for (const index of shuffled(sides.length)) {
       if (failed.has(index)) continue;
       try {

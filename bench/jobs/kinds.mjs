@@ -1,4 +1,4 @@
-// The formats in every shape that both programs write.
+// The formats in every shape that both programs write. `grainwise`: what QEMU writes one grain or cluster after the other.
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { derive } from '../images.mjs';
@@ -16,18 +16,18 @@ export const qcow2 = kind('qcow2', 'qcow2');
 
 /** Those of other programs than QEMU, or that it keeps for them. */
 export const others = [
-  kind('VMDK sparse', 'vmdk', 'subformat=monolithicSparse'),
+  { ...kind('VMDK sparse', 'vmdk', 'subformat=monolithicSparse'), grainwise: true },
   kind('VMDK flat', 'vmdk', 'subformat=monolithicFlat'),
-  kind('VMDK split sparse', 'vmdk', 'subformat=twoGbMaxExtentSparse'),
+  { ...kind('VMDK split sparse', 'vmdk', 'subformat=twoGbMaxExtentSparse'), grainwise: true },
   kind('VMDK split flat', 'vmdk', 'subformat=twoGbMaxExtentFlat'),
-  kind('VMDK streamOptimized', 'vmdk', 'subformat=streamOptimized'),
+  { ...kind('VMDK streamOptimized', 'vmdk', 'subformat=streamOptimized'), grainwise: true },
   kind('VDI', 'vdi'),
   kind('VDI static', 'vdi', 'static=on'),
   kind('VHD', 'vpc', 'force_size=on'),
   kind('VHD fixed', 'vpc', 'subformat=fixed,force_size=on'),
   kind('VHDX', 'vhdx'),
   kind('VHDX fixed', 'vhdx', 'subformat=fixed'),
-  kind('qcow', 'qcow'),
+  { ...kind('qcow', 'qcow'), grainwise: true },
   kind('QED', 'qed'),
   kind('Parallels', 'parallels'),
 ];
