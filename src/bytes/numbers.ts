@@ -50,6 +50,9 @@ export function writeU64LE(view: DataView, at: number, value: number): void {
   view.setUint32(at + 4, Math.floor(value / two32), true);
 }
 
+/** Whether this processor keeps the words of typed arrays with their least byte first. */
+export const hostIsLittleEndian = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
+
 /** A DataView over exactly the bytes of `bytes`. */
 export function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);

@@ -1,4 +1,5 @@
 import { copyBytes } from '../bytes/copy.ts';
+import { hostIsLittleEndian } from '../bytes/numbers.ts';
 import { DiskError } from '../errors.ts';
 import { type BlockCipher, type HashName, primitives } from './primitives.ts';
 import { maskBytes, maskOver, xtsMask } from './xts-mask.ts';
@@ -28,9 +29,13 @@ export interface SectorCipher extends Disposable {
 
 /**
  * AES for disk sectors under `key` (for XTS two keys in one: for the data, and for the tweaks). Throws `bad-argument` for
- * a key of a length that there is not, `unsupported` for a hash that the runtime lacks.
+ * a key of a length that there is not, `unsupported` for a hash that the runtime lacks, and on processors whose words would
+ * number sectors backwards: what they wrote nobody else could read.
  */
 export async function makeSectorCipher(spec: CipherSpec, key: Uint8Array): Promise<SectorCipher> {
+  if (!hostIsLittleEndian) {
+    throw new DiskError('unsupported', 'Encryption on a big-endian processor is not supported');
+  }
   const { mode, sectorBytes = 512 } = spec;
   const length = mode === 'xts' ? key.length / 2 : key.length;
   if (length !== 16 && length !== 24 && length !== 32) {
