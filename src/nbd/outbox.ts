@@ -96,6 +96,8 @@ export class Outbox {
   /** Sends from memory of the caller's, which stays as it is until `taken` says so. */
   direct(memory: Memory, at: number, length: number): void {
     if (this.#dropped) return;
+    // What is there already may be parts of the same reply.
+    this.#sendOpen();
     this.flush();
     this.#send(memory, at, at + length, false);
   }

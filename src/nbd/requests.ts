@@ -53,11 +53,11 @@ export class Requests {
     return request.length > Math.min(shortRead, this.#out.replyBytes);
   }
 
-  /** The payload lies whole in `buffer` from `at` on. */
-  writeNow(request: RequestHeader, buffer: PageBuffer, at: number): boolean {
+  /** The payload from byte `done` on (what is before is written) lies in `buffer` from `at` on. */
+  writeNow(request: RequestHeader, buffer: PageBuffer, at: number, done = 0): boolean {
     const { offset, length, flags } = request;
     if ((flags & CommandFlag.fua) !== 0) return false;
-    if (length > 0 && !this.#disk.writeNow(offset, buffer, at, length)) return false;
+    if (length > done && !this.#disk.writeNow(offset + done, buffer, at, length - done)) return false;
     this.answer(request, 0);
     return true;
   }
@@ -152,30 +152,65 @@ export class Requests {
     return true;
   }
 
-  /** Any read, through `buffer`. */
-  async read(request: RequestHeader, buffer: PageBuffer): Promise<void> {
+  /**
+   * Answers a read through `buffer` as far as its bytes lie at hand and the client takes them; how far that was. If it
+   * was all and nothing is kept, the buffer is free again, otherwise `read` goes on.
+   */
+  readAtOnce(request: RequestHeader, buffer: PageBuffer): number {
     const { offset, length } = request;
-    const oneChunk = this.#mode === 'simple' || (request.flags & CommandFlag.df) !== 0;
-    if (oneChunk) return this.#readWhole(request, buffer);
-    for (let done = 0; done < length; ) {
-      const left = length - done;
-      const isHole = await this.#findStretch(offset + done, left);
-      const found = this.#found;
-      if (isHole) {
-        const place = { offset: offset + done, length: found, last: found === left };
-        this.#out.short((view, at) => encodeHole(view, at, this.#mode, request, place));
-        done += found;
-        continue;
+    if (this.#isWhole(request)) return 0;
+    let done = 0;
+    while (done < length && !this.#out.kept) {
+      const isHole = this.#lookAt(offset + done, length - done);
+      if (isHole === undefined) break;
+      if (!isHole) {
+        const count = this.#pieceIn(buffer);
+        if (!this.#layData(buffer, dataStart, offset + done, count, false)) break;
+        this.#found = count;
       }
-      const count = Math.min(found, buffer.capacity, this.#out.replyBytes);
-      await this.#readInto(buffer, offset + done, count);
-      const place = { offset: offset + done, length: count, last: count === left };
+      done += this.#sendStretch(request, buffer, done, isHole);
+    }
+    return done;
+  }
+
+  /** Any read, through `buffer`, from byte `done` of it on. */
+  async read(request: RequestHeader, buffer: PageBuffer, from: number): Promise<void> {
+    const { offset, length } = request;
+    if (this.#isWhole(request)) return this.#readWhole(request, buffer);
+    await this.#out.taken();
+    for (let done = from; done < length; ) {
+      const isHole = await this.#findStretch(offset + done, length - done);
+      if (!isHole) {
+        const count = this.#pieceIn(buffer);
+        await this.#readInto(buffer, offset + done, count);
+        this.#found = count;
+      }
+      done += this.#sendStretch(request, buffer, done, isHole);
+      await this.#out.taken();
+    }
+  }
+
+  /** The reply must be in one chunk. */
+  #isWhole({ flags }: RequestHeader): boolean {
+    return this.#mode === 'simple' || (flags & CommandFlag.df) !== 0;
+  }
+
+  /** How much of the stretch that was found is read in one go. */
+  #pieceIn(buffer: PageBuffer): number {
+    return Math.min(this.#found, buffer.capacity, this.#out.replyBytes);
+  }
+
+  /** Sends the chunk of the stretch that was found at byte `done` of a request; its length. */
+  #sendStretch(request: RequestHeader, buffer: PageBuffer, done: number, isHole: boolean): number {
+    const length = this.#found;
+    const place = { offset: request.offset + done, length, last: done + length === request.length };
+    if (isHole) this.#out.short((view, at) => encodeHole(view, at, this.#mode, request, place));
+    else {
       const start = dataStart - dataHeaderBytes(this.#mode);
       encodeDataHeader(buffer.view, start, this.#mode, request, place);
-      this.#out.direct(buffer, start, dataStart - start + count);
-      await this.#out.taken();
-      done += count;
+      this.#out.direct(buffer, start, dataStart - start + length);
     }
+    return length;
   }
 
   /** In one chunk, or as a simple reply. What follows the first piece can no longer be answered with an error. */
@@ -207,19 +242,24 @@ export class Requests {
     await this.#disk.read(offset, buffer.bytes.subarray(dataStart, dataStart + length));
   }
 
-  /** True: a hole begins at `offset`; false: data, or nobody knows. `#found` says how far. Loads tables that it needs. */
+  /**
+   * True: a hole begins at `offset`; false: data, or nobody knows. `#found` says how far. Undefined: that cannot be told
+   * at once.
+   */
+  #lookAt(offset: number, length: number): boolean | undefined {
+    const look = this.#disk.look(offset, length, true);
+    if (look === Look.later) return undefined;
+    // Units in one piece with what follows: a reply for each would cost more than holes among them.
+    this.#found = look === Look.packed ? length : this.#disk.length;
+    return look === Look.zero && (this.#found >= shortestHole || this.#found === length);
+  }
+
+  /** The same; loads tables that it needs. */
   async #findStretch(offset: number, length: number): Promise<boolean> {
     const disk = this.#disk;
     for (;;) {
-      const look = disk.look(offset, length, true);
-      this.#found = disk.length;
-      if (look === Look.zero) return this.#found >= shortestHole || this.#found === length;
-      if (look === Look.file) return false;
-      if (look === Look.packed) {
-        // In one piece with what follows: a reply for each unit would cost more than holes among them.
-        this.#found = length;
-        return false;
-      }
+      const isHole = this.#lookAt(offset, length);
+      if (isHole !== undefined) return isHole;
       if (!(await disk.load(offset))) break;
     }
     const hole = await disk.holeAt(offset, length);
