@@ -51,6 +51,16 @@ export const fio = (rw, bs, depth, mebi) => ({
     return Math.max(read.runtime, write.runtime) / 1000;
   },
 });
+/** QEMU's own client, as guests have it: up to 16 requests at a time, each `step` bytes behind the one before. */
+const qemuImg = (bytes, depth, count, { step = bytes, write = false } = {}) => ({
+  argv: (uri) => [
+    ...['qemu-img', 'bench', '-f', 'raw', '-s', String(bytes), '-d', String(depth), '-c', String(count)],
+    ...['-S', String(step), ...(write ? ['-w'] : []), uri],
+  ],
+  seconds: (output) => Number(/completed in ([\d.]+) seconds/.exec(output)[1]),
+});
+/** All blocks of 4 KiB of the disk in an order that looks like none. */
+const scattered = { step: 7919 * 4096 };
 export const nbdcopy = (from, to) => ({
   argv: (uri) => ['nbdcopy', '-C', '4', from ?? uri, to ?? uri],
 });
@@ -62,10 +72,15 @@ const depths = [
 const work = [
   ...depths.map(([depth, mebi]) => [`4k reads ×${depth}`, fio('randread', '4k', depth, mebi), fast]),
   ['1m reads', fio('read', '1m', 4, 1024), fast],
+  ['4k reads ×1, QEMU', qemuImg(4096, 1, 20_000, scattered), fast],
+  ['4k reads ×16, QEMU', qemuImg(4096, 16, 60_000, scattered), fast],
+  ['1m reads, QEMU', qemuImg(MiB, 4, 1024), fast],
   ['nbdcopy out', nbdcopy(undefined, 'null:'), even],
   ...depths.map(([depth, mebi]) => [`4k writes ×${depth}`, fio('randwrite', '4k', depth, mebi), even]),
   ['1m writes', fio('write', '1m', 4, 1024), even],
   ['nbdcopy in', nbdcopy(source, undefined), even],
+  ['4k writes ×16, QEMU', qemuImg(4096, 16, 60_000, { ...scattered, write: true }), even],
+  ['1m writes, QEMU', qemuImg(MiB, 4, 1024, { write: true }), even],
 ];
 
 let nextPort = 20000 + (process.pid % 20000);
