@@ -61,6 +61,9 @@ const onThisMachine: LabCommand = async (input, context) => {
   const json = wantsJson(input);
   if (!json) report(prepared, answer, idle, context);
   if (input.options.start === true) return startToo(input, context, [file], answer);
+  if (!json && lab.spec.serve) {
+    say(context, `guests elsewhere reach these disks while 'cowherd serve ${file}' runs`);
+  }
   if (json) sayJson(context, answer);
   return 0;
 };
