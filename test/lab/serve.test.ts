@@ -65,7 +65,7 @@ describe.skipIf(!nbd)('cowherd serve', () => {
   it('exports the seats to write and the master to read, and gives them back', async () => {
     await using bench = await labBench();
     bench.write('lab.yaml', { seats: 2, serve: { socket: 'here.sock' } });
-    await bench.must('up');
+    expect(await bench.must('up')).toContain("'cowherd serve lab.yaml'");
     const socket = bench.path('here.sock');
     const master = await mustRun('sha256sum', [bench.path('masters/m.raw')]);
     {

@@ -25,12 +25,12 @@ export const run: LabCommand = orRemote(
   async (input, context) => {
     const { lab, file, rest } = labFrom(input, context);
     const names = seatsFrom(lab, rest);
-    if (lab.spec.serve && !wantsJson(input)) {
-      say(context, `seats that run here are not served; those that are off: 'cowherd serve ${file} SEATS'`);
-    }
     await using runner = await runnerOf(lab);
     const unavailable = await runner.unavailable();
     if (unavailable !== undefined) throw new DiskError('unsupported', unavailable, { field: 'runner' });
+    if (lab.spec.serve && !wantsJson(input)) {
+      say(context, `seats that run here are not served; those that are off: 'cowherd serve ${file} SEATS'`);
+    }
     return await startSeats(await seatsToStart(lab, names), runner, input, context);
   },
   () => import('./remote/start.ts'),
