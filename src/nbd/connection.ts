@@ -101,6 +101,11 @@ export class Connection {
     return this.#inFlight;
   }
 
+  /** A request is under way that needs more than the client's taking its reply. */
+  get isBusy(): boolean {
+    return this.#inFlight > this.#out.awaited;
+  }
+
   /** Bytes from the client are of use now. */
   get wantsInput(): boolean {
     return !this.#dead && !this.#finishing && !this.#stuck();

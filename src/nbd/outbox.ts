@@ -43,6 +43,11 @@ export class Outbox {
     return !this.kept && this.#gathered !== undefined && this.#gathered.end > 0;
   }
 
+  /** How many wait for the client to take what is kept. */
+  get awaited(): number {
+    return this.#waiters.length;
+  }
+
   /** The thread's output buffer is this client's until `close`. */
   open(buffer: PageBuffer): void {
     this.#open = buffer;

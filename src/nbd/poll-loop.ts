@@ -78,7 +78,7 @@ export class PollLoop {
   /** Something is under way that the event loop must finish. */
   #isBusy(): boolean {
     if (this.#leaving > 0) return true;
-    for (const { connection } of this.#members) if (connection.inFlight > 0) return true;
+    for (const { connection } of this.#members) if (connection.isBusy) return true;
     return false;
   }
 
