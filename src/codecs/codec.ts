@@ -1,12 +1,15 @@
+import { unpackAdc } from './adc.ts';
 import { bunzip2 } from './bunzip2.ts';
-import { InflateCodec, ZlibInflateCodec } from './inflate.ts';
+import { DirectCodec } from './direct-codec.ts';
+import { plainDeflate, plainZlib } from './inflate.ts';
+import { unpackLzfse } from './lzfse.ts';
 import { StreamCodec } from './stream-codec.ts';
 
 /**
  * Names of compressions as image formats mean them: raw deflate (RFC 1951), deflate in a zlib stream (RFC 1950), zstd
- * frames (RFC 8878), and whole files of bzip2 and xz.
+ * frames (RFC 8878), whole files of bzip2 and xz, and Apple's LZFSE and ADC.
  */
-export type CodecName = 'deflate' | 'zlib' | 'zstd' | 'bzip2' | 'xz';
+export type CodecName = 'deflate' | 'zlib' | 'zstd' | 'bzip2' | 'xz' | 'lzfse' | 'adc';
 
 /** Packs and unpacks whole units (clusters, grains). Stateless to its callers: calls may overlap. */
 export interface Codec {
@@ -21,9 +24,11 @@ export interface Codec {
 }
 
 const codecs = new Map<CodecName, Codec>([
-  ['deflate', new InflateCodec()],
-  ['zlib', new ZlibInflateCodec()],
+  ['deflate', plainDeflate],
+  ['zlib', plainZlib],
   ['bzip2', new StreamCodec('bzip2', bunzip2)],
+  ['lzfse', new DirectCodec('lzfse', unpackLzfse)],
+  ['adc', new DirectCodec('adc', unpackAdc)],
 ]);
 
 /** Makes `codec` the one for its name from now on; a runtime brings faster ones than the built-in. */

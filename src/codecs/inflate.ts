@@ -1,29 +1,17 @@
-import { DiskError } from '../errors.ts';
-import type { Codec } from './codec.ts';
+import { copyMatch, damaged } from './back-references.ts';
+import { DirectCodec } from './direct-codec.ts';
 
-/**
- * Inflate in plain TypeScript, for runtimes without a better one. (A browser's DecompressionStream refuses the
- * padding that follows a compressed cluster, so it cannot be used: only inflating tells where the data ends.)
- */
-export class InflateCodec implements Codec {
-  readonly name = 'deflate';
+/** For runtimes without a better one. */
+export const plainDeflate = new DirectCodec('deflate', inflate);
+export const plainZlib = new DirectCodec('zlib', inflateZlib);
 
-  async unpack(packed: Uint8Array, into: Uint8Array): Promise<void> {
-    inflate(packed, into);
+/** Fills `into` from a zlib stream (RFC 1950); what its checksum says is not looked at. Throws `corrupt`. */
+function inflateZlib(packed: Uint8Array, into: Uint8Array): void {
+  const [method, flags] = packed;
+  if (packed.length < 2 || (method & 15) !== 8 || (method * 256 + flags) % 31 !== 0 || (flags & 32) !== 0) {
+    throw damaged('no zlib header');
   }
-}
-
-/** The same for a zlib stream; what its checksum says is not looked at. */
-export class ZlibInflateCodec implements Codec {
-  readonly name = 'zlib';
-
-  async unpack(packed: Uint8Array, into: Uint8Array): Promise<void> {
-    const [method, flags] = packed;
-    if (packed.length < 2 || (method & 15) !== 8 || (method * 256 + flags) % 31 !== 0 || (flags & 32) !== 0) {
-      throw damaged('no zlib header');
-    }
-    inflate(packed.subarray(2), into);
-  }
+  inflate(packed.subarray(2), into);
 }
 
 const lengthBase = [
@@ -50,7 +38,11 @@ interface Huffman {
 
 let fixed: { readonly literals: Huffman; readonly distances: Huffman } | undefined;
 
-/** Fills `into` from raw deflate data (RFC 1951). Throws `corrupt`. */
+/**
+ * Fills `into` from raw deflate data (RFC 1951), in plain TypeScript. (A browser's
+ * DecompressionStream refuses the padding that follows a compressed cluster, so it cannot be used: only inflating tells where
+ * the data ends.) Throws `corrupt`.
+ */
 export function inflate(packed: Uint8Array, into: Uint8Array): void {
   const input = new BitReader(packed);
   let out = 0;
@@ -158,14 +150,7 @@ function inflateBlock(
     const distanceIndex = input.symbol(distances);
     if (distanceIndex >= distanceBase.length) throw damaged('a distance that does not exist');
     const distance = distanceBase[distanceIndex] + input.take(distanceExtra[distanceIndex]);
-    if (distance > out) throw damaged('a distance that begins before the data');
-    const stop = Math.min(out + length, end);
-    if (distance >= length) {
-      into.copyWithin(out, out - distance, stop - distance);
-      out = stop;
-    } else {
-      for (; out < stop; out++) into[out] = into[out - distance];
-    }
+    out = copyMatch(into, out, distance, Math.min(length, end - out));
   }
   return out;
 }
@@ -242,8 +227,4 @@ function fixedLengths(): Uint8Array {
   lengths.fill(9, 144, 256);
   lengths.fill(7, 256, 280);
   return lengths;
-}
-
-function damaged(what: string): DiskError {
-  return new DiskError('corrupt', `The compressed data is damaged: ${what}`, { detail: { errno: 'EIO' } });
 }

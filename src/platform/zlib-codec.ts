@@ -1,6 +1,6 @@
 import { constants, deflate, deflateRaw, inflate, inflateRaw } from 'node:zlib';
 import { type Codec, registerCodec } from '../codecs/codec.ts';
-import { InflateCodec, ZlibInflateCodec } from '../codecs/inflate.ts';
+import { plainDeflate, plainZlib } from '../codecs/inflate.ts';
 import { DiskError } from '../errors.ts';
 
 interface Shape {
@@ -16,14 +16,14 @@ const shapes: readonly Shape[] = [
   // A window of 4 KiB is what qcow2 allows.
   {
     name: 'deflate',
-    plain: new InflateCodec(),
+    plain: plainDeflate,
     inflate: () => inflateRaw,
     deflate: () => deflateRaw,
     windowBits: 12,
   },
   {
     name: 'zlib',
-    plain: new ZlibInflateCodec(),
+    plain: plainZlib,
     inflate: () => inflate,
     deflate: () => deflate,
     windowBits: 15,

@@ -415,7 +415,7 @@ export const differences = [
     what: 'A dmg image with chunks of bzip2, LZMA, LZFSE or ADC',
     qemuImg:
       'reads bzip2 and LZFSE by modules of their own, which Debian does not build: without them, I/O errors',
-    cowImg: 'reads bzip2 and LZMA, and refuses to read the others by name',
+    cowImg: 'reads them all',
     reason: 'They are what Apple’s tools make, and need no module here.',
     shown: 'elsewhere',
   },

@@ -1,5 +1,5 @@
 import { type Codec, findCodec, registerCodec } from '../../src/codecs/codec.ts';
-import { InflateCodec, ZlibInflateCodec } from '../../src/codecs/inflate.ts';
+import { plainDeflate, plainZlib } from '../../src/codecs/inflate.ts';
 import { registerZlibCodec } from '../../src/platform/zlib-codec.ts';
 
 /**
@@ -8,7 +8,7 @@ import { registerZlibCodec } from '../../src/platform/zlib-codec.ts';
  */
 export function unpackHere(): void {
   registerZlibCodec();
-  for (const plain of [new InflateCodec(), new ZlibInflateCodec()] satisfies Codec[]) {
+  for (const plain of [plainDeflate, plainZlib] satisfies Codec[]) {
     const zlib = findCodec(plain.name)!;
     registerCodec({
       name: plain.name,

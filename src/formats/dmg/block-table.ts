@@ -26,8 +26,8 @@ const compressions: Readonly<Record<number, NonNullable<Chunk['compression']>>> 
   [ChunkType.bzip2]: 'bzip2',
   // Apple's tools put what they call LZMA into xz files.
   [ChunkType.lzma]: 'xz',
-  [ChunkType.adc]: { unknown: 'ADC' },
-  [ChunkType.lzfse]: { unknown: 'LZFSE' },
+  [ChunkType.adc]: 'adc',
+  [ChunkType.lzfse]: 'lzfse',
 };
 
 /** The chunks of a block table (`mish`). Pure. Throws `corrupt`, and `unsupported` for an unknown kind. */

@@ -11,7 +11,7 @@ import { parseBlockTable } from './block-table.ts';
 const trailerBytes = 512;
 const maxPlistBytes = 16 << 20;
 
-/** Apple's disk image with zero, raw, zlib, bzip2 and LZMA chunks, for reading. */
+/** Apple's disk image with zero and raw chunks, and those of zlib, bzip2, LZMA, LZFSE and ADC, for reading. */
 export const dmg: FormatDriver = {
   name: 'dmg',
   createOptions: [],

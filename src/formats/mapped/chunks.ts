@@ -12,8 +12,8 @@ export interface Chunk {
   /** Host bytes, of all kinds but `zero`. */
   readonly at: number;
   readonly packedLength: number;
-  /** Of a packed one: a codec, or else the name of a compression that cannot be undone here. */
-  readonly compression?: 'zlib' | 'bzip2' | 'xz' | { readonly unknown: string };
+  /** Of a packed one. */
+  readonly compression?: 'zlib' | 'bzip2' | 'xz' | 'lzfse' | 'adc';
 }
 
 /** An image of chunks in order and apart from each other; what lies between them reads as zeroes. */
@@ -80,11 +80,9 @@ export async function unpackChunk(
   chunk: Pick<Chunk, 'at' | 'length' | 'packedLength' | 'compression'>,
 ): Promise<Uint8Array> {
   const { compression = 'zlib' } = chunk;
-  const codec =
-    typeof compression === 'string' && findCodec(compression === 'zlib' ? 'deflate' : compression);
+  const codec = findCodec(compression === 'zlib' ? 'deflate' : compression);
   if (!codec) {
-    const name = typeof compression === 'string' ? compression : compression.unknown;
-    const message = `Chunks with ${name} compression are not supported`;
+    const message = `Chunks with ${compression} compression are not supported here`;
     throw new DiskError('unsupported', message, {
       path: source.name,
       offset: chunk.at,

@@ -4,6 +4,7 @@ import { createImage } from '../../../src/image/open.ts';
 import { stamped } from '../../crash/session.ts';
 import { SparseBytes } from '../../crash/sparse-bytes.ts';
 import { SparseStore } from '../../crash/sparse-store.ts';
+import { lzfseSamples } from '../../support/lzfse-samples.ts';
 import { bochsImage, cloopImage, dmgImage } from '../../support/read-only-images.ts';
 import { fieldsAt } from '../fields.ts';
 import { imageTarget } from '../image-target.ts';
@@ -11,6 +12,23 @@ import { openFuzzed, type SeedImage } from '../images.ts';
 import type { Target } from '../target.ts';
 
 const KiB = 1024;
+
+/** A sector: three bytes as they are, as many from before in both ways, then the last one over and over. */
+const packedByAdc = Uint8Array.of(
+  0x82,
+  1,
+  2,
+  3,
+  0x04,
+  2,
+  0x44,
+  0,
+  1,
+  ...new Array(7).fill([0x7f, 0, 0]).flat(),
+  0x5b,
+  0,
+  0,
+);
 
 /** 4096 zeroes as bzip2 packs them. */
 const packedZeroes = 'QlpoOTFBWSZTWYgAOOMAAAhAAMAEAAggADDMBVNqQUcPF3JFOFCQiAA44w==';
@@ -159,7 +177,12 @@ export const smallFormats: readonly Target[] = [
         { type: 0x8000_0005, sectors: 10, bytes: deflateSync(part(1, 10)) },
         { type: 1, sectors: 6, bytes: part(2, 6) },
         { type: 0, sectors: 8 },
-        { type: 0x8000_0007, sectors: 8, bytes: part(3, 1) },
+        ...lzfseSamples().map(({ content, packed }) => ({
+          type: 0x8000_0007,
+          sectors: content.length / 512,
+          bytes: Buffer.from(packed),
+        })),
+        { type: 0x8000_0004, sectors: 1, bytes: Buffer.from(packedByAdc) },
         { type: 0x8000_0006, sectors: 8, bytes: Buffer.from(packedZeroes, 'base64') },
       ];
       return [made('dmg', '1', dmgImage(chunks))];
