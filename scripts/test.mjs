@@ -45,6 +45,8 @@ const judges = {
   '/usr/share/OVMF/OVMF_CODE_4M.fd': 'ovmf',
   swtpm: 'swtpm',
   tini: 'tini',
+  '/usr/sbin/sshd': 'openssh-server',
+  ssh: 'openssh-client',
   xz: 'xz-utils',
   bzip2: 'bzip2',
   zstd: 'zstd',

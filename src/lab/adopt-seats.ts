@@ -118,7 +118,7 @@ function assertCloneOf(lab: Lab, master: Prepared['master'], seat: string, path:
     throw refuse('unsupported', 'is no qcow2 image', 'seats are qcow2 overlays: cow-img rebase makes one');
   if (head.encrypted)
     throw refuse('unsupported', 'is encrypted', 'cow-img convert -B decrypts what is in it');
-  if (head.external)
+  if (head.dataFile !== undefined)
     throw refuse('unsupported', 'keeps its data in another file', 'cow-img convert -B makes it one file');
   const { provenance } = head;
   if (provenance && !isOurs(head, lab.name, seat)) {

@@ -4,11 +4,13 @@ import { DiskError, isDiskError } from '../errors.ts';
 import { byteLocks } from '../platform/byte-locks.ts';
 import { knownDependents, recordFolder } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
+import { readSmallText } from '../platform/json-file.ts';
 import { type FileStore, openFileStore } from '../storage/file.ts';
 import { allPermissions, type ImageLock, Permission } from '../storage/image-lock.ts';
 import { mastersOf } from './former.ts';
 import { openLab } from './lab.ts';
 import { fileIdentity } from './overlay.ts';
+import { longestRecord, names, parseCopy } from './remote/records.ts';
 
 /*
  * QEMU refuses to write an image that another program has locked, and guests lock the master that they stand on; while all
@@ -60,7 +62,8 @@ export class MasterGuard implements AsyncDisposable {
   /** Locks what is to be guarded now, and releases what is not any more. */
   async refresh(): Promise<GuardRound> {
     const troubles: string[] = [];
-    const wanted = await this.#wanted(troubles);
+    const notes: string[] = [];
+    const wanted = await this.#wanted(troubles, notes);
     const released: string[] = [];
     const locked: string[] = [];
     for (const [identity, { path, store }] of this.#held) {
@@ -80,10 +83,10 @@ export class MasterGuard implements AsyncDisposable {
         troubles.push(error.message);
       }
     }
-    return { locked, released, troubles };
+    return { locked, released, troubles: [...troubles, ...notes] };
   }
 
-  async #wanted(troubles: string[]): Promise<ReadonlyMap<string, string>> {
+  async #wanted(troubles: string[], notes: string[]): Promise<ReadonlyMap<string, string>> {
     const { labs, pools, cwd } = this.#places;
     const wanted = new Map<string, string>();
     const add = (path: string) => {
@@ -92,7 +95,10 @@ export class MasterGuard implements AsyncDisposable {
     };
     for (const file of labs) {
       try {
-        const { state, pool } = openLab(file, cwd);
+        const { state, pool, spec } = openLab(file, cwd);
+        for (const host of spec.hosts ?? [])
+          if (host.pool !== undefined)
+            notes.push(`the host ${host.name} has its own: there, 'cowherd guard --pool ${host.pool}'`);
         for (const master of state ? mastersOf(state) : [])
           for (const one of master.files) add(resolve(pool, one.path));
       } catch (error) {
@@ -101,7 +107,9 @@ export class MasterGuard implements AsyncDisposable {
       }
     }
     for (const folder of pools) {
-      for (const path of recordedImages(resolve(cwd, folder))) {
+      const place = resolve(cwd, folder);
+      for (const path of copiesIn(place)) add(path);
+      for (const path of recordedImages(place)) {
         try {
           if ((await knownDependents(path)).length > 0) add(path);
         } catch (error) {
@@ -130,13 +138,28 @@ async function lockedFile(path: string): Promise<FileStore> {
   }
 }
 
+/** Copies of masters that a lab with hosts has made here: whole ones, by their records. */
+function copiesIn(folder: string): readonly string[] {
+  return namesIn(folder)
+    .filter(names.isCopyRecord)
+    .flatMap((name) => {
+      const bytes = readSmallText(join(folder, name), longestRecord);
+      const copy = bytes === undefined ? undefined : parseCopy(new TextEncoder().encode(bytes));
+      return copy ? [join(folder, copy.file)] : [];
+    });
+}
+
 /** Images in a folder about which somebody has recorded that others stand on them. */
 function recordedImages(folder: string): readonly string[] {
+  return namesIn(join(folder, recordFolder)).flatMap((name) => {
+    const image = /^(.+)\.dependents$/.exec(name)?.[1];
+    return image === undefined ? [] : [join(folder, image)];
+  });
+}
+
+function namesIn(folder: string): readonly string[] {
   try {
-    return readdirSync(join(folder, recordFolder)).flatMap((name) => {
-      const image = /^(.+)\.dependents$/.exec(name)?.[1];
-      return image === undefined ? [] : [join(folder, image)];
-    });
+    return readdirSync(folder);
   } catch (cause) {
     if (errnoOf(cause) === 'ENOENT') return [];
     throw asSystemError(cause, 'look into', folder);

@@ -71,8 +71,8 @@ export interface ImageHead {
   readonly mark?: DeviceMark;
   /** What a guest reads is encrypted. */
   readonly encrypted?: boolean;
-  /** What a guest reads lies in another file. */
-  readonly external?: boolean;
+  /** The file that what a guest reads lies in, where that is another, as the header names it. */
+  readonly dataFile?: string;
   /** Bytes, as `ls -l` says. */
   readonly apparent: number;
   /** Bytes, as `du` says. */
@@ -119,7 +119,7 @@ export function imageHead(
       backing: name === undefined ? undefined : { path: name, format: backingFormatOf(header) },
       provenance: provenanceOf(header),
       encrypted: header.cryptMethod !== CryptMethod.none,
-      external: dataFileNameOf(header) !== undefined,
+      dataFile: dataFileNameOf(header),
       ...sizes,
     };
   } catch (error) {

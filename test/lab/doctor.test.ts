@@ -2,7 +2,7 @@ import { chmodSync, mkdirSync, renameSync, symlinkSync, writeFileSync } from 'no
 import { describe, expect, it } from 'vitest';
 import { encodeNewImage } from '../../src/formats/qcow2/create.ts';
 import { moduleFindings } from '../../src/lab/doctor/security-module.ts';
-import { have, isRoot, mustRun, run } from '../support/programs.ts';
+import { have, isRoot, mustRun, openQemuIo, run } from '../support/programs.ts';
 import { type LabBench, labBench } from './support.ts';
 
 interface Told {
@@ -80,6 +80,51 @@ describe.skipIf(!isRoot || !have('setpriv') || !have('qemu-img'))('doctor', () =
   });
 });
 
+describe.skipIf(!isRoot || !have('qemu-img') || !have('qemu-io') || !have('mount'))(
+  'doctor, where modes say yes',
+  () => {
+    const looks = async (bench: LabBench, ...args: string[]) =>
+      (await bench.json<Told>('doctor', ...args, '--user', 'root')).ailments;
+
+    it('tells of an immutable file, a read-only file system, a data file, and a program that writes', async () => {
+      await using bench = await labBench();
+      mkdirSync(bench.path('place'));
+      await mustRun('mount', ['-t', 'tmpfs', '-o', 'size=8M', 'none', bench.path('place')]);
+      try {
+        const image = bench.path('place/a b.qcow2');
+        const data = bench.path('place/data.raw');
+        await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', '-o', `data_file=${data}`, image, '1M']);
+        expect(await looks(bench, 'place/a b.qcow2')).toEqual([]);
+        {
+          await using _qemu = await openQemuIo([image]);
+          expect(await looks(bench, 'place/a b.qcow2')).toMatchObject([
+            { path: image, what: expect.stringContaining('another program has it open for writing') },
+          ]);
+        }
+        await mustRun('mount', ['-o', 'remount,ro', bench.path('place')]);
+        const barred = await looks(bench, 'place/a b.qcow2');
+        expect(barred.map(({ path }) => path)).toEqual([image, data]);
+        expect(barred[0].what).toBe('its file system is mounted read-only');
+        await mustRun('sh', ['-c', barred[0].fix]);
+        expect(await looks(bench, 'place/a b.qcow2')).toEqual([]);
+        chmodSync(data, 0o600);
+        const told = await bench.json<Told>('doctor', 'place/a b.qcow2', '--user', 'nobody');
+        expect(told.ailments.map(({ path }) => path)).toContain(data);
+      } finally {
+        await mustRun('umount', [bench.path('place')]);
+      }
+      const path = bench.path('fixed.qcow2');
+      await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', path, '1M']);
+      // Not every file system has the flag.
+      if ((await run('chattr', ['+i', path])).code !== 0) return;
+      const [immutable, ...more] = await looks(bench, 'fixed.qcow2');
+      expect([immutable, ...more]).toMatchObject([{ what: expect.stringContaining('immutable') }]);
+      await mustRun('sh', ['-c', immutable.fix]);
+      expect(await looks(bench, 'fixed.qcow2')).toEqual([]);
+    });
+  },
+);
+
 it('says what SELinux and AppArmor would hold against a file', () => {
   const label = () => 'unconfined_u:object_r:user_home_t:s0';
   expect(moduleFindings('/home/a/m.qcow2', 'selinux', false, label)).toEqual([
@@ -91,6 +136,10 @@ it('says what SELinux and AppArmor would hold against a file', () => {
   ]);
   expect(moduleFindings('/m.qcow2', 'selinux', false, () => 'system_u:object_r:virt_image_t:s0')).toEqual([]);
   expect(moduleFindings('/home/a/seat.qcow2', 'selinux', true, label)).toEqual([]);
+  // Whoever the file is given to: there is no label to give.
+  expect(
+    moduleFindings('/net/seat.qcow2', 'selinux', true, () => 'system_u:object_r:nfs_t:s0'),
+  ).toMatchObject([{ fix: 'setsebool -P virt_use_nfs on' }]);
   expect(moduleFindings('/etc/m.qcow2', 'apparmor', false)).toHaveLength(1);
   expect(moduleFindings('/srv/m.qcow2', 'apparmor', false)).toEqual([]);
   expect(moduleFindings('/etc/m.qcow2', undefined, false)).toEqual([]);

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { cowherd } from '../../src/lab/cowherd.ts';
 import { folderLock } from '../../src/lab/masters/library.ts';
@@ -197,6 +197,52 @@ describe.skipIf(!qemu || !byteLocks())('guard', () => {
     expect(context.out()).toBe('guarding masters/m@1.qcow2\n');
     ending.abort('SIGTERM');
     expect(await guard).toBe(0);
+  });
+
+  it('guards copies of masters that a lab has put on a host, and says where to do that', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', {
+      runner: 'libvirt',
+      hosts: [{ name: 'a', libvirt: 'test:///default', pool: bench.path('pool') }],
+    });
+    mkdirSync(bench.path('pool'));
+    const file = 'm+0123456789abcdef.raw';
+    await mustRun('cp', [bench.path('masters/m.raw'), bench.path('pool', file)]);
+    const record = { v: 1, file, bytes: 64 * 1024 * 1024, sha256: '0'.repeat(64), mtime: '1', format: 'raw' };
+    writeFileSync(
+      bench.path('pool', `${file}.copy.json`),
+      `${JSON.stringify({ ...record, size: record.bytes, content: 'cowherd1:00' })}\n`,
+    );
+    writeFileSync(bench.path('pool/cut+0123456789abcdef.raw.copy.json'), '{"v":1,');
+    const ending = new AbortController();
+    const context = testContext({ program: 'cowherd', cwd: bench.dir.path, signal: ending.signal });
+    const guard = cowherd(['guard', 'lab.yaml', '--pool', 'pool'], context);
+    try {
+      for (let i = 0; i < 600 && !context.out().includes('guarding'); i++)
+        await new Promise((go) => setTimeout(go, 50));
+      expect(context.out()).toBe(`guarding pool/${file}\n`);
+      expect(context.err()).toContain(
+        `the host a has its own: there, 'cowherd guard --pool ${bench.path('pool')}'`,
+      );
+      const { code, stderr } = await run('qemu-io', [
+        '-f',
+        'raw',
+        '-c',
+        'write 0 512',
+        bench.path('pool', file),
+      ]);
+      expect([code, stderr]).toEqual([1, expect.stringContaining('lock')]);
+    } finally {
+      ending.abort('SIGTERM');
+    }
+    expect(await guard).toBe(0);
+  });
+
+  it.skipIf(!have('systemd-analyze'))('has a unit that systemd has nothing against', async () => {
+    await using bench = await labBench();
+    const unit = bench.path('cowherd-guard@srv-masters.service');
+    writeFileSync(unit, await bench.must('guard', '--install'));
+    expect(await run('systemd-analyze', ['verify', '--man=no', unit])).toMatchObject({ code: 0, stderr: '' });
   });
 
   it('prints the unit that is shipped', async () => {

@@ -14,18 +14,27 @@ export interface TestLibvirtd extends AsyncDisposable {
   readonly dir: TempDir;
   /** What it has logged. */
   log(): string;
+  /** Ends the daemon as a fault would; guests run on. */
+  kill(): Promise<void>;
+  /** Starts it again. */
+  restart(): Promise<void>;
+  /** A process that sees /run/libvirt as the daemon does, for nsenter. */
+  readonly namespace: string;
 }
 
 const privatePlaces = '/run/libvirt /etc/libvirt/qemu /var/lib/libvirt /var/log/libvirt /var/cache/libvirt';
 
-/** Ends with its input: whatever it started, guests too, it ends by their numbers. */
+/** Ends with its input: whatever it started, guests too, it ends by their numbers. Each line of it starts the daemon anew. */
 const script = `
 dir=$1
 for place in ${privatePlaces}; do mkdir -p $place; mount -t tmpfs -o mode=755 none $place; done
 mkdir -p /var/lib/libvirt/qemu /var/log/libvirt/qemu
 virtlogd -d -p /run/libvirt/virtlogd.pid
-tini -s -- libvirtd -f $dir/libvirtd.conf --pid-file $dir/libvirtd.pid >$dir/log 2>&1 &
-cat >/dev/null
+# Where programs of this namespace look for it (virt-ssh-helper).
+ln -s $dir/libvirt-sock /run/libvirt/libvirt-sock
+start() { tini -s -- libvirtd -f $dir/libvirtd.conf --pid-file $dir/libvirtd.pid >>$dir/log 2>&1 & }
+start
+while read -r _; do start; done
 daemon=$(cat $dir/libvirtd.pid)
 kill $daemon
 while kill -0 $daemon 2>/dev/null; do sleep 0.1; done
@@ -54,14 +63,26 @@ export async function startLibvirtd(): Promise<TestLibvirtd> {
     await ended;
     await dir.remove();
   };
-  const limit = Date.now() + 30_000;
-  while ((await run('virsh', ['-c', uri, 'uri'])).code !== 0) {
-    if (child.exitCode !== null || Date.now() > limit) {
-      const said = log();
-      await stop();
-      throw new Error(`libvirtd did not start: ${said}`);
+  const answers = async () => {
+    const limit = Date.now() + 30_000;
+    while ((await run('virsh', ['-c', uri, 'uri'])).code !== 0) {
+      if (child.exitCode !== null || Date.now() > limit) {
+        const said = log();
+        await stop();
+        throw new Error(`libvirtd did not start: ${said}`);
+      }
+      await sleep(100);
     }
-    await sleep(100);
-  }
-  return { uri, dir, log, [Symbol.asyncDispose]: stop };
+  };
+  const kill = async () => {
+    const pid = Number(readFileSync(dir.file('libvirtd.pid'), 'utf8'));
+    process.kill(pid, 'SIGKILL');
+    while (existsSync(`/proc/${pid}`)) await sleep(20);
+  };
+  const restart = async () => {
+    child.stdin!.write('\n');
+    await answers();
+  };
+  await answers();
+  return { uri, dir, log, kill, restart, namespace: String(child.pid), [Symbol.asyncDispose]: stop };
 }

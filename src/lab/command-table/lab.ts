@@ -47,9 +47,10 @@ export const labCommands: readonly CommandSpec[] = [
     options: [
       { flags: '--verify', help: "compare the master's whole content, not only its dates and header" },
       { flags: '--brief', help: 'without the table of seats' },
+      { flags: '--watch', help: "then tell of each change of a seat's state, until Ctrl-C" },
       output,
     ],
-    examples: ['status classroom.yaml', 'status classroom.yaml --verify'],
+    examples: ['status classroom.yaml', 'status classroom.yaml --verify', 'status classroom.yaml --watch'],
     load: () => import('../commands/status.ts'),
   },
   {

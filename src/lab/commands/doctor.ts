@@ -2,9 +2,11 @@ import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
+import { probeLock } from '../../storage/file.ts';
 import { count } from '../describe.ts';
+import { shellWord } from '../doctor/access.ts';
 import { accountFor, accountNamed } from '../doctor/account.ts';
-import { diagnose } from '../doctor/doctor.ts';
+import { type Ailment, diagnose } from '../doctor/doctor.ts';
 import { filesOfDomain, type Needed } from '../doctor/references.ts';
 import { nameExists } from '../overlay.ts';
 import { defaultUri, LibvirtRunner } from '../runner/libvirt/libvirt-runner.ts';
@@ -16,7 +18,8 @@ export const run: LabCommand = async (input, context) => {
   const { user } = input.options;
   const account = typeof user === 'string' ? accountNamed(user) : accountFor(uri);
   if (!account) throw new DiskError('bad-argument', `There is no user '${String(user)}' here`);
-  const diagnosis = diagnose(needed, account);
+  const found = diagnose(needed, account);
+  const diagnosis = { ...found, ailments: [...found.ailments, ...(await othersAtWork(input, needed))] };
   const { ailments } = diagnosis;
   if (wantsJson(input)) sayJson(context, diagnosis);
   else {
@@ -68,5 +71,17 @@ async function patient(
   if (unavailable !== undefined) {
     throw new DiskError('not-found', `There is no file '${operand}', and ${unavailable}`, { path });
   }
-  return { needed: filesOfDomain(await runner.domainXml(operand), operand), uri };
+  const xml = await runner.domainXml(operand);
+  const pathOf = (pool: string, volume: string) => runner.volumePath(pool, volume);
+  return { needed: await filesOfDomain(xml, operand, pathOf), uri };
+}
+
+/** An image that was named by itself: whether another program writes to it. Seats and domains may well be running. */
+async function othersAtWork(input: Input, needed: readonly Needed[]): Promise<readonly Ailment[]> {
+  const [one] = needed;
+  if (one?.as !== input.operands[0] || !existsSync(one.path)) return [];
+  const lock = await probeLock(one.path).catch(() => undefined);
+  if (!lock?.writer) return [];
+  const what = 'another program has it open for writing, and QEMU lets one alone do that';
+  return [{ path: one.path, what, fix: `fuser -v ${shellWord(one.path)}   # who?`, hinders: [one.as] }];
 }

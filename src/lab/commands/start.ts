@@ -5,6 +5,7 @@ import { count, describeSeats, milliseconds } from '../describe.ts';
 import type { BootEvent } from '../runner/boot-many.ts';
 import type { Runner } from '../runner/runner.ts';
 import type { Seat } from '../seat.ts';
+import type { LabSpec } from '../spec/load.ts';
 import { seatsToStart } from '../start.ts';
 import {
   colours,
@@ -20,6 +21,9 @@ import {
   warn,
 } from './command.ts';
 
+/** The demo's guest switches itself off within a second; one that does not is at fault. */
+const demoLimitMs = 60_000;
+
 /** `cowherd start`: boots seats, some at a time. With --watch until each guest is off, with what it prints. */
 export const run: LabCommand = orRemote(
   async (input, context) => {
@@ -31,7 +35,7 @@ export const run: LabCommand = orRemote(
     if (lab.spec.serve && !wantsJson(input)) {
       say(context, `seats that run here are not served; those that are off: 'cowherd serve ${file} SEATS'`);
     }
-    return await startSeats(await seatsToStart(lab, names), runner, input, context);
+    return await startSeats(await seatsToStart(lab, names), runner, lab.spec, input, context);
   },
   () => import('./remote/start.ts'),
 );
@@ -40,6 +44,7 @@ export const run: LabCommand = orRemote(
 export async function startSeats(
   wanted: readonly Seat[],
   runner: Runner,
+  spec: Pick<LabSpec, 'guest'>,
   input: Input,
   context: CliContext,
 ): Promise<number> {
@@ -54,7 +59,7 @@ export async function startSeats(
     say(context, `${count(up.length, 'seat')} running already: ${describeSeats(up)}`);
   }
   // Awaited: the runner is given back when this returns.
-  const code = await boot(down, up, runner, input, context);
+  const code = await boot(down, up, runner, spec, input, context);
   return unknown.length > 0 ? 1 : code;
 }
 
@@ -78,6 +83,7 @@ async function boot(
   seats: readonly Seat[],
   running: readonly string[],
   runner: Runner,
+  { guest }: Pick<LabSpec, 'guest'>,
   input: Input,
   context: CliContext,
 ): Promise<number> {
@@ -90,6 +96,7 @@ async function boot(
   const events = bootMany(runner, seats, {
     until: watch ? 'off' : 'up',
     parallel: parallelOf(input),
+    timeLimitMs: guest === 'demo' ? demoLimitMs : undefined,
     signal: context.signal,
   });
   const bar = bootBar(context, seats.length, watch && !wantsJson(input));

@@ -6,6 +6,7 @@ import { type LabStatus, type SeatStatus, statusOf } from '../status.ts';
 import { describeChanges, type MasterVerdict } from '../verify.ts';
 import {
   colours,
+  type Input,
   type LabCommand,
   labFrom,
   lazyProgress,
@@ -17,6 +18,7 @@ import {
   wantsJson,
   warn,
 } from './command.ts';
+import { watchSeats } from './watch-seats.ts';
 
 /** `cowherd status`: the master and every seat as they are. Exit code 1 when the master is not what it was. */
 const onThisMachine: LabCommand = async (input, context) => {
@@ -32,11 +34,18 @@ const onThisMachine: LabCommand = async (input, context) => {
     bar.end();
   }
   for (const warning of runner.warnings?.() ?? []) warn(context, warning);
-  if (wantsJson(input)) sayJson(context, jsonOf(lab, status));
+  if (wantsJson(input)) sayStatus(input, context, jsonOf(lab, status));
   else for (const line of linesOf(lab, status, context, input.options.brief === true)) say(context, line);
+  if (input.options.watch === true) await watchSeats([...lab.seats.values()], runner, input, context);
   const { state } = status.master;
   return state === 'as-it-was' || state === 'unknown' ? 0 : 1;
 };
+
+/** With --watch others follow: each is one line then. */
+export function sayStatus(input: Input, context: CliContext, value: unknown): void {
+  if (input.options.watch === true) say(context, JSON.stringify(value));
+  else sayJson(context, value);
+}
 
 export const run = orRemote(onThisMachine, () => import('./remote/status.ts'));
 
@@ -106,6 +115,8 @@ function stateText(seat: SeatStatus): string {
 function noteOn(seat: SeatStatus): string {
   const notes: string[] = [];
   if (seat.host !== undefined) notes.push(`on ${seat.host}`);
+  if (seat.disk === 'missing' && seat.state !== 'off' && seat.state !== 'crashed')
+    notes.push('its disk was deleted: what its guest has written goes when it stops');
   if (seat.disk === 'stale') notes.push('on an older master: reset it');
   if (seat.disk === 'former') notes.push('on a former master: changes over when it is reset');
   if (seat.disk === 'flat') notes.push('independent of the master');

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { lstatSync, readlinkSync, type Stats } from 'node:fs';
+import { accessSync, constants, lstatSync, readlinkSync, type Stats } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { errnoOf } from '../../platform/errno.ts';
 import type { Account } from './account.ts';
@@ -74,6 +74,8 @@ function fileFindings(path: string, account: Account, wants: 'read' | 'write'): 
   if (stat.isDirectory()) {
     return [{ path, what: 'this is a folder, not an image', fix: `ls -l ${shellWord(path)}` }];
   }
+  const barred = wants === 'write' ? unwritable(path) : undefined;
+  if (barred) return [barred];
   // libvirt gives the file to QEMU's user first, whatever its mode was.
   if (account.becomesOwner) return [];
   const bits = wants === 'write' ? 6 : 4;
@@ -84,6 +86,26 @@ function fileFindings(path: string, account: Account, wants: 'read' | 'write'): 
   const what = `${account.name} may not ${verb} this file (${describe(stat)})`;
   const fix = wants === 'write' ? `chown ${account.name} ${shellWord(path)}` : `chmod o+r ${shellWord(path)}`;
   return [{ path, what, fix }];
+}
+
+/** What keeps everybody from writing to a file, the superuser too. */
+function unwritable(path: string): Finding | undefined {
+  try {
+    accessSync(path, constants.W_OK);
+    return undefined;
+  } catch (cause) {
+    const word = shellWord(path);
+    switch (errnoOf(cause)) {
+      case 'EROFS': {
+        const fix = `mount -o remount,rw "$(findmnt -n -o TARGET -T ${word})"`;
+        return { path, what: 'its file system is mounted read-only', fix };
+      }
+      case 'EPERM':
+        return { path, what: 'it is immutable: nobody may write to it', fix: `chattr -i ${word}` };
+      default:
+        return undefined;
+    }
+  }
 }
 
 function missing(path: string, whole: string, cause: unknown): Finding {

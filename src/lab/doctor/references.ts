@@ -1,5 +1,6 @@
-import { DOMParser } from '@xmldom/xmldom';
-import { backingPathOf, fileIdentity, readImageHead } from '../overlay.ts';
+import { dirname, resolve } from 'node:path';
+import { DOMParser, type Element } from '@xmldom/xmldom';
+import { backingPathOf, fileIdentity, nameExists, readImageHead } from '../overlay.ts';
 import { type Finding, shellWord } from './access.ts';
 
 /** A file that QEMU opens. */
@@ -39,6 +40,16 @@ export function withReferences(top: Needed): {
         fix: `cow-img check ${shellWord(path)}`,
       });
     }
+    if (head?.dataFile !== undefined) {
+      const data = resolve(dirname(path), head.dataFile);
+      // libvirt knows nothing of it, and gives it to nobody.
+      needed.push({
+        path: data,
+        wants: depth === 0 ? top.wants : 'read',
+        as: `the data of '${path}'`,
+        shared: true,
+      });
+    }
     if (!head?.backing) break;
     const backing = backingPathOf(head);
     if (backing === undefined) break;
@@ -65,15 +76,23 @@ export function withReferences(top: Needed): {
   return { needed, findings };
 }
 
-/** The files that a domain's XML names for QEMU to open. */
-export function filesOfDomain(xml: string, domain: string): readonly Needed[] {
+/** The files that a domain's XML names for QEMU to open; `pathOf` tells where a volume of a storage pool is. */
+export async function filesOfDomain(
+  xml: string,
+  domain: string,
+  pathOf: (pool: string, volume: string) => Promise<string>,
+): Promise<readonly Needed[]> {
   const document = new DOMParser({ onError: () => undefined }).parseFromString(xml, 'text/xml');
   const needed: Needed[] = [];
   for (const disk of Array.from(document.getElementsByTagName('disk'))) {
     const source = Array.from(disk.childNodes).find((one) => one.nodeName === 'source');
     if (source?.nodeType !== 1) continue;
-    const element = source as unknown as { getAttribute(name: string): string | null };
-    const path = element.getAttribute('file') ?? element.getAttribute('dev');
+    const element = source as Element;
+    const [pool, volume] = [element.getAttribute('pool'), element.getAttribute('volume')];
+    const path =
+      pool && volume
+        ? await pathOf(pool, volume)
+        : (element.getAttribute('file') ?? element.getAttribute('dev'));
     if (!path) continue;
     const kind = disk.getAttribute('device') ?? 'disk';
     const readOnly = kind === 'cdrom' || disk.getElementsByTagName('readonly').length > 0;
@@ -81,7 +100,13 @@ export function filesOfDomain(xml: string, domain: string): readonly Needed[] {
   }
   for (const name of ['loader', 'kernel', 'initrd']) {
     const path = document.getElementsByTagName(name)[0]?.textContent?.trim();
-    if (path?.startsWith('/')) needed.push({ path, wants: 'read', as: `the ${name} of ${domain}` });
+    if (!path?.startsWith('/')) continue;
+    // One that is only read stays whose it is.
+    needed.push({ path, wants: 'read', as: `the ${name} of ${domain}`, shared: name === 'loader' });
   }
+  const variables = document.getElementsByTagName('nvram')[0]?.textContent?.trim();
+  // Made at the first start.
+  if (variables?.startsWith('/') && nameExists(variables))
+    needed.push({ path: variables, wants: 'write', as: `the firmware variables of ${domain}` });
   return needed;
 }

@@ -14,6 +14,12 @@ export function securityModule(): SecurityModule | undefined {
 
 /** Types that SELinux's policy lets QEMU use, before libvirt gives a disk its own label. */
 const qemuTypes = ['svirt_image_t', 'virt_image_t', 'virt_content_t', 'svirt_t', 'virt_var_lib_t'];
+/** Types of file systems without labels, and the switch that lets QEMU use what is on them. */
+const unlabelled: Readonly<Record<string, string>> = {
+  nfs_t: 'virt_use_nfs',
+  cifs_t: 'virt_use_samba',
+  fusefs_t: 'virt_use_fusefs',
+};
 /** What libvirt's helper for AppArmor never lets into a guest's profile. */
 const refusedFolders = /^\/(bin|etc|lib|lib64|lost\+found|proc|sbin|selinux|sys|usr\/(bin|lib|sbin))\//;
 
@@ -28,10 +34,16 @@ export function moduleFindings(
     const what = 'AppArmor: libvirt lets no guest have a file in this folder';
     return [{ path, what, fix: `mv ${shellWord(path)} /var/lib/libvirt/images/   # and tell the lab file` }];
   }
-  if (module !== 'selinux' || relabelled) return [];
+  if (module !== 'selinux') return [];
   const found = label(path);
   const type = found?.split(':')[2];
-  if (type === undefined || qemuTypes.includes(type)) return [];
+  const boolean = type && unlabelled[type];
+  if (boolean) {
+    if (readText(`/sys/fs/selinux/booleans/${boolean}`).startsWith('1')) return [];
+    const what = `SELinux: its file system has no labels (${type}), and QEMU may use none of these here`;
+    return [{ path, what, fix: `setsebool -P ${boolean} on` }];
+  }
+  if (relabelled || type === undefined || qemuTypes.includes(type)) return [];
   const word = shellWord(path);
   return [
     {

@@ -1,5 +1,6 @@
 import { setMaxListeners } from 'node:events';
 import { availableParallelism } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError, isDiskError } from '../../errors.ts';
 import type { Seat } from '../seat.ts';
 import { LineSplitter } from './line-splitter.ts';
@@ -11,9 +12,9 @@ export interface BootManyOptions {
    * its serial lines are passed on meanwhile.
    */
   readonly until: 'up' | 'off';
-  /** Seats at work at the same time. Default: twice the processors. */
+  /** Seats that are booted at the same time. Default: twice the processors. */
   readonly parallel?: number;
-  /** With 'off': milliseconds that a guest has; then it is stopped and has failed. Default 60,000. */
+  /** With 'off': milliseconds that a guest has; then it is stopped and has failed. Default: as long as it likes. */
   readonly timeLimitMs?: number;
   /** Aborted: nothing more is started, and whatever this call started is stopped at once. */
   readonly signal?: AbortSignal;
@@ -28,6 +29,8 @@ export type BootEvent =
   | { readonly kind: 'failed'; readonly seat: Seat; readonly ms: number; readonly error: DiskError };
 
 const longestLine = 4096;
+/** A guest that stays up keeps the next seat waiting no longer. */
+const turnMs = 10_000;
 
 /**
  * Boots seats, some at a time, in order. One seat's failure is an event and never keeps the others from
@@ -47,13 +50,19 @@ export async function* bootMany(
   const started = new Set<Seat>();
   let next = 0;
 
+  const booted: Promise<void>[] = [];
   const work = async (): Promise<void> => {
     while (next < seats.length) {
       const seat = seats[next++];
-      await bootOne(runner, seat, { ...options, signal }, started, (event) => events.push(event));
+      const boot = bootOne(runner, seat, { ...options, signal }, started, (event) => events.push(event));
+      booted.push(boot);
+      const turn = new AbortController();
+      await Promise.race([boot, sleep(turnMs, undefined, { signal: turn.signal }).catch(() => undefined)]);
+      turn.abort();
     }
   };
-  const all = Promise.all(Array.from({ length: parallel }, work)).finally(async () => {
+  const working = Promise.all(Array.from({ length: parallel }, work)).then(() => Promise.all(booted));
+  const all = working.finally(async () => {
     if (signal.aborted) await stopAll(runner, started);
     events.end();
   });
@@ -85,7 +94,7 @@ async function bootOne(
       emit({ kind: 'done', seat, ms: ms(), end: 'up' });
       return;
     }
-    const timeLimitMs = options.timeLimitMs ?? 60_000;
+    const { timeLimitMs } = options;
     const printed = passLines(runner, seat, signal, emit);
     // Looked at below, once the guest has ended; until then a failure must not pass for unheard.
     printed.catch(() => undefined);
@@ -95,7 +104,8 @@ async function bootOne(
     } catch (error) {
       await runner.stop(seat, { gracefulMs: 0 });
       await printed.catch(() => undefined);
-      throw isDiskError(error) && error.field === 'timeout' ? pastLimit(seat, timeLimitMs) : error;
+      const past = timeLimitMs !== undefined && isDiskError(error) && error.field === 'timeout';
+      throw past ? pastLimit(seat, timeLimitMs) : error;
     }
     started.delete(seat);
     await printed;

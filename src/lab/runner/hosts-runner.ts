@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError } from '../../errors.ts';
 import type { DomainType } from '../domain-xml.ts';
 import type { Seat } from '../seat.ts';
@@ -14,6 +15,9 @@ import type {
   WaitOptions,
 } from './runner.ts';
 
+/** How often who watches asks hosts that have not answered. */
+const askAgainMs = 30_000;
+
 /**
  * Guests as libvirt domains on several hosts. Each seat says which is its own. A host that does not answer delays its own seats
  * alone: they are told of later, and their state is not known meanwhile.
@@ -23,6 +27,7 @@ export class HostsRunner implements Runner {
   readonly boots = true;
   readonly #hosts: ReadonlyMap<string, LibvirtRunner>;
   readonly #down = new Map<string, string>();
+  #askAgainAt = performance.now() + askAgainMs;
 
   /** `place`: where a host's seats have their files; default: on this machine too. */
   constructor(hosts: readonly LabHost[], place?: (host: LabHost) => SeatPlace) {
@@ -105,6 +110,19 @@ export class HostsRunner implements Runner {
 
   waitOff(seat: Seat, options?: WaitOptions): Promise<SeatEnd> {
     return this.#of(seat).waitOff(seat, options);
+  }
+
+  async untilChange(signal: AbortSignal): Promise<void> {
+    const first = new AbortController();
+    const either = AbortSignal.any([signal, first.signal]);
+    const there = [...this.#hosts].filter(([host]) => !this.#down.has(host));
+    const anyhow = sleep(askAgainMs, undefined, { signal: either }).catch(() => undefined);
+    await Promise.race([anyhow, ...there.map(([, runner]) => runner.untilChange(either))]);
+    first.abort();
+    if (performance.now() < this.#askAgainAt) return;
+    // Who watches for long sees hosts come back.
+    this.#down.clear();
+    this.#askAgainAt = performance.now() + askAgainMs;
   }
 
   console(seat: Seat, options?: ConsoleOptions): AsyncIterable<Uint8Array> {

@@ -79,6 +79,8 @@ export interface Runner extends AsyncDisposable {
   state(seat: Seat): Promise<SeatState>;
   /** Waits until the seat is off and says how that came. */
   waitOff(seat: Seat, options?: WaitOptions): Promise<SeatEnd>;
+  /** Waits until a seat's state may have changed, for who watches them. Absent: nobody tells. */
+  untilChange?(signal: AbortSignal): Promise<void>;
   /** The serial port's output since the last boot began, in pieces as they come. */
   console(seat: Seat, options?: ConsoleOptions): AsyncIterable<Uint8Array>;
 }

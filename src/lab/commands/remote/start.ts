@@ -14,6 +14,6 @@ export const run: LabCommand = async (input, context) => {
   assertCopies(lab, view, seats);
   await assertDisks(lab, seats);
   await lab.prepareDefinitions(seats, view);
-  const code = await startSeats(seats, lab.runner, input, context);
+  const code = await startSeats(seats, lab.runner, lab.spec, input, context);
   return there.length < names.length ? 1 : code;
 };

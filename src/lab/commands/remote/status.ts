@@ -2,8 +2,11 @@ import { humanSize } from '../../../cli/sizes.ts';
 import { count, table } from '../../describe.ts';
 import type { HostView } from '../../remote/host.ts';
 import type { RemoteLab, RemoteView } from '../../remote/lab.ts';
+import { seatsFound } from '../../remote/reset.ts';
 import { diskPlace } from '../../remote/seat-files.ts';
-import { colours, type LabCommand, say, sayJson, wantsJson } from '../command.ts';
+import { colours, type LabCommand, say, wantsJson } from '../command.ts';
+import { sayStatus } from '../status.ts';
+import { watchSeats } from '../watch-seats.ts';
 import { lookAt, remoteLabFrom } from './lab.ts';
 
 interface SeatOnHost {
@@ -47,7 +50,7 @@ export const run: LabCommand = async (input, context) => {
       pool: host.pool,
       down,
     }));
-    sayJson(context, {
+    sayStatus(input, context, {
       lab: lab.spec.name,
       hosts,
       master: view.master ?? null,
@@ -55,6 +58,7 @@ export const run: LabCommand = async (input, context) => {
       touched: [...touched],
       seats,
     });
+    await watch();
     return bad ? 1 : 0;
   }
   const c = colours(context);
@@ -92,7 +96,13 @@ export const run: LabCommand = async (input, context) => {
     ]);
     say(context, `\n${table([['SEAT', 'STATE', 'SIZE', 'ON DISK', ''], ...rows], [2, 3])}`);
   }
+  await watch();
   return bad ? 1 : 0;
+
+  async function watch(): Promise<void> {
+    if (input.options.watch === true)
+      await watchSeats(seatsFound(lab, view, [...view.found.keys()]), lab.runner, input, context);
+  }
 };
 
 async function seatOn(lab: RemoteLab, view: RemoteView, name: string): Promise<SeatOnHost> {

@@ -1,8 +1,11 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-/** Ends with its input, so with whoever started it, and takes virsh along, which has no eye on its own. */
-const leash = '"$@" & virsh=$!; cat >/dev/null; kill $virsh; wait';
+/** Should it end by itself (libvirt is started anew), it is begun again after so long at the earliest. */
+const againMs = 2_000;
+
+/** virsh has no eye on its input: the group of processes ends with that, so with whoever started it, and with virsh. */
+const leash = 'exec 3<&0; "$@" </dev/null & virsh=$!; { cat <&3 >/dev/null; kill 0; } & wait $virsh; kill 0';
 
 /**
  * libvirt's own word that a domain was started, stopped or changed otherwise: one `virsh event` for as long as anybody waits. Not every
@@ -15,8 +18,9 @@ export class DomainEvents implements AsyncDisposable {
   #child: ChildProcess | undefined;
   #ended: Promise<void> = Promise.resolve();
   #trusted = false;
-  #started = false;
-  #wake: (() => void)[] = [];
+  #running = false;
+  #begun = Number.NEGATIVE_INFINITY;
+  readonly #waiting = new Set<() => void>();
 
   constructor(options: { readonly uri: string; readonly program?: string; readonly onEvent: () => void }) {
     this.#uri = options.uri;
@@ -29,14 +33,14 @@ export class DomainEvents implements AsyncDisposable {
     return this.#trusted;
   }
 
-  /** Listens from now on. */
+  /** Listens from now on; again, where listening has ended meanwhile. */
   listen(): void {
-    if (this.#started) return;
-    this.#started = true;
+    if (this.#running || performance.now() - this.#begun < againMs) return;
+    this.#running = true;
+    this.#begun = performance.now();
     const words = [this.#program, '-q', '-c', this.#uri, 'event', '--all', '--loop'];
     const child = spawn('sh', ['-c', leash, 'sh', ...words], {
-      env: { ...process.env, LC_ALL: 'C', LANGUAGE: 'C' },
-      stdio: ['pipe', 'pipe', 'ignore'],
+      stdio: ['pipe', 'pipe', 'pipe'],
       // A session of its own: Ctrl-C is ours to handle, not virsh's.
       detached: true,
     });
@@ -44,12 +48,17 @@ export class DomainEvents implements AsyncDisposable {
     child.stdin!.on('error', () => undefined);
     child.stdout!.on('data', () => {
       this.#trusted = true;
-      this.#heard();
-      for (const wake of this.#wake.splice(0)) wake();
+      this.#tell();
+    });
+    // It would go on without its connection.
+    child.stderr!.setEncoding('utf8').on('data', (text: string) => {
+      if (/Disconnected from /.test(text)) child.stdin!.end();
     });
     this.#ended = new Promise((resolve) => {
       const end = () => {
         this.#trusted = false;
+        this.#running = false;
+        this.#tell();
         resolve();
       };
       child.on('error', end);
@@ -61,8 +70,15 @@ export class DomainEvents implements AsyncDisposable {
   async next(limitMs: number, signal?: AbortSignal): Promise<void> {
     const done = new AbortController();
     const either = signal ? AbortSignal.any([signal, done.signal]) : done.signal;
-    this.#wake.push(() => done.abort());
+    const wake = () => done.abort();
+    this.#waiting.add(wake);
     await sleep(limitMs, undefined, { signal: either }).catch(() => undefined);
+    this.#waiting.delete(wake);
+  }
+
+  #tell(): void {
+    this.#heard();
+    for (const wake of this.#waiting) wake();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

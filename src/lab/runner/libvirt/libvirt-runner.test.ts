@@ -1,4 +1,5 @@
 import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../../../../test/support/libvirtd.ts';
 import { have, mustRun, run, tempDir } from '../../../../test/support/programs.ts';
@@ -6,7 +7,7 @@ import { bootDisk, endlessGuest, seatOn } from '../../../../test/support/seats.t
 import { type DomainType, domainName, domainXml } from '../../domain-xml.ts';
 import type { Seat } from '../../seat.ts';
 import { LibvirtRunner } from './libvirt-runner.ts';
-import { Virsh } from './virsh.ts';
+import { connectLimitMs, Virsh } from './virsh.ts';
 
 const write = (seat: Seat, type: DomainType) => writeFileSync(seat.definition, domainXml(seat, { type }));
 
@@ -32,7 +33,27 @@ describe.skipIf(!have('virsh'))('virsh on a leash', () => {
       'io',
       'in-use',
     ]);
-    await expect(virsh.run('echo', 'a\nb')).rejects.toMatchObject({ code: 'bad-argument' });
+    for (const wrong of ['a\nb', 'a\tb', '\x1b[A'])
+      await expect(virsh.run('echo', wrong)).rejects.toMatchObject({ code: 'bad-argument' });
+    expect(await virsh.run('echo', 'Vorlage für 課程 (1)')).toBe('Vorlage für 課程 (1)');
+  });
+
+  it('gives up a host that takes a connection and says nothing', async () => {
+    const sockets: Socket[] = [];
+    const server = createServer((socket) => sockets.push(socket));
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    try {
+      const uri = `qemu+tcp://127.0.0.1:${(server.address() as AddressInfo).port}/system`;
+      await using virsh = new Virsh({ uri, limitMs: 500 });
+      const ends = await Promise.allSettled([virsh.run('uri'), virsh.run('list')]);
+      const said = ends.map((one) => one.status === 'rejected' && one.reason.message);
+      expect(said).toEqual(['no answer within 0.5 s', 'no answer within 0.5 s']);
+      expect(connectLimitMs(uri)).toBeLessThan(connectLimitMs('qemu:///system'));
+      expect(connectLimitMs('qemu+unix:///system?socket=/a//b')).toBe(connectLimitMs('qemu:///system'));
+    } finally {
+      for (const socket of sockets) socket.destroy();
+      server.close();
+    }
   });
 
   it('says what is missing', async () => {
@@ -104,6 +125,20 @@ describe.skipIf(!have('virsh'))("the libvirt runner, over libvirt's driver witho
     await expect(runner.define(seat)).rejects.toThrow(
       /Seat 'one' cannot be defined:.*failed to validate against schema/,
     );
+  });
+
+  it('defines none of a lab whose first definition the schema refuses', async () => {
+    await using folder = await tempDir();
+    await using runner = new LibvirtRunner({ uri: 'test:///default' });
+    const seats = Array.from({ length: 5 }, (_, i) => seatOn(folder, `seat-${i}`));
+    for (const seat of seats)
+      writeFileSync(
+        seat.definition,
+        domainXml(seat, { type: 'test' }).replace('<acpi/>', '<acpi>maybe</acpi>'),
+      );
+    const ends = await Promise.allSettled(seats.map((seat) => runner.define(seat)));
+    expect(ends.map(({ status }) => status)).toEqual(seats.map(() => 'rejected'));
+    expect(await runner.pending(seats)).toEqual(seats);
   });
 
   it('defines 200 seats over one virsh, with two commands for each and one look at the schema', async () => {

@@ -1,8 +1,9 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError, isDiskError } from '../../../errors.ts';
-import { type DomainType, metadataNamespace, secretXml } from '../../domain-xml.ts';
+import { type DomainType, domainName, metadataNamespace, secretXml } from '../../domain-xml.ts';
 import type { Seat } from '../../seat.ts';
 import { disksOf } from '../../seat-key.ts';
 import { chooseAccelerator } from '../accelerator.ts';
@@ -39,7 +40,11 @@ export interface LibvirtRunnerOptions {
 const pollMs = 150;
 /** … and where libvirt tells of changes by itself. */
 const toldPollMs = 2_000;
+/** How often who watches looks where libvirt has not told of anything yet. */
+const untoldPollMs = 500;
 const killLimitMs = 20_000;
+/** How long who waits for guests goes on without libvirt: it may be starting anew, which guests do not notice. */
+const outageMs = 20_000;
 
 /** Where virsh goes by itself: LIBVIRT_DEFAULT_URI; else the system's libvirt for root, the user's own for others. */
 export function defaultUri(env: Readonly<Record<string, string | undefined>> = process.env): string {
@@ -60,7 +65,8 @@ export class LibvirtRunner implements Runner {
   #domainType: Promise<DomainType> | undefined;
   /** The running domains' UUIDs, asked for together by all who wait. */
   #active: { readonly at: number; readonly uuids: Promise<ReadonlySet<string>> } | undefined;
-  #schemaChecked = false;
+  /** What libvirt's schema says of the first definition; the other seats' differ from it in names alone. */
+  #schemaLook: Promise<unknown> | undefined;
   /** Of files on their way to virsh. */
   #folder: string | undefined;
 
@@ -96,6 +102,11 @@ export class LibvirtRunner implements Runner {
     return this.#virsh.run('dumpxml', '--inactive', '--security-info', name);
   }
 
+  /** The path of a volume of one of the hypervisor's storage pools. Throws `not-found`. */
+  async volumePath(pool: string, volume: string): Promise<string> {
+    return this.#virsh.run('vol-path', '--pool', pool, volume);
+  }
+
   async pending(seats: readonly Seat[]): Promise<readonly Seat[]> {
     try {
       await this.#virsh.run('uri');
@@ -123,15 +134,43 @@ export class LibvirtRunner implements Runner {
     const file = join(this.#folder, `${seat.uuid}.xml`);
     try {
       writeFileSync(file, markDefinition(text, seat.definition));
-      // A lab's seats differ in names alone: libvirt's schema need see only one.
-      const check = !this.#schemaChecked;
-      this.#schemaChecked = true;
-      await this.#virsh.run('define', ...(check ? ['--validate'] : []), file);
+      await this.#tellDefinition(file);
     } catch (error) {
-      throw failed(seat, 'be defined', error);
+      throw await this.#withNameFix(seat, failed(seat, 'be defined', error));
     } finally {
       rmSync(file, { force: true });
     }
+  }
+
+  /** The first is validated; none is told while that is not known to be well, and where it is not, each is validated by itself. */
+  async #tellDefinition(file: string): Promise<void> {
+    const first = this.#schemaLook;
+    const validated = () => this.#virsh.run('define', '--validate', file);
+    if (first === undefined) {
+      this.#schemaLook = validated();
+      await this.#schemaLook;
+      return;
+    }
+    const well = await first.then(
+      () => true,
+      () => false,
+    );
+    await (well ? this.#virsh.run('define', file) : validated());
+  }
+
+  /** A domain of ours that somebody has renamed keeps its UUID, and libvirt defines none of another name over it. */
+  async #withNameFix(seat: Seat, error: DiskError): Promise<DiskError> {
+    if (!/already defined with uuid/.test(error.message)) return error;
+    const name = await this.#virsh.run('domname', seat.uuid).catch(() => undefined);
+    if (name === undefined || name === domainName(seat)) return error;
+    return new DiskError(
+      error.code,
+      `Seat '${seat.name}' cannot be defined: its domain was renamed to '${name}'`,
+      {
+        path: seat.definition,
+        detail: { fix: `virsh -c '${this.uri}' domrename '${name}' ${domainName(seat)}` },
+      },
+    );
   }
 
   /** libvirt learns the passphrase of the seat's disks, before they are opened; again where it has been restarted since. */
@@ -242,12 +281,25 @@ export class LibvirtRunner implements Runner {
         { path: seat.disk.path, ...(options.signal?.aborted ? {} : { field: 'timeout' }) },
       );
     }
-    return seatEnd(await this.#virsh.run('domstate', '--reason', seat.uuid));
+    try {
+      return seatEnd(await this.#virsh.run('domstate', '--reason', seat.uuid));
+    } catch (error) {
+      // One that was undefined while it ran went with its run.
+      if (isDiskError(error, 'not-found') && error.field === 'virsh') return 'powered-off';
+      throw unreachable(this.uri, error);
+    }
+  }
+
+  /** Until libvirt tells of a change, or a while. */
+  async untilChange(signal: AbortSignal): Promise<void> {
+    this.#events.listen();
+    await this.#events.next(this.#events.trusted ? toldPollMs : untoldPollMs, signal);
   }
 
   /** What libvirt's log daemon has written; it begins a new file with every boot. */
   console(seat: Seat, options: ConsoleOptions = {}): AsyncIterable<Uint8Array> {
-    return this.#place.follow(seat, options.follow ? () => this.#isUp(seat) : undefined, options.signal);
+    const { follow, signal } = options;
+    return this.#place.follow(seat, follow ? () => this.#isUpThrough(seat, signal) : undefined, signal);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -306,14 +358,27 @@ export class LibvirtRunner implements Runner {
 
   /** Waits until the domain is off; false when the time is over, or the signal came. */
   async #waitGone(seat: Seat, limitMs?: number, signal?: AbortSignal): Promise<boolean> {
-    this.#events.listen();
     const until = performance.now() + (limitMs ?? Number.POSITIVE_INFINITY);
-    while (await this.#isUp(seat)) {
+    for (;;) {
+      this.#events.listen();
+      if (!(await this.#isUpThrough(seat, signal))) return true;
       if (signal?.aborted || performance.now() > until) return false;
       const limit = this.#events.trusted ? toldPollMs : pollMs;
       await this.#events.next(Math.min(limit, Math.max(1, until - performance.now())), signal);
     }
-    return true;
+  }
+
+  /** `#isUp` for who can wait until libvirt is there again. */
+  async #isUpThrough(seat: Seat, signal?: AbortSignal): Promise<boolean> {
+    const until = performance.now() + outageMs;
+    for (;;) {
+      try {
+        return await this.#isUp(seat);
+      } catch (error) {
+        if (signal?.aborted || performance.now() > until) throw unreachable(this.uri, error);
+        await sleep(pollMs, undefined, { signal }).catch(() => undefined);
+      }
+    }
   }
 
   /**

@@ -7,6 +7,8 @@ export interface VirshOptions {
   readonly uri: string;
   /** The program; default `virsh` on PATH. */
   readonly program?: string;
+  /** Milliseconds that the connection may take; default: `connectLimitMs`. */
+  readonly limitMs?: number;
 }
 
 interface Waiting {
@@ -22,12 +24,22 @@ interface Waiting {
 const quitLimitMs = 2_000;
 
 /**
+ * How long a libvirt may take to answer at first, in milliseconds. ssh by itself waits for a host that swallows packets for minutes, and
+ * for one that says nothing without end: all seats of other hosts would wait too.
+ */
+export function connectLimitMs(uri: string): number {
+  return /^[a-z0-9+]+:\/\/[^/?]/.test(uri) ? 15_000 : 60_000;
+}
+
+/**
  * One virsh for any number of commands: they are written to its input as they come, and answered in order. Forty
- * definitions take a tenth of what forty processes do. It is started by the first command, and again should it have died.
+ * definitions take a tenth of what forty processes do. It is started by the first command, and again should it have died, or have lost
+ * its connection while it had nothing to do.
  */
 export class Virsh implements AsyncDisposable {
   readonly uri: string;
   readonly #program: string;
+  readonly #limitMs: number;
   readonly #waiting: Waiting[] = [];
   #child: ChildProcessWithoutNullStreams | undefined;
   #ended: Promise<void> = Promise.resolve();
@@ -38,6 +50,7 @@ export class Virsh implements AsyncDisposable {
   constructor(options: VirshOptions) {
     this.uri = options.uri;
     this.#program = options.program ?? 'virsh';
+    this.#limitMs = options.limitMs ?? connectLimitMs(options.uri);
   }
 
   /**
@@ -52,7 +65,9 @@ export class Virsh implements AsyncDisposable {
         reject(new DiskError('aborted', `The connection to ${this.uri} was given back`));
         return;
       }
-      if (/[\r\n\0]/.test(line)) {
+      // Line editing has a meaning for each of these.
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is refused
+      if (/[\x00-\x1f\x7f]/.test(line)) {
         const message = `${JSON.stringify(words.at(-1))} cannot be said to virsh`;
         reject(new DiskError('bad-argument', message));
         return;
@@ -83,26 +98,49 @@ export class Virsh implements AsyncDisposable {
     });
     this.#out = '';
     this.#err = '';
+    // It reads its first command when it is connected, and repeats it.
+    const timer = setTimeout(() => {
+      this.#giveUp(child, `no answer within ${this.#limitMs / 1000} s`);
+    }, this.#limitMs);
     child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      clearTimeout(timer);
+      if (this.#child !== child) return;
       this.#out += text;
       this.#settle();
     });
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      if (this.#child !== child) return;
       this.#err += text;
       this.#settle();
+      if (this.#waiting.length === 0 && /Disconnected from /.test(this.#err)) this.#giveUp(child, this.#err);
     });
     child.stdin.on('error', () => undefined);
     this.#ended = new Promise((resolve) => {
       const end = (error?: Error) => {
-        if (this.#child === child) this.#child = undefined;
-        const words = complaint(this.#err) || error?.message || 'virsh ended without a word';
-        for (const one of this.#waiting.splice(0)) one.reject(errorOf(words, this.uri));
+        clearTimeout(timer);
+        if (this.#child === child)
+          this.#fail(complaint(this.#err) || error?.message || 'virsh ended without a word');
         resolve();
       };
       child.on('error', end);
       child.on('close', () => end());
     });
     return child;
+  }
+
+  /** Ends a virsh of no use, with what it has started (ssh). */
+  #giveUp(child: ChildProcessWithoutNullStreams, words: string): void {
+    if (this.#child === child) this.#fail(complaint(words));
+    try {
+      process.kill(-child.pid!, 'SIGKILL');
+    } catch {
+      // It has ended by itself.
+    }
+  }
+
+  #fail(words: string): void {
+    this.#child = undefined;
+    for (const one of this.#waiting.splice(0)) one.reject(errorOf(words, this.uri));
   }
 
   #settle(): void {
