@@ -95,7 +95,7 @@ describe.skipIf(!haveLibvirtd || !wanted.every(have))('a lab over two hosts that
   let ssh: string;
   const hosts = new Map<string, SshHost>();
   const uri = (host: string) => `qemu+ssh://root@127.0.0.1:${hosts.get(host)!.port}/system?command=${ssh}`;
-  const pool = (host: string) => hosts.get(host)!.libvirtd.dir.file('Übung 1');
+  const pool = (host: string) => hosts.get(host)!.libvirtd.dir.file('Übung & 1');
 
   beforeAll(async () => {
     bench = new LabBench(await tempDir('ssh-'));

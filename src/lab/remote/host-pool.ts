@@ -69,18 +69,17 @@ export class HostPool implements AsyncDisposable {
       return true;
     }
     const name = `cowherd-${uuidV5(this.path, poolNamespace).slice(0, 8)}`;
+    // `pool-create-as` makes XML of names that it does not escape.
+    const file = this.#scratch();
+    const target = node('target', {}, text('path', this.path));
     try {
-      await this.#virsh.run(
-        'pool-create-as',
-        name,
-        'dir',
-        '--target',
-        this.path,
-        ...(make ? ['--build'] : []),
-      );
+      writeFileSync(file, documentText(node('pool', { type: 'dir' }, text('name', name), target)));
+      await this.#virsh.run('pool-create', file, ...(make ? ['--build'] : []));
     } catch (error) {
       if (make) throw error;
       return false;
+    } finally {
+      rmSync(file, { force: true });
     }
     this.#name = name;
     return true;

@@ -90,9 +90,10 @@ export class Virsh implements AsyncDisposable {
 
   #start(): ChildProcessWithoutNullStreams {
     const child = spawn(this.#program, ['-q', '-c', this.uri], {
-      // Its words are looked at, and a history of commands would be kept in the user's home.
+      // Its words are looked at: in English, but with names as they are, of which plain C would leave escapes (`vol-list`).
+      // A history of commands would be kept in the user's home.
       // It repeats what it reads as for a terminal: a line must not be wrapped.
-      env: { ...process.env, LC_ALL: 'C', LANGUAGE: 'C', VIRSH_HISTSIZE: '0', COLUMNS: '32767' },
+      env: { ...process.env, LC_ALL: 'C.UTF-8', LANGUAGE: 'C', VIRSH_HISTSIZE: '0', COLUMNS: '32767' },
       // A session of its own: Ctrl-C is ours to handle, not virsh's.
       detached: true,
     });
