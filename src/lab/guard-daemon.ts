@@ -7,6 +7,7 @@ import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { readSmallText } from '../platform/json-file.ts';
 import { type FileStore, openFileStore } from '../storage/file.ts';
 import { allPermissions, type ImageLock, Permission } from '../storage/image-lock.ts';
+import { shellWord } from './doctor/access.ts';
 import { mastersOf } from './former.ts';
 import { openLab } from './lab.ts';
 import { fileIdentity } from './overlay.ts';
@@ -98,7 +99,9 @@ export class MasterGuard implements AsyncDisposable {
         const { state, pool, spec } = openLab(file, cwd);
         for (const host of spec.hosts ?? [])
           if (host.pool !== undefined)
-            notes.push(`the host ${host.name} has its own: there, 'cowherd guard --pool ${host.pool}'`);
+            notes.push(
+              `the host ${host.name} has a copy of its own, guarded there: cowherd guard --pool ${shellWord(host.pool)}`,
+            );
         for (const master of state ? mastersOf(state) : [])
           for (const one of master.files) add(resolve(pool, one.path));
       } catch (error) {
