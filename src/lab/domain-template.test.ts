@@ -174,5 +174,12 @@ describe('a domain made like another', () => {
       const result = await run('virt-xml-validate', [folder.file('domain.xml'), 'domain']);
       expect(`${result.stdout}${result.stderr}`).toContain('validates');
     }
+    // As people write one: what is missing comes where the schema's validator looks for it.
+    const short = `<domain type='qemu' xmlns:mine='urn:mine'><name>x</name><memory>65536</memory><metadata><mine:note>stays</mine:note></metadata><os><type machine='q35'>hvm</type></os><devices><disk type='file'><source file='/x.raw'/><target dev='vda'/></disk></devices></domain>`;
+    const made = make(['memory', 'cpus', 'network', 'graphics', 'tpm', 'firmware'], short);
+    expect(made).toContain('<mine:note>stays<');
+    writeFileSync(folder.file('short.xml'), made);
+    const result = await run('virt-xml-validate', [folder.file('short.xml'), 'domain']);
+    expect(`${result.stdout}${result.stderr}`).toContain('validates');
   });
 });

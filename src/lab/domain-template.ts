@@ -73,6 +73,12 @@ function parse({ name, xml }: DomainTemplate): Document {
   return document;
 }
 
+/** A domain's first elements, as libvirt writes them: its schema has groups in there, which a validator finds in one piece only. */
+const first: readonly string[] = [
+  ...['name', 'uuid', 'genid', 'title', 'description', 'metadata'],
+  ...['maxMemory', 'memory', 'currentMemory', 'vcpu'],
+];
+
 /** Changes to a document that leave what is around them as it is. */
 class Editor {
   readonly root: Element;
@@ -99,12 +105,26 @@ class Editor {
       : this.#document.createElement(value.name);
     const depth = this.#depth(parent);
     fill(this.#document, made, value, depth + 1);
+    const after = parent === this.root ? this.#before(value.name) : undefined;
+    if (after) {
+      parent.insertBefore(made, after.nextSibling);
+      parent.insertBefore(this.#document.createTextNode(`\n${'  '.repeat(depth)}`), made);
+      return made;
+    }
     const last = parent.lastChild;
     const blank = last?.nodeType === 3 && (last.nodeValue ?? '').trim() === '' ? last : null;
     parent.insertBefore(this.#document.createTextNode(`\n${'  '.repeat(depth)}`), blank);
     parent.insertBefore(made, blank);
     if (!blank) parent.appendChild(this.#document.createTextNode(`\n${'  '.repeat(depth - 1)}`));
     return made;
+  }
+
+  /** The element that one of this name comes after, where that matters. */
+  #before(name: string): Element | undefined {
+    return this.children(this.root)
+      .filter((one) => first.slice(0, first.indexOf(name) + 1).includes(one.nodeName))
+      .sort((a, b) => first.indexOf(a.nodeName) - first.indexOf(b.nodeName))
+      .at(-1);
   }
 
   remove(element: Element | undefined): void {
