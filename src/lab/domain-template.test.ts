@@ -156,6 +156,16 @@ describe('a domain made like another', () => {
     expect(make(['network'], xml, { network: { kind: 'none' } })).not.toContain('<interface');
   });
 
+  it('stays one for emulation, and becomes one where there is nothing else', () => {
+    const of = (text: string, type: 'kvm' | 'qemu') =>
+      domainFromTemplate(seat, { name: 'x', xml: text, given: new Set() }, { type });
+    const kind = (text: string) => `${attributes(text, 'domain', 'type')} ${attributes(text, 'cpu', 'mode')}`;
+    expect(kind(of(xml, 'kvm'))).toBe('kvm host-passthrough');
+    expect(kind(of(xml, 'qemu'))).toBe('qemu maximum');
+    expect(of(xml, 'qemu')).toContain('cores="4"');
+    expect(kind(of(xml.replace("type='kvm'", "type='qemu'"), 'kvm'))).toMatch(/^qemu /);
+  });
+
   it('refuses a template that is none, or whose second disk all seats would write to', () => {
     for (const text of ['', 'golden', '<network/>', '<domain><name></domain>']) {
       expect(() => make([], text)).toThrow("The template 'golden' is no libvirt domain's XML");

@@ -38,7 +38,7 @@ export function domainFromTemplate(seat: Seat, template: DomainTemplate, options
   const document = parse(template);
   const edit = new Editor(document);
   const { root } = edit;
-  root.setAttribute('type', options.type);
+  setType(edit, options.type);
   root.removeAttribute('id');
   edit.setText(root, 'name', domainName(seat));
   edit.setText(root, 'uuid', seat.uuid);
@@ -51,6 +51,17 @@ export function domainFromTemplate(seat: Seat, template: DomainTemplate, options
   editNetwork(edit, devices, seat, template.given);
   editPorts(edit, devices, seat, template.given);
   return `${new XMLSerializer().serializeToString(document.documentElement!)}\n`;
+}
+
+/** A template for emulation makes seats of that kind; one for hardware virtualization does where there is any. */
+function setType(edit: Editor, type: DomainXmlOptions['type']): void {
+  const { root } = edit;
+  if (type === 'kvm' && root.getAttribute('type') === 'qemu') return;
+  root.setAttribute('type', type);
+  const cpu = edit.child(root, 'cpu');
+  // Which emulation has not.
+  if (type === 'qemu' && cpu?.getAttribute('mode') === 'host-passthrough')
+    cpu.setAttribute('mode', 'maximum');
 }
 
 function parse({ name, xml }: DomainTemplate): Document {
