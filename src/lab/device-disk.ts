@@ -3,6 +3,7 @@ import { dirname } from 'node:path';
 import { isZero } from '../bytes/zero.ts';
 import { DiskError, isDiskError } from '../errors.ts';
 import { syncDirectory } from '../platform/atomic-file.ts';
+import { blockDeviceSize } from '../platform/block-device.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { makeFolder } from '../platform/json-file.ts';
 import { openFileStore } from '../storage/file.ts';
@@ -48,6 +49,21 @@ export function isOnOwnDevice(lab: Pick<Lab, 'spec'>, seat: string, disk: string
 export function deviceNumber(path: string): number | undefined {
   const stats = statSync(path, { throwIfNoEntry: false });
   return stats?.isBlockDevice() ? stats.rdev : undefined;
+}
+
+/** Bytes of the device that a path leads to; undefined: it leads to none, or to one that may not be looked at. */
+export function deviceSize(path: string): number | undefined {
+  const number = deviceNumber(path);
+  if (number === undefined) return undefined;
+  let fd: number | undefined;
+  try {
+    fd = openSync(path, constants.O_RDONLY);
+    return blockDeviceSize(fd, number, path);
+  } catch {
+    return undefined;
+  } finally {
+    if (fd !== undefined) closeSync(fd);
+  }
 }
 
 /**

@@ -28,7 +28,7 @@ import {
 } from './plan.ts';
 import type { Runner } from './runner/runner.ts';
 import { planExtras } from './seat-extras.ts';
-import { type Forecast, forecastOf, overcommitted, warningOf } from './space/forecast.ts';
+import { type Forecast, forecastOf, overcommitted, warningsOf } from './space/forecast.ts';
 import { planReserve } from './space/reserve.ts';
 import type { LabState, MasterState } from './state.ts';
 
@@ -138,8 +138,7 @@ function forecastNotes(
 ): { readonly refused?: string; readonly notes: readonly string[] } {
   const grows = steps.some((step) => step.do === 'create' || step.do === 'add' || step.do === 'grow');
   const refused = grows ? overcommitted(forecast, spec.overcommit) : undefined;
-  const note = refused ? `it will not be made: ${refused}` : warningOf(forecast);
-  return { refused, notes: note === undefined ? [] : [note] };
+  return { refused, notes: refused ? [`it will not be made: ${refused}`] : warningsOf(forecast) };
 }
 
 /** Seats that the runner is to be told of: those whose definition changes, and those that it does not know as they are. */

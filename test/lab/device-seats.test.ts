@@ -1,6 +1,7 @@
 import { lstatSync, mkdirSync, readFileSync, readlinkSync, rmSync, symlinkSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { humanSize } from '../../src/cli/sizes.ts';
 import { encodeDeviceMark, parseDeviceMark } from '../../src/lab/device-mark.ts';
 import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
 import { haveLibvirtd, startLibvirtd } from '../support/libvirtd.ts';
@@ -83,6 +84,39 @@ describe.skipIf(!haveLoops || !have('qemu-img'))('seats that are made on block d
     bench.write('lab.yaml', { seats: ['s1', 's2'], disk: { device: bench.path('vg/{seat}') } });
     await bench.must('up');
     await mustRun('qemu-img', ['compare', '-q', '-f', 'qcow2', '-F', 'raw', devices[1].path, master()]);
+  });
+
+  it('count against their devices, not against the file system of the pool', async () => {
+    const measure = ['measure', '--output=json', '-O', 'qcow2', '--size', '64M'];
+    const full = (JSON.parse(await mustRun('qemu-img', measure)) as { 'fully-allocated': number })[
+      'fully-allocated'
+    ];
+    const short = humanSize(full - 12 * MiB);
+    const words = `the devices of s1, s2 are up to ${short} too small`;
+    expect(await bench.must('plan')).toContain(words);
+    const write = (overcommit: number) =>
+      bench.write('lab.yaml', {
+        ...{ seats: ['s1', 's2'], disk: { device: bench.path('vg/{seat}') } },
+        space: { overcommit },
+      });
+    write(1);
+    for (const args of [['plan'], ['up']]) {
+      const { code, out, err } = await bench.run(...args);
+      expect([code, out + err]).toEqual([1, expect.stringContaining(words)]);
+    }
+    write(full / (12 * MiB));
+    await bench.must('up');
+    interface Space {
+      readonly seats: { own: number; worst: number; device: object }[];
+      readonly growth: number;
+    }
+    const { seats, growth } = await bench.json<Space>('space');
+    expect(seats.map((one) => one.device)).toEqual(
+      devices.map(({ path }) => ({ path, size: 12 * MiB, full })),
+    );
+    const definition = lstatSync(bench.path('class/s1.xml')).blocks * 512;
+    expect([seats[0].own, seats[0].worst, growth]).toEqual([12 * MiB + definition, 12 * MiB + definition, 0]);
+    expect(await bench.must('space')).toContain(`${short} less than its disk may come to need`);
   });
 
   it.each([

@@ -220,6 +220,21 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img') || !have('du'))('space', (
     bench.write('lab.yaml', { seats: 3, disk: { size: '16T' }, space: { overcommit: times * 2 } });
     expect(await bench.must('up')).toContain('3 disks made');
     expect((await bench.json<Space>('space')).short).toBeGreaterThan(0);
+    // Another lab in the same pool has what that leaves it.
+    bench.write('other.yaml', {
+      lab: 'other',
+      pool: 'class',
+      seats: ['x'],
+      space: { overcommit: times * 2 },
+    });
+    expect(await bench.must('plan', 'other.yaml')).toContain('the seats of all labs in the pool may come to');
+    bench.write('other.yaml', {
+      lab: 'other',
+      pool: 'class',
+      seats: ['x'],
+      space: { overcommit: times / 2 },
+    });
+    expect((await bench.run('up', 'other.yaml')).err).toMatch(/all labs in the pool .* TiB less/);
   });
 
   it.skipIf(!libc())('sets room aside for all that a seat may write, and stays an overlay', async () => {

@@ -32,6 +32,9 @@ function linesOf(space: PoolSpace, byLab: boolean, context: CliContext): readonl
   ]);
   const head = ['SEAT', 'LS -L', 'OWN', 'SHARED', 'AT WORST'];
   const { available, total } = fileSystem;
+  const small = seats.flatMap(({ name, device }) =>
+    device && device.full > device.size ? [{ name, ...device }] : [],
+  );
   const over = growth - available;
   return [
     table([head, ...rows, ['all', ...figures(totals)]], [1, 2, 3, 4]),
@@ -39,6 +42,10 @@ function linesOf(space: PoolSpace, byLab: boolean, context: CliContext): readonl
     ...masters.map(
       ({ path, apparent, allocated }) =>
         `shared: ${shown(context, path)}, ${humanSize(apparent)} by ls -l, ${humanSize(allocated)} by du, once for all`,
+    ),
+    ...small.map(
+      ({ name, path, size, full }) =>
+        `${name}: ${path} has ${humanSize(size)}, ${humanSize(full - size)} less than its disk may come to need`,
     ),
     `free: ${humanSize(available)} of ${humanSize(total)}; the seats may come to write ${humanSize(growth)} more`,
     over > 0

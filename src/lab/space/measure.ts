@@ -1,4 +1,4 @@
-import { readdirSync, statSync } from 'node:fs';
+import { type Dirent, readdirSync, realpathSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { IntervalSet } from '../../bytes/intervals.ts';
 import { DiskError, isDiskError } from '../../errors.ts';
@@ -6,8 +6,9 @@ import type { Image } from '../../image/image.ts';
 import { openImageFile, trustedImages } from '../../node.ts';
 import { asSystemError } from '../../platform/errno.ts';
 import { type Space, spaceAt } from '../../platform/file-facts.ts';
+import { deviceSize } from '../device-disk.ts';
 import type { Lab } from '../lab.ts';
-import { backingPathOf, type ImageHead, readImageHead } from '../overlay.ts';
+import { backingPathOf, type ImageHead, isBlockDevice, readImageHead } from '../overlay.ts';
 import type { DiskEncryption } from '../seat.ts';
 import { keyFor } from '../seat-key.ts';
 import { fullBytes } from './worst-case.ts';
@@ -25,6 +26,8 @@ export interface SeatSpace {
   readonly shared: number;
   /** What `own` can become: each cluster of each disk written. */
   readonly worst: number;
+  /** Its disk is on a block device, which is its own as a whole; `full`: what the disk may come to need of it. */
+  readonly device?: { readonly path: string; readonly size: number; readonly full: number };
 }
 
 /** An image outside the pool that seats stand on. */
@@ -39,8 +42,8 @@ export interface PoolSpace {
   readonly pool: string;
   readonly seats: readonly SeatSpace[];
   readonly masters: readonly SharedImage[];
-  readonly totals: Omit<SeatSpace, 'name' | 'lab'>;
-  /** What all of it may grow by. */
+  readonly totals: Omit<SeatSpace, 'name' | 'lab' | 'device'>;
+  /** What all of it may grow by in the pool's file system. */
   readonly growth: number;
   readonly fileSystem: Space;
   /** What could not be looked into, in words. */
@@ -62,7 +65,8 @@ export async function measurePool(pool: string, lab?: Pick<Lab, 'name' | 'seats'
     if (!owner || (lab !== undefined && owner.lab !== lab.name)) continue;
     const key = `${owner.lab ?? ''}/${owner.name}`;
     const before = seats.get(key) ?? { ...owner, apparent: 0, own: 0, shared: 0, worst: 0 };
-    const { apparent, allocated } = image ?? sizesOf(path);
+    const size = image && deviceSize(path);
+    const { apparent, allocated } = image && size === undefined ? image : sizesOf(path);
     let shared = 0;
     try {
       if (image) shared = await sharedBytes(image, masters, keys.get(path));
@@ -73,10 +77,11 @@ export async function measurePool(pool: string, lab?: Pick<Lab, 'name' | 'seats'
     const full = image?.size === undefined ? 0 : await fullBytes(image.size);
     seats.set(key, {
       ...before,
+      ...(size === undefined ? {} : { device: { path: realpathSync(path), size, full } }),
       apparent: before.apparent + apparent,
       own: before.own + allocated,
       shared: before.shared + shared,
-      worst: before.worst + Math.max(full, allocated),
+      worst: before.worst + Math.max(size === undefined ? full : 0, allocated),
     });
   }
   const all = [...seats.values()];
@@ -97,12 +102,17 @@ function filesIn(pool: string): readonly string[] {
   const order = new Intl.Collator('en', { numeric: true });
   try {
     return readdirSync(pool, { withFileTypes: true })
-      .filter((entry) => entry.isFile() && !entry.name.startsWith('.'))
+      .filter((entry) => !entry.name.startsWith('.') && (entry.isFile() || isLinkToDevice(pool, entry)))
       .map((entry) => entry.name)
       .sort((a, b) => Number(b.endsWith('.qcow2')) - Number(a.endsWith('.qcow2')) || order.compare(a, b));
   } catch (cause) {
     throw asSystemError(cause, 'look into', pool);
   }
+}
+
+/** As the disk of a seat on a block device is. */
+function isLinkToDevice(pool: string, entry: Dirent): boolean {
+  return entry.isSymbolicLink() && isBlockDevice(join(pool, entry.name));
 }
 
 function ownerOf(
@@ -119,7 +129,10 @@ function ownerOf(
 function sizesOf(path: string): { readonly apparent: number; readonly allocated: number } {
   try {
     const { size, blocks } = statSync(path);
-    return { apparent: size, allocated: blocks * 512 };
+    const device = deviceSize(path);
+    return device === undefined
+      ? { apparent: size, allocated: blocks * 512 }
+      : { apparent: device, allocated: device };
   } catch (cause) {
     throw asSystemError(cause, 'look at', path);
   }

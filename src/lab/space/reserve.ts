@@ -4,6 +4,7 @@ import { DiskError } from '../../errors.ts';
 import { asSystemError } from '../../platform/errno.ts';
 import { setAsideBeyond } from '../../platform/sparse.ts';
 import type { Lab } from '../lab.ts';
+import { isBlockDevice } from '../overlay.ts';
 import type { SeatFiles, Step } from '../plan.ts';
 import { fullBytes } from './worst-case.ts';
 
@@ -18,6 +19,8 @@ export async function planReserve(lab: Lab, files: readonly SeatFiles[]): Promis
   const steps: Step[] = [];
   for (const { name, disk } of files) {
     if (!lab.seats.has(name) || !disk.head?.provenance || disk.head.size === undefined) continue;
+    // A device that was adopted is there as a whole.
+    if (isBlockDevice(disk.path)) continue;
     const bytes = await fullBytes(Math.max(disk.head.size, lab.spec.disk.size ?? 0));
     if (disk.head.allocated < bytes) steps.push({ do: 'reserve', seat: name, path: disk.path, bytes });
   }
