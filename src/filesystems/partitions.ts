@@ -14,6 +14,8 @@ export interface Partition {
   readonly type: string;
   /** GPT's own name; '' where it has none. */
   readonly name: string;
+  /** What Linux calls its PARTUUID, in lower case; '' for one of an MBR without a disk signature. */
+  readonly uuid: string;
 }
 
 export interface PartitionTable {
@@ -45,14 +47,22 @@ export async function readPartitions(disk: ByteSource): Promise<PartitionTable> 
   }
   // A boot sector of a file system carries the mark too: an MBR says 0x00 or 0x80 in its status bytes.
   if (slots.some(({ status }) => status !== 0 && status !== 0x80)) return { kind: 'none', partitions: [] };
-  const partitions: Partition[] = [];
+  const found: Partition[] = [];
   for (const [slot, entry] of slots.entries()) {
     if (entry.type === 0 || entry.sectors === 0) continue;
-    partitions.push(partitionOf(disk, slot + 1, entry.type, entry.start, entry.sectors));
+    found.push(partitionOf(disk, slot + 1, entry.type, entry.start, entry.sectors));
   }
   const extended = slots.find(({ type }) => isExtended(type));
-  if (extended) partitions.push(...(await readLogical(disk, extended.start)));
+  if (extended) found.push(...(await readLogical(disk, extended.start)));
+  const signature = view.getUint32(440, true);
+  const partitions = found.map((one) => ({ ...one, uuid: mbrUuid(signature, one.number) }));
   return { kind: partitions.length > 0 ? 'mbr' : 'none', partitions };
+}
+
+/** As the kernel makes it: the disk's signature and the number, in hexadecimal. */
+function mbrUuid(signature: number, number: number): string {
+  const hex = (value: number, digits: number) => value.toString(16).padStart(digits, '0');
+  return signature === 0 ? '' : `${hex(signature, 8)}-${hex(number, 2)}`;
 }
 
 interface MbrEntry {
@@ -93,6 +103,7 @@ function partitionOf(
     length,
     type: type.toString(16),
     name: '',
+    uuid: '',
   });
 }
 
@@ -186,6 +197,7 @@ function gptPartitions(disk: ByteSource, { bytes, entrySize }: GptEntries): Part
         length: (last - first + 1) * sector,
         type: guidText(swapGuid(type)).toUpperCase(),
         name: name.split('\0')[0],
+        uuid: guidText(swapGuid(bytes.subarray(at + 16, at + 32))),
       }),
     );
   }

@@ -96,6 +96,13 @@ describe.skipIf(!have('sfdisk'))('partition tables by sfdisk', () => {
         })),
       );
       if (kind === 'gpt') expect(table.partitions[0]!.name).toBe('first one');
+      // As the kernel calls them (PARTUUID): for an MBR the label's ID and the number.
+      const numberOf = (node: string) => node.slice(path.length).padStart(2, '0');
+      expect(table.partitions.map(({ uuid }) => uuid)).toEqual(
+        judged.partitions.map(({ node, uuid }: Record<string, string>) =>
+          kind === 'gpt' ? uuid.toLowerCase() : `${judged.id.slice(2)}-${numberOf(node)}`,
+        ),
+      );
       expect(await volumesOf(image)).toHaveLength(kind === 'gpt' ? 3 : 4);
     });
   }

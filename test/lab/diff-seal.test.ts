@@ -213,6 +213,41 @@ describe.skipIf(!needed.every(have))('diff, and seal', () => {
     }
   });
 
+  it('looks into what fstab mounts, however it says which partition', async () => {
+    await using bench = await labBench();
+    const disk = bench.path('two.raw');
+    const [root, more] = [bench.path('root'), bench.path('more')];
+    mkdirSync(join(root, 'etc'), { recursive: true });
+    mkdirSync(join(root, 'var'));
+    mkdirSync(join(more, 'log'), { recursive: true });
+    mkdirSync(join(more, 'lib/cloud/instances/i-1'), { recursive: true });
+    writeFileSync(join(more, 'log/syslog'), 'a line\n');
+    await mustRun('truncate', ['-s', '32M', disk]);
+    for (const label of ['dos', 'gpt']) {
+      await mustRun('sfdisk', ['-q', disk], { input: `label: ${label}\nstart=1M, size=12M\nsize=12M\n` });
+      const { partitiontable } = JSON.parse(await mustRun('sfdisk', ['-J', disk]));
+      const partuuid =
+        label === 'gpt'
+          ? partitiontable.partitions[1].uuid.toLowerCase()
+          : `${partitiontable.id.slice(2)}-02`;
+      const ext4 = ['-q', '-F', '-L', 'more', '-U', 'a7f3c2d0-0000-4000-8000-000000000001', '-d', more];
+      await mustRun('mkfs.ext4', [...ext4, '-E', `offset=${13 * MiB}`, disk, '12M']);
+      for (const device of [
+        `PARTUUID=${partuuid}`,
+        ...['/dev/vda2', '/dev/sda2', '/dev/nvme0n1p2', 'LABEL=more'],
+        'UUID=A7F3C2D0-0000-4000-8000-000000000001',
+      ]) {
+        writeFileSync(
+          join(root, 'etc/fstab'),
+          `# comment\n/dev/sdb2 /srv ext4\n${device}\t/var/ ext4 defaults 0 2\n`,
+        );
+        await mustRun('mkfs.ext4', ['-q', '-F', '-d', root, '-E', `offset=${MiB}`, disk, '12M']);
+        const { findings } = await bench.json<{ findings: { rule: string }[] }>('seal', disk, '--check');
+        expect([device, ...findings.map((one) => one.rule)]).toEqual([device, 'cloud-init', 'logs']);
+      }
+    }
+  });
+
   it.skipIf(!have('e2fsck'))(
     'takes what it can out of a copy; e2fsck finds that sound, and the image is as it was',
     async () => {

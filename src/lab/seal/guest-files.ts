@@ -52,7 +52,7 @@ export class GuestFiles {
       const root = { at: '/', system };
       const alone = new GuestFiles(volumes, [root]);
       const fstab = (await alone.text('/etc/fstab')) ?? '';
-      return new GuestFiles(volumes, [root, ...mountsOf(fstab, systems)]);
+      return new GuestFiles(volumes, [root, ...mountsOf(fstab, volumes)]);
     }
     return new GuestFiles(volumes, []);
   }
@@ -98,14 +98,22 @@ export class GuestFiles {
   }
 }
 
-function mountsOf(fstab: string, systems: readonly FileSystem[]): { at: string; system: FileSystem }[] {
+/** Partitions of a machine's first disk, by the kernel's names. */
+const firstDisk = /^\/dev\/(?:[shv]da|xvda|nvme0n1p|mmcblk0p)(\d+)$/;
+
+function mountsOf(fstab: string, volumes: readonly GuestVolume[]): { at: string; system: FileSystem }[] {
   return fstab.split('\n').flatMap((line) => {
-    const [device, at] = line.trim().split(/\s+/);
-    const [, key, value] = /^(UUID|LABEL)="?([^"]*)"?$/.exec(device ?? '') ?? [];
-    if (key === undefined || at === undefined || !/^\/./.test(at)) return [];
-    const system = systems.find((one) =>
-      key === 'UUID' ? one.uuid.toLowerCase() === value.toLowerCase() : one.label === value,
-    );
-    return system ? [{ at: at.replace(/\/+$/, ''), system }] : [];
+    const [device = '', at] = line.trim().split(/\s+/);
+    if (at === undefined || !/^\/./.test(at)) return [];
+    const number = firstDisk.exec(device)?.[1];
+    const [, key, quoted = ''] = /^(UUID|LABEL|PARTUUID)="?([^"]*)"?$/.exec(device) ?? [];
+    const value = key === 'LABEL' ? quoted : quoted.toLowerCase();
+    const found = volumes.find(({ volume: { partition }, system }) => {
+      if (number !== undefined) return partition?.number === Number(number);
+      if (key === undefined || value === '') return false;
+      if (key === 'PARTUUID') return partition?.uuid === value;
+      return key === 'UUID' ? system?.uuid.toLowerCase() === value : system?.label === value;
+    });
+    return found?.system ? [{ at: at.replace(/\/+$/, ''), system: found.system }] : [];
   });
 }
