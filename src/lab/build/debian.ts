@@ -25,8 +25,14 @@ const basePackages = [
   'login',
   'passwd',
   'iproute2',
-  'ifupdown',
+  'systemd-resolved',
 ];
+
+/** What cloud-init needs to let a seat's disk be larger than the master: only recommended by it. */
+const growing = 'cloud-guest-utils';
+
+/** Until a seed says otherwise, cards ask for their addresses. */
+const network = '[Match]\nType=ether\n\n[Network]\nDHCP=yes\n';
 
 /**
  * Makes a Debian disk as a raw image at `path`: mmdebstrap, one ext4 partition filled by `mkfs.ext4 -d`, GRUB. As an ordinary user
@@ -46,20 +52,23 @@ export async function makeDebian(scratch: string, path: string, options: DebianO
       throw new DiskError('bad-argument', `"${word}" is no name of a suite or package`);
     }
   }
+  const packages = include.includes('cloud-init') ? [...include, growing] : include;
   const tree = join(scratch, 'debian');
   const uuid = guidText(randomGuid());
   const extra = join(scratch, 'extra');
   mkdirSync(join(extra, 'boot/grub'), { recursive: true });
-  mkdirSync(join(extra, 'etc'), { recursive: true });
+  mkdirSync(join(extra, 'etc/systemd/network'), { recursive: true });
+  writeFileSync(join(extra, 'etc/systemd/network/80-dhcp.network'), network);
   const kernel = `root=UUID=${uuid} ro console=tty0 console=ttyS0 no_timer_check`;
   writeFileSync(join(extra, 'boot/grub/grub.cfg'), `linux /vmlinuz ${kernel}\ninitrd /initrd.img\nboot\n`);
   writeFileSync(join(extra, 'etc/fstab'), `UUID=${uuid} / ext4 defaults,errors=remount-ro 0 1\n`);
   await runTool(
     'mmdebstrap',
     [
-      ...['--variant=minbase', `--include=${[...basePackages, ...include].join(',')}`],
+      ...['--variant=minbase', `--include=${[...basePackages, ...packages].join(',')}`],
       ...['--format=directory', `--mode=${isRoot ? 'root' : 'unshare'}`],
       `--customize-hook=sync-in ${extra} /`,
+      '--customize-hook=chroot "$1" systemctl enable systemd-networkd',
       // What would be the same on every clone.
       '--customize-hook=truncate -s 0 "$1/etc/machine-id"',
       '--customize-hook=rm -f "$1"/etc/ssh/ssh_host_* "$1"/var/lib/dbus/machine-id "$1"/var/lib/systemd/random-seed',

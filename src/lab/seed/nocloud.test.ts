@@ -61,8 +61,9 @@ describe.skipIf(!have('isoinfo'))('a NoCloud seed', () => {
     expect(parse(files['network-config'])).toEqual({
       version: 2,
       ethernets: {
-        seat: {
+        eth0: {
           match: { macaddress: seat.mac },
+          'set-name': 'eth0',
           addresses: ['10.1.0.107/24'],
           routes: [{ to: '0.0.0.0/0', via: '10.1.0.1' }],
           nameservers: { addresses: ['9.9.9.9'] },

@@ -179,6 +179,12 @@ function base64(text: string): string {
   ).join('\n');
 }
 
+/**
+ * The name that the card gets. Without it, only netplan would go by the MAC address alone: what cloud-init writes for ifupdown, networkd and
+ * NetworkManager asks for a card of the entry's name too.
+ */
+const card = 'eth0';
+
 /** Version 2 of cloud-init's network configuration: one card, found by its MAC address. */
 function networkConfig(
   seat: SeedSeat,
@@ -186,8 +192,8 @@ function networkConfig(
   fill: (text: string) => string,
 ): object | undefined {
   if (network === 'none') return undefined;
-  const match = { macaddress: seat.mac };
-  if (network === 'dhcp') return { version: 2, ethernets: { seat: { match, dhcp4: true } } };
+  const found = { match: { macaddress: seat.mac }, 'set-name': card };
+  if (network === 'dhcp') return { version: 2, ethernets: { [card]: { ...found, dhcp4: true } } };
   const address = fill(network.address);
   const [ip, prefix] = address.split('/');
   const bits = isIPv6(ip) ? 128 : 32;
@@ -205,8 +211,8 @@ function networkConfig(
   return {
     version: 2,
     ethernets: {
-      seat: {
-        match,
+      [card]: {
+        ...found,
         addresses: [address],
         ...(via === undefined ? {} : { routes: [{ to: isIPv6(via) ? '::/0' : '0.0.0.0/0', via }] }),
         ...(network.dns.length > 0 ? { nameservers: { addresses: network.dns.map(fill) } } : {}),
