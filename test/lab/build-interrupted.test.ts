@@ -4,9 +4,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { haveLinuxGuest } from '../../src/lab/build/small-linux.ts';
 import { markOf } from '../../src/lab/runner/process-mark.ts';
+import { haveLibvirtd, startLibvirtd } from '../support/libvirtd.ts';
 import { have, isRoot, mustRun, openQemuIo } from '../support/programs.ts';
 import { buildProgram } from './kill.ts';
-import { type LabBench, labBench } from './support.ts';
+import { LabBench, labBench } from './support.ts';
 
 const canSeal = have('mkfs.ext4') && have('debugfs') && have('qemu-img');
 
@@ -157,6 +158,59 @@ describe.skipIf(!canSeal)('a master that is interrupted in the making', () => {
     },
     60_000,
   );
+});
+
+describe.skipIf(!haveLibvirtd)('a build under libvirt that is killed', () => {
+  it('has its machine found and removed: never one that runs, nor one of others', async () => {
+    await using libvirtd = await startLibvirtd();
+    const bench = new LabBench(libvirtd.dir);
+    const program = await buildProgram(bench);
+    const { uri } = libvirtd;
+    writeFileSync(bench.path('none.iso'), new Uint8Array(64 * 1024));
+    const size = ['--disk', '8M', '--memory', '64M', '--display', 'none'];
+    const build = ['build', 'os', '--iso', 'none.iso', ...size, '--libvirt', uri];
+    const virsh = (...words: string[]) => mustRun('virsh', ['-q', '-c', uri, ...words]);
+    const all = async () => (await virsh('list', '--all', '--name')).trim();
+    const ended = new Map<ChildProcess, Promise<unknown>>();
+    const start = async () => {
+      const child = spawn(process.execPath, [program, ...build], { cwd: bench.dir.path, stdio: 'ignore' });
+      ended.set(child, new Promise((resolve) => child.on('close', resolve)));
+      while ((await virsh('list', '--name')).trim() === '') await sleep(50);
+      return child;
+    };
+    const end = async (child: ChildProcess, signal: NodeJS.Signals) => {
+      child.kill(signal);
+      await ended.get(child);
+    };
+    const gc = () => bench.json<Garbage>('gc', 'masters', '--yes');
+
+    const first = await start();
+    expect((await bench.run(...build)).err).toContain("A build of 'os' is under way");
+    await end(first, 'SIGKILL');
+    const { garbage, kept } = await gc();
+    expect([garbage, kept[0].why]).toEqual([[], expect.stringContaining('its installer still runs')]);
+    expect((await bench.run(...build)).err).toContain('destroy build-os');
+    expect(await all()).toBe('build-os');
+    await virsh('destroy', 'build-os');
+    expect((await gc()).garbage).toMatchObject([{ kind: 'folder' }]);
+    expect(await all()).toBe('');
+
+    // The next build needs no gc.
+    await end(await start(), 'SIGKILL');
+    await virsh('destroy', 'build-os');
+    await end(await start(), 'SIGINT');
+    expect(await all()).toBe('');
+    await gc();
+    expect(readdirSync(bench.path('masters')).filter((name) => name.startsWith('.build'))).toEqual([]);
+
+    const foreign =
+      '<domain type="qemu"><name>build-os</name><memory>65536</memory><os><type>hvm</type></os></domain>';
+    writeFileSync(bench.path('foreign.xml'), foreign);
+    await virsh('define', bench.path('foreign.xml'));
+    expect((await bench.run(...build)).err).toContain('made by somebody else');
+    await gc();
+    expect(await all()).toBe('build-os');
+  }, 120_000);
 });
 
 /** The QEMU that a runtime folder knows of. */

@@ -198,6 +198,13 @@ describe.skipIf(!have('qemu-img') || !have('mkfs.ext4'))('build --from', () => {
       );
       expect(refused.code).toBe(1);
       await bench.must('build', 'cloud', '--from', file, '--sha256', sha256.toUpperCase());
+      if (i > 0) continue;
+      // As Debian publishes them.
+      const sha512 = (await mustRun('sha512sum', [bench.path(file)])).split(' ')[0];
+      const other = await bench.run('build', 'cloud', '--from', 'cloud.raw.gz', '--sha512', sha512);
+      expect([other.code, other.err]).toEqual([1, expect.stringContaining('its SHA-512 is')]);
+      expect((await bench.run('build', 'cloud', '--from', file, '--sha512', sha256)).code).toBe(2);
+      expect(await bench.must('build', 'other', '--from', file, '--sha512', sha512)).toContain('other@1');
       await mustRun('qemu-img', [
         'compare',
         '-q',
@@ -221,6 +228,14 @@ describe.skipIf(!have('qemu-img') || !have('mkfs.ext4'))('build --from', () => {
       expect.stringContaining('is not what the manifest says'),
     ]);
     expect(existsSync(bench.path('masters/torn@1.qcow2'))).toBe(false);
+    for (const [kind, odd] of [
+      ['--from=cloud.vmdk', '--disk=40G'],
+      ['--debian=bookworm', '--answers=preseed.cfg'],
+      ['--small', '--include=ssh'],
+    ]) {
+      const { code, err } = await bench.run('build', 'cloud', kind, odd);
+      expect([code, err]).toEqual([2, expect.stringContaining('means nothing with')]);
+    }
     expect((await bench.run('build', 'cloud')).err).toContain(
       '--small, --debian SUITE, --iso FILE, --from IMAGE',
     );
@@ -234,14 +249,21 @@ describe.skipIf(!long || !have('mmdebstrap') || !canBoot)('build --debian', () =
     await using bench = await labBench();
     const mirror = process.env.COWHERD_DEBIAN_MIRROR;
     const from = mirror ? ['--mirror', mirror] : [];
-    const what = ['build', 'debian', '--debian', 'bookworm', '--include', 'cloud-init,netplan.io'];
+    const what = ['build', 'debian', '--debian', 'bookworm', '--include', 'cloud-init,openssh-server'];
     const built = await bench.run(...what, ...from, '--output', 'json');
     expect(built.code, built.err).toBe(0);
     expect(JSON.parse(built.out)).toMatchObject({ master: 'debian@1' });
     expect((await run('qemu-img', ['check', bench.path('masters/debian@1.qcow2')])).code).toBe(0);
-    // On the serial console, where whoever may log in is asked to.
-    await bootSeat(bench, 'masters/debian@1.qcow2', /student-01 login:/, 3_600_000, '768M', {
-      seed: { users: [{ name: 'student' }] },
+    // What the seed asks for: a name, a card with an address, all of a larger disk, keys of its own; and a place to log in.
+    const tell =
+      'echo "guest: $(hostname) $(ip -4 -o addr show scope global | tr -s " " | cut -d " " -f 2,4) $(df -BM --output=size / | tail -1) keys=$(ls /etc/ssh/ssh_host_*_key | wc -l)" > /dev/ttyS0';
+    writeFileSync(bench.path('more.yaml.txt'), `#cloud-config\nruncmd:\n  - '${tell}'\n`);
+    const said =
+      /guest: student-01 eth0 10\.0\.2\.\d+\/24 +3\d{3}M keys=[1-9][\s\S]*student-01 login:|student-01 login:[\s\S]*guest: student-01 eth0 10\.0\.2\.\d+\/24 +3\d{3}M keys=[1-9]/;
+    await bootSeat(bench, 'masters/debian@1.qcow2', said, 3_600_000, '768M', {
+      disk: { size: '4G' },
+      network: 'user',
+      seed: { users: [{ name: 'student' }], 'user-data': 'more.yaml.txt' },
     });
   });
 });

@@ -8,6 +8,7 @@ import { type BootEvent, bootMany } from '../runner/boot-many.ts';
 import type { Runner } from '../runner/runner.ts';
 import type { Graphics, Seat, SeatKernel } from '../seat.ts';
 import { encodeIso9660 } from '../seed/iso9660.ts';
+import { buildLab, forgetFormerMachine, recordMachine } from './installer-machine.ts';
 import { isPreseed, preseededInstaller } from './preseed.ts';
 
 export interface InstallOptions {
@@ -27,6 +28,8 @@ export interface InstallOptions {
   /** Absolute path of the answers to the installer's questions (see `answersImage`, `preseededInstaller`). */
   readonly answers?: string;
   readonly runner: Runner;
+  /** libvirt's URI, where the runner is libvirt. */
+  readonly libvirt?: string;
   /** Milliseconds that it may take; then it is stopped, and has failed. */
   readonly timeLimitMs: number;
   readonly signal?: AbortSignal;
@@ -42,7 +45,8 @@ export async function installFromIso(options: InstallOptions): Promise<void> {
   const { runner, name, scratch, disk, size, signal } = options;
   const unavailable = await runner.unavailable();
   if (unavailable !== undefined) throw new DiskError('not-found', unavailable);
-  const { answers, iso } = options;
+  const { answers, iso, libvirt } = options;
+  if (libvirt !== undefined) await forgetFormerMachine(runner, libvirt, name);
   let seed: string | undefined;
   let kernel: SeatKernel | undefined;
   if (answers !== undefined && isPreseed(answers)) {
@@ -53,9 +57,9 @@ export async function installFromIso(options: InstallOptions): Promise<void> {
   }
   await createImageFile(disk, { format: 'qcow2', size });
   const seat: Seat = {
-    lab: 'build',
+    lab: buildLab,
     name,
-    uuid: uuidV5(disk, labUuid('build')),
+    uuid: uuidV5(disk, labUuid(buildLab)),
     mac: '52:54:00:00:00:01',
     memoryMiB: options.memoryMiB,
     cpus: options.cpus,
@@ -70,6 +74,7 @@ export async function installFromIso(options: InstallOptions): Promise<void> {
     firmware: 'bios',
   };
   writeFileSync(seat.definition, domainXml(seat, { type: (await runner.domainType()) ?? 'qemu' }));
+  if (libvirt !== undefined) recordMachine(scratch, libvirt, seat);
   await runner.define(seat);
   try {
     let last: BootEvent | undefined;

@@ -19,7 +19,7 @@ function kernelVersion(): string | undefined {
   const found = readdirSync('/boot').flatMap((name) => /^vmlinuz-(.*-amd64)$/.exec(name)?.[1] ?? []);
   return found
     .filter((version) => existsSync(`/lib/modules/${version}/modules.dep`))
-    .sort()
+    .sort(new Intl.Collator('en', { numeric: true }).compare)
     .at(-1);
 }
 

@@ -3,15 +3,25 @@ import { createReadStream } from 'node:fs';
 import { DiskError } from '../../errors.ts';
 import { asSystemError } from '../../platform/errno.ts';
 
-/** Throws `changed` where a file's SHA-256 is not this (64 hexadecimal digits), and `bad-argument` where that is none. */
-export async function verifyFile(path: string, sha256: string, signal?: AbortSignal): Promise<void> {
-  const expected = sha256.toLowerCase();
-  if (!/^[0-9a-f]{64}$/.test(expected)) {
-    throw new DiskError('bad-argument', `"${sha256}" is no SHA-256: 64 hexadecimal digits`, {
-      field: 'sha256',
+/** Checksums that publishers of images give, with their hexadecimal digits. */
+export const checksums = { sha256: 64, sha512: 128 } as const;
+export type Checksum = keyof typeof checksums;
+
+/** Throws `changed` where a file's checksum is not this, and `bad-argument` where that is none. */
+export async function verifyFile(
+  path: string,
+  kind: Checksum,
+  digest: string,
+  signal?: AbortSignal,
+): Promise<void> {
+  const expected = digest.toLowerCase();
+  const name = kind.replace('sha', 'SHA-');
+  if (expected.length !== checksums[kind] || !/^[0-9a-f]*$/.test(expected)) {
+    throw new DiskError('bad-argument', `"${digest}" is no ${name}: ${checksums[kind]} hexadecimal digits`, {
+      field: kind,
     });
   }
-  const hash = createHash('sha256');
+  const hash = createHash(kind);
   try {
     for await (const piece of createReadStream(path, { signal, highWaterMark: 1024 * 1024 }))
       hash.update(piece as Buffer);
@@ -21,7 +31,7 @@ export async function verifyFile(path: string, sha256: string, signal?: AbortSig
   }
   const found = hash.digest('hex');
   if (found === expected) return;
-  throw new DiskError('changed', `'${path}' is not what it should be: its SHA-256 is ${found}`, {
+  throw new DiskError('changed', `'${path}' is not what it should be: its ${name} is ${found}`, {
     path,
     detail: { fix: 'load it again, from where its checksum comes from' },
   });

@@ -34,6 +34,7 @@ export const run: LabCommand = async (input, context) => {
       detail: { fix: 'say one of --small, --debian SUITE, --iso FILE, --from IMAGE' },
     });
   }
+  assertMeant(chosen[0], input);
   const name = nameFrom({ ...input, options: { name: input.operands[0] } }, '');
   const folder = resolve(context.cwd, text(input, 'folder') ?? defaultFolder);
   makeFolder(folder);
@@ -42,6 +43,28 @@ export const run: LabCommand = async (input, context) => {
   await using image = await builders[chosen[0]](input, context, scratch.path, name);
   return await lintAndSeal(image, input, context, { name, origin: originOf(chosen[0], input) });
 };
+
+/** What each kind of build can be told. */
+const optionsOf: Readonly<Record<(typeof kinds)[number], readonly string[]>> = {
+  small: [],
+  debian: ['include', 'mirror', 'disk'],
+  iso: ['answers', 'libvirt', 'memory', 'display', 'disk', 'sha256', 'sha512'],
+  from: ['sha256', 'sha512'],
+};
+
+/** Throws `bad-argument` for an option that this kind of build would do nothing about. */
+function assertMeant(kind: (typeof kinds)[number], { options }: Input): void {
+  const known = [...new Set(Object.values(optionsOf).flat())];
+  const odd = known.find((one) => options[one] !== undefined && !optionsOf[kind].includes(one));
+  if (odd === undefined) return;
+  const takes = kinds.filter((one) => optionsOf[one].includes(odd)).map((one) => `--${one}`);
+  throw new DiskError('bad-argument', `--${odd} means nothing with --${kind}`, {
+    field: odd,
+    detail: {
+      fix: `it goes with ${takes.join(' and ')}${odd === 'disk' ? "; seats are made larger by the lab file's disk: {size: 40G}" : ''}`,
+    },
+  });
+}
 
 /** The machine's files are here, and libvirt's QEMU is another user. Throws `unsupported` for a libvirt of another machine. */
 function openToHypervisor(uri: string, scratch: string): void {
@@ -99,6 +122,7 @@ const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
       network: { kind: 'user' },
       answers: answers === undefined ? undefined : resolve(context.cwd, answers),
       runner,
+      libvirt: uri,
       timeLimitMs: installLimitMs,
       signal: context.signal,
       onStarted: (seat) => {
@@ -146,14 +170,16 @@ const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
 /** The absolute path of a file whose checksum, where one was given, is right. */
 async function verified(input: Input, context: CliContext, file: string): Promise<string> {
   const path = resolve(context.cwd, file);
-  const sha256 = text(input, 'sha256');
-  if (sha256 !== undefined) await verifyFile(path, sha256, context.signal);
+  for (const kind of ['sha256', 'sha512'] as const) {
+    const digest = text(input, kind);
+    if (digest !== undefined) await verifyFile(path, kind, digest, context.signal);
+  }
   return path;
 }
 
 function originOf(how: string, input: Input): { how: string; [key: string]: unknown } {
-  const { debian, include, iso, from, sha256 } = input.options;
-  return { how: `build --${how}`, debian, include, iso, from, sha256 };
+  const { debian, include, iso, from, sha256, sha512 } = input.options;
+  return { how: `build --${how}`, debian, include, iso, from, sha256, sha512 };
 }
 
 function text(input: Input, option: string): string | undefined {
