@@ -1,4 +1,5 @@
 import { closeSync, fstatSync, openSync } from 'node:fs';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { isZero } from '../bytes/zero.ts';
 import { DiskError } from '../errors.ts';
 import { blockDeviceSize } from './block-device.ts';
@@ -8,6 +9,9 @@ import { readWhole, writeWhole } from './file-io.ts';
 import { findExtent, truncate } from './sparse.ts';
 
 const pieceBytes = 1024 * 1024;
+
+/** What is copied before it is looked whether the copy is still wanted. */
+const stepBytes = 64 * 1024 * 1024;
 
 /**
  * Copies a regular file or a block device to a name that nothing has, holes kept, blocks shared where the file system can. Not durable on
@@ -43,14 +47,18 @@ async function copy(source: Opened, target: Opened, signal: AbortSignal | undefi
   const size = device ? blockDeviceSize(source.fd, stats.rdev, source.name) : stats.size;
   truncate(target, size);
   let buffer: Uint8Array | undefined;
+  let inKernel = !device;
   for (let at = 0; at < size; ) {
     const extent = findExtent(source, at, size);
-    const end = at + extent.length;
-    if (extent.data) {
-      if (!device) at += await copyInKernel(source, at, target, at, extent.length);
+    const extentEnd = at + extent.length;
+    while (extent.data && at < extentEnd) {
+      const end = Math.min(extentEnd, at + stepBytes);
+      if (inKernel) {
+        const done = await copyInKernel(source, at, target, at, end - at);
+        inKernel = done > 0;
+        at += done;
+      }
       while (at < end) {
-        if (signal?.aborted)
-          throw new DiskError('aborted', 'The copy was interrupted', { path: target.name });
         buffer ??= new Uint8Array(pieceBytes);
         const piece = buffer.subarray(0, Math.min(pieceBytes, end - at));
         readWhole(source, at, piece);
@@ -58,8 +66,11 @@ async function copy(source: Opened, target: Opened, signal: AbortSignal | undefi
         if (!device || !isZero(piece)) writeWhole(target, at, piece);
         at += piece.length;
       }
+      // A signal is heard between turns only.
+      await nextTurn();
+      if (signal?.aborted) throw new DiskError('aborted', 'The copy was interrupted', { path: target.name });
     }
-    at = end;
+    at = extentEnd;
   }
 }
 

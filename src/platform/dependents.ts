@@ -41,6 +41,8 @@ export interface Recorder {
 export interface DependentsRecord extends Recorder {
   /** Absolute paths, as recorded: they need not exist any more. */
   readonly dependents: readonly string[];
+  /** Which file system a folder lay on when that was recorded; undefined: that was not recorded. */
+  fileSystemOf(folder: string): string | undefined;
 }
 
 /** A file that stands on the image now. */
@@ -91,7 +93,26 @@ export async function recordDependents(
     label: recorder.label,
     note: recorder.note,
     dependents: dependents.map((one) => relative(dirname(real), resolve(one))),
+    fileSystems: fileSystemsOf(dependents, dirname(real)),
   });
+}
+
+/** Which file system each folder of the dependents lies on, or will: by it one that is not mounted is told from files that are gone. */
+function fileSystemsOf(dependents: readonly string[], base: string): Readonly<Record<string, string>> {
+  const folders = new Set(dependents.map((one) => dirname(resolve(one))));
+  return Object.fromEntries(
+    [...folders].map((folder) => [relative(base, folder), fileSystemAt(folder) ?? '']),
+  );
+}
+
+/** A number for the file system that is mounted where a path lies, whether there is such a path or not. */
+function fileSystemAt(path: string): string | undefined {
+  try {
+    return String(statSync(path, { bigint: true }).dev);
+  } catch (cause) {
+    const above = dirname(path);
+    return errnoOf(cause) === 'ENOENT' && above !== path ? fileSystemAt(above) : undefined;
+  }
 }
 
 /** Takes back what this recorder said of `path`. No error where it said nothing. */
@@ -140,7 +161,7 @@ export function recordsFor(path: string): readonly DependentsRecord[] {
 }
 
 function parseRecord(record: Record<string, unknown>, path: string, base: string): DependentsRecord {
-  const { by, label, dependents, note } = record;
+  const { by, label, dependents, note, fileSystems } = record;
   if (
     typeof by !== 'string' ||
     typeof label !== 'string' ||
@@ -165,7 +186,41 @@ function parseRecord(record: Record<string, unknown>, path: string, base: string
       resolved ??= dependents.map((one) => resolve(base, one));
       return resolved;
     },
+    fileSystemOf(folder) {
+      const known = (fileSystems ?? {}) as Record<string, unknown>;
+      const value = known[relative(base, folder)];
+      return typeof value === 'string' && value !== '' ? value : undefined;
+    },
   };
+}
+
+/**
+ * Files that were recorded as standing on `path` and cannot be looked at now: the file system that they lay on is not mounted there, or
+ * their folder may not be entered. Whether they still stand on it nobody can tell.
+ */
+export function hiddenDependents(path: string): readonly Dependent[] {
+  const stat = statOf(path);
+  if (!stat) return [];
+  return namesBeside(path, stat)
+    .flatMap((name) => recordsFor(name))
+    .flatMap((record) =>
+      record.dependents
+        .filter((dependent) => isHidden(dependent, record))
+        .map((dependent) => ({ path: dependent, label: record.label })),
+    );
+}
+
+function isHidden(dependent: string, record: DependentsRecord): boolean {
+  try {
+    statSync(dependent);
+    return false;
+  } catch (cause) {
+    const errno = errnoOf(cause);
+    if (errno !== 'ENOENT' && errno !== 'ENOTDIR') return true;
+    const folder = dirname(dependent);
+    const before = record.fileSystemOf(folder);
+    return before !== undefined && before !== fileSystemAt(folder);
+  }
 }
 
 /**

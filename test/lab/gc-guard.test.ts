@@ -5,7 +5,7 @@ import { folderLock } from '../../src/lab/masters/library.ts';
 import { lockPool } from '../../src/lab/pool-lock.ts';
 import { byteLocks } from '../../src/platform/byte-locks.ts';
 import { testContext } from '../support/cli-context.ts';
-import { have, mustRun, run } from '../support/programs.ts';
+import { have, isRoot, mustRun, run } from '../support/programs.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
 
 const qemu = have('qemu-io') && have('qemu-img');
@@ -89,6 +89,57 @@ describe.skipIf(!qemu)('gc', () => {
       expect.stringContaining('far.qcow2'),
     ]);
   });
+
+  it('keeps what a lab file with a mistake in it may name, and one beside the masters names', async () => {
+    await using bench = await labWithVersions(3);
+    await bench.must('down');
+    bench.write('lab.yaml', { master: 'masters/m@1.qcow2', seats: 'what?' });
+    writeFileSync(bench.path('play.yaml'), 'hosts: all\ntasks: [m@2]\n');
+    bench.write('masters/near.yaml', { lab: 'near', master: 'm@2.qcow2' });
+    const found = await bench.json<Collected>('gc', 'masters', '--yes');
+    expect(paths(found)).toEqual([]);
+    expect(found.kept.map((one) => one.why)).toEqual([
+      expect.stringMatching(/lab.yaml' cannot be read, and may name it/),
+      expect.stringContaining('near.yaml'),
+    ]);
+    const { code, err } = await bench.run('move', 'masters/m@1.qcow2', 'elsewhere/');
+    expect([code, err]).toEqual([expect.any(Number), expect.stringContaining("lab.yaml' cannot be read")]);
+    expect(existsSync(version(bench, 1))).toBe(true);
+    bench.write('lab.yaml', { master: 'masters/m@3.qcow2' });
+    expect(paths(await bench.json<Collected>('gc', 'masters', '--yes'))).toEqual([version(bench, 1)]);
+  });
+
+  it.skipIf(!isRoot)(
+    'keeps what stood under something that lies on a disk which is not mounted',
+    async ({ skip }) => {
+      await using bench = await labBench();
+      const disk = bench.path('disk');
+      mkdirSync(disk);
+      const mount = () => run('mount', ['-t', 'tmpfs', 'none', disk]);
+      if ((await mount()).code !== 0) skip('mounting is not allowed here');
+      try {
+        bench.write('lab.yaml', { pool: 'disk/pools/class', seats: 2 });
+        await bench.must('up');
+        await bench.must('promote', 'student-01');
+        await bench.must('roll', 'm@1');
+        await bench.must('reset', 'all');
+        await bench.must('save', 'lab.yaml', 'student-01', 'disk/work.qcow2');
+        await bench.must('promote', 'student-02');
+        await bench.must('promote', 'student-02');
+        await bench.must('roll', 'm@2');
+        await run('umount', [disk]);
+        rmSync(bench.path('lab.yaml'));
+        const found = await bench.json<Collected>('gc', 'masters', '--yes');
+        expect(paths(found)).toEqual([]);
+        expect(found.kept.map((one) => one.why)).toEqual(
+          [1, 2].map(() => expect.stringContaining('disk mounted?')),
+        );
+        expect((await bench.run('move', 'masters/m@1.qcow2', 'elsewhere/')).err).toContain('mount its disk');
+      } finally {
+        await run('umount', [disk]);
+      }
+    },
+  );
 
   it('lets up wait until it is done, and up makes nothing on what is gone then', async () => {
     await using bench = await labWithVersions(2);

@@ -1,8 +1,8 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { knownDependents } from '../../src/platform/dependents.ts';
-import { have, mustRun, openQemuIo } from '../support/programs.ts';
+import { have, isRoot, mustRun, openQemuIo, run } from '../support/programs.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
 
 const seats = ['student-01.qcow2', 'student-02.qcow2'];
@@ -74,6 +74,36 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('move of a pool', () => {
         expect(await bench.must('up')).toContain('nothing to do');
       } finally {
         rmSync(shm, { recursive: true });
+      }
+    },
+  );
+
+  it.skipIf(!isRoot)(
+    'stays, and can be used, where the new place turns out to be too small',
+    async ({ skip }) => {
+      await using bench = await labBench();
+      const contents = await workingPool(bench);
+      mkdirSync(bench.path('small'));
+      const mount = ['-t', 'tmpfs', '-o', 'size=1200k', 'none', bench.path('small')];
+      if ((await run('mount', mount)).code !== 0) skip('mounting is not allowed here');
+      try {
+        for (const [from, what] of [
+          ['class', 'pool'],
+          ['masters/m.raw', 'master'],
+        ]) {
+          const { code, err } = await bench.run('move', from, 'small/');
+          expect([what, code, err]).toEqual([what, 1, expect.stringContaining('No space left on device')]);
+          expect(readdirSync(bench.path('small'))).toEqual([]);
+          expect(await bench.must('status')).toContain('as it was');
+          expect(await bench.must('up')).toContain('nothing to do');
+          await expectPool(bench.path('class'), contents);
+        }
+        await bench.must('move', 'masters/m.raw', 'elsewhere/');
+        await bench.must('move', 'class', 'pools/');
+        await expectPool(bench.path('pools/class'), contents);
+        expect(existsSync(bench.path('.cowherd'))).toBe(false);
+      } finally {
+        await run('umount', [bench.path('small')]);
       }
     },
   );

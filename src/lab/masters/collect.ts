@@ -4,6 +4,7 @@ import { isDiskError } from '../../errors.ts';
 import { sweepAsides, syncDirectory } from '../../platform/atomic-file.ts';
 import {
   type DependentsRecord,
+  hiddenDependents,
   knownDependents,
   recordFolder,
   recordsFor,
@@ -19,7 +20,7 @@ import { lockPool } from '../pool-lock.ts';
 import { isLocked } from '../release.ts';
 import { type Scan, scanImages, standingOn } from '../scan.ts';
 import { poolOfState, readStateFile } from '../state.ts';
-import { mastersInLabFiles, namesIn } from './lab-files.ts';
+import { type LabFiles, labFilesIn, labFilesNaming, mayName, namesIn } from './lab-files.ts';
 import { folderLock, type MasterVersion, masterVersions, orphanedRecords } from './library.ts';
 
 /** Something that nobody needs any more. */
@@ -53,9 +54,7 @@ export async function planCollection(masters: string, options: CollectOptions): 
   const versions = masterVersions(folder);
   const looked = placesOf(folder, versions, options.places);
   const scan = scanImages([folder, ...looked.pools], looked.near);
-  const labs = new Map(
-    mastersInLabFiles(looked.near).map(({ file, master }) => [fileIdentity(master) ?? '', file]),
-  );
+  const labs = labFilesIn([folder, ...looked.near]);
   const garbage: Garbage[] = [];
   const kept: { path: string; why: string }[] = [];
   for (const version of versions) {
@@ -99,6 +98,9 @@ export async function planCollection(masters: string, options: CollectOptions): 
 async function whyNotRemoved(path: string): Promise<string | undefined> {
   const [mounted] = mountedIn(path);
   if (mounted !== undefined) return `something is mounted in it: umount -R '${mounted}'`;
+  const { whyMachineStays } = await import('../build/installer-machine.ts');
+  const machine = await whyMachineStays(path);
+  if (machine !== undefined) return machine;
   for (const entry of readdirSync(path, { withFileTypes: true })) {
     if (entry.isFile() && (await isLocked(join(path, entry.name))))
       return `a program has '${entry.name}' open: an installer that still runs?`;
@@ -107,19 +109,19 @@ async function whyNotRemoved(path: string): Promise<string | undefined> {
 }
 
 /** Why a version stays; undefined: it can go. In doubt it stays. */
-async function whyKept(
-  version: MasterVersion,
-  scan: Scan,
-  labs: ReadonlyMap<string, string>,
-): Promise<string | undefined> {
-  const { path, record } = version;
+async function whyKept(version: MasterVersion, scan: Scan, labs: LabFiles): Promise<string | undefined> {
+  const { path, record, label } = version;
   if (!record) return 'it has no record, so it may be somebody else’s';
   const [standing] = standingOn(path, scan.images);
   if (standing) return `'${standing.image.path}' stands on it`;
   const [known] = await knownDependents(path);
   if (known) return `'${known.path}' stands on it`;
-  const named = labs.get(fileIdentity(path) ?? '');
+  const [hidden] = hiddenDependents(path);
+  if (hidden) return `'${hidden.path}' stood on it, and cannot be looked at: is its disk mounted?`;
+  const [named] = labFilesNaming([path], labs.named);
   if (named !== undefined) return `the lab file '${named}' names it`;
+  const mistaken = mayName(label, labs.unread);
+  if (mistaken !== undefined) return `the lab file '${mistaken}' cannot be read, and may name it`;
   for (const hold of recordsFor(path)) {
     const lab = livingLab(hold, path);
     if (lab !== undefined) return lab;
@@ -165,7 +167,7 @@ async function deadHolds(folder: string): Promise<readonly Garbage[]> {
       continue;
     }
     if (name.endsWith('.json')) continue;
-    const living = await knownDependents(path);
+    const living = [...(await knownDependents(path)), ...hiddenDependents(path)];
     for (const hold of recordsFor(path)) {
       if (living.some((one) => hold.dependents.includes(one.path)) || livingLab(hold, path) !== undefined)
         continue;
@@ -195,8 +197,11 @@ export async function collect(masters: string, options: CollectOptions): Promise
     else if (kind === 'hold') {
       const image = join(folder, basename(dirname(path)).replace(/\.dependents$/, ''));
       await releaseHold({ id: basename(path, extname(path)), files: [image] });
-    } else if (kind === 'folder') removeFolder(path);
-    else remove(path);
+    } else if (kind === 'folder') {
+      const { forgetMachine } = await import('../build/installer-machine.ts');
+      await forgetMachine(path);
+      removeFolder(path);
+    } else remove(path);
   }
   return collection;
 }

@@ -2,32 +2,69 @@ import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDiskError } from '../../errors.ts';
 import { asSystemError, errnoOf } from '../../platform/errno.ts';
+import { readSmallText } from '../../platform/json-file.ts';
 import { fileIdentity } from '../overlay.ts';
 import { loadLab } from '../spec/load.ts';
 
-/** The masters that lab files in these folders name. A lab file with mistakes in it names none. */
-export function mastersInLabFiles(
-  folders: readonly string[],
-): readonly { readonly file: string; readonly master: string }[] {
-  const found = new Map<string, string>();
+/** A lab file with the master that it names. */
+export interface NamedMaster {
+  readonly file: string;
+  readonly master: string;
+}
+
+/** A file that may be a lab file, of which it is not known what it names. */
+export interface UnreadLabFile {
+  readonly file: string;
+  /** Undefined: not even its text could be read. */
+  readonly text?: string;
+}
+
+export interface LabFiles {
+  readonly named: readonly NamedMaster[];
+  readonly unread: readonly UnreadLabFile[];
+}
+
+const largestFile = 4 * 1024 * 1024;
+
+/** What the lab files in these folders name. YAML that has no `master` is something else; one with mistakes in it may be a lab's. */
+export function labFilesIn(folders: readonly string[]): LabFiles {
+  const named = new Map<string, string>();
+  const unread = new Map<string, UnreadLabFile>();
   for (const folder of folders) {
     for (const name of namesIn(folder)) {
       if (!/\.ya?ml$/i.test(name)) continue;
       const file = join(folder, name);
       try {
-        found.set(file, loadLab(file, folder).master.path);
+        named.set(file, loadLab(file, folder).master.path);
       } catch (error) {
         if (!isDiskError(error)) throw error;
+        const mistaken = unreadFile(file);
+        if (mistaken) unread.set(file, mistaken);
       }
     }
   }
-  return [...found].map(([file, master]) => ({ file, master }));
+  return { named: [...named].map(([file, master]) => ({ file, master })), unread: [...unread.values()] };
+}
+
+function unreadFile(file: string): UnreadLabFile | undefined {
+  try {
+    const text = readSmallText(file, largestFile) ?? '';
+    return /^\s*["']?master["']?\s*:/m.test(text) ? { file, text } : undefined;
+  } catch (error) {
+    if (!isDiskError(error)) throw error;
+    return error.code === 'corrupt' ? undefined : { file };
+  }
+}
+
+/** The first of these files that may name an image of this name: its text has it, or could not be read. */
+export function mayName(name: string, unread: readonly UnreadLabFile[]): string | undefined {
+  return unread.find(({ text }) => text === undefined || text.includes(name))?.file;
 }
 
 /** The lab files whose master is one of these files, by whatever name. */
-export function labFilesNaming(paths: readonly string[], folders: readonly string[]): readonly string[] {
+export function labFilesNaming(paths: readonly string[], named: readonly NamedMaster[]): readonly string[] {
   const wanted = new Set(paths.map(fileIdentity));
-  return mastersInLabFiles(folders).flatMap(({ file, master }) => {
+  return named.flatMap(({ file, master }) => {
     const identity = fileIdentity(master);
     return paths.includes(master) || (identity !== undefined && wanted.has(identity)) ? [file] : [];
   });

@@ -7,6 +7,7 @@ import { createAside, sweepAsides, syncDirectory } from '../../platform/atomic-f
 import { copyFileSparse } from '../../platform/copy-file.ts';
 import {
   forgetDependents,
+  hiddenDependents,
   knownDependents,
   recordDependents,
   recordFolder,
@@ -23,7 +24,7 @@ import { isLocked } from '../release.ts';
 import { scanImages, standingOn } from '../scan.ts';
 import { editLabFile, withValue } from '../spec/edit.ts';
 import { poolOfState, readStateFile, writeState } from '../state.ts';
-import { labFilesNaming } from './lab-files.ts';
+import { labFilesIn, labFilesNaming, mayName } from './lab-files.ts';
 import { readMasterRecord, recordPathOf } from './library.ts';
 import { versionOfFile } from './name.ts';
 
@@ -61,7 +62,9 @@ export function unfinishedMove(from: string): string | undefined {
  * its clones is open in a program, `unsupported` for a master that names a backing file from where it lies.
  */
 export async function planMove(from: string, to: string, places: readonly string[]): Promise<MovePlan> {
-  const before = unfinishedMove(from);
+  // One that was cut off before its image had the new name has changed nothing.
+  const cutOff = unfinishedMove(from);
+  const before = cutOff !== undefined && cutOff !== to && !nameExists(cutOff) ? undefined : cutOff;
   if (before !== undefined && before !== to) {
     throw new DiskError('in-use', `'${from}' is on its way to '${before}': an earlier move was cut off`, {
       path: from,
@@ -98,6 +101,13 @@ export async function planMove(from: string, to: string, places: readonly string
       path: from,
     });
   }
+  const [hidden] = names.flatMap(hiddenDependents);
+  if (hidden) {
+    throw new DiskError('denied', `'${hidden.path}' stands on it, and cannot be looked at`, {
+      path: from,
+      detail: { fix: 'mount its disk: it has to name the master where that is then' },
+    });
+  }
   const children = new Set<string>();
   for (const name of names) {
     for (const { image, distance } of standingOn(name, scan.images))
@@ -118,12 +128,19 @@ export async function planMove(from: string, to: string, places: readonly string
       ),
     ),
   );
-  const labFiles = labFilesNaming(names, [...new Set([...near, ...places])]);
+  const { named, unread } = labFilesIn([...new Set([...near, ...places])]);
+  const mistaken = mayName(basename(from), unread);
+  if (mistaken !== undefined) {
+    throw new DiskError('bad-argument', `The lab file '${mistaken}' cannot be read, and may name '${from}'`, {
+      path: mistaken,
+      detail: { fix: `put it right first: 'cowherd plan ${mistaken}' says what is wrong` },
+    });
+  }
   return {
     from,
     to,
     children: [...children].sort(),
-    labFiles,
+    labFiles: labFilesNaming(names, named),
     states: [...states].filter(nameExists),
     resumed,
   };
@@ -135,7 +152,18 @@ export async function moveMaster(plan: MovePlan, signal?: AbortSignal): Promise<
   makeFolder(dirname(to));
   writeJsonFile(journalPath(from), { version: 1, to: relative(dirname(from), to) });
   const immutable = nameExists(from) && isImmutable(from) === true;
-  if (!nameExists(to)) await giveName(from, to, immutable, signal);
+  if (!nameExists(to)) {
+    try {
+      await giveName(from, to, immutable, signal);
+    } catch (error) {
+      // Nothing was changed: the master is free to go elsewhere.
+      if (nameExists(from) && !nameExists(to)) {
+        if (immutable) setImmutable(from, true);
+        removeJournal(from);
+      }
+      throw error;
+    }
+  }
   for (const { note, ...recorder } of nameExists(from) ? recordsFor(from) : []) {
     const state = typeof note?.state === 'string' ? resolve(dirname(from), note.state) : undefined;
     const moved = state === undefined ? note : { ...note, state: relative(dirname(to), state) };
@@ -155,6 +183,10 @@ export async function moveMaster(plan: MovePlan, signal?: AbortSignal): Promise<
   if (immutable) setImmutable(to, true);
   const version = versionOfFile(from);
   if (version) rmSync(recordPathOf(dirname(from), `${version.name}@${version.number}`), { force: true });
+  removeJournal(from);
+}
+
+function removeJournal(from: string): void {
   rmSync(journalPath(from), { force: true });
   syncDirectory(dirname(journalPath(from)));
 }
@@ -173,7 +205,7 @@ async function giveName(from: string, to: string, immutable: boolean, signal?: A
   }
   await using aside = createAside(to);
   await copyFileSparse(from, aside.path, { signal });
-  if ((await bytesDigest(from)) !== (await bytesDigest(aside.path))) {
+  if ((await bytesDigest(from, signal)) !== (await bytesDigest(aside.path, signal))) {
     throw new DiskError('io', `The copy of '${from}' is not what it was copied from`, { path: to });
   }
   chmodSync(aside.path, statSync(from).mode & 0o7777);
@@ -181,9 +213,9 @@ async function giveName(from: string, to: string, immutable: boolean, signal?: A
 }
 
 /** What a file holds, byte by byte, with its length. */
-export async function bytesDigest(path: string): Promise<string> {
+export async function bytesDigest(path: string, signal?: AbortSignal): Promise<string> {
   await using image = await openImageFile(path, { format: 'raw', policy: trustedImages });
-  return `${statSync(path).size} ${await contentDigest(image)}`;
+  return `${statSync(path).size} ${await contentDigest(image, { signal })}`;
 }
 
 function moveVersionRecord(from: string, to: string): void {

@@ -19,6 +19,7 @@ import { syncDirectory } from '../../platform/atomic-file.ts';
 import { copyFileSparse } from '../../platform/copy-file.ts';
 import { type DependentsRecord, recordDependents, recordsFor } from '../../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../../platform/errno.ts';
+import { makeFolder } from '../../platform/json-file.ts';
 import { pathFrom } from '../master.ts';
 import { bytesDigest } from '../masters/move.ts';
 import { nameBacking } from '../name-backing.ts';
@@ -47,8 +48,13 @@ export async function movePool(
   if (!nameExists(to)) {
     for (const name of journal.relative) await nameWhole(join(from, name));
     await recordBoth(plan);
-    mkdirSync(dirname(to), { recursive: true });
-    await place(from, to, signal);
+    try {
+      makeFolder(dirname(to));
+      await place(from, to, signal);
+    } catch (error) {
+      if (nameExists(from) && !nameExists(to)) await takeBack(plan);
+      throw error;
+    }
   }
   onPlaced();
   for (const name of journal.relative) await nameRelative(join(to, name));
@@ -63,6 +69,18 @@ export async function movePool(
     rmSync(from, { recursive: true });
     syncDirectory(dirname(from));
   }
+  removeJournal(from);
+}
+
+/** The pool stays where it is, and its labs may be used. */
+async function takeBack(plan: PoolMovePlan): Promise<void> {
+  const { from, to, journal } = plan;
+  rmSync(asideOf(to), { recursive: true, force: true });
+  for (const name of journal.relative) await nameRelative(join(from, name));
+  await forEachRecord(plan, (record) => ({
+    ...record,
+    dependents: record.dependents.filter((path) => !within(path, to)),
+  }));
   removeJournal(from);
 }
 
@@ -89,13 +107,17 @@ async function place(from: string, to: string, signal: AbortSignal | undefined):
     renameSync(from, to);
   } catch (cause) {
     if (errnoOf(cause) !== 'EXDEV') throw asSystemError(cause, 'move', from);
-    const aside = join(dirname(to), `.${basename(to)}.cowherd-move`);
+    const aside = asideOf(to);
     rmSync(aside, { recursive: true, force: true });
     await copyFolder(from, aside, signal);
     renameSync(aside, to);
   }
   syncDirectory(dirname(to));
   syncDirectory(dirname(from));
+}
+
+function asideOf(to: string): string {
+  return join(dirname(to), `.${basename(to)}.cowherd-move`);
 }
 
 async function copyFolder(from: string, to: string, signal: AbortSignal | undefined): Promise<void> {
@@ -111,7 +133,7 @@ async function copyFolder(from: string, to: string, signal: AbortSignal | undefi
       continue;
     }
     await copyFileSparse(source, target, { signal });
-    if ((await bytesDigest(source)) !== (await bytesDigest(target)))
+    if ((await bytesDigest(source, signal)) !== (await bytesDigest(target, signal)))
       throw new DiskError('io', `The copy of '${source}' is not what it was copied from`, { path: target });
     likeSource(source, target);
   }
