@@ -178,20 +178,41 @@ describe.skipIf(!haveLoops || !haveQemu)('a master on a block device', () => {
 const haveVolumes =
   haveLoops && have('lvcreate') && have('dmsetup') && (await run('dmsetup', ['version'])).code === 0;
 
-describe.skipIf(!haveVolumes)('a master on a logical volume', () => {
-  it('is cloned, and the clone reads what is on it', async () => {
+describe.skipIf(!haveVolumes)('a master and seats on logical volumes', () => {
+  it('are made, read, reset and given up there', async () => {
     await using bench = await labBench();
-    await using device = await loopDevice(bench, 'disk', 128 * MiB);
+    await using device = await loopDevice(bench, 'disk', 256 * MiB);
     const group = `cowherd${process.pid}`;
     await mustRun('vgcreate', ['-q', group, device.path]);
     try {
-      await mustRun('lvcreate', ['-q', '-y', '-L', '64M', '-n', 'm', group]);
+      for (const [name, size] of [
+        ['m', '64M'],
+        ['s1', '80M'],
+        ['s2', '80M'],
+      ])
+        await mustRun('lvcreate', ['-q', '-y', '-L', size, '-n', name, group]);
       const volume = `/dev/${group}/m`;
       await img(bench, 'convert', '-n', '-f', 'raw', '-O', 'raw', bench.path('masters/m.raw'), volume);
-      bench.write('lab.yaml', { master: { path: volume, format: 'raw' }, seats: 1 });
+      const map = ['map', '-f', 'raw', '--output', 'json', volume];
+      expect(await img(bench, ...map)).toBe(await mustRun('qemu-img', map));
+      bench.write('lab.yaml', {
+        ...{ master: { path: volume, format: 'raw' }, seats: ['s1', 's2', 's3'] },
+        disk: { device: `/dev/${group}/{seat}` },
+      });
+      expect((await bench.run('up')).err).toContain(`there is no block device '/dev/${group}/s3'`);
+      bench.write('lab.yaml', {
+        ...{ master: { path: volume, format: 'raw' }, seats: ['s1', 's2'] },
+        disk: { device: `/dev/${group}/{seat}` },
+      });
       await bench.must('up');
-      const seat = bench.path('class/student-01.qcow2');
-      await mustRun('qemu-img', ['compare', '-q', '-F', 'raw', seat, bench.path('masters/m.raw')]);
+      const seat = bench.path('class/s1.qcow2');
+      const same = () =>
+        mustRun('qemu-img', ['compare', '-q', '-F', 'raw', seat, bench.path('masters/m.raw')]);
+      await same();
+      await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -q -P 9 0 64M', seat]);
+      await qemuCheck(`/dev/${group}/s1`);
+      await bench.must('reset', 's1');
+      await same();
       expect(await bench.must('status', '--verify')).toContain('as it was (its whole content compared)');
       await bench.must('down');
     } finally {
