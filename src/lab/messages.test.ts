@@ -1,3 +1,4 @@
+import { copyFileSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { testContext } from '../../test/support/cli-context.ts';
 import { explain } from '../cli/messages.ts';
@@ -26,5 +27,22 @@ describe('an error that closing something failed after', () => {
       "cowherd: Could not write 'disk'\n  the file system or the image cannot be written",
     );
     expect(explain(error)).toEqual({ text: "Could not write 'disk'" });
+  });
+});
+
+describe('what the system refused and nobody put into words', () => {
+  it.each([
+    ['/nowhere/at/all', () => readFileSync('/nowhere/at/all')],
+    ['/nowhere/there', () => copyFileSync(process.execPath, '/nowhere/there')],
+  ])('is no fault of the program: %s', (path, work) => {
+    let refused: unknown;
+    try {
+      work();
+    } catch (error) {
+      refused = error;
+    }
+    expect(describeError(refused, testContext({ program: 'cowherd' }))).toBe(
+      `cowherd: Could not use '${path}': No such file or directory`,
+    );
   });
 });

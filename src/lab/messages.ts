@@ -1,5 +1,6 @@
 import type { CliContext } from '../cli/context.ts';
 import { type DiskError, type DiskErrorCode, firstError, isDiskError } from '../errors.ts';
+import { asSystemError, errnoOf } from '../platform/errno.ts';
 
 /** What to do about errors that do not say it themselves. */
 const fixes: Readonly<Partial<Record<DiskErrorCode, string>>> = {
@@ -11,7 +12,7 @@ const fixes: Readonly<Partial<Record<DiskErrorCode, string>>> = {
 
 /** An error for people: one sentence, and below it what to do. */
 export function describeError(thrown: unknown, context: CliContext): string {
-  const error = firstError(thrown);
+  const error = inWords(firstError(thrown), context);
   // Ctrl-C is no fault of anybody's.
   if (context.signal.aborted && error === context.signal.reason) {
     return `${context.program}: ${error instanceof Error ? error.message : 'stopped'}`;
@@ -25,6 +26,17 @@ export function describeError(thrown: unknown, context: CliContext): string {
   const fix = fixOf(error);
   const lines = fix === undefined ? [] : fix.split('\n').map((line) => `  ${line}`);
   return [`${context.program}: ${wholeMessage(error)}`, ...lines].map(withoutControls).join('\n');
+}
+
+/** What the system refused, and nobody put into words on the way, is no fault of the program. */
+function inWords(error: unknown, context: CliContext): unknown {
+  if (isDiskError(error) || !(error instanceof Error)) return error;
+  const { path, dest } = error as NodeJS.ErrnoException & { readonly dest?: string };
+  const place = dest ?? path;
+  if (place !== undefined) return asSystemError(error, 'use', place);
+  return errnoOf(error) === 'ENOSPC'
+    ? asSystemError(error, 'write what is needed below', context.cwd)
+    : error;
 }
 
 /** A line in which names of files and images (anybody can choose those) cannot command the terminal. */

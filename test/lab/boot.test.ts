@@ -1,4 +1,5 @@
 import { closeSync, mkdirSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -55,6 +56,26 @@ describe.skipIf(!qemu)('guests of a lab', () => {
   afterAll(() => {
     delete process.env.COWHERD_RUNTIME_DIR;
     rmSync(runtime, { recursive: true, force: true });
+  });
+
+  it('have screens, and start says how to see one', async () => {
+    await using bench = await idleBench();
+    bench.write('lab.yaml', { runner: 'qemu', memory: '16M', network: 'none', seats: 2, graphics: 'vnc' });
+    const said = await bench.must('up', '--start');
+    try {
+      const socket = /The screen of student-01: vncviewer (\/.*)/.exec(said)![1];
+      // RFC 6143, 7.1.1: the server speaks first.
+      const hello = await new Promise<string>((resolve, reject) => {
+        const client = connect(socket).once('error', reject);
+        client.once('data', (bytes) => {
+          client.destroy();
+          resolve(bytes.toString());
+        });
+      });
+      expect(hello).toMatch(/^RFB 003\.\d{3}\n$/);
+    } finally {
+      await bench.must('stop', '--now');
+    }
   });
 
   it('boot from their own disks, remember it, and forget it by a reset', async () => {

@@ -236,6 +236,14 @@ describe.skipIf(!have('qemu-img') || !have('mkfs.ext4'))('build --from', () => {
       const { code, err } = await bench.run('build', 'cloud', kind, odd);
       expect([code, err]).toEqual([2, expect.stringContaining('means nothing with')]);
     }
+    for (const args of [
+      ['--iso=none.iso'],
+      ['--from=none.iso'],
+      ['--iso=cloud.raw', '--answers=none.iso/preseed.cfg'],
+    ]) {
+      const { code, err } = await bench.run('build', 'cloud', ...args);
+      expect([code, err]).toEqual([1, expect.stringMatching(/Could not open '.*none\.iso.*: No such file/)]);
+    }
     expect((await bench.run('build', 'cloud')).err).toContain(
       '--small, --debian SUITE, --iso FILE, --from IMAGE',
     );

@@ -28,8 +28,8 @@ const basePackages = [
   'systemd-resolved',
 ];
 
-/** What cloud-init needs to let a seat's disk be larger than the master: only recommended by it. */
-const growing = 'cloud-guest-utils';
+/** What cloud-init only recommends, and needs to let a seat's disk be larger than the master, and users be administrators. */
+const withCloudInit = ['cloud-guest-utils', 'sudo'];
 
 /** Until a seed says otherwise, cards ask for their addresses. */
 const network = '[Match]\nType=ether\n\n[Network]\nDHCP=yes\n';
@@ -52,7 +52,7 @@ export async function makeDebian(scratch: string, path: string, options: DebianO
       throw new DiskError('bad-argument', `"${word}" is no name of a suite or package`);
     }
   }
-  const packages = include.includes('cloud-init') ? [...include, growing] : include;
+  const packages = include.includes('cloud-init') ? [...include, ...withCloudInit] : include;
   const tree = join(scratch, 'debian');
   const uuid = guidText(randomGuid());
   const extra = join(scratch, 'extra');

@@ -1,4 +1,4 @@
-import { chmodSync } from 'node:fs';
+import { accessSync, chmodSync, constants } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { CliContext } from '../../cli/context.ts';
 import { parseSize } from '../../cli/sizes.ts';
@@ -6,6 +6,7 @@ import { openUnpacked } from '../../cli/unpacked-image.ts';
 import { DiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
 import { openFileStore, openImageFile, untrustedImages } from '../../node.ts';
+import { asSystemError } from '../../platform/errno.ts';
 import { makeFolder } from '../../platform/json-file.ts';
 import { createScratchFolder } from '../../platform/scratch-folder.ts';
 import { compressionIn } from '../../storage/file-unpacked.ts';
@@ -13,12 +14,11 @@ import { makeDebian } from '../build/debian.ts';
 import { installFromIso } from '../build/iso-install.ts';
 import { makeLinuxGuest, requireLinuxGuest } from '../build/small-linux.ts';
 import { verifyFile } from '../build/verified-file.ts';
-import { domainName } from '../domain-xml.ts';
 import { unpackAppliance } from '../import/import-appliance.ts';
 import { isPackage } from '../import/package.ts';
 import { withoutControls } from '../messages.ts';
 import { createRunner } from '../runner/runners.ts';
-import { runtimeDir, seatFiles } from '../runner/runtime-dir.ts';
+import { viewerFor } from '../screen.ts';
 import { type Input, type LabCommand, lazyProgress, say, shown, wantsJson, warn } from './command.ts';
 import { defaultFolder, lintAndSeal, nameFrom } from './seal.ts';
 
@@ -120,7 +120,7 @@ const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
       cpus: 2,
       graphics: input.options.display === 'none' ? 'none' : 'vnc',
       network: { kind: 'user' },
-      answers: answers === undefined ? undefined : resolve(context.cwd, answers),
+      answers: answers === undefined ? undefined : readable(resolve(context.cwd, answers)),
       runner,
       libvirt: uri,
       timeLimitMs: installLimitMs,
@@ -128,11 +128,8 @@ const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
       onStarted: (seat) => {
         if (quiet) return;
         say(context, `The installer runs. Switch the machine off when it is done; Ctrl-C gives up.`);
-        const display =
-          uri === undefined
-            ? `remote-viewer vnc+unix://${seatFiles(runtimeDir(), seat).vnc}`
-            : `virt-viewer -c ${uri} ${domainName(seat)}`;
-        if (seat.graphics === 'vnc') say(context, `  display: ${display}`);
+        const viewer = viewerFor(seat, uri);
+        if (viewer !== undefined) say(context, `  display: ${viewer}`);
         say(context, `  serial port: ${shown(context, seat.serialLog)}, and here:`);
       },
       onLine: (line) => {
@@ -167,9 +164,19 @@ const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
   },
 };
 
+/** Throws what the system says of a file that cannot be read. */
+function readable(path: string): string {
+  try {
+    accessSync(path, constants.R_OK);
+    return path;
+  } catch (cause) {
+    throw asSystemError(cause, 'open', path);
+  }
+}
+
 /** The absolute path of a file whose checksum, where one was given, is right. */
 async function verified(input: Input, context: CliContext, file: string): Promise<string> {
-  const path = resolve(context.cwd, file);
+  const path = readable(resolve(context.cwd, file));
   for (const kind of ['sha256', 'sha512'] as const) {
     const digest = text(input, kind);
     if (digest !== undefined) await verifyFile(path, kind, digest, context.signal);

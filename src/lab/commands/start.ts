@@ -4,6 +4,7 @@ import { DiskError } from '../../errors.ts';
 import { count, describeSeats, milliseconds } from '../describe.ts';
 import type { BootEvent } from '../runner/boot-many.ts';
 import type { Runner } from '../runner/runner.ts';
+import { viewerFor } from '../screen.ts';
 import type { Seat } from '../seat.ts';
 import type { LabSpec } from '../spec/load.ts';
 import { seatsToStart } from '../start.ts';
@@ -130,10 +131,17 @@ async function boot(
       context,
       `${count(done, 'seat')} ${watch ? 'booted and switched off' : 'started'} in ${milliseconds(ms)}`,
     );
+    const [first] = watch || runner.name !== 'qemu' ? [] : seats.filter((one) => isUp(one, results));
+    const viewer = first && viewerFor(first, undefined);
+    if (viewer !== undefined) say(context, `The screen of ${first.name}: ${viewer}`);
     if (failed.length > 0)
       say(context, `${failed.length} failed: ${describeSeats(failed.map((one) => one.seat))}`);
   }
   return failed.length > 0 ? 1 : 0;
+}
+
+function isUp({ name }: Seat, results: readonly { readonly seat: string; readonly ok: boolean }[]): boolean {
+  return results.some((one) => one.seat === name && one.ok);
 }
 
 function parallelOf(input: Input): number | undefined {
