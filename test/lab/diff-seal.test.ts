@@ -150,6 +150,33 @@ describe.skipIf(!needed.every(have))('diff, and seal', () => {
     );
   });
 
+  it('shows by file what was changed on a partition that has grown with its disk', async () => {
+    await using bench = await labBench();
+    const tree = bench.path('tree');
+    mkdirSync(join(tree, 'etc'), { recursive: true });
+    writeFileSync(join(tree, 'etc/hostname'), 'golden\n');
+    for (const label of ['dos', 'gpt', undefined]) {
+      const master = bench.path('grown-from.raw');
+      await mustRun('truncate', ['-s', '0', master]);
+      await mustRun('truncate', ['-s', '32M', master]);
+      if (label) await mustRun('sfdisk', ['-q', master], { input: `label: ${label}\nstart=1M, size=24M\n` });
+      const offset = label ? MiB : 0;
+      await mustRun('mkfs.ext4', ['-q', '-F', '-d', tree, '-E', `offset=${offset}`, master, '24M']);
+      const grown = bench.path('grown.raw');
+      await mustRun('cp', [master, grown]);
+      await mustRun('truncate', ['-s', '64M', grown]);
+      if (label) await mustRun('sfdisk', ['-q', '-N', '1', grown], { input: 'start=1M, size=48M\n' });
+      await mustRun('debugfs', ['-w', '-R', 'rm /etc/hostname', `${grown}?offset=${offset}`]);
+      const { volumes } = await bench.json<{ volumes: { files?: object[]; notes: string[] }[] }>(
+        ...['diff', grown, master],
+      );
+      expect(volumes[0].files).toEqual([
+        { path: '/etc/hostname', change: 'removed', kind: 'file', before: 7, what: [] },
+      ]);
+      expect(volumes[0].notes).toEqual([`it had ${label ? '24' : '32'} MiB before`]);
+    }
+  });
+
   it('names what clones would share, and seals what is clean', async () => {
     await using bench = await labBench();
     const clean = bench.path('clean.raw');

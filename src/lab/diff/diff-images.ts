@@ -1,4 +1,5 @@
 import { IntervalSet } from '../../bytes/intervals.ts';
+import { humanSize } from '../../cli/sizes.ts';
 import { DiskError, isDiskError } from '../../errors.ts';
 import type { ByteRange, FileSystem } from '../../filesystems/file-system.ts';
 import { openFileSystem, type Volume, volumesOf } from '../../filesystems/open.ts';
@@ -47,7 +48,8 @@ export async function diffImages(before: Image, after: Image, options: DiffOptio
   for (const volume of now) {
     if (options.signal?.aborted) throw new DiskError('aborted', 'Comparing was interrupted');
     outside.delete(volume.offset, volume.offset + volume.length);
-    const former = old.find(({ offset, length }) => offset === volume.offset && length === volume.length);
+    // One that has grown, as a seat's does on a larger disk, is still the same.
+    const former = old.find(({ offset }) => offset === volume.offset);
     volumes.push(await diffVolume(before, after, former, volume, touched, options));
   }
   const rest = [...outside.intervals()].map(({ start, end }) => ({ offset: start, length: end - start }));
@@ -96,6 +98,7 @@ async function diffVolume(
   const place = { partition: partition?.number, offset, length };
   const notes: string[] = [];
   if (!former && partition) notes.push('the partition was not there before, or lay elsewhere');
+  if (former && former.length !== length) notes.push(`it had ${humanSize(former.length)} before`);
   if (former && !touched.overlaps(offset, offset + length)) {
     const same = await systemOf(volume, notes);
     return { ...place, ...named(same), ...(same ? { files: [] } : { ranges: [] }), notes };
