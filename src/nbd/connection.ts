@@ -16,11 +16,6 @@ import type { Wire } from './wire.ts';
 
 /** Bytes that are taken off the wire at once, unless a large write is expected. */
 const inputBytes = 64 * 1024;
-/**
- * Bytes of a large write that are written while more of it comes, where that can be done at once: they are in the core's own
- * cache still, and the client sends on meanwhile.
- */
-const earlyBytes = 256 * 1024;
 /** Requests of one client that may be under way at once (those that can be answered at once are not counted). */
 const maxInFlight = 16;
 
@@ -31,8 +26,6 @@ interface Incoming {
   /** Bytes of the payload that are written already, and of the current piece those that are there. */
   done: number;
   filled: number;
-  /** A piece could not be written at once: then pieces are as large as the buffer. */
-  late: boolean;
 }
 
 /**
@@ -282,7 +275,7 @@ export class Connection {
     if (!buffer) return this.#waitForBuffer();
     const first = Math.min(available, buffer.capacity);
     buffer.bytes.set(input.bytes.subarray(from, from + first), dataStart);
-    const incoming = { request: { ...request }, buffer, done: 0, filled: first, late: false };
+    const incoming = { request: { ...request }, buffer, done: 0, filled: first };
     if (first === length) this.#commit(incoming);
     else this.#incoming = incoming;
     return first;
@@ -290,24 +283,13 @@ export class Connection {
 
   /** Receives payload to its place. */
   #fill(incoming: Incoming): void {
-    const { request, buffer } = incoming;
-    for (;;) {
-      const most = incoming.late ? buffer.capacity : Math.min(earlyBytes, buffer.capacity);
-      const left = request.length - incoming.done;
-      const piece = Math.min(most, left);
-      while (incoming.filled < piece) {
-        const count = this.wire.receive(buffer, dataStart + incoming.filled, piece - incoming.filled);
-        if (count < 0) this.#lose();
-        if (count <= 0) return;
-        incoming.filled += count;
-      }
-      if (piece === left) break;
-      if (this.#session.disk.writeNow(request.offset + incoming.done, buffer, dataStart, piece)) {
-        incoming.done += piece;
-        incoming.filled = 0;
-      } else if (piece < buffer.capacity) {
-        incoming.late = true;
-      } else break;
+    const { request, buffer, done } = incoming;
+    const piece = Math.min(buffer.capacity, request.length - done);
+    while (incoming.filled < piece) {
+      const count = this.wire.receive(buffer, dataStart + incoming.filled, piece - incoming.filled);
+      if (count < 0) this.#lose();
+      if (count <= 0) return;
+      incoming.filled += count;
     }
     this.#incoming = undefined;
     this.#commit(incoming);
@@ -317,11 +299,11 @@ export class Connection {
   #commit(incoming: Incoming): void {
     const { request, buffer, done, filled } = incoming;
     const last = done + filled === request.length;
-    if (last && this.#requests.writeNow(request, buffer, dataStart, done)) {
-      this.#buffers.pool.give(buffer);
-      return;
-    }
     if (last && done === 0) {
+      if (this.#requests.writeNow(request, buffer, dataStart)) {
+        this.#buffers.pool.give(buffer);
+        return;
+      }
       this.#start(request, this.#requests.write(request, buffer), buffer);
       return;
     }
@@ -362,7 +344,7 @@ export class Connection {
       this.#buffers.pool.give(buffer);
       return;
     }
-    this.#incoming = { request, buffer, done: done + filled, filled: 0, late: true };
+    this.#incoming = { request, buffer, done: done + filled, filled: 0 };
   }
 
   /** Any command without payload; false: not now. */

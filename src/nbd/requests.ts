@@ -29,8 +29,6 @@ export class Requests {
   readonly #contexts: Session['contexts'];
   readonly #out: Outbox;
   #broken = false;
-  /** The answer of `#findStretch`. */
-  #found = 0;
 
   constructor(session: Session, out: Outbox) {
     this.#disk = session.disk;
@@ -53,11 +51,11 @@ export class Requests {
     return request.length > Math.min(shortRead, this.#out.replyBytes);
   }
 
-  /** The payload from byte `done` on (what is before is written) lies in `buffer` from `at` on. */
-  writeNow(request: RequestHeader, buffer: PageBuffer, at: number, done = 0): boolean {
+  /** The payload lies whole in `buffer` from `at` on. */
+  writeNow(request: RequestHeader, buffer: PageBuffer, at: number): boolean {
     const { offset, length, flags } = request;
     if ((flags & CommandFlag.fua) !== 0) return false;
-    if (length > done && !this.#disk.writeNow(offset + done, buffer, at, length - done)) return false;
+    if (length > 0 && !this.#disk.writeNow(offset, buffer, at, length)) return false;
     this.answer(request, 0);
     return true;
   }
@@ -161,14 +159,15 @@ export class Requests {
     if (this.#isWhole(request)) return 0;
     let done = 0;
     while (done < length && !this.#out.kept) {
-      const isHole = this.#lookAt(offset + done, length - done);
-      if (isHole === undefined) break;
-      if (!isHole) {
-        const count = this.#pieceIn(buffer);
-        if (!this.#layData(buffer, dataStart, offset + done, count, false)) break;
-        this.#found = count;
+      const stretch = this.#lookAt(offset + done, length - done);
+      if (stretch === 0) break;
+      if (stretch < 0) {
+        done += this.#sendHole(request, done, -stretch);
+        continue;
       }
-      done += this.#sendStretch(request, buffer, done, isHole);
+      const count = this.#pieceOf(stretch, buffer);
+      if (!this.#layData(buffer, dataStart, offset + done, count, false)) break;
+      done += this.#sendData(request, done, buffer, count);
     }
     return done;
   }
@@ -179,13 +178,14 @@ export class Requests {
     if (this.#isWhole(request)) return this.#readWhole(request, buffer);
     await this.#out.taken();
     for (let done = from; done < length; ) {
-      const isHole = await this.#findStretch(offset + done, length - done);
-      if (!isHole) {
-        const count = this.#pieceIn(buffer);
-        await this.#readInto(buffer, offset + done, count);
-        this.#found = count;
+      const stretch = await this.#findStretch(offset + done, length - done);
+      if (stretch < 0) {
+        done += this.#sendHole(request, done, -stretch);
+        continue;
       }
-      done += this.#sendStretch(request, buffer, done, isHole);
+      const count = this.#pieceOf(stretch, buffer);
+      await this.#readInto(buffer, offset + done, count);
+      done += this.#sendData(request, done, buffer, count);
       await this.#out.taken();
     }
   }
@@ -195,21 +195,24 @@ export class Requests {
     return this.#mode === 'simple' || (flags & CommandFlag.df) !== 0;
   }
 
-  /** How much of the stretch that was found is read in one go. */
-  #pieceIn(buffer: PageBuffer): number {
-    return Math.min(this.#found, buffer.capacity, this.#out.replyBytes);
+  /** How much of a stretch of data is read in one go. */
+  #pieceOf(stretch: number, buffer: PageBuffer): number {
+    return Math.min(stretch, buffer.capacity, this.#out.replyBytes);
   }
 
-  /** Sends the chunk of the stretch that was found at byte `done` of a request; its length. */
-  #sendStretch(request: RequestHeader, buffer: PageBuffer, done: number, isHole: boolean): number {
-    const length = this.#found;
+  /** Sends a hole that lies at byte `done` of a request; its length. */
+  #sendHole(request: RequestHeader, done: number, length: number): number {
     const place = { offset: request.offset + done, length, last: done + length === request.length };
-    if (isHole) this.#out.short((view, at) => encodeHole(view, at, this.#mode, request, place));
-    else {
-      const start = dataStart - dataHeaderBytes(this.#mode);
-      encodeDataHeader(buffer.view, start, this.#mode, request, place);
-      this.#out.direct(buffer, start, dataStart - start + length);
-    }
+    this.#out.short((view, at) => encodeHole(view, at, this.#mode, request, place));
+    return length;
+  }
+
+  /** Sends what was read into the buffer for byte `done` of a request; its length. */
+  #sendData(request: RequestHeader, done: number, buffer: PageBuffer, length: number): number {
+    const place = { offset: request.offset + done, length, last: done + length === request.length };
+    const start = dataStart - dataHeaderBytes(this.#mode);
+    encodeDataHeader(buffer.view, start, this.#mode, request, place);
+    this.#out.direct(buffer, start, dataStart - start + length);
     return length;
   }
 
@@ -242,29 +245,26 @@ export class Requests {
     await this.#disk.read(offset, buffer.bytes.subarray(dataStart, dataStart + length));
   }
 
-  /**
-   * True: a hole begins at `offset`; false: data, or nobody knows. `#found` says how far. Undefined: that cannot be told
-   * at once.
-   */
-  #lookAt(offset: number, length: number): boolean | undefined {
+  /** Bytes of data (or of what nobody knows) that begin at `offset`; negative: of a hole; 0: that cannot be told at once. */
+  #lookAt(offset: number, length: number): number {
     const look = this.#disk.look(offset, length, true);
-    if (look === Look.later) return undefined;
+    if (look === Look.later) return 0;
     // Units in one piece with what follows: a reply for each would cost more than holes among them.
-    this.#found = look === Look.packed ? length : this.#disk.length;
-    return look === Look.zero && (this.#found >= shortestHole || this.#found === length);
+    if (look === Look.packed) return length;
+    const found = this.#disk.length;
+    return look === Look.zero ? holeOr(found, length) : found;
   }
 
-  /** The same; loads tables that it needs. */
-  async #findStretch(offset: number, length: number): Promise<boolean> {
+  /** The same; loads tables that it needs. (Several run at once: what one finds is in no place that they share.) */
+  async #findStretch(offset: number, length: number): Promise<number> {
     const disk = this.#disk;
     for (;;) {
-      const isHole = this.#lookAt(offset, length);
-      if (isHole !== undefined) return isHole;
+      const stretch = this.#lookAt(offset, length);
+      if (stretch !== 0) return stretch;
       if (!(await disk.load(offset))) break;
     }
     const hole = await disk.holeAt(offset, length);
-    this.#found = hole > 0 ? hole : disk.dataLength(offset, length);
-    return hole >= shortestHole || hole === length;
+    return hole > 0 ? holeOr(hole, length) : disk.dataLength(offset, length);
   }
 
   async cache(request: RequestHeader, buffer: PageBuffer): Promise<void> {
@@ -317,4 +317,9 @@ export class Requests {
       await this.#out.taken();
     }
   }
+}
+
+/** Zeroes as a stretch: short ones are data among data. */
+function holeOr(zeroes: number, length: number): number {
+  return zeroes >= shortestHole || zeroes === length ? -zeroes : zeroes;
 }

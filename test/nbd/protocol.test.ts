@@ -320,4 +320,25 @@ assert old.get_size() == 4194304 and old.pread(7, 0) == b'cowherd'
     expect(asked.stdout).toContain("no export named 'third'");
     expect(asked.stdout).toContain("bytearray(b'\\x02')\n");
   });
+
+  it.each(ways)('answers each of the reads that wait for one table for itself (%s)', async (way, env) => {
+    const image = server.file(`tables-${way}.qcow2`);
+    const tables = [1, 2, 3, 4, 5, 6, 7];
+    await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', image, '4G']);
+    const writes = tables.flatMap((table) => ['-c', `write -P ${table} ${table * 512 * 1024 + 64}k 64k`]);
+    await mustRun('qemu-io', ['-f', 'qcow2', ...writes, image]);
+    await using running = await server.start(['-r', '-f', 'qcow2', image], { env });
+    // The one is half a hole and half data, the other a hole of the same size.
+    const script = `
+h.connect_uri('${running.uri}')
+for table in ${JSON.stringify(tables)}:
+    at = table * 512 * 1024 * 1024
+    mixed, hole = nbd.Buffer(131072), nbd.Buffer(131072)
+    for cookie in [h.aio_pread(mixed, at), h.aio_pread(hole, at + 131072)]:
+        while not h.aio_command_completed(cookie): h.poll(-1)
+    assert mixed.to_bytearray() == bytes(65536) + bytes([table]) * 65536, table
+    assert hole.to_bytearray() == bytes(131072), table
+`;
+    expect(await nbdsh(script)).toMatchObject({ stdout: '', stderr: '', code: 0 });
+  });
 });
