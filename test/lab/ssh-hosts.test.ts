@@ -126,8 +126,20 @@ describe.skipIf(!haveLibvirtd || !wanted.every(have))('a lab over two hosts that
   }, 60_000);
 
   it('copies the master with its holes, boots every seat there, and does without a host that hangs', async () => {
+    // Hosts have pools of their own: ours is one of several, and one is there already.
+    const { libvirtd } = hosts.get('left')!;
+    for (const [name, path] of [
+      ['a', pool('left')],
+      ['a-pool-with-a-long-name', libvirtd.dir.file('other')],
+    ]) {
+      mkdirSync(path);
+      const xml = `<pool type='dir'><name>${name}</name><target><path>${path.replace('&', '&amp;')}</path></target></pool>`;
+      writeFileSync(bench.path('pool.xml'), xml);
+      await mustRun('virsh', ['-c', libvirtd.uri, 'pool-define', bench.path('pool.xml')]);
+    }
     await bench.must('up');
     expect(await bench.must('up')).toContain('nothing to do');
+    expect((await mustRun('virsh', ['-c', libvirtd.uri, 'pool-list', '--name'])).trim()).toBe('a');
     for (const host of hosts.keys()) {
       const names = readdirSync(pool(host));
       const copy = names.find((name) => name.endsWith('.raw'))!;

@@ -60,7 +60,9 @@ export class HostPool implements AsyncDisposable {
   /** Whether the folder is a pool already; with `make` it becomes one, and is made. */
   async open(make: boolean): Promise<boolean> {
     if (this.#name !== undefined) return true;
-    for (const name of lines(await this.#virsh.run('pool-list', '--all', '--name'))) {
+    for (const line of lines(await this.#virsh.run('pool-list', '--all', '--name'))) {
+      // As wide as the longest of them.
+      const name = line.trim();
       const xml = await this.#virsh.run('pool-dumpxml', name).catch(() => '');
       if (!xml.includes(`<path>${escaped(this.path)}</path>`)) continue;
       if (!/State: +running/.test(await this.#virsh.run('pool-info', name)))
