@@ -41,7 +41,9 @@ const network = '[Match]\nType=ether\n\n[Network]\nDHCP=yes\n';
  */
 export async function makeDebian(scratch: string, path: string, options: DebianOptions): Promise<void> {
   const { suite, include, size, mirror, tool } = options;
-  requireTools({ ...bootDiskTools, mmdebstrap: 'mmdebstrap' });
+  // An ordinary user's namespaces get their numbers by it.
+  const namespaces = isRoot ? {} : { newuidmap: 'uidmap' };
+  requireTools({ ...bootDiskTools, mmdebstrap: 'mmdebstrap', ...namespaces });
   if (!haveGrub()) {
     throw new DiskError('not-found', 'This needs GRUB for a BIOS', {
       detail: { fix: 'apt install grub-pc-bin' },

@@ -91,7 +91,7 @@ export async function planCollection(masters: string, options: CollectOptions): 
       garbage.push({ kind: 'folder', path, allocated: allocatedIn(path), why: left });
     }
   }
-  return { folder, garbage, kept, looked: [folder, ...looked.pools, ...looked.near] };
+  return { folder, garbage, kept, looked: [...new Set([folder, ...looked.pools, ...looked.near])] };
 }
 
 /** Why a folder whose builder is gone stays; undefined: it can go. */
