@@ -380,5 +380,19 @@ describe.skipIf(!needed.every(have))('diff, and seal', () => {
     expect(existsSync(bench.path('masters/m@2.qcow2'))).toBe(false);
     expect(await bench.must('promote', 'student-02', '--anyway')).toContain('student-02 is m@2 now');
     await mustRun('qemu-img', ['compare', '-q', '-F', 'raw', bench.path('masters/m@2.qcow2'), used]);
+    // A guest whose power was turned off leaves nothing that clones share, and still something to know.
+    const crashed = bench.path('crashed.raw');
+    await mustRun('cp', [master, crashed]);
+    await edit(crashed, ['feature needs_recovery']);
+    {
+      await using image = await openImageFile(bench.path('class/student-01.qcow2'), {
+        writable: true,
+        policy: trustedImages,
+      });
+      await image.write(MiB, readFileSync(crashed).subarray(MiB, MiB + 4096));
+    }
+    const told = await bench.must('promote', 'student-01');
+    expect(told).toContain('partition 1 was not unmounted');
+    expect(told).toContain('student-01 is m@3 now');
   });
 });

@@ -25,7 +25,8 @@ export const run: LabCommand = async (input, context) => {
       const target = promoteTarget(lab, name);
       const report = await lintSeat(lab, seat);
       const refused = clonesWouldClash(report) && input.options.anyway !== true;
-      if (!wantsJson(input) && report.findings.length > 0) describeFindings(report, context);
+      const known = report.findings.length + report.notes.length > 0;
+      if (!wantsJson(input) && known) describeFindings(report, context);
       if (refused) {
         if (wantsJson(input)) sayJson(context, { lab: lab.name, seat, master: null, ...report });
         else say(context, `Not promoted: clones would clash. Do the above in ${seat}, or say --anyway`);
