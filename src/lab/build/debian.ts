@@ -42,7 +42,7 @@ const network = '[Match]\nType=ether\n\n[Network]\nDHCP=yes\n';
 export async function makeDebian(scratch: string, path: string, options: DebianOptions): Promise<void> {
   const { suite, include, size, mirror, tool } = options;
   // An ordinary user's namespaces get their numbers by it.
-  const namespaces = isRoot ? {} : { newuidmap: 'uidmap' };
+  const namespaces: Readonly<Record<string, string>> = isRoot ? {} : { newuidmap: 'uidmap' };
   requireTools({ ...bootDiskTools, mmdebstrap: 'mmdebstrap', ...namespaces });
   if (!haveGrub()) {
     throw new DiskError('not-found', 'This needs GRUB for a BIOS', {
