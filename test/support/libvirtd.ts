@@ -22,7 +22,8 @@ export interface TestLibvirtd extends AsyncDisposable {
   readonly namespace: string;
 }
 
-const privatePlaces = '/run/libvirt /etc/libvirt/qemu /var/lib/libvirt /var/log/libvirt /var/cache/libvirt';
+const privatePlaces =
+  '/run/libvirt /etc/libvirt/qemu /etc/libvirt/storage /var/lib/libvirt /var/log/libvirt /var/cache/libvirt';
 
 /** Ends with its input: whatever it started, guests too, it ends by their numbers. Each line of it starts the daemon anew. */
 const script = `
