@@ -1,0 +1,267 @@
+import { describe, it } from 'vitest';
+import { isWritable, unitOf } from '../../src/formats/driver.ts';
+import type { Image } from '../../src/image/image.ts';
+import { Random } from '../crash/random.ts';
+import { Disorder, SlowStore } from '../support/slow-store.ts';
+import { expectQemuAgrees } from './judge.ts';
+import { expectSame, expectTrueRuns, pattern, readAll } from './model.ts';
+import { differencing, overlays, ownBackingOnly, type Subject, subjects } from './subjects.ts';
+import { createIn, openIn, type World, worldKinds } from './worlds.ts';
+
+/*
+ * Many requests under way on one image, over stores that answer in disorder, against an array of bytes. Changes never
+ * overlap, though they share clusters; reads go anywhere, and what nobody changes meanwhile must be right in them.
+ * In the end QEMU says whether the file holds the array, and whether it is in order.
+ */
+
+const seeds = Number(process.env.CONCURRENT_SEEDS ?? 1);
+const firstSeed = Number(process.env.CONCURRENT_FIRST ?? 1);
+const size = 4_500_480;
+/** Each has stretches of its own, all over the disk, and changes them one by one. */
+const owners = 8;
+const changesEach = 16;
+const readers = 4;
+const mostBytes = 90_000;
+/** Two L2 tables in memory, whatever their size. */
+const smallCaches = { 'l2-cache-size': 1, 'refcount-cache-size': 1 };
+
+interface Stretch {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** A change from its beginning to its end, counted in what happened. */
+interface Change extends Stretch {
+  readonly begun: number;
+  ended: number;
+}
+
+/** The disk as an array, with all that was ever changed in it. */
+class Model {
+  readonly bytes: Uint8Array;
+  readonly #changes: Change[] = [];
+  #now = 0;
+
+  constructor(bytes: Uint8Array) {
+    this.bytes = bytes;
+  }
+
+  /** `work` answers what the stretch holds after it. */
+  async change({ start, end }: Stretch, work: () => Promise<Uint8Array>): Promise<void> {
+    const change = { start, end, begun: this.#now++, ended: Number.POSITIVE_INFINITY };
+    this.#changes.push(change);
+    this.bytes.set(await work(), start);
+    change.ended = this.#now++;
+  }
+
+  async check({ start, end }: Stretch, read: (into: Uint8Array) => Promise<void>): Promise<void> {
+    const begun = this.#now++;
+    const found = new Uint8Array(end - start).fill(0xaa);
+    await read(found);
+    const due = this.bytes.slice(start, end);
+    for (const change of this.#changes) {
+      if (change.ended < begun || change.start >= end || change.end <= start) continue;
+      const [from, to] = [Math.max(0, change.start - start), change.end - start];
+      due.set(found.subarray(from, to), from);
+    }
+    expectSame(found, due, `the read of ${end - start} bytes at ${start}`);
+  }
+}
+
+class Traffic {
+  readonly #image: Image;
+  readonly #model: Model;
+  readonly #random: Random;
+  readonly #packs: boolean;
+  #stamp = 1;
+
+  constructor(image: Image, model: Model, random: Random, packs: boolean) {
+    this.#image = image;
+    this.#model = model;
+    this.#random = random;
+    this.#packs = packs;
+  }
+
+  async run(): Promise<void> {
+    const stretches = this.#cut();
+    const work = Array.from({ length: owners }, (_, owner) =>
+      this.#own(stretches.filter((_, index) => index % owners === owner)),
+    );
+    let over = false;
+    const reading = Array.from({ length: readers }, async () => {
+      while (!over) await this.#read(this.#within({ start: 0, end: size }));
+    });
+    const results = await Promise.allSettled(work);
+    over = true;
+    results.push(...(await Promise.allSettled(reading)));
+    for (const result of results) if (result.status === 'rejected') throw result.reason;
+  }
+
+  /** Stretches that begin and end anywhere: neighbours belong to different owners and share a cluster. */
+  #cut(): Stretch[] {
+    const ends = Array.from({ length: owners * 8 }, () => this.#random.between(1, size - 1));
+    const borders = [...new Set([0, ...ends, size])].sort((a, b) => a - b);
+    return borders.slice(1).map((end, index) => ({ start: borders[index], end }));
+  }
+
+  #within({ start, end }: Stretch): Stretch {
+    const from = start + this.#random.below(end - start);
+    const most = this.#random.pick([2000, mostBytes]);
+    return { start: from, end: Math.min(end, from + this.#random.between(1, most)) };
+  }
+
+  async #own(stretches: readonly Stretch[]): Promise<void> {
+    for (let done = 0; done < changesEach; done++) {
+      const stretch = this.#random.pick(stretches);
+      await this.#step(stretch, this.#within(stretch));
+    }
+  }
+
+  async #step(own: Stretch, part: Stretch): Promise<void> {
+    const image = this.#image;
+    const { start, end } = part;
+    const length = end - start;
+    const zeroes = new Uint8Array(length);
+    const how = this.#random.weighted([
+      [10, 'write'],
+      [2, 'place'],
+      [2, 'pack'],
+      [2, 'zero'],
+      [2, 'unmap'],
+      [2, 'discard'],
+      [3, 'flush'],
+      [2, 'read'],
+    ]);
+    if (how === 'flush') return image.flush();
+    if (how === 'read') return this.#read(part);
+    if (how === 'place' && this.#writeNow(part)) return;
+    if (how === 'pack' && (await this.#pack(own))) return;
+    await this.#model.change(part, async () => {
+      if (how === 'zero' || how === 'unmap') {
+        await image.zero(start, length, { unmap: how === 'unmap' });
+        return zeroes;
+      }
+      if (how === 'discard') {
+        await image.discard(start, length);
+        return this.#discarded(part);
+      }
+      const data = pattern(length, this.#stamp++);
+      await image.write(start, data);
+      const kept = data.slice();
+      // Whoever still uses the caller's bytes is seen.
+      data.fill(0xee);
+      return kept;
+    });
+    await this.#read(part);
+  }
+
+  async #read({ start, end }: Stretch): Promise<void> {
+    await this.#model.check({ start, end }, (into) => this.#image.read(start, into));
+  }
+
+  /** A discard may be ignored, grain by grain; what it may not do is bring anything else to light. */
+  async #discarded({ start, end }: Stretch): Promise<Uint8Array> {
+    const found = new Uint8Array(end - start);
+    await this.#image.read(start, found);
+    const due = this.#model.bytes.slice(start, end);
+    for (const [index, byte] of found.entries()) if (byte === 0) due[index] = 0;
+    expectSame(found, due, `the discard of ${end - start} bytes at ${start}`);
+    return found;
+  }
+
+  /** Over what is there, in the breath in which the place was told. */
+  #writeNow({ start, end }: Stretch): boolean {
+    const data = pattern(end - start, this.#stamp++);
+    const place = this.#image.placeNow?.(start, data.length);
+    if (!(place?.store instanceof SlowStore) || place.at + data.length > place.store.size) return false;
+    place.store.writeNow(place.at, data);
+    this.#model.bytes.set(data, start);
+    return true;
+  }
+
+  /** Packs a unit that lies in the stretch. */
+  async #pack({ start, end }: Stretch): Promise<boolean> {
+    const { layer } = this.#image;
+    if (!this.#packs || !isWritable(layer) || !layer.pack) return false;
+    const unit = unitOf(layer);
+    const first = Math.ceil(start / unit);
+    const count = Math.floor(end / unit) - first;
+    if (count <= 0) return false;
+    const from = (first + this.#random.below(count)) * unit;
+    await this.#model.change({ start: from, end: from + unit }, async () => {
+      const bytes = pattern(unit, this.#stamp++);
+      bytes.fill(this.#stamp, 0, unit >> 1);
+      await this.#image.writePacked(from, bytes);
+      return bytes;
+    });
+    return true;
+  }
+}
+
+/** A world in memory whose stores are slow. */
+async function makeSlowWorld(disorder: Disorder): Promise<World> {
+  const world = await worldKinds[0].make();
+  return {
+    open: async (name, writable) => new SlowStore(await world.open(name, writable), disorder),
+    bytesOf: (name) => world.bytesOf(name),
+    names: () => world.names(),
+    [Symbol.asyncDispose]: () => world[Symbol.asyncDispose](),
+  };
+}
+
+async function crowd(world: World, subject: Subject, start: Uint8Array, random: Random): Promise<Uint8Array> {
+  const model = new Model(start);
+  const small = subject.driver.name === 'qcow2' ? smallCaches : {};
+  const packs = subject.driver.canPack === true && subject.options.data_file === undefined;
+  {
+    const opening = { ...subject.opening, ...small };
+    await using image = await openIn(world, 'image', { ...subject, opening });
+    await new Traffic(image, model, random, packs).run();
+    expectSame(await readAll(image), model.bytes, 'the image at the end');
+    await expectTrueRuns(image, model.bytes);
+  }
+  await using again = await openIn(world, 'image', subject, false);
+  expectSame(await readAll(again), model.bytes, 'the image opened again');
+  return model.bytes;
+}
+
+const chances = Array.from({ length: seeds }, (_, index) => firstSeed + index);
+
+describe.each(subjects)('many requests on $name', (subject) => {
+  it.each(chances)('by seed %i', async (seed) => {
+    const random = new Random(seed);
+    await using world = await makeSlowWorld(new Disorder(random.split()));
+    await createIn(world, 'image', subject, size);
+    const content = await crowd(world, subject, new Uint8Array(size), random);
+    await expectQemuAgrees(world, 'image', subject, content);
+  });
+});
+
+describe.each(overlays.filter(({ plain, options }) => plain || options.extended_l2))(
+  'many requests on $name as an overlay',
+  (subject) => {
+    const own = ownBackingOnly.includes(subject.driver.name);
+    const base = subjects.find(({ driver, plain }) =>
+      own ? plain && driver === subject.driver : driver.name === 'qcow2' && plain,
+    )!;
+    it.each(chances)('by seed %i', async (seed) => {
+      const random = new Random(seed);
+      await using world = await makeSlowWorld(new Disorder(random.split()));
+      await createIn(world, 'base', base, size);
+      const content = new Uint8Array(size);
+      {
+        await using image = await openIn(world, 'base', base);
+        for (let at = 30_000; at < size; at += 150_000) {
+          const bytes = pattern(Math.min(100_000, size - at), at);
+          await image.write(at, bytes);
+          content.set(bytes, at);
+        }
+      }
+      await createIn(world, 'image', subject, size, { path: 'base', format: base.driver.name });
+      const after = await crowd(world, subject, content, random);
+      if (!differencing.includes(subject.driver.name)) {
+        await expectQemuAgrees(world, 'image', subject, after, base);
+      }
+    });
+  },
+);
