@@ -351,21 +351,22 @@ export class Connection {
   #other(request: RequestHeader): boolean {
     if (request.command === Command.read) {
       if (this.#requests.readNow(request)) return true;
-      const long = this.#requests.isLong(request);
-      // Nothing may come between the parts of a long reply.
-      if (long && this.#inFlight > 0) {
-        this.#waitsForTurn = true;
-        return false;
-      }
+      let alone = this.#requests.isLong(request);
+      if (alone && this.#inFlight > 0) return this.#waitForTurn();
       const buffer = this.#buffers.pool.take(request.length);
       if (!buffer) return this.#waitForBuffer() >= 0;
+      alone ||= this.#requests.isInParts(request, buffer);
+      if (alone && this.#inFlight > 0) {
+        this.#buffers.pool.give(buffer);
+        return this.#waitForTurn();
+      }
       const done = this.#requests.readAtOnce(request, buffer);
       if (done === request.length && !this.#out.kept) {
         this.#buffers.pool.give(buffer);
         return true;
       }
       const copy = { ...request };
-      this.#start(copy, this.#requests.read(copy, buffer, done), buffer, long);
+      this.#start(copy, this.#requests.read(copy, buffer, done), buffer, alone);
       return true;
     }
     if (request.command === Command.cache) {
@@ -394,6 +395,12 @@ export class Connection {
         if (buffer) this.#buffers.pool.give(buffer);
         this.#onWork();
       });
+  }
+
+  /** Nothing may come between the parts of a reply: it is begun when nothing else is under way. */
+  #waitForTurn(): false {
+    this.#waitsForTurn = true;
+    return false;
   }
 
   #waitForBuffer(): -1 {

@@ -51,6 +51,11 @@ export class Requests {
     return request.length > Math.min(shortRead, this.#out.replyBytes);
   }
 
+  /** It fits the buffer in parts only, of a reply that must be one. */
+  isInParts(request: RequestHeader, buffer: PageBuffer): boolean {
+    return request.length > buffer.capacity && this.#isWhole(request);
+  }
+
   /** The payload lies whole in `buffer` from `at` on. */
   writeNow(request: RequestHeader, buffer: PageBuffer, at: number): boolean {
     const { offset, length, flags } = request;
@@ -172,7 +177,7 @@ export class Requests {
     return done;
   }
 
-  /** Any read, through `buffer`, from byte `done` of it on. */
+  /** Any read, through `buffer`, from byte `from` of it on. */
   async read(request: RequestHeader, buffer: PageBuffer, from: number): Promise<void> {
     const { offset, length } = request;
     if (this.#isWhole(request)) return this.#readWhole(request, buffer);

@@ -1,0 +1,111 @@
+import { describe, expect, it } from 'vitest';
+import { Connection } from '../../src/nbd/connection.ts';
+import { Look, type ServedDisk } from '../../src/nbd/disk.ts';
+import { ThreadBuffers } from '../../src/nbd/page-pool.ts';
+import type { ReplyMode } from '../../src/nbd/replies.ts';
+import type { Memory, Wire } from '../../src/nbd/wire.ts';
+import { emptyRequest, encodeRequest } from '../../src/storage/nbd/headers.ts';
+import { Command, CommandFlag, HeaderBytes } from '../../src/storage/nbd/protocol.ts';
+
+/** What a client sends, and what came back; it takes all of it at once. */
+class FakeWire implements Wire {
+  readonly sent: number[] = [];
+  input: Uint8Array = new Uint8Array(0);
+
+  receive({ bytes }: { readonly bytes: Uint8Array }, at: number, length: number): number {
+    const part = this.input.subarray(0, length);
+    bytes.set(part, at);
+    this.input = this.input.subarray(part.length);
+    return part.length;
+  }
+
+  send({ bytes }: Memory, at: number, length: number): number {
+    for (const byte of bytes.subarray(at, at + length)) this.sent.push(byte);
+    return length;
+  }
+
+  close(): void {
+    // Nobody is at the other end.
+  }
+}
+
+/** A disk of which nothing is at hand: each byte holds the number of its 16 KiB. Reads end when they are let. */
+class SlowDisk implements Partial<ServedDisk> {
+  readonly size = 1 << 20;
+  readonly readOnly = true;
+  readonly reading: (() => void)[] = [];
+
+  look = () => Look.later;
+  load = async () => false;
+  holeAt = async () => 0;
+  dataLength = (_offset: number, length: number) => length;
+
+  read(offset: number, into: Uint8Array): Promise<void> {
+    return new Promise((resolve) => {
+      this.reading.push(() => {
+        for (let at = 0; at < into.length; at++) into[at] = contentAt(offset + at);
+        resolve();
+      });
+    });
+  }
+}
+
+const contentAt = (offset: number) => (offset >> 14) + 1;
+
+function request(cookie: number, offset: number, length: number, flags: number): Uint8Array {
+  const bytes = new Uint8Array(HeaderBytes.request);
+  const fields = { ...emptyRequest(), command: Command.read, flags, offset, length, cookieLow: cookie };
+  encodeRequest(new DataView(bytes.buffer), 0, false, fields);
+  return bytes;
+}
+
+/** Bytes of each reply's data by cookie: simple replies, or chunks of data. */
+function repliesIn(sent: Uint8Array, mode: ReplyMode, lengths: Readonly<Record<number, number>>) {
+  const view = new DataView(sent.buffer);
+  const found: Record<number, Uint8Array> = {};
+  for (let at = 0; at < sent.length; ) {
+    const simple = mode === 'simple';
+    expect(view.getUint32(at), `what begins at ${at} of the replies`).toBe(simple ? 0x67446698 : 0x668e33ef);
+    const cookie = view.getUint32(at + 12);
+    const data = at + (simple ? HeaderBytes.simpleReply : HeaderBytes.structuredReply + 8);
+    const length = simple ? lengths[cookie] : view.getUint32(at + 16) - 8;
+    found[cookie] = sent.slice(data, data + length);
+    at = data + length;
+  }
+  return found;
+}
+
+describe('a connection to a server whose large buffers are all in use', () => {
+  it.each([
+    ['simple', 0],
+    ['structured', CommandFlag.df],
+  ] as const)('has nothing come between the parts of one reply (%s)', async (mode, flags) => {
+    const buffers = new ThreadBuffers();
+    for (let taken = 0; taken < 24; taken++) buffers.pool.take(1 << 20);
+    const wire = new FakeWire();
+    const disk = new SlowDisk();
+    const session = { disk: disk as unknown as ServedDisk, mode, contexts: [] };
+    const connection = new Connection(buffers, wire, session, { onWork: () => undefined });
+    const lengths = { 1: 100_000, 2: 4096, 3: 120_000, 4: 512 };
+    const offsets: Record<number, number> = { 1: 0, 2: 500_000, 3: 200_000, 4: 900_000 };
+    const cookies = [1, 2, 3, 4] as const;
+    wire.input = Uint8Array.from(
+      cookies.flatMap((cookie) => [...request(cookie, offsets[cookie], lengths[cookie], flags)]),
+    );
+    const expected = cookies.reduce((sum, cookie) => sum + lengths[cookie], 0);
+    for (let turn = 0; turn < 100 && wire.sent.length < expected; turn++) {
+      connection.pump();
+      await new Promise(setImmediate);
+      // Those that were asked last are ready first.
+      disk.reading.shift()?.();
+      await new Promise(setImmediate);
+      for (const end of disk.reading.splice(0)) end();
+      await new Promise(setImmediate);
+    }
+    const replies = repliesIn(Uint8Array.from(wire.sent), mode, lengths);
+    for (const cookie of cookies) {
+      const due = Uint8Array.from({ length: lengths[cookie] }, (_, at) => contentAt(offsets[cookie] + at));
+      expect(Buffer.compare(replies[cookie], due), `reply ${cookie}`).toBe(0);
+    }
+  });
+});
