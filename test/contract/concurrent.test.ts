@@ -16,10 +16,10 @@ import { createIn, openIn, type World, worldKinds } from './worlds.ts';
 
 const seeds = Number(process.env.CONCURRENT_SEEDS ?? 1);
 const firstSeed = Number(process.env.CONCURRENT_FIRST ?? 1);
-const size = 4_500_480;
+const size = 2_500_096;
 /** Each has stretches of its own, all over the disk, and changes them one by one. */
 const owners = 8;
-const changesEach = 16;
+const changesEach = 12;
 const readers = 4;
 const mostBytes = 90_000;
 /** Two L2 tables in memory, whatever their size. */
