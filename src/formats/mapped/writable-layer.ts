@@ -59,11 +59,22 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
   }
 
   async reserve(offset: number, length: number): Promise<Reservation> {
-    const { map, grain } = this;
+    const { map } = this;
     if (map.tables.dirtyBytes > map.tables.budgetBytes / 2) await this.flush();
-    const tableIndex = Math.floor(offset / map.span);
-    const table = await this.#own(tableIndex);
-    const start = tableIndex * map.span;
+    const table = await this.#pinned(Math.floor(offset / map.span));
+    try {
+      const place = this.#reserveIn(table, offset, length);
+      // Pinned until it is published or given back.
+      if (place.fresh) table.pins++;
+      return place;
+    } finally {
+      table.pins--;
+    }
+  }
+
+  #reserveIn(table: Table, offset: number, length: number): Reservation {
+    const { map, grain } = this;
+    const start = table.index * map.span;
     const first = Math.floor((offset - start) / grain);
     const end = Math.min(offset + length, this.size);
     const stop = Math.min(map.perTable, Math.ceil((end - start) / grain));
@@ -77,16 +88,21 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
     let wanted = 1;
     while (first + wanted < stop && map.entry(table, first + wanted) < 0) wanted++;
     const { at, count } = this.space.take(wanted);
-    table.pins++;
     return this.#fresh(table, first, count, at);
   }
 
-  /** The resident table, made where there is none. */
-  async #own(index: number): Promise<Table> {
+  /**
+   * The resident table, made where there is none. It comes pinned, from the moment in which it was found: while a promise
+   * hands it over, others may load so many that it would be dropped, and what is changed in it be lost.
+   */
+  async #pinned(index: number): Promise<Table> {
     const { map } = this;
     for (;;) {
       const table = map.tables.get(index);
-      if (table) return table;
+      if (table) {
+        table.pins++;
+        return table;
+      }
       if (map.places.at(index) === 0) await this.mutex.run(() => this.#create(index));
       await map.fault(index);
     }
@@ -141,7 +157,12 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
 
   /** Runs `work` on a resident, pinned table. */
   protected async withTable<T>(index: number, work: (table: Table) => T): Promise<T> {
-    return work(await this.#own(index));
+    const table = await this.#pinned(index);
+    try {
+      return work(table);
+    } finally {
+      table.pins--;
+    }
   }
 
   /**

@@ -112,11 +112,16 @@ export class SparseWriter implements ExtentWriter {
     const { extent } = this;
     const { grainBytes, entries } = extent.shape;
     await this.relieve();
+    const number = Math.floor((offset - extent.start) / grainBytes / entries);
+    return this.#withTable(number, (table) => this.#reserveIn(table, offset, length));
+  }
+
+  #reserveIn(table: Table, offset: number, length: number): Reservation {
+    const { extent } = this;
+    const { grainBytes, entries } = extent.shape;
     const rel = offset - extent.start;
     const first = Math.floor(rel / grainBytes);
-    const number = Math.floor(first / entries);
-    const table = await this.tableForWriting(number);
-    const base = number * entries;
+    const base = table.index * entries;
     const stop = Math.min(base + entries, Math.ceil((rel + length) / grainBytes));
     const isData = (index: number) => this.isData(entryAt(table.view, index - base));
     if (extent.compressed) {
@@ -161,8 +166,10 @@ export class SparseWriter implements ExtentWriter {
       await this.mutex.run(async () => {
         if (kind === 'hole' && extent.directory[number] === 0 && !extent.tables.get(number)) return;
         await this.relieve();
-        const table = await this.tableForWriting(number);
-        this.#setEntries(table, from - number * entries, tableStop - number * entries, entry);
+        const base = number * entries;
+        await this.#withTable(number, (table) =>
+          this.#setEntries(table, from - base, tableStop - base, entry),
+        );
       });
     }
     return true;
@@ -206,14 +213,15 @@ export class SparseWriter implements ExtentWriter {
         const number = Math.floor(index / entries);
         await this.stream?.leave(this, number);
         await this.relieve();
-        const table = await this.tableForWriting(number);
-        const slot = index % entries;
-        if (this.isData(entryAt(table.view, slot))) throw this.#writtenOnce(offset);
-        const at = this.allocate(packed.length);
-        this.store.debugEvent?.('write_compressed');
-        await this.store.write(at, packed);
-        extent.tables.cache.change(table, slot * 4, (slot + 1) * 4);
-        table.view.setUint32(slot * 4, at / sectorBytes, true);
+        await this.#withTable(number, async (table) => {
+          const slot = index % entries;
+          if (this.isData(entryAt(table.view, slot))) throw this.#writtenOnce(offset);
+          const at = this.allocate(packed.length);
+          this.store.debugEvent?.('write_compressed');
+          await this.store.write(at, packed);
+          extent.tables.cache.change(table, slot * 4, (slot + 1) * 4);
+          table.view.setUint32(slot * 4, at / sectorBytes, true);
+        });
       });
     } finally {
       finished?.();
@@ -244,16 +252,30 @@ export class SparseWriter implements ExtentWriter {
     return at;
   }
 
-  /** The table of that number to change: loaded, or made where there is none. */
-  async tableForWriting(number: number): Promise<Table> {
+  /**
+   * Runs `work` on the table of that number: loaded, or made where there is none. It is pinned from the moment in which it
+   * was found, since readers may load so many meanwhile that it would be dropped, and what is changed in it be lost.
+   */
+  async #withTable<T>(number: number, work: (table: Table) => T | Promise<T>): Promise<T> {
+    const table = await this.#pinned(number);
+    try {
+      return await work(table);
+    } finally {
+      table.pins--;
+    }
+  }
+
+  async #pinned(number: number): Promise<Table> {
     const { extent } = this;
     const { tables, directory } = extent;
-    const known = tables.get(number);
-    if (known) return known;
-    if (directory[number] !== 0) return extent.load(number);
-    // Its place is found when it is written; its grains come first in a stream.
-    const table = tables.add(number, 0);
-    tables.cache.change(table, 0, tables.tableBytes);
+    while (directory[number] !== 0 && !tables.get(number)) await extent.load(number);
+    let table = tables.get(number);
+    if (!table) {
+      // Its place is found when it is written; its grains come first in a stream.
+      table = tables.add(number, 0);
+      tables.cache.change(table, 0, tables.tableBytes);
+    }
+    table.pins++;
     return table;
   }
 
