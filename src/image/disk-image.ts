@@ -280,8 +280,11 @@ export class DiskImage implements Image {
         failures.push(error);
       }
     };
+    // A write that is under way names its space when its data is written: after the flush it would be lost, though answered.
+    const held = await this.#hold(0, Number.POSITIVE_INFINITY, true);
     await attempt(this.flush());
     await attempt(this.layer[Symbol.asyncDispose]());
+    this.#locks.unlock(held);
     if (this.backing) await attempt(this.backing[Symbol.asyncDispose]());
     if (failures.length > 0) throw failures[0];
   }

@@ -265,3 +265,23 @@ describe.each(overlays.filter(({ plain, options }) => plain || options.extended_
     });
   },
 );
+
+describe.each(subjects.filter(({ plain }) => plain))('$name, closed while it is written', (subject) => {
+  it('holds what was answered', async () => {
+    const random = new Random(5);
+    await using world = await makeSlowWorld(new Disorder(random));
+    await createIn(world, 'image', subject, size);
+    const model = new Uint8Array(size);
+    const image = await openIn(world, 'image', subject);
+    const writes = Array.from({ length: 20 }, async (_, index) => {
+      const bytes = pattern(50_000, index);
+      await image.write(index * 120_000, bytes);
+      model.set(bytes, index * 120_000);
+    });
+    for (let round = 0; round < 20; round++) await undefined;
+    await image[Symbol.asyncDispose]();
+    await Promise.allSettled(writes);
+    await using again = await openIn(world, 'image', subject, false);
+    expectSame(await readAll(again), model);
+  });
+});

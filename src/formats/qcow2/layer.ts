@@ -156,8 +156,8 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
   readonly #writer: Qcow2Writer;
   readonly pack?: (offset: number, bytes: Uint8Array) => Promise<void>;
   #corruption: DiskError | undefined;
-  /** What the last look-up found untrue. */
-  #found: unknown;
+  /** What the last look-up found untrue, and at which guest byte: for who asks about that one. */
+  #found: { readonly offset: number; readonly error: unknown } | undefined;
 
   constructor(writer: Qcow2Writer, refusal?: Error) {
     super(writer.store, writer.header, writer.mapping, refusal, writer.data);
@@ -198,7 +198,7 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
     } catch (error) {
       // The image gets its mark by `fault`, which is asked next, and throws this then.
       if (this.#corruption || !asCorruption(error)) throw error;
-      this.#found = error;
+      this.#found = { offset, error };
       return undefined;
     }
   }
@@ -206,8 +206,10 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
   override fault(offset: number): Promise<void> {
     return this.#marking(async () => {
       const found = this.#found;
-      this.#found = undefined;
-      if (found !== undefined) throw found;
+      if (found?.offset === offset) {
+        this.#found = undefined;
+        throw found.error;
+      }
       await super.fault(offset);
     });
   }
