@@ -1,4 +1,6 @@
 import { isZero } from '../bytes/zero.ts';
+import { isDiskError } from '../errors.ts';
+import type { Run } from '../formats/driver.ts';
 import { ChainCursor } from '../image/chain-cursor.ts';
 import type { Image } from '../image/image.ts';
 import { kernel, libc } from '../platform/libc.ts';
@@ -111,8 +113,7 @@ export class ServedDisk implements AsyncDisposable {
       const known = this.#at >= this.#data.from && this.#at + length <= this.#data.to;
       if (sparse && length >= soughtHole && !known) return Look.later;
     } else {
-      this.#cursor.restart();
-      const run = this.#cursor.next(at, at + length);
+      const run = this.#runAt(at, length);
       if (!run) return Look.later;
       this.length = run.length;
       if (run.kind === 'packed') {
@@ -136,6 +137,17 @@ export class ServedDisk implements AsyncDisposable {
     this.#fd = source.fd;
     this.#packed = undefined;
     return Look.file;
+  }
+
+  /** Undefined also where the map cannot be true: `load` meets that again, and says so to who asked. */
+  #runAt(at: number, length: number): Run | undefined {
+    try {
+      this.#cursor.restart();
+      return this.#cursor.next(at, at + length);
+    } catch (error) {
+      if (!isDiskError(error)) throw error;
+      return undefined;
+    }
   }
 
   /** After `look` said 'later': loads the table that it lacked; false: that was not the reason. */

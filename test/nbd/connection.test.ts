@@ -1,11 +1,14 @@
 import { describe, expect, it } from 'vitest';
+import type { Image } from '../../src/image/image.ts';
+import { createImage, openImage } from '../../src/image/open.ts';
 import { Connection } from '../../src/nbd/connection.ts';
-import { Look, type ServedDisk } from '../../src/nbd/disk.ts';
+import { Look, ServedDisk } from '../../src/nbd/disk.ts';
 import { ThreadBuffers } from '../../src/nbd/page-pool.ts';
 import type { ReplyMode } from '../../src/nbd/replies.ts';
 import type { Memory, Wire } from '../../src/nbd/wire.ts';
+import { MemoryStore } from '../../src/storage/memory.ts';
 import { emptyRequest, encodeRequest } from '../../src/storage/nbd/headers.ts';
-import { Command, CommandFlag, HeaderBytes } from '../../src/storage/nbd/protocol.ts';
+import { Command, CommandFlag, HeaderBytes, NbdError } from '../../src/storage/nbd/protocol.ts';
 
 /** What a client sends, and what came back; it takes all of it at once. */
 class FakeWire implements Wire {
@@ -107,5 +110,50 @@ describe('a connection to a server whose large buffers are all in use', () => {
       const due = Uint8Array.from({ length: lengths[cookie] }, (_, at) => contentAt(offsets[cookie] + at));
       expect(Buffer.compare(replies[cookie], due), `reply ${cookie}`).toBe(0);
     }
+  });
+});
+
+/** An image of which the map names, for its second cluster, a place that cannot be. */
+async function damagedImage(format: 'qcow2' | 'qed'): Promise<Image> {
+  const store = new MemoryStore();
+  await createImage(store, format, 4 << 20);
+  {
+    await using image = await openImage(store, { format, writable: true });
+    await image.write(0, new Uint8Array(4 << 20).fill(7));
+  }
+  const bytes = store.toBytes();
+  const view = new DataView(bytes.buffer);
+  const little = format === 'qed';
+  const l1 = Number(view.getBigUint64(40, little));
+  const l2 = Number(view.getBigUint64(l1, little) & 0xff_ffff_fe00n);
+  view.setBigUint64(l2 + 8, little ? 513n : 0x8000_0000_0000_0200n, little);
+  return openImage(new MemoryStore({ bytes }), { format });
+}
+
+describe('a damaged image', () => {
+  it.each(['qcow2', 'qed'] as const)('fails the requests that meet it, and no other (%s)', async (format) => {
+    await using disk = await ServedDisk.of(await damagedImage(format), { readOnly: true });
+    const wire = new FakeWire();
+    const session = { disk, mode: 'simple' as const, contexts: [] };
+    const connection = new Connection(new ThreadBuffers(), wire, session, { onWork: () => undefined });
+    const answers: Record<number, number> = {};
+    const ask = async (cookie: number, offset: number, length: number) => {
+      wire.input = request(cookie, offset, length, 0);
+      for (let turn = 0; turn < 20; turn++) {
+        connection.pump();
+        await new Promise(setImmediate);
+      }
+      const reply = new DataView(Uint8Array.from(wire.sent.splice(0)).buffer);
+      answers[reply.getUint32(12)] = reply.getUint32(4);
+    };
+    // The second time, the table is there already.
+    for (const first of [0, 4]) {
+      await ask(first, 65536, 512);
+      await ask(first + 1, 0, 512);
+      await ask(first + 2, 0, 300_000);
+      await ask(first + 3, 300_000, 512);
+    }
+    const { io } = NbdError;
+    expect(answers).toEqual({ 0: io, 1: 0, 2: io, 3: 0, 4: io, 5: 0, 6: io, 7: 0 });
   });
 });
