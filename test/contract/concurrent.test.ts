@@ -1,6 +1,8 @@
 import { describe, it } from 'vitest';
 import { isWritable, unitOf } from '../../src/formats/driver.ts';
 import type { Image } from '../../src/image/image.ts';
+import { PreallocatingStore } from '../../src/storage/preallocate.ts';
+import type { ByteStore } from '../../src/storage/store.ts';
 import { Random } from '../crash/random.ts';
 import { Disorder, SlowStore } from '../support/slow-store.ts';
 import { expectQemuAgrees } from './judge.ts';
@@ -91,9 +93,10 @@ class Traffic {
     const reading = Array.from({ length: readers }, async () => {
       while (!over) await this.#read(this.#within({ start: 0, end: size }));
     });
+    const read = Promise.allSettled(reading);
     const results = await Promise.allSettled(work);
     over = true;
-    results.push(...(await Promise.allSettled(reading)));
+    results.push(...(await read));
     for (const result of results) if (result.status === 'rejected') throw result.reason;
   }
 
@@ -198,11 +201,14 @@ class Traffic {
   }
 }
 
-/** A world in memory whose stores are slow. */
-async function makeSlowWorld(disorder: Disorder): Promise<World> {
+/** A world in memory whose stores are slow. `over`: what lies over them. */
+async function makeSlowWorld(
+  disorder: Disorder,
+  over: (store: ByteStore) => ByteStore = (store) => store,
+): Promise<World> {
   const world = await worldKinds[0].make();
   return {
-    open: async (name, writable) => new SlowStore(await world.open(name, writable), disorder),
+    open: async (name, writable) => over(new SlowStore(await world.open(name, writable), disorder)),
     bytesOf: (name) => world.bytesOf(name),
     names: () => world.names(),
     [Symbol.asyncDispose]: () => world[Symbol.asyncDispose](),
@@ -285,3 +291,20 @@ describe.each(subjects.filter(({ plain }) => plain))('$name, closed while it is 
     expectSame(await readAll(again), model);
   });
 });
+
+describe.each(subjects.filter(({ plain }) => plain))(
+  'many requests on $name in a file that grows ahead',
+  (subject) => {
+    it.each(chances)('by seed %i', async (seed) => {
+      const random = new Random(seed);
+      const ahead = { ahead: 300_000, align: 4096 };
+      await using world = await makeSlowWorld(
+        new Disorder(random.split()),
+        (store) => new PreallocatingStore(store, ahead),
+      );
+      await createIn(world, 'image', subject, size);
+      const content = await crowd(world, subject, new Uint8Array(size), random);
+      await expectQemuAgrees(world, 'image', subject, content);
+    });
+  },
+);
