@@ -280,8 +280,9 @@ export class DiskImage implements Image {
         failures.push(error);
       }
     };
-    // A write that is under way names its space when its data is written: after the flush it would be lost, though answered.
-    const held = await this.#hold(0, Number.POSITIVE_INFINITY, true);
+    // A write that is under way names its space when its data is written: after the flush it would be lost, though answered. Reads
+    // are not waited for: one from a server that says nothing would keep the image open.
+    const held = await this.#hold(0, Number.POSITIVE_INFINITY, false);
     await attempt(this.flush());
     await attempt(this.layer[Symbol.asyncDispose]());
     this.#locks.unlock(held);
