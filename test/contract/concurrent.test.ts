@@ -1,6 +1,9 @@
 import { describe, it } from 'vitest';
 import { isWritable, unitOf } from '../../src/formats/driver.ts';
 import type { Image } from '../../src/image/image.ts';
+import { ImageStore } from '../../src/image/image-store.ts';
+import { openImage } from '../../src/image/open.ts';
+import { PackingStore } from '../../src/image/packing-store.ts';
 import { PreallocatingStore } from '../../src/storage/preallocate.ts';
 import type { ByteStore } from '../../src/storage/store.ts';
 import { Random } from '../crash/random.ts';
@@ -215,13 +218,20 @@ async function makeSlowWorld(
   };
 }
 
-async function crowd(world: World, subject: Subject, start: Uint8Array, random: Random): Promise<Uint8Array> {
+async function crowd(
+  world: World,
+  subject: Subject,
+  start: Uint8Array,
+  random: Random,
+  filter?: (image: Image) => ByteStore,
+): Promise<Uint8Array> {
   const model = new Model(start);
   const small = subject.driver.name === 'qcow2' ? smallCaches : {};
   const packs = subject.driver.canPack === true && subject.options.data_file === undefined;
   {
     const opening = { ...subject.opening, ...small };
-    await using image = await openIn(world, 'image', { ...subject, opening });
+    const top = await openIn(world, 'image', { ...subject, opening });
+    await using image = filter ? await openImage(filter(top), { format: 'raw', writable: true }) : top;
     await new Traffic(image, model, random, packs).run();
     expectSame(await readAll(image), model.bytes, 'the image at the end');
     await expectTrueRuns(image, model.bytes);
@@ -243,26 +253,30 @@ describe.each(subjects)('many requests on $name', (subject) => {
   });
 });
 
+/** A qcow2 image (of the subject's own format where it takes no other) with holes, as `base`; gives its content. */
+async function makeBase(world: World, subject: Subject): Promise<{ base: Subject; content: Uint8Array }> {
+  const own = ownBackingOnly.includes(subject.driver.name);
+  const base = subjects.find(({ driver, plain }) =>
+    own ? plain && driver === subject.driver : driver.name === 'qcow2' && plain,
+  )!;
+  await createIn(world, 'base', base, size);
+  const content = new Uint8Array(size);
+  await using image = await openIn(world, 'base', base);
+  for (let at = 30_000; at < size; at += 150_000) {
+    const bytes = pattern(Math.min(100_000, size - at), at);
+    await image.write(at, bytes);
+    content.set(bytes, at);
+  }
+  return { base, content };
+}
+
 describe.each(overlays.filter(({ plain, options }) => plain || options.extended_l2))(
   'many requests on $name as an overlay',
   (subject) => {
-    const own = ownBackingOnly.includes(subject.driver.name);
-    const base = subjects.find(({ driver, plain }) =>
-      own ? plain && driver === subject.driver : driver.name === 'qcow2' && plain,
-    )!;
     it.each(chances)('by seed %i', async (seed) => {
       const random = new Random(seed);
       await using world = await makeSlowWorld(new Disorder(random.split()));
-      await createIn(world, 'base', base, size);
-      const content = new Uint8Array(size);
-      {
-        await using image = await openIn(world, 'base', base);
-        for (let at = 30_000; at < size; at += 150_000) {
-          const bytes = pattern(Math.min(100_000, size - at), at);
-          await image.write(at, bytes);
-          content.set(bytes, at);
-        }
-      }
+      const { base, content } = await makeBase(world, subject);
       await createIn(world, 'image', subject, size, { path: 'base', format: base.driver.name });
       const after = await crowd(world, subject, content, random);
       if (!differencing.includes(subject.driver.name)) {
@@ -271,6 +285,21 @@ describe.each(overlays.filter(({ plain, options }) => plain || options.extended_
     });
   },
 );
+
+describe.each([
+  ['copied on read', (image: Image) => new ImageStore(image, { copyOnRead: true })],
+  ['packed', (image: Image) => new PackingStore(image)],
+] as const)('many requests on a qcow2 image that is %s', (_, filter) => {
+  it.each(chances)('by seed %i', async (seed) => {
+    const random = new Random(seed);
+    const subject = subjects.find(({ driver, plain }) => driver.name === 'qcow2' && plain)!;
+    await using world = await makeSlowWorld(new Disorder(random.split()));
+    const { base, content } = await makeBase(world, subject);
+    await createIn(world, 'image', subject, size, { path: 'base', format: base.driver.name });
+    const after = await crowd(world, subject, content, random, filter);
+    await expectQemuAgrees(world, 'image', subject, after, base);
+  });
+});
 
 describe.each(subjects.filter(({ plain }) => plain))('$name, closed while it is written', (subject) => {
   it('holds what was answered', async () => {
