@@ -1,12 +1,17 @@
+import { DiskError } from '../../src/errors.ts';
 import type { ByteStore, Extent } from '../../src/storage/store.ts';
 import type { Random } from '../crash/random.ts';
 
 /** Shares of requests that are done at once, as a file store does short ones, and of turns in which several end. */
 const atOnce = 0.2;
-const together = 0.3;
+const together = 0.7;
+/** A write that fails has done whole sectors. */
+const sectorBytes = 512;
 
 /** Requests of all its stores end in an order that nobody asked for; the same seed gives the same order. */
 export class Disorder {
+  /** The share of writes that fail, when a part of them is done. */
+  failing = 0;
   readonly #random: Random;
   readonly #waiting: (() => void)[] = [];
   #running = false;
@@ -24,6 +29,13 @@ export class Disorder {
       this.#running = true;
       setImmediate(this.#turn);
     });
+  }
+
+  /** How many of a write's bytes are done before it fails; undefined: it does not. */
+  partOf(length: number): number | undefined {
+    if (this.failing === 0 || !this.#random.chance(this.failing)) return undefined;
+    const part = this.#random.below(length + 1);
+    return part - (part % sectorBytes);
   }
 
   readonly #turn = (): void => {
@@ -63,7 +75,12 @@ export class SlowStore implements ByteStore {
   }
 
   write(at: number, from: Uint8Array): Promise<void> {
-    return this.#disorder.later(() => this.#disk.write(at, from));
+    return this.#disorder.later(async () => {
+      const part = this.#disorder.partOf(from.length);
+      if (part === undefined) return this.#disk.write(at, from);
+      await this.#disk.write(at, from.subarray(0, part));
+      throw new DiskError('out-of-space', 'This write fails', { path: this.name, offset: at });
+    });
   }
 
   /** For who was told a place to write to at once. */
