@@ -108,33 +108,45 @@ export class NbdStore implements ByteStore {
   async write(at: number, from: Uint8Array): Promise<void> {
     this.#checkWrite(at, from.length);
     if (from.length === 0) return;
-    this.#changes++;
     const end = at + from.length;
     const inner = Math.min(alignUp(at, this.#unit), end);
     const tail = Math.max(alignDown(end, this.#unit), inner);
-    if (at < inner) await this.#writePart(at, from.subarray(0, inner - at));
-    if (inner < tail) await this.#writeWhole(inner, from.subarray(inner - at, tail - at));
-    if (tail < end) await this.#writePart(tail, from.subarray(tail - at));
+    await this.#changing(async () => {
+      if (at < inner) await this.#writePart(at, from.subarray(0, inner - at));
+      if (inner < tail) await this.#writeWhole(inner, from.subarray(inner - at, tail - at));
+      if (tail < end) await this.#writePart(tail, from.subarray(tail - at));
+    });
   }
 
   async zero(at: number, length: number, options: { readonly punch?: boolean } = {}): Promise<void> {
     this.#checkWrite(at, length);
     if (length === 0) return;
-    this.#changes++;
     const end = at + length;
     const can = (this.#link.info.flags & TransmissionFlag.sendWriteZeroes) !== 0;
     const inner = Math.min(alignUp(at, this.#unit), end);
     const tail = can ? Math.max(alignDown(end, this.#unit), inner) : inner;
-    await this.#writeZeroes(at, inner);
     const flags = this.#link.writeFlags | (options.punch === false ? CommandFlag.noHole : 0);
     const step = alignDown(farthestZeroes, this.#unit);
-    for (let from = inner; from < tail; from += step) {
-      const count = Math.min(step, tail - from);
-      await this.#gated(from, count, false, () =>
-        this.#link.request(Command.writeZeroes, flags, from, count),
-      );
+    await this.#changing(async () => {
+      await this.#writeZeroes(at, inner);
+      for (let from = inner; from < tail; from += step) {
+        const count = Math.min(step, tail - from);
+        await this.#gated(from, count, false, () =>
+          this.#link.request(Command.writeZeroes, flags, from, count),
+        );
+      }
+      await this.#writeZeroes(tail, end);
+    });
+  }
+
+  /** What is said of the export's blocks while `work` is under way is not believed after it either. */
+  async #changing(work: () => Promise<void>): Promise<void> {
+    this.#changes++;
+    try {
+      await work();
+    } finally {
+      this.#changes++;
     }
-    await this.#writeZeroes(tail, end);
   }
 
   /** Throws for every size but its own. */
