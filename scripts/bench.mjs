@@ -1,5 +1,5 @@
 // `npm run bench`: our time against the peer's on the same work, in one run.
-// Options: --only NAME[,NAME] (groups or words of a job's name), --size 4G, --runs 7, --output json, --keep FOLDER (results),
+// Options: --only NAME[,NAME] (groups; of these, or of all, only jobs with these words in their names), --size 4G, --runs 7, --output json, --keep FOLDER (results),
 // --long (the ends of the growth curves: 64 GiB of data, 100 million clusters).
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -61,8 +61,10 @@ const world = {
   cowNbd: program('cow-nbd'),
   has: (format) => formats.some(({ name }) => name === format),
 };
-const words = values.only?.split(',');
-const wanted = (group, job) => !words || words.some((word) => group === word || job.includes(word));
+const asked = values.only?.split(',') ?? [];
+const titles = asked.filter((word) => groups.some(({ title }) => title === word));
+const words = asked.filter((word) => !titles.includes(word));
+const isWanted = (job) => words.length === 0 || words.some((word) => job.includes(word));
 
 const rows = [];
 const curves = [];
@@ -71,15 +73,15 @@ let interrupted = false;
 try {
   for (const group of groups) {
     // A group's images are made when its first job is asked for: one that nobody wants costs nothing.
-    if (group.onlyWhenAsked && !words?.includes(group.title)) continue;
-    if (words && !words.includes(group.title) && !words.some((word) => word.includes(' '))) continue;
+    const isAsked = titles.includes(group.title);
+    if (!isAsked && (group.onlyWhenAsked || titles.length > 0)) continue;
     for (const curve of group.curves?.(world) ?? []) {
-      if (!wanted(group.title, curve.name)) continue;
+      if (!isWanted(curve.name)) continue;
       curves.push(await trace(curve, { folder, rounds: Math.min(Number(values.runs), 3) }));
       console.error(`${curve.name}: power ${curves.at(-1).power.cpu.all?.toFixed(2) ?? '–'}`);
     }
     for (const job of group.jobs?.(world) ?? []) {
-      if (!wanted(group.title, job.name)) continue;
+      if (!isWanted(job.name)) continue;
       const row = { group: group.title, ...(await measure(job, { folder, rounds: Number(values.runs) })) };
       rows.push(row);
       console.error(`${row.job}: ${row.wall.median.toFixed(2)} of ${row.peer}`);
