@@ -41,6 +41,8 @@ export async function resizeFile(
   try {
     if (preallocation === 'falloc') {
       if (before === 0) writeFirstBlock(file, size);
+      // A size that no file can have is refused before anything is taken for it.
+      truncate(file, size);
       if (total > 0) await growAllocated(file, before, size, (done) => onProgress(done, total));
     } else {
       step = 'resize';

@@ -1,4 +1,4 @@
-import { fstatSync, ftruncateSync } from 'node:fs';
+import { fstatSync, ftruncateSync, statfsSync } from 'node:fs';
 import { pageAligned } from '../bytes/page-buffer.ts';
 import { isZero } from '../bytes/zero.ts';
 import { asSystemError, errnoName, systemError } from './errno.ts';
@@ -165,6 +165,8 @@ async function allocate(
   length: number,
   onProgress?: (done: number) => void,
 ): Promise<boolean> {
+  if ((mode | kernel.FALLOC_FL_KEEP_SIZE) === kernel.FALLOC_FL_KEEP_SIZE)
+    refuseWhatCannotFit(file, at, length);
   for (let done = 0; done < length; ) {
     const count = Math.min(largestPiece, length - done);
     const call = count >= longCall ? system.pool : system;
@@ -183,4 +185,23 @@ async function allocate(
     });
   }
   return true;
+}
+
+/**
+ * Piece by piece a file that cannot fit would take all that is left, and whoever else writes then (guests that run) would find the disk
+ * full. What the file has may lie in the range already.
+ */
+function refuseWhatCannotFit(file: OpenFile, at: number, length: number): void {
+  if (length <= largestPiece) return;
+  if (length - fstatSync(file.fd).blocks * 512 <= freeBytes(file)) return;
+  throw systemError('ENOSPC', 'allocate space in', file.name, { offset: at, detail: { length } });
+}
+
+function freeBytes(file: OpenFile): number {
+  try {
+    const { bfree, bsize } = statfsSync(`/proc/self/fd/${file.fd}`);
+    return bfree * bsize;
+  } catch {
+    return Infinity;
+  }
 }

@@ -314,6 +314,27 @@ describe.each([
     expect(same(readFileSync(store.path), Buffer.alloc(5000, 1))).toBe(true);
   });
 
+  it.skipIf(!isRoot || !koffi)(
+    'takes nothing for what cannot fit: others write to that disk too',
+    async () => {
+      const mount = folder.file('shared');
+      mkdirSync(mount);
+      await mustRun('mount', ['-t', 'tmpfs', '-o', 'size=1100m', 'tmpfs', mount]);
+      try {
+        await using store = await openFileStore(`${mount}/disk`, { create: 'exclusive' });
+        const taken: number[] = [];
+        const onProgress = (done: number) => taken.push(done);
+        await expect(store.resize(2 ** 31, { preallocation: 'falloc', onProgress })).rejects.toMatchObject({
+          code: 'out-of-space',
+          detail: { errno: 'ENOSPC', step: 'preallocate' },
+        });
+        expect([taken, store.size]).toEqual([[], 0]);
+      } finally {
+        await mustRun('umount', [mount]);
+      }
+    },
+  );
+
   it.skipIf(!isRoot)('reports a full disk, and works on tmpfs', async () => {
     const mount = folder.file('small');
     mkdirSync(mount);
