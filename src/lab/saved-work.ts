@@ -1,4 +1,4 @@
-import { dirname } from 'node:path';
+import { basename, dirname } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { lockFor } from '../image/locks.ts';
 import { openFileStore } from '../node.ts';
@@ -13,11 +13,11 @@ import { labUuid, uuidV5 } from './identity.ts';
 import { type Lab, realPath, seatPaths } from './lab.ts';
 import { pathFrom } from './master.ts';
 import { nameBacking } from './name-backing.ts';
-import { type ImageHead, isBlockDevice, readImageHead } from './overlay.ts';
+import { type ImageHead, isBlockDevice, nameExists, readImageHead } from './overlay.ts';
 import { isOurs } from './plan.ts';
-import { assertNobodyStandsOn } from './release.ts';
+import { assertNobodyStandsOn, isLocked } from './release.ts';
 import { openSeatDisk, seatDiskFile } from './seat-disk.ts';
-import type { MasterState } from './state.ts';
+import { type MasterState, statePath } from './state.ts';
 
 export interface SaveOptions {
   /** Takes the place of a file that is there. */
@@ -40,6 +40,7 @@ export interface Saved {
 export async function saveSeat(lab: Lab, seat: string, file: string, options: SaveOptions): Promise<Saved> {
   const disk = await seatDiskFile(lab, seat);
   const target = realPath(file);
+  await assertReplaceable(lab, target);
   sweepAsides(dirname(target));
   await using aside = createAside(target);
   if (isBlockDevice(disk.path)) {
@@ -48,9 +49,7 @@ export async function saveSeat(lab: Lab, seat: string, file: string, options: Sa
     const { head, master: backing, encryption } = disk;
     await writeFlatCopy(image, aside.path, { ...options, provenance: head.provenance, backing, encryption });
   } else {
-    await using store = await openFileStore(disk.path);
-    await store.lock(lockFor({ format: 'qcow2', writable: false, metadataOnly: false, resize: false }));
-    await copyFileSparse(disk.path, aside.path, options);
+    await copyStill(disk.path, aside.path, options.signal);
   }
   const warnings: string[] = [];
   if (disk.master) await nameBacking(aside.path, { path: disk.master.path, format: disk.master.format });
@@ -67,6 +66,32 @@ export async function saveSeat(lab: Lab, seat: string, file: string, options: Sa
     }
   }
   return { file: target, allocated: readImageHead(target)?.allocated ?? 0, warnings };
+}
+
+/**
+ * Throws where a file must not be replaced, whoever asks for it: `exists` for a seat's disk, `in-use` for what a program has open
+ * or an image stands on.
+ */
+export async function assertReplaceable(lab: Lab, target: string): Promise<void> {
+  const { lab: owner, seat } = readImageHead(target)?.provenance ?? {};
+  const [folder, name] = [dirname(target), basename(target)];
+  const isDisk = name === `${seat}.qcow2` || name.startsWith(`${seat}+`);
+  if (owner !== undefined && isDisk && nameExists(statePath(folder, owner))) {
+    throw new DiskError('exists', `'${target}' is a disk of ${seat} of the lab "${owner}"`, {
+      path: target,
+      detail: { fix: 'name another file' },
+    });
+  }
+  if (await isLocked(target))
+    throw new DiskError('in-use', `'${target}' is open in a program`, { path: target });
+  await assertNobodyStandsOn([target], lab);
+}
+
+/** Copies an image that nobody writes to meanwhile. Throws `locked`. */
+async function copyStill(from: string, to: string, signal: AbortSignal | undefined): Promise<void> {
+  await using store = await openFileStore(from);
+  await store.lock(lockFor({ format: 'qcow2', writable: false, metadataOnly: false, resize: false }));
+  await copyFileSparse(from, to, { signal });
 }
 
 /** What may be restored, found out without changing anything. */
@@ -127,7 +152,7 @@ export async function restoreSeat(lab: Lab, plan: RestorePlan, options: ChangeOv
   const { seat, file, master } = plan;
   const { disk } = seatPaths(lab.pool, seat);
   await using aside = createAside(disk);
-  await copyFileSparse(file, aside.path, options);
+  await copyStill(file, aside.path, options.signal);
   if (master) {
     const path = pathFrom(lab.pool, masterPath(master, lab.pool));
     await nameBacking(aside.path, { path, format: master.format });

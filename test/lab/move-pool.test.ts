@@ -1,6 +1,17 @@
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { markCopy, writeJournal } from '../../src/lab/pool-move/journal.ts';
+import { planPoolMove } from '../../src/lab/pool-move/plan.ts';
 import { knownDependents } from '../../src/platform/dependents.ts';
 import { have, isRoot, mustRun, openQemuIo, run } from '../support/programs.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
@@ -132,5 +143,37 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('move of a pool', () => {
     rmSync(outside);
     await mustRun('mv', [bench.path('lab.yaml'), bench.path('masters/lab.yaml')]);
     await refused('was not found', 'class', 'other');
+  });
+
+  it('completes no move into a folder that somebody else made, and loses no seat to it', async () => {
+    await using bench = await labBench();
+    const contents = await workingPool(bench);
+    const [from, to] = [bench.path('class'), bench.path('far')];
+    // What a move to another file system leaves that is killed while it copies.
+    const { journal } = await planPoolMove(from, to, [bench.dir.path]);
+    writeJournal(from, journal);
+    mkdirSync(to);
+    const { code, err } = await bench.run('move', 'class', 'far');
+    expect([code, err]).toEqual([1, expect.stringContaining(`There is '${to}' already`)]);
+    await expectPool(from, contents);
+    rmdirSync(to);
+    // Cut off when the copy had taken its place.
+    await mustRun('cp', ['-a', from, to]);
+    for (const name of journal.relative)
+      await mustRun('qemu-img', [
+        'rebase',
+        '-u',
+        '-F',
+        'raw',
+        '-b',
+        bench.path('masters/m.raw'),
+        join(to, name),
+      ]);
+    markCopy(to, from);
+    expect(await bench.must('move', 'class', 'far')).toContain('completing a move that was cut off');
+    expect(existsSync(from)).toBe(false);
+    await expectPool(to, contents);
+    expect(await bench.must('up')).toContain('nothing to do');
+    expect(readdirSync(join(to, '.cowherd'))).toEqual(['lab-class.json']);
   });
 });

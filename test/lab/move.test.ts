@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { knownDependents } from '../../src/platform/dependents.ts';
 import { have, mustRun, openQemuIo } from '../support/programs.ts';
@@ -58,5 +58,25 @@ describe.skipIf(!qemu)('move and adopt', () => {
     const { code, err } = await bench.run('move', 'masters/m.raw', 'there.raw');
     expect([code, err]).toEqual([1, expect.stringContaining('is open in a program')]);
     expect(bench.snapshot(bench.path('masters'))).toEqual(before);
+  });
+
+  it('completes no move over a file that somebody else put there', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 1 });
+    await bench.must('up');
+    const [from, to] = [bench.path('masters/m.raw'), bench.path('far/m.raw')];
+    // What a move to another file system leaves that is killed while it copies.
+    writeFileSync(bench.path('masters/.cowherd/m.raw.move.json'), '{"version": 1, "to": "../far/m.raw"}');
+    await mustRun('mkdir', [bench.path('far')]);
+    await mustRun('truncate', ['-s', '64M', to]);
+    const before = bench.snapshot();
+    const { code, err } = await bench.run('move', 'masters/m.raw', 'far/');
+    expect([code, err]).toEqual([1, expect.stringContaining('There is a file')]);
+    expect(bench.snapshot()).toEqual(before);
+    await mustRun('cp', ['--sparse=always', from, to]);
+    expect(await bench.must('move', 'masters/m.raw', 'far/')).toContain('completing a move that was cut off');
+    expect(existsSync(from)).toBe(false);
+    await qemuCheck(bench.path('class/student-01.qcow2'));
+    expect(await bench.must('status')).toContain('as it was');
   });
 });

@@ -113,6 +113,44 @@ describe.skipIf(!qemu)('save and restore', () => {
   });
 });
 
+describe.skipIf(!qemu)('save and restore spare', () => {
+  it('the master, images that others stand on, and seats, also with --force', async () => {
+    await using bench = await labWithWork();
+    const top = ['create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', 'base.qcow2', bench.path('top.qcow2')];
+    await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', bench.path('base.qcow2'), '1M']);
+    await mustRun('qemu-img', top);
+    const targets = ['masters/m.raw', 'base.qcow2', 'class/student-01.qcow2', 'class/student-02.qcow2'];
+    const look = () => targets.map((one) => bench.snapshot(bench.path(one)));
+    const before = look();
+    for (const [file, why] of [
+      ['masters/m.raw', 'stands on'],
+      ['base.qcow2', 'stands on'],
+      ['class/student-02.qcow2', 'is a disk of student-02'],
+      ['class/student-01.qcow2', 'is a disk of student-01'],
+    ]) {
+      for (const options of [['--force'], ['--force', '--dry-run']]) {
+        const { code, err } = await bench.run('save', 'student-01', file, ...options);
+        expect([file, code, err]).toEqual([file, 1, expect.stringContaining(why)]);
+      }
+    }
+    expect(look()).toEqual(before);
+    await bench.must('save', 'student-01', 'work.qcow2');
+    await bench.must('save', 'student-01', 'work.qcow2', '--force');
+  });
+
+  it('what a program has open: half of a change is no work to keep', async () => {
+    await using bench = await labWithWork();
+    await bench.must('save', 'student-01', 'work.qcow2');
+    await using _guest = await openQemuIo(['-f', 'qcow2', bench.path('work.qcow2')]);
+    const kept = bench.snapshot(disk(bench, 1));
+    const { code, err } = await bench.run('restore', 'student-01', 'work.qcow2');
+    expect([code, err]).toEqual([1, expect.stringContaining('work.qcow2')]);
+    expect(bench.snapshot(disk(bench, 1))).toEqual(kept);
+    const save = await bench.run('save', 'student-01', 'work.qcow2', '--force');
+    expect([save.code, save.err]).toEqual([1, expect.stringContaining('is open in a program')]);
+  });
+});
+
 describe.skipIf(!qemu)('flatten', () => {
   it('makes a disk that stands on nothing, until the next reset', async () => {
     await using bench = await labWithWork();

@@ -25,7 +25,7 @@ export const run: LabCommand = async (input, context) => {
   if (from === to) throw new DiskError('bad-argument', `'${source}' is there already`, { path: from });
   const places = [context.cwd, ...rest.map((one) => resolve(context.cwd, one))];
   if (isPool(from)) return await movePoolTo(from, to, places, input, context);
-  const plan = await planMove(from, to, places);
+  const plan = await planMove(from, to, places, context.signal);
   if (input.options.dryRun !== true) {
     const held: PoolLock[] = [];
     try {
@@ -35,7 +35,7 @@ export const run: LabCommand = async (input, context) => {
         const lab = basename(state).replace(/^lab-(.*)\.json$/, '$1');
         held.push(await lockPool(state.replace(/\.json$/, '.lock'), `the lab "${lab}"`));
       }
-      await moveMaster(await planMove(from, to, places), context.signal);
+      await moveMaster(await planMove(from, to, places, context.signal), context.signal);
     } finally {
       for (const lock of held) lock[Symbol.dispose]();
       removeEmptyRecords(dirname(from));

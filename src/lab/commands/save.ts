@@ -1,8 +1,9 @@
 import { resolve } from 'node:path';
 import { humanSize } from '../../cli/sizes.ts';
 import { DiskError } from '../../errors.ts';
+import { realPath } from '../lab.ts';
 import { nameExists } from '../overlay.ts';
-import { saveSeat } from '../saved-work.ts';
+import { assertReplaceable, saveSeat } from '../saved-work.ts';
 import { seatDiskFile } from '../seat-disk.ts';
 import { type LabCommand, say, sayJson, shown, wantsJson, warn } from './command.ts';
 import { oneSeatFrom, whileOff } from './one-seat.ts';
@@ -22,6 +23,7 @@ export const run: LabCommand = async (input, context) => {
     }
     if (input.options.dryRun === true) {
       const { head } = await seatDiskFile(lab, seat);
+      await assertReplaceable(lab, realPath(file));
       if (wantsJson(input))
         sayJson(context, { lab: lab.name, seat, file, allocated: head.allocated, dryRun: true });
       else say(context, `Would save ${seat} (${humanSize(head.allocated)}) to ${shown(context, file)}`);

@@ -61,17 +61,22 @@ export function unfinishedMove(from: string): string | undefined {
  * Looks at all that moving a master means. Changes nothing. Throws `not-found`, `exists`, `in-use` while the master or one of
  * its clones is open in a program, `unsupported` for a master that names a backing file from where it lies.
  */
-export async function planMove(from: string, to: string, places: readonly string[]): Promise<MovePlan> {
+export async function planMove(
+  from: string,
+  to: string,
+  places: readonly string[],
+  signal?: AbortSignal,
+): Promise<MovePlan> {
   // One that was cut off before its image had the new name has changed nothing.
   const cutOff = unfinishedMove(from);
-  const before = cutOff !== undefined && cutOff !== to && !nameExists(cutOff) ? undefined : cutOff;
-  if (before !== undefined && before !== to) {
-    throw new DiskError('in-use', `'${from}' is on its way to '${before}': an earlier move was cut off`, {
+  const placed = cutOff !== undefined && (await isPlaced(from, cutOff, signal));
+  if (placed && cutOff !== to) {
+    throw new DiskError('in-use', `'${from}' is on its way to '${cutOff}': an earlier move was cut off`, {
       path: from,
-      detail: { fix: `complete it first: cowherd move '${from}' '${before}'` },
+      detail: { fix: `complete it first: cowherd move '${from}' '${cutOff}'` },
     });
   }
-  const resumed = before !== undefined;
+  const resumed = cutOff === to && (placed || !nameExists(to));
   const present = nameExists(from) ? from : to;
   if (!nameExists(present)) throw new DiskError('not-found', `There is no image '${from}'`, { path: from });
   if (!resumed && nameExists(to))
@@ -184,6 +189,16 @@ export async function moveMaster(plan: MovePlan, signal?: AbortSignal): Promise<
   const version = versionOfFile(from);
   if (version) rmSync(recordPathOf(dirname(from), `${version.name}@${version.number}`), { force: true });
   removeJournal(from);
+}
+
+/** Whether what lies at `to` is the master: the old name goes at the end, and somebody else may have put a file there. */
+async function isPlaced(from: string, to: string, signal: AbortSignal | undefined): Promise<boolean> {
+  if (!nameExists(to)) return false;
+  if (!nameExists(from) || fileIdentity(from) === fileIdentity(to)) return true;
+  return (
+    statSync(from).size === statSync(to).size &&
+    (await bytesDigest(from, signal)) === (await bytesDigest(to, signal))
+  );
 }
 
 function removeJournal(from: string): void {

@@ -5,6 +5,7 @@ import { DiskError } from '../../errors.ts';
 import { syncDirectory } from '../../platform/atomic-file.ts';
 import { recordFolder } from '../../platform/dependents.ts';
 import { readJsonFile, writeJsonFile } from '../../platform/json-file.ts';
+import { nameExists } from '../overlay.ts';
 import { labStateSchema } from '../state.ts';
 
 const journalSchema = () =>
@@ -42,6 +43,25 @@ export function readJournal(from: string): PoolJournal | undefined {
 
 export function writeJournal(from: string, journal: PoolJournal): void {
   writeJsonFile(journalPath(from), { version: 1, ...journal, to: relative(dirname(from), journal.to) });
+}
+
+function copyMark(pool: string): string {
+  return join(pool, recordFolder, 'copied.json');
+}
+
+/** Says in a copy of a pool, before it takes its place, what it is a copy of. */
+export function markCopy(copy: string, from: string): void {
+  writeJsonFile(copyMark(copy), { version: 1, from });
+}
+
+export function unmarkCopy(pool: string): void {
+  rmSync(copyMark(pool), { force: true });
+  syncDirectory(dirname(copyMark(pool)));
+}
+
+/** Whether what lies at `to` is the pool: the old place goes at the end, and somebody else may have made a folder of that name. */
+export function isPlaced(from: string, to: string): boolean {
+  return nameExists(to) && (!nameExists(from) || readJsonFile(copyMark(to), 64 * 1024)?.from === from);
 }
 
 export function removeJournal(from: string): void {

@@ -27,7 +27,7 @@ import { backingPathOf, nameExists, readImageHead } from '../overlay.ts';
 import { editLabFile, withValue } from '../spec/edit.ts';
 import { loadLab } from '../spec/load.ts';
 import { writeState } from '../state.ts';
-import { removeJournal, writeJournal } from './journal.ts';
+import { markCopy, removeJournal, unmarkCopy, writeJournal } from './journal.ts';
 import { filesBelow, type PoolMovePlan, within } from './plan.ts';
 
 /*
@@ -69,6 +69,7 @@ export async function movePool(
     rmSync(from, { recursive: true });
     syncDirectory(dirname(from));
   }
+  unmarkCopy(to);
   removeJournal(from);
 }
 
@@ -110,6 +111,7 @@ async function place(from: string, to: string, signal: AbortSignal | undefined):
     const aside = asideOf(to);
     rmSync(aside, { recursive: true, force: true });
     await copyFolder(from, aside, signal);
+    markCopy(aside, from);
     renameSync(aside, to);
   }
   syncDirectory(dirname(to));

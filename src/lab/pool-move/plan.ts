@@ -12,7 +12,7 @@ import { isLocked } from '../release.ts';
 import { scanImages } from '../scan.ts';
 import { loadLab } from '../spec/load.ts';
 import { type LabState, readStateFile } from '../state.ts';
-import { type PoolJournal, readJournal } from './journal.ts';
+import { isPlaced, type PoolJournal, readJournal } from './journal.ts';
 
 export interface PoolMovePlan {
   /** Absolute, symbolic links resolved. */
@@ -47,7 +47,8 @@ export async function planPoolMove(
     });
   }
   if (within(to, from)) throw new DiskError('bad-argument', `'${to}' lies in '${from}' itself`, { path: to });
-  if (!journal && nameExists(to)) throw new DiskError('exists', `There is '${to}' already`, { path: to });
+  if (nameExists(to) && !(journal && isPlaced(from, to)))
+    throw new DiskError('exists', `There is '${to}' already`, { path: to });
   const present = nameExists(to) ? to : from;
   const states = statesIn(present);
   if (!journal && states.length === 0) {
