@@ -67,6 +67,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
       path: seat.disk.path,
     });
   }
+  await assertLostAreOff(lab, plan.steps, options.runner);
   // Seats that are going to be removed stay known until they are gone.
   const during =
     removals.length > 0
@@ -96,6 +97,21 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   if (lab.state) await releaseFormer(lab.pool, lab.state, after);
   if (during !== after) writeState(lab.pool, after);
   return { created, defined, removed: removals.map((step) => step.seat), warnings };
+}
+
+/** A guest goes on writing to a disk that was deleted: while it runs that can be saved, and another disk would look like its own. */
+async function assertLostAreOff(lab: Lab, steps: readonly Step[], runner: Runner): Promise<void> {
+  for (const step of steps) {
+    if (step.do !== 'create' || !step.lost) continue;
+    const state = await runner.state(lab.seats.get(step.seat)!);
+    if (state === 'off' || state === 'crashed') continue;
+    throw new DiskError('in-use', `Seat '${step.seat}' runs, and its disk was deleted: '${step.path}'`, {
+      path: step.path,
+      detail: {
+        fix: "save what is needed from inside the guest and shut it down; then 'cowherd up' makes a new disk",
+      },
+    });
+  }
 }
 
 /** How long to wait for who adds to or takes from the masters, or holds them too. */

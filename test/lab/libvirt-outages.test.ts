@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -90,6 +90,8 @@ describe.skipIf(!haveLibvirtd)('a lab under libvirt, where others meddle and thi
     await bench.must('start', 'student-03');
     rmSync(seat(3));
     expect(await bench.must('status')).toMatch(/student-03 +running .*disk/);
+    expect((await bench.run('up')).err).toContain("Seat 'student-03' runs, and its disk was deleted");
+    expect(existsSync(seat(3))).toBe(false);
     await bench.must('stop', '--now');
     expect((await bench.run('start', 'student-03')).err).toContain('Not made yet: student-03');
     await bench.must('up');
