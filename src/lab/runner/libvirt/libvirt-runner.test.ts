@@ -112,6 +112,12 @@ describe.skipIf(!have('virsh'))("the libvirt runner, over libvirt's driver witho
     await expect(runner.define(copy)).rejects.toMatchObject({ code: 'exists' });
     await runner.undefine(copy);
     expect(await runner.pending([mine])).toEqual([]);
+    await runner.start(mine);
+    for (const one of [copy, seat]) {
+      await expect(runner.stop(one, { gracefulMs: 0 })).rejects.toMatchObject({ code: 'exists' });
+      expect(await runner.state(one)).toBe('running');
+    }
+    await runner.stop(mine);
   });
 
   it('refuses what libvirt’s schema refuses', async () => {
