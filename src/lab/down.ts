@@ -44,7 +44,8 @@ export async function planDown(lab: Lab): Promise<DownPlan> {
     freed += found.freed;
     if (found.disk !== undefined || found.others.length > 0) seats.push(files.name);
   }
-  await assertNobodyStandsOn(disks, lab);
+  const images = others.filter((path) => path.endsWith('.qcow2'));
+  await assertNobodyStandsOn([...disks, ...images], lab);
   return { seats, files: [...disks, ...others], freed, kept };
 }
 

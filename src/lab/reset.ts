@@ -11,7 +11,7 @@ import { nameExists, readImageHead } from './overlay.ts';
 import { foreignDisk, isMarkedFor, isOurs, leadsNowhere } from './plan.ts';
 import { assertNobodyStandsOn } from './release.ts';
 import type { Runner } from './runner/runner.ts';
-import { renewExtras } from './seat-extras.ts';
+import { assertOwnExtras, extraDisksOf, renewExtras } from './seat-extras.ts';
 import { reserveNew } from './space/reserve.ts';
 import { type LabState, writeState } from './state.ts';
 import { conditionOf } from './status.ts';
@@ -56,10 +56,11 @@ export async function resetSeats(
   }
   const jobs = names.map((seat): OverlayJob => ({ seat, path: seatPaths(lab.pool, seat).disk }));
   const freed = checkDisks(lab, jobs);
+  assertOwnExtras(lab, names);
   assertSameMaster(lab, state);
   if (!options.acceptMaster) await assertMasterUnchanged(lab, names);
   await assertNobodyStandsOn(
-    jobs.map((job) => job.path),
+    jobs.flatMap((job) => [job.path, ...extraDisksOf(lab, job.seat)]),
     lab,
   );
   if (options.dryRun) return { seats: names, freed };

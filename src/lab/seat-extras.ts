@@ -52,6 +52,32 @@ export function planExtras(lab: Lab): {
   return { steps, problems };
 }
 
+/** Throws `exists` where a file that is not the seats' own lies in the place of one of their extra disks or seeds. */
+export function assertOwnExtras(lab: Lab, seats: readonly string[]): void {
+  const refuse = (seat: string, path: string, what: string): never => {
+    throw new DiskError('exists', `${seat}: ${what}: '${path}'`, {
+      path,
+      detail: { fix: 'move it away; only disks of the lab itself are thrown away' },
+    });
+  };
+  for (const seat of seats) {
+    for (const path of extraDisksOf(lab, seat)) {
+      const head = readImageHead(path);
+      if (head && !isOurs(head, lab.name, seat)) refuse(seat, path, foreignDisk(head));
+    }
+    if (lab.spec.seed === undefined) continue;
+    const path = seatPaths(lab.pool, seat).seed;
+    const seed = readSeed(path);
+    if (seed && !isSeedOf(seed.mark, lab, seat))
+      refuse(seat, path, 'a file that Cowherd did not make is in the place of its seed');
+  }
+}
+
+/** Where the extra disks are that the lab file gives a seat. */
+export function extraDisksOf(lab: Lab, seat: string): readonly string[] {
+  return lab.spec.disks.map(({ name }) => extraDiskPath(lab.pool, seat, name));
+}
+
 export interface MakeExtrasOptions extends Omit<PlaceOptions, 'replace'> {
   /** Seats whose disk is new: their seed gets another instance-id. */
   readonly renewed: ReadonlySet<string>;

@@ -56,10 +56,12 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
     return { created: [], defined: 0, removed: [], warnings: [] };
 
   const removals = plan.steps.flatMap((step) => (step.do === 'remove' ? [step] : []));
-  await assertNobodyStandsOn(
-    removals.flatMap((step) => step.paths),
-    lab,
-  );
+  const extras = extraFiles(lab);
+  const doomed = removals.flatMap((step) => [
+    ...step.paths,
+    ...(extras.get(step.seat) ?? []).flatMap((one) => (one.ours ? [one.path] : [])),
+  ]);
+  await assertNobodyStandsOn(doomed, lab);
   const removed = removals.flatMap((step) => lab.unlisted.get(step.seat) ?? []);
   for (const seat of removed) {
     if (!(await isInUse(seat, options.runner))) continue;
@@ -87,11 +89,6 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   }
   const defined = await applyDefinitions(lab, plan.steps, options);
   for (const seat of removed) await options.runner.undefine(seat);
-  const extras = extraFiles(lab);
-  const doomed = removals.flatMap((step) => [
-    ...step.paths,
-    ...(extras.get(step.seat) ?? []).flatMap((one) => (one.ours ? [one.path] : [])),
-  ]);
   for (const { seat, paths } of removals) for (const path of paths) await giveUpDevice(lab, seat, path);
   for (const path of doomed) rmSync(path, { force: true });
   if (lab.state) await releaseFormer(lab.pool, lab.state, after);

@@ -277,6 +277,41 @@ describe('reset', () => {
     expect(await bench.must('up')).toContain('nothing to do');
   });
 
+  it.skipIf(!qemu)(
+    'replaces and removes no extra disk of somebody else, nor one that an image stands on',
+    async () => {
+      await using bench = await labBench();
+      bench.write('lab.yaml', { seats: 2, disks: [{ name: 'data', size: '1M' }], seed: {} });
+      await bench.must('up');
+      const [data, seed] = [
+        bench.path('class/student-01+data.qcow2'),
+        bench.path('class/student-01.seed.iso'),
+      ];
+      const refused = async (why: string, ...args: string[]) => {
+        const before = [data, seed].map((path) => existsSync(path) && readFileSync(path));
+        const { code, err } = await bench.run(...args);
+        expect([code, err]).toEqual([1, expect.stringContaining(why)]);
+        expect([data, seed].map((path) => existsSync(path) && readFileSync(path))).toEqual(before);
+      };
+      const top = bench.path('top.qcow2');
+      await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', data, top]);
+      await refused('stands on', 'reset', 'student-01');
+      await refused('stands on', 'down');
+      bench.write('lab.yaml', { seats: ['student-02'], disks: [{ name: 'data', size: '1M' }], seed: {} });
+      await refused('stands on', 'up', '--prune');
+      bench.write('lab.yaml', { seats: 2, disks: [{ name: 'data', size: '1M' }], seed: {} });
+      rmSync(top);
+      await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', data, '1M']);
+      await refused('did not make', 'reset', 'student-01');
+      rmSync(data);
+      writeFileSync(seed, 'notes');
+      await refused('did not make', 'reset', 'student-01');
+      rmSync(seed);
+      await bench.must('reset', 'student-01');
+      await qemuCheck(data);
+    },
+  );
+
   it('wants to be told which seats, and says who was meant', async () => {
     await using bench = await labBench();
     bench.write('lab.yaml');

@@ -39,7 +39,7 @@ async function planHost(lab: RemoteLab, view: RemoteView, host: HostView): Promi
   const remote = lab.hosts.get(name)!;
   const heads = await headsOn(remote, host.files);
   const whole = new Map(host.copies.map((copy) => [copy.file, copy]));
-  for (const file of [...host.files].filter(isCopyName).sort()) {
+  for (const file of [...host.files].filter(names.isCopy).sort()) {
     // An extra disk of a seat may be called like one.
     if (heads.get(file)?.provenance) continue;
     const copy = whole.get(file);
@@ -93,10 +93,6 @@ async function whyBusy({ pool }: RemoteHost, file: string): Promise<string | und
   const first = await pool.factsNow(file);
   await sleep(watchMs);
   return (await pool.factsNow(file))?.mtime === first?.mtime ? undefined : 'it is being written to';
-}
-
-function isCopyName(file: string): boolean {
-  return /\+[0-9a-f]{16}\.(raw|qcow2)$/.test(file);
 }
 
 /** The heads of images in the folder, by name. */

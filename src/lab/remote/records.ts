@@ -69,6 +69,7 @@ function parse<T>(schema: z.ZodType<T>, bytes: Uint8Array): T | undefined {
 export const names = {
   copy: (master: string, contentDigest: string, format: string) =>
     `${master}+${contentDigest.split(':').at(-1)!.slice(0, 16)}.${format}`,
+  isCopy: (file: string) => /\+[0-9a-f]{16}\.(raw|qcow2)$/.test(file),
   copyRecord: (file: string) => `${file}.copy.json`,
   isCopyRecord: (file: string) => file.endsWith('.copy.json'),
   placement: (lab: string, revision: number) => `${lab}.${revision}.seats.json`,

@@ -128,7 +128,7 @@ export async function takeDownRemote(
       if (seat.host !== host.name) continue;
       assertReplaceable(await diskPlace(remote, name), lab.spec.name, name);
       await lab.runner.undefine(seat);
-      removed.files.push(...(await removeSeatFiles(remote, files, name)));
+      removed.files.push(...(await removeSeatFiles(remote, files, lab.spec.name, name)));
       removed.seats.push(name);
     }
     if (files.size > 0) removed.files.push(...(await removeRest(lab, remote, isPlacement)));

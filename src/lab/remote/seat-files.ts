@@ -6,16 +6,24 @@ import { foreignDisk, isOurs } from '../plan.ts';
 import type { Seat } from '../seat.ts';
 import { encodeExtraDisk, seedEncoder } from '../seat-extras.ts';
 import type { RemoteHost } from './host.ts';
-import { headBytes } from './host-pool.ts';
+import { type HostPool, headBytes } from './host-pool.ts';
 import type { RemoteLab, RemoteMaster } from './lab.ts';
 import { names } from './records.ts';
+
+/** What is asked of a host's folder here. */
+export interface SeatFolder {
+  readonly pool: Pick<HostPool, 'path' | 'read' | 'facts' | 'remove'>;
+}
 
 /** What is in the place of a seat's disk. 'cut off': a disk that was being made, without its header yet. */
 export type DiskPlace = ImageHead | 'missing' | 'cut off';
 
 /** Looks at the header of a seat's disk on its host. */
-export async function diskPlace({ pool }: RemoteHost, seat: string): Promise<DiskPlace> {
-  const name = names.disk(seat);
+export function diskPlace({ pool }: SeatFolder, seat: string): Promise<DiskPlace> {
+  return placeOf(pool, names.disk(seat));
+}
+
+async function placeOf(pool: SeatFolder['pool'], name: string): Promise<DiskPlace> {
   const bytes = await pool.read(name, headBytes);
   if (bytes === undefined) return 'missing';
   // Heads are written last, and libvirt gives a new file its whole size first.
@@ -62,6 +70,8 @@ export function seatMaker(
     overlays.set(pool.path, overlay);
     // Made before anything is removed: what cannot be encoded costs nobody a disk.
     const disk = await overlay(seat);
+    for (const { name } of spec.disks)
+      assertReplaceable(await placeOf(pool, names.extra(seat, name)), spec.name, seat);
     await pool.remove(names.disk(seat));
     for (const { name, size } of spec.disks) {
       await pool.remove(names.extra(seat, name));
@@ -73,19 +83,23 @@ export function seatMaker(
   };
 }
 
-/** Removes a seat's files: the disk, its log and its seed, and extra disks. */
+/** Removes a seat's files: the disk, its log and its seed, and extra disks that are the seat's own. */
 export async function removeSeatFiles(
-  { pool }: RemoteHost,
+  { pool }: SeatFolder,
   files: ReadonlySet<string>,
+  lab: string,
   seat: string,
 ): Promise<readonly string[]> {
-  const own = [...files].filter(
-    (file) =>
-      file === names.disk(seat) ||
-      file === names.seed(seat) ||
-      file === names.log(seat) ||
-      (file.startsWith(`${seat}+`) && file.endsWith('.qcow2')),
-  );
+  const own: string[] = [];
+  for (const file of files) {
+    if ([names.disk(seat), names.seed(seat), names.log(seat)].includes(file)) own.push(file);
+    else if (file.startsWith(`${seat}+`) && file.endsWith('.qcow2')) {
+      // A master may be called as a seat is: then a copy of it looks like an extra disk.
+      const place = await placeOf(pool, file);
+      if (place === 'cut off' ? !names.isCopy(file) : place !== 'missing' && isOurs(place, lab, seat))
+        own.push(file);
+    }
+  }
   for (const file of own) await pool.remove(file);
   return own;
 }

@@ -224,7 +224,7 @@ export async function applyRemote(
         const place = await diskPlace(remote, seat);
         assertReplaceable(place, lab.spec.name, seat);
         await lab.runner.undefine(plan.seats.get(seat)!);
-        await removeSeatFiles(remote, files, seat);
+        await removeSeatFiles(remote, files, lab.spec.name, seat);
         done.removed.push(seat);
       }
     }
