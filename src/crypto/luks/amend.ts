@@ -64,7 +64,12 @@ async function activate(
     passphrase = await tools.secret(wish['new-secret']);
     const { signal } = tools;
     const iterations = await slotIterations(header, wish['iter-time'] ?? defaultIterTime, signal);
-    return await fillSlot(area, header, index, { key: unlocked.key, passphrase, iterations, signal });
+    const secrets = { key: unlocked.key, passphrase, iterations, signal };
+    const spare = header.slots.findIndex(({ active }) => !active);
+    if (!header.slots[index].active || spare < 0) return await fillSlot(area, header, index, secrets);
+    // What opens the slot that is overwritten may be the only passphrase there is: the new one opens another before it goes.
+    const meanwhile = await fillSlot(area, header, spare, secrets);
+    return await eraseSlot(area, await fillSlot(area, meanwhile, index, secrets), spare);
   } finally {
     wipe(unlocked.key, passphrase);
   }

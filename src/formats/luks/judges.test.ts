@@ -1,8 +1,10 @@
-import { readFile, writeFile } from 'node:fs/promises';
+import { copyFile, readFile, writeFile } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import { have, mustRun, run, tempDir } from '../../../test/support/programs.ts';
 import { createImage, openImage } from '../../image/open.ts';
 import { openFileStore } from '../../node.ts';
+import { FilterStore } from '../../storage/filter-store.ts';
+import type { ByteSource } from '../../storage/store.ts';
 import { luks } from './index.ts';
 
 /*
@@ -12,6 +14,21 @@ import { luks } from './index.ts';
 const passphrases: Readonly<Record<string, string>> = { s: 'correct horse', n: 'battery staple' };
 const secret = async (id: string) => new TextEncoder().encode(passphrases[id] ?? 'wrong');
 const opening = (id = 's') => ({ format: 'luks', layerOptions: { 'key-secret': id }, secret });
+
+/** A store that goes no further after so many writes. */
+class CutOff extends FilterStore {
+  #left: number;
+
+  constructor(inner: ByteSource, writes: number) {
+    super(inner);
+    this.#left = writes;
+  }
+
+  override async write(at: number, from: Uint8Array): Promise<void> {
+    if (this.#left-- <= 0) throw new Error('cut off');
+    await super.write(at, from);
+  }
+}
 
 async function makeImage(file: string, size: number, options = {}): Promise<void> {
   await writeFile(file, '');
@@ -61,6 +78,29 @@ describe.skipIf(!have('cryptsetup'))('cryptsetup', () => {
     const dump = await mustRun('cryptsetup', ['luksDump', file]);
     expect(dump).toMatch(/Key Slot 0: DISABLED/);
     expect(dump).toMatch(/Key Slot 5: ENABLED/);
+  });
+
+  it('opens by one passphrase at least, wherever the overwriting of the only slot is cut off', async () => {
+    await using dir = await tempDir();
+    const [whole, file] = [dir.file('whole'), dir.file('image')];
+    await makeImage(whole, 65_536, { 'cipher-alg': 'aes-128' });
+    const values = { state: 'active', 'new-secret': 'n', keyslot: 0, 'iter-time': 1 };
+    const change = async (writes: number) => {
+      await copyFile(whole, file);
+      await using store = new CutOff(await openFileStore(file, { writable: true }), writes);
+      await luks.amend!(store, values, { secret, keySecret: 's', force: true });
+    };
+    const opened: string[] = [];
+    for (let writes = 0; writes < 6; writes++) {
+      await expect(change(writes)).rejects.toThrow('cut off');
+      const by = [await slotFor(file, passphrases.s), await slotFor(file, passphrases.n)];
+      expect(by, `after ${writes} writes`).not.toEqual([undefined, undefined]);
+      opened.push(by.map((slot) => slot ?? '-').join(' '));
+    }
+    expect([opened[0], opened.at(-1)]).toEqual(['0 -', '- 0']);
+    await change(Number.POSITIVE_INFINITY);
+    expect(await slotFor(file, passphrases.n)).toBe(0);
+    expect((await mustRun('cryptsetup', ['luksDump', file])).match(/ENABLED/g)).toHaveLength(1);
   });
 
   it('adds and kills slots of an image made here, and that is seen here', async () => {
