@@ -14,6 +14,8 @@ export interface Appliance {
   readonly networkCards: readonly NetworkCard[];
   /** It has drives for removable discs; what is in them is not kept. */
   readonly opticalDrives: number;
+  /** What else it has and this tool does not know, by the descriptor's names for it. */
+  readonly unknown: readonly string[];
 }
 
 export interface ApplianceDisk {

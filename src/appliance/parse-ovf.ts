@@ -14,7 +14,11 @@ const Resource = {
   dvd: 16,
   disk: 17,
   storage: 20,
+  serial: 21,
+  usb: 23,
+  graphics: 24,
 } as const;
+const known: ReadonlySet<number> = new Set(Object.values(Resource));
 
 const maxDisks = 64;
 const maxMemoryMiB = 2 ** 24;
@@ -24,6 +28,7 @@ const maxCpus = 4096;
 interface Item {
   readonly type: number;
   readonly id: string;
+  readonly title?: string;
   readonly parent?: string;
   readonly place: number;
   readonly subType?: string;
@@ -73,6 +78,7 @@ export function parseOvf(text: string, path: string): Appliance {
     disks: pluggedDisks(items, declared, files, wrong),
     networkCards: items.filter(({ type }) => type === Resource.ethernet).map(cardOf),
     opticalDrives: items.filter(({ type }) => type === Resource.cd || type === Resource.dvd).length,
+    unknown: items.filter(({ type }) => !known.has(type)).map(({ title, type }) => title ?? `type ${type}`),
   };
 }
 
@@ -106,10 +112,12 @@ function inConfiguration(item: XmlElement, chosen: string | undefined): boolean 
 }
 
 function readItem(item: XmlElement): Item {
-  const place = childText(item, 'AddressOnParent') ?? '';
+  // A controller's own place is its address.
+  const place = childText(item, 'AddressOnParent') ?? childText(item, 'Address') ?? '';
   return {
     type: Number(childText(item, 'ResourceType') ?? 0),
     id: childText(item, 'InstanceID') ?? childText(item, 'InstanceId') ?? '',
+    title: childText(item, 'ElementName') ?? childText(item, 'Caption'),
     parent: childText(item, 'Parent'),
     place: /^\d{1,6}$/.test(place) ? Number(place) : 0,
     subType: childText(item, 'ResourceSubType'),

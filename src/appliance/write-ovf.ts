@@ -148,9 +148,14 @@ function item(values: Readonly<Record<string, string | number>>): string {
 }
 
 function escaped(text: string): string {
-  return text
-    .replaceAll('&', '&amp;')
-    .replaceAll('<', '&lt;')
-    .replaceAll('>', '&gt;')
-    .replaceAll('"', '&quot;');
+  return (
+    text
+      // XML has no way to write these.
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is meant
+      .replace(/[\x00-\x1f\x7f\ufffe\uffff]/g, ' ')
+      .replaceAll('&', '&amp;')
+      .replaceAll('<', '&lt;')
+      .replaceAll('>', '&gt;')
+      .replaceAll('"', '&quot;')
+  );
 }

@@ -84,8 +84,11 @@ describe.skipIf(needed.some((program) => !have(program)))('appliances from a pip
 
   it('imports what export makes, packed too, as a guest that boots', async () => {
     const context = testContext({ program: 'cowherd', cwd: dir.path, env: {}, columns: 120 });
-    const own = ['export', 'demo.raw', 'box.ova', '--bus', 'ide', '--memory', '32', '--cpus', '1'];
+    // What lies in the archive has a plain name, whatever it is called outside.
+    const own = ['export', 'demo.raw', 'my box %41.ova', '--bus', 'ide', '--memory', '32', '--cpus', '1'];
     expect(await cowherd(own, context), context.err()).toBe(0);
+    expect(await mustRun('tar', ['tf', path('my box %41.ova')])).toContain('my-box-41-disk1.vmdk');
+    await mustRun('mv', [path('my box %41.ova'), path('box.ova')]);
     await mustRun('sh', ['-c', 'gzip -c box.ova > box.ova.gz; xz -0 -c box.ova > box.ova.xz'], {
       cwd: dir.path,
     });
@@ -98,6 +101,10 @@ describe.skipIf(needed.some((program) => !have(program)))('appliances from a pip
       await compare(path(`vms-${name}`, 'demo.qcow2'));
       await mustRun('qemu-img', ['check', path(`vms-${name}`, 'demo.qcow2')]);
     }
+    const packed = ['import', 'box.ova.gz', '-o', 'packed file.qcow2'];
+    expect(await cowherd(packed, context), context.err()).toBe(0);
+    await compare(path('packed file.qcow2'));
+    expect(existsSync(path('packed-file.xml'))).toBe(true);
     if (!have('qemu-system-x86_64')) return;
     const drive = `file=${path('vms-box.ova', 'demo.qcow2')},format=qcow2,if=ide`;
     const machine = ['-accel', 'tcg', '-m', '16M', '-display', 'none', '-serial', 'stdio', '-no-reboot'];
@@ -110,11 +117,13 @@ describe.skipIf(needed.some((program) => !have(program)))('appliances from a pip
     const program = 'import VMDKstream; VMDKstream.convert_to_stream("demo.raw", "vmdkstream.vmdk")';
     const made = await run(python, ['-c', program], { cwd: dir.path });
     const gzip = (text: string) => text.replace('ovf:size=', 'ovf:compression="gzip" ovf:size=');
+    const escaped = (text: string) => text.replace('href="a disk.vmdk"', 'href="./a%20disk.vmdk"');
     const long = `${'long-name-'.repeat(14)}disk.vmdk`;
     const cases: (Wish & { readonly says?: RegExp })[] = [
       { format: 'gnu', name: long },
       { format: 'pax', name: long, order: ['ovf', 'disk', 'mf'] },
       { format: 'v7', order: ['mf', 'ovf', 'disk'] },
+      { name: 'a disk.vmdk', change: escaped },
       { disk: 'stream.vmdk.gz', change: gzip, order: ['ovf', 'disk', 'mf'] },
       { order: ['ovf', 'disk'], says: /there is no manifest/ },
       { disk: 'sparse.vmdk', says: /is saved to a file/ },
@@ -197,7 +206,7 @@ describe.skipIf(needed.some((program) => !have(program)))('appliances from a pip
     await refused(await archive({ order: ['disk', 'ovf'] }), 'comes before the OVF descriptor');
     await refused(await archive({ order: ['ovf'] }), "has no file 'box-disk1.vmdk'");
     await refused(await archive({ order: ['ovf', 'mf'] }), "has no file 'box-disk1.vmdk'");
-    await refused(await archive({ order: ['disk', 'mf'] }), 'comes before');
+    await refused(await archive({ order: ['disk', 'mf'] }), 'no OVF descriptor');
     await refused(await archive({ order: ['mf'] }), 'no OVF descriptor');
     const outside = (text: string) => text.replace('href="box-disk1', 'href="../box-disk1');
     await refused(await archive({ change: outside }), 'outside of the package');

@@ -1,6 +1,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { parseOvf } from '../../src/appliance/parse-ovf.ts';
 import { encodeOvf } from '../../src/appliance/write-ovf.ts';
 import { cowherd } from '../../src/lab/cowherd.ts';
 import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
@@ -118,6 +119,7 @@ describe.skipIf(needed.some((program) => !have(program)))('appliances', () => {
       ['gnu', 'disk.vmdk', long],
       ['pax', 'disk.vmdk', long],
       ['ustar', 'disk.vhd', 'disk.vhd'],
+      ['gnu', 'disk.vhd', 'a disk.vhd', (text) => text.replace('"a disk.vhd"', '"a%20disk.vhd"')],
       ['v7', 'fixed.vhd', 'disk.vhd'],
       ['gnu', 'disk.vmdk.gz', 'disk.vmdk.gz', gzip],
     ];
@@ -134,13 +136,29 @@ describe.skipIf(needed.some((program) => !have(program)))('appliances', () => {
       });
       const { err } = await must(dir.path, 'import', `${folder}.ova`, '-o', `out-${index}`);
       // Only what is packed by gzip has something to say.
-      expect(err).toMatch(change ? /unpacked first/ : /^$/);
+      expect(err).toMatch(change === gzip ? /unpacked first/ : /^$/);
       await compare(path(`out-${index}`, 'box.qcow2'));
       expect(readdirSync(path(`out-${index}`)).sort()).toEqual(['box.qcow2', 'box.xml']);
     }
     // The folder itself does as well.
     await must(dir.path, 'import', 'made-2', '-o', 'from-folder.qcow2');
     await compare(path('from-folder.qcow2'));
+  });
+
+  it('boots from the first place of the first controller, and says what hardware is left out', async () => {
+    const names = ['c.raw', 'b.raw', 'a.raw'];
+    const disks = names.map((file) => ({ file, fileBytes: 0, capacity: 4 * mebibyte, populated: 0 }));
+    const wish = { name: 'box', memoryMiB: 32, cpus: 1, firmware: 'bios', networkCards: 0 } as const;
+    const text = encodeOvf({ ...wish, bus: 'ide', disks })
+      // The controllers change places: the third disk is alone on what is now the first.
+      .replace(/<rasd:Address>([01])</g, (_, place) => `<rasd:Address>${1 - Number(place)}<`)
+      .replace(
+        '</VirtualHardwareSection>',
+        `<Item xmlns:rasd="r"><rasd:ElementName>a floppy</rasd:ElementName><rasd:ResourceType>14</rasd:ResourceType></Item>$&`,
+      );
+    const parsed = parseOvf(text, 'box.ovf');
+    expect(parsed.disks.map(({ file }) => file?.href)).toEqual(['a.raw', 'c.raw', 'b.raw']);
+    expect(parsed.unknown).toEqual(['a floppy']);
   });
 
   it('refuses what is damaged or hostile, and leaves nothing behind', async () => {

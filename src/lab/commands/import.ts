@@ -1,6 +1,6 @@
+import { createReadStream, statSync } from 'node:fs';
 import { basename, dirname, extname, resolve } from 'node:path';
 import { looksLikeTar, tarBlock } from '../../appliance/tar.ts';
-import type { SequentialReader } from '../../bytes/sequential-reader.ts';
 import { humanSize } from '../../cli/sizes.ts';
 import { openUnpacked } from '../../cli/unpacked-image.ts';
 import { DiskError } from '../../errors.ts';
@@ -21,8 +21,8 @@ import {
   verifyPackage,
 } from '../import/import-appliance.ts';
 import { ApplianceStream } from '../import/import-stream.ts';
+import { InputStream, inputName } from '../import/input-stream.ts';
 import { type AppliancePackage, isPackage, openPackage } from '../import/package.ts';
-import { inputName, StandardInput } from '../import/standard-input.ts';
 import { withoutControls } from '../messages.ts';
 import { chooseAccelerator } from '../runner/accelerator.ts';
 import { findQemu } from '../runner/qemu-command.ts';
@@ -44,10 +44,38 @@ const probedBytes = 64 * 1024;
 
 /** `cowherd import FILE`, or `-` for the standard input: an appliance, or an image that may be packed, as qcow2. */
 export const run: LabCommand = async (input, context) => {
-  if (input.operands[0] === '-') return importInput(input, context);
-  const path = resolve(context.cwd, input.operands[0]);
-  return (await isPackage(path)) ? importPackage(path, input, context) : importImage(path, input, context);
+  const [operand] = input.operands;
+  if (operand === '-') return importInput(input, context);
+  const path = resolve(context.cwd, operand);
+  assertNoPipe(path, operand);
+  if (await isPackage(path)) return importPackage(path, input, context);
+  return (await importPackedArchive(path, input, context)) ?? importImage(path, input, context);
 };
+
+function assertNoPipe(path: string, operand: string): void {
+  if (!statSync(path, { throwIfNoEntry: false })?.isFIFO()) return;
+  throw new DiskError('bad-argument', `'${operand}' is a pipe`, {
+    path,
+    detail: { fix: `have it read once, from front to end: cowherd import - < ${operand}` },
+  });
+}
+
+/** An appliance's archive that is packed as a whole, as Vagrant's boxes are. Undefined: it is something else. */
+async function importPackedArchive(
+  path: string,
+  input: Input,
+  context: Context,
+): Promise<number | undefined> {
+  if (!(await isPacked(path))) return undefined;
+  await using stream = await InputStream.open(basename(path), createReadStream(path), context.signal);
+  if (!looksLikeTar(await stream.reader.peek(tarBlock))) return undefined;
+  return await importStream(stream, input, context);
+}
+
+async function isPacked(path: string): Promise<boolean> {
+  await using file = await openFileStore(path);
+  return (await compressionIn(file)) !== undefined;
+}
 
 async function importPackage(path: string, input: Input, context: Context): Promise<number> {
   await using source = await openPackage(path);
@@ -65,10 +93,13 @@ async function importPackage(path: string, input: Input, context: Context): Prom
 }
 
 async function importInput(input: Input, context: Context): Promise<number> {
-  await using standardInput = await StandardInput.open(context.stdin, context.signal);
-  const { reader } = standardInput;
-  if (!looksLikeTar(await reader.peek(tarBlock))) return await importInputImage(reader, input, context);
-  await using source = await ApplianceStream.open(reader, inputName);
+  await using stream = await InputStream.open(inputName, context.stdin, context.signal);
+  const isArchive = looksLikeTar(await stream.reader.peek(tarBlock));
+  return await (isArchive ? importStream(stream, input, context) : importInputImage(stream, input, context));
+}
+
+async function importStream(stream: InputStream, input: Input, context: Context): Promise<number> {
+  await using source = await ApplianceStream.open(stream.reader, stream.name);
   return await makePackage(source, input, context, async (plan, options) =>
     source.import(plan, { ...options, domainType: await domainTypeHere(context.signal) }),
   );
@@ -90,6 +121,8 @@ async function makePackage(
     warnings.push(message);
     if (!wantsJson(input)) warn(context, withoutControls(message));
   };
+  const { unknown } = plan.appliance;
+  if (unknown.length > 0) onWarning(`hardware that is left out: ${unknown.join(', ')}`);
   const dryRun = input.options.dryRun === true;
   let verified = false;
   if (!dryRun) {
@@ -169,7 +202,7 @@ async function importImage(path: string, input: Input, context: Context): Promis
 }
 
 /** An image from a pipe. What is not told by its first bytes is none: it may be a page that tells of an error. */
-async function importInputImage(reader: SequentialReader, input: Input, context: Context): Promise<number> {
+async function importInputImage({ reader }: InputStream, input: Input, context: Context): Promise<number> {
   const { signal } = context;
   const place = text(input, 'outputFile');
   if (place === undefined) {

@@ -42,7 +42,7 @@ const recordBytes = 20 * tarBlock;
  * nothing is written twice. The file takes its place when it is whole and durable.
  */
 export async function exportAppliance(path: string, wish: ExportWish, options: ExportOptions): Promise<void> {
-  const base = basename(path, extname(path));
+  const base = memberName(basename(path, extname(path)));
   const names = wish.images.map((_, index) => `${base}-disk${index + 1}.vmdk`);
   const descriptorRoom = new TextEncoder().encode(
     encodeOvf({ ...wish, disks: names.map((file) => ({ file, ...largest })) }),
@@ -84,6 +84,12 @@ export async function exportAppliance(path: string, wish: ExportWish, options: E
   for (const disk of disks) await store.write(disk.at, tarHeader(disk.file, disk.fileBytes, seconds));
   await store.resize(alignUp(at + 2 * tarBlock, recordBytes));
   await target.commit();
+}
+
+/** A name that a tar header holds, and that is the same as a reference in a URI: importers differ in what they unescape. */
+function memberName(name: string): string {
+  const plain = name.replace(/[^A-Za-z0-9._-]+/g, '-').replace(/^[-.]+|-+$/g, '');
+  return plain.slice(0, 64) || 'appliance';
 }
 
 /** As long as the descriptor's figures can get. */

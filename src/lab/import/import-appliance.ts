@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, rmdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
 import { basename, dirname, extname, join, resolve } from 'node:path';
 import type { Appliance, ApplianceDisk } from '../../appliance/appliance.ts';
 import { parseOvf } from '../../appliance/parse-ovf.ts';
@@ -14,7 +14,7 @@ import type { DomainType } from '../domain-xml.ts';
 import { applianceXml } from './appliance-xml.ts';
 import { assertFree, copyToQcow2 } from './copy-disk.ts';
 import { assertDigest, digestOf } from './digest.ts';
-import { type AppliancePackage, openPackage } from './package.ts';
+import { type AppliancePackage, namesOf, openPackage } from './package.ts';
 
 export interface ImportPlan {
   readonly appliance: Appliance;
@@ -57,7 +57,14 @@ export function planImport(
       { path: output, field: 'output-file' },
     );
   }
-  const name = wanted ?? (single ? basename(output, '.qcow2') : plain(appliance.name));
+  if (!single && statSync(output, { throwIfNoEntry: false })?.isDirectory() === false) {
+    throw new DiskError('bad-argument', `'${output}' is no folder, and no name of an image`, {
+      path: output,
+      field: 'output-file',
+      detail: { fix: 'name a folder, or for a machine of one disk an image that ends in .qcow2' },
+    });
+  }
+  const name = wanted ?? plain(single ? basename(output, '.qcow2') : appliance.name);
   if (plain(name) !== name) {
     throw new DiskError('bad-argument', `${JSON.stringify(name)} is no name for files`, { field: 'name' });
   }
@@ -117,9 +124,12 @@ export function warnOfManifest(
     onWarning('there is no manifest: whether the package is whole cannot be told');
     return;
   }
-  const listed = new Set(manifest.lines.map(({ file }) => file));
+  const listed = new Set(manifest.lines.flatMap(({ file }) => namesOf(file)));
   const needed = [descriptor.name, ...disks.flatMap(({ file }) => (file ? [file.href] : []))];
-  for (const name of needed) if (!listed.has(name)) onWarning(`the manifest does not say what '${name}' is`);
+  for (const name of needed) {
+    if (!namesOf(name).some((each) => listed.has(each)))
+      onWarning(`the manifest does not say what '${name}' is`);
+  }
 }
 
 /** Copies the disks and writes the definition. All of it takes its place at the end, the definition last. */

@@ -22,14 +22,15 @@ import {
   warnOfManifest,
   warnOfSize,
 } from './import-appliance.ts';
-import { assertTextSize, decodeText, missing } from './package.ts';
+import { assertTextSize, decodeText, maxTextBytes, missing, namesOf } from './package.ts';
 
 /*
- * An archive that comes through a pipe: the descriptor first, as DSP0243 has it, then the disks in any order, and the
- * manifest before or behind them. Each disk is written aside as it comes, and each file's digest is taken on the way.
+ * An archive that comes through a pipe, or packed: the descriptor first, as DSP0243 has it, then the disks in any order,
+ * and the manifest before or behind them. Each disk is written aside as it comes, and each file's digest is taken on the way.
  * Only when the archive has ended, and all that the manifest says is so, does anything take its place.
  */
 
+const saveIt = 'save it to a file, unpacked, and import that';
 const allDigests: readonly DigestName[] = ['SHA1', 'SHA256', 'SHA512'];
 
 /** An appliance's archive that is read once, from front to end. */
@@ -58,11 +59,7 @@ export class ApplianceStream implements AsyncDisposable {
           throw new DiskError('not-found', message, { path, field: 'descriptor' });
         }
         if (!(await stream.#takeText(member))) {
-          throw new DiskError(
-            'unsupported',
-            `'${member.name}' comes before the OVF descriptor: such an archive cannot be imported from a pipe`,
-            { path, field: 'descriptor', detail: { fix: 'save it to a file, and import that' } },
-          );
+          throw beforeDescriptor(member.name, path);
         }
       }
       return stream;
@@ -82,7 +79,7 @@ export class ApplianceStream implements AsyncDisposable {
     await makeMachine(plan, options.domainType, async (targets) => {
       for (let member = await this.#next(); member; member = await this.#next()) {
         const index = wanted.get(member.name);
-        if (index === undefined) {
+        if (index === undefined || targets.has(index)) {
           await this.#takeText(member);
           continue;
         }
@@ -118,15 +115,17 @@ export class ApplianceStream implements AsyncDisposable {
     const wanted = new Map<string, number>();
     for (const [index, { file }] of appliance.disks.entries()) {
       if (!file) continue;
-      const name = withoutDot(file.href);
-      if (wanted.has(name)) {
-        throw new DiskError(
-          'unsupported',
-          `'${file.href}' is two disks of the machine: it cannot come by a pipe`,
-          { path: this.path, field: 'href', detail: { fix: 'save the archive to a file, and import that' } },
-        );
+      for (const name of namesOf(file.href)) {
+        if (this.#digests.has(name)) throw beforeDescriptor(name, this.path);
+        if (wanted.has(name)) {
+          throw new DiskError(
+            'unsupported',
+            `'${file.href}' is two disks of the machine: it cannot be read once, from front to end`,
+            { path: this.path, field: 'href', detail: { fix: saveIt } },
+          );
+        }
+        wanted.set(name, index);
       }
-      wanted.set(name, index);
     }
     return wanted;
   }
@@ -155,8 +154,8 @@ export class ApplianceStream implements AsyncDisposable {
       for (const line of lines) this.#assertLine(line);
     } else {
       this.#signed ||= kind === '.cert';
-      // Before the descriptor, any other file may be a disk.
-      if (!this.#descriptor && kind !== '.cert') return false;
+      // Before the descriptor, any other file may be a disk; what is short costs little to find that out later.
+      if (!this.#descriptor && size > maxTextBytes) return false;
       await this.#take(member, undefined, async () => undefined);
     }
     return true;
@@ -168,7 +167,7 @@ export class ApplianceStream implements AsyncDisposable {
     onBytes: ((done: number) => void) | undefined,
     use: (reader: SequentialReader) => Promise<void>,
   ): Promise<void> {
-    const line = this.#manifest?.lines.find(({ file }) => withoutDot(file) === member.name);
+    const line = this.#manifest?.lines.find(({ file }) => namesOf(file).includes(member.name));
     const algorithms = this.#manifest ? (line ? [line.algorithm] : []) : allDigests;
     const hashes = new Map(algorithms.map((name) => [name, createHash(name.toLowerCase())] as const));
     const hashed = async function* () {
@@ -190,14 +189,15 @@ export class ApplianceStream implements AsyncDisposable {
 
   /** Throws `corrupt` where a file that has passed is not what the line says. */
   #assertLine(line: ManifestLine): void {
-    const digest = this.#digests.get(withoutDot(line.file))?.get(line.algorithm);
+    const name = namesOf(line.file).find((each) => this.#digests.has(each));
+    const digest = name === undefined ? undefined : this.#digests.get(name)?.get(line.algorithm);
     if (digest !== undefined) assertDigest(line, digest, this.path);
   }
 
   /** Throws where a file of the manifest has not come. */
   #assertWhole(): void {
     for (const { file } of this.#manifest?.lines ?? []) {
-      if (!this.#digests.has(withoutDot(file))) throw missing(this.path, file);
+      if (!namesOf(file).some((name) => this.#digests.has(name))) throw missing(this.path, file);
     }
   }
 }
@@ -244,15 +244,20 @@ async function takeDisk(
   onWarning(`'${href}' is no stream-optimized VMDK: it is saved to a file without a name first`);
   const file = await spoolStream(reader.rest(), dirname(path), href);
   const openExtent = (name: string): Promise<ByteSource> => {
-    const message = `'${href}' has its data in '${name}': such a disk cannot be imported from a pipe`;
-    return Promise.reject(new DiskError('unsupported', message, { path: archive, field: 'extent' }));
+    const message = `'${href}' has its data in '${name}': such a disk cannot be imported while it is read`;
+    return Promise.reject(
+      new DiskError('unsupported', message, { path: archive, field: 'extent', detail: { fix: saveIt } }),
+    );
   };
   await using image = await openDiskFile(file, { href, path: archive, signal, openExtent });
   warnOfSize(disk, image.size, options);
   return await copyToQcow2(path, image.size, image, { signal });
 }
 
-/** Archives and descriptors may write `./box.vmdk`. */
-function withoutDot(name: string): string {
-  return name.replace(/^(\.\/)+/, '');
+function beforeDescriptor(name: string, path: string): DiskError {
+  return new DiskError(
+    'unsupported',
+    `'${name}' comes before the OVF descriptor: such an archive cannot be imported while it is read`,
+    { path, field: 'descriptor', detail: { fix: saveIt } },
+  );
 }

@@ -1,14 +1,14 @@
-import { readdirSync, realpathSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, extname, join, sep } from 'node:path';
 import { type ManifestLine, parseManifest } from '../../appliance/manifest.ts';
-import { looksLikeTar, readTar, tarBlock } from '../../appliance/tar.ts';
+import { isPlainName, looksLikeTar, readTar, tarBlock } from '../../appliance/tar.ts';
 import { DiskError } from '../../errors.ts';
 import { openFileStore } from '../../storage/file.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import { windowOf } from '../../storage/window.ts';
 
 /** Descriptors and manifests are texts of some kilobytes. */
-const maxTextBytes = 4 * 1024 * 1024;
+export const maxTextBytes = 4 * 1024 * 1024;
 
 /** An appliance's files: an OVA, or a folder with an OVF descriptor. */
 export interface AppliancePackage extends AsyncDisposable {
@@ -20,6 +20,21 @@ export interface AppliancePackage extends AsyncDisposable {
   readonly signed: boolean;
   /** A file by the name that the descriptor has for it. Owned by who asks. Throws `not-found`. */
   open(name: string): Promise<ByteSource>;
+}
+
+/**
+ * The names that a file of a package may have there: as it is written, and without the escapes of a URI reference, which
+ * `href` is (DSP0243, "References"). Archives and descriptors may write `./box.vmdk`.
+ */
+export function namesOf(href: string): readonly string[] {
+  const written = href.replace(/^(\.\/)+/, '');
+  let plain: string;
+  try {
+    plain = decodeURIComponent(written);
+  } catch {
+    return [written];
+  }
+  return plain === written || !isPlainName(plain) ? [written] : [written, plain];
 }
 
 /** Whether `path` is a folder, a descriptor, or an archive: what `openPackage` takes. */
@@ -42,8 +57,9 @@ export async function openPackage(path: string): Promise<AppliancePackage> {
   try {
     const entries = new Map((await readTar(archive)).map((entry) => [entry.name, entry]));
     const open = async (name: string) => {
-      const entry = entries.get(name.replace(/^(\.\/)+/, ''));
-      if (!entry) throw missing(path, name);
+      const found = namesOf(name).find((each) => entries.has(each));
+      if (found === undefined) throw missing(path, name);
+      const entry = entries.get(found)!;
       return windowOf(archive, entry);
     };
     const parts = await readParts(path, [...entries.keys()], open);
@@ -56,13 +72,10 @@ export async function openPackage(path: string): Promise<AppliancePackage> {
 
 async function openFolder(path: string, isFolder = false): Promise<AppliancePackage> {
   const folder = realpathSync(isFolder ? path : dirname(path));
-  const open = async (name: string) => {
-    let place: string;
-    try {
-      place = realpathSync(join(folder, name));
-    } catch {
-      throw missing(path, name);
-    }
+  const open = async (href: string) => {
+    const name = namesOf(href).find((each) => existsSync(join(folder, each)));
+    if (name === undefined) throw missing(path, href);
+    const place = realpathSync(join(folder, name));
     if (!place.startsWith(folder + sep)) {
       throw new DiskError('denied', `'${name}' leads out of the folder of the descriptor`, {
         path,
