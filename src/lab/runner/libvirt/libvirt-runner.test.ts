@@ -1,10 +1,12 @@
 import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../../../../test/support/libvirtd.ts';
 import { have, mustRun, run, tempDir } from '../../../../test/support/programs.ts';
 import { bootDisk, endlessGuest, seatOn } from '../../../../test/support/seats.ts';
 import { type DomainType, domainName, domainXml } from '../../domain-xml.ts';
+import { HostPool } from '../../remote/host-pool.ts';
 import type { Seat } from '../../seat.ts';
 import { LibvirtRunner } from './libvirt-runner.ts';
 import { connectLimitMs, Virsh } from './virsh.ts';
@@ -207,6 +209,27 @@ describe.skipIf(!haveLibvirtd)('the libvirt runner, over QEMU', () => {
     }
     expect((await run('virsh', ['-c', libvirtd.uri, 'domuuid', domainName(seat)])).code).not.toBe(0);
   }, 120_000);
+
+  it('takes no look-up that was cut off for one that has found nothing', async () => {
+    await using virsh = new Virsh({ uri: libvirtd.uri });
+    await using pool = new HostPool(libvirtd.uri, libvirtd.dir.file('pool'));
+    await pool.open(true);
+    await pool.put('disk', new Uint8Array(512).fill(7));
+    expect(await pool.read('nothing')).toBeUndefined();
+    for (const ask of [() => virsh.run('domstate', 'nobody'), () => pool.read('disk')]) {
+      await virsh.run('uri');
+      await pool.list();
+      process.kill(Number(readFileSync(libvirtd.dir.file('libvirtd.pid'), 'utf8')), 'SIGSTOP');
+      const asked = ask();
+      asked.catch(() => undefined);
+      await sleep(300);
+      await libvirtd.kill();
+      await expect(asked).rejects.toMatchObject({ code: 'io' });
+      await libvirtd.restart();
+    }
+    await expect(virsh.run('domstate', 'nobody')).rejects.toMatchObject({ code: 'not-found' });
+    expect(await pool.read('disk')).toHaveLength(512);
+  }, 60_000);
 
   it('takes a guest that is off before libvirt could greet it for one that has run', async () => {
     await using runner = new LibvirtRunner({ uri: libvirtd.uri, domainType: 'qemu' });

@@ -180,6 +180,8 @@ function complaint(text: string): string {
 }
 
 const codes: readonly (readonly [RegExp, DiskErrorCode])[] = [
+  // What was being looked for then is `failed to get` as well, and may be there.
+  [/Disconnected from |Failed to reconnect to /, 'io'],
   [
     /failed to get (domain|network|metadata|vol|pool)|(domain|volume|pool) not found|no domain with matching/i,
     'not-found',
