@@ -36,6 +36,16 @@ describe('the head of an image', () => {
     expect(backingPathOf(head)).toBe(join(dir, '../m.raw'));
     expect(backingPathOf({ path, backing: { path: 'nbd:localhost:1' } })).toBeUndefined();
     expect(backingPathOf({ path, backing: { path: 'file:/srv/a:b.raw' } })).toBe('/srv/a:b.raw');
+    const described = (text: string) => backingPathOf({ path, backing: { path: `json:${text}` } });
+    const file = '{"driver": "file", "filename": "/srv/a:b.raw"}';
+    expect(described(`{"driver": "qcow2", "file": ${file}}`)).toBe('/srv/a:b.raw');
+    expect(described(`{"driver": "throttle", "file": {"driver": "raw", "file": ${file}}}`)).toBe(
+      '/srv/a:b.raw',
+    );
+    expect(described('{"driver": "raw", "file.filename": "a.raw"}')).toBe(join(dir, 'a.raw'));
+    expect(described('{"filename": "nbd:localhost:1"}')).toBeUndefined();
+    expect(described('{"driver": "nbd", "host": "localhost"}')).toBeUndefined();
+    expect(described('{')).toBeUndefined();
   });
 
   it('believes no extension that is not ours', () => {

@@ -9,7 +9,9 @@ import {
   findExtension,
 } from '../formats/qcow2/extensions.ts';
 import { parseHeader, type Qcow2Header } from '../formats/qcow2/header.ts';
-import { parseReference } from '../image/reference.ts';
+import { parseJsonName } from '../image/nodes/json-dialect.ts';
+import { parseReference, type Reference } from '../image/reference.ts';
+import { backingNameIn } from '../platform/backing-name.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { readHead } from '../platform/json-file.ts';
 import { type DeviceMark, parseDeviceMark } from './device-mark.ts';
@@ -124,7 +126,10 @@ export function imageHead(
     };
   } catch (error) {
     if (!isDiskError(error)) throw error;
-    return { path, format: 'qcow2', damage: error.message, ...sizes };
+    // Whatever else it is, what it names there it may stand on: the field is where it is in every version.
+    const name = backingNameIn(bytes);
+    const backing = name ? { path: name } : undefined;
+    return { path, format: 'qcow2', damage: error.message, backing, ...sizes };
   }
 }
 
@@ -132,7 +137,25 @@ export function imageHead(
 export function backingPathOf(image: Pick<ImageHead, 'path' | 'backing'>): string | undefined {
   if (!image.backing) return undefined;
   const reference = parseReference(image.backing.path);
-  return reference.kind === 'file' ? resolve(dirname(image.path), reference.path) : undefined;
+  const path = reference.kind === 'json' ? fileIn(reference.text) : fileOf(reference);
+  return path === undefined ? undefined : resolve(dirname(image.path), path);
+}
+
+function fileOf(reference: Reference): string | undefined {
+  return reference.kind === 'file' ? reference.path : undefined;
+}
+
+/** The host file at the end of a description of nodes (`json:`), whatever filters lie over it. */
+function fileIn(text: string): string | undefined {
+  try {
+    for (let node = parseJsonName(text); node.size > 0; node = node.child('file')) {
+      const name = node.text('filename');
+      if (name !== undefined) return node.text('driver') === 'file' ? name : fileOf(parseReference(name));
+    }
+  } catch (error) {
+    if (!isDiskError(error)) throw error;
+  }
+  return undefined;
 }
 
 /** Device and inode as one text, equal for two names of one file; undefined where there is none. */

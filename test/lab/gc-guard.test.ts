@@ -72,6 +72,31 @@ describe.skipIf(!qemu)('gc', () => {
     await mustRun('qemu-img', ['compare', bench.path('vms/strange.qcow2'), version(bench, 4)]);
   });
 
+  it('keeps what images stand on in other ways: by a description of nodes, in an old format, with a header not understood', async () => {
+    await using bench = await labWithVersions(5);
+    const make = async (format: string, name: string, backing: string) => {
+      const path = bench.path(name);
+      await mustRun('qemu-img', ['create', '-q', '-f', format, '-F', 'qcow2', '-b', backing, path]);
+      return path;
+    };
+    const node = { driver: 'qcow2', file: { driver: 'file', filename: version(bench, 1) } };
+    await make('qcow2', 'described.qcow2', `json:${JSON.stringify(node)}`);
+    await make('qcow', 'old.qcow', 'masters/m@2.qcow2');
+    const newer = await make('qcow2', 'newer.qcow2', 'masters/m@3.qcow2');
+    const bytes = readFileSync(newer);
+    bytes[72 + 2] = 1;
+    writeFileSync(newer, bytes);
+    await make('qcow2', 'prefixed.qcow2', `file:${version(bench, 4)}`);
+    const found = await bench.json<Collected>('gc', 'masters', '--yes');
+    expect(found.garbage).toEqual([]);
+    expect(found.kept.map((one) => one.path)).toEqual([1, 2, 3, 4].map((n) => version(bench, n)));
+    const { code, err } = await bench.run('move', 'masters/m@3.qcow2', 'elsewhere/');
+    expect([code, err]).toEqual([1, expect.stringContaining('cannot be read')]);
+    await bench.must('move', 'masters/m@1.qcow2', 'elsewhere/');
+    await qemuCheck(bench.path('described.qcow2'));
+    expect((await run('qemu-img', ['map', bench.path('described.qcow2')])).code).toBe(0);
+  });
+
   it('keeps what a lab file names, what has no record, and what saved work stands on', async () => {
     await using bench = await labWithVersions(4);
     bench.write('other.yaml', { lab: 'other', master: 'masters/m@1.qcow2' });

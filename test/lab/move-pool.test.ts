@@ -47,6 +47,12 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('move of a pool', () => {
   it('takes all seats along, and all that names them', async () => {
     await using bench = await labBench();
     const contents = await workingPool(bench);
+    const described = `json:{"driver":"raw","file":{"driver":"file","filename":"${bench.path('masters/m.raw')}"}}`;
+    const unusual = { 'served.qcow2': 'nbd://localhost:1/x', 'described.qcow2': described };
+    for (const [name, backing] of Object.entries(unusual)) {
+      const how = ['create', '-q', '-u', '-f', 'qcow2', '-F', 'raw', '-b', backing];
+      await mustRun('qemu-img', [...how, bench.path('class', name), '64M']);
+    }
     await mustRun('mkdir', [bench.path('far')]);
     const before = bench.snapshot();
     expect(await bench.must('move', 'class', 'far/', '--dry-run')).toContain('Would move the pool class');
@@ -59,6 +65,11 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('move of a pool', () => {
     expect(await mustRun('qemu-img', ['info', join(pool, seats[0])])).toContain(
       'backing file: ../../masters/m.raw',
     );
+    for (const [name, backing] of Object.entries(unusual)) {
+      const info = await mustRun('qemu-img', ['info', '--output=json', join(pool, name)]);
+      expect(JSON.parse(info)['backing-filename']).toBe(backing);
+      rmSync(join(pool, name));
+    }
     expect(readFileSync(bench.path('lab.yaml'), 'utf8')).toMatch(/pool: "?far\/class/);
     expect(readFileSync(join(pool, 'student-01.xml'), 'utf8')).toContain(`"${join(pool, seats[0])}"`);
     const known = (await knownDependents(bench.path('masters/m.raw'))).map((one) => one.path);

@@ -19,7 +19,7 @@ import { makeFolder, readJsonFile, writeJsonFile } from '../../platform/json-fil
 import { contentDigest } from '../content-digest.ts';
 import { fileFacts, forgetContent, pathFrom } from '../master.ts';
 import { nameBacking } from '../name-backing.ts';
-import { fileIdentity, nameExists, readImageHead } from '../overlay.ts';
+import { backingPathOf, fileIdentity, nameExists, readImageHead } from '../overlay.ts';
 import { isLocked } from '../release.ts';
 import { scanImages, standingOn } from '../scan.ts';
 import { editLabFile, withValue } from '../spec/edit.ts';
@@ -118,6 +118,14 @@ export async function planMove(
     for (const { image, distance } of standingOn(name, scan.images))
       if (distance === 1) children.add(image.path);
     for (const one of await knownDependents(name)) children.add(one.path);
+  }
+  for (const path of children) {
+    const damage = readImageHead(path)?.damage;
+    if (damage === undefined) continue;
+    throw new DiskError('unsupported', `'${path}' stands on it, and cannot be read: ${damage}`, {
+      path,
+      detail: { fix: 'it has to name the master where that is then' },
+    });
   }
   for (const path of [...names, ...children]) {
     if (!(await isLocked(path))) continue;
@@ -243,9 +251,10 @@ function moveVersionRecord(from: string, to: string): void {
 
 /** A clone's header names the new place, as it named the old one: from where it lies, or by the whole path. */
 async function nameMaster(child: string, from: string, to: string): Promise<void> {
-  const backing = readImageHead(child)?.backing;
-  if (!backing) return;
-  const named = resolve(dirname(child), backing.path);
+  const head = readImageHead(child);
+  if (!head?.backing) return;
+  const { backing } = head;
+  const named = backingPathOf(head);
   if (named === to && named !== from) return;
   const path = isAbsolute(backing.path) ? to : pathFrom(dirname(child), to);
   await nameBacking(child, { path, format: backing.format });

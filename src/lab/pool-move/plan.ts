@@ -1,6 +1,7 @@
 import { type Dirent, readdirSync, readlinkSync } from 'node:fs';
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { DiskError, isDiskError } from '../../errors.ts';
+import { parseReference } from '../../image/reference.ts';
 import { knownDependents, recordFolder } from '../../platform/dependents.ts';
 import { asSystemError } from '../../platform/errno.ts';
 import { mastersOf } from '../former.ts';
@@ -89,7 +90,10 @@ export async function planPoolMove(
     journal: journal ?? {
       to,
       relative: outside
-        .filter((path) => !isAbsolute(readImageHead(path)!.backing!.path))
+        .filter((path) => {
+          const name = parseReference(readImageHead(path)!.backing!.path);
+          return name.kind === 'file' && !isAbsolute(name.path);
+        })
         .map((path) => relative(present, path)),
       states: states.map((state) => stateFrom(state, from, to)),
     },
@@ -99,9 +103,18 @@ export async function planPoolMove(
 
 /** Throws `unsupported` for an image that names another one of the pool by a path that will be wrong. */
 function assertFollows(path: string, pool: string): void {
-  const { backing } = readImageHead(path)!;
-  if (!backing || !isAbsolute(backing.path) || !within(backing.path, pool)) return;
-  throw new DiskError('unsupported', `'${path}' names '${backing.path}' by its whole path`, {
+  const head = readImageHead(path)!;
+  const backing = backingPathOf(head);
+  if (head.damage !== undefined) {
+    throw new DiskError('unsupported', `'${path}' cannot be read: ${head.damage}`, {
+      path,
+      detail: { fix: 'it names another image: move it out of the folder first' },
+    });
+  }
+  if (backing === undefined || !within(backing, pool)) return;
+  const name = parseReference(head.backing!.path);
+  if (name.kind === 'file' && !isAbsolute(name.path)) return;
+  throw new DiskError('unsupported', `'${path}' names '${backing}' by its whole path`, {
     path,
     field: 'backing_file',
     detail: { fix: `let it name that from where it lies first: cow-img rebase -u` },
