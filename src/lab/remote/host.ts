@@ -114,7 +114,7 @@ export class RemoteHost implements AsyncDisposable {
     const uuids = (await this.#virsh.run('list', '--all', '--uuid')).split(/\s+/).filter((one) => one !== '');
     const found = await Promise.all(
       uuids.map(async (uuid) => {
-        const mark = markOf(await this.#virsh.run('metadata', uuid, metadataNamespace).catch(() => ''));
+        const mark = markOf(await this.#virsh.run('metadata', uuid, metadataNamespace).catch(noMetadata));
         if (!mark) return [];
         const state = seatState(await this.#virsh.run('domstate', '--reason', uuid).catch(() => ''));
         return [{ ...mark, uuid, state }];
@@ -148,6 +148,12 @@ export class RemoteHost implements AsyncDisposable {
 /** The record that counts. */
 export function newest(placements: readonly Placement[]): Placement | undefined {
   return [...placements].sort((a, b) => b.revision - a.revision)[0];
+}
+
+/** It has none, or it is gone meanwhile. Any other failure tells nothing: a seat that is not seen would be made anew elsewhere. */
+function noMetadata(error: unknown): string {
+  if (isDiskError(error) && (error.code === 'not-found' || /metadata/i.test(error.message))) return '';
+  throw error;
 }
 
 function markOf(metadata: string): (Omit<FoundSeat, 'uuid' | 'state'> & { lab: string }) | undefined {
