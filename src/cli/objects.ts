@@ -131,9 +131,11 @@ function secretOf(members: ReadonlyMap<string, string>, known: ReadonlyMap<strin
   return keyId === undefined ? bytes : unwrap(bytes, keyId, members.get('iv'), known);
 }
 
+/** As GLib does, which QEMU uses: a group that is not whole at the end counts for nothing. A disk's key must be the same. */
 function fromBase64(text: string): Uint8Array {
   if (!/^[A-Za-z0-9+/=\n]*$/.test(text)) throw new CliFailure('Base64 data contains invalid characters');
-  return new Uint8Array(Buffer.from(text, 'base64'));
+  const groups = text.replaceAll('\n', '').match(/.{4}/g) ?? [];
+  return new Uint8Array(Buffer.concat(groups.map((group) => Buffer.from(group, 'base64'))));
 }
 
 /** QEMU wraps secrets by AES-256-CBC, padded as PKCS #7 says. */
@@ -150,7 +152,7 @@ function unwrap(
   const iv = fromBase64(ivText);
   if (iv.length !== 16) throw new CliFailure(`IV should be 16 bytes in length not ${iv.length}`);
   if (bytes.length === 0 || bytes.length % 16 !== 0) {
-    throw new CliFailure(`Length ${bytes.length} must be multiple of block size 16`);
+    throw new CliFailure(`Length ${bytes.length} must be a multiple of block size 16`);
   }
   const decipher = createDecipheriv('aes-256-cbc', key, iv).setAutoPadding(false);
   const padded = new Uint8Array(decipher.update(bytes));
@@ -167,6 +169,7 @@ function readSecret(file: string): Uint8Array {
   } catch (error) {
     const name = errnoOf(error);
     if (name === undefined) throw error;
-    throw new CliFailure(`Unable to read ${file}: Failed to open file “${file}”: ${strerror(name)}`);
+    const what = name === 'EISDIR' ? 'Error reading' : 'Failed to open';
+    throw new CliFailure(`Unable to read ${file}: ${what} file “${file}”: ${strerror(name)}`);
   }
 }

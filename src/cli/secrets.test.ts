@@ -99,6 +99,17 @@ it('keeps a secret of a file while an image is made and opened again', async () 
   expect(await readFile(dir.file('back'))).toEqual(await readFile(dir.file('raw')));
 });
 
+it('unpacks base64 as GLib does, so that QEMU finds the same key', async () => {
+  const objects = new UserObjects();
+  const unpacked = async (id: string, data: string) => {
+    objects.add(`secret,id=${id},data=${data},format=base64`);
+    return Buffer.from(await objects.secret(id)).toString();
+  };
+  expect(await unpacked('whole', 'cGFzczA=')).toBe('pass0');
+  expect(await unpacked('cut', 'cGFzczA')).toBe('pas');
+  expect(await unpacked('joined', 'cGFzczA=cGFz')).toBe('pass0pas');
+});
+
 it('overwrites secrets when they are not needed any more', async () => {
   const objects = new UserObjects();
   objects.add(`secret,id=plain,data=${passphrase}`);

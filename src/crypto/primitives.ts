@@ -1,11 +1,13 @@
 import { WebPrimitives } from './web-primitives.ts';
 
 /** Hash functions by their names in LUKS headers. */
-export type HashName = 'sha1' | 'sha256' | 'sha384' | 'sha512' | 'ripemd160';
+export type HashName = 'md5' | 'sha1' | 'sha224' | 'sha256' | 'sha384' | 'sha512' | 'ripemd160';
 
 /** Bytes of a digest. */
 export const digestBytes: Readonly<Record<HashName, number>> = {
+  md5: 16,
   sha1: 20,
+  sha224: 28,
   sha256: 32,
   sha384: 48,
   sha512: 64,

@@ -1,8 +1,8 @@
 import { DiskError } from '../../errors.ts';
-import { type HashName, primitives } from '../primitives.ts';
+import { digestBytes, type HashName, primitives } from '../primitives.ts';
 import type { CipherSpec } from '../sector-cipher.ts';
 
-const hashes: readonly string[] = ['sha1', 'sha256', 'sha384', 'sha512', 'ripemd160'] satisfies HashName[];
+const hashes: readonly string[] = Object.keys(digestBytes);
 const modes: readonly string[] = ['xts', 'cbc', 'ecb'];
 const generators: readonly string[] = ['plain', 'plain64', 'essiv'];
 

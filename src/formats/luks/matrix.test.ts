@@ -14,7 +14,7 @@ const passphrase = 'correct horse';
 const secret = async () => new TextEncoder().encode(passphrase);
 const opening = { format: 'luks', layerOptions: { 'key-secret': 's' }, secret };
 
-const hashes = ['sha256', 'sha1', 'sha512', 'ripemd160'] as const;
+const hashes = ['sha256', 'sha1', 'sha512', 'ripemd160', 'sha224'] as const;
 const modes = [
   ['xts', 'plain64', [256, 512]],
   ['xts', 'plain', [256, 512]],
