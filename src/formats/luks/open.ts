@@ -49,6 +49,7 @@ async function openWith(
   const facts = (await hasLuks2(header))
     ? await factsOfLuks2(header, detached, context.signal)
     : await factsOfLuks1(header, detached, context.signal);
+  assertPayloadThere(source, facts);
   const place: PayloadPlace = { ...facts, headerFile: context.headerFile, keySecret };
   if (!passphrase) return new LuksLayer(source, place);
   const { spec, key } = await facts.unlock(passphrase);
@@ -61,6 +62,16 @@ async function openWith(
   } finally {
     wipe(key);
   }
+}
+
+/** A file that was cut short is no smaller disk. QEMU words it so. */
+function assertPayloadThere(source: ByteSource, { offset, size = 0 }: HeaderFacts): void {
+  if (offset + size <= source.size) return;
+  throw new DiskError('corrupt', 'Could not refresh total sector count: Input/output error', {
+    path: source.name,
+    field: 'payload offset',
+    detail: { end: offset + size, size: source.size },
+  });
 }
 
 async function factsOfLuks1(
