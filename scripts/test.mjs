@@ -50,6 +50,7 @@ const judges = {
   xz: 'xz-utils',
   bzip2: 'bzip2',
   zstd: 'zstd',
+  gcc: 'gcc',
   ...(hasDeviceMapper() ? { lvcreate: 'lvm2' } : {}),
 };
 

@@ -11,7 +11,10 @@ export interface KoffiFunction {
 /** What we call of koffi, the package that calls C libraries. */
 export interface Koffi {
   /** A library by its name, or with null what the process has loaded already. Throws where there is none. */
-  load(path: string | null): { func(definition: string): KoffiFunction };
+  load(
+    path: string | null,
+    options?: { readonly deep?: boolean },
+  ): { func(definition: string): KoffiFunction };
   errno(): number;
 }
 
@@ -23,6 +26,16 @@ export function loadKoffi(): Koffi | undefined {
   if (process.env.COWHERD_NO_KOFFI === '1') return undefined;
   if (process.platform !== 'linux' || !['x64', 'arm64', 'riscv64'].includes(process.arch)) return undefined;
   return loadAddon() ?? (createRequire(import.meta.url)('koffi') as Koffi);
+}
+
+/**
+ * libzstd. Node has one of its own from 22.15 on and shows its functions to all that is loaded later: a system's library must
+ * be told to call itself ("deep"), or it hands half of its work to another version, which wrecks memory. musl cannot tell it so;
+ * there Node's own serves. Throws where there is none.
+ */
+export function loadZstd(koffi: Koffi): ReturnType<Koffi['load']> {
+  if (process.versions.zstd !== undefined && systemLibrary() === 'musl') return koffi.load(null);
+  return koffi.load('libzstd.so.1', { deep: true });
 }
 
 /**

@@ -1,4 +1,4 @@
-import { type Koffi, loadKoffi } from './koffi.ts';
+import { type Koffi, loadKoffi, loadZstd } from './koffi.ts';
 
 /** One running unpacking of zstd frames that follow each other, by the system's libzstd. */
 export interface ZstdStream extends Disposable {
@@ -20,7 +20,8 @@ const windowLogMax = 100;
 export function openZstdStream(): ZstdStream | undefined {
   let library: ReturnType<Koffi['load']> | undefined;
   try {
-    library = loadKoffi()?.load('libzstd.so.1');
+    const koffi = loadKoffi();
+    library = koffi && loadZstd(koffi);
   } catch {
     return undefined;
   }

@@ -1,4 +1,4 @@
-import { type Koffi, type KoffiFunction, loadKoffi } from './koffi.ts';
+import { type Koffi, type KoffiFunction, loadKoffi, loadZstd } from './koffi.ts';
 
 /**
  * The system's libzstd, on threads of libuv's pool. Both answer how many bytes of `into` they filled, or -1 where the
@@ -39,7 +39,7 @@ function load(): Libzstd | undefined {
 }
 
 function bind(koffi: Koffi): Libzstd {
-  const library = koffi.load('libzstd.so.1');
+  const library = loadZstd(koffi);
   const newReader = library.func('void *ZSTD_createDCtx()');
   const newWriter = library.func('void *ZSTD_createCCtx()');
   const decompress = library.func(

@@ -1,7 +1,7 @@
 import { pageAligned } from '../bytes/page-buffer.ts';
 import type { CodecName } from '../codecs/codec.ts';
 import { zstdFrameLength } from '../codecs/zstd-frame.ts';
-import { type Koffi, loadKoffi } from './koffi.ts';
+import { type Koffi, loadKoffi, loadZstd } from './koffi.ts';
 
 /**
  * Unpacks on this thread, without waiting and without allocation, by libraries in C: exactly `room` bytes at
@@ -70,7 +70,7 @@ function bindDeflate(koffi: Koffi): UnpackNow {
 }
 
 function bindZstd(koffi: Koffi): UnpackNow {
-  const library = koffi.load('libzstd.so.1');
+  const library = loadZstd(koffi);
   const create = library.func('void *ZSTD_createDCtx()') as unknown as () => unknown;
   const decompress = library.func(
     'size_t ZSTD_decompressDCtx(void *context, uintptr_t into, size_t room, uintptr_t packed, size_t length)',
