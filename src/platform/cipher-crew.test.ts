@@ -99,6 +99,27 @@ describe('threads that encrypt', () => {
     }
   });
 
+  it('that have ended are noticed, by who waits and by who comes after', async () => {
+    const gone = new ThreadCrew(pathToFileURL(join(dir.path, 'nowhere.cjs')));
+    const memory = gone.lend(mebibyte)!;
+    const nobody = gone.start(spec, key)!;
+    await expect(nobody.transform('encrypt', 0, memory, memory)).rejects.toThrow('A cipher thread ended');
+    while (!(await nobody.transform('encrypt', 0, memory, memory).catch(String))?.includes('have ended'));
+    expect(nobody.ready).toBe(false);
+    const inner = new MemoryStore({ size: 32 * mebibyte });
+    await using store = await EncryptedStore.over(inner, { spec, key });
+    registerCipherCrew(gone);
+    try {
+      await store.write(0, new Uint8Array(20 * mebibyte));
+      await store.write(0, new Uint8Array(2 * mebibyte));
+    } finally {
+      registerCipherCrew(crew);
+    }
+    const written = new Uint8Array(2 * mebibyte);
+    await inner.read(0, written);
+    expect(same(written, await encrypted(0, new Uint8Array(written.length)))).toBe(true);
+  });
+
   it('know no key that was dropped', async () => {
     const memory = crew.lend(mebibyte)!;
     const gone = crew.start(spec, key)!;

@@ -54,7 +54,8 @@ export class ThreadCrew implements CipherCrew {
   readonly pieceBytes = 1024 * 1024;
   readonly #code: URL;
   readonly #count = Math.min(mostWorkers, availableParallelism());
-  readonly #workers: Worker[] = [];
+  /** Those that have not ended. */
+  #workers: Worker[] = [];
   readonly #free: Uint8Array[] = [];
   readonly #waiting: ((memory: Uint8Array) => void)[] = [];
   readonly #jobs = new Map<number, Job>();
@@ -62,8 +63,8 @@ export class ThreadCrew implements CipherCrew {
   #refused = false;
   /** Stretches that can be lent, in bytes of the memory, by where they begin. */
   #lendable: { readonly from: number; readonly to: number }[] = [];
-  /** Workers that have started. */
-  #started = 0;
+  readonly #started = new Set<Worker>();
+  #hired = false;
   #nextCipher = 0;
   #nextJob = 0;
   #turn = 0;
@@ -111,10 +112,10 @@ export class ThreadCrew implements CipherCrew {
   start(spec: CipherSpec, key: Uint8Array): BulkCipher | undefined {
     const memory = this.#makeMemory();
     if (!memory) return undefined;
-    if (this.#workers.length === 0) this.#hire(memory);
+    if (!this.#hired) this.#hire(memory);
     const cipher = this.#nextCipher++;
     this.#tellAll({ kind: 'add', cipher, spec, key });
-    const isReady = () => this.#started === this.#workers.length;
+    const isReady = () => this.#workers.length > 0 && this.#workers.every((one) => this.#started.has(one));
     return {
       get ready() {
         return isReady();
@@ -122,6 +123,7 @@ export class ThreadCrew implements CipherCrew {
       transform: (direction, sector, bytes, into) =>
         new Promise((resolve, reject) => {
           const worker = this.#workers[this.#turn++ % this.#workers.length];
+          if (!worker) throw new DiskError('io', 'The cipher threads have ended');
           const job = this.#nextJob++;
           if (this.#jobs.size === 0) for (const one of this.#workers) one.ref();
           this.#jobs.set(job, { worker, resolve, reject });
@@ -161,12 +163,14 @@ export class ThreadCrew implements CipherCrew {
   }
 
   #hire(memory: WebAssembly.Memory): void {
+    this.#hired = true;
     const rooms = this.#pieces + lendableBytes;
     for (let made = 0; made < this.#count; made++) {
       const workerData: CipherDesk = { memory, at: rooms + made * maskRoomBytes };
       const worker = new Worker(this.#code, { workerData });
-      worker.on('message', (answer: CipherAnswer) => this.#finish(answer));
-      worker.on('error', (error) => this.#fail(worker, error));
+      worker.on('message', (answer: CipherAnswer) => this.#finish(worker, answer));
+      worker.on('error', (error) => this.#lose(worker, error));
+      worker.on('exit', () => this.#lose(worker));
       worker.unref();
       this.#workers.push(worker);
     }
@@ -180,9 +184,9 @@ export class ThreadCrew implements CipherCrew {
     worker.postMessage(order);
   }
 
-  #finish({ job, error }: CipherAnswer): void {
+  #finish(worker: Worker, { job, error }: CipherAnswer): void {
     if (job === 'ready') {
-      this.#started++;
+      this.#started.add(worker);
       return;
     }
     const { resolve, reject } = this.#jobs.get(job)!;
@@ -192,7 +196,8 @@ export class ThreadCrew implements CipherCrew {
     else reject(new DiskError('io', `A cipher thread failed: ${error}`));
   }
 
-  #fail(worker: Worker, cause: unknown): void {
+  #lose(worker: Worker, cause?: unknown): void {
+    this.#workers = this.#workers.filter((one) => one !== worker);
     for (const [number, job] of this.#jobs) {
       if (job.worker !== worker) continue;
       this.#jobs.delete(number);
