@@ -1,4 +1,5 @@
 import { type Koffi, type KoffiFunction, loadKoffi, loadZstd } from './koffi.ts';
+import { CallContexts, callInPool } from './pool-calls.ts';
 
 /**
  * The system's libzstd, on threads of libuv's pool. Both answer how many bytes of `into` they filled, or -1 where the
@@ -8,12 +9,6 @@ export interface Libzstd {
   decompress(packed: Uint8Array, into: Uint8Array): Promise<number>;
   compress(bytes: Uint8Array, into: Uint8Array, level: number): Promise<number>;
 }
-
-/**
- * Calls in libuv's pool at a time: as many as it has threads. Each has a context of its own from the start, and the tables
- * of a few stay in the processor's caches: with 16, compressing took a tenth more time.
- */
-const maxCalls = 4;
 
 let loaded: { readonly libzstd: Libzstd | undefined } | undefined;
 
@@ -48,44 +43,25 @@ function bind(koffi: Koffi): Libzstd {
   const compress = library.func(
     'size_t ZSTD_compressCCtx(void *context, void *into, size_t room, const void *bytes, size_t length, int level)',
   );
-  // Contexts are costly to make and serve one call at a time: as many stay as calls ever overlapped.
-  const readers: unknown[] = [];
-  const writers: unknown[] = [];
-  const waiting: (() => void)[] = [];
-  let running = 0;
-
-  const run = async (
-    code: KoffiFunction,
-    idle: unknown[],
-    create: KoffiFunction,
-    args: readonly unknown[],
-    room: number,
-  ): Promise<number> => {
-    if (running >= maxCalls) await new Promise<void>((resolve) => waiting.push(resolve));
-    else running++;
-    try {
-      const context = idle.pop() ?? create();
+  const contexts = (create: KoffiFunction) =>
+    new CallContexts<unknown>(() => {
+      const context: unknown = create();
       if (context === null) throw new Error('libzstd has no memory');
-      const answer = await new Promise<number | bigint>((resolve, reject) => {
-        code.async(context, ...args, (error: unknown, value: number | bigint) => {
-          idle.push(context);
-          if (error) reject(error);
-          else resolve(value);
-        });
-      });
+      return context;
+    });
+  const readers = contexts(newReader);
+  const writers = contexts(newWriter);
+  const call = (code: KoffiFunction, idle: CallContexts<unknown>, args: readonly unknown[], room: number) =>
+    idle.lend(async (context) => {
+      const answer = await callInPool(code, [context, ...args]);
       // Errors are numbers near 2^64.
-      return Number(answer) <= room ? Number(answer) : -1;
-    } finally {
-      const next = waiting.shift();
-      if (next) next();
-      else running--;
-    }
-  };
+      return answer <= room ? answer : -1;
+    });
 
   return {
     decompress: (packed, into) =>
-      run(decompress, readers, newReader, [into, into.length, packed, packed.length], into.length),
+      call(decompress, readers, [into, into.length, packed, packed.length], into.length),
     compress: (bytes, into, level) =>
-      run(compress, writers, newWriter, [into, into.length, bytes, bytes.length, level], into.length),
+      call(compress, writers, [into, into.length, bytes, bytes.length, level], into.length),
   };
 }

@@ -1,7 +1,7 @@
-import { pageAligned } from '../bytes/page-buffer.ts';
 import type { CodecName } from '../codecs/codec.ts';
 import { zstdFrameLength } from '../codecs/zstd-frame.ts';
 import { type Koffi, loadKoffi, loadZstd } from './koffi.ts';
+import { loadZlib, ZStream, zlib, zlibVersion } from './z-stream.ts';
 
 /**
  * Unpacks on this thread, without waiting and without allocation, by libraries in C: exactly `room` bytes at
@@ -35,37 +35,24 @@ function load(codec: CodecName): UnpackNow | undefined {
   }
 }
 
-/** Byte offsets in zlib's z_stream on a 64-bit system, and what its calls answer. */
-const stream = { nextIn: 0, availIn: 8, nextOut: 24, availOut: 32, bytes: 112 } as const;
-const finish = 4;
-const streamEnd = 1;
-const bufferError = -5;
 const rawWindow = -15;
 
 function bindDeflate(koffi: Koffi): UnpackNow {
-  // The zlib that Node itself has, or is linked with: a second one in the process would call functions of the first.
-  const library = koffi.load(null);
+  const library = loadZlib(koffi);
   const init = library.func(
     'int inflateInit2_(void *stream, int windowBits, const char *version, int streamBytes)',
   );
   const reset = library.func('int inflateReset(void *stream)');
   const inflate = library.func('int inflate(void *stream, int flush)');
-  const state = pageAligned(stream.bytes);
-  const view = new DataView(state.buffer, state.byteOffset, stream.bytes);
-  if (init(state, rawWindow, '1', stream.bytes) !== 0) throw new Error('zlib has no memory');
-  const setAddress = (at: number, address: number) => {
-    view.setUint32(at, address % two32, true);
-    view.setUint32(at + 4, Math.floor(address / two32), true);
-  };
+  const stream = new ZStream();
+  if (init(stream.memory, rawWindow, zlibVersion, ZStream.bytes) !== 0) throw new Error('zlib has no memory');
   return (_packed, from, length, into, room) => {
-    reset(state);
-    setAddress(stream.nextIn, from);
-    view.setUint32(stream.availIn, length, true);
-    setAddress(stream.nextOut, into);
-    view.setUint32(stream.availOut, room, true);
-    const code = inflate(state, finish);
+    reset(stream.memory);
+    stream.setInput(from, length);
+    stream.setOutput(into, room);
+    const code = inflate(stream.memory, zlib.finish);
     // Data that would go on is cut off at the unit's end, as QEMU does.
-    return (code === streamEnd || code === bufferError) && view.getUint32(stream.availOut, true) === 0;
+    return (code === zlib.streamEnd || code === zlib.bufferError) && stream.outputLeft === 0;
   };
 }
 
@@ -88,5 +75,3 @@ function bindZstd(koffi: Koffi): UnpackNow {
     return Number(decompress(context, into, room, from, frame)) === room;
   };
 }
-
-const two32 = 2 ** 32;

@@ -1,4 +1,4 @@
-import { constants, deflateRawSync, deflateSync, inflateSync } from 'node:zlib';
+import { constants, deflateRawSync, deflateSync, inflateRawSync, inflateSync } from 'node:zlib';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { findCodec } from '../codecs/codec.ts';
 import { inflate, plainZlib } from '../codecs/inflate.ts';
@@ -38,6 +38,49 @@ describe('zlib codec', () => {
     const wrong = deflateSync(text);
     wrong[wrong.length - 1] ^= 1;
     await expect(codec.unpack(wrong, new Uint8Array(text.length))).rejects.toThrow(/damaged/);
+  });
+
+  test('packs the same by the functions of zlib and by streams of Node, many units at a time', async () => {
+    const before = process.env.COWHERD_NO_KOFFI;
+    const units = Array.from({ length: 100 }, (_, n) => {
+      const bytes =
+        n % 3 === 0 ? crypto.getRandomValues(new Uint8Array(20_000)) : text.slice(n, 20_000 + 300 * n);
+      return n % 3 === 1 ? bytes : bytes.fill(n, 100 * n, 110 * n);
+    });
+    const packAll = async (name: 'deflate' | 'zlib') => {
+      registerZlibCodec();
+      const codec = findCodec(name)!;
+      return Promise.all(
+        units.map((unit, n) => codec.pack!(unit, n % 2 === 0 ? unit.length - 1 : 2 * unit.length)),
+      );
+    };
+    try {
+      for (const name of ['deflate', 'zlib'] as const) {
+        const unpack = name === 'deflate' ? inflateRawSync : inflateSync;
+        const packed = await packAll(name);
+        for (const [n, unit] of units.entries()) {
+          const bytes = packed[n];
+          if (bytes) expect(Buffer.compare(unpack(bytes), unit)).toBe(0);
+          else expect(n % 6).toBe(0);
+        }
+        process.env.COWHERD_NO_KOFFI = '1';
+        expect(await packAll(name)).toEqual(packed.map((bytes) => bytes && Buffer.from(bytes)));
+        delete process.env.COWHERD_NO_KOFFI;
+      }
+    } finally {
+      if (before === undefined) delete process.env.COWHERD_NO_KOFFI;
+      else process.env.COWHERD_NO_KOFFI = before;
+      registerZlibCodec();
+    }
+  });
+
+  test('keeps to the limit', async () => {
+    for (const name of ['deflate', 'zlib'] as const) {
+      const codec = findCodec(name)!;
+      const { length } = (await codec.pack!(text, text.length))!;
+      expect((await codec.pack!(text, length))!.length).toBe(length);
+      expect(await codec.pack!(text, length - 1)).toBeUndefined();
+    }
   });
 
   test('says when the packed form is not smaller', async () => {

@@ -1,7 +1,9 @@
 import { constants, deflate, deflateRaw, inflate, inflateRaw } from 'node:zlib';
 import { type Codec, registerCodec } from '../codecs/codec.ts';
 import { plainDeflate, plainZlib } from '../codecs/inflate.ts';
+import { looksRandom } from '../codecs/randomness.ts';
 import { DiskError } from '../errors.ts';
+import { bindDeflate, type Deflate, leastBytes, memoryLevel } from './libz.ts';
 
 interface Shape {
   readonly name: 'deflate' | 'zlib';
@@ -30,9 +32,13 @@ const shapes: readonly Shape[] = [
   },
 ];
 
+/** Takes a fifth less time than 6, zlib's own choice, and three thousandths more space. */
+const level = 5;
+
 /** Node's zlib, on the thread pool: several units at a time use several cores. */
 class ZlibCodec implements Codec {
   readonly #shape: Shape;
+  #deflate: { readonly call: Deflate | undefined } | undefined;
 
   constructor(shape: Shape) {
     this.#shape = shape;
@@ -72,12 +78,21 @@ class ZlibCodec implements Codec {
     });
   }
 
-  pack(bytes: Uint8Array, limit: number): Promise<Uint8Array | undefined> {
-    // Level and memory are zlib's own choice for level 6.
+  async pack(bytes: Uint8Array, limit: number): Promise<Uint8Array | undefined> {
+    const { windowBits } = this.#shape;
+    const inVain = looksRandom(bytes, 2 ** windowBits);
+    if (inVain && limit < bytes.length) return undefined;
+    if (inVain || bytes.length < leastBytes) return this.#packByNode(bytes, limit, inVain);
+    this.#deflate ??= { call: bindDeflate(this.name === 'deflate' ? -windowBits : windowBits, level) };
+    const { call } = this.#deflate;
+    return call ? call(bytes, limit) : this.#packByNode(bytes, limit, false);
+  }
+
+  #packByNode(bytes: Uint8Array, limit: number, stored: boolean): Promise<Uint8Array | undefined> {
     const options = {
       windowBits: this.#shape.windowBits,
-      memLevel: 9,
-      level: constants.Z_DEFAULT_COMPRESSION,
+      memLevel: memoryLevel,
+      level: stored ? constants.Z_NO_COMPRESSION : level,
       chunkSize: Math.max(64, bytes.length),
     };
     return new Promise((resolve, reject) => {
