@@ -93,6 +93,22 @@ describe.skipIf(!have('python3'))('a passphrase at a terminal', () => {
     expect(sealed).toMatchObject({ code: 0, echoed: [false, false, false], after: true });
     const wrong = await type(['battery\r'], 'map', '-f', 'luks', image);
     expect(wrong).toMatchObject({ code: 1, shown: expect.stringContaining('Invalid password'), after: true });
+    // Of a paste of lines the first counts, at a prompt each.
+    const pasted = await type(
+      ['pass\rpass\r', 'pass\r'],
+      ...creating.slice(0, -2),
+      dir.file('pasted'),
+      '64k',
+    );
+    expect(pasted).toMatchObject({ code: 0, echoed: [false, false], after: true });
+    expect(
+      await type(['pass\r'], 'convert', '-f', 'luks', '-O', 'raw', dir.file('pasted'), out),
+    ).toMatchObject({
+      code: 0,
+    });
+    // Ctrl-Z is no character; where there is no shell to go on by, it asks again.
+    const suspended = await type(['hor\x1a', 'horse staple\r'], ...reading);
+    expect(suspended).toMatchObject({ code: 0, echoed: [false, false], after: true });
     const stopped = await type(['hor\x03'], ...reading);
     expect(stopped).toMatchObject({ code: 130, echoed: [false], after: true });
     const differing = await type(['one\r', 'two\r'], ...creating.slice(0, -2), dir.file('other'), '64k');

@@ -1,8 +1,9 @@
 import { createDecipheriv } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { closeSync, openSync, readSync } from 'node:fs';
 import { wipe } from '../crypto/bytes.ts';
 import { isDiskError } from '../errors.ts';
 import { errnoOf, strerror } from '../platform/errno.ts';
+import { withDefaultSignals } from '../platform/signals.ts';
 import type { TlsClientCredentials } from '../storage/nbd/stream.ts';
 import { ThrottleGroup, throttleLimitNames } from '../storage/throttle.ts';
 import { CliFailure } from './failure.ts';
@@ -48,7 +49,7 @@ export class UserObjects {
         hint: "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.\n",
       });
     }
-    const made = type === 'secret' ? secretOf(own, this.#secrets) : groupOf(own);
+    const made = type === 'secret' ? secretOf(id, own, this.#secrets) : groupOf(own);
     if (this.#secrets.has(id) || this.#groups.has(id)) {
       throw new CliFailure(`attempt to add duplicate property '${id}' to object (type 'container')`);
     }
@@ -116,7 +117,11 @@ function groupOf(members: ReadonlyMap<string, string>): ThrottleGroup {
 }
 
 /** The secret's bytes: given, or a file's whole content; base64 is unpacked, and `keyid` names the key of a wrapped one. */
-function secretOf(members: ReadonlyMap<string, string>, known: ReadonlyMap<string, Uint8Array>): Uint8Array {
+function secretOf(
+  id: string,
+  members: ReadonlyMap<string, string>,
+  known: ReadonlyMap<string, Uint8Array>,
+): Uint8Array {
   const file = members.get('file');
   const data = members.get('data');
   if (file !== undefined && data !== undefined) {
@@ -124,11 +129,18 @@ function secretOf(members: ReadonlyMap<string, string>, known: ReadonlyMap<strin
   }
   if (file === undefined && data === undefined)
     throw new CliFailure("Either 'file' or 'data' must be provided");
+  // What the runtime puts for bytes of an argument that are no text: any such passphrase would open the image.
+  if (data?.includes('\ufffd')) throw new CliFailure(`Data from secret ${id} is not valid UTF-8`);
   const content = file === undefined ? new TextEncoder().encode(data) : readSecret(file);
   const isBase64 = members.get('format') === 'base64';
   const bytes = isBase64 ? fromBase64(Buffer.from(content).toString('latin1')) : content;
   const keyId = members.get('keyid');
-  return keyId === undefined ? bytes : unwrap(bytes, keyId, members.get('iv'), known);
+  try {
+    return keyId === undefined ? bytes : unwrap(bytes, keyId, members.get('iv'), known);
+  } finally {
+    if (content !== bytes) wipe(content);
+    if (keyId !== undefined) wipe(bytes);
+  }
 }
 
 /** As GLib does, which QEMU uses: a group that is not whole at the end counts for nothing. A disk's key must be the same. */
@@ -155,7 +167,9 @@ function unwrap(
     throw new CliFailure(`Length ${bytes.length} must be a multiple of block size 16`);
   }
   const decipher = createDecipheriv('aes-256-cbc', key, iv).setAutoPadding(false);
-  const padded = new Uint8Array(decipher.update(bytes));
+  const deciphered = decipher.update(bytes);
+  const padded = new Uint8Array(deciphered);
+  wipe(deciphered);
   const padding = padded[padded.length - 1];
   if (padding === 0 || padding > 16 || padded.subarray(-padding).some((byte) => byte !== padding)) {
     throw new CliFailure(`Incorrect number of padding bytes (${padding}) found on decrypted data`);
@@ -165,11 +179,34 @@ function unwrap(
 
 function readSecret(file: string): Uint8Array {
   try {
-    return readFileSync(file);
+    // A FIFO or terminal may never come to its end: signals end the wait.
+    return withDefaultSignals(() => readWhole(file));
   } catch (error) {
     const name = errnoOf(error);
     if (name === undefined) throw error;
     const what = name === 'EISDIR' ? 'Error reading' : 'Failed to open';
     throw new CliFailure(`Unable to read ${file}: ${what} file “${file}”: ${strerror(name)}`);
+  }
+}
+
+/** As `readFileSync`, but no copy of the content stays in memory. */
+function readWhole(file: string): Uint8Array {
+  const fd = openSync(file, 'r');
+  let bytes = new Uint8Array(4096);
+  let length = 0;
+  try {
+    for (let got = -1; got !== 0; length += got) {
+      if (length === bytes.length) {
+        const larger = new Uint8Array(2 * length);
+        larger.set(bytes);
+        wipe(bytes);
+        bytes = larger;
+      }
+      got = readSync(fd, bytes, length, bytes.length - length, null);
+    }
+    return bytes.slice(0, length);
+  } finally {
+    wipe(bytes);
+    closeSync(fd);
   }
 }

@@ -41,6 +41,12 @@ export function processContext(program: string): CliContext {
           write: (text) => process.stderr.write(text),
           signal,
           interrupt: () => process.kill(process.pid, 'SIGINT'),
+          // All of the job, as the terminal does it.
+          suspend: () => process.kill(0, 'SIGTSTP'),
+          onContinued(listener) {
+            process.on('SIGCONT', listener);
+            return () => process.off('SIGCONT', listener);
+          },
         });
     },
     now: () => Date.now(),

@@ -1,8 +1,11 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { open, readFile, writeFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
+import { builtProgram } from '../../test/support/built-program.ts';
 import { testContext } from '../../test/support/cli-context.ts';
-import { tempDir } from '../../test/support/programs.ts';
-import { wipe } from '../crypto/bytes.ts';
+import { mustRun, tempDir } from '../../test/support/programs.ts';
+import { isUtf8, wipe } from '../crypto/bytes.ts';
 import { namedSecret } from '../formats/encryption.ts';
 import { cowImg } from './cow-img.ts';
 import { UserObjects } from './objects.ts';
@@ -127,3 +130,46 @@ it('overwrites secrets when they are not needed any more', async () => {
   for (const bytes of [...held, typed]) expect([...bytes]).toEqual(passphrase.split('').map(() => 0));
   await expect(objects.secret('plain')).rejects.toThrow("No secret with id 'plain'");
 });
+
+it('takes no argument that was no text, and tells UTF-8 as the runtime does', () => {
+  expect(() => new UserObjects().add('secret,id=s,data=a\ufffdb')).toThrow(
+    'Data from secret s is not valid UTF-8',
+  );
+  const edges = [0, 0x41, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc1, 0xc2, 0xdf, 0xe0, 0xe1];
+  edges.push(0xec, 0xed, 0xee, 0xef, 0xf0, 0xf1, 0xf3, 0xf4, 0xf5, 0xff);
+  for (const first of edges) {
+    for (const second of edges) {
+      for (const rest of [[], [0x80], [0x80, 0xbf], [0x41], [0x80, 0xc2]]) {
+        const bytes = Uint8Array.of(first, second, ...rest);
+        expect([bytes, isUtf8(bytes)]).toEqual([
+          bytes,
+          Buffer.compare(Buffer.from(Buffer.from(bytes).toString()), bytes) === 0,
+        ]);
+      }
+    }
+  }
+});
+
+it.skipIf(process.platform === 'win32')(
+  'ends at a signal while a secret does not come',
+  async () => {
+    await using dir = await tempDir();
+    await mustRun('mkfifo', [dir.file('fifo')]);
+    const program = await builtProgram(dir.path, 'cow-img', 'cow-img');
+    const writing = open(dir.file('fifo'), 'w');
+    const command = [
+      ...program,
+      'info',
+      '--object',
+      `secret,id=s,file=${dir.file('fifo')}`,
+      dir.file('none'),
+    ];
+    const child = spawn(command[0], command.slice(1), { stdio: 'ignore' });
+    // Open once the program reads.
+    await using _writer = await writing;
+    child.kill('SIGTERM');
+    const [, signal] = await once(child, 'exit');
+    expect(signal).toBe('SIGTERM');
+  },
+  60_000,
+);

@@ -1,4 +1,4 @@
-import { wipe } from '../crypto/bytes.ts';
+import { isUtf8, wipe } from '../crypto/bytes.ts';
 import type { SlotWish } from '../crypto/luks/amend.ts';
 import type { LuksOptions } from '../crypto/luks/create.ts';
 import { DiskError } from '../errors.ts';
@@ -51,12 +51,7 @@ export async function namedSecret(keeper: SecretKeeper, id: string, path?: strin
   if (!keeper.secret) throw new DiskError('bad-argument', `No secret with id '${id}'`, place);
   // A Buffer's own `slice` would share its memory, and wiping would take the keeper's secret from who asks next.
   const secret = new Uint8Array(await keeper.secret(id));
-  try {
-    new TextDecoder('utf-8', { fatal: true }).decode(secret);
-    if (!secret.includes(0)) return secret;
-  } catch {
-    // Told below: the decoder's words would show the secret's bytes.
-  }
+  if (isUtf8(secret) && !secret.includes(0)) return secret;
   wipe(secret);
   throw new DiskError('bad-argument', `Data from secret ${id} is not valid UTF-8`, place);
 }

@@ -56,3 +56,16 @@ export function watchSignals(): SignalWatch {
     },
   };
 }
+
+/** Does `work`, which may block the thread, so that a watched signal could not be heard: until it returns, signals do as by default. */
+export function withDefaultSignals<T>(work: () => T): T {
+  const heard = ending.map((name) => [name, process.rawListeners(name)] as const);
+  for (const name of ending) process.removeAllListeners(name);
+  try {
+    return work();
+  } finally {
+    for (const [name, listeners] of heard) {
+      for (const listener of listeners) process.on(name, listener as NodeJS.SignalsListener);
+    }
+  }
+}
