@@ -209,6 +209,9 @@ function recipesOf(found: NbdArguments, { program }: CliContext): ExportRecipe[]
     const { format, imageOptions, snapshot, overlay, allocationDepth, bitmaps, description } = found;
     const [filename] = found.files;
     const name = found.exportName ?? '';
+    // The overlay of -s has no snapshots, QEMU finds: one that is served read-only would not be what -s promises.
+    if (snapshot !== undefined && overlay === 'export')
+      throw new CliFailure("Failed to load snapshot: Can't find snapshot");
     recipes.push({
       ...shared,
       name,
@@ -222,6 +225,7 @@ function recipesOf(found: NbdArguments, { program }: CliContext): ExportRecipe[]
       allocationDepth,
       bitmaps,
       description,
+      nativeAioCached: found.aio === 'native' && !imageOptions && cache !== 'none' && cache !== 'directsync',
     });
   }
   for (const other of found.others) {

@@ -31,6 +31,8 @@ export interface ExportRecipe extends DiskOptions {
   readonly bitmaps?: readonly string[];
   /** Several clients may be served at once, and what one has flushed the others see. */
   readonly multiConn?: boolean;
+  /** Requests past the host's page cache, which is in use: QEMU opens no file in that way. */
+  readonly nativeAioCached?: boolean;
   /** For messages. */
   readonly program: string;
 }
@@ -93,6 +95,11 @@ export async function openExport(recipe: ExportRecipe, again = false): Promise<O
       );
     }
     const disk = await ServedDisk.of(image, recipe);
+    if (recipe.nativeAioCached && disk.isLocal) {
+      throw new CliFailure(
+        `${openingFailed(recipe.filename)}aio=native was specified, but it requires cache.direct=on, which was not specified.`,
+      );
+    }
     const contexts = await contextsOf(disk, wantedContexts(recipe));
     const facts = {
       size: disk.size,

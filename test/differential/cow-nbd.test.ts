@@ -97,6 +97,9 @@ const rows: readonly (string | Row)[] = [
   `${socket} -l bad -f qcow2 a.qcow2`,
   `${socket} -l snapshot.bad=1 -f qcow2 a.qcow2`,
   `${socket} -s -l bad -f qcow2 a.qcow2`,
+  `${socket} -s -l s1 -f qcow2 snap.qcow2`,
+  `${socket} --aio=native -f raw a.raw`,
+  `${socket} --aio=native --cache=writethrough -f qcow2 a.qcow2`,
   `${socket} -B none -f qcow2 a.qcow2`,
   `${socket} -B none -f raw a.raw`,
   `${socket} --image-opts -f raw a.raw`,
@@ -125,6 +128,8 @@ describe.skipIf(!ready)('cow-nbd and qemu-nbd', () => {
     mkdirSync(place.file('psk'));
     writeFileSync(place.file('psk/keys.psk'), `alice:${'0123456789abcdef'.repeat(2)}\n`);
     await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', place.file('a.qcow2'), '1M']);
+    await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', place.file('snap.qcow2'), '1M']);
+    await mustRun('qemu-img', ['snapshot', '-c', 's1', place.file('snap.qcow2')]);
     process.chdir(place.path);
   });
   afterAll(async () => {

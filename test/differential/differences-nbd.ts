@@ -61,4 +61,12 @@ export const nbdDifferences = [
     reason: 'Its threads open images by their names when more clients come.',
     shown: 'elsewhere',
   },
+  {
+    id: 'nbd-half-write',
+    what: 'A client of cow-nbd that vanishes in the middle of a write of more than 1 MiB (64 KiB where many stall)',
+    qemuImg: 'qemu-nbd has written nothing of it',
+    cowImg: 'has written what had come, in steps of that size; the write was not answered',
+    reason: 'Clients that stall then cost bounded memory: 32 MiB each would be kept for them.',
+    shown: 'elsewhere',
+  },
 ] as const satisfies readonly Difference[];

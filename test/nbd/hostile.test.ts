@@ -145,6 +145,25 @@ describe.skipIf(!have('nbdsh'))('hostile clients', () => {
     );
   });
 
+  it('one that vanishes in the middle of a write leaves none of it, or what came of a large one', async () => {
+    const image = server.file('half.raw');
+    writeFileSync(image, Buffer.alloc(8 * mebi, 1));
+    await using running = await server.start(['-t', '-e', '0', '-f', 'raw', image]);
+    const script = (at: number) =>
+      `h.connect_uri('${running.uri}')\nprint(bytes(h.pread(${4 * mebi}, ${at})).count(2))`;
+    for (const [at, length, sent, left] of [
+      [0, mebi, mebi - 1, 0],
+      [4 * mebi, 2 * mebi, mebi + 4096, mebi],
+    ] as const) {
+      const socket = await deaf(running.socket);
+      socket.resume();
+      socket.end(Buffer.concat([request(Command.write, at, length), Buffer.alloc(sent, 2)]));
+      await once(socket, 'close');
+      expect((await nbdsh(script(at))).stdout).toBe(`${left}\n`);
+    }
+    expect(await running.stop()).toBe(0);
+  });
+
   it('a client that has time is told when its time is over', async () => {
     const image = server.file('slow.raw');
     writeFileSync(image, Buffer.alloc(65536, 1));
