@@ -1,6 +1,5 @@
 // Ways of doing one job, timed in turn in one run: a machine that drifts slows them all.
-import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
-import { join } from 'node:path';
+import { fillFreeMemory } from './memory.mjs';
 import { isStopped, timed } from './process.mjs';
 
 /** The middle, least and greatest of some figures. */
@@ -10,20 +9,6 @@ export function spread(figures) {
   const median =
     sorted.length % 2 === 1 ? sorted[Math.floor(middle)] : (sorted[middle - 1] + sorted[middle]) / 2;
   return { median, min: sorted[0], max: sorted[sorted.length - 1] };
-}
-
-const chunk = Buffer.alloc(4 * 1024 * 1024);
-
-/**
- * Takes so much page cache and gives it back. A virtual machine's host may have taken free memory away, and who uses
- * it first pays for its return: neither side of a pair should.
- */
-function warmFreeMemory(folder, bytes) {
-  const scratch = join(folder, '.warm');
-  const file = openSync(scratch, 'w');
-  for (let done = 0; done < bytes; done += chunk.length) writeSync(file, chunk);
-  closeSync(file);
-  rmSync(scratch);
 }
 
 /**
@@ -40,7 +25,6 @@ function warmFreeMemory(folder, bytes) {
  * @property {Side} ours
  * @property {readonly Side[]} peers one or several settings of the peer: the one with the least median counts
  * @property {string} [folder] where it runs, if not in the world's
- * @property {number} [writes] bytes that the job writes, about
  * @property {number} [rounds] where the number asked for is too many
  * @property {boolean} [isWarm] programs and caches are warm from the job before: the first round counts
  * @property {(side: Side) => void} [prepare] before each run, not timed
@@ -60,7 +44,7 @@ export async function measure(job, { folder: usual, rounds }) {
   const failed = new Set();
   const run = async (side) => {
     job.prepare?.(side);
-    if (job.writes) warmFreeMemory(folder, job.writes);
+    fillFreeMemory();
     const before = side.cpu?.() ?? 0;
     const figures = await timed(side.argv, { cwd: folder, input: side.input, seconds: side.seconds });
     if (side.cpu) figures.cpu = side.cpu() - before;

@@ -8,14 +8,12 @@ export function* jobs(world) {
   const { folder, size } = world;
   const raw = makeDisk(folder, size);
   const packed = (type) => ['-c', '-O', 'qcow2', '-o', `compression_type=${type}`];
-  const writes = size * 0.3;
   yield convertJob(world, {
     name: 'raw → qcow2 -c zlib',
     goal: { wall: 0.45 },
     from: raw,
     to: 'qcow2',
     args: packed('zlib'),
-    writes,
   });
   yield convertJob(world, {
     name: 'raw → qcow2 -c zstd',
@@ -23,7 +21,6 @@ export function* jobs(world) {
     from: raw,
     to: 'qcow2',
     args: packed('zstd'),
-    writes,
   });
   const zlib = derive(folder, raw, 'disk-zlib.qcow2', ['-W', '-m', '8', ...packed('zlib')]);
   yield convertJob(world, {

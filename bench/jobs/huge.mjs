@@ -35,6 +35,5 @@ export function* jobs(world) {
     from: image,
     to: 'qcow2',
     args,
-    writes: 256 * 1024 ** 2,
   });
 }

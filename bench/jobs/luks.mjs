@@ -51,7 +51,6 @@ export function* jobs(world) {
       name,
       goal,
       folder,
-      writes: size,
       ours: side('cow-img', cowImg),
       peers: [side('qemu-img', ['qemu-img']), side('qemu-img -W -m 8', ['qemu-img'], ['-W', '-m', '8'])],
       prepare(one) {

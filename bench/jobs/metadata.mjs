@@ -1,7 +1,7 @@
 // Verbs that read tables more than data.
 import { copyFileSync, existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { derive, GiB, MiB, makeChain, makeDisk } from '../images.mjs';
+import { derive, GiB, makeChain, makeDisk } from '../images.mjs';
 import { quietly } from '../process.mjs';
 
 export const title = 'metadata';
@@ -28,10 +28,13 @@ function changing(world, name, goal, template, args, verify) {
   return {
     name,
     goal,
-    writes: 256 * MiB,
     ours: side('cow-img', world.cowImg),
     peers: [side('qemu-img', ['qemu-img'])],
-    prepare: ({ file }) => template(file),
+    prepare({ file }) {
+      template(file);
+      // Both flush what they change: not the making of it.
+      quietly(['sync', '-f', file], folder);
+    },
     verify({ file }) {
       verify(file);
       quietly(['qemu-img', 'check', '-q', file], folder);
@@ -52,6 +55,7 @@ export function* jobs(world) {
   yield reading(world, 'check, 8 million clusters', { wall: 0.5 }, ['check', wide]);
   yield reading(world, 'map, 8 million clusters', { wall: 0.8 }, ['map', '--output', 'json', wide]);
   yield reading(world, 'map', { wall: 0.8 }, ['map', '--output', 'json', qcow2]);
+  yield reading(world, 'measure, 8 million clusters', { wall: 0.9 }, ['measure', '-O', 'qcow2', wide]);
   yield reading(world, 'measure', { wall: 0.9 }, ['measure', '-O', 'qcow2', qcow2]);
   yield reading(world, 'compare with raw', { wall: 0.9 }, [
     'compare',
@@ -64,21 +68,28 @@ export function* jobs(world) {
   ]);
 
   makeChain(folder, qcow2, size);
-  // An overlay with data here and there, over a base that commit may change.
+  // An overlay over a base that commit may change.
   const base = (name) => `base-of-${name}`;
-  const overlay = (file) => {
-    copyFileSync(join(folder, qcow2), join(folder, base(file)));
-    copyFileSync(join(folder, 'chain-1.qcow2'), join(folder, file));
-    quietly(['qemu-img', 'rebase', '-u', '-f', 'qcow2', '-F', 'qcow2', '-b', base(file), file], folder);
-  };
-  yield changing(
-    world,
-    'commit',
-    { wall: 0.9 },
-    overlay,
-    (file) => ['commit', '-q', file],
-    (file) => quietly(['qemu-img', 'compare', '-q', 'chain-1.qcow2', base(file)], folder),
-  );
+  const commit = (name, overlay) =>
+    changing(
+      world,
+      name,
+      { wall: 0.9 },
+      (file) => {
+        copyFileSync(join(folder, qcow2), join(folder, base(file)));
+        copyFileSync(join(folder, overlay), join(folder, file));
+        quietly(['qemu-img', 'rebase', '-u', '-f', 'qcow2', '-F', 'qcow2', '-b', base(file), file], folder);
+      },
+      (file) => ['commit', '-q', file],
+      (file) => quietly(['qemu-img', 'compare', '-q', overlay, base(file)], folder),
+    );
+  yield commit('commit of a seventieth of the disk', 'chain-1.qcow2');
+  const large = 'large-overlay.qcow2';
+  if (!existsSync(join(folder, large))) {
+    quietly(['qemu-img', 'create', '-q', '-f', 'qcow2', '-b', qcow2, '-F', 'qcow2', large], folder);
+    quietly(['qemu-io', '-f', 'qcow2', '-c', `write -q -P 77 0 ${size / 4}`, large], folder);
+  }
+  yield commit('commit of a quarter of the disk', large);
   const top = (file) => copyFileSync(join(folder, 'chain-3.qcow2'), join(folder, file));
   yield changing(
     world,

@@ -45,7 +45,6 @@ export function* jobs(world) {
       name: 'raw → nbd',
       goal,
       folder,
-      writes: size * 0.45,
       ours: { name: 'cow-img', argv: [...world.cowImg, ...argv] },
       peers: [{ name: 'qemu-img', argv: ['qemu-img', ...argv] }],
       verify: () => quietly(['qemu-img', 'compare', '-q', '-f', 'raw', '-F', 'raw', raw, target.uri], folder),

@@ -41,15 +41,13 @@ export function* jobs(world) {
       ]) {
         const args = ['-O', to];
         const name = `${from === raw ? 'raw' : 'qcow2'} → ${to} on ${kind}`;
-        const writes = world.size * 0.45;
-        yield convertJob(inside, { name, goal: { wall: 0.25 }, from, to, args, writes, peerArgs: [[]] });
+        yield convertJob(inside, { name, goal: { wall: 0.25 }, from, to, args, peerArgs: [[]] });
         yield convertJob(inside, {
           name: `${name}, against -C`,
           goal: { wall: 0.9 },
           from,
           to,
           args,
-          writes,
           peerArgs: [['-C']],
         });
       }

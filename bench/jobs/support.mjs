@@ -22,7 +22,7 @@ const targetOf = (side) => `out-${side.name.replaceAll(/[^a-z0-9]+/gi, '-')}/dis
  */
 export function convertJob(
   world,
-  { name, goal, from, to, args = [], peerArgs = [[], ['-W', '-m', '8']], writes, compare },
+  { name, goal, from, to, args = [], peerArgs = [[], ['-W', '-m', '8']], compare },
 ) {
   const { folder } = world;
   const side = (label, program, extra) => {
@@ -34,7 +34,6 @@ export function convertJob(
     name,
     goal,
     folder,
-    writes: writes ?? world.size * 0.45,
     ours: side('cow-img', world.cowImg, []),
     peers: peerArgs.map((extra) => side(['qemu-img', ...extra].join(' '), ['qemu-img'], extra)),
     prepare(one) {
