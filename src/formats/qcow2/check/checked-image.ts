@@ -65,6 +65,11 @@ export class CheckedImage {
     return Math.ceil(this.fileLength / this.clusterSize);
   }
 
+  /** Clusters of the file that lie in it whole. */
+  get wholeClusters(): number {
+    return Math.floor(this.fileLength / this.clusterSize);
+  }
+
   /** Clusters of the guest's disk. */
   get guestClusters(): number {
     return Math.ceil(this.header.size / this.clusterSize);

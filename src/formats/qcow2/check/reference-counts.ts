@@ -31,8 +31,9 @@ export class ReferenceCounts {
 
   /** Counts one more reference. False: the count is at its limit and stays there. */
   add(cluster: number): boolean {
-    const page = this.#pages[Math.floor(cluster / pageEntries)] ?? this.#makePage(cluster);
-    const index = cluster % pageEntries;
+    // Cluster numbers take 31 bits, and a few more than fit there.
+    const page = this.#pages[cluster >>> pageBits] ?? this.#makePage(cluster);
+    const index = cluster & (pageEntries - 1);
     if (page[index] === this.max) return false;
     page[index]++;
     if (cluster >= this.size) this.size = cluster + 1;

@@ -24,6 +24,8 @@ export class TableWalk {
   readonly #references: References;
   readonly #tally: Tally;
   readonly #table: { readonly bytes: Uint8Array; readonly view: DataView };
+  /** Where the cluster after the last one of the L2 table begins; negative: none has been seen. */
+  #follows = -1;
 
   constructor(image: CheckedImage, references: References, tally: Tally) {
     this.#image = image;
@@ -85,8 +87,10 @@ export class TableWalk {
     const { counts } = this.#references;
     const tally = this.#tally;
     await this.#read(tableOffset, bytes, 'l2');
-    let follows = -1;
+    this.#follows = -1;
     for (let index = 0; index < l2Entries; index++) {
+      if (!extendedL2 && !hasDataFile) index = this.#countPlain(index, options.active);
+      if (index === l2Entries) break;
       const at = index * entryBytes;
       const high = view.getUint32(at);
       const low = view.getUint32(at + 4);
@@ -122,13 +126,47 @@ export class TableWalk {
       if (!aligned && (await this.#misaligned(tableOffset, index, offset, options))) continue;
       if (options.active) {
         tally.counts.allocatedClusters++;
-        if (follows >= 0 && offset !== follows) tally.counts.fragmentedClusters++;
-        follows = offset + clusterSize;
+        if (this.#follows >= 0 && offset !== this.#follows) tally.counts.fragmentedClusters++;
+        this.#follows = offset + clusterSize;
       }
       if (hasDataFile) continue;
       if (aligned && offset + clusterSize <= fileLength && counts.add(offset / clusterSize)) continue;
       this.#references.add(offset, clusterSize);
     }
+  }
+
+  /**
+   * Counts the entries of a table from `index` on as long as there is nothing to say of them, which nearly all are: this loop is
+   * the time of a check. Answers the first that is to be looked at.
+   */
+  #countPlain(index: number, active: boolean): number {
+    const { view } = this.#table;
+    const { l2Entries, clusterBits, clusterSize, wholeClusters } = this.#image;
+    const { counts } = this.#references;
+    const highPart = 2 ** (32 - clusterBits);
+    const highOdd = c.highCompressed | l2Reserved.high;
+    const lowOdd = l2Reserved.low | ((clusterSize - 1) & c.lowOffsetMask);
+    let follows = this.#follows < 0 ? -1 : this.#follows / clusterSize;
+    let allocated = 0;
+    let fragmented = 0;
+    let at = index;
+    for (; at < l2Entries; at++) {
+      const high = view.getUint32(at * c.entryBytes);
+      const low = view.getUint32(at * c.entryBytes + 4);
+      if ((high & highOdd) !== 0 || (low & lowOdd) !== 0) break;
+      const cluster = (high & c.highOffsetMask) * highPart + (low >>> clusterBits);
+      if (cluster === 0) continue;
+      if (cluster >= wholeClusters || !counts.add(cluster)) break;
+      allocated++;
+      if (follows >= 0 && cluster !== follows) fragmented++;
+      follows = cluster + 1;
+    }
+    if (active) {
+      this.#follows = follows * clusterSize;
+      this.#tally.counts.allocatedClusters += allocated;
+      this.#tally.counts.fragmentedClusters += fragmented;
+    }
+    return at;
   }
 
   #compressed(index: number, high: number, low: number, hasBitmap: boolean, options: WalkOptions): void {
