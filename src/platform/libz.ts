@@ -1,10 +1,13 @@
 import { type Koffi, loadKoffi } from './koffi.ts';
 import { CallContexts, callInPool } from './pool-calls.ts';
-import { rawIo } from './raw-io.ts';
+import { type RawIo, rawIo } from './raw-io.ts';
 import { loadZlib, ZStream, zlib, zlibVersion } from './z-stream.ts';
 
 /** Packs on a thread of libuv's pool: what it becomes, or undefined when that takes more than `limit` bytes. */
 export type Deflate = (bytes: Uint8Array, limit: number) => Promise<Uint8Array | undefined>;
+
+/** Unpacks on a thread of libuv's pool what fills `into` exactly. False: it does not, or is damaged; `into` may have changed. */
+export type Inflate = (packed: Uint8Array, into: Uint8Array) => Promise<boolean>;
 
 /** A stream that is used again and again: making one takes 300 KB of fresh memory, a quarter of the time of a unit of 64 KiB. */
 interface Packer {
@@ -22,24 +25,32 @@ export const leastBytes = 512;
  * not show them, or there is no koffi. Only for units of `leastBytes` or more.
  */
 export function bindDeflate(windowBits: number, level: number): Deflate | undefined {
+  return optional((koffi, io) => packerBy(koffi, io, windowBits, level));
+}
+
+/** The same way back, for units of `leastBytes` or more; what they are packed in may be shorter. */
+export function bindInflate(windowBits: number): Inflate | undefined {
+  return optional((koffi, io) => unpackerBy(koffi, io, windowBits));
+}
+
+function optional<Call>(bind: (koffi: Koffi, io: RawIo) => Call): Call | undefined {
   try {
     const koffi = loadKoffi();
-    return koffi && bind(koffi, windowBits, level);
+    const io = koffi && rawIo();
+    return io && bind(koffi, io);
   } catch {
-    // Optional: without them a stream of Node's is made for each unit.
+    // Without them a stream of Node's is made for each unit.
     return undefined;
   }
 }
 
-function bind(koffi: Koffi, windowBits: number, level: number): Deflate | undefined {
+function packerBy(koffi: Koffi, io: RawIo, windowBits: number, level: number): Deflate {
   const library = loadZlib(koffi);
-  const io = rawIo();
   const init = library.func(
     'int deflateInit2_(void *stream, int level, int method, int windowBits, int memLevel, int strategy, const char *version, int streamBytes)',
   );
   const reset = library.func('int deflateReset(void *stream)');
   const deflate = library.func('int deflate(void *stream, int flush)');
-  if (!io) return undefined;
   const packers = new CallContexts<Packer>(() => {
     const stream = new ZStream();
     const { memory } = stream;
@@ -60,6 +71,43 @@ function bind(koffi: Koffi, windowBits: number, level: number): Deflate | undefi
       packer.input = undefined;
       const length = room - stream.outputLeft;
       return answer === zlib.streamEnd && length <= limit ? packer.output.slice(0, length) : undefined;
+    });
+}
+
+interface Unpacker {
+  readonly stream: ZStream;
+  /** For what is too short to be left where it lies. */
+  readonly short: Uint8Array;
+  /** What is known by its address alone meanwhile. */
+  held: readonly Uint8Array[];
+}
+
+function unpackerBy(koffi: Koffi, io: RawIo, windowBits: number): Inflate {
+  const library = loadZlib(koffi);
+  const init = library.func(
+    'int inflateInit2_(void *stream, int windowBits, const char *version, int streamBytes)',
+  );
+  const reset = library.func('int inflateReset(void *stream)');
+  const inflate = library.func('int inflate(void *stream, int flush)');
+  const unpackers = new CallContexts<Unpacker>(() => {
+    const stream = new ZStream();
+    if (init(stream.memory, windowBits, zlibVersion, ZStream.bytes) !== 0)
+      throw new Error('zlib has no memory');
+    return { stream, short: new Uint8Array(leastBytes), held: [] };
+  });
+  return (packed, into) =>
+    unpackers.lend(async (unpacker) => {
+      const { stream, short } = unpacker;
+      const isShort = packed.length < leastBytes;
+      if (isShort) short.set(packed);
+      const input = isShort ? short : packed;
+      unpacker.held = [input, into];
+      reset(stream.memory);
+      stream.setInput(io.addressOf(input), packed.length);
+      stream.setOutput(io.addressOf(into), into.length);
+      const answer = await callInPool(inflate, [stream.memory, zlib.finish]);
+      unpacker.held = [];
+      return answer === zlib.streamEnd && stream.outputLeft === 0;
     });
 }
 

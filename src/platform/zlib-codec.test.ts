@@ -47,6 +47,8 @@ describe('zlib codec', () => {
         n % 3 === 0 ? crypto.getRandomValues(new Uint8Array(20_000)) : text.slice(n, 20_000 + 300 * n);
       return n % 3 === 1 ? bytes : bytes.fill(n, 100 * n, 110 * n);
     });
+    const deflated = { deflate: deflateRawSync, zlib: deflateSync };
+    const noise = crypto.getRandomValues(new Uint8Array(700));
     const packAll = async (name: 'deflate' | 'zlib') => {
       registerZlibCodec();
       const codec = findCodec(name)!;
@@ -60,6 +62,9 @@ describe('zlib codec', () => {
         const packed = await packAll(name);
         for (const [n, unit] of units.entries()) {
           const bytes = packed[n];
+          const into = new Uint8Array(unit.length).fill(0x5a);
+          await findCodec(name)!.unpack(Buffer.concat([bytes ?? deflated[name](unit), noise]), into);
+          expect(Buffer.compare(into, unit)).toBe(0);
           if (bytes) expect(Buffer.compare(unpack(bytes), unit)).toBe(0);
           else expect(n % 6).toBe(0);
         }

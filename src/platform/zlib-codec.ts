@@ -3,7 +3,7 @@ import { type Codec, registerCodec } from '../codecs/codec.ts';
 import { plainDeflate, plainZlib } from '../codecs/inflate.ts';
 import { looksRandom } from '../codecs/randomness.ts';
 import { DiskError } from '../errors.ts';
-import { bindDeflate, type Deflate, leastBytes, memoryLevel } from './libz.ts';
+import { bindDeflate, bindInflate, type Deflate, type Inflate, leastBytes, memoryLevel } from './libz.ts';
 
 interface Shape {
   readonly name: 'deflate' | 'zlib';
@@ -39,6 +39,7 @@ const level = 5;
 class ZlibCodec implements Codec {
   readonly #shape: Shape;
   #deflate: { readonly call: Deflate | undefined } | undefined;
+  #inflate: { readonly call: Inflate | undefined } | undefined;
 
   constructor(shape: Shape) {
     this.#shape = shape;
@@ -48,7 +49,17 @@ class ZlibCodec implements Codec {
     return this.#shape.name;
   }
 
-  unpack(packed: Uint8Array, into: Uint8Array): Promise<void> {
+  async unpack(packed: Uint8Array, into: Uint8Array): Promise<void> {
+    if (into.length >= leastBytes && packed.length > 0) {
+      // Any window that may have been packed with.
+      this.#inflate ??= { call: bindInflate(this.name === 'deflate' ? -15 : 15) };
+      if (await this.#inflate.call?.(packed, into)) return;
+    }
+    // What ends elsewhere, or is damaged, is rare.
+    return this.#unpackByNode(packed, into);
+  }
+
+  #unpackByNode(packed: Uint8Array, into: Uint8Array): Promise<void> {
     const { plain } = this.#shape;
     // Readers take any window; padding after the data is not looked at, as deflate ends itself. Where output just fills
     // the chunk, Node goes through the thread pool once more to ask for the rest.

@@ -26,6 +26,15 @@ export const luksDifferences = [
     shown: 'elsewhere',
   },
   {
+    id: 'secret-replacement',
+    what: 'U+FFFD in `--object secret,data=` (not in base64)',
+    qemuImg: 'takes it as it takes any character',
+    cowImg: 'refuses it; `file=` and base64 take it',
+    reason:
+      'Bytes of an argument that are no text reach a program of Node as that character: any such argument would be the same key.',
+    shown: 'elsewhere',
+  },
+  {
     id: 'luks-detached',
     what: 'Detached LUKS headers (`-o detached-header=true`; `header.filename=` among the options of a node)',
     qemuImg: 'does not know the option: later versions do',
