@@ -153,8 +153,9 @@ describe.skipIf(!canSeal)('a master that is interrupted in the making', () => {
         process.kill(pid, 'SIGKILL');
       }
       await until(() => !markOf(pid));
-      await bench.must('gc', 'masters', '--yes');
-      expect(folders()).toEqual([]);
+      // Its threads may have the disk open for a moment after that.
+      do await bench.must('gc', 'masters', '--yes');
+      while (folders().length > 0);
     },
     60_000,
   );

@@ -1,3 +1,5 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { lstatSync, mkdirSync, readFileSync, readlinkSync, rmSync, symlinkSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -12,6 +14,25 @@ import { LabBench, labBench, qemuCheck } from './support.ts';
 
 const MiB = 1024 * 1024;
 const kills = process.env.COWHERD_LONG === '1' ? 100 : 2;
+
+/**
+ * Mounts the device where only a process of its own sees it. A guest that another test starts meanwhile would take a mount that
+ * all see along into its namespace, and hold the device for as long as it runs.
+ */
+async function mountedApart(device: string, folder: string): Promise<AsyncDisposable> {
+  const script = 'mount -o ro "$0" "$1" && echo mounted && read _';
+  const holder = spawn('unshare', ['-m', 'sh', '-c', script, device, folder], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  const ended = once(holder, 'exit');
+  await Promise.race([once(holder.stdout, 'data'), ended]);
+  return {
+    async [Symbol.asyncDispose]() {
+      holder.stdin.end();
+      await ended;
+    },
+  };
+}
 
 describe.skipIf(!haveLoops || !have('qemu-img'))('seats that are made on block devices', () => {
   let bench: LabBench;
@@ -162,11 +183,9 @@ describe.skipIf(!haveLoops || !have('qemu-img'))('seats that are made on block d
     };
     await mustRun('mkfs.ext4', ['-q', devices[0].path]);
     mkdirSync(bench.path('mnt'), { recursive: true });
-    await mustRun('mount', ['-o', 'ro', devices[0].path, bench.path('mnt')]);
-    try {
+    {
+      await using _mounted = await mountedApart(devices[0].path, bench.path('mnt'));
       await refused('is mounted');
-    } finally {
-      await mustRun('umount', [bench.path('mnt')]);
     }
     {
       await using _open = await openQemuIo(['-f', 'raw', devices[0].path]);
