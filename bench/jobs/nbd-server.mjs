@@ -69,23 +69,19 @@ const depths = [
   [16, 128],
   [64, 128],
 ];
-/** By TCP qemu-nbd lets QEMU's client wait at depth, 10 s for 4,000 requests. */
-const workBy = (transport) => {
-  const many = transport === 'unix' ? 40_000 : 4000;
-  return [
-    ...depths.map(([depth, mebi]) => [`4k reads ×${depth}`, fio('randread', '4k', depth, mebi), fast]),
-    ['1m reads', fio('read', '1m', 4, 1024), fast],
-    ['4k reads ×1, QEMU', qemuImg(4096, 1, 4000, scattered), fast],
-    ['4k reads ×16, QEMU', qemuImg(4096, 16, many, scattered), fast],
-    ['1m reads, QEMU', qemuImg(MiB, 4, 1024), fast],
-    ['nbdcopy out', nbdcopy(undefined, 'null:'), even],
-    ...depths.map(([depth, mebi]) => [`4k writes ×${depth}`, fio('randwrite', '4k', depth, mebi), even]),
-    ['1m writes', fio('write', '1m', 4, 1024), even],
-    ['nbdcopy in', nbdcopy(source, undefined), even],
-    ['4k writes ×16, QEMU', qemuImg(4096, 16, many, { ...scattered, write: true }), even],
-    ['1m writes, QEMU', qemuImg(MiB, 4, 1024, { write: true }), even],
-  ];
-};
+const work = [
+  ...depths.map(([depth, mebi]) => [`4k reads ×${depth}`, fio('randread', '4k', depth, mebi), fast]),
+  ['1m reads', fio('read', '1m', 4, 1024), fast],
+  ['4k reads ×1, QEMU', qemuImg(4096, 1, 4000, scattered), fast],
+  ['4k reads ×16, QEMU', qemuImg(4096, 16, 4000, scattered), fast],
+  ['1m reads, QEMU', qemuImg(MiB, 4, 1024), fast],
+  ['nbdcopy out', nbdcopy(undefined, 'null:'), even],
+  ...depths.map(([depth, mebi]) => [`4k writes ×${depth}`, fio('randwrite', '4k', depth, mebi), even]),
+  ['1m writes', fio('write', '1m', 4, 1024), even],
+  ['nbdcopy in', nbdcopy(source, undefined), even],
+  ['4k writes ×16, QEMU', qemuImg(4096, 16, 4000, { ...scattered, write: true }), even],
+  ['1m writes, QEMU', qemuImg(MiB, 4, 1024, { write: true }), even],
+];
 
 let nextPort = 20000 + (process.pid % 20000);
 
@@ -127,7 +123,7 @@ export function* jobs({ folder, cowNbd }) {
       const theirs = serve(folder, ['qemu-nbd'], ['-f', format, copy], transport);
       const isPlain = label === 'raw' || label === 'qcow2';
       try {
-        for (const [name, { argv, seconds }, goal] of workBy(transport)) {
+        for (const [name, { argv, seconds }, goal] of work) {
           const side = (program, { uri, cpu }) => ({ name: program, argv: argv(uri), seconds, cpu });
           yield {
             name: `${label} by ${transport}: ${name}`,
