@@ -9,14 +9,15 @@ import { isBlockDevice, readImageHead } from './overlay.ts';
  * to count from. What it holds is the same: nothing is compared.
  */
 export async function nameBacking(file: string, backing: BackingReference): Promise<void> {
+  const head = readImageHead(file);
   await using image = await openImageFile(file, {
-    format: 'qcow2',
+    format: head?.format === 'qed' ? 'qed' : 'qcow2',
     writable: true,
     backing: 'ignore',
     // What stands on it reads the same.
     corruptDependents: true,
     // The name is not encrypted: no key is needed, and none may be at hand.
-    metadataOnly: readImageHead(file)?.encrypted,
+    metadataOnly: head?.encrypted,
   });
   const path = isBlockDevice(file) ? resolve(dirname(file), backing.path) : backing.path;
   await changeBacking(image, { ...backing, path });

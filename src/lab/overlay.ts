@@ -9,9 +9,10 @@ import {
   findExtension,
 } from '../formats/qcow2/extensions.ts';
 import { parseHeader, type Qcow2Header } from '../formats/qcow2/header.ts';
+import { Feature, hasFeature, parseHeader as parseQedHeader } from '../formats/qed/header.ts';
 import { parseJsonName } from '../image/nodes/json-dialect.ts';
 import { parseReference, type Reference } from '../image/reference.ts';
-import { backingNameIn } from '../platform/backing-name.ts';
+import { backingNameIn, isQed } from '../platform/backing-name.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { readHead } from '../platform/json-file.ts';
 import { type DeviceMark, parseDeviceMark } from './device-mark.ts';
@@ -60,9 +61,9 @@ function isName(value: unknown): value is string {
 export interface ImageHead {
   /** As asked for. */
   readonly path: string;
-  /** 'qcow2', or 'other' for everything else (raw among it): nothing more is known then. */
-  readonly format: 'qcow2' | 'other';
-  /** Why a qcow2 header could not be read. */
+  /** 'other' for everything else (raw among it): nothing more is known then. */
+  readonly format: 'qcow2' | 'qed' | 'other';
+  /** Why a header of these could not be read. */
   readonly damage?: string;
   /** Guest bytes. */
   readonly size?: number;
@@ -109,6 +110,7 @@ export function imageHead(
   sizes: { readonly apparent: number; readonly allocated: number },
 ): ImageHead {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  if (isQed(bytes)) return qedHead(path, bytes, sizes);
   if (bytes.length < 8 || view.getUint32(0) !== 0x514649fb)
     return { path, format: 'other', mark: parseDeviceMark(bytes), ...sizes };
   try {
@@ -130,6 +132,24 @@ export function imageHead(
     const name = backingNameIn(bytes);
     const backing = name ? { path: name } : undefined;
     return { path, format: 'qcow2', damage: error.message, backing, ...sizes };
+  }
+}
+
+/** No disk of a seat is QED; what stands on a seat or a master may be. */
+function qedHead(
+  path: string,
+  bytes: Uint8Array,
+  sizes: Pick<ImageHead, 'apparent' | 'allocated'>,
+): ImageHead {
+  const name = backingNameIn(bytes);
+  const head = { path, format: 'qed', backing: name ? { path: name } : undefined, ...sizes } as const;
+  try {
+    const header = parseQedHeader(bytes, sizes.apparent, path);
+    const format = hasFeature(header, Feature.backingIsRaw) ? 'raw' : undefined;
+    return { ...head, size: header.size, backing: head.backing && { ...head.backing, format } };
+  } catch (error) {
+    if (!isDiskError(error)) throw error;
+    return { ...head, damage: error.message };
   }
 }
 

@@ -73,7 +73,7 @@ describe.skipIf(!qemu)('gc', () => {
   });
 
   it('keeps what images stand on in other ways: by a description of nodes, in an old format, with a header not understood', async () => {
-    await using bench = await labWithVersions(5);
+    await using bench = await labWithVersions(6);
     const make = async (format: string, name: string, backing: string) => {
       const path = bench.path(name);
       await mustRun('qemu-img', ['create', '-q', '-f', format, '-F', 'qcow2', '-b', backing, path]);
@@ -87,14 +87,17 @@ describe.skipIf(!qemu)('gc', () => {
     bytes[72 + 2] = 1;
     writeFileSync(newer, bytes);
     await make('qcow2', 'prefixed.qcow2', `file:${version(bench, 4)}`);
+    const qed = await make('qed', 'other.qed', 'masters/m@5.qcow2');
     const found = await bench.json<Collected>('gc', 'masters', '--yes');
     expect(found.garbage).toEqual([]);
-    expect(found.kept.map((one) => one.path)).toEqual([1, 2, 3, 4].map((n) => version(bench, n)));
+    expect(found.kept.map((one) => one.path)).toEqual([1, 2, 3, 4, 5].map((n) => version(bench, n)));
     const { code, err } = await bench.run('move', 'masters/m@3.qcow2', 'elsewhere/');
     expect([code, err]).toEqual([1, expect.stringContaining('cannot be read')]);
     await bench.must('move', 'masters/m@1.qcow2', 'elsewhere/');
     await qemuCheck(bench.path('described.qcow2'));
     expect((await run('qemu-img', ['map', bench.path('described.qcow2')])).code).toBe(0);
+    await bench.must('move', 'masters/m@5.qcow2', 'elsewhere/');
+    await mustRun('qemu-img', ['compare', qed, bench.path('elsewhere/m@5.qcow2')]);
   });
 
   it('keeps what a lab file names, what has no record, and what saved work stands on', async () => {
