@@ -149,7 +149,8 @@ export class TableCache {
     const surplus = this.#tables.size - Math.max(1, Math.floor((this.#budget * 7) / 8));
     for (const table of droppable.slice(0, Math.min(surplus, droppable.length - 1))) {
       this.#tables.delete(table.index);
-      if (this.#spare.length < this.#budget / 8) this.#spare.push(table.bytes);
+      // With those that stay never more than the budget and one.
+      if (this.#tables.size + this.#spare.length <= this.#budget) this.#spare.push(table.bytes);
     }
   }
 }
