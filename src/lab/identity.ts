@@ -63,9 +63,8 @@ export function identities(
   }
   for (const { seat, uuid } of all.sort((a, b) => (a.uuid < b.uuid ? -1 : 1))) {
     if (found.has(seat)) continue;
-    let attempt = 0;
-    while (used.has(seatMac(lab, seat, attempt))) attempt += 1;
-    const mac = seatMac(lab, seat, attempt);
+    let mac = seatMac(lab, seat);
+    for (let attempt = 1; used.has(mac); attempt++) mac = seatMac(lab, seat, attempt);
     used.add(mac);
     found.set(seat, { uuid, mac });
   }

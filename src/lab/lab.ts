@@ -5,7 +5,7 @@ import { recordFolder } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { formerOf, masterPath } from './former.ts';
 import { identities, labUuid, uuidV5 } from './identity.ts';
-import { isBlockDevice, nameExists, readImageHead } from './overlay.ts';
+import { type ImageHead, isBlockDevice, readImageHead } from './overlay.ts';
 import { assertNotMoving } from './pool-move/journal.ts';
 import type { DiskEncryption, Seat } from './seat.ts';
 import { placeSeats } from './spec/hosts.ts';
@@ -75,8 +75,13 @@ export function labOf(spec: LabSpec): Lab {
   const identity = identities(name, spec.seats, given, macsOfOthers(pool, name));
   const hostBefore = new Map(state?.seats.map((seat) => [seat.name, seat.host]));
   const hosts = spec.hosts && placeSeats(spec.seats, spec.hosts, hostBefore);
+  const master = realPath(spec.master.path);
+  const present = filesIn(pool);
+  const headOf = (path: string) => (present.has(basename(path)) ? readImageHead(path) : undefined);
   const seatOf = (seat: string, mac: string, uuid: string): Seat => {
     const paths = seatPaths(pool, seat);
+    const there = present.has(basename(paths.disk));
+    const head = headOf(paths.disk);
     return {
       lab: name,
       name: seat,
@@ -89,10 +94,8 @@ export function labOf(spec: LabSpec): Lab {
         path: paths.disk,
         format: 'qcow2',
         bus: spec.disk.bus,
-        ...(isBlockDevice(paths.disk) || (spec.disk.device && !nameExists(paths.disk))
-          ? { block: true }
-          : {}),
-        encryption: encryptionOf(spec, seat, paths.disk),
+        ...((there ? isBlockDevice(paths.disk) : spec.disk.device) ? { block: true } : {}),
+        encryption: encryptionOf(spec, seat, head),
       },
       network: spec.network,
       cdrom: spec.cdrom,
@@ -101,11 +104,11 @@ export function labOf(spec: LabSpec): Lab {
         path: extraDiskPath(pool, seat, disk),
         format: 'qcow2',
         bus,
-        encryption: encryptionOf(spec, seat, extraDiskPath(pool, seat, disk)),
+        encryption: encryptionOf(spec, seat, headOf(extraDiskPath(pool, seat, disk))),
       })),
       definition: paths.definition,
       serialLog: paths.log,
-      master: formerPath(state, pool, paths.disk) ?? realPath(spec.master.path),
+      master: formerPath(state, pool, head) ?? master,
       graphics: spec.graphics,
       firmware: spec.firmware,
       tpm: spec.tpm,
@@ -113,7 +116,7 @@ export function labOf(spec: LabSpec): Lab {
   };
   const listed = new Set(spec.seats);
   const recorded = (state?.seats ?? []).map((seat) => seat.name).filter((seat) => !listed.has(seat));
-  const gone = [...recorded, ...unrecorded(pool, name, new Set([...spec.seats, ...recorded]))];
+  const gone = [...recorded, ...unrecorded(pool, name, present, new Set([...spec.seats, ...recorded]))];
   const goneIdentities = identities(name, gone, given);
   const seats = (names: readonly string[], from: typeof identity) =>
     new Map(names.map((seat) => [seat, seatOf(seat, from.get(seat)!.mac, from.get(seat)!.uuid)]));
@@ -131,8 +134,8 @@ export function labOf(spec: LabSpec): Lab {
 }
 
 /** A disk that is there is as it was made; one that is not will be as the lab file says. */
-function encryptionOf(spec: LabSpec, seat: string, disk: string): DiskEncryption | undefined {
-  const encrypted = readImageHead(disk)?.encrypted ?? spec.encrypt !== undefined;
+function encryptionOf(spec: LabSpec, seat: string, head: ImageHead | undefined): DiskEncryption | undefined {
+  const encrypted = head?.encrypted ?? spec.encrypt !== undefined;
   return encrypted ? encryptionFor(spec, seat) : undefined;
 }
 
@@ -142,23 +145,37 @@ export function encryptionFor({ name, encrypt }: LabSpec, seat: string): DiskEnc
   return { lab: name, seat, passphraseFile: encrypt?.passphraseFile, secret };
 }
 
-/** The former master that the seat's disk stands on, if one. */
-function formerPath(state: LabState | undefined, pool: string, disk: string): string | undefined {
+/** The former master that a seat's disk stands on, if one. */
+function formerPath(
+  state: LabState | undefined,
+  pool: string,
+  head: ImageHead | undefined,
+): string | undefined {
   if (!state?.former) return undefined;
-  const former = formerOf(state, readImageHead(disk));
+  const former = formerOf(state, head);
   return former && masterPath(former, pool);
 }
 
 /** Seats whose disks say that they are this lab's, though neither the lab file nor the state knows them. */
-function unrecorded(pool: string, lab: string, known: ReadonlySet<string>): readonly string[] {
+function unrecorded(
+  pool: string,
+  lab: string,
+  present: ReadonlySet<string>,
+  known: ReadonlySet<string>,
+): readonly string[] {
   const found: string[] = [];
-  for (const file of namesIn(pool)) {
+  for (const file of present) {
     const seat = /^([^.].*)\.qcow2$/.exec(file)?.[1];
     if (seat === undefined || known.has(seat)) continue;
     const provenance = readImageHead(join(pool, file))?.provenance;
     if (provenance?.lab === lab && provenance.seat === seat) found.push(seat);
   }
   return found.sort();
+}
+
+/** The names in a pool, which need not exist: to ask for each seat's files by themselves takes longer than everything else. */
+export function filesIn(pool: string): ReadonlySet<string> {
+  return new Set(namesIn(pool));
 }
 
 function namesIn(folder: string): readonly string[] {

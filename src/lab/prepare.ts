@@ -1,10 +1,11 @@
+import { basename } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { type DefinitionKind, definitionOf, definitionOwner } from './definition.ts';
 import { definitionKind } from './definition-kind.ts';
 import { type DeviceProblem, deviceFor, deviceNumber, deviceProblem, linkTarget } from './device-disk.ts';
 import { formerInUse, isRoll, masterPath, mastersOf } from './former.ts';
 import { guardNeeds, type Hold } from './guard.ts';
-import { type Lab, realPath, seatPaths } from './lab.ts';
+import { filesIn, type Lab, realPath, seatPaths } from './lab.ts';
 import {
   computeContent,
   type DigestOptions,
@@ -179,12 +180,13 @@ function wantedDefinitions(
   loose: ReadonlySet<string>,
 ): PlanInput['wanted'] {
   const wanted = new Map<string, { definition: string }>();
+  const present = realPath(lab.spec.master.path);
   for (const { name, disk, definition } of files) {
     const seat = lab.seats.get(name);
     if (!seat) continue;
     const made = disk.head?.provenance?.master;
     const on = former.find((one) => one.content === made);
-    const master = on ? masterPath(on, lab.pool) : realPath(lab.spec.master.path);
+    const master = on ? masterPath(on, lab.pool) : present;
     const own = on || disk.head?.provenance?.flat || loose.has(name) ? { ...kind, backing: undefined } : kind;
     wanted.set(name, { definition: definitionOf({ ...seat, master }, own, definition.owner?.text) });
   }
@@ -273,12 +275,15 @@ function stateAfter(
 
 /** The files of every seat: those of the lab file in its order, then those that were made before. */
 export function seatFilesIn(lab: Lab): readonly SeatFiles[] {
+  const present = filesIn(lab.pool);
+  const isThere = (path: string) => present.has(basename(path));
   return [...lab.seats.keys(), ...lab.unlisted.keys()].map((name) => {
-    const paths = seatPaths(lab.pool, name);
+    const { disk, definition } = seatPaths(lab.pool, name);
+    const owner = isThere(definition) ? definitionOwner(definition, lab.name, name) : undefined;
     return {
       name,
-      disk: diskIn(paths.disk),
-      definition: { path: paths.definition, owner: definitionOwner(paths.definition, lab.name, name) },
+      disk: isThere(disk) ? diskIn(disk) : { path: disk },
+      definition: { path: definition, owner },
     };
   });
 }

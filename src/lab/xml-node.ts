@@ -50,21 +50,27 @@ export function documentText(value: Node): string {
 }
 
 function elementText({ name, namespace, attributes, text, children }: Node, margin: string): string {
-  let start = `<${name}`;
-  for (const [key, content] of Object.entries(attributes)) {
-    start += ` ${key}="${escaped(checked(String(content), `${name}/@${key}`))}"`;
+  let written = `<${name}`;
+  for (const key in attributes) {
+    const content = attributes[key];
+    written += ` ${key}="${typeof content === 'number' ? content : escaped(content, name, key)}"`;
   }
-  if (namespace) start += ` xmlns:${name.slice(0, name.indexOf(':'))}="${escaped(namespace)}"`;
-  if (text !== undefined) return `${start}>${escaped(checked(text, name), false)}</${name}>`;
-  if (children.length === 0) return `${start}/>`;
+  if (namespace) written += ` xmlns:${name.slice(0, name.indexOf(':'))}="${escaped(namespace, name)}"`;
+  if (text !== undefined) return `${written}>${escaped(text, name)}</${name}>`;
+  if (children.length === 0) return `${written}/>`;
   const inner = `${margin}  `;
-  return `${start}>${children.map((child) => inner + elementText(child, inner)).join('')}${margin}</${name}>`;
+  written += '>';
+  for (const child of children) written += inner + elementText(child, inner);
+  return `${written}${margin}</${name}>`;
 }
 
 const entities: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' };
 
-function escaped(content: string, inQuotes = true): string {
-  return content.replace(inQuotes ? /[&<>"]/g : /[&<>]/g, (character) => entities[character]);
+/** Text, or with an attribute's name its value. Most need nothing: that is one look. */
+function escaped(content: string, element: string, attribute?: string): string {
+  if (/^[ !#-%'-;=?-~]*$/.test(content)) return content;
+  const whole = checked(content, attribute === undefined ? element : `${element}/@${attribute}`);
+  return whole.replace(attribute === undefined ? /[&<>]/g : /[&<>"]/g, (character) => entities[character]);
 }
 
 /** XML 1.0 has no way to write most control characters, and attributes lose line ends and tabs. */

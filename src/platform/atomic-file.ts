@@ -62,8 +62,8 @@ const maxLinks = 40;
  */
 export function createAside(path: string, options: { readonly deviceLink?: boolean } = {}): Aside {
   const end = followLinks(path);
-  const target = isDevice(end) && options.deviceLink ? resolve(path) : end;
-  if (isDevice(target)) {
+  const target = end.isDevice && options.deviceLink ? resolve(path) : end.path;
+  if (end.isDevice && target === end.path) {
     throw new DiskError('unsupported', `'${path}' is a device: no file can take its place`, { path });
   }
   // Only to keep our own apart: whoever makes the file asks that none be there. (Node's crypto takes milliseconds to load.)
@@ -181,18 +181,18 @@ function isLeftover(path: string, pid: string, mark: string, now: number): boole
   return mark.includes('.') || !isAlive(Number(pid));
 }
 
-/** Where a path leads by symbolic links, the last of which may lead to nothing yet. */
-function followLinks(path: string): string {
+/** Where a path leads by symbolic links, the last of which may lead to nothing yet, and whether that is a device. */
+function followLinks(path: string): { readonly path: string; readonly isDevice: boolean } {
   let at = resolve(path);
   for (let links = 0; links < maxLinks; links++) {
-    if (!lstatIfAny(at)?.isSymbolicLink()) return at;
+    const stats = lstatIfAny(at);
+    if (!stats?.isSymbolicLink()) return { path: at, isDevice: isDevice(stats) };
     at = resolve(dirname(at), readlinkSync(at));
   }
   throw systemError('ELOOP', 'create', path);
 }
 
-function isDevice(path: string): boolean {
-  const stats = lstatIfAny(path);
+function isDevice(stats: Stats | undefined): boolean {
   return stats !== undefined && (stats.isBlockDevice() || stats.isCharacterDevice());
 }
 

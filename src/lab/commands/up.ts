@@ -3,8 +3,10 @@ import { humanSize } from '../../cli/sizes.ts';
 import { factsIfAny } from '../../platform/file-facts.ts';
 import { count, milliseconds } from '../describe.ts';
 import { openLab } from '../lab.ts';
+import { assertNotMoving } from '../pool-move/journal.ts';
 import type { Prepared } from '../prepare.ts';
 import type { Runner } from '../runner/runner.ts';
+import { readState } from '../state.ts';
 import { type Applied, applyUp, tidy } from '../up.ts';
 import {
   type LabCommand,
@@ -46,14 +48,15 @@ const onThisMachine: LabCommand = async (input, context) => {
   const idle = isEmpty(prepared.plan);
   if (idle) await tidy(lab);
   else {
-    // Looked at again under the lock: another command may have been at work until now.
+    const first = prepared;
     ({ prepared, applied } = await locked(lab, async () => {
-      const again = await prepareWithDigest(
-        openLab(lab.spec.file, context.cwd),
-        { prune, overwrite, runner },
-        context,
-      );
-      return { prepared: again, applied: await apply(again, runner, context) };
+      // Looked at again under the lock: another command may have been at work until now. Nobody was where the lab still has no state.
+      assertNotMoving(lab.pool);
+      const isFirst = lab.state === undefined && readState(lab.pool, lab.name) === undefined;
+      const now = isFirst
+        ? first
+        : await prepareWithDigest(openLab(lab.spec.file, context.cwd), { prune, overwrite, runner }, context);
+      return { prepared: now, applied: await apply(now, runner, context) };
     }));
   }
   for (const warning of [...applied.warnings, ...(runner.warnings?.() ?? [])]) warn(context, warning);
