@@ -3,8 +3,8 @@ import { damagedZstd, zstdFrameLength } from '../codecs/zstd-frame.ts';
 import { DiskError } from '../errors.ts';
 import { libzstd } from './libzstd.ts';
 
-/** zstd's own default, which is also what qemu-img uses. */
-const level = 3;
+/** In WebAssembly: zstd's own default. */
+const wasmLevel = 3;
 
 /** zstd by the system's library where it can be had (several units at a time use several cores), else WebAssembly. */
 class ZstdCodec implements Codec {
@@ -25,12 +25,10 @@ class ZstdCodec implements Codec {
     const library = libzstd();
     if (!library) {
       const { compress } = await wasmEncoder();
-      const packed = compress(bytes, level);
+      const packed = compress(bytes, wasmLevel);
       return packed.length <= limit ? packed : undefined;
     }
-    const into = new Uint8Array(limit);
-    const length = await library.compress(bytes, into, level);
-    return length < 0 ? undefined : into.subarray(0, length);
+    return library.compress(bytes, limit);
   }
 }
 
