@@ -31,6 +31,8 @@ export interface Aside extends AsyncDisposable {
    * file, and programs that have it open, keep the old one.
    */
   commit(options?: CommitOptions): Promise<void>;
+  /** The same at once, for small files. */
+  commitNow(options?: CommitOptions): void;
   /** Makes the file's content durable, for a `commit` that need not do it: many files may be settled at a time. */
   settle(): Promise<void>;
   /** Deletes the file that will be replaced, if there is one, durably; `commit` still gives its permissions on. */
@@ -83,23 +85,27 @@ export function createAside(path: string, options: { readonly deviceLink?: boole
     if (!live.delete(temporary)) return;
     removeFile(temporary);
   };
+  const commitNow = ({ replace = true, durable = true }: CommitOptions = {}) => {
+    try {
+      if (durable) syncPath(temporary);
+      if (replace) {
+        copyAttributes(target, temporary);
+        renameSync(temporary, target);
+      } else {
+        moveUnlessExists(temporary, target);
+      }
+      live.delete(temporary);
+      if (durable) syncDirectory(dirname(target));
+    } catch (error) {
+      throw asSystemError(error, 'create', path);
+    }
+  };
   return {
     path: temporary,
     target,
-    async commit({ replace = true, durable = true } = {}) {
-      try {
-        if (durable) syncPath(temporary);
-        if (replace) {
-          copyAttributes(target, temporary);
-          renameSync(temporary, target);
-        } else {
-          moveUnlessExists(temporary, target);
-        }
-        live.delete(temporary);
-        if (durable) syncDirectory(dirname(target));
-      } catch (error) {
-        throw asSystemError(error, 'create', path);
-      }
+    commitNow,
+    async commit(options) {
+      commitNow(options);
     },
     async settle() {
       try {

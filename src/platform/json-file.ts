@@ -1,18 +1,16 @@
 import {
   closeSync,
   fstatSync,
-  fsyncSync,
   mkdirSync,
   openSync,
   readFileSync,
   readSync,
-  renameSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
 import { DiskError } from '../errors.ts';
-import { createAside, syncDirectory } from './atomic-file.ts';
+import { createAside } from './atomic-file.ts';
 import { asSystemError, errnoOf } from './errno.ts';
 
 /**
@@ -59,23 +57,31 @@ export function readJsonFile(path: string, limit: number): Record<string, unknow
 
 /**
  * Makes a folder and those above it, where they are missing. (Node's own `recursive` says ENOENT of a read-only file
- * system.) Throws `denied`, `read-only`, `exists` where something else has the name.
+ * system, and tries without end where nothing can be made, as in /proc.) Answers whether the folder is new. Throws `denied`,
+ * `read-only`, `not-found` where nothing can be made, `exists` where something else has the name.
  */
-export function makeFolder(path: string): void {
-  try {
-    mkdirSync(path);
-  } catch (cause) {
-    const errno = errnoOf(cause);
-    if (errno === 'EEXIST' && statSync(path).isDirectory()) return;
-    if (errno !== 'ENOENT' || dirname(path) === path) throw asSystemError(cause, 'create the folder', path);
-    makeFolder(dirname(path));
-    makeFolder(path);
-  }
+export function makeFolder(path: string, mode = 0o777): boolean {
+  const made = (last: boolean): boolean | undefined => {
+    try {
+      mkdirSync(path, { mode });
+      return true;
+    } catch (cause) {
+      const errno = errnoOf(cause);
+      if (errno === 'EEXIST' && statSync(path).isDirectory()) return false;
+      if (errno === 'ENOENT' && !last && dirname(path) !== path) return undefined;
+      throw asSystemError(cause, 'create the folder', path);
+    }
+  };
+  const first = made(false);
+  if (first !== undefined) return first;
+  makeFolder(dirname(path), mode);
+  return made(true)!;
 }
 
 /**
- * Writes a small text file whole or not at all, durably, making its folder where that is missing. Nothing is touched
- * when the file holds exactly this already; answers whether it wrote. Synchronous, as it is small.
+ * Writes a small text file whole or not at all, durably, making its folder where that is missing. A file that it replaces
+ * leaves it its permissions and owner. Nothing is touched when the file holds exactly this already; answers whether it wrote.
+ * Synchronous, as it is small.
  */
 export function writeTextFile(path: string, text: string): boolean {
   if (holds(path, text)) return false;
@@ -83,15 +89,8 @@ export function writeTextFile(path: string, text: string): boolean {
     makeFolder(dirname(path));
     const aside = createAside(path);
     try {
-      const fd = openSync(aside.path, 'wx', 0o644);
-      try {
-        writeFileSync(fd, text);
-        fsyncSync(fd);
-      } finally {
-        closeSync(fd);
-      }
-      renameSync(aside.path, aside.target);
-      syncDirectory(dirname(aside.target));
+      writeFileSync(aside.path, text, { flag: 'wx', mode: 0o644 });
+      aside.commitNow();
     } finally {
       aside.abandon().catch(() => undefined);
     }

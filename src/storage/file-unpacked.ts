@@ -3,7 +3,8 @@ import { unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { isZero } from '../bytes/zero.ts';
 import { type Compression, compressionOf } from '../codecs/compression.ts';
-import { DiskError } from '../errors.ts';
+import { DiskError, isDiskError } from '../errors.ts';
+import { systemError } from '../platform/errno.ts';
 import { unpackStream } from '../platform/unpack-stream.ts';
 import { openFileStore } from './file.ts';
 import { ForwardSource } from './forward.ts';
@@ -110,7 +111,14 @@ export async function spoolStream(
 /** An empty file of `directory` that is gone when it is closed. `name`: for messages. */
 export async function openUnnamedFile(directory: string, name: string): Promise<ByteStore> {
   const path = join(directory, `.cowherd-unpacked-${process.pid}-${randomBytes(6).toString('hex')}`);
-  const store = await openFileStore(path, { create: 'exclusive', mode: 0o600, name });
+  let store: ByteStore;
+  try {
+    store = await openFileStore(path, { create: 'exclusive', mode: 0o600, name });
+  } catch (error) {
+    // Of the name that messages have, nothing was to be made.
+    if (!isDiskError(error) || typeof error.detail.errno !== 'string') throw error;
+    throw systemError(error.detail.errno, 'create a file in', directory, { cause: error });
+  }
   try {
     unlinkSync(path);
     return store;

@@ -58,6 +58,8 @@ describe.skipIf(needed.some((program) => !have(program)))('appliances from a pip
     readonly order?: readonly ('ovf' | 'mf' | 'disk')[];
     readonly change?: (text: string) => string;
     readonly spoil?: () => void;
+    /** That the files lie in, in the archive. */
+    readonly folder?: string;
   }
 
   /** An archive that tar makes, of a descriptor, a manifest that sha1sum makes, and a disk. */
@@ -76,7 +78,10 @@ describe.skipIf(needed.some((program) => !have(program)))('appliances from a pip
     wish.spoil?.();
     const files = { ovf: 'box.ovf', mf: 'box.mf', disk: name };
     const members = (wish.order ?? (['ovf', 'mf', 'disk'] as const)).map((kind) => files[kind]);
-    await mustRun('tar', ['-cf', path('made.ova'), `--format=${format}`, ...members], { cwd: path('made') });
+    const inside = wish.folder === undefined ? [] : ['--transform', `s,^,${wish.folder}/,`];
+    await mustRun('tar', ['-cf', path('made.ova'), `--format=${format}`, ...inside, ...members], {
+      cwd: path('made'),
+    });
     const bytes = readFileSync(path('made.ova'));
     await mustRun('rm', ['-rf', path('made'), path('made.ova')]);
     return bytes;
@@ -124,6 +129,8 @@ describe.skipIf(needed.some((program) => !have(program)))('appliances from a pip
       { format: 'pax', name: long, order: ['ovf', 'disk', 'mf'] },
       { format: 'v7', order: ['mf', 'ovf', 'disk'] },
       { name: 'a disk.vmdk', change: escaped },
+      { name: 'a disk.vmdk', change: escaped, folder: './a folder/box', order: ['mf', 'ovf', 'disk'] },
+      { folder: 'box', order: ['ovf', 'disk', 'mf'] },
       { disk: 'stream.vmdk.gz', change: gzip, order: ['ovf', 'disk', 'mf'] },
       { order: ['ovf', 'disk'], says: /there is no manifest/ },
       { disk: 'sparse.vmdk', says: /is saved to a file/ },
@@ -225,6 +232,15 @@ describe.skipIf(needed.some((program) => !have(program)))('appliances from a pip
       changed.writeUInt32LE(entry, table + 4 * at);
       writeFileSync(path('changed.vmdk'), changed);
       await refused(await archive({ disk: 'changed.vmdk' }), 'do not agree on grain');
+    }
+  });
+
+  it.skipIf(!existsSync('/proc/self'))('says where no file can be made', async () => {
+    for (const [bytes, where] of [
+      [await archive({}), "the folder '/proc/x': No such file"],
+      [readFileSync(path('stream.vmdk')), "a file in '/proc': No such file"],
+    ] as const) {
+      await refused(bytes, where, '-o', '/proc/x');
     }
   });
 

@@ -1,4 +1,12 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parseOvf } from '../../src/appliance/parse-ovf.ts';
@@ -145,6 +153,41 @@ describe.skipIf(needed.some((program) => !have(program)))('appliances', () => {
     await compare(path('from-folder.qcow2'));
   });
 
+  it('takes archives whose descriptor lies in a folder, from where it names files', async () => {
+    describe1('deep/er', 'disks/a disk.raw', (text) =>
+      text.replace('"disks/a disk.raw"', '"./disks/a%20disk.raw"'),
+    );
+    mkdirSync(path('deep/er/disks'));
+    await mustRun('cp', [path('demo.raw'), path('deep/er/disks/a disk.raw')]);
+    const sums = `sha256sum --tag box.ovf 'disks/a disk.raw' | sed 's/ (/(/' > box.mf`;
+    await mustRun('sh', ['-c', sums], { cwd: path('deep/er') });
+    const ending = ['box.mf', 'disks/a disk.raw'].map((name) => `deep/er/${name}`);
+    // Its namesake at the top is another file.
+    await mustRun('cp', ['-r', path('deep/er/disks'), path('disks')]);
+    writeFileSync(path('disks/a disk.raw'), Buffer.alloc(mebibyte));
+    const members = ['disks/a disk.raw', 'deep/er/box.ovf', ...ending];
+    await mustRun('tar', ['-cf', path('deep.ova'), ...members], { cwd: dir.path });
+    const { out } = await must(dir.path, 'import', 'deep.ova', '-o', 'from-deep', '--output', 'json');
+    expect(JSON.parse(out)).toMatchObject({ verified: true, warnings: [] });
+    await compare(path('from-deep', 'box.qcow2'));
+    expect((await must(dir.path, 'inspect', 'deep.ova')).out).toContain('allowed');
+    const descriptor = readFileSync(path('deep/er/box.ovf'), 'utf8');
+    const refused = async (what: string, href: string, ...sums: string[]) => {
+      writeFileSync(path('deep/er/box.ovf'), descriptor.replace('./disks/a%20disk.raw', href));
+      writeFileSync(path('deep/er/box.mf'), sums.join('\n'));
+      await mustRun('tar', ['-cf', path('deep.ova'), ...members], { cwd: dir.path });
+      const { code, err } = await command(dir.path, 'import', 'deep.ova', '-o', 'nothing');
+      expect([code, err]).toEqual([expect.any(Number), expect.stringContaining(what)]);
+      expect([code === 0, existsSync(path('nothing'))]).toEqual([false, false]);
+    };
+    // Neither by climbing, nor as if it were named from the top.
+    await refused('outside of the package', '../../disks/a%20disk.raw');
+    await refused('outside of the package', '/deep/er/disks/a%20disk.raw');
+    await refused('has no file', 'deep/er/disks/a%20disk.raw');
+    const sum = `SHA256(../../disks/a disk.raw)= ${'0'.repeat(64)}`;
+    await refused('has no file', 'disks/a%20disk.raw', sum);
+  });
+
   it('boots from the first place of the first controller, and says what hardware is left out', async () => {
     const names = ['c.raw', 'b.raw', 'a.raw'];
     const disks = names.map((file) => ({ file, fileBytes: 0, capacity: 4 * mebibyte, populated: 0 }));
@@ -219,6 +262,16 @@ describe.skipIf(needed.some((program) => !have(program)))('appliances', () => {
       expect(await cowherd(args, context)).toBe(130);
     }
     expect((await command(dir.path, 'import', 'demo.raw', '-o', 'demo.raw')).err).toContain('exists already');
+    await must(dir.path, 'export', 'demo.raw', 'whole.ova');
+    // No file can be made there.
+    for (const place of existsSync('/proc/self') ? ['/proc/x', '/proc/x/y.qcow2'] : []) {
+      for (const from of ['demo.raw', 'whole.ova']) {
+        const { code, err } = await command(dir.path, 'import', from, '-o', place);
+        expect([code, err]).toEqual([expect.any(Number), expect.stringMatching(/No such file|Could not/)]);
+        expect(code).toBeGreaterThan(0);
+      }
+    }
+    rmSync(path('whole.ova'));
     const told = await must(dir.path, 'export', 'demo.raw', 'told.ova', '--dry-run', '--output', 'json');
     expect(JSON.parse(told.out)).toMatchObject({
       dryRun: true,

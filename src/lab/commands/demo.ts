@@ -1,10 +1,11 @@
-import { existsSync, mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 import { cowImg } from '../../cli/cow-img.ts';
 import { progressBar } from '../../cli/progress-bar.ts';
 import { humanSize } from '../../cli/sizes.ts';
 import { DiskError } from '../../errors.ts';
 import { assertNoDependents } from '../../platform/dependents.ts';
+import { makeFolder } from '../../platform/json-file.ts';
 import { cowherd } from '../cowherd.ts';
 import { exampleLab } from '../demo/example-lab.ts';
 import { canInstallQemu, installQemu } from '../demo/get-qemu.ts';
@@ -34,12 +35,12 @@ export const run: LabCommand = async (input, context) => {
   const folder = resolve(context.cwd, input.operands[0] ?? '.');
   const began = performance.now();
   const stage = new Stage({ ...context, stdin: context.stdin, cwd: folder });
-  mkdirSync(folder, { recursive: true });
+  makeFolder(folder);
   // cow-img takes names as the system does: from the process's own folder.
   process.chdir(folder);
   const file = join(folder, labFile);
   if (!existsSync(file)) {
-    mkdirSync(dirname(file), { recursive: true });
+    makeFolder(dirname(file));
     writeFileSync(file, exampleLab);
   }
   await clearStage(stage);
@@ -88,7 +89,7 @@ async function makeMaster(stage: Stage): Promise<void> {
   stage.scene(
     `A golden image, made here: a guest of ${seatProgram().bytes.length} bytes that counts its boots on its own disk`,
   );
-  mkdirSync(dirname(raw), { recursive: true });
+  makeFolder(dirname(raw));
   const bar = progressBar(context, { label: 'demo master' });
   await makeDemoMaster(raw, {
     size: masterBytes,

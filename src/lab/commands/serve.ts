@@ -1,5 +1,6 @@
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { makeFolder } from '../../platform/json-file.ts';
 import { domainXml } from '../domain-xml.ts';
 import type { Lab } from '../lab.ts';
 import { placeOf, servedAt, serveSeats } from '../serve.ts';
@@ -40,7 +41,7 @@ export const run: LabCommand = async (input, context) => {
 
 function writeDefinitions(lab: Lab, names: readonly string[], folder: string): void {
   const served = servedAt(lab);
-  mkdirSync(folder, { recursive: true });
+  makeFolder(folder);
   for (const name of names) {
     const seat = lab.seats.get(name)!;
     writeFileSync(join(folder, `${name}.xml`), domainXml(seat, { type: 'kvm', served }));

@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
+import { readdirSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
 import { basename, dirname, extname, join, resolve } from 'node:path';
 import type { Appliance, ApplianceDisk } from '../../appliance/appliance.ts';
 import { parseOvf } from '../../appliance/parse-ovf.ts';
@@ -8,6 +8,7 @@ import type { Image } from '../../image/image.ts';
 import { openImage } from '../../image/open.ts';
 import type { ImageTarget } from '../../node.ts';
 import { createAside } from '../../platform/atomic-file.ts';
+import { makeFolder } from '../../platform/json-file.ts';
 import { compressionIn } from '../../storage/file-unpacked.ts';
 import type { ByteSource, OnProgress } from '../../storage/store.ts';
 import type { DomainType } from '../domain-xml.ts';
@@ -97,7 +98,7 @@ export async function verifyPackage(
   if (!manifest) return false;
   const files: { readonly file: ByteSource; readonly line: (typeof manifest.lines)[number] }[] = [];
   try {
-    for (const line of manifest.lines) files.push({ line, file: await source.open(line.file) });
+    for (const line of manifest.lines) files.push({ line, file: await source.open(line.file, manifest) });
     const total = files.reduce((sum, { file }) => sum + file.size, 0);
     let done = 0;
     for (const { file, line } of files) {
@@ -124,11 +125,10 @@ export function warnOfManifest(
     onWarning('there is no manifest: whether the package is whole cannot be told');
     return;
   }
-  const listed = new Set(manifest.lines.flatMap(({ file }) => namesOf(file)));
-  const needed = [descriptor.name, ...disks.flatMap(({ file }) => (file ? [file.href] : []))];
-  for (const name of needed) {
-    if (!namesOf(name).some((each) => listed.has(each)))
-      onWarning(`the manifest does not say what '${name}' is`);
+  const listed = new Set(manifest.lines.flatMap(({ file }) => namesOf(file, manifest)));
+  const needed = disks.flatMap(({ file }) => (file ? [namesOf(file.href, descriptor)] : []));
+  for (const names of [[descriptor.name], ...needed]) {
+    if (!names.some((each) => listed.has(each))) onWarning(`the manifest does not say what '${names[0]}' is`);
   }
 }
 
@@ -159,7 +159,7 @@ export async function makeMachine(
   fill: (targets: Map<number, ImageTarget>) => Promise<void>,
 ): Promise<void> {
   const folder = dirname(definition);
-  const isNew = mkdirSync(folder, { recursive: true }) !== undefined;
+  const isNew = makeFolder(folder);
   const targets = new Map<number, ImageTarget>();
   const discard = async () => {
     for (const target of targets.values()) await target[Symbol.asyncDispose]();
@@ -253,7 +253,7 @@ async function openDisk(
   { signal, onWarning }: ImportOptions,
 ): Promise<Image> {
   const { href, gzip } = file!;
-  const bytes = await source.open(href);
+  const bytes = await source.open(href, source.descriptor);
   const compression = gzip ? 'gzip' : await compressionIn(bytes);
   if (compression) {
     const onSpool = (format: string, size: number) =>
@@ -261,7 +261,7 @@ async function openDisk(
     return openUnpacked(bytes, compression, { signal, spoolDirectory, onSpool });
   }
   // Extents lie beside their descriptor, in the package.
-  const openExtent = (name: string) => source.open(join(dirname(href), name));
+  const openExtent = (name: string) => source.open(join(dirname(href), name), source.descriptor);
   return openDiskFile(bytes, { href, path: source.path, signal, openExtent });
 }
 

@@ -115,7 +115,7 @@ export class ApplianceStream implements AsyncDisposable {
     const wanted = new Map<string, number>();
     for (const [index, { file }] of appliance.disks.entries()) {
       if (!file) continue;
-      for (const name of namesOf(file.href)) {
+      for (const name of namesOf(file.href, this.descriptor)) {
         if (this.#digests.has(name)) throw beforeDescriptor(name, this.path);
         if (wanted.has(name)) {
           throw new DiskError(
@@ -167,8 +167,9 @@ export class ApplianceStream implements AsyncDisposable {
     onBytes: ((done: number) => void) | undefined,
     use: (reader: SequentialReader) => Promise<void>,
   ): Promise<void> {
-    const line = this.#manifest?.lines.find(({ file }) => namesOf(file).includes(member.name));
-    const algorithms = this.#manifest ? (line ? [line.algorithm] : []) : allDigests;
+    const manifest = this.#manifest;
+    const line = manifest?.lines.find(({ file }) => namesOf(file, manifest).includes(member.name));
+    const algorithms = manifest ? (line ? [line.algorithm] : []) : allDigests;
     const hashes = new Map(algorithms.map((name) => [name, createHash(name.toLowerCase())] as const));
     const hashed = async function* () {
       let done = 0;
@@ -189,15 +190,16 @@ export class ApplianceStream implements AsyncDisposable {
 
   /** Throws `corrupt` where a file that has passed is not what the line says. */
   #assertLine(line: ManifestLine): void {
-    const name = namesOf(line.file).find((each) => this.#digests.has(each));
+    const name = namesOf(line.file, this.#manifest!).find((each) => this.#digests.has(each));
     const digest = name === undefined ? undefined : this.#digests.get(name)?.get(line.algorithm);
     if (digest !== undefined) assertDigest(line, digest, this.path);
   }
 
   /** Throws where a file of the manifest has not come. */
   #assertWhole(): void {
-    for (const { file } of this.#manifest?.lines ?? []) {
-      if (!namesOf(file).some((name) => this.#digests.has(name))) throw missing(this.path, file);
+    const manifest = this.#manifest;
+    for (const { file } of manifest?.lines ?? []) {
+      if (!namesOf(file, manifest!).some((name) => this.#digests.has(name))) throw missing(this.path, file);
     }
   }
 }

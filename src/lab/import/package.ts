@@ -18,23 +18,32 @@ export interface AppliancePackage extends AsyncDisposable {
   readonly manifest?: { readonly name: string; readonly lines: readonly ManifestLine[] };
   /** It has a certificate, which is not looked at. */
   readonly signed: boolean;
-  /** A file by the name that the descriptor has for it. Owned by who asks. Throws `not-found`. */
-  open(name: string): Promise<ByteSource>;
+  /** A file by the name that `from`, a file of the package, has for it. Owned by who asks. Throws `not-found`. */
+  open(name: string, from: PackageFile): Promise<ByteSource>;
+}
+
+/** What names other files: the descriptor or the manifest, by its own name in the package. */
+export interface PackageFile {
+  readonly name: string;
 }
 
 /**
- * The names that a file of a package may have there: as it is written, and without the escapes of a URI reference, which
- * `href` is (DSP0243, "References"). Archives and descriptors may write `./box.vmdk`.
+ * The names that a file of a package may have there, which `from` calls `href`: as it is written, and without the escapes
+ * of a URI reference, which `href` is (DSP0243, "References"); from the folder where `from` lies. Archives and descriptors
+ * may write `./box.vmdk`.
  */
-export function namesOf(href: string): readonly string[] {
+export function namesOf(href: string, from: PackageFile): readonly string[] {
+  const folder = from.name.slice(0, from.name.lastIndexOf('/') + 1);
   const written = href.replace(/^(\.\/)+/, '');
-  let plain: string;
+  let plain = written;
   try {
     plain = decodeURIComponent(written);
   } catch {
-    return [written];
+    // No escapes then.
   }
-  return plain === written || !isPlainName(plain) ? [written] : [written, plain];
+  const names = plain === written || !isPlainName(plain) ? [written] : [written, plain];
+  // Not joined as paths are: a name that climbs is no file's.
+  return names.map((name) => `${folder}${name}`);
 }
 
 /** Whether `path` is a folder, a descriptor, or an archive: what `openPackage` takes. */
@@ -56,13 +65,13 @@ export async function openPackage(path: string): Promise<AppliancePackage> {
   const archive = await openFileStore(path);
   try {
     const entries = new Map((await readTar(archive)).map((entry) => [entry.name, entry]));
-    const open = async (name: string) => {
-      const found = namesOf(name).find((each) => entries.has(each));
-      if (found === undefined) throw missing(path, name);
-      const entry = entries.get(found)!;
-      return windowOf(archive, entry);
+    const open = async (href: string, from: PackageFile) => {
+      const found = namesOf(href, from).find((each) => entries.has(each));
+      if (found === undefined) throw missing(path, href);
+      return windowOf(archive, entries.get(found)!);
     };
-    const parts = await readParts(path, [...entries.keys()], open);
+    const openEntry = async (name: string) => windowOf(archive, entries.get(name)!);
+    const parts = await readParts(path, [...entries.keys()], openEntry);
     return { ...parts, path, open, [Symbol.asyncDispose]: async () => archive[Symbol.asyncDispose]() };
   } catch (error) {
     await archive[Symbol.asyncDispose]();
@@ -72,8 +81,8 @@ export async function openPackage(path: string): Promise<AppliancePackage> {
 
 async function openFolder(path: string, isFolder = false): Promise<AppliancePackage> {
   const folder = realpathSync(isFolder ? path : dirname(path));
-  const open = async (href: string) => {
-    const name = namesOf(href).find((each) => existsSync(join(folder, each)));
+  const open = async (href: string, from: PackageFile) => {
+    const name = namesOf(href, from).find((each) => existsSync(join(folder, each)));
     if (name === undefined) throw missing(path, href);
     const place = realpathSync(join(folder, name));
     if (!place.startsWith(folder + sep)) {
@@ -89,10 +98,16 @@ async function openFolder(path: string, isFolder = false): Promise<AppliancePack
   // Beside a descriptor that was named, only what belongs to it counts.
   const stem = own.slice(0, -extname(own).length);
   const mine = isFolder ? names : [own, `${stem}.mf`, `${stem}.cert`].filter((name) => names.includes(name));
-  return { ...(await readParts(path, mine, open)), path, open, [Symbol.asyncDispose]: async () => undefined };
+  // They all lie at the top.
+  const parts = await readParts(path, mine, (name) => open(name, { name }));
+  return { ...parts, path, open, [Symbol.asyncDispose]: async () => undefined };
 }
 
-async function readParts(path: string, names: readonly string[], open: AppliancePackage['open']) {
+async function readParts(
+  path: string,
+  names: readonly string[],
+  open: (name: string) => Promise<ByteSource>,
+) {
   const ending = (end: string) => names.filter((name) => extname(name).toLowerCase() === end);
   const descriptors = ending('.ovf');
   if (descriptors.length !== 1) {

@@ -3,6 +3,7 @@ import { lstatSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { DiskError } from '../../errors.ts';
 import { asSystemError, errnoOf } from '../../platform/errno.ts';
+import { makeFolder } from '../../platform/json-file.ts';
 import type { Seat } from '../seat.ts';
 
 /** sun_path of unix(7) holds 108 bytes with the final NUL, on macOS 104. */
@@ -70,7 +71,7 @@ export function makeRuntimeDir(base: string): void {
     return;
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') {
-      mkdirSync(base, { recursive: true, mode: 0o700 });
+      makeFolder(base, 0o700);
       return;
     }
     if (errnoOf(error) !== 'EEXIST') throw asSystemError(error, 'create', base);
