@@ -1,7 +1,7 @@
-import { existsSync, readFileSync, renameSync, statSync } from 'node:fs';
+import { chmodSync, chownSync, existsSync, readFileSync, renameSync, statSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { recordsFor } from '../../src/platform/dependents.ts';
-import { have, mustRun } from '../support/programs.ts';
+import { have, isRoot, mustRun } from '../support/programs.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
 
 const qemu = have('qemu-io') && have('qemu-img');
@@ -32,6 +32,13 @@ describe.skipIf(!qemu)('roll', () => {
     const disk = (n: number) => bench.path(`class/student-0${n}.qcow2`);
     await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -P 5 2M 64k', disk(1)]);
     await secondMaster(bench);
+    chmodSync(bench.path('lab.yaml'), 0o660);
+    if (isRoot) chownSync(bench.path('lab.yaml'), 1234, 4321);
+    const access = () => {
+      const { mode, uid, gid } = statSync(bench.path('lab.yaml'));
+      return { mode, uid, gid };
+    };
+    const before = access();
     const dry = await bench.must('roll', 'lab.yaml', 'masters/n.qcow2', '--dry-run');
     expect(dry).toContain('3 on a former master');
     expect(await conditions(bench)).toEqual(['ok', 'ok', 'ok']);
@@ -39,6 +46,7 @@ describe.skipIf(!qemu)('roll', () => {
       'Seats change over at their next reset: student-01..03',
     );
     expect(readFileSync(bench.path('lab.yaml'), 'utf8')).toContain('master: "masters/n.qcow2"');
+    expect(access()).toEqual(before);
     expect(await conditions(bench)).toEqual(['former', 'former', 'former']);
     expect(await bench.must('up')).toContain('nothing to do');
     expect(statSync(bench.path('masters/n.qcow2')).mode & 0o222).toBe(0);
