@@ -1,5 +1,5 @@
 import { type ExecFileSyncOptionsWithStringEncoding, execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { processPlace } from '../../platform/process-identity.ts';
 
@@ -13,7 +13,7 @@ export interface ProcessMark {
   readonly started: string;
 }
 
-/** The mark of a live process; undefined when there is none (a zombie is none). */
+/** The mark of a live process; undefined when there is none (a zombie is none, unless threads of it live on). */
 export function markOf(pid: number): ProcessMark | undefined {
   if (!Number.isSafeInteger(pid) || pid <= 1) return undefined;
   const started = process.platform === 'linux' ? startedOnLinux(pid) : startedByPs(pid);
@@ -73,7 +73,9 @@ function startedOnLinux(pid: number): string | undefined {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
     // The second field is the program's name in parentheses and may hold anything.
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-    if (fields[0] === 'Z' || fields[0] === 'X') return undefined;
+    // One whose first thread has ended holds its files until the others have.
+    if ((fields[0] === 'Z' || fields[0] === 'X') && readdirSync(`/proc/${pid}/task`).length <= 1)
+      return undefined;
     return `${processPlace()} ${fields[19]}`;
   } catch {
     return undefined;
