@@ -188,9 +188,9 @@ class StretchReader {
     const b = this.#buffers[1].subarray(0, length);
     let found: number;
     if (kind === 'both') {
-      // The second one first: where reading the first blocks, the other is read meanwhile.
-      const reads = await Promise.allSettled([this.#read(1, offset, b), this.#read(0, offset, a)]);
-      for (const read of reads.reverse()) if (read.status === 'rejected') throw read.reason;
+      // Both in the pool, while this thread compares what came before: faster than to read one of them here.
+      const reads = await Promise.allSettled([this.#read(0, offset, a), this.#read(1, offset, b)]);
+      for (const read of reads) if (read.status === 'rejected') throw read.reason;
       found = firstDifference(a, b);
     } else {
       await this.#read(kind === 'first' ? 0 : 1, offset, a);

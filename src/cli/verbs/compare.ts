@@ -77,8 +77,6 @@ function open(context: CliContext, path: string, wish: CompareArguments, index: 
     format: wish.formats[index],
     images: wish.images,
     locks: wish.share ? 'share' : 'take',
-    // The pool reads one image while this thread reads the other.
-    foreground: index === 0,
     exitCode: exitCodes.open,
   });
 }
