@@ -1,4 +1,4 @@
-import { rmSync, symlinkSync } from 'node:fs';
+import { rmSync, statSync, symlinkSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { ExtensionType } from '../formats/qcow2/constants.ts';
@@ -9,6 +9,7 @@ import { copyFileSparse } from '../platform/copy-file.ts';
 import { forgetDependents } from '../platform/dependents.ts';
 import { errnoOf } from '../platform/errno.ts';
 import { makeFolder } from '../platform/json-file.ts';
+import { holdSame } from './compared-copy.ts';
 import { holdDisks } from './hold-disks.ts';
 import { labUuid, uuidV5 } from './identity.ts';
 import { type Lab, labOf, realPath, seatPaths } from './lab.ts';
@@ -39,6 +40,8 @@ export interface Adoption {
   readonly to: string;
   /** An earlier run has done it. */
   readonly done: boolean;
+  /** An earlier run was cut off with a copy in the seat's place already: the clone's dates when both held the same. */
+  readonly copied?: string;
 }
 
 /** Signs the record of a clone that was recorded without a lab. */
@@ -54,6 +57,7 @@ export function adoptedBy(path: string): string {
 export async function planAdoption(
   { lab, master, rolls }: Prepared,
   wanted: readonly { readonly seat: string; readonly file: string }[],
+  signal?: AbortSignal,
 ): Promise<readonly Adoption[]> {
   const jobs: Adoption[] = [];
   for (const { seat, file } of wanted) {
@@ -68,11 +72,11 @@ export async function planAdoption(
     const to = seatPaths(lab.pool, seat).disk;
     const twice = jobs.find((job) => job.seat === seat || job.from === from);
     if (twice) throw new DiskError('bad-argument', `'${file}' and '${twice.from}' cannot both be ${seat}`);
-    const done = isDone(lab, seat, from, to);
+    const { done, copied } = await standing(lab, seat, from, to, signal);
     if (!done) assertCloneOf(lab, master, seat, from);
     if (!done && (await isLocked(from)))
       throw new DiskError('in-use', `'${from}' is open in a program: shut it down first`, { path: from });
-    jobs.push({ seat, from, to, done });
+    jobs.push({ seat, from, to, done, copied });
   }
   const moving = jobs.filter((job) => !job.done).map((job) => job.from);
   // What stands on a device lies elsewhere.
@@ -92,18 +96,39 @@ export async function planAdoption(
   return jobs;
 }
 
-/** Whether the seat's place holds what was adopted before. Throws `exists` where it holds anything else. */
-function isDone(lab: Lab, seat: string, from: string, to: string): boolean {
+/**
+ * Whether the seat's place holds what was adopted before, or a copy of the clone that an earlier run made. Throws `exists` where
+ * it holds anything else, `in-use` where a guest runs on either.
+ */
+async function standing(
+  lab: Lab,
+  seat: string,
+  from: string,
+  to: string,
+  signal: AbortSignal | undefined,
+): Promise<Pick<Adoption, 'done' | 'copied'>> {
   const there = readImageHead(to);
-  if (!there) return false;
+  if (!there) return { done: false };
   const same = from === to || fileIdentity(from) === fileIdentity(to);
   const ours = isOurs(there, lab.name, seat);
-  if (ours && (same || fileIdentity(from) === undefined)) return true;
-  if (same) return false;
+  if (ours && (same || fileIdentity(from) === undefined)) return { done: true };
+  if (same) return { done: false };
+  const clone = readImageHead(from);
+  // A clone is marked before it is copied.
+  if (ours && clone && isOurs(clone, lab.name, seat)) {
+    const copied = datesOf(from);
+    if (await holdSame(from, to, { signal })) return { done: false, copied };
+  }
   throw new DiskError('exists', `${seat} has a disk already: '${to}'`, {
     path: to,
     detail: { fix: `give '${from}' to a seat that has none: SEAT=FILE` },
   });
+}
+
+/** By which it shows that a file was written to. */
+function datesOf(path: string): string {
+  const { size, mtimeNs, ctimeNs } = statSync(path, { bigint: true });
+  return `${size} ${mtimeNs} ${ctimeNs}`;
 }
 
 /** Throws unless the image is a plain qcow2 overlay of the master itself, and no seat's of another place. */
@@ -179,12 +204,12 @@ export async function adoptSeats(
 
 async function bring(
   { lab, master }: Prepared,
-  { seat, from, to }: Adoption,
+  { seat, from, to, copied }: Adoption,
   content: string,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const backing = { path: master.path, format: master.format };
-  {
+  if (copied === undefined) {
     await using image = await openImageFile(from, { format: 'qcow2', writable: true, backing: 'ignore' });
     const { layer } = image;
     if (!(layer instanceof WritableQcow2Layer))
@@ -205,7 +230,9 @@ async function bring(
   }
   if (from !== to) {
     await using _held = await holdDisks([from]);
-    await moveFile(from, to, signal);
+    if (copied === undefined) await moveFile(from, to, signal);
+    else if (datesOf(from) === copied) removeDurably(from);
+    else throw new DiskError('changed', `'${from}' was written to meanwhile`, { path: from });
   }
   await nameBacking(to, { ...backing, path: pathFrom(lab.pool, master.path) });
 }
@@ -219,7 +246,13 @@ async function moveFile(from: string, to: string, signal: AbortSignal | undefine
     await using aside = createAside(to);
     await copyFileSparse(from, aside.path, { signal });
     await aside.commit({ replace: false });
-    rmSync(from);
+    removeDurably(from);
+    return;
   }
   for (const folder of new Set([dirname(to), dirname(from)])) syncDirectory(folder);
+}
+
+function removeDurably(path: string): void {
+  rmSync(path);
+  syncDirectory(dirname(path));
 }

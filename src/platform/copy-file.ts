@@ -13,20 +13,22 @@ const pieceBytes = 1024 * 1024;
 /** What is copied before it is looked whether the copy is still wanted. */
 const stepBytes = 64 * 1024 * 1024;
 
+export interface CopyFileOptions {
+  readonly signal?: AbortSignal;
+  /** In bytes of the file. */
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
 /**
  * Copies a regular file or a block device to a name that nothing has, holes kept, blocks shared where the file system can. Not durable on
  * return. Throws `exists`, `aborted` (with a part of the file there), and what reading and writing throw.
  */
-export async function copyFileSparse(
-  from: string,
-  to: string,
-  options: { readonly signal?: AbortSignal } = {},
-): Promise<void> {
+export async function copyFileSparse(from: string, to: string, options: CopyFileOptions = {}): Promise<void> {
   const source = open(from, 'r');
   try {
     const target = open(to, 'wx');
     try {
-      await copy({ fd: source, name: from }, { fd: target, name: to }, options.signal);
+      await copy({ fd: source, name: from }, { fd: target, name: to }, options);
     } finally {
       closeSync(target);
     }
@@ -40,7 +42,7 @@ interface Opened {
   readonly name: string;
 }
 
-async function copy(source: Opened, target: Opened, signal: AbortSignal | undefined): Promise<void> {
+async function copy(source: Opened, target: Opened, { signal, onProgress }: CopyFileOptions): Promise<void> {
   const stats = fstatSync(source.fd);
   const device = stats.isBlockDevice();
   if (!device && (await cloneInKernel(source, target))) return;
@@ -66,6 +68,7 @@ async function copy(source: Opened, target: Opened, signal: AbortSignal | undefi
         if (!device || !isZero(piece)) writeWhole(target, at, piece);
         at += piece.length;
       }
+      onProgress?.(at, size);
       // A signal is heard between turns only.
       await nextTurn();
       if (signal?.aborted) throw new DiskError('aborted', 'The copy was interrupted', { path: target.name });

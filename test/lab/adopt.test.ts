@@ -89,6 +89,25 @@ describe.skipIf(!qemu)('adopt, with a lab', () => {
       await bench.must('adopt', 'lab.yaml', from);
       expect(existsSync(from)).toBe(false);
       const disk = bench.path('class/student-01.qcow2');
+      // As it is after a kill between the copy and the removal.
+      await mustRun('qemu-img', ['rebase', '-u', ...on, disk]);
+      await mustRun('cp', ['--sparse=always', disk, from]);
+      expect(await bench.must('adopt', 'lab.yaml', from, '--dry-run')).toContain('1 seat would be adopted');
+      expect(existsSync(from)).toBe(true);
+      {
+        await using _guest = await openQemuIo(['-f', 'qcow2', disk]);
+        expect((await bench.run('adopt', 'lab.yaml', from)).code).not.toBe(0);
+      }
+      await bench.must('adopt', 'lab.yaml', from);
+      expect(existsSync(from)).toBe(false);
+      // One of the two has been written to since: both are kept.
+      await mustRun('qemu-img', ['rebase', '-u', ...on, disk]);
+      await mustRun('cp', ['--sparse=always', disk, from]);
+      await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -q -P 8 5M 512', from]);
+      const { code, err } = await bench.run('adopt', 'lab.yaml', from);
+      expect([code, err]).toEqual([1, expect.stringContaining('student-01 has a disk already')]);
+      expect(existsSync(from)).toBe(true);
+      rmSync(from);
       await qemuCheck(disk);
       await mustRun('qemu-img', ['compare', '-q', '-F', 'raw', disk, bench.path('content.raw')]);
       // Holes stay holes.

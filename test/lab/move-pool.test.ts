@@ -10,9 +10,11 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { cowherd } from '../../src/lab/cowherd.ts';
 import { markCopy, writeJournal } from '../../src/lab/pool-move/journal.ts';
 import { planPoolMove } from '../../src/lab/pool-move/plan.ts';
 import { knownDependents } from '../../src/platform/dependents.ts';
+import { testContext } from '../support/cli-context.ts';
 import { have, isRoot, mustRun, openQemuIo, run } from '../support/programs.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
 
@@ -90,8 +92,24 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('move of a pool', () => {
       try {
         if (statSync(shm).dev === statSync(bench.dir.path).dev) skip('/dev/shm is no file system of its own');
         const contents = await workingPool(bench);
-        await bench.must('move', 'class', join(shm, 'pool'));
+        // Where each look at the clock is five seconds after the last, the bar is shown from its first step on.
+        let time = 0;
+        const now = () => (time += 5000);
+        const move = async (...args: string[]) => {
+          const context = testContext({ program: 'cowherd', cwd: bench.dir.path, columns: 120, now });
+          expect(await cowherd(['move', ...args], context), context.err()).toBe(0);
+          const shown = [...context.err().matchAll(/^copying: (\d+)% /gm)].map(([, percent]) =>
+            Number(percent),
+          );
+          expect(shown.length).toBeGreaterThan(1);
+          expect(shown).toEqual([...shown].sort((a, b) => a - b));
+          return context.err();
+        };
+        await move('class', join(shm, 'pool'));
         expect(existsSync(bench.path('class'))).toBe(false);
+        expect(await move('masters/m.raw', join(shm, 'm.raw'))).toMatch(/^copying: 64(.0)? MiB, in /m);
+        expect(existsSync(bench.path('masters/m.raw'))).toBe(false);
+        expect(await bench.must('up')).toContain('definition');
         await expectPool(join(shm, 'pool'), contents);
         expect(await bench.must('up')).toContain('nothing to do');
       } finally {

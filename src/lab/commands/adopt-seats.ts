@@ -22,7 +22,7 @@ export const adoptAsSeats: LabCommand = async (input, context) => {
   const whole = async (look: boolean): Promise<readonly Adoption[]> => {
     const now = openLab(file, context.cwd);
     const prepared = await prepareWithDigest(now, { runner }, context);
-    const jobs = await planAdoption(prepared, wanted);
+    const jobs = await planAdoption(prepared, wanted, context.signal);
     if (look) return jobs;
     for (const warning of await adoptSeats(prepared, jobs, { runner, signal: context.signal }))
       warn(context, warning);

@@ -13,7 +13,16 @@ import { planPoolMove } from '../pool-move/plan.ts';
 import { prepareUp } from '../prepare.ts';
 import { removeEmptyRecords } from '../state.ts';
 import { applyDefinitions } from '../up.ts';
-import { type Input, type LabCommand, runnerOf, say, sayJson, shown, wantsJson } from './command.ts';
+import {
+  type Input,
+  type LabCommand,
+  lazyProgress,
+  runnerOf,
+  say,
+  sayJson,
+  shown,
+  wantsJson,
+} from './command.ts';
 
 /** `cowherd move`: moves a master, and lets everything that stands on it follow. */
 export const run: LabCommand = async (input, context) => {
@@ -28,6 +37,7 @@ export const run: LabCommand = async (input, context) => {
   const plan = await planMove(from, to, places, context.signal);
   if (input.options.dryRun !== true) {
     const held: PoolLock[] = [];
+    const bar = lazyProgress(context, 'copying', 'bytes');
     try {
       const { path, what } = folderLock(dirname(from));
       held.push(await lockPool(path, what));
@@ -35,8 +45,12 @@ export const run: LabCommand = async (input, context) => {
         const lab = basename(state).replace(/^lab-(.*)\.json$/, '$1');
         held.push(await lockPool(state.replace(/\.json$/, '.lock'), `the lab "${lab}"`));
       }
-      await moveMaster(await planMove(from, to, places, context.signal), context.signal);
+      await moveMaster(await planMove(from, to, places, context.signal), {
+        signal: context.signal,
+        onProgress: bar.update,
+      });
     } finally {
+      bar.end();
       for (const lock of held) lock[Symbol.dispose]();
       removeEmptyRecords(dirname(from));
     }
@@ -65,15 +79,21 @@ async function movePoolTo(
   if (!dryRun) {
     const held: PoolLock[] = [];
     const pool = plan.resumed && existsSync(to) ? to : from;
+    const bar = lazyProgress(context, 'copying', 'bytes');
     try {
       for (const { name } of plan.labs)
         held.push(await lockPool(labLockPath(pool, name), `the lab "${name}"`));
       const follow = () => {
         for (const [i, { name }] of plan.labs.entries()) held[i].follow(labLockPath(to, name));
       };
-      await movePool(await planPoolMove(from, to, folders), follow, context.signal);
+      await movePool(await planPoolMove(from, to, folders), follow, {
+        signal: context.signal,
+        onProgress: bar.update,
+      });
+      bar.end();
       for (const { file } of plan.labs) await renewDefinitions(openLab(file, context.cwd), context);
     } finally {
+      bar.end();
       for (const lock of held) lock[Symbol.dispose]();
       removeEmptyRecords(dirname(from));
     }

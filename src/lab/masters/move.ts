@@ -2,9 +2,7 @@ import { chmodSync, linkSync, rmSync, statSync } from 'node:fs';
 import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { parseDocument } from 'yaml';
 import { DiskError } from '../../errors.ts';
-import { openImageFile, trustedImages } from '../../node.ts';
 import { createAside, sweepAsides, syncDirectory } from '../../platform/atomic-file.ts';
-import { copyFileSparse } from '../../platform/copy-file.ts';
 import {
   forgetDependents,
   hiddenDependents,
@@ -16,7 +14,8 @@ import {
 import { asSystemError, errnoOf } from '../../platform/errno.ts';
 import { isImmutable, setImmutable } from '../../platform/file-facts.ts';
 import { makeFolder, readJsonFile, writeJsonFile } from '../../platform/json-file.ts';
-import { contentDigest } from '../content-digest.ts';
+import type { OnProgress } from '../../storage/store.ts';
+import { copyCompared, holdSame } from '../compared-copy.ts';
 import { fileFacts, forgetContent, pathFrom } from '../master.ts';
 import { nameBacking } from '../name-backing.ts';
 import { backingPathOf, fileIdentity, nameExists, readImageHead } from '../overlay.ts';
@@ -159,15 +158,18 @@ export async function planMove(
   };
 }
 
-/** Does what the plan says. The caller holds the locks of the folder and of the labs. */
-export async function moveMaster(plan: MovePlan, signal?: AbortSignal): Promise<void> {
+/** Does what the plan says; a copy to another file system tells how far it is. The caller holds the locks of the folder and of the labs. */
+export async function moveMaster(
+  plan: MovePlan,
+  options: { readonly signal?: AbortSignal; readonly onProgress?: OnProgress } = {},
+): Promise<void> {
   const { from, to } = plan;
   makeFolder(dirname(to));
   writeJsonFile(journalPath(from), { version: 1, to: relative(dirname(from), to) });
   const immutable = nameExists(from) && isImmutable(from) === true;
   if (!nameExists(to)) {
     try {
-      await giveName(from, to, immutable, signal);
+      await giveName(from, to, immutable, options);
     } catch (error) {
       // Nothing was changed: the master is free to go elsewhere.
       if (nameExists(from) && !nameExists(to)) {
@@ -203,10 +205,7 @@ export async function moveMaster(plan: MovePlan, signal?: AbortSignal): Promise<
 async function isPlaced(from: string, to: string, signal: AbortSignal | undefined): Promise<boolean> {
   if (!nameExists(to)) return false;
   if (!nameExists(from) || fileIdentity(from) === fileIdentity(to)) return true;
-  return (
-    statSync(from).size === statSync(to).size &&
-    (await bytesDigest(from, signal)) === (await bytesDigest(to, signal))
-  );
+  return await holdSame(from, to, { signal });
 }
 
 function removeJournal(from: string): void {
@@ -214,7 +213,12 @@ function removeJournal(from: string): void {
   syncDirectory(dirname(journalPath(from)));
 }
 
-async function giveName(from: string, to: string, immutable: boolean, signal?: AbortSignal): Promise<void> {
+async function giveName(
+  from: string,
+  to: string,
+  immutable: boolean,
+  options: { readonly signal?: AbortSignal; readonly onProgress?: OnProgress },
+): Promise<void> {
   sweepAsides(dirname(to));
   // Nothing can be linked to an immutable file.
   if (immutable) setImmutable(from, false);
@@ -227,18 +231,9 @@ async function giveName(from: string, to: string, immutable: boolean, signal?: A
       throw asSystemError(cause, 'create', to);
   }
   await using aside = createAside(to);
-  await copyFileSparse(from, aside.path, { signal });
-  if ((await bytesDigest(from, signal)) !== (await bytesDigest(aside.path, signal))) {
-    throw new DiskError('io', `The copy of '${from}' is not what it was copied from`, { path: to });
-  }
+  await copyCompared(from, aside.path, options);
   chmodSync(aside.path, statSync(from).mode & 0o7777);
   await aside.commit({ replace: false });
-}
-
-/** What a file holds, byte by byte, with its length. */
-export async function bytesDigest(path: string, signal?: AbortSignal): Promise<string> {
-  await using image = await openImageFile(path, { format: 'raw', policy: trustedImages });
-  return `${statSync(path).size} ${await contentDigest(image, { signal })}`;
 }
 
 function moveVersionRecord(from: string, to: string): void {

@@ -14,14 +14,13 @@ import {
   symlinkSync,
 } from 'node:fs';
 import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
-import { DiskError } from '../../errors.ts';
 import { syncDirectory } from '../../platform/atomic-file.ts';
-import { copyFileSparse } from '../../platform/copy-file.ts';
 import { type DependentsRecord, recordDependents, recordsFor } from '../../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../../platform/errno.ts';
 import { makeFolder } from '../../platform/json-file.ts';
+import type { OnProgress } from '../../storage/store.ts';
+import { copyCompared } from '../compared-copy.ts';
 import { pathFrom } from '../master.ts';
-import { bytesDigest } from '../masters/move.ts';
 import { nameBacking } from '../name-backing.ts';
 import { backingPathOf, nameExists, readImageHead } from '../overlay.ts';
 import { editLabFile, withValue } from '../spec/edit.ts';
@@ -37,11 +36,17 @@ import { filesBelow, type PoolMovePlan, within } from './plan.ts';
  * place keeps the labs from being used, and the same command completes what was cut off.
  */
 
+export interface PoolMoveOptions {
+  readonly signal?: AbortSignal;
+  /** Told how far a copy to another file system is, in bytes of all files. */
+  readonly onProgress?: OnProgress;
+}
+
 /** Does what the plan says. The caller holds the labs' locks; `onPlaced` is told when they lie in the new place. */
 export async function movePool(
   plan: PoolMovePlan,
   onPlaced: () => void,
-  signal?: AbortSignal,
+  options: PoolMoveOptions = {},
 ): Promise<void> {
   const { from, to, journal } = plan;
   writeJournal(from, journal);
@@ -50,7 +55,7 @@ export async function movePool(
     await recordBoth(plan);
     try {
       makeFolder(dirname(to));
-      await place(from, to, signal);
+      await place(from, to, options);
     } catch (error) {
       if (nameExists(from) && !nameExists(to)) await takeBack(plan);
       throw error;
@@ -103,14 +108,14 @@ async function nameRelative(path: string): Promise<void> {
 }
 
 /** Another file system gets a copy, which is compared and put in place whole; the old folder goes last of all. */
-async function place(from: string, to: string, signal: AbortSignal | undefined): Promise<void> {
+async function place(from: string, to: string, options: PoolMoveOptions): Promise<void> {
   try {
     renameSync(from, to);
   } catch (cause) {
     if (errnoOf(cause) !== 'EXDEV') throw asSystemError(cause, 'move', from);
     const aside = asideOf(to);
     rmSync(aside, { recursive: true, force: true });
-    await copyFolder(from, aside, signal);
+    await copyFolder(from, aside, options);
     markCopy(aside, from);
     renameSync(aside, to);
   }
@@ -122,11 +127,15 @@ function asideOf(to: string): string {
   return join(dirname(to), `.${basename(to)}.cowherd-move`);
 }
 
-async function copyFolder(from: string, to: string, signal: AbortSignal | undefined): Promise<void> {
+async function copyFolder(from: string, to: string, { signal, onProgress }: PoolMoveOptions): Promise<void> {
+  const names = filesBelow(from);
+  const sizes = names.map((name) => lstatSync(join(from, name)).size);
+  const total = sizes.reduce((sum, size) => sum + size, 0);
+  let before = 0;
   const folders = new Set([to]);
   mkdirSync(to);
   chmodSync(to, statSync(from).mode & 0o7777);
-  for (const name of filesBelow(from)) {
+  for (const [index, name] of names.entries()) {
     const [source, target] = [join(from, name), join(to, name)];
     if (dirname(name) !== '.') mkdirSync(dirname(target), { recursive: true });
     folders.add(dirname(target));
@@ -134,9 +143,8 @@ async function copyFolder(from: string, to: string, signal: AbortSignal | undefi
       symlinkSync(readlinkSync(source), target);
       continue;
     }
-    await copyFileSparse(source, target, { signal });
-    if ((await bytesDigest(source, signal)) !== (await bytesDigest(target, signal)))
-      throw new DiskError('io', `The copy of '${source}' is not what it was copied from`, { path: target });
+    await copyCompared(source, target, { signal, onProgress: (done) => onProgress?.(before + done, total) });
+    before += sizes[index];
     likeSource(source, target);
   }
   for (const folder of folders) syncDirectory(folder);
