@@ -149,6 +149,7 @@ async function serve(found: NbdArguments, place: Place, context: CliContext): Pr
     onIdle: () => {
       if (!found.persistent) end();
     },
+    onRefused: (error) => report(context, `option negotiation failed: ${explain(error).text}`),
     onFailure: (error) => report(context, `A client could not be served: ${explain(error).text}`),
   });
   try {

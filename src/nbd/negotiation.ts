@@ -44,6 +44,8 @@ export interface NegotiationOptions {
   list(): Iterable<NegotiableExport>;
   /** Present: nothing but STARTTLS is answered before it. Resolves to the encrypted stream, or rejects. */
   readonly startTls?: (stream: Duplex) => Promise<Duplex>;
+  /** Told what `startTls` rejected with. */
+  readonly onRefused?: (error: unknown) => void;
 }
 
 /** What haggling ended in. */
@@ -239,7 +241,8 @@ class Negotiation {
     let secured: Duplex;
     try {
       secured = await startTls(plain);
-    } catch {
+    } catch (error) {
+      this.#options.onRefused?.(error);
       return 'left';
     }
     this.#reader = new StreamReader(secured);

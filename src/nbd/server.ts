@@ -15,6 +15,8 @@ export interface NbdServerOptions {
   readonly handshakeMs?: number;
   /** Called when a client that had got past haggling has gone and no other is connected. */
   readonly onIdle?: () => void;
+  /** Told why a client was not let in by TLS. */
+  readonly onRefused?: (error: unknown) => void;
   /** Told why a client could not be served. */
   readonly onFailure?: (error: unknown) => void;
 }
@@ -147,6 +149,9 @@ export class NbdServer {
         find: (name) => this.#exports.get(name),
         list: () => this.#exports.values(),
         startTls: this.#options.startTls,
+        onRefused: (error) => {
+          if (!this.#closing) this.#options.onRefused?.(error);
+        },
       });
     } finally {
       clearTimeout(timer);

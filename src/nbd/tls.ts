@@ -1,10 +1,11 @@
 import type { Duplex } from 'node:stream';
-import { createServer, type PeerCertificate, type TLSSocket, type TlsOptions } from 'node:tls';
+import { createServer, type TLSSocket, type TlsOptions } from 'node:tls';
 import type { Authorization, TlsCredentials } from '../cli/tls-objects.ts';
 
 /**
- * Makes the server's end of TLS for streams of clients: an encrypted stream of each, or a rejection. A peer that is to
- * be verified has shown a certificate that the authority signed before anything else is read from it.
+ * Makes the server's end of TLS for streams of clients: an encrypted stream of each, or a rejection that says why, in QEMU's
+ * words where it has some. A peer that is to be verified has shown a certificate that the authority signed before anything
+ * else is read from it.
  */
 export function tlsStarter(
   credentials: TlsCredentials,
@@ -17,19 +18,47 @@ export function tlsStarter(
       // A server for each: it says which of its streams became the encrypted one only by their being one.
       const server = createServer(options, (secured) => {
         secured.on('error', () => undefined);
-        if (authorize === undefined || authorize(identityOf(secured, names))) resolve(secured);
+        const identity = authorize && identityOf(secured, names);
+        if (identity === undefined || authorize!(identity)) resolve(secured);
         else {
           secured.destroy();
-          reject(new Error('The peer may not come in'));
+          reject(new Error(`TLS x509 authz check for ${identity} is denied`));
         }
       });
       server.on('tlsClientError', (error, secured) => {
         secured.destroy();
-        reject(error);
+        reject(refusal(error, secured));
       });
-      stream.once('close', () => reject(new Error('The peer has gone')));
+      // What the encrypted stream has to say of its end comes behind that.
+      stream.once('close', () => setImmediate(reject, new Error(`TLS handshake failed: ${hasGone}`)));
       server.emit('connection', stream);
     });
+}
+
+const hasGone = 'The TLS connection was non-properly terminated.';
+
+/** Why a handshake ended, as GnuTLS and QEMU word it. */
+function refusal(error: NodeJS.ErrnoException, { authorizationError }: TLSSocket): Error {
+  // Node then has nothing to say but that the connection is closed.
+  switch (authorizationError as unknown as string | null | undefined) {
+    case null:
+    case undefined:
+      break;
+    case 'CERT_REVOKED':
+      return new Error('The certificate has been revoked');
+    case 'DEPTH_ZERO_SELF_SIGNED_CERT':
+    case 'SELF_SIGNED_CERT_IN_CHAIN':
+    case 'UNABLE_TO_GET_ISSUER_CERT':
+    case 'UNABLE_TO_GET_ISSUER_CERT_LOCALLY':
+    case 'UNABLE_TO_VERIFY_LEAF_SIGNATURE':
+      return new Error("The certificate hasn't got a known issuer");
+    default:
+      return new Error('The certificate is not trusted');
+  }
+  if (error.code === 'ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE') {
+    return new Error('Verify failed: No certificate was found.');
+  }
+  return new Error(`TLS handshake failed: ${error.code === 'ECONNRESET' ? hasGone : error.message}`);
 }
 
 function optionsOf(credentials: TlsCredentials, names: WeakMap<TLSSocket, string>): TlsOptions {
@@ -56,14 +85,13 @@ function optionsOf(credentials: TlsCredentials, names: WeakMap<TLSSocket, string
   };
 }
 
-/** The distinguished name in RFC 4514's order, as GnuTLS writes it; of a shared key, its user. */
+/**
+ * The distinguished name in the certificate's order (not RFC 4514's), with that document's escapes, as GnuTLS writes it for QEMU;
+ * of a shared key, its user.
+ */
 function identityOf(secured: TLSSocket, names: WeakMap<TLSSocket, string>): string {
   const user = names.get(secured);
   if (user !== undefined) return user;
-  const { subject } = secured.getPeerCertificate() as Partial<PeerCertificate>;
-  if (!subject) return '';
-  return Object.entries(subject)
-    .reverse()
-    .flatMap(([name, value]) => [value].flat().map((part) => `${name}=${part}`))
-    .join(',');
+  const lines = secured.getPeerX509Certificate()?.subject?.split('\n') ?? [];
+  return lines.map((line) => line.replace(/^emailAddress=/, 'EMAIL=')).join(',');
 }

@@ -38,6 +38,7 @@ describe.skipIf(!have('nbdsh') || !have('openssl'))('TLS', () => {
       ['server', '/CN=localhost', 'ca'],
       ['client', '/C=DE/O=Herd/CN=seat-1', 'ca'],
       ['stranger', '/CN=seat-1', 'other-ca'],
+      ['odd', '/C=DE/O=He, rd/OU=a/OU=b/CN=#"q" <1>;/emailAddress=a@b.c', 'ca'],
     ]) {
       await openssl(
         'req',
@@ -70,13 +71,15 @@ describe.skipIf(!have('nbdsh') || !have('openssl'))('TLS', () => {
         `${name}-cert.pem`,
       );
     }
-    mkdirSync(`${pki}/stranger`);
-    for (const [from, to] of [
-      ['ca-cert', 'ca-cert'],
-      ['stranger-cert', 'client-cert'],
-      ['stranger-key', 'client-key'],
-    ]) {
-      writeFileSync(`${pki}/stranger/${to}.pem`, readFileSync(`${pki}/${from}.pem`));
+    for (const name of ['stranger', 'odd']) {
+      mkdirSync(`${pki}/${name}`);
+      for (const [from, to] of [
+        ['ca-cert', 'ca-cert'],
+        [`${name}-cert`, 'client-cert'],
+        [`${name}-key`, 'client-key'],
+      ]) {
+        writeFileSync(`${pki}/${name}/${to}.pem`, readFileSync(`${pki}/${from}.pem`));
+      }
     }
     writeFileSync(`${pki}/keys.psk`, `alice:${'0123456789abcdef'.repeat(2)}\n`);
   });
@@ -189,32 +192,37 @@ describe.skipIf(!have('nbdsh') || !have('openssl'))('TLS', () => {
     expect(running.said()).toBe('');
   });
 
-  it('asks the authorization list', async () => {
-    for (const [rule, allowed] of [
-      ['CN=seat-*', true],
-      ['CN=other*', false],
-    ] as const) {
-      const port = await freePort();
-      const list = `authz-list,id=auth0,policy=deny,rules.0.match=${rule},rules.0.policy=allow,rules.0.format=glob`;
-      await using running = await server.startTcp(port, [
-        '-t',
-        '--object',
-        creds(),
-        '--object',
-        list,
-        '--tls-creds',
-        'tls0',
-        '--tls-authz',
-        'auth0',
-        '-f',
-        'raw',
-        image,
-      ]);
-      const { code, stdout } = await reading(port, certificates(pki));
-      expect([code === 0, stdout.includes('sss')], rule).toEqual([allowed, allowed]);
-      await running.stop();
-    }
-  });
+  it.skipIf(!have('qemu-nbd'))(
+    'asks the authorization list, and says whom it refuses, as qemu-nbd does',
+    async () => {
+      const list = (rule: string) =>
+        `authz-list,id=a,policy=deny,rules.0.match=${rule},rules.0.policy=allow,rules.0.format=glob`;
+      const cases = [
+        ['.', list('*,,CN=seat-*'), true],
+        ['.', 'authz-simple,id=a,identity=C=DE,,O=Herd,,CN=seat-1', true],
+        ['.', 'authz-simple,id=a,identity=CN=seat-1,,O=Herd,,C=DE', false],
+        ['odd', list('CN=other*'), false],
+        ['stranger', list('*'), false],
+      ] as const;
+      for (const [dir, rules, allowed] of cases) {
+        const answers: unknown[] = [];
+        for (const program of [undefined, 'qemu-nbd']) {
+          const args = ['--object', creds(), '--object', rules, '--tls-creds', 'tls0', '--tls-authz', 'a'];
+          await using running = await server.start(['-t', ...args, '-f', 'raw', image], { program });
+          const { stdout } = await nbdsh(
+            `h.set_tls(nbd.TLS_REQUIRE)\n${certificates(`${pki}/${dir}`)}\nh.set_tls_verify_peer(False)\n` +
+              `h.connect_unix('${running.socket}')\nprint(h.pread(3,0))`,
+          );
+          await running.stop();
+          const said = running.said().split('\n');
+          const refusals = said.flatMap((line) => /option negotiation failed.*/.exec(line) ?? []);
+          answers.push([stdout.includes('sss'), refusals]);
+        }
+        expect(answers[0], dir + rules).toEqual(answers[1]);
+        expect(answers[0]).toEqual([allowed, allowed ? [] : [expect.stringMatching(/denied|certificate/)]]);
+      }
+    },
+  );
 
   it('takes keys that were agreed on beforehand', async () => {
     const port = await freePort();
