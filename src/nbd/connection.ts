@@ -5,11 +5,10 @@ import {
   defaultMaxPayload,
   HeaderBytes,
   maxStringBytes,
-  NbdError,
 } from '../storage/nbd/protocol.ts';
 import { Outbox } from './outbox.ts';
 import { dataStart, type PageBuffer, type ThreadBuffers } from './page-pool.ts';
-import { errorNumber, type RequestRules, refusalOf } from './request-check.ts';
+import { type Failure, failureOf, type RequestRules, refusalOf } from './request-check.ts';
 import { Requests } from './requests.ts';
 import type { Session } from './session.ts';
 import type { Wire } from './wire.ts';
@@ -50,7 +49,7 @@ export class Connection {
   #incoming: Incoming | undefined;
   /** Payload bytes of a refused request to pass over, and its answer. */
   #skip = 0;
-  #skipError = 0;
+  #skipFailure: Failure | undefined;
   /** Headers come alone where a large payload follows them, so that it can go to its place at once. */
   #expectLarge = false;
   #inFlight = 0;
@@ -219,21 +218,21 @@ export class Connection {
       const payload = at + this.#headerBytes;
       const refusal = refusalOf(request, this.#rules);
       const isWrite = request.command === Command.write;
-      if (refusal !== 0) {
+      if (refusal) {
         at = payload;
         const skipped = isWrite || (this.#extended && (request.flags & CommandFlag.payloadLength) !== 0);
         if (skipped && request.length > (isWrite ? defaultMaxPayload : maxStringBytes)) {
           // So much is not waited for: the answer, and the end.
-          this.#requests.answer(request, refusal);
+          this.#requests.fail(request, refusal);
           this.#finishing = true;
           return at;
         }
         if (!skipped || request.length === 0) {
-          this.#requests.answer(request, refusal);
+          this.#requests.fail(request, refusal);
           continue;
         }
         this.#skip = request.length;
-        this.#skipError = refusal;
+        this.#skipFailure = refusal;
         this.#expectLarge = false;
         at += this.#skipSome(end - at);
         continue;
@@ -261,7 +260,7 @@ export class Connection {
   #skipSome(available: number): number {
     const count = Math.min(this.#skip, available);
     this.#skip -= count;
-    if (this.#skip === 0 && count > 0) this.#requests.answer(this.#request, this.#skipError);
+    if (this.#skip === 0 && count > 0) this.#requests.fail(this.#request, this.#skipFailure!);
     return count;
   }
 
@@ -327,14 +326,14 @@ export class Connection {
       } else if (fua) {
         await disk.flush();
       }
-      if (last) this.#requests.answer(request, 0);
+      if (last) this.#requests.answer(request);
     } catch (error) {
       const left = request.length - done - filled;
-      if (left === 0) this.#requests.answer(request, errorNumber(error));
+      if (left === 0) this.#requests.fail(request, failureOf(request, error));
       else {
         Object.assign(this.#request, request);
         this.#skip = left;
-        this.#skipError = errorNumber(error);
+        this.#skipFailure = failureOf(request, error);
         this.#expectLarge = false;
       }
       this.#buffers.pool.give(buffer);
@@ -387,7 +386,7 @@ export class Connection {
     void work
       .catch((error) => {
         if (this.#requests.broken) this.#lose();
-        else this.#requests.answer(request, errorNumber(error) || NbdError.io);
+        else this.#requests.fail(request, failureOf(request, error));
       })
       .finally(() => {
         this.#inFlight--;

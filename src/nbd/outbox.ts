@@ -80,15 +80,15 @@ export class Outbox {
     this.#at += bytes;
   }
 
-  /** A short reply of at most 64 bytes: `encode` lays it down and answers its length. */
-  short(encode: (view: DataView, at: number) => number): void {
-    const open = this.room(64);
+  /** A short reply, of at most `most` bytes: `encode` lays it down and answers its length. */
+  short(encode: (view: DataView, at: number) => number, most = 64): void {
+    const open = this.room(most);
     if (open) {
       this.#at += encode(open.view, this.#at);
       return;
     }
     if (this.#dropped) return;
-    if (this.#gathered && this.#gathered.end + 64 > this.#gathered.bytes.length) {
+    if (this.#gathered && this.#gathered.end + most > this.#gathered.bytes.length) {
       this.#sendGathered(this.#gathered);
     }
     if (!this.#gathered) {

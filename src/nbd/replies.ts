@@ -7,6 +7,7 @@ import {
 } from '../storage/nbd/headers.ts';
 import { Chunk, Command, chunkDone, HeaderBytes } from '../storage/nbd/protocol.ts';
 import type { Extents } from './contexts.ts';
+import { type Failure, longestText } from './request-check.ts';
 
 /** How replies are laid out, as agreed on while haggling. */
 export type ReplyMode = 'simple' | 'structured' | 'extended';
@@ -48,22 +49,32 @@ export function encodeHole(
 }
 
 /** The answer to a request without data. */
-export function encodeDone(
+export function encodeDone(view: DataView, at: number, mode: ReplyMode, request: RequestHeader): number {
+  if (mode === 'simple') return encodeSimpleReply(view, at, 0, request);
+  // Clients receive the simple reply in one call and a chunk in two. Only reads and BLOCK_STATUS must have chunks.
+  const isPlain = request.command !== Command.read && request.command !== Command.blockStatus;
+  if (mode === 'structured' && isPlain) return encodeSimpleReply(view, at, 0, request);
+  return encodeChunk(view, at, mode, chunkDone, Chunk.none, request, 0);
+}
+
+/** Bytes that `encodeFailure` may lay. */
+export const mostFailureBytes = HeaderBytes.extendedReply + 6 + longestText;
+
+/** The answer to a request that failed; a simple reply has no room for the text. */
+export function encodeFailure(
   view: DataView,
   at: number,
   mode: ReplyMode,
   request: RequestHeader,
-  error: number,
+  { error, text }: Failure,
 ): number {
   if (mode === 'simple') return encodeSimpleReply(view, at, error, request);
-  // Clients receive the simple reply in one call and a chunk in two. Only reads and BLOCK_STATUS must have chunks.
-  const isPlain = request.command !== Command.read && request.command !== Command.blockStatus;
-  if (mode === 'structured' && error === 0 && isPlain) return encodeSimpleReply(view, at, 0, request);
-  if (error === 0) return encodeChunk(view, at, mode, chunkDone, Chunk.none, request, 0);
-  const bytes = encodeChunk(view, at, mode, chunkDone, Chunk.error, request, 6);
-  view.setUint32(at + bytes, error);
-  view.setUint16(at + bytes + 4, 0);
-  return bytes + 6;
+  let end = at + encodeChunk(view, at, mode, chunkDone, Chunk.error, request, 6 + text.length);
+  view.setUint32(end, error);
+  view.setUint16(end + 4, text.length);
+  end += 6;
+  for (let index = 0; index < text.length; index++) view.setUint8(end++, text.charCodeAt(index));
+  return end - at;
 }
 
 /** Bytes of a BLOCK_STATUS chunk of so many extents. */

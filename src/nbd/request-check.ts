@@ -11,13 +11,33 @@ export interface RequestRules {
   readonly hasContexts: boolean;
 }
 
+/** Why a request fails: an error of the protocol, and what clients of structured replies are told, in QEMU's words. */
+export interface Failure {
+  readonly error: number;
+  /** ASCII, of at most `longestText` characters. */
+  readonly text: string;
+}
+
+export const longestText = 160;
+
+/** QEMU's names for commands, and what it says where one fails. */
+const commands: ReadonlyMap<number, readonly [name: string, failed: string]> = new Map([
+  [Command.read, ['read', 'reading from file failed']],
+  [Command.write, ['write', 'writing to file failed']],
+  [Command.flush, ['flush', 'flush failed']],
+  [Command.trim, ['trim', 'discard failed']],
+  [Command.cache, ['cache', 'caching data failed']],
+  [Command.writeZeroes, ['write zeroes', 'writing to file failed']],
+  [Command.blockStatus, ['block status', "can't get block status"]],
+]);
+
 const { fua, noHole, df, reqOne, fastZero, payloadLength } = CommandFlag;
 
 /**
- * Why a request is refused, as an error of the protocol; 0: it is not. In QEMU's order (flags last), since clients and
- * their tests look at the number. Disconnecting is no request to check.
+ * Why a request is refused, where it is. In QEMU's order (flags last), since clients and their tests look at the number.
+ * Disconnecting is no request to check.
  */
-export function refusalOf(request: RequestHeader, rules: RequestRules): number {
+export function refusalOf(request: RequestHeader, rules: RequestRules): Failure | undefined {
   const { command, flags, offset, length } = request;
   const structured = rules.mode !== 'simple';
   let allowed: number = fua;
@@ -25,16 +45,16 @@ export function refusalOf(request: RequestHeader, rules: RequestRules): number {
   switch (command) {
     case Command.read:
       if (structured) allowed |= df;
-      if (length > defaultMaxPayload) return NbdError.invalid;
+      if (length > defaultMaxPayload) return tooLong(length);
       break;
     case Command.write:
       if (rules.mode === 'extended') allowed |= payloadLength;
-      if (length > defaultMaxPayload) return NbdError.invalid;
+      if (length > defaultMaxPayload) return tooLong(length);
       changes = true;
       break;
     case Command.flush:
       // Offset and length mean nothing.
-      return (flags & ~allowed) === 0 ? NbdError.none : NbdError.invalid;
+      return (flags & ~allowed) === 0 ? undefined : wrongFlags(request);
     case Command.trim:
       changes = true;
       break;
@@ -46,20 +66,45 @@ export function refusalOf(request: RequestHeader, rules: RequestRules): number {
       break;
     case Command.blockStatus:
       allowed |= reqOne;
-      if (!rules.hasContexts || length === 0) return NbdError.invalid;
+      if (length === 0) return { error: NbdError.invalid, text: 'need non-zero length' };
+      if (!rules.hasContexts) return { error: NbdError.invalid, text: 'CMD_BLOCK_STATUS not negotiated' };
       break;
     default:
-      return NbdError.invalid;
+      return { error: NbdError.invalid, text: `invalid request type (${command}) received` };
   }
-  if (changes && rules.readOnly) return NbdError.permission;
+  if (changes && rules.readOnly) return { error: NbdError.permission, text: 'Export is read-only' };
   if (offset > rules.size || length > rules.size - offset) {
-    return command === Command.write || command === Command.writeZeroes ? NbdError.noSpace : NbdError.invalid;
+    const writes = command === Command.write || command === Command.writeZeroes;
+    const text = `operation past EOF; From: ${offset}, Len: ${length}, Size: ${rules.size}`;
+    return { error: writes ? NbdError.noSpace : NbdError.invalid, text };
   }
-  return (flags & ~allowed) === 0 ? NbdError.none : NbdError.invalid;
+  return (flags & ~allowed) === 0 ? undefined : wrongFlags(request);
+}
+
+function tooLong(length: number): Failure {
+  return { error: NbdError.invalid, text: `len (${length} ) is larger than max len (${defaultMaxPayload})` };
+}
+
+function wrongFlags({ command, flags }: RequestHeader): Failure {
+  const [name] = commands.get(command)!;
+  return {
+    error: NbdError.invalid,
+    text: `unsupported flags for command ${name} (got 0x${flags.toString(16)})`,
+  };
+}
+
+/** Of a request that the image did not carry out. */
+export function failureOf(request: RequestHeader, error: unknown): Failure {
+  return failed(request, errorNumber(error));
+}
+
+/** Of a request that was carried out in vain, with an error of the protocol. */
+export function failed({ command }: RequestHeader, error: number): Failure {
+  return { error, text: commands.get(command)?.[1] ?? '' };
 }
 
 /** A failure of the image as an error of the protocol (section "Error values"). */
-export function errorNumber(error: unknown): number {
+function errorNumber(error: unknown): number {
   if (!isDiskError(error)) return NbdError.io;
   switch (error.detail.errno) {
     case 'EPERM':

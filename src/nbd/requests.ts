@@ -8,11 +8,14 @@ import {
   dataHeaderBytes,
   encodeDataHeader,
   encodeDone,
+  encodeFailure,
   encodeHole,
   encodeStatus,
+  mostFailureBytes,
   type ReplyMode,
   statusBytes,
 } from './replies.ts';
+import { type Failure, failed } from './request-check.ts';
 import type { Session } from './session.ts';
 
 /** Up to here a read is answered at once, in one go with its neighbours. */
@@ -42,8 +45,13 @@ export class Requests {
     return this.#broken;
   }
 
-  answer(request: RequestHeader, error: number): void {
-    this.#out.short((view, at) => encodeDone(view, at, this.#mode, request, error));
+  /** Answers a request without data. */
+  answer(request: RequestHeader): void {
+    this.#out.short((view, at) => encodeDone(view, at, this.#mode, request));
+  }
+
+  fail(request: RequestHeader, failure: Failure): void {
+    this.#out.short((view, at) => encodeFailure(view, at, this.#mode, request, failure), mostFailureBytes);
   }
 
   /** A reply of several parts, which nothing may come between. */
@@ -61,7 +69,7 @@ export class Requests {
     const { offset, length, flags } = request;
     if ((flags & CommandFlag.fua) !== 0) return false;
     if (length > 0 && !this.#disk.writeNow(offset, buffer, at, length)) return false;
-    this.answer(request, 0);
+    this.answer(request);
     return true;
   }
 
@@ -69,14 +77,14 @@ export class Requests {
     const { offset, length, flags } = request;
     const bytes = buffer.bytes.subarray(dataStart, dataStart + length);
     await this.#disk.write(offset, bytes, (flags & CommandFlag.fua) !== 0);
-    this.answer(request, 0);
+    this.answer(request);
   }
 
   /** Reads into the thread's output buffer what lies at hand. */
   readNow(request: RequestHeader): boolean {
     const { length } = request;
     if (length === 0) {
-      this.answer(request, 0);
+      this.answer(request);
       return true;
     }
     if (this.isLong(request)) return false;
@@ -274,7 +282,7 @@ export class Requests {
 
   async cache(request: RequestHeader, buffer: PageBuffer): Promise<void> {
     await this.#disk.cache(request.offset, request.length, buffer.bytes.subarray(dataStart));
-    this.answer(request, 0);
+    this.answer(request);
   }
 
   /** Commands without data. */
@@ -293,7 +301,7 @@ export class Requests {
         const how = { noHole: (flags & CommandFlag.noHole) !== 0, fua };
         if ((flags & CommandFlag.fastZero) === 0) await disk.zero(offset, length, how);
         else if (!(await disk.zeroFast(offset, length, how))) {
-          this.answer(request, NbdError.unsupported);
+          this.fail(request, failed(request, NbdError.unsupported));
           return;
         }
         break;
@@ -301,7 +309,7 @@ export class Requests {
       default:
         return this.#status(request);
     }
-    this.answer(request, 0);
+    this.answer(request);
   }
 
   /** One chunk a context. */
