@@ -7,12 +7,16 @@ import { builtProgram } from '../../test/support/built-program.ts';
 import { have, mustRun, run, type TempDir, tempDir } from '../../test/support/programs.ts';
 import { createImageFile } from '../node.ts';
 
-/** Runs a program on a terminal, types an answer at each prompt, and says what the terminal showed, and whether it echoed. */
+/**
+ * Runs a program on a terminal, types an answer at each prompt, and says what the terminal showed, and whether it echoed. Instead of
+ * the answer `SIG…`, somebody else sends that signal.
+ */
 const typist = `
-import json, os, pty, sys, termios
+import json, os, pty, resource, signal, sys, termios
 answers = [one.encode() for one in json.loads(sys.argv[1])]
 pid, fd = pty.fork()
 if pid == 0:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.execvp(sys.argv[2], sys.argv[2:])
 echo = lambda: bool(termios.tcgetattr(fd)[3] & termios.ECHO)
 shown, echoed = b'', []
@@ -23,7 +27,9 @@ while True:
     shown += piece
     if answers and shown.endswith(b': '):
         echoed.append(echo())
-        os.write(fd, answers.pop(0))
+        answer = answers.pop(0)
+        if answer.startswith(b'SIG'): os.kill(pid, getattr(signal, answer.decode()))
+        else: os.write(fd, answer)
 after = echo()
 code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 print(json.dumps({'code': code, 'shown': shown.decode(), 'echoed': echoed, 'after': after}))
@@ -111,6 +117,12 @@ describe.skipIf(!have('python3'))('a passphrase at a terminal', () => {
     expect(suspended).toMatchObject({ code: 0, echoed: [false, false], after: true });
     const stopped = await type(['hor\x03'], ...reading);
     expect(stopped).toMatchObject({ code: 130, echoed: [false], after: true });
+    for (const [name, code] of [
+      ['SIGQUIT', -3],
+      ['SIGTERM', 143],
+    ] as const) {
+      expect(await type([name], ...reading)).toMatchObject({ code, echoed: [false], after: true });
+    }
     const differing = await type(['one\r', 'two\r'], ...creating.slice(0, -2), dir.file('other'), '64k');
     expect(differing).toMatchObject({
       code: 1,

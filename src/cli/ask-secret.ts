@@ -20,6 +20,8 @@ export interface Terminal {
   suspend(): void;
   /** Calls `listener` whenever the process goes on after a stop; gives what ends that. */
   onContinued(listener: () => void): () => void;
+  /** Calls `listener` at a SIGQUIT, which then ends the process as it would have; gives what ends that. */
+  onQuit(listener: () => void): () => void;
 }
 
 /**
@@ -31,7 +33,12 @@ export async function askSecret(prompt: string, terminal: Terminal): Promise<Uin
   const typed = new Uint8Array(mostBytes);
   let length = 0;
   let tooLong = false;
-  // First: what is typed at the sight of the prompt must not be shown.
+  // First: a signal must not find the terminal changed.
+  const forgetQuit = terminal.onQuit(() => {
+    input.setRawMode(false);
+    terminal.write('\n');
+  });
+  // What is typed at the sight of the prompt must not be shown.
   input.setRawMode(true);
   terminal.write(prompt);
   let stop!: (how: 'entered' | 'interrupted' | 'aborted') => void;
@@ -75,7 +82,7 @@ export async function askSecret(prompt: string, terminal: Terminal): Promise<Uin
     wipe(bytes);
   };
   const onAbort = () => end('aborted');
-  const forget = terminal.onContinued(askAgain);
+  const forgetContinued = terminal.onContinued(askAgain);
   input.on('data', onData);
   signal.addEventListener('abort', onAbort, { once: true });
   if (signal.aborted) end('aborted');
@@ -97,7 +104,8 @@ export async function askSecret(prompt: string, terminal: Terminal): Promise<Uin
     const what = tooLong ? `A passphrase has at most ${mostBytes} bytes` : 'The passphrase is empty';
     throw new DiskError('bad-argument', what, { field: 'passphrase' });
   } finally {
-    forget();
+    forgetContinued();
+    forgetQuit();
     clearTimeout(resuming);
     input.setRawMode(false);
     input.pause();

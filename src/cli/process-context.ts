@@ -47,6 +47,15 @@ export function processContext(program: string): CliContext {
             process.on('SIGCONT', listener);
             return () => process.off('SIGCONT', listener);
           },
+          onQuit(listener) {
+            const onSignal = () => {
+              listener();
+              process.off('SIGQUIT', onSignal);
+              process.kill(process.pid, 'SIGQUIT');
+            };
+            process.on('SIGQUIT', onSignal);
+            return () => process.off('SIGQUIT', onSignal);
+          },
         });
     },
     now: () => Date.now(),
