@@ -1,12 +1,31 @@
 // Memory and time over a disk of 64 TiB, of which little is used.
-import { existsSync } from 'node:fs';
+import { copyFileSync, existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { quietly } from '../process.mjs';
+import { changing } from './metadata.mjs';
 import { convertJob } from './support.mjs';
 
 export const title = 'huge';
 
+const GiB = 1024 ** 3;
 const TiB = 1024 ** 4;
+
+/** An image of two bitmaps with 4,000 marks each. */
+function makeMarked(folder, image) {
+  if (existsSync(join(folder, image))) return;
+  quietly(['qemu-img', 'create', '-q', '-f', 'qcow2', image, `${64 * TiB}`], folder);
+  for (const [name, from] of [
+    ['first', 0],
+    ['second', GiB],
+  ]) {
+    quietly(['qemu-img', 'bitmap', '--add', '-g', '64k', image, name], folder);
+    const writes = Array.from({ length: 4000 }, (_, index) => [
+      '-c',
+      `write -q -z ${from + index * 16 * GiB} 64k`,
+    ]);
+    quietly(['qemu-io', '-f', 'qcow2', ...writes.flat(), image], folder);
+  }
+}
 
 export function* jobs(world) {
   const { folder } = world;
@@ -36,4 +55,17 @@ export function* jobs(world) {
     to: 'qcow2',
     args,
   });
+  const marked = 'huge-bitmaps.qcow2';
+  makeMarked(folder, marked);
+  yield changing(
+    world,
+    'bitmap --merge, 64 TiB',
+    { ...goal, wall: 0.9 },
+    (file) => copyFileSync(join(folder, marked), join(folder, file)),
+    (file) => ['bitmap', '--merge', 'second', file, 'first'],
+    (file) => {
+      if (!quietly(['qemu-img', 'info', file], folder).includes('first'))
+        throw new Error('the bitmap is gone');
+    },
+  );
 }

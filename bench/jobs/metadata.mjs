@@ -18,7 +18,7 @@ function reading(world, name, goal, args, rounds) {
 }
 
 /** Both programs change a fresh copy of `template`; `verify` says whether the copy is right. */
-function changing(world, name, goal, template, args, verify) {
+export function changing(world, name, goal, template, args, verify) {
   const { folder } = world;
   const side = (label, program) => ({
     name: label,
@@ -98,6 +98,18 @@ export function* jobs(world) {
     top,
     (file) => ['rebase', '-F', 'qcow2', '-b', qcow2, file],
     (file) => quietly(['qemu-img', 'compare', '-q', 'chain-3.qcow2', file], folder),
+  );
+
+  const over = 'over-large.qcow2';
+  if (!existsSync(join(folder, over)))
+    quietly(['qemu-img', 'create', '-q', '-f', 'qcow2', '-b', large, '-F', 'qcow2', over], folder);
+  yield changing(
+    world,
+    'rebase (safe) of a quarter of the disk',
+    { wall: 0.9 },
+    (file) => copyFileSync(join(folder, over), join(folder, file)),
+    (file) => ['rebase', '-F', 'qcow2', '-b', qcow2, file],
+    (file) => quietly(['qemu-img', 'compare', '-q', over, file], folder),
   );
 
   const marked = 'bitmaps.qcow2';

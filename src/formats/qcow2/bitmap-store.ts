@@ -89,7 +89,7 @@ export class BitmapChange {
       const there = Math.max(0, Math.min(bits.partBits, keptBits - index * bits.partBits));
       const whole =
         there === bits.partBits || (index === bits.partCount - 1 && kept === bits.size && value === allOnes);
-      const added = index < bits.partCount ? bits.parts.get(index) : undefined;
+      const added = index < bits.partCount ? bits.part(index) : undefined;
       if (!added && (whole || value === allZeroes)) {
         if (index < bits.partCount) table.push(value);
         else if (value > allOnes) this.drop(value, bits.partBytes);
@@ -110,9 +110,9 @@ export class BitmapChange {
     added: Exclude<BitmapPart, 'ones'> | undefined,
     partBytes: number,
   ): Promise<number> {
-    let bytes: Uint8Array = new Uint8Array(partBytes);
+    const bytes = new Uint8Array(partBytes);
     if (value === allOnes) bytes.fill(0xff);
-    else if (value !== allZeroes) bytes = await readPart(this.#writer.store, value, partBytes);
+    else if (value !== allZeroes) await readPart(this.#writer.store, value, bytes);
     clearFrom(bytes, there);
     if (added) for (let at = 0; at < partBytes; at++) bytes[at] |= added[at];
     return isZero(bytes) ? allZeroes : this.write(bytes);

@@ -1,5 +1,4 @@
 import { alignUp } from '../../bytes/numbers.ts';
-import { isZero } from '../../bytes/zero.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import { DirtyBits } from './bitmap-bits.ts';
 import type { BitmapEntry } from './bitmap-directory.ts';
@@ -53,15 +52,15 @@ export function encodeBitmapTable(table: readonly number[]): Uint8Array {
   return bytes;
 }
 
-/** One part of a bitmap, a cluster. Throws `corrupt` where it does not lie in the file. */
-export async function readPart(source: ByteSource, at: number, partBytes: number): Promise<Uint8Array> {
-  const bytes = new Uint8Array(partBytes);
+/** Reads one part of a bitmap, a cluster, into `bytes`. Throws `corrupt` where it does not lie in the file. */
+export async function readPart(source: ByteSource, at: number, bytes: Uint8Array): Promise<void> {
+  const partBytes = bytes.length;
   if (at + partBytes > alignUp(source.size, partBytes)) {
     throw corrupt(source.name, 'bitmap data', 'Bitmap data lies past the end of the file', at);
   }
-  const there = Math.min(partBytes, source.size - at);
+  const there = Math.max(0, Math.min(partBytes, source.size - at));
   if (there > 0) await source.read(at, bytes.subarray(0, there));
-  return bytes;
+  bytes.fill(0, there);
 }
 
 /** Reads all bits of a bitmap, for a disk of `size` guest bytes. Throws `corrupt`. */
@@ -73,12 +72,13 @@ export async function readBits(
   const partBytes = clusterSizeOf(header);
   const bits = new DirtyBits(header.size, 2 ** entry.granularityBits, partBytes);
   const table = await readBitmapTable(source, header, entry);
+  const part = new Uint8Array(partBytes);
   for (let index = 0; index < Math.min(table.length, bits.partCount); index++) {
     if (table[index] === allZeroes) continue;
-    if (table[index] === allOnes) bits.parts.set(index, 'ones');
+    if (table[index] === allOnes) bits.load(index, 'ones');
     else {
-      const part = await readPart(source, table[index], partBytes);
-      if (!isZero(part)) bits.parts.set(index, part);
+      await readPart(source, table[index], part);
+      bits.load(index, part);
     }
   }
   return bits;

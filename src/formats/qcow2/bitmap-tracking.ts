@@ -64,7 +64,7 @@ export class BitmapTracking {
   async store(writer: Qcow2Writer): Promise<void> {
     if (this.#tracked.size === 0) return;
     const byName = new Map([...this.#tracked].map(([entry, bits]) => [entry.name, { entry, bits }]));
-    const changed = this.#resized || [...this.#tracked.values()].some(({ parts }) => parts.size > 0);
+    const changed = this.#resized || [...this.#tracked.values()].some((bits) => !bits.isEmpty);
     if (!changed) {
       await flushImage(writer);
       const entries = await readBitmapDirectory(writer.store, writer.header);
@@ -81,7 +81,7 @@ export class BitmapTracking {
         }
         const { bits } = tracked;
         const flags = entry.flags & ~flagInUse;
-        if (!this.#resized && bits.parts.size === 0) {
+        if (!this.#resized && bits.isEmpty) {
           stored.push({ ...entry, flags });
           continue;
         }
