@@ -11,6 +11,8 @@ import { keyInMaterial } from './slot-material.ts';
 /** The bytes that a header and its key material lie in. */
 export interface HeaderArea {
   readonly name: string;
+  /** Bytes. */
+  readonly size: number;
   read(at: number, into: Uint8Array): Promise<void>;
 }
 export interface WritableHeaderArea extends HeaderArea {
@@ -22,10 +24,7 @@ export interface WritableHeaderArea extends HeaderArea {
 export const mostKeyBytes = 64;
 
 /** Reads and checks the header at the start of `area`. Throws `corrupt`, `unsupported`, `io`. */
-export async function readHeader(
-  area: HeaderArea & { readonly size: number },
-  how?: h.HeaderReading,
-): Promise<h.LuksHeader> {
+export async function readHeader(area: HeaderArea, how?: h.HeaderReading): Promise<h.LuksHeader> {
   const bytes = new Uint8Array(h.headerBytes);
   await area.read(0, bytes.subarray(0, Math.min(bytes.length, area.size)));
   return h.parseHeader(bytes, area.name, how);
@@ -85,7 +84,9 @@ async function openSlot(
 ): Promise<Uint8Array | undefined> {
   const { keyBytes } = header;
   const material = new Uint8Array(Math.ceil(h.materialBytes(keyBytes) / h.sectorBytes) * h.sectorBytes);
-  await area.read(slot.keyOffset * h.sectorBytes, material);
+  const at = slot.keyOffset * h.sectorBytes;
+  // What was cut off reads as zeroes, which hold no key.
+  await area.read(at, material.subarray(0, Math.max(0, area.size - at)));
   const { salt, iterations } = slot;
   const slotKey = await primitives().pbkdf2(hash, passphrase, salt, iterations, keyBytes, signal);
   const key = await keyInMaterial(material, slotKey, { spec, hash, stripes: slot.stripes, keyBytes });

@@ -23,10 +23,8 @@ export interface HeaderCopy {
   readonly json: unknown;
 }
 
-type SizedArea = HeaderArea & { readonly size: number };
-
 /** Whether there is a LUKS2 header, by the magic of either copy. */
-export async function hasLuks2(area: SizedArea): Promise<boolean> {
+export async function hasLuks2(area: HeaderArea): Promise<boolean> {
   const head = await bytesAt(area, 0, 8);
   if (head && isLuks(head)) return luksVersion(head) === 2;
   for (const place of copySizes) {
@@ -40,7 +38,7 @@ export async function hasLuks2(area: SizedArea): Promise<boolean> {
  * Reads both copies of the header and gives the newer of those that are whole (LUKS2 specification, section 2.3). Throws
  * `corrupt` where none is, `unsupported` for a checksum that is not built.
  */
-export async function readCopies(area: SizedArea): Promise<HeaderCopy> {
+export async function readCopies(area: HeaderArea): Promise<HeaderCopy> {
   const first = await readCopy(area, 0);
   const claimed = await bytesAt(area, 8, 8);
   const likely = claimed ? Number(new DataView(claimed.buffer).getBigUint64(0)) : 0;
@@ -57,7 +55,7 @@ export async function readCopies(area: SizedArea): Promise<HeaderCopy> {
 }
 
 /** The copy at `place`; undefined where there is none, or one that its checksum does not fit. */
-async function readCopy(area: SizedArea, place: number): Promise<HeaderCopy | undefined> {
+async function readCopy(area: HeaderArea, place: number): Promise<HeaderCopy | undefined> {
   const binary = await bytesAt(area, place, binaryBytes);
   if (!binary || !(place === 0 ? isLuks(binary) : isSecond(binary)) || luksVersion(binary) !== 2)
     return undefined;
@@ -88,7 +86,7 @@ function parseJson(area: Uint8Array): unknown {
   }
 }
 
-async function bytesAt(area: SizedArea, at: number, length: number): Promise<Uint8Array | undefined> {
+async function bytesAt(area: HeaderArea, at: number, length: number): Promise<Uint8Array | undefined> {
   if (at + length > area.size) return undefined;
   const bytes = new Uint8Array(length);
   await area.read(at, bytes);

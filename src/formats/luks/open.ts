@@ -46,14 +46,17 @@ async function openWith(
 ): Promise<LuksLayer> {
   const { headerFile: header = source } = context;
   const detached = header !== source;
-  const facts = (await hasLuks2(header))
+  const newer = await hasLuks2(header);
+  const facts = newer
     ? await factsOfLuks2(header, detached, context.signal)
     : await factsOfLuks1(header, detached, context.signal);
-  assertPayloadThere(source, facts);
+  // QEMU, which knows the older version only, looks for the key first.
+  if (newer || !passphrase) assertPayloadThere(source, facts);
   const place: PayloadPlace = { ...facts, headerFile: context.headerFile, keySecret };
   if (!passphrase) return new LuksLayer(source, place);
   const { spec, key } = await facts.unlock(passphrase);
   try {
+    assertPayloadThere(source, facts);
     const { offset, size, firstSector } = facts;
     const payload = await EncryptedStore.over(source, { spec, key, offset, size, firstSector });
     return context.writable
