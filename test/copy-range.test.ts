@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { builtProgram } from './support/built-program.ts';
+import { unmount } from './support/mounts.ts';
 import { have, isRoot, mustRun, run, type TempDir, tempDir } from './support/programs.ts';
 
 /*
@@ -95,7 +96,7 @@ describe.skipIf(!have('qemu-img') || !isRoot).each(['btrfs', 'xfs'])('convert -C
         expect(blocks * 4096, `${from} to ${to}\n${stdout}`).toBeGreaterThan(dataBytes - 65536);
       }
     } finally {
-      await run('umount', [mount]);
+      await unmount(mount);
     }
   });
 });

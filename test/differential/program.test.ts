@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { builtProgram } from '../support/built-program.ts';
 import { listensForSignals } from '../support/listens.ts';
+import { unmount } from '../support/mounts.ts';
 import { have, isRoot, mustRun, type RunResult, run, type TempDir, tempDir } from '../support/programs.ts';
 import { words } from './harness.ts';
 import { buildChain } from './world.ts';
@@ -229,7 +230,7 @@ describe.skipIf(!have('qemu-img') || !isRoot)('on a full disk', () => {
       expect(readdirSync(mounted[1]).sort()).toEqual(['there.img', 'there.qcow2']);
       await mustRun('qemu-img', ['check', join(mounted[1], 'there.qcow2')]);
     } finally {
-      for (const path of mounted ?? []) await run('umount', [path]);
+      for (const path of mounted ?? []) await unmount(path);
     }
   });
 });

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { haveLinuxGuest } from '../../src/lab/build/small-linux.ts';
 import { markOf } from '../../src/lab/runner/process-mark.ts';
 import { haveLibvirtd, startLibvirtd } from '../support/libvirtd.ts';
+import { unmount } from '../support/mounts.ts';
 import { have, isRoot, mustRun, openQemuIo } from '../support/programs.ts';
 import { buildProgram } from './kill.ts';
 import { LabBench, labBench } from './support.ts';
@@ -101,7 +102,7 @@ describe.skipIf(!canSeal)('a master that is interrupted in the making', () => {
         expect([garbage.length, kept[0].why]).toEqual([0, expect.stringContaining(`${left}/pro c`)]);
         expect(readFileSync(`${left}/pro c/file`, 'utf8')).toBe('kept');
       } finally {
-        await mustRun('umount', [`${left}/pro c`]);
+        await unmount(`${left}/pro c`);
       }
     }
     expect(await bench.must('gc', 'masters', '--yes')).toContain('Removed 1 thing');

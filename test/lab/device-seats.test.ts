@@ -1,5 +1,3 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { lstatSync, mkdirSync, readFileSync, readlinkSync, rmSync, symlinkSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -7,6 +5,7 @@ import { humanSize } from '../../src/cli/sizes.ts';
 import { encodeDeviceMark, parseDeviceMark } from '../../src/lab/device-mark.ts';
 import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
 import { haveLibvirtd, startLibvirtd } from '../support/libvirtd.ts';
+import { mountedApart } from '../support/mounts.ts';
 import { have, mustRun, openQemuIo, run } from '../support/programs.ts';
 import { buildProgram, runProgram } from './kill.ts';
 import { haveLoops, type LoopDevice, loopDevice } from './loop-device.ts';
@@ -14,25 +13,6 @@ import { LabBench, labBench, qemuCheck } from './support.ts';
 
 const MiB = 1024 * 1024;
 const kills = process.env.COWHERD_LONG === '1' ? 100 : 2;
-
-/**
- * Mounts the device where only a process of its own sees it. A guest that another test starts meanwhile would take a mount that
- * all see along into its namespace, and hold the device for as long as it runs.
- */
-async function mountedApart(device: string, folder: string): Promise<AsyncDisposable> {
-  const script = 'mount -o ro "$0" "$1" && echo mounted && read _';
-  const holder = spawn('unshare', ['-m', 'sh', '-c', script, device, folder], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-  });
-  const ended = once(holder, 'exit');
-  await Promise.race([once(holder.stdout, 'data'), ended]);
-  return {
-    async [Symbol.asyncDispose]() {
-      holder.stdin.end();
-      await ended;
-    },
-  };
-}
 
 describe.skipIf(!haveLoops || !have('qemu-img'))('seats that are made on block devices', () => {
   let bench: LabBench;

@@ -2,6 +2,7 @@ import { chmodSync, mkdirSync, renameSync, symlinkSync, writeFileSync } from 'no
 import { describe, expect, it } from 'vitest';
 import { encodeNewImage } from '../../src/formats/qcow2/create.ts';
 import { moduleFindings } from '../../src/lab/doctor/security-module.ts';
+import { unmount } from '../support/mounts.ts';
 import { have, isRoot, mustRun, openQemuIo, run } from '../support/programs.ts';
 import { type LabBench, labBench } from './support.ts';
 
@@ -111,7 +112,7 @@ describe.skipIf(!isRoot || !have('qemu-img') || !have('qemu-io') || !have('mount
         const told = await bench.json<Told>('doctor', 'place/a b.qcow2', '--user', 'nobody');
         expect(told.ailments.map(({ path }) => path)).toContain(data);
       } finally {
-        await mustRun('umount', [bench.path('place')]);
+        await unmount(bench.path('place'));
       }
       const path = bench.path('fixed.qcow2');
       await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', path, '1M']);

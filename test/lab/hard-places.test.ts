@@ -1,5 +1,6 @@
 import { existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { unmount } from '../support/mounts.ts';
 import { have, isRoot, mustRun, openQemuIo, run } from '../support/programs.ts';
 import { labBench, poolNames, qemuCheck } from './support.ts';
 
@@ -116,7 +117,7 @@ describe.skipIf(!isRoot)('a full disk', () => {
       expect(poolNames(bench)).toHaveLength(400);
       await bench.must('down');
     } finally {
-      await run('umount', [bench.path('class')]);
+      await unmount(bench.path('class'));
     }
   });
 
@@ -143,7 +144,7 @@ describe.skipIf(!isRoot)('a full disk', () => {
       });
       await bench.must('down');
     } finally {
-      await run('umount', [bench.path('masters')]);
+      await unmount(bench.path('masters'));
     }
   });
 });

@@ -15,6 +15,7 @@ import { markCopy, writeJournal } from '../../src/lab/pool-move/journal.ts';
 import { planPoolMove } from '../../src/lab/pool-move/plan.ts';
 import { knownDependents } from '../../src/platform/dependents.ts';
 import { testContext } from '../support/cli-context.ts';
+import { unmount } from '../support/mounts.ts';
 import { have, isRoot, mustRun, openQemuIo, run } from '../support/programs.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
 
@@ -143,7 +144,7 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('move of a pool', () => {
         await expectPool(bench.path('pools/class'), contents);
         expect(existsSync(bench.path('.cowherd'))).toBe(false);
       } finally {
-        await run('umount', [bench.path('small')]);
+        await unmount(bench.path('small'));
       }
     },
   );

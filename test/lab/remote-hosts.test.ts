@@ -16,6 +16,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
 import { roomFor, spreadSeats } from '../../src/lab/remote/placement.ts';
 import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../support/libvirtd.ts';
+import { unmount } from '../support/mounts.ts';
 import { have, mustRun, tempDir } from '../support/programs.ts';
 import { buildProgram, runProgram } from './kill.ts';
 import { LabBench, labBench, qemuCheck } from './support.ts';
@@ -140,7 +141,7 @@ describe.skipIf(!haveLibvirtd || !have('mount'))('a lab over two libvirts with p
   }, 120_000);
   afterAll(async () => {
     for (const one of libvirts.values()) await one[Symbol.asyncDispose]();
-    for (const host of hosts) await mustRun('umount', [bench.path(host)]).catch(() => undefined);
+    for (const host of hosts) await unmount(bench.path(host)).catch(() => undefined);
     await bench[Symbol.asyncDispose]();
   }, 60_000);
 
