@@ -67,4 +67,13 @@ export const luksDifferences = [
     reason: 'A header from a stranger should cost a minute at most. No program chooses so much by itself.',
     shown: 'elsewhere',
   },
+  {
+    id: 'luks-cut',
+    what: 'An encrypted qcow2 image that is cut short inside its LUKS header or key slots',
+    qemuImg: 'takes the rest for zeroes: the password is invalid, or the volume is not in LUKS format',
+    cowImg:
+      'says that the header does not lie in the file (of a LUKS image without qcow2, what qemu-img says)',
+    reason: 'Nobody should look for another passphrase where the file is cut.',
+    shown: 'elsewhere',
+  },
 ] as const satisfies readonly Difference[];

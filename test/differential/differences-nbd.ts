@@ -69,4 +69,28 @@ export const nbdDifferences = [
     reason: 'Clients that stall then cost bounded memory: 32 MiB each would be kept for them.',
     shown: 'elsewhere',
   },
+  {
+    id: 'nbd-error-numbers',
+    what: 'The error of a write that an export does not allow, or past its end, to a client of structured replies',
+    qemuImg: 'qemu-nbd says EINVAL, whatever it is',
+    cowImg: 'cow-nbd says EPERM and ENOSPC, with the same text',
+    reason: 'The protocol document asks for these.',
+    shown: 'elsewhere',
+  },
+  {
+    id: 'nbd-read-fails',
+    what: 'A read that fails, of a client of structured replies that did not ask for one piece',
+    qemuImg: 'qemu-nbd leaves the client',
+    cowImg: 'cow-nbd says so, with the text that qemu-nbd has for a read in one piece, and goes on',
+    reason: 'One bad sector is no reason to lose the disk.',
+    shown: 'elsewhere',
+  },
+  {
+    id: 'nbd-left',
+    what: 'A client that breaks off, or haggles wrongly, outside of TLS',
+    qemuImg: 'qemu-nbd says so on stderr',
+    cowImg: 'cow-nbd says nothing; of a client that TLS does not let in it says why, as qemu-nbd does',
+    reason: 'Clients that end without a farewell are everyday; one that was refused is news.',
+    shown: 'elsewhere',
+  },
 ] as const satisfies readonly Difference[];
