@@ -7,7 +7,7 @@ import { wipe } from '../crypto/bytes.ts';
 import { DiskError } from '../errors.ts';
 import { listenAt, type Place } from '../nbd/listen.ts';
 import type { ExportRecipe } from '../nbd/recipe.ts';
-import { NbdServer } from '../nbd/server.ts';
+import { NbdServer, type NbdServerOptions } from '../nbd/server.ts';
 import { tlsStarter } from '../nbd/tls.ts';
 import type { ServedAt } from './domain-xml.ts';
 import type { Lab } from './lab.ts';
@@ -55,12 +55,13 @@ function splitAddress(listen: string): [host: string, port: string] {
 export async function serveSeats(
   lab: Lab,
   names: readonly string[],
-  how: { readonly program: string; readonly onFailure: (error: unknown) => void },
+  how: { readonly program: string } & Required<Pick<NbdServerOptions, 'onRefused' | 'onFailure'>>,
 ): Promise<NbdServer> {
   const seats = await seatsToStart(lab, names);
   const { serve } = lab.spec;
   const server = new NbdServer({
     startTls: serve?.tls === undefined ? undefined : tlsStarter(credentialsOf(serve.tls), undefined),
+    onRefused: how.onRefused,
     onFailure: how.onFailure,
   });
   try {

@@ -38,7 +38,10 @@ export function tlsStarter(
 const hasGone = 'The TLS connection was non-properly terminated.';
 
 /** Why a handshake ended, as GnuTLS and QEMU word it. */
-function refusal(error: NodeJS.ErrnoException, { authorizationError }: TLSSocket): Error {
+function refusal(
+  error: NodeJS.ErrnoException & { readonly reason?: string },
+  { authorizationError }: TLSSocket,
+): Error {
   // Node then has nothing to say but that the connection is closed.
   switch (authorizationError as unknown as string | null | undefined) {
     case null:
@@ -58,7 +61,9 @@ function refusal(error: NodeJS.ErrnoException, { authorizationError }: TLSSocket
   if (error.code === 'ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE') {
     return new Error('Verify failed: No certificate was found.');
   }
-  return new Error(`TLS handshake failed: ${error.code === 'ECONNRESET' ? hasGone : error.message}`);
+  return new Error(
+    `TLS handshake failed: ${error.code === 'ECONNRESET' ? hasGone : (error.reason ?? error.message)}`,
+  );
 }
 
 function optionsOf(credentials: TlsCredentials, names: WeakMap<TLSSocket, string>): TlsOptions {

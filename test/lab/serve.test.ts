@@ -176,6 +176,7 @@ describe.skipIf(!nbd)('cowherd serve', () => {
         expect([plain.code === 0, plain.stdout]).toEqual([false, '']);
         const stranger = await nbdsh(`h.set_tls(nbd.TLS_REQUIRE)\n${writing}`);
         expect([stranger.code === 0, stranger.stdout]).toEqual([false, '']);
+        await expect.poll(() => server.said(), { timeout: 10_000 }).toContain('a client was not let in: ');
       }
       await qemuCheck(bench.path('class/student-01.qcow2'));
     },

@@ -1,5 +1,6 @@
 import { rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { explain } from '../../cli/messages.ts';
 import { makeFolder } from '../../platform/json-file.ts';
 import { domainXml } from '../domain-xml.ts';
 import type { Lab } from '../lab.ts';
@@ -22,6 +23,7 @@ export const run: LabCommand = async (input, context) => {
   const server = await locked(lab, () =>
     serveSeats(lab, names, {
       program: context.program,
+      onRefused: (error) => warn(context, `a client was not let in: ${explain(error).text}`),
       onFailure: (error) => warn(context, `a client could not be served: ${String(error)}`),
     }),
   );
