@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { haveLinuxGuest } from '../../src/lab/build/small-linux.ts';
@@ -136,7 +136,7 @@ describe.skipIf(!canSeal)('a master that is interrupted in the making', () => {
         let pid: number | undefined;
         await until(() => {
           pid = runningIn(runtime);
-          return pid !== undefined;
+          return pid !== undefined && holdsDisk(pid);
         });
         child.kill(signal);
         return { code: await ended, pid: pid! };
@@ -214,6 +214,16 @@ describe.skipIf(!haveLibvirtd)('a build under libvirt that is killed', () => {
     expect(await all()).toBe('build-os');
   }, 120_000);
 });
+
+/** QEMU writes its number before it opens its disks. */
+function holdsDisk(pid: number): boolean {
+  try {
+    const folder = `/proc/${pid}/fd`;
+    return readdirSync(folder).some((fd) => readlinkSync(`${folder}/${fd}`).endsWith('/disk.qcow2'));
+  } catch {
+    return false;
+  }
+}
 
 /** The QEMU that a runtime folder knows of. */
 function runningIn(runtime: string): number | undefined {
