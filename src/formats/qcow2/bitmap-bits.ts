@@ -56,14 +56,18 @@ export class DirtyBits {
 
   /** Takes a part as it is stored; bytes may be used for something else after that. */
   load(index: number, part: BitmapPart): void {
+    if (part === 'ones') {
+      this.#parts.set(index, part);
+      return;
+    }
     const runs: Runs = [];
     for (const [from, to] of runsOf(part, this.partBits)) {
-      if (runs.length === 2 * mostRuns) break;
       runs.push(from, to);
+      if (runs.length <= 2 * mostRuns) continue;
+      this.#parts.set(index, part.slice());
+      return;
     }
-    if (part === 'ones') this.#parts.set(index, part);
-    else if (runs.length === 2 * mostRuns) this.#parts.set(index, part.slice());
-    else if (runs.length > 0) this.#parts.set(index, runs);
+    if (runs.length > 0) this.#parts.set(index, runs);
   }
 
   /** Sets the bits that guest bytes [offset, offset + length) touch. Synchronous. */
