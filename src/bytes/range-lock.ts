@@ -28,6 +28,11 @@ export class RangeLock {
     return this.#add(start, end, exclusive, true);
   }
 
+  /** Whether `tryLock` would have it: enough for who is done before anybody else can ask. */
+  isFree(start: number, end: number, exclusive: boolean): boolean {
+    return !this.#conflicts(start, end, exclusive, this.#entries.length);
+  }
+
   async lock(start: number, end: number, exclusive: boolean): Promise<HeldRange> {
     const granted = !this.#conflicts(start, end, exclusive, this.#entries.length);
     const entry = this.#add(start, end, exclusive, granted);

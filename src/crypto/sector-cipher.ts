@@ -135,12 +135,12 @@ class XtsCipher implements SectorCipher {
     const mask = inPlace ?? room!;
     const { sectorBytes } = this;
     for (let at = 0; at < bytes.length; at += maskBytes) {
-      let part = bytes.subarray(at, at + maskBytes);
+      let part = partOf(bytes, at, Math.min(maskBytes, bytes.length - at));
       const { length } = part;
       const seeds = mask.seeds.subarray(0, (length / sectorBytes) * blockBytes);
       this.#vectors.fill(sector + at / 512, sectorBytes / 512, seeds);
       this.#tweak.encrypt(seeds);
-      const to = room ? room.data.subarray(0, length) : into.subarray(at, at + length);
+      const to = room ? partOf(room.data, 0, length) : partOf(into, at, length);
       if (part.buffer !== to.buffer) {
         to.set(part);
         part = to;
@@ -151,6 +151,11 @@ class XtsCipher implements SectorCipher {
       if (room) copyBytes(to, into, at);
     }
   }
+}
+
+/** A view costs as much as the AES of half a sector. */
+function partOf(bytes: Uint8Array, at: number, length: number): Uint8Array {
+  return length === bytes.length ? bytes : bytes.subarray(at, at + length);
 }
 
 /** AES-CBC, the chain begun anew in each sector. */

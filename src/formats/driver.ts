@@ -1,4 +1,5 @@
 import type { CodecName } from '../codecs/codec.ts';
+import type { KeyRing } from '../crypto/luks/key-ring.ts';
 import type { ByteSource, ByteStore, OnProgress } from '../storage/store.ts';
 
 /** Where guest bytes lie, by one layer alone. */
@@ -296,6 +297,7 @@ export interface OpenContext {
   secret?(id: string): Promise<Uint8Array>;
   /** For an image whose options name no secret: the id of one that opens it; undefined: nobody can be asked. */
   missingKey?(path: string): Promise<string | undefined>;
+  readonly keyRing?: KeyRing;
   /** For what takes long at opening. */
   readonly signal?: AbortSignal;
 }

@@ -123,10 +123,8 @@ export class DiskImage implements Image {
     }
     if (!layer.placeNow) return undefined;
     const unit = unitOf(layer);
-    const held = this.#locks.tryLock(alignDown(offset, unit), alignUp(offset + length, unit), true);
-    if (!held) return undefined;
-    this.#locks.unlock(held);
-    return layer.placeNow(offset, length);
+    const free = this.#locks.isFree(alignDown(offset, unit), alignUp(offset + length, unit), true);
+    return free ? layer.placeNow(offset, length) : undefined;
   }
 
   async copyFrom(offset: number, source: ByteSource, at: number, length: number): Promise<number> {

@@ -1,3 +1,4 @@
+import type { KeyRing } from '../crypto/luks/key-ring.ts';
 import { DiskError, isDiskError } from '../errors.ts';
 import type {
   BackingReference,
@@ -89,6 +90,8 @@ export interface OpenLayerOptions {
    * asked.
    */
   missingKey?(path: string): Promise<string | undefined>;
+  /** Keeps the volume keys of the chain's images, or knows them from an opening before. */
+  readonly keyRing?: KeyRing;
   /** The formats to choose from; default all. */
   readonly formats?: readonly FormatDriver[];
   readonly signal?: AbortSignal;
@@ -346,6 +349,7 @@ function openContext(
     headerFile: node.headerFile,
     secret: options.secret,
     missingKey: options.missingKey,
+    keyRing: options.keyRing,
     signal: options.signal,
     async sibling(path, writable, tables = false) {
       used.sibling = true;

@@ -1,6 +1,6 @@
 import { isZero } from '../bytes/zero.ts';
 import { isDiskError } from '../errors.ts';
-import type { Run } from '../formats/driver.ts';
+import { isWritable, type Run } from '../formats/driver.ts';
 import { ChainCursor } from '../image/chain-cursor.ts';
 import type { Image } from '../image/image.ts';
 import { kernel, libc } from '../platform/libc.ts';
@@ -10,6 +10,7 @@ import { FileStore } from '../storage/file.ts';
 import type { ByteSource } from '../storage/store.ts';
 import { type PackedPlace, PackedUnits } from './packed-units.ts';
 import { type PageBuffer, pageBuffer } from './page-pool.ts';
+import { SectorGuard } from './sector-guard.ts';
 
 export interface DiskOptions {
   readonly readOnly: boolean;
@@ -22,6 +23,8 @@ export interface DiskOptions {
   readonly writethrough?: boolean;
   /** FLUSH and FUA do nothing (`--cache=unsafe`). */
   readonly neverFlush?: boolean;
+  /** Of `SectorGuard`, where other threads serve the same image. */
+  readonly stripes?: Int32Array;
 }
 
 /** Where a stretch lies, as far as it can be told at once. */
@@ -47,13 +50,15 @@ export class ServedDisk implements AsyncDisposable {
   /** And where that lies. */
   #fd = -1;
   #at = 0;
+  /** The byte of the image that it is. */
+  #guest = 0;
   #packed: PackedPlace | undefined;
   #skip = 0;
   /** Set where it is encrypted, with the place there. */
   #encrypted: EncryptedStore | undefined;
   #encryptedAt = 0;
-  /** Writes under way: a sector that one of them has written half would decrypt to neither the old nor the new. */
-  #writing = 0;
+  /** Set where what is written is encrypted. */
+  readonly #guard: SectorGuard | undefined;
   /** Where what is written is encrypted. */
   #sectors: PageBuffer | undefined;
   readonly #units = new PackedUnits();
@@ -71,6 +76,8 @@ export class ServedDisk implements AsyncDisposable {
     this.#offset = options.offset ?? 0;
     this.size = image.size - this.#offset;
     this.canZeroFast = canZeroFast;
+    if (image.layer.keySecret !== undefined && !options.readOnly)
+      this.#guard = new SectorGuard(options.stripes);
     const layers = [];
     for (let at: Image | undefined = image; at; at = at.backing) layers.push(at.layer);
     this.#cursor = new ChainCursor(layers, 'read');
@@ -92,6 +99,13 @@ export class ServedDisk implements AsyncDisposable {
     return true;
   }
 
+  /** Every sector of an encrypted image has its place in a file for good, and no write makes that longer. */
+  get encryptedWhole(): boolean {
+    const { size, layer } = this.image;
+    const store = size > 0 && isWritable(layer) ? layer.placeNow?.(0, size)?.store : undefined;
+    return store instanceof EncryptedStore && store.liesWhole(0, size);
+  }
+
   /** Bytes before the export in the image. */
   get offset(): number {
     return this.#offset;
@@ -104,6 +118,7 @@ export class ServedDisk implements AsyncDisposable {
   look(offset: number, length: number, sparse: boolean): (typeof Look)[keyof typeof Look] {
     if (!this.#io) return Look.later;
     const at = offset + this.#offset;
+    this.#guest = at;
     const { flat } = this.image.layer;
     let source: ByteSource;
     if (flat) {
@@ -127,7 +142,7 @@ export class ServedDisk implements AsyncDisposable {
     }
     this.#encrypted = undefined;
     if (source instanceof EncryptedStore) {
-      if (this.#writing > 0 || !source.liesWhole(this.#at, this.length)) return Look.later;
+      if (!source.liesWhole(this.#at, this.length)) return Look.later;
       this.#encrypted = source;
       this.#encryptedAt = this.#at;
       this.#at += source.innerOffset;
@@ -162,25 +177,42 @@ export class ServedDisk implements AsyncDisposable {
   /** After `look` said 'file' or 'packed': reads there. False: it did not work, and `read` will do it or say why. */
   readNow(into: PageBuffer, at: number, length: number): boolean {
     if (this.#packed) return this.#units.read(this.#packed, this.#skip, into.bytes, at, length);
-    const encrypted = this.#encrypted;
-    const most = encrypted ? cipherBytes : length;
-    for (let done = 0; done < length; done += most) {
-      const part = Math.min(most, length - done);
-      const from = at + done;
-      if (this.#io!.read(this.#fd, into.address + from, part, this.#at + done) !== part) return false;
-      encrypted?.decryptNow(this.#encryptedAt + done, into.bytes.subarray(from, from + part));
+    if (this.#encrypted) return this.#decryptNow(this.#io!, this.#encrypted, into, at, length);
+    return this.#io!.read(this.#fd, into.address + at, length, this.#at) === length;
+  }
+
+  #decryptNow(io: RawIo, store: EncryptedStore, into: PageBuffer, at: number, length: number): boolean {
+    const guest = this.#guest;
+    if (this.#guard?.tryHold(guest, length, false) === false) return false;
+    try {
+      for (let done = 0; done < length; done += cipherBytes) {
+        const part = Math.min(cipherBytes, length - done);
+        const from = at + done;
+        if (io.read(this.#fd, into.address + from, part, this.#at + done) !== part) return false;
+        store.decryptNow(this.#encryptedAt + done, into.bytes.subarray(from, from + part));
+      }
+      return true;
+    } finally {
+      this.#guard?.release(guest, length, false);
     }
-    return true;
   }
 
   /** Writes over what is there, at once, from byte `from` of the buffer; false: use `write`. */
   writeNow(offset: number, buffer: PageBuffer, from: number, length: number): boolean {
     const { detectZeroes = 'off', writethrough } = this.#options;
     if (!this.#io || detectZeroes !== 'off' || writethrough) return false;
-    const place = this.image.placeNow?.(this.#offset + offset, length);
+    const guest = this.#offset + offset;
+    const place = this.image.placeNow?.(guest, length);
     if (!place) return false;
     const { store, at } = place;
-    if (store instanceof EncryptedStore) return this.#encryptNow(this.#io, store, at, buffer, from, length);
+    if (store instanceof EncryptedStore) {
+      if (this.#guard?.tryHold(guest, length, true) === false) return false;
+      try {
+        return this.#encryptNow(this.#io, store, at, buffer, from, length);
+      } finally {
+        this.#guard?.release(guest, length, true);
+      }
+    }
     if (!(store instanceof FileStore) || at + length > store.size) return false;
     return this.#io.write(store.fd, buffer.address + from, length, at) === length;
   }
@@ -206,8 +238,9 @@ export class ServedDisk implements AsyncDisposable {
     return true;
   }
 
-  read(offset: number, into: Uint8Array): Promise<void> {
-    return this.image.read(offset + this.#offset, into);
+  async read(offset: number, into: Uint8Array): Promise<void> {
+    const at = offset + this.#offset;
+    await this.#guarded(at, into.length, false, () => this.image.read(at, into));
   }
 
   /** How many bytes from `offset` on are a hole of the file of a flat image, at most `length`; 0: data. */
@@ -234,27 +267,18 @@ export class ServedDisk implements AsyncDisposable {
   async write(offset: number, from: Uint8Array, fua: boolean): Promise<void> {
     const at = offset + this.#offset;
     const { detectZeroes = 'off' } = this.#options;
-    this.#writing++;
-    try {
-      if (detectZeroes !== 'off' && isZero(from)) {
-        await this.image.zero(at, from.length, { unmap: detectZeroes === 'unmap' });
-      } else {
-        await this.image.write(at, from);
-      }
-    } finally {
-      this.#writing--;
-    }
+    await this.#guarded(at, from.length, true, () =>
+      detectZeroes !== 'off' && isZero(from)
+        ? this.image.zero(at, from.length, { unmap: detectZeroes === 'unmap' })
+        : this.image.write(at, from),
+    );
     await this.#settle(fua);
   }
 
   async zero(offset: number, length: number, how: { noHole: boolean; fua: boolean }): Promise<void> {
+    const at = offset + this.#offset;
     const unmap = !how.noHole && this.#options.discard === true;
-    this.#writing++;
-    try {
-      await this.image.zero(offset + this.#offset, length, { unmap });
-    } finally {
-      this.#writing--;
-    }
+    await this.#guarded(at, length, true, () => this.image.zero(at, length, { unmap }));
     await this.#settle(how.fua);
   }
 
@@ -300,6 +324,17 @@ export class ServedDisk implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.image[Symbol.asyncDispose]();
+  }
+
+  async #guarded(at: number, length: number, exclusive: boolean, work: () => Promise<void>): Promise<void> {
+    const guard = this.#guard;
+    if (!guard) return work();
+    await guard.hold(at, length, exclusive);
+    try {
+      await work();
+    } finally {
+      guard.release(at, length, exclusive);
+    }
   }
 
   /** After a change of the map. */

@@ -6,6 +6,8 @@ import { CliFailure } from '../cli/failure.ts';
 import { type RawIo, rawIo } from '../platform/raw-io.ts';
 import type { Host } from './host.ts';
 import type { ExportFacts, ExportRecipe } from './recipe.ts';
+import { SectorGuard } from './sector-guard.ts';
+import { wipeKeys } from './volume-keys.ts';
 import type { ClientOrder, FromWorker, ToWorker } from './worker-messages.ts';
 
 /** A program bundle has its threads' code beside it, the modules beside this one; from source there is none. */
@@ -25,7 +27,7 @@ class ThreadHost implements Host {
   readonly #io: RawIo;
   readonly #most = Math.max(2, Math.min(8, availableParallelism()));
   readonly #threads: Thread[] = [];
-  readonly #exports = new Map<string, { readonly recipe: ExportRecipe; facts: ExportFacts; home: Thread }>();
+  readonly #exports = new Map<string, Served>();
 
   constructor(io: RawIo) {
     this.#io = io;
@@ -33,9 +35,11 @@ class ThreadHost implements Host {
 
   async open(recipe: ExportRecipe): Promise<ExportFacts> {
     const home = this.#leastLoaded();
-    const facts = await home.open(recipe, false);
-    this.#exports.set(recipe.name, { recipe, facts, home });
-    if (facts.parallel && recipe.multiConn) this.#prepare(recipe);
+    const stripes = recipe.readOnly ? undefined : SectorGuard.newStripes();
+    const facts = await home.open({ ...recipe, stripes }, false);
+    const again = { ...recipe, stripes, volumeKeys: facts.volumeKeys };
+    this.#exports.set(recipe.name, { again, facts, home });
+    if (facts.parallel && recipe.multiConn) this.#prepare(again);
     return facts;
   }
 
@@ -49,7 +53,7 @@ class ThreadHost implements Host {
   }
 
   async serve(stream: Duplex, client: ClientOrder): Promise<void> {
-    const { recipe, facts, home } = this.#exports.get(client.exportName)!;
+    const { again, facts, home } = this.#exports.get(client.exportName)!;
     let fd: number;
     try {
       fd = this.#takeSocket(stream);
@@ -60,13 +64,14 @@ class ThreadHost implements Host {
     let thread = home;
     if (facts.parallel && home.clients > 0) {
       thread = this.#leastLoaded();
-      await thread.open(recipe, true);
+      await thread.open(again, true);
     }
     await thread.serve(fd, client);
   }
 
   async close(): Promise<void> {
     const failures = await Promise.all(this.#threads.map((thread) => thread.finish()));
+    for (const { facts } of this.#exports.values()) wipeKeys(facts.volumeKeys);
     const failure = failures.find((text) => text !== undefined);
     if (failure !== undefined) throw new CliFailure(failure);
   }
@@ -84,6 +89,13 @@ class ThreadHost implements Host {
     this.#threads.push(thread);
     return thread;
   }
+}
+
+/** An export, how threads after its first one open it, and that one. */
+interface Served {
+  readonly again: ExportRecipe;
+  readonly facts: ExportFacts;
+  readonly home: Thread;
 }
 
 class Thread {

@@ -3,12 +3,14 @@ import { CliFailure } from '../cli/failure.ts';
 import { ImageArguments } from '../cli/image-arguments.ts';
 import { explain, warnOfProbedRaw } from '../cli/messages.ts';
 import { loadSnapshot } from '../cli/snapshot-argument.ts';
+import type { KeyRing } from '../crypto/luks/key-ring.ts';
 import type { SnapshotSelector } from '../formats/driver.ts';
 import type { Image } from '../image/image.ts';
 import { openImageFile } from '../node.ts';
 import { type Context, contextsOf } from './contexts.ts';
 import { type DiskOptions, ServedDisk } from './disk.ts';
 import { openOverlay } from './overlay.ts';
+import { KeepingRing, KnownRing, type VolumeKeys } from './volume-keys.ts';
 
 /** How an export's image is opened: plain values, since threads open it anew by them. */
 export interface ExportRecipe extends DiskOptions {
@@ -33,6 +35,10 @@ export interface ExportRecipe extends DiskOptions {
   readonly multiConn?: boolean;
   /** Requests past the host's page cache, which is in use: QEMU opens no file in that way. */
   readonly nativeAioCached?: boolean;
+  /** What all threads that serve it share where it is encrypted and written: `SectorGuard.newStripes`. */
+  readonly stripes?: Int32Array;
+  /** For threads after the first. */
+  readonly volumeKeys?: VolumeKeys;
   /** For messages. */
   readonly program: string;
 }
@@ -44,6 +50,8 @@ export interface ExportFacts {
   readonly contexts: readonly string[];
   /** Threads may open the image anew, each for itself, and all see the same. */
   readonly parallel: boolean;
+  /** Of encrypted images, for the threads that open them after this one. */
+  readonly volumeKeys: VolumeKeys;
   /** What the user should see, whole lines. */
   readonly warnings: string;
 }
@@ -87,7 +95,13 @@ export class OpenExport implements AsyncDisposable {
 /** Opens an export. `again`: on a further thread; the first has the locks. Throws CliFailure in qemu-nbd's words. */
 export async function openExport(recipe: ExportRecipe, again = false): Promise<OpenExport> {
   const [context, warnings] = collectingContext(recipe.program);
-  const image = await openRecipeImage(recipe, context, again);
+  const keyRing = new KeepingRing();
+  const image = await openRecipeImage(
+    recipe,
+    context,
+    again ? new KnownRing(recipe.volumeKeys ?? keyRing.keys) : keyRing,
+    again,
+  );
   try {
     if (recipe.offset !== undefined && recipe.offset > image.size) {
       throw new CliFailure(
@@ -106,6 +120,7 @@ export async function openExport(recipe: ExportRecipe, again = false): Promise<O
       readOnly: recipe.readOnly,
       contexts: contexts.map(({ name }) => name),
       parallel: isParallel(disk, recipe),
+      volumeKeys: keyRing.keys,
       warnings: warnings(),
     };
     return new OpenExport(recipe, facts, disk, contexts);
@@ -119,7 +134,12 @@ function wantedContexts({ allocationDepth = false, bitmaps = [] }: ExportRecipe)
   return { allocationDepth, bitmaps };
 }
 
-async function openRecipeImage(recipe: ExportRecipe, context: CliContext, again: boolean): Promise<Image> {
+async function openRecipeImage(
+  recipe: ExportRecipe,
+  context: CliContext,
+  keyRing: KeyRing,
+  again: boolean,
+): Promise<Image> {
   const { filename, format, snapshot, overlay } = recipe;
   const images = new ImageArguments(context);
   images.imageOptions = recipe.imageOptions ?? false;
@@ -134,6 +154,7 @@ async function openRecipeImage(recipe: ExportRecipe, context: CliContext, again:
         const key = recipe.keys?.get(path);
         return key && images.objects.keep(new Uint8Array(key));
       },
+      keyRing,
       format,
       writable,
       locks: again ? 'none' : 'take',
@@ -160,12 +181,13 @@ export function openingFailed(filename: string): string {
 }
 
 /** Whether every thread may have a view of its own: nobody changes it, or each byte has its place for good. */
-function isParallel(disk: ServedDisk, { readOnly, overlay, imageOptions }: ExportRecipe): boolean {
-  if (imageOptions || overlay === 'export' || !disk.isLocal) return false;
+function isParallel(disk: ServedDisk, { readOnly, overlay }: ExportRecipe): boolean {
+  if (overlay === 'export' || !disk.isLocal) return false;
   if (readOnly || overlay === 'session') return true;
   const { layer, probed } = disk.image;
   // A file that a write makes longer has one size in this view and another in the next.
-  return layer.format === 'raw' && layer.flat !== undefined && !probed && layer.source.size >= layer.size;
+  if (layer.format === 'raw') return layer.flat !== undefined && !probed && layer.source.size >= layer.size;
+  return layer.format === 'luks' && disk.encryptedWhole;
 }
 
 function inWords(error: unknown, before: string): CliFailure {

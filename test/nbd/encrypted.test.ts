@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { readFile, writeFile } from 'node:fs/promises';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import { createImageFile } from '../../src/node.ts';
 import { have, mustRun } from '../support/programs.ts';
@@ -130,6 +130,53 @@ for turn in range(40):
     assert clients[turn % 2].pread(size, 0) == model, turn
 `;
       expect(await nbdsh(script)).toMatchObject({ stdout: '', stderr: '', code: 0 });
+    },
+  );
+
+  it.skipIf(!have('nbdsh'))(
+    'several threads: parts of one sector that clients write at once are all there, and nobody reads one half written',
+    async () => {
+      const image = built.file('threads.luks');
+      await create(image, 'luks', bytes, '', {});
+      const named = `driver=luks,file.filename=${image},key-secret=s`;
+      await using server = await built.start(['-t', '-e', '8', ...secret, '--image-opts', named]);
+      // Each writer has a quarter of every sector, which is of one byte throughout whenever it is read.
+      const script = `
+import random
+random.seed(11)
+writers = [nbd.NBD() for _ in range(4)]
+reader = nbd.NBD()
+for c in writers + [reader]: c.connect_uri('${server.uri}')
+sectors = 8
+reader.pwrite(bytearray(sectors * 512), 0)
+last = {}
+for turn in range(400):
+    cookies = []
+    for quarter, c in enumerate(writers):
+        for sector in range(sectors):
+            value = random.randrange(256)
+            last[sector, quarter] = value
+            at = sector * 512 + quarter * 128
+            cookies.append((c, c.aio_pwrite(nbd.Buffer.from_bytearray(bytearray([value]) * 128), at)))
+    for _ in range(4):
+        got = reader.pread(sectors * 512, 0)
+        for at in range(0, len(got), 128):
+            assert got[at:at + 128] == got[at:at + 1] * 128, (turn, at, got[at:at + 128].hex())
+    for c, cookie in cookies:
+        while not c.aio_command_completed(cookie): c.poll(-1)
+got = reader.pread(sectors * 512, 0)
+for (sector, quarter), value in last.items():
+    assert got[sector * 512 + quarter * 128] == value, (sector, quarter)
+`;
+      expect(await nbdsh(script)).toMatchObject({ stdout: '', stderr: '', code: 0 });
+      // An image whose map changes has one thread for all its clients.
+      const other = built.file('threads.qcow2');
+      await create(other, 'qcow2', bytes, 'encrypt.', { 'encrypt.format': 'luks' });
+      const otherNamed = `driver=qcow2,file.filename=${other},encrypt.key-secret=s`;
+      await using single = await built.start(['-t', '-e', '8', ...secret, '--image-opts', otherNamed]);
+      const threads = async ({ pid }: { readonly pid: number }) =>
+        (await readdir(`/proc/${pid}/task`)).length;
+      expect(await threads(server)).toBeGreaterThan(await threads(single));
     },
   );
 

@@ -1,6 +1,7 @@
 import { DiskError } from '../../errors.ts';
 import type { CipherSpec } from '../sector-cipher.ts';
 import type { LuksHeader } from './header.ts';
+import type { KeyRing } from './key-ring.ts';
 import { cipherOf, type HeaderArea, unlock } from './key-slots.ts';
 
 /** How a payload is encrypted. The caller wipes the key. */
@@ -9,17 +10,25 @@ export interface PayloadKey {
   readonly key: Uint8Array;
 }
 
+export interface Unlocking {
+  readonly signal?: AbortSignal;
+  readonly keyRing?: KeyRing;
+}
+
 /** Finds the master key by a passphrase. Throws `denied` where it fits no slot, `aborted` at the signal. */
 export async function unlockPayload(
   area: HeaderArea,
   header: LuksHeader,
   passphrase: Uint8Array,
-  signal?: AbortSignal,
+  { signal, keyRing }: Unlocking = {},
 ): Promise<PayloadKey> {
   const { spec } = cipherOf(header, area.name);
+  const known = keyRing?.find?.(header.digest, header.digestSalt);
+  if (known) return { spec, key: known };
   const unlocked = await unlock(area, header, passphrase, signal);
-  if (unlocked) return { spec, key: unlocked.key };
-  throw invalidPassword(area.name);
+  if (!unlocked) throw invalidPassword(area.name);
+  keyRing?.keep?.(header.digest, header.digestSalt, unlocked.key);
+  return { spec, key: unlocked.key };
 }
 
 export function invalidPassword(path: string): DiskError {

@@ -3,7 +3,7 @@ import { equalBytes, wipe } from '../bytes.ts';
 import { sectorBytes } from '../luks/header.ts';
 import { affordableIterations, affordableMemory, affordablePasses } from '../luks/iterations.ts';
 import type { HeaderArea } from '../luks/key-slots.ts';
-import { invalidPassword, type PayloadKey } from '../luks/open.ts';
+import { invalidPassword, type PayloadKey, type Unlocking } from '../luks/open.ts';
 import { keyInMaterial } from '../luks/slot-material.ts';
 import { primitives } from '../primitives.ts';
 import type { Kdf, Luks2Header, Luks2Slot } from './metadata.ts';
@@ -17,9 +17,11 @@ export async function unlockLuks2(
   area: HeaderArea,
   header: Luks2Header,
   passphrase: Uint8Array,
-  signal?: AbortSignal,
+  { signal, keyRing }: Unlocking = {},
 ): Promise<PayloadKey> {
   const { slots, refused, digest, segment } = header;
+  const known = keyRing?.find?.(digest.digest, digest.salt);
+  if (known) return { spec: segment.spec, key: known };
   if (slots.length === 0 && refused.length > 0) throw refused[0];
   checkCost(header, area.name);
   for (const slot of slots) {
@@ -33,7 +35,10 @@ export async function unlockLuks2(
       digest.digest.length,
       signal,
     );
-    if (equalBytes(found, digest.digest)) return { spec: segment.spec, key };
+    if (equalBytes(found, digest.digest)) {
+      keyRing?.keep?.(digest.digest, digest.salt, key);
+      return { spec: segment.spec, key };
+    }
     wipe(key);
   }
   throw invalidPassword(area.name);

@@ -2,7 +2,7 @@ import { wipe } from '../../crypto/bytes.ts';
 import { describeHeader } from '../../crypto/luks/describe.ts';
 import { sectorBytes } from '../../crypto/luks/header.ts';
 import { cipherOf, readHeader } from '../../crypto/luks/key-slots.ts';
-import { type PayloadKey, unlockPayload } from '../../crypto/luks/open.ts';
+import { type PayloadKey, type Unlocking, unlockPayload } from '../../crypto/luks/open.ts';
 import { describeLuks2 } from '../../crypto/luks2/describe.ts';
 import { hasLuks2, readCopies } from '../../crypto/luks2/header.ts';
 import { understandHeader } from '../../crypto/luks2/metadata.ts';
@@ -48,8 +48,8 @@ async function openWith(
   const detached = header !== source;
   const newer = await hasLuks2(header);
   const facts = newer
-    ? await factsOfLuks2(header, detached, context.signal)
-    : await factsOfLuks1(header, detached, context.signal);
+    ? await factsOfLuks2(header, detached, context)
+    : await factsOfLuks1(header, detached, context);
   // QEMU, which knows the older version only, looks for the key first.
   if (newer || !passphrase) assertPayloadThere(source, facts);
   const place: PayloadPlace = { ...facts, headerFile: context.headerFile, keySecret };
@@ -77,16 +77,12 @@ function assertPayloadThere(source: ByteSource, { offset, size = 0 }: HeaderFact
   });
 }
 
-async function factsOfLuks1(
-  area: ByteSource,
-  detached: boolean,
-  signal: AbortSignal | undefined,
-): Promise<HeaderFacts> {
+async function factsOfLuks1(area: ByteSource, detached: boolean, unlocking: Unlocking): Promise<HeaderFacts> {
   const header = await readHeader(area, { detached });
   cipherOf(header, area.name);
   return {
     offset: header.payloadOffset * sectorBytes,
-    unlock: (passphrase) => unlockPayload(area, header, passphrase, signal),
+    unlock: (passphrase) => unlockPayload(area, header, passphrase, unlocking),
     details: async () => ({
       encrypted: true,
       dirty: false,
@@ -95,11 +91,7 @@ async function factsOfLuks1(
   };
 }
 
-async function factsOfLuks2(
-  area: ByteSource,
-  detached: boolean,
-  signal: AbortSignal | undefined,
-): Promise<HeaderFacts> {
+async function factsOfLuks2(area: ByteSource, detached: boolean, unlocking: Unlocking): Promise<HeaderFacts> {
   const header = understandHeader(await readCopies(area), area.name);
   const { offset, size, firstSector, spec } = header.segment;
   if (!detached && offset === 0) {
@@ -113,7 +105,7 @@ async function factsOfLuks2(
     size,
     firstSector,
     wholeUnits: spec.sectorBytes,
-    unlock: (passphrase) => unlockLuks2(area, header, passphrase, signal),
+    unlock: (passphrase) => unlockLuks2(area, header, passphrase, unlocking),
     details: async () => ({
       encrypted: true,
       dirty: false,

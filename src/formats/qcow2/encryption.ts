@@ -1,7 +1,7 @@
 import { wipe } from '../../crypto/bytes.ts';
 import { describeHeader } from '../../crypto/luks/describe.ts';
 import { readHeader as readLuksHeader } from '../../crypto/luks/key-slots.ts';
-import { unlockPayload } from '../../crypto/luks/open.ts';
+import { type Unlocking, unlockPayload } from '../../crypto/luks/open.ts';
 import type { CipherSpec } from '../../crypto/sector-cipher.ts';
 import { DiskError } from '../../errors.ts';
 import { EncryptedStore } from '../../storage/encrypted.ts';
@@ -78,7 +78,7 @@ export async function openEncryption(
     return await decryptionBy(passphrase, source, header, {
       format,
       keySecret: id,
-      signal: context.signal,
+      unlocking: context,
     });
   } finally {
     wipe(passphrase);
@@ -89,12 +89,12 @@ async function decryptionBy(
   passphrase: Uint8Array,
   source: ByteSource,
   header: Qcow2Header,
-  how: { readonly format: 'aes' | 'luks'; readonly keySecret: string; readonly signal?: AbortSignal },
+  how: { readonly format: 'aes' | 'luks'; readonly keySecret: string; readonly unlocking: Unlocking },
 ): Promise<Decryption> {
-  const { format, keySecret, signal } = how;
+  const { format, keySecret, unlocking } = how;
   if (format === 'aes') return { keySecret, legacy: await LegacyAes.withPassword(passphrase) };
   const area = luksArea(source, header);
-  const { spec, key } = await unlockPayload(area, await readLuksHeader(area), passphrase, signal);
+  const { spec, key } = await unlockPayload(area, await readLuksHeader(area), passphrase, unlocking);
   return {
     keySecret,
     async guestOver(data, owned) {
