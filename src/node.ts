@@ -271,7 +271,9 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
     await old?.lock(creationLock);
     sweepFor(aside.target, options.sweep);
     const { foreground } = options;
-    store = await openFileStore(aside.path, { create: 'exclusive', name: file, foreground });
+    // Some file systems send all of a file to the disk before it takes another one's name: let that begin at once.
+    const writeBehind = old !== undefined;
+    store = await openFileStore(aside.path, { create: 'exclusive', name: file, foreground, writeBehind });
   } catch (error) {
     await aside.abandon();
     if (old && isDiskError(error, 'denied')) return writtenInPlace(file, old);

@@ -1,5 +1,5 @@
 import { arenaOf } from '../bytes/page-buffer.ts';
-import { encodeModule, i32, op, v128, type WasmFunction } from './wasm-code.ts';
+import { encodeModule, i32, op, v128, type WasmFunction } from '../bytes/wasm-code.ts';
 
 const pageBytes = 65536;
 const blockBytes = 16;

@@ -1,4 +1,4 @@
-const wordsASector = 128;
+import { alikeSectors } from '../bytes/alike-sectors.ts';
 
 /**
  * Finds, in a buffer of whole sectors, which parts are worth writing: what `qemu-img convert -S` calls data and
@@ -39,11 +39,10 @@ export class SparseDetector {
 
   /** Sectors of one kind from `from` on, the end aligned; negative for zeroes. */
   #uniform(words: Int32Array, from: number, to: number, guest: number): number {
-    let zero = isZeroSector(words, from);
-    let end = from + 1;
-    while (end < to && isZeroSector(words, end) === zero) end++;
-    let count = end - from;
-    if (end < to) {
+    const alike = alikeSectors(words, from, to);
+    let zero = alike < 0;
+    let count = Math.abs(alike);
+    if (from + count < to) {
       const over = (guest + count) % this.#alignment;
       if (over > 0) {
         // Zeroes that do not reach past the start of the unit that data follows in: that unit is written anyway.
@@ -53,12 +52,4 @@ export class SparseDetector {
     }
     return zero ? -count : count;
   }
-}
-
-function isZeroSector(words: Int32Array, sector: number): boolean {
-  const end = (sector + 1) * wordsASector;
-  for (let index = sector * wordsASector; index < end; index += 4) {
-    if ((words[index] | words[index + 1] | words[index + 2] | words[index + 3]) !== 0) return false;
-  }
-  return true;
 }

@@ -2,15 +2,22 @@
 export const op = {
   block: [0x02, 0x40],
   loop: [0x03, 0x40],
+  ifThen: [0x04, 0x40],
   end: [0x0b],
   branch: (depth: number) => [0x0c, ...unsigned(depth)],
   branchIf: (depth: number) => [0x0d, ...unsigned(depth)],
   get: (local: number) => [0x20, ...unsigned(local)],
   set: (local: number) => [0x21, ...unsigned(local)],
   tee: (local: number) => [0x22, ...unsigned(local)],
+  select: [0x1b],
   i32Const: (value: number) => [0x41, ...signed(value)],
   i32Add: [0x6a],
   i32Subtract: [0x6b],
+  i32And: [0x71],
+  i32ShiftRightUnsigned: [0x76],
+  i32EqualZero: [0x45],
+  i32NotEqual: [0x47],
+  i32LessSigned: [0x48],
   i32LessUnsigned: [0x49],
   i32NotLessUnsigned: [0x4f],
   v128Load: (offset: number) => [0xfd, ...unsigned(0), 4, ...unsigned(offset)],
@@ -18,7 +25,9 @@ export const op = {
   v128Const: (bytes: readonly number[]) => [0xfd, ...unsigned(12), ...bytes],
   shuffle: (lanes: readonly number[]) => [0xfd, ...unsigned(13), ...lanes],
   v128And: [0xfd, ...unsigned(78)],
+  v128Or: [0xfd, ...unsigned(80)],
   v128Xor: [0xfd, ...unsigned(81)],
+  v128AnyTrue: [0xfd, ...unsigned(83)],
   i32x4ShiftRightSigned: [0xfd, ...unsigned(172)],
   i64x2Add: [0xfd, ...unsigned(206)],
 } as const;
@@ -26,21 +35,23 @@ export const op = {
 export const i32 = 0x7f;
 export const v128 = 0x7b;
 
-/** A function without results: the types of its parameters and of its further locals, and its instructions. */
+/** The types of a function's parameters, results and further locals, and its instructions. */
 export interface WasmFunction {
   readonly name: string;
   readonly parameters: readonly number[];
+  readonly results?: readonly number[];
   readonly locals: readonly number[];
   readonly code: readonly (readonly number[])[];
 }
 
 /** The bytes of a module with one function, over a memory of `pages` 64 KiB pages that it imports as `host.memory`. */
 export function encodeModule(one: WasmFunction, pages: number, shared: boolean): Uint8Array<ArrayBuffer> {
+  const { parameters, results = [] } = one;
   const locals = one.locals.flatMap((type) => [1, type]);
   const body = [one.locals.length, ...locals, ...one.code.flat(), ...op.end];
   return new Uint8Array([
     ...[0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
-    ...section(1, [1, 0x60, one.parameters.length, ...one.parameters, 0]),
+    ...section(1, [1, 0x60, parameters.length, ...parameters, results.length, ...results]),
     ...section(2, [
       1,
       ...name('host'),
