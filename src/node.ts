@@ -66,6 +66,8 @@ export interface OpenImageFileOptions
   readonly foreground?: boolean;
   /** As `OpenFileOptions.writeBehind`, likewise. */
   readonly writeBehind?: boolean;
+  /** As `OpenFileOptions.unflushed`, likewise. */
+  readonly unflushed?: boolean;
 }
 
 /**
@@ -143,8 +145,8 @@ export async function createImageFile(path: string, options: CreateImageFileOpti
 export interface ImageTarget extends TargetFile {
   /** For `createImage`: the files that the format makes take their places with the image. */
   context(backing?: BackingReference): CreateContext;
-  /** For opening the new image: its own files as they are being made, each given to `wrap`; others as they lie. */
-  resolver(options: OpenImageFileOptions, wrap: (file: ByteStore) => ByteSource): ResolveReference;
+  /** For opening the new image: its own files as they are being made, others as they lie. */
+  resolver(options: OpenImageFileOptions): ResolveReference;
 }
 
 /** As `createTarget`, for an image of any format. */
@@ -174,10 +176,10 @@ export async function createImageTarget(path: string, options: TargetOptions = {
       openBacking: backing && (async () => (await openTop(combineReference(path, backing.path), {})).source),
       backingPlace: backing && !takesNewImages(path) ? () => placeOfBacking(path, backing.path) : undefined,
     }),
-    resolver: (opening, wrap) => async (reference, from) => {
+    resolver: (opening) => async (reference, from) => {
       const name = combineReference(from.name, reference.path);
       const own = from.role === 'file' && siblings.get(normalize(requireFile(name)));
-      return own ? wrap(own.store) : resolve(reference, from, opening);
+      return own ? own.store : resolve(reference, from, opening);
     },
     async commit(how) {
       // An image must not be there with data that is another image's,
@@ -228,6 +230,10 @@ export interface TargetOptions {
   readonly corruptDependents?: boolean;
   /** As `OpenFileOptions.foreground`, for a file that is written aside. */
   readonly foreground?: boolean;
+  /** As `OpenFileOptions.writeBehind`, for one that will be durable. One that replaces another is always so. */
+  readonly writeBehind?: boolean;
+  /** As `OpenFileOptions.unflushed`: only `commit` and `settle` make the file durable. */
+  readonly unflushed?: boolean;
   /**
    * Deletes what killed runs have left: true, in the whole folder; false, nothing, since that was done. Default: of this
    * file.
@@ -263,20 +269,28 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
   const file = requireFile(path);
   await assertNoDependents(file, { force: options.corruptDependents });
   const old = await openExisting(file);
-  if (old && (old.fileKind === 'block' || fstatSync(old.fd).nlink > 1)) return writtenInPlace(file, old);
+  if (old && (old.fileKind === 'block' || fstatSync(old.fd).nlink > 1)) {
+    return writtenInPlace(file, old, options);
+  }
   const aside = createAside(file);
   let store: FileStore;
   try {
     // Until the name leads to the new file, nobody else may start to use the old one for writing.
     await old?.lock(creationLock);
     sweepFor(aside.target, options.sweep);
-    const { foreground } = options;
+    const { foreground, unflushed } = options;
     // Some file systems send all of a file to the disk before it takes another one's name: let that begin at once.
-    const writeBehind = old !== undefined;
-    store = await openFileStore(aside.path, { create: 'exclusive', name: file, foreground, writeBehind });
+    const writeBehind = options.writeBehind || old !== undefined;
+    store = await openFileStore(aside.path, {
+      create: 'exclusive',
+      name: file,
+      foreground,
+      writeBehind,
+      unflushed,
+    });
   } catch (error) {
     await aside.abandon();
-    if (old && isDiskError(error, 'denied')) return writtenInPlace(file, old);
+    if (old && isDiskError(error, 'denied')) return writtenInPlace(file, old, options);
     await old?.[Symbol.asyncDispose]();
     throw error;
   }
@@ -332,9 +346,13 @@ async function openExisting(file: string): Promise<FileStore | undefined> {
   }
 }
 
-async function writtenInPlace(file: string, old: FileStore): Promise<TargetFile> {
+async function writtenInPlace(
+  file: string,
+  old: FileStore,
+  { unflushed }: TargetOptions,
+): Promise<TargetFile> {
   await old[Symbol.asyncDispose]();
-  const store = await openFileStore(file, { create: 'truncate' });
+  const store = await openFileStore(file, { create: 'truncate', unflushed });
   const close = async () => store[Symbol.asyncDispose]();
   const settle = async () => {
     await close();
@@ -429,8 +447,8 @@ function hostFor(options: OpenImageFileOptions, before?: (path: string) => Promi
     secret: options.secret,
     async openFile(path, { writable, device }) {
       if (writable) await before?.(path);
-      const { foreground, writeBehind } = options;
-      const store = await openFileStore(path, { writable, foreground, writeBehind });
+      const { foreground, writeBehind, unflushed } = options;
+      const store = await openFileStore(path, { writable, foreground, writeBehind, unflushed });
       if (!device || store.fileKind === 'block') return store;
       await store[Symbol.asyncDispose]();
       throw new DiskError(

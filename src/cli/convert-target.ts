@@ -9,8 +9,7 @@ import { canonicalPath, createImageTarget, type ImageTarget } from '../node.ts';
 import { sweepAsides } from '../platform/atomic-file.ts';
 import { FileStore } from '../storage/file.ts';
 import { allPermissions, Permission } from '../storage/image-lock.ts';
-import { type ByteStore, bottomOf, hostFileOf } from '../storage/store.ts';
-import { UnflushedFile } from '../storage/unflushed.ts';
+import { bottomOf, hostFileOf } from '../storage/store.ts';
 import type { CliContext } from './context.ts';
 import type { ConvertArguments } from './convert-arguments.ts';
 import { CliFailure } from './failure.ts';
@@ -83,6 +82,8 @@ export async function createConvertTarget(
     target = await createImageTarget(path, {
       corruptDependents: wish.force,
       foreground: writesInForeground(wish),
+      writeBehind: isDurable(wish),
+      unflushed: true,
     });
     if (target.aside) sweepAsides(dirname(requireFile(path)));
     context.signal.throwIfAborted();
@@ -117,12 +118,9 @@ async function openTarget(
   target: ImageTarget,
   wish: ConvertArguments,
 ): Promise<ConvertTarget> {
-  // One flush at the end is enough for a file that takes its name only then.
-  const durable = wish.cache !== 'unsafe';
   // The target will have the name that an old file may have still: such a file cannot be its backing file.
   const oldFile = takesNewImages(path) ? undefined : statSync(requireFile(path), { throwIfNoEntry: false });
-  const top = unflushed(target.store);
-  const image = await openImage(top, {
+  const image = await openImage(target.store, {
     format: driver.name,
     writable: true,
     layerOptions: keys,
@@ -130,9 +128,9 @@ async function openTarget(
     policy: wish.images.opening.policy,
     ownReferences: true,
     canonicalPath,
-    resolve: target.resolver(wish.images.opening, unflushed),
+    resolve: target.resolver(wish.images.opening),
     identify: (source) => {
-      if (source === top) return identityOf(oldFile);
+      if (source === target.store) return identityOf(oldFile);
       return source instanceof FileStore ? identityOf(fstatSync(source.fd)) : source.name;
     },
   });
@@ -145,7 +143,8 @@ async function openTarget(
     isZero,
     async finish() {
       await image[Symbol.asyncDispose]();
-      await target.commit({ durable });
+      // One flush at the end is enough for a file that takes its name only then.
+      await target.commit({ durable: isDurable(wish) });
     },
     async [Symbol.asyncDispose]() {
       // After `finish` there is nothing left to close; before it, what was written is thrown away anyhow.
@@ -155,8 +154,8 @@ async function openTarget(
   };
 }
 
-function unflushed(store: ByteStore): ByteStore {
-  return store instanceof FileStore ? new UnflushedFile(store) : store;
+function isDurable({ cache }: ConvertArguments): boolean {
+  return cache !== 'unsafe';
 }
 
 /** A new image is opened by the secret that it was made with. */
@@ -185,6 +184,8 @@ export async function openConvertTarget(
     format: wish.targetImageOptions && !wish.targetFormatGiven ? undefined : wish.targetFormat,
     writable: true,
     foreground: writesInForeground(wish),
+    writeBehind: isDurable(wish),
+    unflushed: !isDurable(wish),
     discards: wish.sparseBytes !== 0,
     corruptDependents: wish.force,
   });

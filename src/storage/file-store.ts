@@ -50,6 +50,7 @@ export class FileStore implements ByteStore, HostFile {
   /** Takes the space of large writes that block. */
   readonly #space: SpaceTaker | undefined;
   readonly #behind: WriteBehind | undefined;
+  readonly #unflushed: boolean;
   #size: number;
   #sizeChanged = false;
   #closed = false;
@@ -67,7 +68,11 @@ export class FileStore implements ByteStore, HostFile {
   /** For `openFileStore`. */
   constructor(
     opened: Pick<FileStore, 'path' | 'name' | 'fd' | 'device' | 'inode' | 'fileKind' | 'size' | 'writable'>,
-    { foreground = false, writeBehind = false }: Pick<OpenFileOptions, 'foreground' | 'writeBehind'> = {},
+    {
+      foreground = false,
+      writeBehind = false,
+      unflushed = false,
+    }: Pick<OpenFileOptions, 'foreground' | 'writeBehind' | 'unflushed'> = {},
   ) {
     this.path = opened.path;
     this.name = opened.name;
@@ -77,6 +82,7 @@ export class FileStore implements ByteStore, HostFile {
     this.fileKind = opened.fileKind;
     this.#size = opened.size;
     this.writable = opened.writable;
+    this.#unflushed = unflushed;
     this.#mostInline = foreground ? foregroundBytes : inlineBytes;
     if (foreground && opened.writable) this.#space = new SpaceTaker(this);
     if (writeBehind && opened.writable) this.#behind = new WriteBehind(this);
@@ -169,6 +175,7 @@ export class FileStore implements ByteStore, HostFile {
 
   async flush(): Promise<void> {
     this.#check(0, 0);
+    if (this.#unflushed) return;
     const changed = this.#sizeChanged;
     this.#sizeChanged = false;
     try {

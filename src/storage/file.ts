@@ -31,6 +31,11 @@ export interface OpenFileOptions {
    * the disk before. Bytes get no safer by it than by writing.
    */
   readonly writeBehind?: boolean;
+  /**
+   * Flushes are left to the system (QEMU's cache mode `unsafe`): for a target that is thrown away anyhow when the work on it is
+   * cut short, or is made durable by whoever opened it when that is done.
+   */
+  readonly unflushed?: boolean;
 }
 
 /**

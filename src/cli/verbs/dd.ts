@@ -69,7 +69,7 @@ export const run: Command = async (args, context) => {
   await using image = await openImage(target.store, {
     format: driver.name,
     writable: true,
-    resolve: target.resolver({}, (file) => file),
+    resolve: target.resolver({}),
   });
   if (pastEnd) report(context, `${input}: cannot skip to specified offset`);
   try {

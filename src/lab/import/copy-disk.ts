@@ -3,10 +3,9 @@ import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
 import { createImage, openImage } from '../../image/open.ts';
-import { createImageTarget, FileStore, type ImageTarget } from '../../node.ts';
+import { createImageTarget, type ImageTarget } from '../../node.ts';
 import { convertImages } from '../../operations/convert.ts';
 import type { OnProgress } from '../../storage/store.ts';
-import { UnflushedFile } from '../../storage/unflushed.ts';
 
 const sectorBytes = 512;
 
@@ -47,15 +46,11 @@ export async function makeQcow2(
   signal: AbortSignal,
   fill: (made: Image) => Promise<void>,
 ): Promise<ImageTarget> {
-  const target = await createImageTarget(path);
+  const target = await createImageTarget(path, { unflushed: true });
   try {
     const { store } = target;
     await createImage(store, 'qcow2', alignUp(size, sectorBytes), {}, target.context());
-    await using made = await openImage(store instanceof FileStore ? new UnflushedFile(store) : store, {
-      format: 'qcow2',
-      writable: true,
-      signal,
-    });
+    await using made = await openImage(store, { format: 'qcow2', writable: true, signal });
     await fill(made);
   } catch (error) {
     await target[Symbol.asyncDispose]();
