@@ -18,14 +18,16 @@ export class PendingFrees {
   }
 
   add(first: number, count: number, punch: boolean): void {
-    const last = this.#runs.at(-1);
-    if (last && last.punch === punch && last.first + last.count === first) last.count += count;
-    else this.#runs.push({ first, count, punch });
+    append(this.#runs, { first, count, punch });
   }
 
-  /** All runs; the list is empty afterwards. */
+  /**
+   * All runs, by their places in the file: what a guest wrote here and there often lies in one piece, whose space is then given
+   * back by one call. A cluster that loses several references is in several runs. The list is empty afterwards.
+   */
   take(): FreedRun[] {
-    const runs = this.#runs;
+    const runs: FreedRun[] = [];
+    for (const run of this.#runs.sort((a, b) => a.first - b.first)) append(runs, run);
     this.#runs = [];
     return runs;
   }
@@ -34,4 +36,10 @@ export class PendingFrees {
   restore(runs: readonly FreedRun[]): void {
     this.#runs = [...runs, ...this.#runs];
   }
+}
+
+function append(runs: FreedRun[], run: FreedRun): void {
+  const last = runs.at(-1);
+  if (last && last.punch === run.punch && last.first + last.count === run.first) last.count += run.count;
+  else runs.push(run);
 }
