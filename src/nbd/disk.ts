@@ -1,3 +1,4 @@
+import { alignDown } from '../bytes/numbers.ts';
 import { isZero } from '../bytes/zero.ts';
 import { isDiskError } from '../errors.ts';
 import { isWritable, type Run } from '../formats/driver.ts';
@@ -278,7 +279,14 @@ export class ServedDisk implements AsyncDisposable {
   async zero(offset: number, length: number, how: { noHole: boolean; fua: boolean }): Promise<void> {
     const at = offset + this.#offset;
     const unmap = !how.noHole && this.#options.discard === true;
-    await this.#guarded(at, length, true, () => this.image.zero(at, length, { unmap }));
+    const end = at + length;
+    const zero = (from: number, part: number) =>
+      this.#guarded(from, part, true, () => this.image.zero(from, part, { unmap }));
+    for (let from = at, to = end; from < end; from = to) {
+      // A range of all stripes would keep everybody waiting for as long as zeroes are encrypted.
+      if (this.#guard) to = Math.min(end, alignDown(from, zeroedBytes) + zeroedBytes);
+      await zero(from, to - from);
+    }
     await this.#settle(how.fua);
   }
 
@@ -352,3 +360,6 @@ const soughtHole = 64 * 1024;
 
 /** The first sector of a raw image whose format was guessed is written with care (image/disk-image.ts). */
 const guardedBytes = 512;
+
+/** Zeroes of an encrypted disk that are written while their stripes are held. */
+const zeroedBytes = 16 * 1024 * 1024;

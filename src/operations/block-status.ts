@@ -92,7 +92,9 @@ export class ChainStatus {
     let status: BlockStatus | undefined = top;
     for (let depth = 1; depth < base; depth++) {
       if (offset >= this.#levels[depth].size) {
-        status = { ...silent, length: wanted, zero: true, allocated: true, depth };
+        status = silence(wanted, depth);
+        status.zero = true;
+        status.allocated = true;
         break;
       }
       status = this.look(depth, offset, wanted);
@@ -157,8 +159,11 @@ export class ChainStatus {
   /** A place in a file, taken as guest bytes: data or hole, as the file system says. */
   #flat(source: ByteSource, at: number, length: number, depth: number): BlockStatus | undefined {
     const bottom = placeBelow(source, at);
-    if (bottom.source.unspecified) return { ...silent, length, depth };
-    const found = { ...silent, length, allocated: true, ...bottom, depth };
+    if (bottom.source.unspecified) return silence(length, depth);
+    const found = silence(length, depth);
+    found.allocated = true;
+    found.source = bottom.source;
+    found.at = bottom.at;
     if (at >= source.size) {
       found.zero = true;
       return found;
@@ -175,7 +180,7 @@ export class ChainStatus {
 
   #ofRun(run: Run, depth: number): BlockStatus | undefined {
     const { clusterBytes } = this.#levels[depth];
-    const status = { ...silent, length: run.length, depth };
+    const status = silence(run.length, depth);
     if (run.kind === 'hole') {
       const below = this.#levels[depth + 1];
       status.zero = !below || run.offset >= below.size;
@@ -238,16 +243,19 @@ function placeBelow(top: ByteSource, at: number): { readonly source: ByteSource;
   return { source, at: place };
 }
 
-const silent: BlockStatus = {
-  length: 0,
-  data: false,
-  zero: false,
-  allocated: false,
-  eof: false,
-  source: undefined,
-  at: 0,
-  depth: 0,
-};
+/** Nothing is said yet. All answers are made here, so that code that reads them meets one kind of object. */
+function silence(length: number, depth: number): BlockStatus {
+  return {
+    length,
+    data: false,
+    zero: false,
+    allocated: false,
+    eof: false,
+    source: undefined,
+    at: 0,
+    depth,
+  };
+}
 
 async function levelOf(layer: Layer): Promise<Level> {
   const { clusterSize: clusterBytes = layer.grain, formatSpecific } = await layer.details();

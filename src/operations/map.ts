@@ -80,7 +80,9 @@ function continues(before: BlockStatus, next: BlockStatus): boolean {
 }
 
 function entryOf(status: BlockStatus, start: number): MapEntry {
-  const { length, depth, allocated, zero, data, source, at } = status;
-  const entry = { start, length, depth, present: allocated, zero, data };
-  return source ? { ...entry, offset: at, source } : entry;
+  const { length, depth, allocated: present, zero, data, source, at: offset } = status;
+  // No object is spread into another: that takes most of the time that a map of many entries takes.
+  return source
+    ? { start, length, depth, present, zero, data, offset, source }
+    : { start, length, depth, present, zero, data };
 }

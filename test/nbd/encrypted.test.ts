@@ -198,4 +198,38 @@ for (sector, quarter), value in last.items():
     const compare = ['compare', ...secret, '--image-opts', named, `driver=raw,file.filename=${source}`];
     expect(await mustRun('qemu-img', compare)).toBe('Images are identical.\n');
   });
+
+  it.skipIf(!have('nbdsh'))('long zeroes are written while others read and write beside them', async () => {
+    const mebi = 1024 * 1024;
+    const source = built.file('zeroed.model');
+    const content = randomBytes(48 * mebi);
+    await writeFile(source, content);
+    const image = built.file('zeroed.luks');
+    await create(image, 'luks', content.length, '', {});
+    const named = `driver=luks,file.filename=${image},key-secret=s`;
+    const [from, to] = [5 * mebi + 100, 36 * mebi + 300];
+    {
+      await using server = await built.start(['-t', '-e', '8', ...secret, '--image-opts', named]);
+      await mustRun('nbdcopy', [source, server.uri]);
+      // A write within the last sector that is zeroed in part, and one where nothing is.
+      const script = `
+a, b = nbd.NBD(), nbd.NBD()
+for c in (a, b): c.connect_uri('${server.uri}')
+zeroes = a.aio_zero(${to - from}, ${from})
+for turn in range(50): b.pwrite(b'x' * 50, ${to})
+b.pwrite(b'y' * 4096, 1000)
+assert b.pread(4096, 1000) == b'y' * 4096
+while not a.aio_command_completed(zeroes): a.poll(-1)
+assert b.pread(${to - from}, ${from}) == bytes(${to - from})
+`;
+      expect(await nbdsh(script)).toMatchObject({ stdout: '', stderr: '', code: 0 });
+      expect(await server.stop('SIGTERM')).toBe(0);
+    }
+    content.fill(0, from, to);
+    content.fill('x', to, to + 50);
+    content.fill('y', 1000, 1000 + 4096);
+    await writeFile(source, content);
+    const compare = ['compare', ...secret, '--image-opts', named, `driver=raw,file.filename=${source}`];
+    expect(await mustRun('qemu-img', compare)).toBe('Images are identical.\n');
+  });
 });

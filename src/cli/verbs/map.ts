@@ -131,11 +131,17 @@ async function* entriesOrOpenBracket(context: CliContext, image: Image, start: b
   }
 }
 
+/** The eight there are, each made once. */
+const flagTexts: string[] = [];
+
 function jsonEntry(entry: Omit<MapEntry, 'start'> & { readonly start: number | bigint }): string {
-  const { start, length, depth, present, zero, data, offset } = entry;
+  const { start, length, depth, offset } = entry;
   const place = offset === undefined ? '' : `, "offset": ${offset}`;
-  return (
-    `{ "start": ${start}, "length": ${length}, "depth": ${depth}, "present": ${present}, "zero": ${zero},` +
-    ` "data": ${data}${place}}`
-  );
+  return `{ "start": ${start}, "length": ${length}, "depth": ${depth}, ${flagsOf(entry)}${place}}`;
+}
+
+function flagsOf({ present, zero, data }: Pick<MapEntry, 'present' | 'zero' | 'data'>): string {
+  const index = (present ? 4 : 0) + (zero ? 2 : 0) + (data ? 1 : 0);
+  flagTexts[index] ??= `"present": ${present}, "zero": ${zero}, "data": ${data}`;
+  return flagTexts[index];
 }
