@@ -1,9 +1,8 @@
 import { arenaOf } from './page-buffer.ts';
-import { encodeModule, i32, op, type WasmFunction } from './wasm-code.ts';
+import { compile, i32, op, type WasmFunction } from './wasm-code.ts';
 
 const sectorBytes = 512;
 const wordsASector = sectorBytes / 4;
-const wasmPageBytes = 65536;
 
 /**
  * How many sectors of 512 bytes from `from` on, of those before `to` (> `from`), are zeroes throughout, as a negative number, or
@@ -21,7 +20,7 @@ export function alikeSectors(words: Int32Array, from: number, to: number): numbe
 type Scanner = (from: number, to: number) => number;
 
 const scanners = new WeakMap<ArrayBufferLike, Scanner>();
-/** The runtime has WebAssembly, but not these instructions. */
+/** It cannot be had here. */
 let refused = false;
 
 function scannerOver(buffer: ArrayBufferLike): Scanner | undefined {
@@ -29,12 +28,9 @@ function scannerOver(buffer: ArrayBufferLike): Scanner | undefined {
   if (known || refused) return known;
   const memory = arenaOf(buffer);
   if (!memory) return undefined;
-  const code = encodeModule(scannerCode, buffer.byteLength / wasmPageBytes, false);
-  refused = !WebAssembly.validate(code);
-  if (refused) return undefined;
-  const { exports } = new WebAssembly.Instance(new WebAssembly.Module(code), { host: { memory } });
-  const scanner = exports[scannerCode.name] as Scanner;
-  scanners.set(buffer, scanner);
+  const scanner = compile<Scanner>(scannerCode, memory);
+  if (scanner) scanners.set(buffer, scanner);
+  else refused = true;
   return scanner;
 }
 

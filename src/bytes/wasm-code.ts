@@ -44,8 +44,25 @@ export interface WasmFunction {
   readonly code: readonly (readonly number[])[];
 }
 
+/**
+ * The function, working in `memory`. Undefined where the runtime lacks an instruction of it, or a page's policy forbids
+ * WebAssembly.
+ */
+export function compile<Compiled>(one: WasmFunction, memory: WebAssembly.Memory): Compiled | undefined {
+  const { buffer } = memory;
+  const isShared = typeof SharedArrayBuffer !== 'undefined' && buffer instanceof SharedArrayBuffer;
+  try {
+    const module = new WebAssembly.Module(encodeModule(one, buffer.byteLength / pageBytes, isShared));
+    return new WebAssembly.Instance(module, { host: { memory } }).exports[one.name] as Compiled;
+  } catch {
+    return undefined;
+  }
+}
+
+const pageBytes = 65536;
+
 /** The bytes of a module with one function, over a memory of `pages` 64 KiB pages that it imports as `host.memory`. */
-export function encodeModule(one: WasmFunction, pages: number, shared: boolean): Uint8Array<ArrayBuffer> {
+function encodeModule(one: WasmFunction, pages: number, shared: boolean): Uint8Array<ArrayBuffer> {
   const { parameters, results = [] } = one;
   const locals = one.locals.flatMap((type) => [1, type]);
   const body = [one.locals.length, ...locals, ...one.code.flat(), ...op.end];

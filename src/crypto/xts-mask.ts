@@ -1,5 +1,5 @@
 import { arenaOf } from '../bytes/page-buffer.ts';
-import { encodeModule, i32, op, v128, type WasmFunction } from '../bytes/wasm-code.ts';
+import { compile, i32, op, v128, type WasmFunction } from '../bytes/wasm-code.ts';
 
 const pageBytes = 65536;
 const blockBytes = 16;
@@ -93,23 +93,18 @@ type MaskFunction = (seed: number, from: number, to: number, end: number) => voi
 
 /** By 128-bit instructions of WebAssembly, with the seeds at `seedsAt`; undefined where the runtime has none. */
 function simdMask(memory: WebAssembly.Memory, seedsAt: number): Mask | undefined {
-  const { buffer } = memory;
-  const isShared = typeof SharedArrayBuffer !== 'undefined' && buffer instanceof SharedArrayBuffer;
-  const codeFor = (sectorBytes: number) =>
-    encodeModule(simdModule(sectorBytes), buffer.byteLength / pageBytes, isShared);
-  if (!WebAssembly.validate(codeFor(512))) return undefined;
   const functions = new Map<number, MaskFunction>();
-  const functionFor = (sectorBytes: number): MaskFunction => {
-    const module = new WebAssembly.Module(codeFor(sectorBytes));
-    const { exports } = new WebAssembly.Instance(module, { host: { memory } });
-    const mask = exports.mask as MaskFunction;
-    functions.set(sectorBytes, mask);
+  const functionFor = (sectorBytes: number): MaskFunction | undefined => {
+    const mask = compile<MaskFunction>(simdModule(sectorBytes), memory);
+    if (mask) functions.set(sectorBytes, mask);
     return mask;
   };
+  if (!functionFor(512)) return undefined;
   return {
-    seeds: new Uint8Array(buffer, seedsAt, seedBytes),
+    seeds: new Uint8Array(memory.buffer, seedsAt, seedBytes),
     apply(from, to, sectorBytes) {
-      const mask = functions.get(sectorBytes) ?? functionFor(sectorBytes);
+      // Where the one for 512 bytes can be had, so can those for others.
+      const mask = functions.get(sectorBytes) ?? functionFor(sectorBytes)!;
       mask(seedsAt, from.byteOffset, to.byteOffset, from.byteOffset + from.length);
     },
   };

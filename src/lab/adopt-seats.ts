@@ -4,12 +4,11 @@ import { DiskError } from '../errors.ts';
 import { ExtensionType } from '../formats/qcow2/constants.ts';
 import { WritableQcow2Layer } from '../formats/qcow2/layer.ts';
 import { openImageFile } from '../node.ts';
-import { createAside, moveUnlessExists, syncDirectory } from '../platform/atomic-file.ts';
-import { copyFileSparse } from '../platform/copy-file.ts';
+import { copyAttributes, createAside, moveUnlessExists, syncDirectory } from '../platform/atomic-file.ts';
 import { forgetDependents } from '../platform/dependents.ts';
 import { errnoOf } from '../platform/errno.ts';
 import { makeFolder } from '../platform/json-file.ts';
-import { holdSame } from './compared-copy.ts';
+import { copyCompared, holdSame } from './compared-copy.ts';
 import { holdDisks } from './hold-disks.ts';
 import { labUuid, uuidV5 } from './identity.ts';
 import { type Lab, labOf, realPath, seatPaths } from './lab.ts';
@@ -244,7 +243,8 @@ async function moveFile(from: string, to: string, signal: AbortSignal | undefine
   } catch (cause) {
     if (errnoOf(cause) !== 'EXDEV') throw cause;
     await using aside = createAside(to);
-    await copyFileSparse(from, aside.path, { signal });
+    await copyCompared(from, aside.path, { signal });
+    copyAttributes(from, aside.path);
     await aside.commit({ replace: false });
     removeDurably(from);
     return;

@@ -222,7 +222,8 @@ function removeFile(path: string): boolean {
   }
 }
 
-function copyAttributes(from: string, to: string): void {
+/** Gives a file the mode of another one, and its owner where that may be. Nothing where that is no regular file. */
+export function copyAttributes(from: string, to: string): void {
   const old = statSync(from, { throwIfNoEntry: false });
   // What a link to a device has is the device's.
   if (!old?.isFile()) return;

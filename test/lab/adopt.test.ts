@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -86,9 +86,11 @@ describe.skipIf(!qemu)('adopt, with a lab', () => {
       await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', ...on, from]);
       await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -q -P 7 5M 64k', from]);
       await mustRun('qemu-img', ['convert', '-O', 'raw', from, bench.path('content.raw')]);
+      chmodSync(from, 0o640);
       await bench.must('adopt', 'lab.yaml', from);
       expect(existsSync(from)).toBe(false);
       const disk = bench.path('class/student-01.qcow2');
+      expect(statSync(disk).mode & 0o777).toBe(0o640);
       // As it is after a kill between the copy and the removal.
       await mustRun('qemu-img', ['rebase', '-u', ...on, disk]);
       await mustRun('cp', ['--sparse=always', disk, from]);
