@@ -26,6 +26,26 @@ export class UserObjects {
   readonly #secrets = new Map<string, Uint8Array>();
   readonly #groups = new Map<string, ThrottleGroup>();
   readonly #tls = new TlsObjects();
+  #read: ReadonlyMap<string, Uint8Array> = new Map();
+
+  /**
+   * Secrets that were read before, by id, whose files `add` does not read again: a pipe gives its content once, and a file may have
+   * changed.
+   */
+  know(secrets: ReadonlyMap<string, Uint8Array>): void {
+    this.#read = secrets;
+  }
+
+  /** Copies of all secrets by id, in memory that threads share; whoever asks wipes them. */
+  shared(): ReadonlyMap<string, Uint8Array> {
+    const copies = new Map<string, Uint8Array>();
+    for (const [id, secret] of this.#secrets) {
+      const copy = new Uint8Array(new SharedArrayBuffer(secret.length));
+      copy.set(secret);
+      copies.set(id, copy);
+    }
+    return copies;
+  }
 
   /** Makes `secret,id=…`, `throttle-group,id=…`, or an object of TLS. Throws CliFailure in qemu-img's words. */
   add(text: string): void {
@@ -49,7 +69,9 @@ export class UserObjects {
         hint: "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.\n",
       });
     }
-    const made = type === 'secret' ? secretOf(id, own, this.#secrets) : groupOf(own);
+    const read = this.#read.get(id);
+    const secret = () => (read ? new Uint8Array(read) : secretOf(id, own, this.#secrets));
+    const made = type === 'secret' ? secret() : groupOf(own);
     if (this.#secrets.has(id) || this.#groups.has(id)) {
       throw new CliFailure(`attempt to add duplicate property '${id}' to object (type 'container')`);
     }

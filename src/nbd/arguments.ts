@@ -9,6 +9,7 @@ import { TlsObjects } from '../cli/tls-objects.ts';
 import { flag, valued } from '../cli/verb-options.ts';
 import type { SnapshotSelector } from '../formats/driver.ts';
 import { maxStringBytes } from '../storage/nbd/protocol.ts';
+import { handedSecrets } from './daemon.ts';
 import { parseExportOption } from './export-option.ts';
 import type { ExportRecipe } from './recipe.ts';
 
@@ -46,6 +47,8 @@ export interface NbdArguments {
   allocationDepth: boolean;
   bitmaps: string[];
   objects: string[];
+  /** Of the secrets among them, by id: each is read once. */
+  secrets: ReadonlyMap<string, Uint8Array>;
   /** Exports besides FILE. */
   others: Partial<ExportRecipe>[];
   readonly tls: TlsObjects;
@@ -106,6 +109,7 @@ function letter(name: string, key: string, argument = false): LongOption {
 export function readArguments(args: readonly string[], context: CliContext): NbdArguments | Answered {
   const getopt = new Getopt([context.program, ...args], short, long);
   const objects = new UserObjects();
+  objects.know(handedSecrets(context.env));
   const found: NbdArguments = {
     verbose: false,
     shared: 1,
@@ -121,6 +125,7 @@ export function readArguments(args: readonly string[], context: CliContext): Nbd
     allocationDepth: false,
     bitmaps: [],
     objects: [],
+    secrets: new Map(),
     others: [],
     tls: new TlsObjects(),
     files: [],
@@ -140,7 +145,8 @@ export function readArguments(args: readonly string[], context: CliContext): Nbd
       }
     } else take(found, key, value, context);
   }
-  // They were looked at only: whoever opens the images makes them again.
+  // Whoever opens the images makes them again, of what was read here.
+  found.secrets = objects.shared();
   objects.wipe();
   found.files = getopt.operands();
   return found;

@@ -3,6 +3,7 @@ import type { CliContext, Command } from '../cli/context.ts';
 import { CliFailure } from '../cli/failure.ts';
 import { explain, report } from '../cli/messages.ts';
 import { versionText } from '../cli/version.ts';
+import { wipe } from '../crypto/bytes.ts';
 import { nbdPort } from '../storage/nbd/protocol.ts';
 import { type NbdArguments, readArguments } from './arguments.ts';
 import { daemonize, isDaemon, settled } from './daemon.ts';
@@ -62,7 +63,7 @@ async function run(found: NbdArguments, args: readonly string[], context: CliCon
     return listExports(place, { credentials, hostname: found.tlsHostname ?? found.bind }, context);
   if (found.disconnect) return disconnectDevice(found.files[0], context);
   if ((found.fork || (found.connect !== undefined && !found.verbose)) && !isDaemon(context.env)) {
-    return daemonize(args, context, activated);
+    return daemonize(args, context, { activated, secrets: found.secrets });
   }
   return serve(found, place, context);
 }
@@ -173,6 +174,7 @@ async function serve(found: NbdArguments, place: Place, context: CliContext): Pr
   } finally {
     // No client has come yet, so nothing is to be undone.
     if (!stoppedOpening) await server.close();
+    wipe(...found.secrets.values());
     if (place.kind === 'unix') removeQuietly(place.path);
   }
   return 0;
@@ -190,7 +192,7 @@ function ending(signal: AbortSignal): { readonly promise: Promise<void>; readonl
 }
 
 function recipesOf(found: NbdArguments, { program }: CliContext): ExportRecipe[] {
-  const { cache = 'writeback', offset, discard, detectZeroes, objects, untrusted } = found;
+  const { cache = 'writeback', offset, discard, detectZeroes, objects, secrets, untrusted } = found;
   const shared = {
     program,
     readOnly: found.readOnly,
@@ -199,6 +201,7 @@ function recipesOf(found: NbdArguments, { program }: CliContext): ExportRecipe[]
     writethrough: cache === 'writethrough' || cache === 'directsync',
     neverFlush: cache === 'unsafe',
     objects,
+    secrets,
     untrusted,
     multiConn: found.shared !== 1,
   } as const;

@@ -1,7 +1,8 @@
 import { spawn } from 'node:child_process';
-import { closeSync, writeSync } from 'node:fs';
-import type { Readable } from 'node:stream';
+import { closeSync, readFileSync, writeSync } from 'node:fs';
+import type { Readable, Writable } from 'node:stream';
 import type { CliContext } from '../cli/context.ts';
+import { wipe } from '../crypto/bytes.ts';
 
 /** Set in the process that goes on in the background: the descriptor that it reports its start on. */
 const marker = 'COWHERD_NBD_DAEMON';
@@ -12,6 +13,29 @@ export function isDaemon(env: CliContext['env']): boolean {
   return env[marker] === String(process.ppid) || env[marker] === 'started';
 }
 
+/** What the process in the foreground has read of secrets already: a pipe gives its content once. */
+export function handedSecrets(env: CliContext['env']): ReadonlyMap<string, Uint8Array> {
+  const secrets = new Map<string, Uint8Array>();
+  if (env[marker] !== String(process.ppid)) return secrets;
+  const bytes = readFileSync(0);
+  let at = bytes.indexOf('\n') + 1;
+  if (at === 0) return secrets;
+  const lengths = JSON.parse(bytes.toString('utf8', 0, at)) as [string, number][];
+  for (const [id, length] of lengths) {
+    secrets.set(id, new Uint8Array(bytes.subarray(at, at + length)));
+    at += length;
+  }
+  wipe(bytes);
+  return secrets;
+}
+
+function handSecrets(to: Writable, secrets: ReadonlyMap<string, Uint8Array>): void {
+  const lengths = [...secrets].map(([id, { length }]) => [id, length]);
+  // One that ends at once, for a reason that it tells, takes nothing.
+  to.on('error', () => undefined);
+  to.end(Buffer.concat([Buffer.from(`${JSON.stringify(lengths)}\n`), ...secrets.values()]));
+}
+
 /**
  * `--fork`: starts the same command in the background and waits until it serves. What it says until then is passed on;
  * as with qemu-nbd, the exit code is 1 if it said anything.
@@ -19,9 +43,10 @@ export function isDaemon(env: CliContext['env']): boolean {
 export async function daemonize(
   args: readonly string[],
   context: CliContext,
-  activated: number,
+  how: { readonly activated: number; readonly secrets: ReadonlyMap<string, Uint8Array> },
 ): Promise<number> {
-  const stdio: ('ignore' | 'inherit' | 'pipe' | number)[] = ['ignore', 'ignore', 'pipe'];
+  const { activated, secrets } = how;
+  const stdio: ('ignore' | 'inherit' | 'pipe' | number)[] = ['pipe', 'ignore', 'pipe'];
   for (let fd = 3; fd < reportFd; fd++) stdio[fd] = fd < 3 + activated ? fd : 'ignore';
   stdio[reportFd] = 'pipe';
   const child = spawn(process.execPath, [...process.execArgv, process.argv[1], ...args], {
@@ -30,6 +55,7 @@ export async function daemonize(
     argv0: process.argv0,
     env: { ...process.env, [marker]: String(process.pid) },
   });
+  handSecrets(child.stdin!, secrets);
   let said = false;
   const report = (child.stdio as readonly unknown[])[reportFd] as Readable;
   const reported = new Promise<void>((resolve) => {

@@ -64,7 +64,12 @@ class ThreadHost implements Host {
     let thread = home;
     if (facts.parallel && home.clients > 0) {
       thread = this.#leastLoaded();
-      await thread.open(again, true);
+      try {
+        await thread.open(again, true);
+      } catch {
+        // A file that was moved meanwhile, say: the first thread has it open.
+        thread = home;
+      }
     }
     await thread.serve(fd, client);
   }
@@ -106,6 +111,8 @@ class Thread {
   });
   readonly #opening = new Map<string, PromiseWithResolvers<ExportFacts>>();
   readonly #leaving = new Map<number, () => void>();
+  /** Of the exports that it has open. */
+  readonly #stripes: Int32Array[] = [];
   readonly #ready: Promise<{ readonly wakeFd: number; readonly sent: Int32Array }>;
   #finished: ((failure?: string) => void) | undefined;
   #failure: string | undefined;
@@ -128,6 +135,7 @@ class Thread {
     if (known) return known.promise;
     const opening = deferred<ExportFacts>();
     this.#opening.set(recipe.name, opening);
+    if (recipe.stripes) this.#stripes.push(recipe.stripes);
     await this.#tell({ kind: 'open', recipe, again });
     return opening.promise;
   }
@@ -183,6 +191,7 @@ class Thread {
   #die(error: unknown): void {
     const text = error instanceof Error ? error.message : String(error);
     this.#failure = `A thread of the server failed: ${text}`;
+    for (const stripes of this.#stripes) SectorGuard.abandon(stripes);
     for (const opening of this.#opening.values()) opening.reject(new CliFailure(this.#failure));
     for (const left of this.#leaving.values()) left();
     this.#finished?.(this.#failure);

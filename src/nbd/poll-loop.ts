@@ -1,4 +1,5 @@
 import { closeSync } from 'node:fs';
+import { setImmediate as turn } from 'node:timers/promises';
 import { pollEvent, type RawIo } from '../platform/raw-io.ts';
 import type { Connection } from './connection.ts';
 import { EagerWait } from './eager-wait.ts';
@@ -8,6 +9,8 @@ import type { SocketWire } from './wire.ts';
 const entryBytes = 8;
 /** While something is under way that the event loop must finish, sockets are looked at this often, in milliseconds. */
 const glanceMs = 1;
+/** So often sockets are served before the event loop gets a turn, while it has something under way. */
+const busyRounds = 32;
 
 interface Member {
   readonly connection: Connection;
@@ -33,6 +36,8 @@ export class PollLoop {
   /** Members that have left and are being cleared up after. */
   #leaving = 0;
   #progress: (() => void) | undefined;
+  /** Since sockets were ready while something was under way. */
+  #rounds = 0;
 
   constructor(io: RawIo, wakeFd: number) {
     this.#io = io;
@@ -69,7 +74,11 @@ export class PollLoop {
       const busy = this.#isBusy();
       this.#wait(!busy && !more);
       if (this.#woken) return true;
-      if (this.#ready.length > 0) continue;
+      if (this.#ready.length > 0) {
+        // Clients that always have something to say do not keep the event loop from what the others wait for.
+        if (busy && ++this.#rounds % busyRounds === 0) await turn();
+        continue;
+      }
       if (more) this.#ready.push(...this.#members);
       else if (busy) await this.#nextProgress();
     }

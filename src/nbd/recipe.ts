@@ -10,7 +10,7 @@ import { openImageFile } from '../node.ts';
 import { type Context, contextsOf } from './contexts.ts';
 import { type DiskOptions, ServedDisk } from './disk.ts';
 import { openOverlay } from './overlay.ts';
-import { KeepingRing, KnownRing, type VolumeKeys } from './volume-keys.ts';
+import { KeepingRing, KnownRing, type VolumeKeys, wipeKeys } from './volume-keys.ts';
 
 /** How an export's image is opened: plain values, since threads open it anew by them. */
 export interface ExportRecipe extends DiskOptions {
@@ -22,6 +22,8 @@ export interface ExportRecipe extends DiskOptions {
   readonly imageOptions?: boolean;
   /** Texts of `--object`. */
   readonly objects?: readonly string[];
+  /** What secrets among them hold, by id, in memory that threads share. */
+  readonly secrets?: ReadonlyMap<string, Uint8Array>;
   /** Passphrases that were typed, by the names of the images that they open. */
   readonly keys?: ReadonlyMap<string, Uint8Array>;
   readonly untrusted?: boolean;
@@ -125,6 +127,7 @@ export async function openExport(recipe: ExportRecipe, again = false): Promise<O
     };
     return new OpenExport(recipe, facts, disk, contexts);
   } catch (error) {
+    wipeKeys(keyRing.keys);
     await image[Symbol.asyncDispose]();
     throw inWords(error, '');
   }
@@ -144,6 +147,7 @@ async function openRecipeImage(
   const images = new ImageArguments(context);
   images.imageOptions = recipe.imageOptions ?? false;
   images.untrusted = recipe.untrusted ?? false;
+  images.objects.know(recipe.secrets ?? new Map());
   for (const text of recipe.objects ?? []) images.take('object', text);
   const writable = !recipe.readOnly && overlay === undefined;
   let image: Image;
@@ -181,8 +185,10 @@ export function openingFailed(filename: string): string {
 }
 
 /** Whether every thread may have a view of its own: nobody changes it, or each byte has its place for good. */
-function isParallel(disk: ServedDisk, { readOnly, overlay }: ExportRecipe): boolean {
+function isParallel(disk: ServedDisk, { readOnly, overlay, filename, imageOptions }: ExportRecipe): boolean {
   if (overlay === 'export' || !disk.isLocal) return false;
+  // Nodes of their own beneath a data file or a header: each thread would have its own, and one may write.
+  if ((imageOptions || filename.startsWith('json:')) && /\b(data-file|header)\b/.test(filename)) return false;
   if (readOnly || overlay === 'session') return true;
   const { layer, probed } = disk.image;
   // A file that a write makes longer has one size in this view and another in the next.

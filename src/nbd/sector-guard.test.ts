@@ -56,6 +56,37 @@ describe('SectorGuard', () => {
     expect(guard.tryHold(stripe, 1, true)).toBe(false);
   });
 
+  it('lets nobody begin to read where somebody waits to write', async () => {
+    const guard = new SectorGuard();
+    guard.tryHold(0, 512, false);
+    const writes = guard.hold(0, 512, true);
+    expect(guard.tryHold(1024, 512, false)).toBe(false);
+    expect(guard.tryHold(stripe, 512, false)).toBe(true);
+    guard.release(0, 512, false);
+    await writes;
+    guard.release(0, 512, true);
+    expect(guard.tryHold(1024, 512, false)).toBe(true);
+  });
+
+  it('fails for whoever waits for a thread that died, whatever the others give back', async () => {
+    const stripes = SectorGuard.newStripes();
+    const [dead, alive] = [new SectorGuard(stripes), new SectorGuard(stripes)];
+    dead.tryHold(0, 512, true);
+    alive.tryHold(stripe, 512, true);
+    alive.tryHold(2 * stripe, 512, false);
+    const waiting = expect(alive.hold(0, 512, false)).rejects.toMatchObject({ code: 'io' });
+    SectorGuard.abandon(stripes);
+    await waiting;
+    alive.release(stripe, 512, true);
+    alive.release(2 * stripe, 512, false);
+    for (const at of [0, stripe, 2 * stripe]) {
+      for (const exclusive of [true, false]) {
+        expect(alive.tryHold(at, 512, exclusive)).toBe(false);
+        await expect(alive.hold(at, 512, exclusive)).rejects.toMatchObject({ code: 'io' });
+      }
+    }
+  });
+
   it('keeps threads apart', async () => {
     const stripes = SectorGuard.newStripes();
     const counted = new Int32Array(new SharedArrayBuffer(4));
@@ -75,7 +106,7 @@ describe('SectorGuard', () => {
         parentPort.postMessage('done');
       });`;
     const source = await readFile(new URL('sector-guard.ts', import.meta.url), 'utf8');
-    const compiled = await transform(source, { loader: 'ts' });
+    const compiled = await transform(source.replace(/^import .*errors.*$/m, ''), { loader: 'ts' });
     const module = `data:text/javascript,${encodeURIComponent(compiled.code)}`;
     const workerData = { stripes, counted, module };
     const threads = [1, 2, 3].map(() => new Worker(code, { eval: true, workerData }));

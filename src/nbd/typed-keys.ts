@@ -35,6 +35,7 @@ async function typedKeys(
   const images = new ImageArguments(context);
   images.imageOptions = recipe.imageOptions ?? false;
   images.untrusted = recipe.untrusted ?? false;
+  images.objects.know(recipe.secrets ?? new Map());
   for (const text of recipe.objects ?? []) images.take('object', text);
   context.atEnd?.(() => wipe(...keys.values()));
   const image = await openImageFile(images.nameOf(filename, { format }), {

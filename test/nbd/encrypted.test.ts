@@ -199,6 +199,54 @@ for (sector, quarter), value in last.items():
     expect(await mustRun('qemu-img', compare)).toBe('Images are identical.\n');
   });
 
+  it('a passphrase is read once: from a pipe, for all threads', async () => {
+    const image = built.file('pipe.luks');
+    await create(image, 'luks', bytes, '', {});
+    const pipe = built.file('pipe');
+    await mustRun('mkfifo', [pipe]);
+    const writer = writeFile(pipe, 'correct horse');
+    const named = `driver=luks,file.filename=${image},key-secret=s`;
+    const object = ['--object', `secret,id=s,file=${pipe}`];
+    await using server = await built.start(['-t', '-e', '8', ...object, '--image-opts', named]);
+    await writer;
+    const model = built.file('pipe.model');
+    const out = built.file('pipe.out');
+    await writeFile(model, randomBytes(bytes));
+    await mustRun('nbdcopy', ['--connections=4', model, server.uri]);
+    await mustRun('nbdcopy', ['--connections=4', server.uri, out]);
+    expect((await readFile(out)).equals(await readFile(model))).toBe(true);
+    expect(await server.stop('SIGTERM')).toBe(0);
+  });
+
+  it('a passphrase from a pipe opens the image of a server in the background', async () => {
+    const image = built.file('forked.luks');
+    await create(image, 'luks', bytes, '', {});
+    const [pipe, socket, pidFile] = ['forked.pipe', 'forked.sock', 'forked.pid'].map((name) =>
+      built.file(name),
+    );
+    await mustRun('mkfifo', [pipe]);
+    const writer = writeFile(pipe, 'correct horse');
+    const named = `driver=luks,file.filename=${image},key-secret=s`;
+    const object = ['--object', `secret,id=s,file=${pipe}`];
+    const [node, script] = built.command;
+    await mustRun(node, [
+      script,
+      '--fork',
+      '-k',
+      socket,
+      '--pid-file',
+      pidFile,
+      ...object,
+      '--image-opts',
+      named,
+    ]);
+    await writer;
+    // The server goes when its client has gone.
+    expect((await mustRun('nbdinfo', ['--size', `nbd+unix:///?socket=${socket}`])).trim()).toBe(
+      String(bytes),
+    );
+  });
+
   it.skipIf(!have('nbdsh'))('long zeroes are written while others read and write beside them', async () => {
     const mebi = 1024 * 1024;
     const source = built.file('zeroed.model');

@@ -82,6 +82,8 @@ async function applyFrees(writer: Qcow2Writer, freed: readonly FreedRun[]): Prom
         if (length > 0) await store.zero(at, length, { punch: true });
       }
     } catch (error) {
+      // Some of the run may be free already.
+      writer.forgetPacking([run]);
       frees.restore(freed.slice(index + 1));
       throw error;
     }
