@@ -44,6 +44,7 @@ const judges = {
   '/usr/lib/grub/i386-pc/kernel.img': 'grub-pc-bin',
   '/usr/share/OVMF/OVMF_CODE_4M.fd': 'ovmf',
   swtpm: 'swtpm',
+  swtpm_setup: 'swtpm-tools',
   tini: 'tini',
   '/usr/sbin/sshd': 'openssh-server',
   ssh: 'openssh-client',

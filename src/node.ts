@@ -25,7 +25,7 @@ import {
 } from './image/open.ts';
 import { assertAllowed, type NamingImage, type ReferencePolicy, untrustedImages } from './image/policy.ts';
 import { combineReference, requireFile } from './image/reference.ts';
-import { createAside, sweepAsides, syncDirectory } from './platform/atomic-file.ts';
+import { createAside, syncDirectory } from './platform/atomic-file.ts';
 import { registerThreadCrew } from './platform/cipher-crew.ts';
 import { assertNoDependents } from './platform/dependents.ts';
 import { errnoOf, systemError } from './platform/errno.ts';
@@ -35,8 +35,15 @@ import { registerXzCodec } from './platform/xz-codec.ts';
 import { registerZlibCodec } from './platform/zlib-codec.ts';
 import { registerZstdCodec } from './platform/zstd-codec.ts';
 import { FileStore, openFileStore } from './storage/file.ts';
+import {
+  creationLock,
+  openExisting,
+  sweepFor,
+  type TargetFile,
+  type TargetOptions,
+  writtenInPlace,
+} from './storage/file-target.ts';
 import { FilterStore } from './storage/filter-store.ts';
-import { allPermissions, Permission } from './storage/image-lock.ts';
 import { type ByteSource, type ByteStore, bottomOf } from './storage/store.ts';
 
 // The built-in codec runs everywhere; Node's own is several times as fast and works on several cores.
@@ -47,6 +54,7 @@ registerNodePrimitives();
 registerThreadCrew();
 
 export * from './index.ts';
+export type { TargetFile, TargetOptions } from './storage/file-target.ts';
 export { FileStore, openFileStore };
 
 export interface OpenImageFileOptions
@@ -225,38 +233,6 @@ async function placeOfBacking(path: string, reference: string): Promise<BackingP
   return { absolute, relative: join(relative(from, to), basename(absolute)) };
 }
 
-export interface TargetOptions {
-  /** Even where other images stand on the file that will be replaced. */
-  readonly corruptDependents?: boolean;
-  /** As `OpenFileOptions.foreground`, for a file that is written aside. */
-  readonly foreground?: boolean;
-  /** As `OpenFileOptions.writeBehind`, for one that will be durable. One that replaces another is always so. */
-  readonly writeBehind?: boolean;
-  /** As `OpenFileOptions.unflushed`: only `commit` and `settle` make the file durable. */
-  readonly unflushed?: boolean;
-  /**
-   * Deletes what killed runs have left: true, in the whole folder; false, nothing, since that was done. Default: of this
-   * file.
-   */
-  readonly sweep?: boolean;
-}
-
-/** A file about to be made or replaced. Disposed without `commit`: nothing has happened. */
-export interface TargetFile extends AsyncDisposable {
-  /** Empty (a block device and an export keep their size). An image may be opened over it, which closes it: then commit. */
-  readonly store: ByteStore;
-  /** False: the bytes are written in place, so that a failure leaves a part of them there. */
-  readonly aside: boolean;
-  /** There is a file that will be lost. */
-  readonly replaces: boolean;
-  /** Takes away the file that will be replaced, before `commit`. */
-  withdraw(): Promise<void>;
-  /** Closes the store and makes its content durable, before a `commit` that is told that this is not needed. */
-  settle(): Promise<void>;
-  /** Closes the store and puts the file in its place; durable on return unless told otherwise. */
-  commit(options?: { readonly durable?: boolean }): Promise<void>;
-}
-
 /**
  * Prepares a file to be written aside and to take the place of `path` when it is whole. Written in place are block
  * devices, files with other hard links (which would keep the old content), and files in a directory where
@@ -314,65 +290,6 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
       await aside.abandon();
       await old?.[Symbol.asyncDispose]();
     },
-  };
-}
-
-/**
- * Deletes what runs that were killed have left of the same file: as large as an image, and hidden. `all`: what they have
- * left of any; false: nothing, since that was done.
- */
-function sweepFor(target: string, all?: boolean): void {
-  if (all === false) return;
-  try {
-    sweepAsides(dirname(target), { name: all ? undefined : basename(target) });
-  } catch (error) {
-    // Someone else's, or a folder that cannot be listed: no reason not to write.
-    if (!isDiskError(error)) throw error;
-  }
-}
-
-/** What QEMU's tools ask for while they empty and fill a file. */
-const creationLock = {
-  hold: Permission.write | Permission.resize,
-  shared: allPermissions & ~Permission.resize,
-};
-
-async function openExisting(file: string): Promise<FileStore | undefined> {
-  try {
-    return await openFileStore(file, { writable: true });
-  } catch (error) {
-    if (isDiskError(error, 'not-found')) return undefined;
-    throw error;
-  }
-}
-
-async function writtenInPlace(
-  file: string,
-  old: FileStore,
-  { unflushed }: TargetOptions,
-): Promise<TargetFile> {
-  await old[Symbol.asyncDispose]();
-  const store = await openFileStore(file, { create: 'truncate', unflushed });
-  const close = async () => store[Symbol.asyncDispose]();
-  const settle = async () => {
-    await close();
-    // Whoever wrote through `store` may have closed it; the file is the same through any other opening.
-    await using again = await openFileStore(file, { writable: true });
-    await again.flush();
-  };
-  return {
-    store,
-    aside: false,
-    replaces: true,
-    async withdraw() {
-      // Its content is gone already.
-    },
-    settle,
-    async commit({ durable = true } = {}) {
-      if (durable) await settle();
-      else await close();
-    },
-    [Symbol.asyncDispose]: close,
   };
 }
 

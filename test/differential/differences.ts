@@ -207,7 +207,8 @@ export const differences = [
     shown: 'elsewhere',
     what: '`cache.direct`, `cache.no-flush` and `aio` of nodes, and the cache modes `none`, `directsync` and `unsafe` (`-t`, `-T`)',
     qemuImg: "goes past the host's page cache, or makes nothing durable, or submits requests in that way",
-    cowImg: 'checks them, and reads and writes through the page cache; a flush is always a flush',
+    cowImg:
+      'checks them, and reads and writes through the page cache; a flush is always a flush, but for the target of `convert` in its default mode, `unsafe`',
     reason: 'They change no byte and no answer. What is asked to be durable should be.',
   },
   {

@@ -245,7 +245,7 @@ describe.skipIf(!haveLibvirtd)('the libvirt runner, over QEMU', () => {
     await runner.undefine(seat);
   }, 120_000);
 
-  it.skipIf(!have('swtpm') || !existsSync('/usr/share/OVMF/OVMF_CODE_4M.fd'))(
+  it.skipIf(!have('swtpm') || !have('swtpm_setup') || !existsSync('/usr/share/OVMF/OVMF_CODE_4M.fd'))(
     'gives each seat firmware variables and a TPM of its own; a reset makes them new, and forgets a saved memory',
     async () => {
       await using runner = new LibvirtRunner({ uri: libvirtd.uri, domainType: 'qemu' });

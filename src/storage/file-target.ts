@@ -1,0 +1,99 @@
+import { basename, dirname } from 'node:path';
+import { isDiskError } from '../errors.ts';
+import { sweepAsides } from '../platform/atomic-file.ts';
+import { type FileStore, openFileStore } from './file.ts';
+import { allPermissions, Permission } from './image-lock.ts';
+import type { ByteStore } from './store.ts';
+
+export interface TargetOptions {
+  /** Even where other images stand on the file that will be replaced. */
+  readonly corruptDependents?: boolean;
+  /** As `OpenFileOptions.foreground`, for a file that is written aside. */
+  readonly foreground?: boolean;
+  /** As `OpenFileOptions.writeBehind`, for one that will be durable. One that replaces another is always so. */
+  readonly writeBehind?: boolean;
+  /** As `OpenFileOptions.unflushed`: only `commit` and `settle` make the file durable. */
+  readonly unflushed?: boolean;
+  /**
+   * Deletes what killed runs have left: true, in the whole folder; false, nothing, since that was done. Default: of this
+   * file.
+   */
+  readonly sweep?: boolean;
+}
+
+/** A file about to be made or replaced. Disposed without `commit`: nothing has happened. */
+export interface TargetFile extends AsyncDisposable {
+  /** Empty (a block device and an export keep their size). An image may be opened over it, which closes it: then commit. */
+  readonly store: ByteStore;
+  /** False: the bytes are written in place, so that a failure leaves a part of them there. */
+  readonly aside: boolean;
+  /** There is a file that will be lost. */
+  readonly replaces: boolean;
+  /** Takes away the file that will be replaced, before `commit`. */
+  withdraw(): Promise<void>;
+  /** Closes the store and makes its content durable, before a `commit` that is told that this is not needed. */
+  settle(): Promise<void>;
+  /** Closes the store and puts the file in its place; durable on return unless told otherwise. */
+  commit(options?: { readonly durable?: boolean }): Promise<void>;
+}
+
+/**
+ * Deletes what runs that were killed have left of the same file: as large as an image, and hidden. `all`: what they have
+ * left of any; false: nothing, since that was done.
+ */
+export function sweepFor(target: string, all?: boolean): void {
+  if (all === false) return;
+  try {
+    sweepAsides(dirname(target), { name: all ? undefined : basename(target) });
+  } catch (error) {
+    // Someone else's, or a folder that cannot be listed: no reason not to write.
+    if (!isDiskError(error)) throw error;
+  }
+}
+
+/** What QEMU's tools ask for while they empty and fill a file. */
+export const creationLock = {
+  hold: Permission.write | Permission.resize,
+  shared: allPermissions & ~Permission.resize,
+};
+
+/** The file that is there, if there is one. */
+export async function openExisting(file: string): Promise<FileStore | undefined> {
+  try {
+    return await openFileStore(file, { writable: true });
+  } catch (error) {
+    if (isDiskError(error, 'not-found')) return undefined;
+    throw error;
+  }
+}
+
+/** A target whose bytes go where the old ones lie: what another name or nobody else can have. Takes `old` over. */
+export async function writtenInPlace(
+  file: string,
+  old: FileStore,
+  { unflushed }: TargetOptions,
+): Promise<TargetFile> {
+  await old[Symbol.asyncDispose]();
+  const store = await openFileStore(file, { create: 'truncate', unflushed });
+  const close = async () => store[Symbol.asyncDispose]();
+  const settle = async () => {
+    await close();
+    // Whoever wrote through `store` may have closed it; the file is the same through any other opening.
+    await using again = await openFileStore(file, { writable: true });
+    await again.flush();
+  };
+  return {
+    store,
+    aside: false,
+    replaces: true,
+    async withdraw() {
+      // Its content is gone already.
+    },
+    settle,
+    async commit({ durable = true } = {}) {
+      if (durable) await settle();
+      else await close();
+    },
+    [Symbol.asyncDispose]: close,
+  };
+}
