@@ -1,6 +1,6 @@
 import { createDecipheriv } from 'node:crypto';
 import { closeSync, openSync, readSync } from 'node:fs';
-import { wipe } from '../crypto/bytes.ts';
+import { sharedCopy, wipe } from '../crypto/bytes.ts';
 import { isDiskError } from '../errors.ts';
 import { errnoOf, strerror } from '../platform/errno.ts';
 import { withDefaultSignals } from '../platform/signals.ts';
@@ -38,13 +38,7 @@ export class UserObjects {
 
   /** Copies of all secrets by id, in memory that threads share; whoever asks wipes them. */
   shared(): ReadonlyMap<string, Uint8Array> {
-    const copies = new Map<string, Uint8Array>();
-    for (const [id, secret] of this.#secrets) {
-      const copy = new Uint8Array(new SharedArrayBuffer(secret.length));
-      copy.set(secret);
-      copies.set(id, copy);
-    }
-    return copies;
+    return new Map([...this.#secrets].map(([id, secret]) => [id, sharedCopy(secret)]));
   }
 
   /** Makes `secret,id=…`, `throttle-group,id=…`, or an object of TLS. Throws CliFailure in qemu-img's words. */

@@ -3,6 +3,13 @@ export function wipe(...secrets: readonly (Uint8Array | undefined)[]): void {
   for (const secret of secrets) secret?.fill(0);
 }
 
+/** A copy in memory that threads share, for a secret that they all need. */
+export function sharedCopy(secret: Uint8Array): Uint8Array {
+  const copy = new Uint8Array(new SharedArrayBuffer(secret.length));
+  copy.set(secret);
+  return copy;
+}
+
 /** Whether two arrays are equal, in a time that depends on their lengths only. */
 export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
   if (a.length !== b.length) return false;

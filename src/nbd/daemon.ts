@@ -33,7 +33,8 @@ function handSecrets(to: Writable, secrets: ReadonlyMap<string, Uint8Array>): vo
   const lengths = [...secrets].map(([id, { length }]) => [id, length]);
   // One that ends at once, for a reason that it tells, takes nothing.
   to.on('error', () => undefined);
-  to.end(Buffer.concat([Buffer.from(`${JSON.stringify(lengths)}\n`), ...secrets.values()]));
+  const bytes = Buffer.concat([Buffer.from(`${JSON.stringify(lengths)}\n`), ...secrets.values()]);
+  to.end(bytes, () => wipe(bytes));
 }
 
 /**

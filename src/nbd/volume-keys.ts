@@ -1,4 +1,4 @@
-import { wipe } from '../crypto/bytes.ts';
+import { sharedCopy, wipe } from '../crypto/bytes.ts';
 import type { KeyRing } from '../crypto/luks/key-ring.ts';
 
 /** Volume keys by the digests in their headers, in memory that threads share. */
@@ -12,9 +12,7 @@ export class KeepingRing implements KeyRing {
   readonly keys = new Map<string, Uint8Array>();
 
   keep(digest: Uint8Array, salt: Uint8Array, key: Uint8Array): void {
-    const shared = new Uint8Array(new SharedArrayBuffer(key.length));
-    shared.set(key);
-    this.keys.set(nameOf(digest, salt), shared);
+    this.keys.set(nameOf(digest, salt), sharedCopy(key));
   }
 }
 

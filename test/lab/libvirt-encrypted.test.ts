@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
 import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../support/libvirtd.ts';
 import { mustRun } from '../support/programs.ts';
-import { LabBench } from './support.ts';
+import { bootToEnd, LabBench } from './support.ts';
 
 const MiB = 1024 * 1024;
 
@@ -14,12 +14,8 @@ describe.skipIf(!haveLibvirtd)('encrypted seats under libvirt', () => {
 
   /** Boots seats to their end: what each guest counts on its own disk. */
   async function boot(...seats: string[]): Promise<readonly string[]> {
-    const { started } = await bench.json<{ started: { seat: string; lines: string[] }[] }>(
-      ...['start', 'lab.yaml', ...seats, '--watch'],
-    );
-    return started
-      .map(({ lines }) => /^cowherd (seat=\S+ boots=\d+)/.exec(lines.join('\n'))?.[1] ?? lines.join('\n'))
-      .sort();
+    const started = await bootToEnd(bench, ...seats);
+    return started.map(({ said }) => /^cowherd (seat=\S+ boots=\d+)/.exec(said)?.[1] ?? said).sort();
   }
 
   beforeAll(async () => {

@@ -8,7 +8,7 @@ import { freePort } from '../nbd/support.ts';
 import { testContext } from '../support/cli-context.ts';
 import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../support/libvirtd.ts';
 import { have, mustRun, run } from '../support/programs.ts';
-import { LabBench, qemuCheck } from './support.ts';
+import { bootToEnd, LabBench, qemuCheck } from './support.ts';
 
 const MiB = 1024 * 1024;
 
@@ -19,14 +19,12 @@ describe.skipIf(!haveLibvirtd)('the life of a lab under libvirt', () => {
 
   /** Boots seats to their end; `student-01: demo 3` is its master and its count of boots. */
   async function boot(...seats: string[]): Promise<readonly string[]> {
-    const { started } = await bench.json<{ started: { seat: string; lines: string[] }[] }>(
-      ...['start', 'lab.yaml', ...seats, '--watch'],
-    );
+    const started = await bootToEnd(bench, ...seats);
     return started
-      .map(({ seat: name, lines }) => {
-        const said = /^cowherd seat=(\S+) boots=(\d+) master=(\S+)/.exec(lines.join('\n'));
-        expect(said?.[1]).toBe(name);
-        return `${name}: ${said?.[3]} ${said?.[2]}`;
+      .map(({ seat: name, said }) => {
+        const [, own, boots, master] = /^cowherd seat=(\S+) boots=(\d+) master=(\S+)/.exec(said) ?? [];
+        expect(own).toBe(name);
+        return `${name}: ${master} ${boots}`;
       })
       .sort();
   }

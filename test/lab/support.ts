@@ -96,3 +96,14 @@ export function poolNames(bench: LabBench, pool = 'class'): string[] {
 export async function qemuCheck(path: string): Promise<void> {
   await mustRun('qemu-img', ['check', '-q', '-f', 'qcow2', path]);
 }
+
+/** Boots seats of lab.yaml until their guests have switched off: what each said on its console. */
+export async function bootToEnd(
+  bench: LabBench,
+  ...seats: string[]
+): Promise<readonly { readonly seat: string; readonly said: string }[]> {
+  const { started } = await bench.json<{ started: { seat: string; lines: string[] }[] }>(
+    ...['start', 'lab.yaml', ...seats, '--watch'],
+  );
+  return started.map(({ seat, lines }) => ({ seat, said: lines.join('\n') }));
+}
