@@ -23,6 +23,21 @@ it('answers SIGUSR1 on stderr when nothing is shown, until it ends', () => {
   expect(context.err()).toBe('    (25.00/100%)\n');
 });
 
+it('answers SIGUSR1 with the first figure after it where figures are made on demand', () => {
+  const context = testContext();
+  const progress = qemuProgress(context, false, { onDemand: true });
+  expect(progress.watched).toBe(false);
+  context.askProgress();
+  expect(progress.watched).toBe(true);
+  expect(context.err()).toBe('');
+  progress.update(1, 4);
+  progress.update(2, 4);
+  context.askProgress();
+  progress.end();
+  expect(context.err()).toBe('    (25.00/100%)\n    (50.00/100%)\n');
+  expect(qemuProgress(testContext(), true, { onDemand: true }).watched).toBe(true);
+});
+
 it('says lines of JSON on stderr, one for each percent', () => {
   const context = testContext();
   const progress = qemuProgress(context, 'json');

@@ -13,26 +13,44 @@ export interface Progress {
 /** qemu-img's progress, which can also be given in percent. */
 export interface PercentProgress extends Progress {
   reach(percent: number): void;
+  /** Whether anybody has asked for figures so far. Until then whoever has to count first need not give any. */
+  readonly watched: boolean;
 }
 
 /**
  * qemu-img's progress: with `-p` on stdout, each full percent, in place; without it on stderr when SIGUSR1
  * arrives. Figures are single-precision floats with two digits, as qemu-img computes them. `skip`: percent that
- * must have been added before the next figure is shown. 'json': for programs, see `progressStyle`.
+ * must have been added before the next figure is shown. 'json': for programs, see `progressStyle`. `onDemand`: figures come
+ * only when `watched` is true, so that the first signal is answered with the figure after it.
  */
-export function qemuProgress(context: CliContext, shown: boolean | 'json', skip = 1): PercentProgress {
+export function qemuProgress(
+  context: CliContext,
+  shown: boolean | 'json',
+  { skip = 1, onDemand = false }: { readonly skip?: number; readonly onDemand?: boolean } = {},
+): PercentProgress {
   if (shown === 'json') return jsonProgress(context);
   let percent = 0;
   let lastPrinted = 0;
+  let watched = shown;
+  let known = shown || !onDemand;
+  let owed = false;
   const print = (): void => {
     const figure = `    (${fixed2(percent)}/100%)`;
     if (shown) context.stdout.write(`${figure}\r`);
     else context.stderr.write(`${figure}\n`);
   };
-  const stop = shown ? () => undefined : context.onProgressSignal(print);
+  const answer = (): void => {
+    watched = true;
+    if (known) print();
+    else owed = true;
+  };
+  const stop = shown ? () => undefined : context.onProgressSignal(answer);
   if (shown) print();
   const reach = (wanted: number): void => {
     percent = Math.min(100, Math.fround(wanted));
+    known = true;
+    if (owed) print();
+    owed = false;
     if (!shown) return;
     if (percent > lastPrinted + skip || percent < lastPrinted || percent === 100 || percent === 0) {
       lastPrinted = percent;
@@ -42,6 +60,9 @@ export function qemuProgress(context: CliContext, shown: boolean | 'json', skip 
   return {
     update: (done, total) => reach(total > 0 ? (done / total) * 100 : 100),
     reach,
+    get watched() {
+      return watched;
+    },
     end() {
       stop();
       if (shown) context.stdout.write('\n');
@@ -73,6 +94,7 @@ function jsonProgress(context: CliContext): PercentProgress {
   return {
     update: (done, total) => say(total > 0 ? (done / total) * 100 : 100, { done, total }),
     reach: (percent) => say(Math.min(100, percent), {}),
+    watched: true,
     end: () => undefined,
   };
 }

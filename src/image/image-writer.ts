@@ -21,10 +21,13 @@ export class ImageWriter {
   readonly #layer: WritableLayer;
   readonly #reader: ChainReader;
   readonly #spare: Uint8Array[] = [];
+  /** For `#isSilent`. */
+  readonly #silence: ChainCursor;
 
   constructor(layer: WritableLayer, reader: ChainReader) {
     this.#layer = layer;
     this.#reader = reader;
+    this.#silence = new ChainCursor(reader.layers, 'map');
   }
 
   /** True when the layer names a backing image that was left closed: what a hole holds is then unknown. */
@@ -169,26 +172,28 @@ export class ImageWriter {
   async #fill(fresh: Reservation, offset: number, data: Uint8Array): Promise<void> {
     const head = offset - fresh.offset;
     const tail = fresh.length - head - data.length;
-    if (head === 0 && tail === 0) {
-      fresh.store.debugEvent?.('write_aio');
-      await fresh.store.write(fresh.at, data);
-      return;
-    }
-    if (fresh.length > scratchBytes) {
+    if (head + tail > 0 && fresh.length > scratchBytes) {
       await this.#copyUp(fresh, fresh.offset, offset);
       fresh.store.debugEvent?.('write_aio');
       await fresh.store.write(fresh.at + head, data);
       await this.#copyUp(fresh, offset + data.length, fresh.offset + fresh.length);
       return;
     }
+    const end = offset + data.length;
+    const blankHead = head === 0 || (fresh.zeroed && this.#isSilent(fresh.offset, offset));
+    if (blankHead && (tail === 0 || (fresh.zeroed && this.#isSilent(end, end + tail)))) {
+      fresh.store.debugEvent?.('write_aio');
+      await fresh.store.write(fresh.at + head, data);
+      return;
+    }
     const scratch = this.#spare.pop() ?? pageAligned(scratchBytes);
     try {
       const before = scratch.subarray(0, head);
       const after = scratch.subarray(head + data.length, fresh.length);
-      await this.#readOld(fresh.offset, before);
-      await this.#readOld(offset + data.length, after);
+      if (!blankHead) await this.#readOld(fresh.offset, before);
+      await this.#readOld(end, after);
       scratch.set(data, head);
-      const from = fresh.zeroed && isZero(before) ? head : 0;
+      const from = blankHead || (fresh.zeroed && isZero(before)) ? head : 0;
       const to = fresh.zeroed && isZero(after) ? head + data.length : fresh.length;
       fresh.store.debugEvent?.('write_aio');
       await fresh.store.write(fresh.at + from, scratch.subarray(from, to));
@@ -197,9 +202,22 @@ export class ImageWriter {
     }
   }
 
+  /** Whether the map says, without waiting, that no layer has anything in [from, to): it reads as zeroes. */
+  #isSilent(from: number, to: number): boolean {
+    if (this.#backingClosed) return false;
+    const end = Math.min(to, this.#layer.size);
+    this.#silence.restart();
+    for (let at = from; at < end; ) {
+      const run = this.#silence.next(at, end);
+      if (run?.kind !== 'hole' && run?.kind !== 'zero') return false;
+      at += run.length;
+    }
+    return true;
+  }
+
   /** Copies the old content of guest bytes [from, to) into fresh space. */
   async #copyUp(fresh: Reservation, from: number, to: number): Promise<void> {
-    if (from >= to) return;
+    if (from >= to || (fresh.zeroed && this.#isSilent(from, to))) return;
     const scratch = this.#spare.pop() ?? pageAligned(scratchBytes);
     try {
       for (let at = from; at < to; at += scratchBytes) {

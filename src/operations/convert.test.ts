@@ -200,6 +200,21 @@ describe('convertImages', () => {
     expect(seen.map(([done]) => done)).toEqual(seen.map(([done]) => done).sort((a, b) => a - b));
   });
 
+  it('counts what there is when somebody looks, and tells nothing before', async () => {
+    await using source = await rawOf(new Uint8Array(12 * mib).fill(1));
+    const { image } = await emptyImage('raw', 12 * mib);
+    await using target = image;
+    const seen: [number, number][] = [];
+    let asked = 0;
+    await convertImages([source], target, {
+      requests: 1,
+      onProgress: (done, total) => seen.push([done, total]),
+      isWatched: () => ++asked > 4,
+    });
+    expect(seen.at(-1)).toEqual([12 * mib, 12 * mib]);
+    expect(seen[0][0]).toBeGreaterThan(2 * mib);
+  });
+
   it('keeps to a rate', async () => {
     await using source = await rawOf(new Uint8Array(3 * mib).fill(1));
     const { image } = await emptyImage('raw', 3 * mib);

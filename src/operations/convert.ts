@@ -46,6 +46,8 @@ export interface ConvertOptions {
   readonly onUnreadable?: (failure: { step: 'state' | 'read'; offset: number; error: unknown }) => void;
   /** Bytes of data copied, of those that there are to copy. */
   readonly onProgress?: OnProgress;
+  /** Whether anybody looks at the progress by now; until then what there is to copy is not counted. Absent: yes. */
+  readonly isWatched?: () => boolean;
   readonly signal?: AbortSignal;
 }
 
@@ -98,7 +100,9 @@ class Conversion {
   #written: Promise<void> = Promise.resolve();
   #failure: { readonly error: unknown } | undefined;
   #done = 0;
-  #total = 0;
+  /** Undefined until it was counted. */
+  #total: number | undefined;
+  #counting: Promise<void> | undefined;
   #paid = 0;
 
   constructor(sources: readonly Image[], target: Image, options: ConvertOptions) {
@@ -119,7 +123,7 @@ class Conversion {
   }
 
   async run(): Promise<void> {
-    const { onProgress, requests = this.#encrypted ? encryptedRequests : 2 } = this.#options;
+    const { requests = this.#encrypted ? encryptedRequests : 2 } = this.#options;
     this.#plan = await ConvertPlan.of(this.#sources, this.#planOptions());
     if (this.#plan.total > this.#target.size) {
       throw new DiskError(
@@ -132,7 +136,7 @@ class Conversion {
         },
       );
     }
-    if (onProgress) this.#total = await this.#countData();
+    if (this.#isWatched) await this.#countOnce();
     await Promise.all(Array.from({ length: requests }, () => this.#work()));
     if (this.#failure) throw this.#failure.error;
   }
@@ -168,7 +172,22 @@ class Conversion {
     };
   }
 
-  async #countData(): Promise<number> {
+  get #isWatched(): boolean {
+    const { onProgress, isWatched } = this.#options;
+    return onProgress !== undefined && (isWatched === undefined || isWatched());
+  }
+
+  #tellDone(bytes: number): void {
+    this.#done += bytes;
+    if (this.#total !== undefined) this.#options.onProgress?.(this.#done, this.#total);
+  }
+
+  #countOnce(): Promise<void> {
+    this.#counting ??= this.#countData();
+    return this.#counting;
+  }
+
+  async #countData(): Promise<void> {
     const quiet = { ...this.#planOptions(), skipZeroes: true };
     const plan = await ConvertPlan.of(
       this.#sources,
@@ -180,7 +199,7 @@ class Conversion {
     } catch (error) {
       throw failureAt('state', plan.position, error);
     }
-    return bytes;
+    this.#total = bytes;
   }
 
   /** One request after the other, until none is left or one failed. */
@@ -211,10 +230,8 @@ class Conversion {
           await this.#write(piece, bytes);
         }
         if (batch.kind === 'data') {
-          for (const step of batch.steps) {
-            this.#done += step;
-            this.#options.onProgress?.(this.#done, this.#total);
-          }
+          if (this.#isWatched && this.#total === undefined) await this.#countOnce();
+          for (const step of batch.steps) this.#tellDone(step);
         }
       } catch (error) {
         this.#failure ??= { error };

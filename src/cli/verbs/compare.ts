@@ -64,7 +64,7 @@ export const run: Command = async (args, context) => {
     }
     await using first = await open(context, operands[0], wish, 0);
     await using second = await open(context, operands[1], wish, 1);
-    progress = qemuProgress(context, wish.progressStyle ?? shown, progressStep);
+    progress = qemuProgress(context, wish.progressStyle ?? shown, { skip: progressStep });
     return await compare(context, [first, second], operands, wish, progress);
   } finally {
     if (progress) progress.end();

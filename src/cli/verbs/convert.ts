@@ -43,7 +43,9 @@ export const run: Command = async (args, context) => {
     return 0;
   }
   checkOperands(wish);
-  const progress = qemuProgress(context, wish.progressStyle ?? (wish.progress && !wish.quiet));
+  const progress = qemuProgress(context, wish.progressStyle ?? (wish.progress && !wish.quiet), {
+    onDemand: true,
+  });
   try {
     await using sources = new Sources();
     await sources.open(context, wish);
@@ -197,6 +199,8 @@ async function copy(
       bytesPerSecond: wish.bytesPerSecond,
       signal: context.signal,
       onProgress: (done, total) => how.progress.update(done, total),
+      // To count is to look at all of the map: what is there already stays as it is where that fails, as with qemu-img.
+      isWatched: () => how.progress.watched || !how.isNew,
       onUnreadable: !wish.salvage
         ? undefined
         : (failure) => {

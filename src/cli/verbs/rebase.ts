@@ -84,7 +84,9 @@ export const run: Command = async (args, context) => {
   if (!wish.unsafe && wish.backing === undefined) {
     throw new UsageFailure('Must specify backing file (-b) or use unsafe mode (-u)');
   }
-  const progress = qemuProgress(context, wish.progressStyle ?? (wish.progress && !wish.quiet), progressStep);
+  const progress = qemuProgress(context, wish.progressStyle ?? (wish.progress && !wish.quiet), {
+    skip: progressStep,
+  });
   try {
     await rebase(context, operands[0], wish, progress);
   } finally {
