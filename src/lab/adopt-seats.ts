@@ -1,5 +1,5 @@
 import { rmSync, statSync, symlinkSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { dirname, resolve } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { ExtensionType } from '../formats/qcow2/constants.ts';
 import { WritableQcow2Layer } from '../formats/qcow2/layer.ts';
@@ -35,6 +35,8 @@ export interface Adoption {
   readonly seat: string;
   /** The clone's real path. */
   readonly from: string;
+  /** As it was named: of a device that is the name that stays (`/dev/VG/LV`), where the real one is given out anew at each start. */
+  readonly named: string;
   /** The seat's place for it. */
   readonly to: string;
   /** An earlier run has done it. */
@@ -75,7 +77,7 @@ export async function planAdoption(
     if (!done) assertCloneOf(lab, master, seat, from);
     if (!done && (await isLocked(from)))
       throw new DiskError('in-use', `'${from}' is open in a program: shut it down first`, { path: from });
-    jobs.push({ seat, from, to, done, copied });
+    jobs.push({ seat, from, named: resolve(file), to, done, copied });
   }
   const moving = jobs.filter((job) => !job.done).map((job) => job.from);
   // What stands on a device lies elsewhere.
@@ -203,7 +205,7 @@ export async function adoptSeats(
 
 async function bring(
   { lab, master }: Prepared,
-  { seat, from, to, copied }: Adoption,
+  { seat, from, named, to, copied }: Adoption,
   content: string,
   signal: AbortSignal | undefined,
 ): Promise<void> {
@@ -223,7 +225,7 @@ async function bring(
   }
   // A device stays where it is, and has the seat's name in the pool; its own name is no place to count from.
   if (isBlockDevice(from)) {
-    symlinkSync(from, to);
+    symlinkSync(named, to);
     syncDirectory(dirname(to));
     return;
   }

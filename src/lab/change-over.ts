@@ -28,7 +28,7 @@ export async function changeOver(
   const { former: before, ...rest } = lab.state;
   if (JSON.stringify(before) === JSON.stringify(after.former)) return;
   const next = after.former ? { ...rest, former: after.former } : rest;
-  await releaseFormer(lab.pool, lab.state, next);
+  await releaseFormer(lab, lab.state, next);
   writeState(lab.pool, next);
 }
 

@@ -1,7 +1,7 @@
 import { resolve } from 'node:path';
 import { releaseHold } from './guard.ts';
 import { type Master, masterChanges } from './master.ts';
-import { fileIdentity, type ImageHead, readImageHead } from './overlay.ts';
+import { fileIdentity, type ImageHead, nameExists, readImageHead } from './overlay.ts';
 import type { LabState, MasterState } from './state.ts';
 
 /*
@@ -37,22 +37,28 @@ export function isRoll(state: LabState | undefined, pool: string, master: Master
   return masterChanges(state.master, pool).length === 0;
 }
 
-/** Former masters that disks among `disks` still stand on, once `content` is that of the present one. */
+/**
+ * Former masters that disks among `disks` still stand on, once `content` is that of the present one. A disk that cannot be looked
+ * at (on a volume that is not active, or damaged) may stand on any of them.
+ */
 export function formerInUse(
   known: readonly MasterState[],
   content: string,
   disks: readonly string[],
 ): readonly MasterState[] {
   if (known.length === 0) return [];
+  const heads = disks.map((disk) => ({ disk, head: readImageHead(disk) }));
+  const inDoubt = heads.some(({ disk, head }) => (head ? head.damage !== undefined : nameExists(disk)));
   const used = new Set(
-    disks.flatMap((disk) => {
-      const provenance = readImageHead(disk)?.provenance;
+    heads.flatMap(({ head }) => {
+      const provenance = head?.provenance;
       return provenance && !provenance.flat ? [provenance.master] : [];
     }),
   );
   const contents = new Set<string>();
   return known.filter((one) => {
-    if (one.content === content || !used.has(one.content) || contents.has(one.content)) return false;
+    if (one.content === content || contents.has(one.content)) return false;
+    if (!inDoubt && !used.has(one.content)) return false;
     contents.add(one.content);
     return true;
   });
@@ -64,16 +70,16 @@ export function mastersOf(state: LabState): readonly MasterState[] {
 }
 
 /**
- * Gives back the files that `after` holds no more. Before the state is written: a run that is cut off in between does it
- * again, as nothing stands on them.
+ * Gives back the files that `after` holds no more, where `id` signed for them. Before the state is written: a run that is cut
+ * off in between does it again, as nothing stands on them.
  */
 export async function releaseFormer(
-  pool: string,
+  { pool, id }: { readonly pool: string; readonly id: string },
   before: LabState,
   after: LabState,
 ): Promise<readonly string[]> {
   const files = (state: LabState) =>
     mastersOf(state).flatMap((one) => one.files.map((file) => resolve(pool, file.path)));
   const kept = new Set(files(after));
-  return releaseHold({ id: before.id, files: files(before).filter((path) => !kept.has(path)) });
+  return releaseHold({ id, files: files(before).filter((path) => !kept.has(path)) });
 }

@@ -4,6 +4,7 @@ import { type DiskError, isDiskError } from '../errors.ts';
 import {
   type DependentsRecord,
   forgetDependents,
+  hiddenDependents,
   knownDependents,
   recordDependents,
   recordsFor,
@@ -161,11 +162,14 @@ export async function releaseHold(hold: Pick<Hold, 'id' | 'files'>): Promise<rea
   return restored;
 }
 
-/** Labs besides this one that hold the file: their state file exists, or a file of theirs stands on it. */
+/**
+ * Labs besides this one that hold the file: their state file exists, or a file of theirs stands on it, or did when it could last
+ * be looked at.
+ */
 async function otherHolds(path: string, id: string): Promise<readonly DependentsRecord[]> {
   const others = recordsFor(path).filter((one) => one.by !== id);
   if (others.length === 0) return [];
-  const dependents = await knownDependents(path);
+  const dependents = [...(await knownDependents(path)), ...hiddenDependents(path)];
   return others.filter((one) => {
     const state = one.note?.state;
     if (typeof state === 'string' && existsSync(resolve(dirname(path), state))) return true;

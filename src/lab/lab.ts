@@ -1,11 +1,11 @@
 import { readdirSync, realpathSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { isDiskError } from '../errors.ts';
-import { recordFolder } from '../platform/dependents.ts';
+import { recordFolder, recordsFor } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
-import { formerOf, masterPath } from './former.ts';
+import { formerOf, masterPath, mastersOf } from './former.ts';
 import { identities, labUuid, uuidV5 } from './identity.ts';
-import { type ImageHead, isBlockDevice, readImageHead } from './overlay.ts';
+import { fileIdentity, type ImageHead, isBlockDevice, readImageHead } from './overlay.ts';
 import { assertNotMoving } from './pool-move/journal.ts';
 import type { DiskEncryption, Seat } from './seat.ts';
 import { placeSeats } from './spec/hosts.ts';
@@ -127,10 +127,27 @@ export function labOf(spec: LabSpec): Lab {
     statePath: statePath(pool, name),
     lockPath: labLockPath(pool, name),
     state,
-    id: state?.id ?? uuidV5(pool, labUuid(name)),
+    id: idOf(pool, name, state),
     seats: seats(spec.seats, identity),
     unlisted: seats(gone, goneIdentities),
   };
+}
+
+/**
+ * What the state says, wherever the pool was moved to; but a pool that was copied signs for itself, lest the two take each other's
+ * names off the masters.
+ */
+function idOf(pool: string, name: string, state: LabState | undefined): string {
+  const own = uuidV5(pool, labUuid(name));
+  if (!state || state.id === own) return own;
+  const here = fileIdentity(statePath(pool, name));
+  for (const path of mastersOf(state).flatMap((one) => masterPath(one, pool))) {
+    const note = recordsFor(path).find((one) => one.by === state.id)?.note;
+    if (typeof note?.state !== 'string') continue;
+    const signer = fileIdentity(resolve(dirname(realPath(path)), note.state));
+    if (signer !== undefined && signer !== here) return own;
+  }
+  return state.id;
 }
 
 /** A disk that is there is as it was made; one that is not will be as the lab file says. */

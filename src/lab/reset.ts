@@ -6,16 +6,17 @@ import { isSameMaster, masterPath } from './former.ts';
 import { holdDisks } from './hold-disks.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import { makeOverlays, type OverlayJob } from './make-overlays.ts';
-import { computeContent, type DigestOptions, inspectMaster, masterState } from './master.ts';
+import { computeContent, type DigestOptions, inspectMaster, type Master, masterState } from './master.ts';
 import { nameExists, readImageHead } from './overlay.ts';
 import { foreignDisk, isMarkedFor, isOurs, leadsNowhere } from './plan.ts';
+import { prepareUp } from './prepare.ts';
 import { assertNobodyStandsOn } from './release.ts';
 import type { Runner } from './runner/runner.ts';
 import { assertOwnExtras, extraDisksOf, renewExtras } from './seat-extras.ts';
 import { reserveNew } from './space/reserve.ts';
-import { type LabState, writeState } from './state.ts';
+import type { LabState } from './state.ts';
 import { conditionOf } from './status.ts';
-import { makeDeviceDisks, overlayKind, removeLeftovers } from './up.ts';
+import { makeDeviceDisks, overlayKind, rememberSeats, removeLeftovers } from './up.ts';
 import { assertMasterUnchanged } from './verify.ts';
 
 export interface ResetOptions {
@@ -65,12 +66,12 @@ export async function resetSeats(
   );
   if (options.dryRun) return { seats: names, freed };
 
-  const master = await inspectMaster(lab.spec.master.path, lab.spec.master.format);
-  let { content } = state.master;
-  if (options.acceptMaster) {
-    content = await computeContent(master, options.digest);
-    writeState(lab.pool, { ...state, master: masterState(master, content, lab.pool) });
-  }
+  const { master, content } = options.acceptMaster
+    ? await acceptMaster(lab, state, options)
+    : {
+        master: await inspectMaster(lab.spec.master.path, lab.spec.master.format),
+        content: state.master.content,
+      };
   const elsewhere = seatsElsewhere(lab, jobs);
   removeLeftovers(lab.pool);
   // Before the disks: a memory that was saved over the old disk must never run on over the new one.
@@ -92,6 +93,20 @@ export async function resetSeats(
   await renewExtras(lab, names, { beforePlacing: holdDisks, signal: options.signal });
   if (elsewhere.length > 0) await changeOver(lab.spec, elsewhere, options);
   return { seats: names, freed };
+}
+
+/** Takes the master as it is now, and holds it as `up` does: it may be another file than the one that was held. */
+async function acceptMaster(
+  lab: Lab,
+  { seats }: LabState,
+  { runner, digest = {}, signal }: ResetOptions,
+): Promise<{ readonly master: Master; readonly content: string }> {
+  const master = await inspectMaster(lab.spec.master.path, lab.spec.master.format);
+  const content = await computeContent(master, digest);
+  const prepared = await prepareUp(lab, { runner, digest });
+  const after = { ...prepared.after!, master: masterState(master, content, lab.pool), seats };
+  await rememberSeats(prepared, after, signal);
+  return { master, content };
 }
 
 /** A disk that the lab made on a device is made anew there; one that was adopted on another gives way to a file. */

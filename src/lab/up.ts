@@ -91,7 +91,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   for (const seat of removed) await options.runner.undefine(seat);
   for (const { seat, paths } of removals) for (const path of paths) await giveUpDevice(lab, seat, path);
   for (const path of doomed) rmSync(path, { force: true });
-  if (lab.state) await releaseFormer(lab.pool, lab.state, after);
+  if (lab.state) await releaseFormer(lab, lab.state, after);
   if (during !== after) writeState(lab.pool, after);
   return { created, defined, removed: removals.map((step) => step.seat), warnings };
 }

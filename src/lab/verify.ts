@@ -1,5 +1,5 @@
 import { isDiskError } from '../errors.ts';
-import { formerOf, masterPath } from './former.ts';
+import { formerOf, isSameMaster, masterPath } from './former.ts';
 import { type Lab, realPath, seatPaths } from './lab.ts';
 import {
   computeContent,
@@ -12,7 +12,7 @@ import {
   masterState,
   rememberedContent,
 } from './master.ts';
-import { readImageHead } from './overlay.ts';
+import { nameExists, readImageHead } from './overlay.ts';
 import { lockPool } from './pool-lock.ts';
 import { type LabState, type MasterState, writeState } from './state.ts';
 
@@ -38,9 +38,13 @@ export async function verifyMaster(lab: Lab, digest?: DigestOptions): Promise<Ma
   if (!state) return { state: 'unknown', changes: [], verified: false };
   const changes = masterChanges(state.master, lab.pool);
   if (changes.length === 0 && !digest) return { state: 'as-it-was', changes, verified: false };
+  // What counts is the file that the seats' disks name, whatever the lab file has named since; where that is gone, `up` links anew.
+  const known = masterPath(state.master, lab.pool);
+  const renamed = !isSameMaster(state.master, lab.pool, lab.spec.master.path);
   let master: Master;
   try {
-    master = await inspectMaster(lab.spec.master.path, state.master.format);
+    const path = renamed && nameExists(known) ? known : lab.spec.master.path;
+    master = await inspectMaster(path, state.master.format);
   } catch (error) {
     if (!isDiskError(error)) throw error;
     const missing = isDiskError(error, 'not-found') || changes.some((change) => change.gone);
@@ -59,7 +63,7 @@ export async function verifyMaster(lab: Lab, digest?: DigestOptions): Promise<Ma
   if (content !== state.master.content) {
     return { state: 'changed', changes: orSay(changes, lab, 'its content is another one'), verified };
   }
-  if (changes.length > 0) await rememberDates(lab, state, master);
+  if (changes.length > 0 && !renamed) await rememberDates(lab, state, master);
   return { state: 'as-it-was', changes: [], verified };
 }
 

@@ -1,5 +1,7 @@
 import {
   type BigIntStats,
+  existsSync,
+  lstatSync,
   readdirSync,
   realpathSync,
   rmdirSync,
@@ -195,17 +197,29 @@ function parseRecord(record: Record<string, unknown>, path: string, base: string
 }
 
 /**
- * Files that were recorded as standing on `path` and cannot be looked at now: the file system that they lay on is not mounted there, or
- * their folder may not be entered. Whether they still stand on it nobody can tell.
+ * Files that were recorded as standing on `path` and cannot be looked at now: the file system that they lay on is not mounted there,
+ * their folder may not be entered, or they are links to what is not there. Whether they still stand on it nobody can tell.
  */
 export function hiddenDependents(path: string): readonly Dependent[] {
+  return recordedWhere(path, isHidden);
+}
+
+/** Files that were recorded as standing on `path` and are not where they were: deleted, or moved to where nobody has looked. */
+export function goneDependents(path: string): readonly Dependent[] {
+  return recordedWhere(path, (dependent, record) => !existsSync(dependent) && !isHidden(dependent, record));
+}
+
+function recordedWhere(
+  path: string,
+  is: (dependent: string, record: DependentsRecord) => boolean,
+): readonly Dependent[] {
   const stat = statOf(path);
   if (!stat) return [];
   return namesBeside(path, stat)
     .flatMap((name) => recordsFor(name))
     .flatMap((record) =>
       record.dependents
-        .filter((dependent) => isHidden(dependent, record))
+        .filter((dependent) => is(dependent, record))
         .map((dependent) => ({ path: dependent, label: record.label })),
     );
 }
@@ -217,6 +231,8 @@ function isHidden(dependent: string, record: DependentsRecord): boolean {
   } catch (cause) {
     const errno = errnoOf(cause);
     if (errno !== 'ENOENT' && errno !== 'ENOTDIR') return true;
+    // A link to a device that is not active now.
+    if (lstatSync(dependent, { throwIfNoEntry: false })) return true;
     const folder = dirname(dependent);
     const before = record.fileSystemOf(folder);
     return before !== undefined && before !== fileSystemAt(folder);

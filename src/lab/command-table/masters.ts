@@ -128,10 +128,15 @@ export const masterCommands: readonly CommandSpec[] = [
     description:
       'Says which versions in the folder of masters nothing stands on and no lab names, and what killed runs of build and others have left; removes ' +
       'them with --yes. The newest version of each name stays. Clones are looked for in this folder and the places given, in ' +
-      "the pools of labs, and where they were recorded: name the places of clones that Cowherd does not know, or 'adopt' them.",
+      "the pools of labs, and where they were recorded: name the places of clones that Cowherd does not know, or 'adopt' them. " +
+      'What stood on a version and is not where it was keeps it: it may have been moved.',
     options: [
       { flags: '--yes', help: 'remove it, not only say so' },
       { flags: '--keep <n>', help: 'the newest versions of each name that stay (1)' },
+      {
+        flags: '--forget-gone',
+        help: 'clones that are not where they were are gone for good, and were not moved',
+      },
       dryRun,
       output,
     ],

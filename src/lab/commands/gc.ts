@@ -25,7 +25,8 @@ const onThisMachine: LabCommand = async (input, context) => {
     ...(lab ? [lab.pool, dirname(lab.spec.file)] : []),
     ...rest.map((one) => resolve(context.cwd, one)),
   ];
-  const options = { keep: keepOf(input.options.keep), places };
+  const forgetGone = input.options.forgetGone === true;
+  const options = { keep: keepOf(input.options.keep), places, forgetGone };
   const yes = input.options.yes === true && input.options.dryRun !== true;
   const collection = yes ? await collect(folder, options) : await planCollection(folder, options);
   const { garbage, kept, looked } = collection;

@@ -4,6 +4,7 @@ import { isDiskError } from '../../errors.ts';
 import { sweepAsides, syncDirectory } from '../../platform/atomic-file.ts';
 import {
   type DependentsRecord,
+  goneDependents,
   hiddenDependents,
   knownDependents,
   recordFolder,
@@ -46,6 +47,8 @@ export interface CollectOptions {
   readonly keep: number;
   /** More folders in which clones and lab files may be. */
   readonly places: readonly string[];
+  /** What was recorded and is not where it was does not count: it was deleted, and not moved. */
+  readonly forgetGone: boolean;
 }
 
 /** Looks for what a folder of masters can do without. Changes nothing. */
@@ -60,7 +63,7 @@ export async function planCollection(masters: string, options: CollectOptions): 
   for (const version of versions) {
     const newer = versions.filter((one) => one.name === version.name && one.number > version.number);
     if (newer.length < options.keep) continue;
-    const why = await whyKept(version, scan, labs);
+    const why = await whyKept(version, scan, labs, options);
     const { path } = version;
     if (why !== undefined) kept.push({ path, why });
     else {
@@ -75,7 +78,7 @@ export async function planCollection(masters: string, options: CollectOptions): 
   }
   for (const path of orphanedRecords(folder))
     garbage.push({ kind: 'record', path, allocated: 0, why: 'its image is not there' });
-  garbage.push(...(await deadHolds(folder)));
+  garbage.push(...(await deadHolds(folder, options)));
   for (const place of [folder, join(folder, recordFolder)]) {
     if (!existsSync(place)) continue;
     for (const path of sweepAsides(place, { dryRun: true })) {
@@ -109,7 +112,12 @@ async function whyNotRemoved(path: string): Promise<string | undefined> {
 }
 
 /** Why a version stays; undefined: it can go. In doubt it stays. */
-async function whyKept(version: MasterVersion, scan: Scan, labs: LabFiles): Promise<string | undefined> {
+async function whyKept(
+  version: MasterVersion,
+  scan: Scan,
+  labs: LabFiles,
+  { forgetGone }: CollectOptions,
+): Promise<string | undefined> {
   const { path, record, label } = version;
   if (!record) return 'it has no record, so it may be somebody else’s';
   const [standing] = standingOn(path, scan.images);
@@ -118,6 +126,9 @@ async function whyKept(version: MasterVersion, scan: Scan, labs: LabFiles): Prom
   if (known) return `'${known.path}' stands on it`;
   const [hidden] = hiddenDependents(path);
   if (hidden) return `'${hidden.path}' stood on it, and cannot be looked at: is its disk mounted?`;
+  const [gone] = forgetGone ? [] : goneDependents(path);
+  if (gone)
+    return `'${gone.path}' stood on it, and is not there: name the folder where it is now, or say --forget-gone if it was deleted`;
   const [named] = labFilesNaming([path], labs.named);
   if (named !== undefined) return `the lab file '${named}' names it`;
   const mistaken = mayName(label, labs.unread);
@@ -151,7 +162,7 @@ function livingLab(hold: DependentsRecord, path: string): string | undefined {
 }
 
 /** Holds of labs that are gone, on images of which nothing is known to be left: they keep the image read-only. */
-async function deadHolds(folder: string): Promise<readonly Garbage[]> {
+async function deadHolds(folder: string, { forgetGone }: CollectOptions): Promise<readonly Garbage[]> {
   const found: Garbage[] = [];
   for (const name of namesIn(join(folder, recordFolder))) {
     const image = /^(.+)\.(?:dependents|content\.json)$/.exec(name)?.[1];
@@ -167,7 +178,11 @@ async function deadHolds(folder: string): Promise<readonly Garbage[]> {
       continue;
     }
     if (name.endsWith('.json')) continue;
-    const living = [...(await knownDependents(path)), ...hiddenDependents(path)];
+    const living = [
+      ...(await knownDependents(path)),
+      ...hiddenDependents(path),
+      ...(forgetGone ? [] : goneDependents(path)),
+    ];
     for (const hold of recordsFor(path)) {
       if (living.some((one) => hold.dependents.includes(one.path)) || livingLab(hold, path) !== undefined)
         continue;
