@@ -323,12 +323,12 @@ export class DiskImage implements Image {
     }
   }
 
-  async #hold(start: number, end: number, exclusive: boolean): Promise<HeldRange> {
+  #hold(start: number, end: number, exclusive: boolean): HeldRange | Promise<HeldRange> {
     return this.#locks.tryLock(start, end, exclusive) ?? this.#locks.lock(start, end, exclusive);
   }
 
   /** Two writers in one unit could each give it space of its own, and the later one would hide the earlier. */
-  #holdUnits(offset: number, length: number): Promise<HeldRange> {
+  #holdUnits(offset: number, length: number): HeldRange | Promise<HeldRange> {
     const unit = unitOf(this.layer);
     return this.#hold(alignDown(offset, unit), alignUp(offset + length, unit), true);
   }

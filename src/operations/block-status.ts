@@ -184,8 +184,10 @@ export class ChainStatus {
     if (run.kind === 'hole') {
       const below = this.#levels[depth + 1];
       status.zero = !below || run.offset >= below.size;
-      status.source = run.source;
-      status.at = run.at ?? 0;
+      if (!run.source?.encrypted) {
+        status.source = run.source;
+        status.at = run.at ?? 0;
+      }
       return status;
     }
     status.allocated = true;

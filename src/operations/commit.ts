@@ -44,7 +44,7 @@ export async function commitImage(image: Image, options: CommitOptions): Promise
   // One that stands on the base and was opened for reading only is another image's affair.
   const child = depth === 1 && isWritable(image.layer) ? image.layer : undefined;
   await child?.expectBacking?.(base.layer);
-  if (base.size < image.size) await base.resize(image.size);
+  if (base.size < image.size) await atStep('resize', () => base.resize(image.size));
   await convertImages([image], base, {
     layersCopied: depth,
     verbatim: true,

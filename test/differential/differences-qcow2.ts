@@ -33,6 +33,13 @@ export const qcow2Differences = [
     reason: 'What records the changes since the last backup should not go unnoticed.',
   },
   {
+    id: 'amend-packed-snapshot',
+    what: '`amend -o compat=0.10` of an image with zstd of which only a snapshot has compressed clusters',
+    qemuImg: 'goes ahead, and the snapshot cannot be read any more',
+    cowImg: 'refuses as where the disk has them',
+    reason: 'Version 2 would take them for deflated.',
+  },
+  {
     id: 'silent-repair',
     what: '`amend` of an image with lazy refcounts that was not closed',
     qemuImg: 'tells each refcount that it puts right when it opens the image',

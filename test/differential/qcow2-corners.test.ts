@@ -11,6 +11,7 @@ import { patch } from './world.ts';
 
 /** The feature name extension of a new image: its type at 112, its length, then the names. */
 const namesAt = 112;
+const secret = 'secret,id=s,data=abcd';
 
 async function world(path: string): Promise<void> {
   await mkdir(path);
@@ -45,6 +46,22 @@ async function world(path: string): Promise<void> {
   await writtenTable(path, 'nul.qcow2', 'compat=1.1', { extra: 24, id: 'i\0d', name: 'n\0ame' });
   await writeFile(join(path, 'raw.img'), new Uint8Array(1 << 20).fill(7, 5000, 600_000));
   await truncate(join(path, 'raw.img'), 2 << 20);
+  await written('zstd.qcow2', 'compression_type=zstd');
+  await written('zstd-sub.qcow2', 'compression_type=zstd,extended_l2=on');
+  await qemuImg('convert -O qcow2 -c -o compression_type=zstd raw.img zstd-packed.qcow2');
+  // Compressed clusters in a snapshot alone.
+  await mustRun('cp', ['zstd-packed.qcow2', 'zstd-snapped.qcow2'], { cwd: path });
+  await qemuImg('snapshot -c a zstd-snapped.qcow2');
+  await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -P 7 0 2M', 'zstd-snapped.qcow2'], { cwd: path });
+  await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -P 7 2M 2M', 'zstd.qcow2'], { cwd: path });
+  const luks = 'encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10';
+  await qemuImg(
+    `create -q --object ${secret} -f qcow2 -o extended_l2=on,preallocation=metadata,${luks} locked.qcow2 1M`,
+  );
+  for (const format of ['vdi', 'vmdk']) {
+    await qemuImg(`create -q -f ${format} small.${format} 1M`);
+    await qemuImg(`create -q -f qcow2 -b small.${format} -F ${format} over-${format}.qcow2 2M`);
+  }
   await qemuImg('create -q -f qcow2 mapped.qcow2 4M');
   await qemuImg('bitmap --add mapped.qcow2 b');
 }
@@ -86,6 +103,17 @@ lines(
     'amend -o refcount_bits=32,compat=0.10 wide.qcow2',
     changed('amend -o compat=0.10,size=4M snapped.qcow2'),
     'amend -o compat=0.10 snapped.qcow2',
+    changed('amend -o compat=0.10 zstd.qcow2'),
+    changed('amend -o compat=0.10 zstd-sub.qcow2'),
+    changed('amend -o compat=0.10 zstd-packed.qcow2'),
+    {
+      line: 'amend -o compat=0.10 zstd-snapped.qcow2',
+      differs: 'amend-packed-snapshot',
+      ours: { code: 1, stderr: 'existing compressed clusters' },
+    },
+    `map --output=json --object ${secret} --image-opts driver=qcow2,file.filename=locked.qcow2,encrypt.key-secret=s`,
+    changed('commit over-vdi.qcow2'),
+    changed('commit over-vmdk.qcow2'),
     changed('amend -o compat=1.1 old.qcow2'),
     'info old.qcow2',
     'check old.qcow2',

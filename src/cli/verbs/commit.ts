@@ -139,7 +139,8 @@ function worded(error: unknown, path: string): unknown {
     return new CliFailure(text, { hint, cause });
   }
   if (!isDiskError(error) || error.code === 'aborted' || error.detail.step === undefined) return error;
-  const errno = error.detail.errno ?? errnoOf(error.cause) ?? 'EIO';
+  const unknown = error.code === 'unsupported' ? 'ENOTSUP' : 'EIO';
+  const errno = error.detail.errno ?? errnoOf(error.cause) ?? unknown;
   if (error.detail.step === 'empty') {
     return new CliFailure(`Failed to empty ${path}: ${strerror(String(errno))}`, { cause: error });
   }

@@ -19,6 +19,7 @@ import {
 } from './extensions.ts';
 import { clusterSizeOf, hasIncompatible, type Qcow2Header, readHeader } from './header.ts';
 import { replaceHeader } from './header-write.ts';
+import { hasPackedClusters } from './l2-tables.ts';
 import { createOptions } from './options.ts';
 import { reshapeRefcounts } from './refcount-reshape.ts';
 import { readSnapshots } from './snapshots.ts';
@@ -219,9 +220,15 @@ async function checkDowngrade(store: ByteStore, header: Qcow2Header, size: numbe
   if (entries.some(({ diskSize, vmStateSize }) => diskSize !== size || vmStateSize > 0xffffffff)) {
     throw refusal(path, 'snapshots', 'Internal snapshots prevent downgrade of image');
   }
-  if (header.incompatibleFeatures !== 0n) {
-    const features = `0x${header.incompatibleFeatures.toString(16)}`;
+  const others = header.incompatibleFeatures & ~c.Incompatible.compression;
+  if (others !== 0n) {
+    const features = `0x${others.toString(16)}`;
     throw refusal(path, 'compat', `Cannot downgrade an image with incompatible features ${features} set`);
+  }
+  // QEMU looks at the active disk alone, and loses what snapshots have of them.
+  if (hasIncompatible(header, c.Incompatible.compression) && (await hasPackedClusters(store, header))) {
+    const message = 'Cannot downgrade an image with zstd compression type and existing compressed clusters';
+    throw refusal(path, 'compat', message);
   }
   if (bitmapsOf(header) && findExtension(header, c.ExtensionType.bitmaps)) {
     throw new DiskError('unsupported', 'Cannot downgrade an image with bitmaps: remove them first', {
@@ -238,6 +245,7 @@ async function downgrade(store: ByteStore, before: Qcow2Header): Promise<void> {
     version: 2,
     headerLength: c.headerLengthV2,
     unknownFields: new Uint8Array(0),
+    incompatibleFeatures: 0n,
     compatibleFeatures: 0n,
     autoclearFeatures: 0n,
     compressionType: c.CompressionType.zlib,

@@ -5,6 +5,7 @@ import * as c from './constants.ts';
 import { backingFileOf } from './extensions.ts';
 import { flushImage } from './flush.ts';
 import { clusterSizeOf, type Qcow2Header, readHeader } from './header.ts';
+import { isPacked, l2Tables, offsetIn } from './l2-tables.ts';
 import { readSnapshots } from './snapshots.ts';
 import type { Qcow2Writer } from './writer.ts';
 
@@ -106,28 +107,8 @@ async function findZeroCluster(
   return undefined;
 }
 
-async function* l2Tables(store: ByteStore, header: Qcow2Header, l1TableOffset: number, l1Size: number) {
-  const l1 = new DataView(await readTable(store, l1TableOffset, l1Size * c.entryBytes));
-  for (let index = 0; index < l1Size; index++) {
-    const at = offsetIn(l1, index * c.entryBytes);
-    if (at !== 0) yield { at, table: new DataView(await readTable(store, at, clusterSizeOf(header))) };
-  }
-}
-
 function* zeroEntries(table: DataView): Generator<number> {
   for (let entry = 0; entry < table.byteLength; entry += c.entryBytes) {
-    const packed = (table.getUint32(entry) & 0x4000_0000) !== 0;
-    if (!packed && (table.getUint32(entry + 4) & c.lowZero) !== 0) yield entry;
+    if (!isPacked(table, entry) && (table.getUint32(entry + 4) & c.lowZero) !== 0) yield entry;
   }
-}
-
-function offsetIn(table: DataView, entry: number): number {
-  return Number(table.getBigUint64(entry) & 0x00ff_ffff_ffff_fe00n);
-}
-
-async function readTable(store: ByteStore, at: number, length: number): Promise<ArrayBuffer> {
-  const bytes = new Uint8Array(length);
-  const there = Math.max(0, Math.min(length, store.size - at));
-  if (there > 0) await store.read(at, bytes.subarray(0, there));
-  return bytes.buffer;
 }
