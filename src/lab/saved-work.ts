@@ -10,14 +10,18 @@ import { writeFlatCopy } from './flat-copy.ts';
 import { formerOf, masterPath } from './former.ts';
 import { holdDisks } from './hold-disks.ts';
 import { labUuid, uuidV5 } from './identity.ts';
-import { type Lab, realPath, seatPaths } from './lab.ts';
-import { pathFrom } from './master.ts';
+import { encryptionFor, type Lab, realPath, seatPaths } from './lab.ts';
+import { masterChanged, masterChanges, pathFrom } from './master.ts';
 import { nameBacking } from './name-backing.ts';
 import { type ImageHead, isBlockDevice, nameExists, readImageHead } from './overlay.ts';
 import { isOurs } from './plan.ts';
 import { assertNobodyStandsOn, isLocked } from './release.ts';
+import type { DiskEncryption } from './seat.ts';
 import { openSeatDisk, seatDiskFile } from './seat-disk.ts';
+import { assertKeyOpens } from './seat-key.ts';
+import { assertSound } from './sound-image.ts';
 import { type MasterState, statePath } from './state.ts';
+import { assertMasterUnchanged, describeChanges } from './verify.ts';
 
 export interface SaveOptions {
   /** Takes the place of a file that is there. */
@@ -100,11 +104,16 @@ export interface RestorePlan {
   readonly file: string;
   /** Undefined for a disk that is independent. */
   readonly master?: MasterState;
+  /** How the file is encrypted. */
+  readonly encryption?: DiskEncryption;
   /** Bytes of the disk that is thrown away, as `du` says. */
   readonly freed: number;
 }
 
-/** Throws `bad-argument` for a file that is no saved work of this seat, `changed` where it stands on another master. */
+/**
+ * Throws `bad-argument` for a file that is no saved work of this seat, `changed` where it stands on another master, or on one that is
+ * not what it was, `denied` where it is under another passphrase than the lab's, `corrupt` for a damaged one.
+ */
 export async function planRestore(lab: Lab, seat: string, file: string): Promise<RestorePlan> {
   const head = readImageHead(file);
   const refuse = (message: string, fix: string) =>
@@ -127,8 +136,29 @@ export async function planRestore(lab: Lab, seat: string, file: string): Promise
       path: disk,
     });
   const master = head.provenance.flat ? undefined : masterOf(lab, head);
+  if (master) await assertUnchanged(lab, master, seat);
+  const encryption = head.encrypted ? encryptionFor(lab.spec, seat) : undefined;
+  if (encryption) {
+    await assertKeyOpens(file, encryption, {
+      what: `'${file}' was saved under another passphrase than the one in '${encryption.passphraseFile}'`,
+      fix: 'a lab has one passphrase for all that it starts: bring back the one that the work was saved under',
+    });
+  }
+  await assertSound(file, { encryption });
   if (there) await assertNobodyStandsOn([disk], lab);
-  return { seat, file, master, freed: there?.allocated ?? 0 };
+  return { seat, file, master, encryption, freed: there?.allocated ?? 0 };
+}
+
+/** Throws `changed` where a master that the lab knows is not what it was. */
+async function assertUnchanged(lab: Lab, master: MasterState, seat: string): Promise<void> {
+  if (master === lab.state?.master) {
+    await assertMasterUnchanged(lab, [seat]);
+    return;
+  }
+  const changes = masterChanges(master, lab.pool);
+  if (changes.length === 0) return;
+  const former = { spec: { master: { path: masterPath(master, lab.pool) } } };
+  throw masterChanged(former, [seat], describeChanges(changes, former));
 }
 
 function masterOf(lab: Lab, head: ImageHead): MasterState {
@@ -149,10 +179,12 @@ function masterOf(lab: Lab, head: ImageHead): MasterState {
  * and has seen that the seat does not run.
  */
 export async function restoreSeat(lab: Lab, plan: RestorePlan, options: ChangeOverOptions): Promise<void> {
-  const { seat, file, master } = plan;
+  const { seat, file, master, encryption } = plan;
   const { disk } = seatPaths(lab.pool, seat);
   await using aside = createAside(disk);
   await copyStill(file, aside.path, options.signal);
+  // The file may have changed since it was looked at; the copy is what takes the disk's place.
+  await assertSound(aside.path, { encryption, name: file });
   if (master) {
     const path = pathFrom(lab.pool, masterPath(master, lab.pool));
     await nameBacking(aside.path, { path, format: master.format });
