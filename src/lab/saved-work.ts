@@ -1,4 +1,4 @@
-import { basename, dirname } from 'node:path';
+import { dirname } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { lockFor } from '../image/locks.ts';
 import { openFileStore } from '../node.ts';
@@ -13,14 +13,15 @@ import { labUuid, uuidV5 } from './identity.ts';
 import { encryptionFor, type Lab, realPath, seatPaths } from './lab.ts';
 import { masterChanged, masterChanges, pathFrom } from './master.ts';
 import { nameBacking } from './name-backing.ts';
-import { type ImageHead, isBlockDevice, nameExists, readImageHead } from './overlay.ts';
+import { type ImageHead, isBlockDevice, readImageHead } from './overlay.ts';
 import { isOurs } from './plan.ts';
 import { assertNobodyStandsOn, isLocked } from './release.ts';
 import type { DiskEncryption } from './seat.ts';
 import { openSeatDisk, seatDiskFile } from './seat-disk.ts';
 import { assertKeyOpens } from './seat-key.ts';
+import { assertNoSeatFile } from './seat-names.ts';
 import { assertSound } from './sound-image.ts';
-import { type MasterState, statePath } from './state.ts';
+import type { MasterState } from './state.ts';
 import { assertMasterUnchanged, describeChanges } from './verify.ts';
 
 export interface SaveOptions {
@@ -44,7 +45,7 @@ export interface Saved {
 export async function saveSeat(lab: Lab, seat: string, file: string, options: SaveOptions): Promise<Saved> {
   const disk = await seatDiskFile(lab, seat);
   const target = realPath(file);
-  await assertReplaceable(lab, target);
+  await assertReplaceable(lab, file);
   sweepAsides(dirname(target));
   await using aside = createAside(target);
   if (isBlockDevice(disk.path)) {
@@ -73,19 +74,12 @@ export async function saveSeat(lab: Lab, seat: string, file: string, options: Sa
 }
 
 /**
- * Throws where a file must not be replaced, whoever asks for it: `exists` for a seat's disk, `in-use` for what a program has open
- * or an image stands on.
+ * Throws where a file must not be written or replaced, whoever asks for it: `exists` for what is or has the name of a seat's file,
+ * `in-use` for what a program has open or an image stands on.
  */
-export async function assertReplaceable(lab: Lab, target: string): Promise<void> {
-  const { lab: owner, seat } = readImageHead(target)?.provenance ?? {};
-  const [folder, name] = [dirname(target), basename(target)];
-  const isDisk = name === `${seat}.qcow2` || name.startsWith(`${seat}+`);
-  if (owner !== undefined && isDisk && nameExists(statePath(folder, owner))) {
-    throw new DiskError('exists', `'${target}' is a disk of ${seat} of the lab "${owner}"`, {
-      path: target,
-      detail: { fix: 'name another file' },
-    });
-  }
+export async function assertReplaceable(lab: Lab, file: string): Promise<void> {
+  assertNoSeatFile(file);
+  const target = realPath(file);
   if (await isLocked(target))
     throw new DiskError('in-use', `'${target}' is open in a program`, { path: target });
   await assertNobodyStandsOn([target], lab);

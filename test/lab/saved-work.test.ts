@@ -1,7 +1,7 @@
-import { statSync, truncateSync, writeFileSync } from 'node:fs';
+import { readFileSync, renameSync, statSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { have, mustRun } from '../support/programs.ts';
-import { type LabBench, labBench } from './support.ts';
+import { type LabBench, labBench, poolNames } from './support.ts';
 
 const qemu = have('qemu-io') && have('qemu-img');
 const disk = (bench: LabBench, n = 1) => bench.path(`class/student-0${n}.qcow2`);
@@ -111,5 +111,80 @@ describe.skipIf(!qemu)('restore', () => {
     expect(err).not.toContain('ask its owner');
     key(bench, 'the old one');
     await bench.must('restore', 'student-01', 'work.qcow2');
+  });
+});
+
+describe.skipIf(!qemu)('saved work in the pool under the name of an extra disk', () => {
+  /** As an earlier version of save put it there, or somebody's mv. */
+  async function labWithWorkInPool(): Promise<{ bench: LabBench; work: string }> {
+    const bench = await labWithSaved();
+    const work = bench.path('class/student-01+work.qcow2');
+    renameSync(bench.path('work.qcow2'), work);
+    return { bench, work };
+  }
+
+  it('is kept by down, and said so', async () => {
+    const { bench, work } = await labWithWorkInPool();
+    await using _bench = bench;
+    const before = readFileSync(work);
+    const { code, err } = await bench.run('down');
+    expect([code, err]).toEqual([
+      0,
+      expect.stringContaining("student-01+work.qcow2' holds saved work and stays"),
+    ]);
+    expect(poolNames(bench)).toEqual(['student-01+work.qcow2']);
+    expect(readFileSync(work).equals(before)).toBe(true);
+    await bench.must('up');
+    await bench.must('restore', 'student-01', 'class/student-01+work.qcow2');
+    await same(disk(bench), work);
+  });
+
+  it('is kept by up --prune, and said so', async () => {
+    const { bench, work } = await labWithWorkInPool();
+    await using _bench = bench;
+    const before = readFileSync(work);
+    bench.write('lab.yaml', { seats: ['student-02'] });
+    const { code, err } = await bench.run('up', '--prune');
+    expect([code, err]).toEqual([
+      0,
+      expect.stringContaining("student-01+work.qcow2' holds saved work and stays"),
+    ]);
+    expect(readFileSync(work).equals(before)).toBe(true);
+    expect(poolNames(bench)).toContain('student-01+work.qcow2');
+    expect(poolNames(bench)).not.toContain('student-01.qcow2');
+  });
+
+  it('is no disk that up grows and reset empties', async () => {
+    const { bench, work } = await labWithWorkInPool();
+    await using _bench = bench;
+    const before = readFileSync(work);
+    bench.write('lab.yaml', { seats: 2, disks: [{ name: 'work', size: '100M' }] });
+    for (const command of [['up'], ['reset', 'student-01']]) {
+      const { code, err } = await bench.run(...command);
+      expect([code, err]).toEqual([
+        1,
+        expect.stringContaining('saved work of student-01 is in the place of'),
+      ]);
+    }
+    expect(readFileSync(work).equals(before)).toBe(true);
+  });
+
+  it('is not put there by save', async () => {
+    await using bench = await labWithSaved({ disks: [{ name: 'data', size: '1M' }] });
+    const before = bench.snapshot(bench.path('class'));
+    unlinkSync(disk(bench, 2));
+    for (const name of ['student-01+work', 'student-02+data', 'student-02']) {
+      for (const options of [[], ['--force'], ['--force', '--dry-run']]) {
+        const { code, err } = await bench.run('save', 'student-01', `class/${name}.qcow2`, ...options);
+        expect([name, code]).toEqual([name, 1]);
+        expect(err).toMatch(/(is|has the name of) a disk of student-0/);
+        expect(err).toContain('name another file');
+      }
+    }
+    const { [disk(bench, 2)]: _, [bench.path('class')]: __, ...rest } = before;
+    expect(bench.snapshot(bench.path('class'))).toMatchObject(
+      Object.fromEntries(Object.entries(rest).filter(([path]) => !path.endsWith('.cowherd'))),
+    );
+    await bench.must('save', 'student-01', 'class/kept.qcow2');
   });
 });
