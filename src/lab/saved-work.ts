@@ -7,6 +7,7 @@ import { copyFileSparse } from '../platform/copy-file.ts';
 import { recordDependents } from '../platform/dependents.ts';
 import { type ChangeOverOptions, changeOver, loosenDefinition } from './change-over.ts';
 import { writeFlatCopy } from './flat-copy.ts';
+import { assertFooting } from './footing.ts';
 import { formerOf, masterPath } from './former.ts';
 import { holdDisks } from './hold-disks.ts';
 import { labUuid, uuidV5 } from './identity.ts';
@@ -46,6 +47,7 @@ export async function saveSeat(lab: Lab, seat: string, file: string, options: Sa
   const disk = await seatDiskFile(lab, seat);
   const target = realPath(file);
   await assertReplaceable(lab, file);
+  if (disk.master) await assertFooting(lab, disk.head, disk.master, options.signal);
   sweepAsides(dirname(target));
   await using aside = createAside(target);
   if (isBlockDevice(disk.path)) {
@@ -108,7 +110,12 @@ export interface RestorePlan {
  * Throws `bad-argument` for a file that is no saved work of this seat, `changed` where it stands on another master, or on one that is
  * not what it was, `denied` where it is under another passphrase than the lab's, `corrupt` for a damaged one.
  */
-export async function planRestore(lab: Lab, seat: string, file: string): Promise<RestorePlan> {
+export async function planRestore(
+  lab: Lab,
+  seat: string,
+  file: string,
+  signal?: AbortSignal,
+): Promise<RestorePlan> {
   const head = readImageHead(file);
   const refuse = (message: string, fix: string) =>
     new DiskError('bad-argument', message, { path: file, detail: { fix } });
@@ -130,7 +137,10 @@ export async function planRestore(lab: Lab, seat: string, file: string): Promise
       path: disk,
     });
   const master = head.provenance.flat ? undefined : masterOf(lab, head);
-  if (master) await assertUnchanged(lab, master, seat);
+  if (master) {
+    await assertUnchanged(lab, master, seat);
+    await assertFooting(lab, head, { ...master, path: masterPath(master, lab.pool) }, signal);
+  }
   const encryption = head.encrypted ? encryptionFor(lab.spec, seat) : undefined;
   if (encryption) {
     await assertKeyOpens(file, encryption, {

@@ -1,6 +1,7 @@
 import { resolve } from 'node:path';
 import { humanSize } from '../../cli/sizes.ts';
 import { DiskError } from '../../errors.ts';
+import { assertFooting } from '../footing.ts';
 import { nameExists } from '../overlay.ts';
 import { assertReplaceable, saveSeat } from '../saved-work.ts';
 import { seatDiskFile } from '../seat-disk.ts';
@@ -23,8 +24,9 @@ export const run: LabCommand = async (input, context) => {
       });
     }
     if (input.options.dryRun === true) {
-      const { head } = await seatDiskFile(lab, seat);
+      const { head, master } = await seatDiskFile(lab, seat);
       await assertReplaceable(lab, file);
+      if (master) await assertFooting(lab, head, master, context.signal);
       if (wantsJson(input))
         sayJson(context, { lab: lab.name, seat, file, allocated: head.allocated, dryRun: true });
       else say(context, `Would save ${seat} (${humanSize(head.allocated)}) to ${shown(context, file)}`);
