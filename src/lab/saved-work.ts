@@ -1,10 +1,11 @@
+import { rmSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { lockFor } from '../image/locks.ts';
 import { openFileStore } from '../node.ts';
 import { createAside, sweepAsides } from '../platform/atomic-file.ts';
 import { copyFileSparse } from '../platform/copy-file.ts';
-import { recordDependents } from '../platform/dependents.ts';
+import { forgetDependents, recordDependents } from '../platform/dependents.ts';
 import { type ChangeOverOptions, changeOver, loosenDefinition } from './change-over.ts';
 import { writeFlatCopy } from './flat-copy.ts';
 import { assertFooting } from './footing.ts';
@@ -14,7 +15,7 @@ import { labUuid, uuidV5 } from './identity.ts';
 import { encryptionFor, type Lab, realPath, seatPaths } from './lab.ts';
 import { masterChanged, masterChanges, pathFrom } from './master.ts';
 import { nameBacking } from './name-backing.ts';
-import { type ImageHead, isBlockDevice, readImageHead } from './overlay.ts';
+import { fileIdentity, type ImageHead, isBlockDevice, nameExists, readImageHead } from './overlay.ts';
 import { isOurs } from './plan.ts';
 import { assertNobodyStandsOn, isLocked } from './release.ts';
 import type { DiskEncryption } from './seat.ts';
@@ -60,19 +61,39 @@ export async function saveSeat(lab: Lab, seat: string, file: string, options: Sa
   }
   const warnings: string[] = [];
   if (disk.master) await nameBacking(aside.path, { path: disk.master.path, format: disk.master.format });
-  await aside.commit({ replace: options.force ?? false });
+  const by = uuidV5(target, labUuid('saved work'));
   if (disk.master) {
     try {
-      await recordDependents(disk.master.path, [target], {
-        by: uuidV5(target, labUuid('saved work')),
-        label: `saved work of ${seat}`,
-      });
+      // First: what is there is known, and of a record whose file is not there nobody takes notice.
+      await recordDependents(disk.master.path, [target], { by, label: `saved work of ${seat}` });
     } catch (error) {
       if (!isDiskError(error, 'denied') && !isDiskError(error, 'read-only')) throw error;
       warnings.push(`Nobody can be told that '${target}' stands on '${disk.master.path}'`);
     }
   }
+  const made = fileIdentity(aside.path);
+  try {
+    await aside.commit({ replace: options.force ?? false });
+  } catch (error) {
+    if (!options.force) await takeBack(target, made, disk.master && { path: disk.master.path, by });
+    throw error;
+  }
   return { file: target, allocated: readImageHead(target)?.allocated ?? 0, warnings };
+}
+
+/** After a failure: what took its place although that is not durable, and its record, so that the command can be given again. */
+async function takeBack(
+  target: string,
+  made: string | undefined,
+  record: { readonly path: string; readonly by: string } | undefined,
+): Promise<void> {
+  try {
+    if (made !== undefined && fileIdentity(target) === made) rmSync(target);
+    // Somebody else's file of that name keeps its record.
+    if (record && !nameExists(target)) await forgetDependents(record.path, record.by);
+  } catch {
+    // The failure that this comes from is what is told.
+  }
 }
 
 /**
