@@ -1,4 +1,12 @@
-import { readFileSync, renameSync, statSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
+import {
+  readFileSync,
+  renameSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { have, mustRun } from '../support/programs.ts';
 import { type LabBench, labBench, poolNames } from './support.ts';
@@ -186,5 +194,30 @@ describe.skipIf(!qemu)('saved work in the pool under the name of an extra disk',
       Object.fromEntries(Object.entries(rest).filter(([path]) => !path.endsWith('.cowherd'))),
     );
     await bench.must('save', 'student-01', 'class/kept.qcow2');
+  });
+});
+
+describe.skipIf(!qemu)('a file of a seat', () => {
+  it('is not replaced by import, also with --force', async () => {
+    await using bench = await labWithSaved();
+    await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', bench.path('other.qcow2'), '1M']);
+    await bench.must('export', 'other.qcow2', 'other.ova');
+    symlinkSync(bench.path('class'), bench.path('link'));
+    const before = bench.snapshot(bench.path('class'));
+    for (const command of [
+      ['import', 'other.qcow2', '-o', 'class/student-01.qcow2'],
+      ['import', 'other.qcow2', '-o', 'link/student-01.qcow2'],
+      ['import', 'other.qcow2', '-o', 'class/student-01+data.qcow2'],
+      ['import', 'other.ova', '-o', 'class', '--name', 'student-01'],
+    ]) {
+      for (const options of [['--force'], ['--force', '--dry-run'], []]) {
+        const { code, err } = await bench.run(...command, ...options);
+        expect([command, code, err]).toEqual([command, 1, expect.stringMatching(/a disk of student-0/)]);
+        expect(err).toContain('name another file');
+      }
+    }
+    expect(bench.snapshot(bench.path('class'))).toEqual(before);
+    await bench.must('import', 'other.qcow2', '-o', 'class/made.qcow2');
+    await bench.must('import', 'other.qcow2', '-o', 'class/made.qcow2', '--force');
   });
 });
