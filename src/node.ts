@@ -394,6 +394,11 @@ function imageOptions(options: OpenImageFileOptions, depth: number): OpenImageOp
   };
 }
 
+/** Opens what images name as `openImageFile` does, by the same policy: for who opens the first image of a chain himself. */
+export function fileResolver(options: OpenImageFileOptions = {}): ResolveReference {
+  return (reference, from) => resolve(reference, from, options);
+}
+
 async function resolve(
   reference: BackingReference,
   from: ReferenceRequest,

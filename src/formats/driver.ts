@@ -376,6 +376,8 @@ export interface CheckResult {
   readonly fragmentedClusters?: number;
   /** Bytes: where the image's used space ends in the file. */
   readonly imageEndOffset?: number;
+  /** Bytes that a file has at least, by its tables, where it was not cut. */
+  readonly neededBytes?: number;
 }
 
 export interface CheckOptions {

@@ -1,10 +1,9 @@
 import type { BackingReference } from '../formats/driver.ts';
 import { ExtensionType } from '../formats/qcow2/constants.ts';
 import type { HeaderExtension } from '../formats/qcow2/extensions.ts';
-import { openImage } from '../image/open.ts';
-import { openFileStore } from '../node.ts';
+import { openImage, type ResolveReference } from '../image/open.ts';
+import { fileResolver, openFileStore, trustedImages } from '../node.ts';
 import { MemoryStore } from '../storage/memory.ts';
-import type { ByteSource } from '../storage/store.ts';
 import { stampSeat } from './guest/demo-master.ts';
 import { pathFrom } from './master.ts';
 import { encodeProvenance } from './overlay.ts';
@@ -99,7 +98,10 @@ class OverlayEncoder {
   async #stamp(bytes: Uint8Array, seat: string, encryption?: DiskEncryption): Promise<Uint8Array> {
     const store = new MemoryStore({ name: `the disk of ${seat}`, bytes });
     const { path, here = path } = this.#kind.master;
-    const resolve = async (): Promise<ByteSource> => openFileStore(here);
+    const beneath = fileResolver({ policy: trustedImages });
+    // The overlay lies nowhere yet; what its master names is counted from where that is.
+    const resolve: ResolveReference = (reference, from) =>
+      from.depth === 0 ? openFileStore(here) : beneath(reference, from);
     {
       const opening = {
         format: 'qcow2',

@@ -3,6 +3,7 @@ import { isDiskError } from '../errors.ts';
 import { type DefinitionKind, definitionOf, definitionOwner } from './definition.ts';
 import { definitionKind } from './definition-kind.ts';
 import { type DeviceProblem, deviceFor, deviceNumber, deviceProblem, linkTarget } from './device-disk.ts';
+import { vetRelinks } from './footing.ts';
 import { formerInUse, isRoll, masterPath, mastersOf } from './former.ts';
 import { guardNeeds, type Hold } from './guard.ts';
 import { filesIn, type Lab, realPath, seatPaths } from './lab.ts';
@@ -86,7 +87,7 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
   const rolls = content !== undefined && isRoll(state, lab.pool, master, content);
   const former = formerAfter(lab, content, rolls, files);
   const after = content === undefined ? undefined : stateAfter(lab, master, content, kept, former);
-  const plan = makePlan({
+  const made = makePlan({
     lab: lab.name,
     pool: lab.pool,
     master: { path: master.path, format: master.format, size: master.size, content },
@@ -105,6 +106,7 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
     guard: guardNeeds(hold).map((need): Step => ({ do: 'guard', ...need })),
     state: { path: lab.statePath, before: state, after },
   });
+  const plan = await vetRelinks(lab, made, options.digest);
   const extras = planExtras(lab);
   const problems = [
     ...(rolls ? [] : changedMaster(lab, plan, content)),

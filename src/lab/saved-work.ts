@@ -1,23 +1,30 @@
-import { basename, dirname } from 'node:path';
+import { rmSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { lockFor } from '../image/locks.ts';
 import { openFileStore } from '../node.ts';
 import { createAside, sweepAsides } from '../platform/atomic-file.ts';
 import { copyFileSparse } from '../platform/copy-file.ts';
-import { recordDependents } from '../platform/dependents.ts';
+import { forgetDependents, recordDependents } from '../platform/dependents.ts';
 import { type ChangeOverOptions, changeOver, loosenDefinition } from './change-over.ts';
 import { writeFlatCopy } from './flat-copy.ts';
+import { assertFooting } from './footing.ts';
 import { formerOf, masterPath } from './former.ts';
 import { holdDisks } from './hold-disks.ts';
 import { labUuid, uuidV5 } from './identity.ts';
-import { type Lab, realPath, seatPaths } from './lab.ts';
-import { pathFrom } from './master.ts';
+import { encryptionFor, type Lab, realPath, seatPaths } from './lab.ts';
+import { masterChanged, masterChanges, pathFrom } from './master.ts';
 import { nameBacking } from './name-backing.ts';
-import { type ImageHead, isBlockDevice, nameExists, readImageHead } from './overlay.ts';
+import { fileIdentity, type ImageHead, isBlockDevice, nameExists, readImageHead } from './overlay.ts';
 import { isOurs } from './plan.ts';
 import { assertNobodyStandsOn, isLocked } from './release.ts';
+import type { DiskEncryption } from './seat.ts';
 import { openSeatDisk, seatDiskFile } from './seat-disk.ts';
-import { type MasterState, statePath } from './state.ts';
+import { assertKeyOpens } from './seat-key.ts';
+import { assertNoSeatFile } from './seat-names.ts';
+import { assertSound } from './sound-image.ts';
+import type { MasterState } from './state.ts';
+import { assertMasterUnchanged, describeChanges } from './verify.ts';
 
 export interface SaveOptions {
   /** Takes the place of a file that is there. */
@@ -40,7 +47,8 @@ export interface Saved {
 export async function saveSeat(lab: Lab, seat: string, file: string, options: SaveOptions): Promise<Saved> {
   const disk = await seatDiskFile(lab, seat);
   const target = realPath(file);
-  await assertReplaceable(lab, target);
+  await assertReplaceable(lab, file);
+  if (disk.master) await assertFooting(lab, disk.head, disk.master, options.signal);
   sweepAsides(dirname(target));
   await using aside = createAside(target);
   if (isBlockDevice(disk.path)) {
@@ -53,35 +61,48 @@ export async function saveSeat(lab: Lab, seat: string, file: string, options: Sa
   }
   const warnings: string[] = [];
   if (disk.master) await nameBacking(aside.path, { path: disk.master.path, format: disk.master.format });
-  await aside.commit({ replace: options.force ?? false });
+  const by = uuidV5(target, labUuid('saved work'));
   if (disk.master) {
     try {
-      await recordDependents(disk.master.path, [target], {
-        by: uuidV5(target, labUuid('saved work')),
-        label: `saved work of ${seat}`,
-      });
+      // First: what is there is known, and of a record whose file is not there nobody takes notice.
+      await recordDependents(disk.master.path, [target], { by, label: `saved work of ${seat}` });
     } catch (error) {
       if (!isDiskError(error, 'denied') && !isDiskError(error, 'read-only')) throw error;
       warnings.push(`Nobody can be told that '${target}' stands on '${disk.master.path}'`);
     }
   }
+  const made = fileIdentity(aside.path);
+  try {
+    await aside.commit({ replace: options.force ?? false });
+  } catch (error) {
+    if (!options.force) await takeBack(target, made, disk.master && { path: disk.master.path, by });
+    throw error;
+  }
   return { file: target, allocated: readImageHead(target)?.allocated ?? 0, warnings };
 }
 
-/**
- * Throws where a file must not be replaced, whoever asks for it: `exists` for a seat's disk, `in-use` for what a program has open
- * or an image stands on.
- */
-export async function assertReplaceable(lab: Lab, target: string): Promise<void> {
-  const { lab: owner, seat } = readImageHead(target)?.provenance ?? {};
-  const [folder, name] = [dirname(target), basename(target)];
-  const isDisk = name === `${seat}.qcow2` || name.startsWith(`${seat}+`);
-  if (owner !== undefined && isDisk && nameExists(statePath(folder, owner))) {
-    throw new DiskError('exists', `'${target}' is a disk of ${seat} of the lab "${owner}"`, {
-      path: target,
-      detail: { fix: 'name another file' },
-    });
+/** After a failure: what took its place although that is not durable, and its record, so that the command can be given again. */
+async function takeBack(
+  target: string,
+  made: string | undefined,
+  record: { readonly path: string; readonly by: string } | undefined,
+): Promise<void> {
+  try {
+    if (made !== undefined && fileIdentity(target) === made) rmSync(target);
+    // Somebody else's file of that name keeps its record.
+    if (record && !nameExists(target)) await forgetDependents(record.path, record.by);
+  } catch {
+    // The failure that this comes from is what is told.
   }
+}
+
+/**
+ * Throws where a file must not be written or replaced, whoever asks for it: `exists` for what is or has the name of a seat's file,
+ * `in-use` for what a program has open or an image stands on.
+ */
+export async function assertReplaceable(lab: Lab, file: string): Promise<void> {
+  assertNoSeatFile(file);
+  const target = realPath(file);
   if (await isLocked(target))
     throw new DiskError('in-use', `'${target}' is open in a program`, { path: target });
   await assertNobodyStandsOn([target], lab);
@@ -100,12 +121,22 @@ export interface RestorePlan {
   readonly file: string;
   /** Undefined for a disk that is independent. */
   readonly master?: MasterState;
+  /** How the file is encrypted. */
+  readonly encryption?: DiskEncryption;
   /** Bytes of the disk that is thrown away, as `du` says. */
   readonly freed: number;
 }
 
-/** Throws `bad-argument` for a file that is no saved work of this seat, `changed` where it stands on another master. */
-export async function planRestore(lab: Lab, seat: string, file: string): Promise<RestorePlan> {
+/**
+ * Throws `bad-argument` for a file that is no saved work of this seat, `changed` where it stands on another master, or on one that is
+ * not what it was, `denied` where it is under another passphrase than the lab's, `corrupt` for a damaged one.
+ */
+export async function planRestore(
+  lab: Lab,
+  seat: string,
+  file: string,
+  signal?: AbortSignal,
+): Promise<RestorePlan> {
   const head = readImageHead(file);
   const refuse = (message: string, fix: string) =>
     new DiskError('bad-argument', message, { path: file, detail: { fix } });
@@ -127,8 +158,32 @@ export async function planRestore(lab: Lab, seat: string, file: string): Promise
       path: disk,
     });
   const master = head.provenance.flat ? undefined : masterOf(lab, head);
+  if (master) {
+    await assertUnchanged(lab, master, seat);
+    await assertFooting(lab, head, { ...master, path: masterPath(master, lab.pool) }, signal);
+  }
+  const encryption = head.encrypted ? encryptionFor(lab.spec, seat) : undefined;
+  if (encryption) {
+    await assertKeyOpens(file, encryption, {
+      what: `'${file}' was saved under another passphrase than the one in '${encryption.passphraseFile}'`,
+      fix: 'a lab has one passphrase for all that it starts: bring back the one that the work was saved under',
+    });
+  }
+  await assertSound(file, { encryption });
   if (there) await assertNobodyStandsOn([disk], lab);
-  return { seat, file, master, freed: there?.allocated ?? 0 };
+  return { seat, file, master, encryption, freed: there?.allocated ?? 0 };
+}
+
+/** Throws `changed` where a master that the lab knows is not what it was. */
+async function assertUnchanged(lab: Lab, master: MasterState, seat: string): Promise<void> {
+  if (master === lab.state?.master) {
+    await assertMasterUnchanged(lab, [seat]);
+    return;
+  }
+  const changes = masterChanges(master, lab.pool);
+  if (changes.length === 0) return;
+  const former = { spec: { master: { path: masterPath(master, lab.pool) } } };
+  throw masterChanged(former, [seat], describeChanges(changes, former));
 }
 
 function masterOf(lab: Lab, head: ImageHead): MasterState {
@@ -149,10 +204,12 @@ function masterOf(lab: Lab, head: ImageHead): MasterState {
  * and has seen that the seat does not run.
  */
 export async function restoreSeat(lab: Lab, plan: RestorePlan, options: ChangeOverOptions): Promise<void> {
-  const { seat, file, master } = plan;
+  const { seat, file, master, encryption } = plan;
   const { disk } = seatPaths(lab.pool, seat);
   await using aside = createAside(disk);
   await copyStill(file, aside.path, options.signal);
+  // The file may have changed since it was looked at; the copy is what takes the disk's place.
+  await assertSound(aside.path, { encryption, name: file });
   if (master) {
     const path = pathFrom(lab.pool, masterPath(master, lab.pool));
     await nameBacking(aside.path, { path, format: master.format });

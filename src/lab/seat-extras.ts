@@ -6,7 +6,7 @@ import { ExtensionType } from '../formats/qcow2/constants.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { readSmallText } from '../platform/json-file.ts';
 import { extraDiskPath, type Lab, seatPaths } from './lab.ts';
-import { encodeProvenance, readImageHead } from './overlay.ts';
+import { encodeProvenance, type ImageHead, readImageHead } from './overlay.ts';
 import { type FileJob, type PlaceOptions, placeFiles } from './place-files.ts';
 import { foreignDisk, isOurs, type Problem, type Step } from './plan.ts';
 import type { DiskEncryption, Seat } from './seat.ts';
@@ -45,7 +45,7 @@ export function planExtras(lab: Lab): {
       const path = extraDiskPath(lab.pool, seat, name);
       const head = readImageHead(path);
       if (head === undefined) steps.push({ do: 'add', seat, path, disk: name, size });
-      else if (!isOurs(head, lab.name, seat)) foreign(seat, path, foreignDisk(head));
+      else if (!isExtra(head, lab.name, seat)) foreign(seat, path, foreignExtra(head, lab.name, seat));
       else if (head.size! < size) steps.push({ do: 'grow', seat, path, from: head.size!, to: size });
     }
   }
@@ -63,7 +63,7 @@ export function assertOwnExtras(lab: Lab, seats: readonly string[]): void {
   for (const seat of seats) {
     for (const path of extraDisksOf(lab, seat)) {
       const head = readImageHead(path);
-      if (head && !isOurs(head, lab.name, seat)) refuse(seat, path, foreignDisk(head));
+      if (head && !isExtra(head, lab.name, seat)) refuse(seat, path, foreignExtra(head, lab.name, seat));
     }
     if (lab.spec.seed === undefined) continue;
     const path = seatPaths(lab.pool, seat).seed;
@@ -71,6 +71,25 @@ export function assertOwnExtras(lab: Lab, seats: readonly string[]): void {
     if (seed && !isSeedOf(seed.mark, lab, seat))
       refuse(seat, path, 'a file that Cowherd did not make is in the place of its seed');
   }
+}
+
+/** What an extra disk's header says of its master: it has none. Saved work of the seat says which one. */
+const noMaster = 'none';
+
+function isExtra(head: ImageHead, lab: string, seat: string): boolean {
+  return isOurs(head, lab, seat) && head.provenance!.master === noMaster;
+}
+
+function foreignExtra(head: ImageHead, lab: string, seat: string): string {
+  return isOurs(head, lab, seat)
+    ? `saved work of ${seat} is in the place of its extra disk`
+    : foreignDisk(head);
+}
+
+/** Why a file under the name of a seat's stays where the seat goes, for people. */
+export function whyKept(path: string, lab: string): string {
+  const owner = readImageHead(path)?.provenance?.lab;
+  return owner === lab ? 'holds saved work and stays' : 'was not made by this lab and stays';
 }
 
 /** Where the extra disks are that the lab file gives a seat. */
@@ -125,7 +144,7 @@ export function extraFiles(lab: Lab): ReadonlyMap<string, readonly { path: strin
     if (seat === undefined || !(lab.seats.has(seat) || lab.unlisted.has(seat))) continue;
     const path = join(lab.pool, file);
     const head = file.endsWith('.qcow2') ? readImageHead(path) : undefined;
-    const ours = head ? isOurs(head, lab.name, seat) : isSeedOf(readSeed(path)?.mark, lab, seat);
+    const ours = head ? isExtra(head, lab.name, seat) : isSeedOf(readSeed(path)?.mark, lab, seat);
     found.set(seat, [...(found.get(seat) ?? []), { path, ours }]);
   }
   return found;
@@ -202,6 +221,6 @@ export function encodeExtraDisk(
   size: number,
   encryption?: DiskEncryption,
 ): Promise<Uint8Array> {
-  const data = encodeProvenance({ v: 1, lab, seat, master: 'none' });
+  const data = encodeProvenance({ v: 1, lab, seat, master: noMaster });
   return encodeSeatImage(size, { extensions: [{ type: ExtensionType.provenance, data }], encryption });
 }

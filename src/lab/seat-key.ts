@@ -132,20 +132,24 @@ export function disksOf(seat: Seat): readonly SeatDisk[] {
 export async function assertKeyFits(seat: Seat): Promise<void> {
   for (const { path, encryption } of disksOf(seat)) {
     if (!encryption) continue;
-    try {
-      const { layer } = await openLayerFile(path, { format: 'qcow2', locks: 'share', ...keyFor(encryption) });
-      await layer[Symbol.asyncDispose]();
-    } catch (error) {
-      if (!isDiskError(error, 'denied') || error.field !== 'key-secret') throw error;
-      throw new DiskError(
-        'denied',
-        `The passphrase in '${encryption.passphraseFile}' is not that of ${seat.name}`,
-        {
-          path,
-          field: 'encrypt',
-          detail: { fix: 'bring the passphrase back that it was made with, or reset the seat' },
-        },
-      );
-    }
+    await assertKeyOpens(path, encryption, {
+      what: `The passphrase in '${encryption.passphraseFile}' is not that of ${seat.name}`,
+      fix: 'bring the passphrase back that it was made with, or reset the seat',
+    });
+  }
+}
+
+/** Throws `denied` with these words where the image is under another passphrase. */
+export async function assertKeyOpens(
+  path: string,
+  encryption: DiskEncryption,
+  { what, fix }: { readonly what: string; readonly fix: string },
+): Promise<void> {
+  try {
+    const { layer } = await openLayerFile(path, { format: 'qcow2', locks: 'share', ...keyFor(encryption) });
+    await layer[Symbol.asyncDispose]();
+  } catch (error) {
+    if (!isDiskError(error, 'denied') || error.field !== 'key-secret') throw error;
+    throw new DiskError('denied', what, { path, field: 'encrypt', detail: { fix } });
   }
 }

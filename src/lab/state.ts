@@ -81,9 +81,11 @@ export function readState(pool: string, lab: string): LabState | undefined {
   return readStateFile(statePath(pool, lab));
 }
 
+const damagedFix = "move it away and run 'cowherd up' again: seats are recognised by their own headers";
+
 /** `readState` by the file's path. */
 export function readStateFile(path: string): LabState | undefined {
-  const value = readJsonFile(path, stateLimit);
+  const value = readJsonFile(path, stateLimit, damagedFix);
   if (value === undefined) return undefined;
   const parsed = labStateSchema().safeParse(value);
   if (parsed.success) return parsed.data;
@@ -98,7 +100,7 @@ export function readStateFile(path: string): LabState | undefined {
   throw new DiskError('corrupt', `The lab's state '${path}' is damaged at "${field}"`, {
     path,
     field,
-    detail: { fix: `move it away and run 'cowherd up' again: seats are recognised by their own headers` },
+    detail: { fix: damagedFix },
   });
 }
 

@@ -20,7 +20,7 @@ import { lockPool, removeStaleLock } from './pool-lock.ts';
 import { otherContent, type Prepared } from './prepare.ts';
 import { assertNobodyStandsOn, isInUse } from './release.ts';
 import type { Runner } from './runner/runner.ts';
-import { extraFiles, makeExtras } from './seat-extras.ts';
+import { extraFiles, makeExtras, whyKept } from './seat-extras.ts';
 import { newEncryption } from './seat-image.ts';
 import { disksOf, keyFor } from './seat-key.ts';
 import { overcommitError } from './space/forecast.ts';
@@ -93,7 +93,11 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   for (const path of doomed) rmSync(path, { force: true });
   if (lab.state) await releaseFormer(lab, lab.state, after);
   if (during !== after) writeState(lab.pool, after);
-  return { created, defined, removed: removals.map((step) => step.seat), warnings };
+  const kept = removals
+    .flatMap((step) => extras.get(step.seat) ?? [])
+    .flatMap(({ path, ours }) => (ours ? [] : [`'${path}' ${whyKept(path, lab.name)}`]));
+  const seats = removals.map((step) => step.seat);
+  return { created, defined, removed: seats, warnings: [...warnings, ...kept] };
 }
 
 /** A guest goes on writing to a disk that was deleted: while it runs that can be saved, and another disk would look like its own. */

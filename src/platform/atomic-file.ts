@@ -271,6 +271,7 @@ export function syncDirectory(path: string): void {
     syncPath(path);
   } catch (error) {
     const errno = errnoOf(error);
-    if (errno !== 'EACCES' && errno !== 'EINVAL' && errno !== 'ENOTSUP') throw error;
+    if (errno === 'EACCES' || errno === 'EINVAL' || errno === 'ENOTSUP') return;
+    throw asSystemError(error, 'write to', path);
   }
 }

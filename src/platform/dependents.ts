@@ -140,6 +140,10 @@ export async function forgetDependents(path: string, by: string): Promise<void> 
   syncDirectory(dirname(real));
 }
 
+/** It says who stands on the image; nothing else must be taken for that nobody does. */
+const damagedFix =
+  "move it away; then 'cowherd up' for each lab whose seats stand on the image, and 'cowherd adopt' for other clones, write it anew";
+
 /** All records about `path`, by recorder. Throws `corrupt` for a damaged one, naming the file. */
 export function recordsFor(path: string): readonly DependentsRecord[] {
   const real = realPath(path);
@@ -156,8 +160,9 @@ export function recordsFor(path: string): readonly DependentsRecord[] {
   const records: DependentsRecord[] = [];
   for (const name of names.sort()) {
     if (!name.endsWith('.json') || name.startsWith('.')) continue;
-    const record = readJsonFile(join(folder, name), recordLimit);
-    if (record) records.push(parseRecord(record, join(folder, name), dirname(real)));
+    const path = join(folder, name);
+    const record = readJsonFile(path, recordLimit, damagedFix);
+    if (record) records.push(parseRecord(record, path, dirname(real)));
   }
   return records;
 }
@@ -170,13 +175,7 @@ function parseRecord(record: Record<string, unknown>, path: string, base: string
     !Array.isArray(dependents) ||
     !dependents.every((one) => typeof one === 'string')
   ) {
-    throw new DiskError(
-      'corrupt',
-      `The record of dependents '${path}' is damaged: delete it if no lab uses the image`,
-      {
-        path,
-      },
-    );
+    throw new DiskError('corrupt', `The record of dependents '${path}' is damaged: ${damagedFix}`, { path });
   }
   let resolved: readonly string[] | undefined;
   return {

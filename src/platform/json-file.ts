@@ -39,18 +39,21 @@ export function readSmallText(path: string, limit: number): string | undefined {
   }
 }
 
-/** Parses a small JSON file; undefined where there is none. Throws `corrupt` for what is no JSON object. */
-export function readJsonFile(path: string, limit: number): Record<string, unknown> | undefined {
+/** Parses a small JSON file; undefined where there is none. Throws `corrupt` for what is no JSON object, with `fix` for people. */
+export function readJsonFile(path: string, limit: number, fix?: string): Record<string, unknown> | undefined {
   const text = readSmallText(path, limit);
   if (text === undefined) return undefined;
+  const detail = { fix };
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw new DiskError('corrupt', `'${path}' is not JSON`, { path, cause });
+    // As a full or a failing disk leaves it: what we write is there whole or not at all.
+    const what = text === '' ? 'is empty' : 'was cut off, or is no JSON';
+    throw new DiskError('corrupt', `'${path}' ${what}`, { path, cause, detail });
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new DiskError('corrupt', `'${path}' holds no JSON object`, { path });
+    throw new DiskError('corrupt', `'${path}' holds no JSON object`, { path, detail });
   }
   return value as Record<string, unknown>;
 }

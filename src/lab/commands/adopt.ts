@@ -1,5 +1,5 @@
 import { resolve } from 'node:path';
-import { isDiskError } from '../../errors.ts';
+import { DiskError, isDiskError } from '../../errors.ts';
 import { recordDependents } from '../../platform/dependents.ts';
 import { adoptedBy } from '../adopt-seats.ts';
 import { count, table } from '../describe.ts';
@@ -20,7 +20,15 @@ export const run: LabCommand = async (input, context) => {
 
 const recordClones: LabCommand = async (input, context) => {
   const dryRun = input.options.dryRun === true;
-  const scan = scanImages(input.operands.map((one) => resolve(context.cwd, one)));
+  const places = input.operands.map((one) => resolve(context.cwd, one));
+  for (const [index, path] of places.entries()) {
+    if (nameExists(path)) continue;
+    throw new DiskError('not-found', `There is no '${input.operands[index]}'`, {
+      path,
+      detail: { fix: 'name a clone, or a folder of clones; nothing was recorded' },
+    });
+  }
+  const scan = scanImages(places);
   for (const warning of scan.warnings) warn(context, warning);
   const adopted: { path: string; backing: string }[] = [];
   for (const image of scan.images) {

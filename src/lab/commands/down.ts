@@ -5,6 +5,7 @@ import { count, describeSeats } from '../describe.ts';
 import { isDown, planDown, takeDown } from '../down.ts';
 import { type Lab, openLab } from '../lab.ts';
 import { assertNotRunning } from '../release.ts';
+import { whyKept } from '../seat-extras.ts';
 import { removeEmptyPool } from '../state.ts';
 import { tidy } from '../up.ts';
 import {
@@ -54,7 +55,7 @@ const onThisMachine: LabCommand = async (input, context) => {
     `${verb} ${count(plan.seats.length, 'seat')}, ${count(plan.files.length, 'file')}, ${humanSize(plan.freed)}: ${describeSeats(plan.seats)}`,
   );
   for (const path of restored) say(context, `${shown(context, path)} is as writable as before`);
-  for (const path of plan.kept) warn(context, `'${shown(context, path)}' was not made by this lab and stays`);
+  for (const path of plan.kept) warn(context, `'${shown(context, path)}' ${whyKept(path, lab.name)}`);
   return 0;
 };
 

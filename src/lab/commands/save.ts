@@ -1,10 +1,11 @@
 import { resolve } from 'node:path';
 import { humanSize } from '../../cli/sizes.ts';
 import { DiskError } from '../../errors.ts';
-import { realPath } from '../lab.ts';
+import { assertFooting } from '../footing.ts';
 import { nameExists } from '../overlay.ts';
 import { assertReplaceable, saveSeat } from '../saved-work.ts';
 import { seatDiskFile } from '../seat-disk.ts';
+import { assertNoSeatFile } from '../seat-names.ts';
 import { type LabCommand, say, sayJson, shown, wantsJson, warn } from './command.ts';
 import { oneSeatFrom, whileOff } from './one-seat.ts';
 
@@ -15,6 +16,7 @@ export const run: LabCommand = async (input, context) => {
   const file = resolve(context.cwd, one.rest[0]);
   const force = input.options.force === true;
   return whileOff(one, 'save', input, context, async (lab) => {
+    assertNoSeatFile(file);
     if (nameExists(file) && !force) {
       throw new DiskError('exists', `There is a file '${one.rest[0]}' already`, {
         path: file,
@@ -22,8 +24,9 @@ export const run: LabCommand = async (input, context) => {
       });
     }
     if (input.options.dryRun === true) {
-      const { head } = await seatDiskFile(lab, seat);
-      await assertReplaceable(lab, realPath(file));
+      const { head, master } = await seatDiskFile(lab, seat);
+      await assertReplaceable(lab, file);
+      if (master) await assertFooting(lab, head, master, context.signal);
       if (wantsJson(input))
         sayJson(context, { lab: lab.name, seat, file, allocated: head.allocated, dryRun: true });
       else say(context, `Would save ${seat} (${humanSize(head.allocated)}) to ${shown(context, file)}`);

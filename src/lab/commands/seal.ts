@@ -6,8 +6,8 @@ import { openImageFile, trustedImages } from '../../node.ts';
 import { makeFolder } from '../../platform/json-file.ts';
 import { createScratchFolder } from '../../platform/scratch-folder.ts';
 import { count } from '../describe.ts';
-import type { MasterVersion } from '../masters/library.ts';
-import { nameForVersionsOf, parseMasterName } from '../masters/name.ts';
+import { type MasterVersion, nextNumber } from '../masters/library.ts';
+import { nameForVersionsOf, parseMasterName, versionLabel } from '../masters/name.ts';
 import { withoutControls } from '../messages.ts';
 import { makeFixed, planFixes } from '../seal/fix.ts';
 import { type LintReport, lintImage } from '../seal/lint.ts';
@@ -100,14 +100,17 @@ export async function lintAndSeal(
 ): Promise<number> {
   const report = await lintImage(image);
   const refused = clonesWouldClash(report) && input.options.anyway !== true;
+  const dryRun = input.options.dryRun === true;
+  const seals = !refused && input.options.check !== true;
+  const folder = folderFrom(input, context);
   let version: MasterVersion | undefined;
   if (!wantsJson(input)) describeFindings(report, context);
-  if (!refused && input.options.check !== true) {
+  if (seals && !dryRun) {
     const bar = lazyProgress(context, 'copying', 'bytes');
     try {
       version = await sealImage(image, {
         ...options,
-        folder: folderFrom(input, context),
+        folder,
         now: context.now,
         signal: context.signal,
         onProgress: bar.update,
@@ -116,14 +119,17 @@ export async function lintAndSeal(
       bar.end();
     }
   }
+  const next = seals && dryRun ? versionLabel(options.name, nextNumber(folder, options.name)) : undefined;
   if (wantsJson(input)) {
     sayJson(context, {
       ...report,
-      master: version?.label ?? null,
+      master: version?.label ?? next ?? null,
       path: version?.path ?? null,
       content: version?.record?.content ?? null,
+      ...(dryRun ? { dryRun } : {}),
     });
-  } else if (version) {
+  } else if (next !== undefined) say(context, `Would seal it as ${next} in ${shown(context, folder)}`);
+  else if (version) {
     say(context, `${version.label} is sealed: ${shown(context, version.path)}`);
     say(context, `  ${version.record?.content ?? ''}`);
   } else if (refused)

@@ -6,11 +6,13 @@ import { createImage, openImage } from '../../image/open.ts';
 import { createImageTarget, type ImageTarget } from '../../node.ts';
 import { convertImages } from '../../operations/convert.ts';
 import type { OnProgress } from '../../storage/store.ts';
+import { assertNoSeatFile } from '../seat-names.ts';
 
 const sectorBytes = 512;
 
-/** Throws `exists` where there is a file that would be replaced. */
+/** Throws `exists` where there is a file that would be replaced, and for what is or has the name of a seat's, whatever is forced. */
 export function assertFree(path: string, force: boolean): void {
+  assertNoSeatFile(path);
   if (force || !existsSync(path)) return;
   throw new DiskError('exists', `'${path}' exists already`, {
     path,

@@ -6,6 +6,7 @@ import { convertImages } from '../../operations/convert.ts';
 import { copyFileSparse } from '../../platform/copy-file.ts';
 import type { OnProgress } from '../../storage/store.ts';
 import { writeFlatCopy } from '../flat-copy.ts';
+import { assertFooting } from '../footing.ts';
 import { type Lab, realPath } from '../lab.ts';
 import type { DigestOptions } from '../master.ts';
 import { openSeatDisk, seatDiskFile } from '../seat-disk.ts';
@@ -68,6 +69,8 @@ export async function promoteSeat(lab: Lab, seat: string, options: PromoteOption
       detail: { fix: 'its master is no single qcow2 or raw image: leave --method commit out' },
     });
   }
+  // Of the chain only the seat's own layer is written into the copy.
+  await assertFooting(lab, disk.head, master, signal);
   const make = async (path: string) => {
     await copyFileSparse(master.path, path, { signal });
     chmodSync(path, 0o644);

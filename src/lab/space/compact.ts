@@ -1,16 +1,16 @@
 import { statSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import type { IntervalSet } from '../../bytes/intervals.ts';
-import { DiskError, isDiskError } from '../../errors.ts';
+import { DiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
-import { openImageFile, openLayerFile, trustedImages } from '../../node.ts';
-import { checkImage } from '../../operations/check.ts';
+import { openImageFile, trustedImages } from '../../node.ts';
 import type { OnProgress } from '../../storage/store.ts';
 import { versionOfFile } from '../masters/name.ts';
 import { readImageHead } from '../overlay.ts';
 import { scanImages, standingOn } from '../scan.ts';
 import type { DiskEncryption } from '../seat.ts';
 import { keyFor } from '../seat-key.ts';
+import { assertSound } from '../sound-image.ts';
 import { findUnused, type VolumeUse } from './unused.ts';
 
 export interface CompactOptions {
@@ -40,7 +40,7 @@ export interface Compacted {
  */
 export async function compactImage(path: string, options: CompactOptions = {}): Promise<Compacted> {
   const { dryRun = false, encryption, ...rest } = options;
-  await assertSound(path, encryption);
+  await assertSound(path, { encryption });
   const before = allocated(path);
   await using image = await openImageFile(path, {
     policy: trustedImages,
@@ -76,23 +76,6 @@ async function giveBack(image: Image, ranges: IntervalSet, signal: AbortSignal |
     }
     await image.discard(start, end - start);
   }
-}
-
-/** Nothing is given back by tables that cannot be trusted. */
-async function assertSound(path: string, encryption: DiskEncryption | undefined): Promise<void> {
-  const { layer } = await openLayerFile(path, { policy: trustedImages, ...keyFor(encryption) });
-  await using _layer = layer;
-  try {
-    const { corruptions, checkErrors } = await checkImage(layer);
-    if (corruptions + checkErrors === 0) return;
-  } catch (error) {
-    if (isDiskError(error, 'unsupported') && error.field === 'check') return;
-    throw error;
-  }
-  throw new DiskError('corrupt', `'${path}' is damaged: nothing was changed`, {
-    path,
-    detail: { fix: `cow-img check '${path}'` },
-  });
 }
 
 function allocated(path: string): number {

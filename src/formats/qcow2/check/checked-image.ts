@@ -67,7 +67,7 @@ export class CheckedImage {
 
   /** Clusters of the file that lie in it whole. */
   get wholeClusters(): number {
-    return Math.floor(this.fileLength / this.clusterSize);
+    return Math.floor(this.source.size / this.clusterSize);
   }
 
   /** Clusters of the guest's disk. */

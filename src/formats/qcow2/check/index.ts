@@ -179,6 +179,7 @@ class Check {
     const crypto = cryptoOf(header);
     if (crypto) references.add(crypto.offset, crypto.length);
     await walkBitmaps(image, references, tally);
+    tally.counts.neededBytes = references.end;
     return walkRefcountBlocks(image, this.#stored, references, tally, repair);
   }
 

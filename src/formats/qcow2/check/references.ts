@@ -6,6 +6,8 @@ import type { Tally } from './tally.ts';
 /** Counts what tables refer to, and reports what lies outside the file. */
 export class References {
   readonly counts: ReferenceCounts;
+  /** Where the last byte that anybody reads ends, as far as that may be past the end of the file. */
+  end = 0;
   readonly #image: CheckedImage;
   readonly #tally: Tally;
 
@@ -17,12 +19,13 @@ export class References {
 
   /**
    * Counts a reference to every cluster of the range. Bytes; the range may begin and end within clusters.
-   * `shown` is the offset in hexadecimal where the number may be past 2^53.
+   * `shown` is the offset in hexadecimal where the number may be past 2^53; `read`: so many bytes of it anybody reads.
    */
-  add(offset: number, length: number, shown = offset.toString(16)): void {
+  add(offset: number, length: number, shown = offset.toString(16), read = length): void {
     if (length <= 0) return;
     if (offset >= 2 ** 63) throw this.#uncountable(offset);
     const { clusterSize } = this.#image;
+    if (read > 0) this.end = Math.max(this.end, offset + read);
     // The last cluster need not be whole, so a reference may end a little past the end of the file.
     if (offset + length - this.#image.fileLength >= clusterSize) {
       this.#tally.corruption(

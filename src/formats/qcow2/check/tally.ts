@@ -21,6 +21,7 @@ export class Tally {
     compressedClusters: 0,
     fragmentedClusters: 0,
     imageEndOffset: 0,
+    neededBytes: 0,
   };
   readonly #options: CheckOptions;
 

@@ -83,7 +83,7 @@ export class TableWalk {
 
   async #l2(tableOffset: number, options: WalkOptions): Promise<void> {
     const { view, bytes } = this.#table;
-    const { clusterSize, entryBytes, l2Entries, extendedL2, hasDataFile, fileLength } = this.#image;
+    const { clusterSize, entryBytes, l2Entries, extendedL2, hasDataFile, source } = this.#image;
     const { counts } = this.#references;
     const tally = this.#tally;
     await this.#read(tableOffset, bytes, 'l2');
@@ -130,9 +130,17 @@ export class TableWalk {
         this.#follows = offset + clusterSize;
       }
       if (hasDataFile) continue;
-      if (aligned && offset + clusterSize <= fileLength && counts.add(offset / clusterSize)) continue;
-      this.#references.add(offset, clusterSize);
+      if (aligned && offset + clusterSize <= source.size && counts.add(offset / clusterSize)) continue;
+      this.#references.add(offset, clusterSize, undefined, this.#bytesRead(at));
     }
+  }
+
+  /** How much of its cluster, from the start, an entry lets a guest read: QEMU writes no subcluster that it need not. */
+  #bytesRead(at: number): number {
+    const { view } = this.#table;
+    const { clusterSize, extendedL2 } = this.#image;
+    if (!extendedL2) return (view.getUint32(at + 4) & c.lowZero) !== 0 ? 0 : clusterSize;
+    return ((32 - Math.clz32(view.getUint32(at + 12))) * clusterSize) / 32;
   }
 
   /**
@@ -194,11 +202,10 @@ export class TableWalk {
     }
     const sectors = ((high & 0x3fff_ffff) >>> sectorsShift) + 1;
     const inSector = low % c.compressedSectorBytes;
-    this.#references.add(
-      join64(offsetHigh, low),
-      sectors * c.compressedSectorBytes - inSector,
-      hex64(offsetHigh, low),
-    );
+    const length = sectors * c.compressedSectorBytes - inSector;
+    // In the last of its sectors it may end at any byte.
+    const least = Math.max(1, length - c.compressedSectorBytes + 1);
+    this.#references.add(join64(offsetHigh, low), length, hex64(offsetHigh, low), least);
     if (options.active) {
       tally.counts.allocatedClusters++;
       tally.counts.compressedClusters++;

@@ -1,0 +1,79 @@
+import { readdirSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { DiskError, isDiskError } from '../errors.ts';
+import { recordFolder } from '../platform/dependents.ts';
+import { asSystemError, errnoOf } from '../platform/errno.ts';
+import { realPath, seatPaths } from './lab.ts';
+import { nameExists, readImageHead } from './overlay.ts';
+import { type LabState, readStateFile, statePath } from './state.ts';
+
+/*
+ * What others write into a pool: a file under the name of a seat's is taken for the seat's, and goes with it.
+ */
+
+/**
+ * Throws `exists` where a path is a disk of a seat or another of its files, or has the name of one that may be made: by the states in
+ * its folder, and by what a disk that is there says itself.
+ */
+export function assertNoSeatFile(path: string): void {
+  const folder = realPath(dirname(path));
+  // The name of a seat whose disk is a device is a link.
+  for (const place of new Set([join(folder, basename(path)), realPath(path)])) {
+    const owner = ownerByState(place) ?? ownerByHead(place);
+    if (!owner) continue;
+    const is = nameExists(place) ? 'is' : 'has the name of';
+    throw new DiskError('exists', `'${place}' ${is} a disk of ${owner.seat} of the lab "${owner.lab}"`, {
+      path: place,
+      detail: { fix: 'name another file' },
+    });
+  }
+}
+
+interface Owner {
+  readonly lab: string;
+  readonly seat: string;
+}
+
+function ownerByState(path: string): Owner | undefined {
+  const [folder, name] = [dirname(path), basename(path)];
+  for (const { lab, seats } of statesIn(folder)) {
+    const seat = seats.find((one) => isNameOf(one.name, name));
+    if (seat) return { lab, seat: seat.name };
+  }
+  return undefined;
+}
+
+/** A disk of a seat that the state does not know, or whose state cannot be read. */
+function ownerByHead(path: string): Owner | undefined {
+  const { lab, seat } = readImageHead(path)?.provenance ?? {};
+  if (lab === undefined || seat === undefined || !isNameOf(seat, basename(path))) return undefined;
+  return nameExists(statePath(dirname(path), lab)) ? { lab, seat } : undefined;
+}
+
+function isNameOf(seat: string, name: string): boolean {
+  return name.startsWith(`${seat}+`) || Object.values(seatPaths('.', seat)).includes(name);
+}
+
+/** The states of all labs of a pool that can be read. */
+function statesIn(pool: string): readonly LabState[] {
+  const folder = join(pool, recordFolder);
+  let names: readonly string[];
+  try {
+    names = readdirSync(folder);
+  } catch (cause) {
+    const errno = errnoOf(cause);
+    if (errno === 'ENOENT' || errno === 'ENOTDIR') return [];
+    throw asSystemError(cause, 'look into', folder);
+  }
+  return names
+    .filter((name) => /^lab-.*\.json$/.test(name))
+    .flatMap((name) => {
+      try {
+        return readStateFile(join(folder, name)) ?? [];
+      } catch (error) {
+        // A damaged state is that lab's trouble.
+        if (isDiskError(error)) return [];
+        throw error;
+      }
+    });
+}
