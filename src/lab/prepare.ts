@@ -18,6 +18,7 @@ import {
 } from './master.ts';
 import { wholeMessage } from './messages.ts';
 import { nameExists, readImageHead } from './overlay.ts';
+import { assertMasterApart } from './own-master.ts';
 import {
   isMarkedFor,
   makePlan,
@@ -64,6 +65,10 @@ export interface PrepareOptions {
 /** Looks at the master and the pool and makes the plan. Changes nothing but the memory of the master's digest. */
 export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise<Prepared> {
   const master = await masterOf(lab);
+  assertMasterApart(
+    lab,
+    master.files.map((one) => one.path),
+  );
   const { spec, state } = lab;
   checkSize(lab, master);
   if (spec.cdrom !== undefined && !nameExists(spec.cdrom)) {

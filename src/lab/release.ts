@@ -6,6 +6,7 @@ import { probeLock } from '../storage/file.ts';
 import { count, describeSeats } from './describe.ts';
 import type { Lab } from './lab.ts';
 import { backingPathOf, fileIdentity } from './overlay.ts';
+import { assertNoMaster } from './own-master.ts';
 import type { Runner } from './runner/runner.ts';
 import { scanImages } from './scan.ts';
 import type { Seat } from './seat.ts';
@@ -16,19 +17,21 @@ import type { Seat } from './seat.ts';
 
 /**
  * Throws `in-use` when an image that is not itself among `paths` has one of them as its backing file: looked for in the
- * lab's pool, in the lab file's folder, in the master's, in `folders`, and in the records beside them.
+ * lab's pool, in the lab file's folder, in the master's, in `folders`, and in the records beside them; and when one of them is a part of
+ * a master of the lab.
  */
 export async function assertNobodyStandsOn(
   paths: readonly string[],
-  { pool, spec }: Pick<Lab, 'pool' | 'spec'>,
+  lab: Pick<Lab, 'pool' | 'spec' | 'state'>,
   folders: readonly string[] = [],
 ): Promise<void> {
-  if (paths.length === 0) return;
   const doomed = new Map<string, string>();
   for (const path of paths) {
     const identity = fileIdentity(path);
     if (identity !== undefined) doomed.set(identity, path);
   }
+  if (doomed.size === 0) return;
+  const { pool, spec } = lab;
   const standing: { readonly path: string; readonly on: string }[] = [];
   const add = (path: string, on: string) => {
     if (!doomed.has(fileIdentity(path) ?? '')) standing.push({ path, on });
@@ -45,7 +48,10 @@ export async function assertNobodyStandsOn(
     }
   }
   const [first] = standing;
-  if (first === undefined) return;
+  if (first === undefined) {
+    assertNoMaster(doomed, lab);
+    return;
+  }
   const more = standing.length > 1 ? ` (and ${standing.length - 1} more like it)` : '';
   throw new DiskError(
     'in-use',
