@@ -78,6 +78,17 @@ export async function isLocked(path: string): Promise<boolean> {
   return existsSync(path) && (await probeLock(path)).inUse;
 }
 
+/** Throws `in-use` where a program has one of the files open. */
+export async function assertClosed(paths: readonly string[]): Promise<void> {
+  for (const path of paths) {
+    if (!(await isLocked(path))) continue;
+    throw new DiskError('in-use', `'${path}' is open in a program`, {
+      path,
+      detail: { fix: 'shut down what uses it, and try again' },
+    });
+  }
+}
+
 /** Throws `in-use` when one of the seats runs, naming them and the way out. */
 export async function assertNotRunning(seats: readonly Seat[], runner: Runner, verb: string): Promise<void> {
   const running: string[] = [];

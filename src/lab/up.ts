@@ -1,4 +1,4 @@
-import { readdirSync, rmSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { isWritable, type Layer, type WritableLayer } from '../formats/driver.ts';
@@ -9,6 +9,7 @@ import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { emptyDevice, isOnOwnDevice, writeDeviceDisk } from './device-disk.ts';
 import { releaseFormer } from './former.ts';
 import { guardNeeds, takeHold } from './guard.ts';
+import { isImageName, removeFiles } from './hold-disks.ts';
 import type { Lab } from './lab.ts';
 import { makeOverlays, type OverlayKind, overlayEncoder } from './make-overlays.ts';
 import { fileFacts, type Master, masterChanged } from './master.ts';
@@ -18,7 +19,7 @@ import { placeFiles } from './place-files.ts';
 import { isOurs, type Step } from './plan.ts';
 import { lockPool, removeStaleLock } from './pool-lock.ts';
 import { otherContent, type Prepared } from './prepare.ts';
-import { assertNobodyStandsOn, isInUse } from './release.ts';
+import { assertClosed, assertNobodyStandsOn, isInUse } from './release.ts';
 import type { Runner } from './runner/runner.ts';
 import { extraFiles, makeExtras } from './seat-extras.ts';
 import { newEncryption } from './seat-image.ts';
@@ -69,6 +70,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
       path: seat.disk.path,
     });
   }
+  await assertClosed(doomed.filter(isImageName));
   await assertLostAreOff(lab, plan.steps, options.runner);
   // Seats that are going to be removed stay known until they are gone.
   const during =
@@ -90,7 +92,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   const defined = await applyDefinitions(lab, plan.steps, options);
   for (const seat of removed) await options.runner.undefine(seat);
   for (const { seat, paths } of removals) for (const path of paths) await giveUpDevice(lab, seat, path);
-  for (const path of doomed) rmSync(path, { force: true });
+  await removeFiles(doomed);
   if (lab.state) await releaseFormer(lab.pool, lab.state, after);
   if (during !== after) writeState(lab.pool, after);
   return { created, defined, removed: removals.map((step) => step.seat), warnings };

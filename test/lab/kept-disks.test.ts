@@ -1,7 +1,11 @@
 import { createHash } from 'node:crypto';
-import { existsSync, linkSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, linkSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { beforeEach, describe, expect, it } from 'vitest';
-import { have, mustRun } from '../support/programs.ts';
+import { planDown, takeDown } from '../../src/lab/down.ts';
+import { openLab } from '../../src/lab/lab.ts';
+import { bootMany } from '../../src/lab/runner/boot-many.ts';
+import { FilesRunner } from '../../src/lab/runner/files-runner.ts';
+import { have, mustRun, openQemuIo } from '../support/programs.ts';
 import { type LabBench, labBench, poolNames } from './support.ts';
 
 const sha256 = (path: string) => createHash('sha256').update(readFileSync(path)).digest('hex');
@@ -99,5 +103,71 @@ describe.skipIf(!have('qemu-io'))('a disk of the lab is no master of it', () => 
     await bench.must('reset', 's1');
     await bench.must('down');
     expect(existsSync(bench.path('class'))).toBe(false);
+  });
+});
+
+describe.skipIf(!have('qemu-io'))('what a program has open is not removed', () => {
+  let bench: LabBench;
+  beforeEach(async () => {
+    bench = await labBench();
+    bench.write('lab.yaml', { seats: ['s1', 's2'], disks: [{ name: 'data', size: '8M' }] });
+    await bench.must('up');
+    return async () => await bench[Symbol.asyncDispose]();
+  });
+
+  it('an extra disk, by down and by up --prune', async () => {
+    const all = poolNames(bench);
+    await using _open = await openQemuIo(['-f', 'qcow2', bench.path('class/s1+data.qcow2')]);
+    const refused = async (...args: string[]) => {
+      const { code, err } = await bench.run(...args);
+      expect([args, code, err]).toEqual([args, 1, expect.stringContaining('s1+data')]);
+      expect(poolNames(bench)).toEqual(all);
+    };
+    await refused('down', '--dry-run');
+    await refused('down');
+    bench.write('lab.yaml', { seats: ['s2'], disks: [{ name: 'data', size: '8M' }] });
+    await refused('up', '--prune');
+  });
+
+  it('a disk that a guest starts from meanwhile', async () => {
+    const lab = openLab('lab.yaml', bench.dir.path);
+    const runner = new FilesRunner();
+    let guest: Awaited<ReturnType<typeof openQemuIo>> | undefined;
+    // Between the look at who runs and the removal.
+    runner.undefine = async () => {
+      guest ??= await openQemuIo(['-f', 'qcow2', bench.path('class/s2.qcow2')]);
+    };
+    const down = async () => await takeDown(lab, await planDown(lab), runner);
+    try {
+      await expect(down()).rejects.toMatchObject({ code: 'locked' });
+      expect(poolNames(bench)).toContain('s2.qcow2');
+    } finally {
+      await guest?.[Symbol.asyncDispose]();
+    }
+    runner.undefine = async () => undefined;
+    await down();
+    expect(existsSync(bench.path('class/s2.qcow2'))).toBe(false);
+  });
+
+  it('and a guest whose disk went while it started is stopped', async () => {
+    const seats = [...openLab('lab.yaml', bench.dir.path).seats.values()];
+    const runner = new FilesRunner();
+    const stopped: string[] = [];
+    runner.start = async (seat) => {
+      if (seat.name === 's1') rmSync(seat.disk.path);
+    };
+    runner.stop = async (seat) => {
+      stopped.push(seat.name);
+    };
+    const ends: unknown[] = [];
+    for await (const event of bootMany(runner, seats, { until: 'up' }))
+      if (event.kind !== 'started') ends.push([event.seat.name, event.kind]);
+    expect(ends).toEqual(
+      expect.arrayContaining([
+        ['s1', 'failed'],
+        ['s2', 'done'],
+      ]),
+    );
+    expect(stopped).toEqual(['s1']);
   });
 });
