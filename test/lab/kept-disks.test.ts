@@ -1,11 +1,23 @@
 import { createHash } from 'node:crypto';
-import { existsSync, linkSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { planDown, takeDown } from '../../src/lab/down.ts';
 import { openLab } from '../../src/lab/lab.ts';
 import { bootMany } from '../../src/lab/runner/boot-many.ts';
 import { FilesRunner } from '../../src/lab/runner/files-runner.ts';
-import { have, mustRun, openQemuIo } from '../support/programs.ts';
+import { unmount } from '../support/mounts.ts';
+import { have, isRoot, mustRun, openQemuIo } from '../support/programs.ts';
 import { type LabBench, labBench, poolNames } from './support.ts';
 
 const sha256 = (path: string) => createHash('sha256').update(readFileSync(path)).digest('hex');
@@ -171,3 +183,63 @@ describe.skipIf(!have('qemu-io'))('what a program has open is not removed', () =
     expect(stopped).toEqual(['s1']);
   });
 });
+
+describe.skipIf(!have('qemu-img') || !have('mount') || !isRoot)(
+  'no disk goes while somebody may stand on it',
+  () => {
+    it.each([
+      ['a recorded clone that is not mounted now', true],
+      ['a folder that cannot be looked into', false],
+    ])('%s', async (_, recorded) => {
+      await using bench = await labBench();
+      bench.write('lab.yaml', { seats: ['s1', 's2'] });
+      await bench.must('up');
+      await bench.must('save', 's1', 'work.qcow2');
+      const disk = bench.path('class/s1.qcow2');
+      // In the pool, and so far below that it takes a walk to find it.
+      const folder = recorded ? bench.path('usb') : bench.path('class/snaps');
+      mkdirSync(folder);
+      const mount = ['-t', 'tmpfs', 'none', folder];
+      if (recorded) await mustRun('mount', mount);
+      const clone = join(folder, 'c.qcow2');
+      await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', disk, clone]);
+      if (recorded) {
+        await bench.must('adopt', 'usb/c.qcow2');
+        await unmount(folder);
+      } else chmodSync(folder, 0o700);
+      const verbs = [['reset', 's1'], ['reset', 'all'], ['restore', 's1', 'work.qcow2'], ['down']];
+      const before = bench.snapshot(bench.path('class'));
+      // The superuser may look into every folder.
+      const work = async (args: string[]) => {
+        if (recorded) return await bench.run(...args);
+        process.seteuid!(65_534);
+        try {
+          return await bench.run(...args);
+        } finally {
+          process.seteuid!(0);
+        }
+      };
+      if (!recorded) {
+        chmodSync(bench.dir.path, 0o777);
+        await mustRun('chown', ['-R', '65534:65534', bench.path('class'), bench.path('masters')]);
+        await mustRun('chown', ['0:0', folder]);
+      }
+      for (const args of verbs) {
+        const { code, out, err } = await work([...args, ...(args[0] === 'restore' ? [] : ['--dry-run'])]);
+        expect([args, code, out + err]).toEqual([
+          args,
+          1,
+          expect.stringMatching(
+            recorded ? /is its disk mounted\?[\s\S]*mount it/ : /Could not look into[\s\S]*run as/,
+          ),
+        ]);
+      }
+      expect(Object.keys(bench.snapshot(bench.path('class')))).toEqual(Object.keys(before));
+      if (recorded) return;
+      chmodSync(folder, 0o755);
+      expect((await work(['down'])).err).toContain('stands on');
+      rmSync(folder, { recursive: true });
+      expect((await work(['down'])).code).toBe(0);
+    });
+  },
+);
