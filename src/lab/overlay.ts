@@ -188,6 +188,13 @@ export function fileIdentity(path: string): string | undefined {
   }
 }
 
+/** Whether two paths lead to one file, or are the same where nothing is there. */
+export function isSameFile(one: string, other: string): boolean {
+  if (one === other) return true;
+  const identity = fileIdentity(one);
+  return identity !== undefined && identity === fileIdentity(other);
+}
+
 /** An image and all that it stands on, as their heads say: paths, the image first. Ends where a chain loops. */
 export function chainOf(path: string): readonly string[] {
   const found = new Map<string, string>();

@@ -8,7 +8,7 @@ import { count, describeSeats } from './describe.ts';
 import type { Lab } from './lab.ts';
 import { backingPathOf, fileIdentity } from './overlay.ts';
 import { assertNoMaster } from './own-master.ts';
-import type { Runner } from './runner/runner.ts';
+import { otherDiskError, type Runner } from './runner/runner.ts';
 import { scanImages } from './scan.ts';
 import type { Seat } from './seat.ts';
 
@@ -105,6 +105,43 @@ export async function assertNobodyStandsOn(
   if (warnings.length > 0) throw unseenError(warnings);
 }
 
+/**
+ * Throws `in-use` when an image stands on one of the disks, as a snapshot that a domain uses does: a guest that writes to the disk changes
+ * what is read through that, and what is copied from it is not what the domain's guest has written since.
+ */
+export function assertNothingAbove(paths: readonly string[], lab: Pick<Lab, 'pool' | 'spec'>): void {
+  const disks = byIdentity(paths);
+  if (disks.size === 0) return;
+  const { found } = lookForStanding(disks, lab, []);
+  const [first] = found;
+  if (first === undefined) return;
+  throw new DiskError(
+    'in-use',
+    `'${first.path}' stands on '${first.on}'${andMore(found)}: as it is, that must not change`,
+    {
+      path: first.on,
+      detail: {
+        dependents: found.length,
+        fix: [
+          `Where it is a snapshot, the guest's work is in it: start the domain by virsh, and 'virsh blockcommit DOMAIN DISK --active --pivot'`,
+          'brings that into the disk; else remove it, or make it independent: cow-img convert',
+        ].join(' '),
+      },
+    },
+  );
+}
+
+/** Throws `in-use` where the hypervisor has another file than the seat's disk in that one's place, as after a snapshot. */
+export async function assertOwnDisks(
+  seats: readonly Seat[],
+  runner: Pick<Runner, 'otherDisk'>,
+): Promise<void> {
+  for (const seat of seats) {
+    const other = await runner.otherDisk?.(seat);
+    if (other !== undefined) throw otherDiskError(seat, other);
+  }
+}
+
 function andMore(list: readonly unknown[]): string {
   return list.length > 1 ? ` (and ${list.length - 1} more like it)` : '';
 }
@@ -156,11 +193,11 @@ export async function assertClosed(paths: readonly string[]): Promise<void> {
   }
 }
 
-/** Throws `in-use` when one of the seats runs, naming them and the way out. */
+/** Throws `in-use` when one of the seats runs, naming them and the way out; and as `assertOwnDisks`. */
 export async function assertNotRunning(seats: readonly Seat[], runner: Runner, verb: string): Promise<void> {
   const running: string[] = [];
   for (const seat of seats) if (await isInUse(seat, runner)) running.push(seat.name);
-  if (running.length === 0) return;
+  if (running.length === 0) return await assertOwnDisks(seats, runner);
   throw new DiskError('in-use', `${count(running.length, 'seat')} in use: ${describeSeats(running)}`, {
     detail: { seats: running.length, fix: `'cowherd ${verb} --stop' stops them first; or shut them down` },
   });

@@ -19,8 +19,15 @@ import { placeFiles } from './place-files.ts';
 import { isOurs, type Step } from './plan.ts';
 import { lockPool, removeStaleLock } from './pool-lock.ts';
 import { otherContent, type Prepared } from './prepare.ts';
-import { assertClosed, assertNobodyStandsOn, isInUse } from './release.ts';
+import {
+  assertClosed,
+  assertNobodyStandsOn,
+  assertNothingAbove,
+  assertOwnDisks,
+  isInUse,
+} from './release.ts';
 import type { Runner } from './runner/runner.ts';
+import type { Seat } from './seat.ts';
 import { extraFiles, makeExtras } from './seat-extras.ts';
 import { newEncryption } from './seat-image.ts';
 import { disksOf, keyFor } from './seat-key.ts';
@@ -63,6 +70,11 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
     ...(extras.get(step.seat) ?? []).flatMap((one) => (one.ours ? [one.path] : [])),
   ]);
   await assertNobodyStandsOn(doomed, lab);
+  const told = seatsTold(lab, plan.steps);
+  assertNothingAbove(
+    told.flatMap(disksOf).map(({ path }) => path),
+    lab,
+  );
   const removed = removals.flatMap((step) => lab.unlisted.get(step.seat) ?? []);
   for (const seat of removed) {
     if (!(await isInUse(seat, options.runner))) continue;
@@ -71,6 +83,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
     });
   }
   await assertClosed(doomed.filter(isImageName));
+  await assertOwnDisks([...told, ...removed], options.runner);
   await assertLostAreOff(lab, plan.steps, options.runner);
   // Seats that are going to be removed stay known until they are gone.
   const during =
@@ -96,6 +109,15 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   if (lab.state) await releaseFormer(lab.pool, lab.state, after);
   if (during !== after) writeState(lab.pool, after);
   return { created, defined, removed: removals.map((step) => step.seat), warnings };
+}
+
+/** Seats that have a disk, and get a definition, or are told to the runner. */
+function seatsTold(lab: Lab, steps: readonly Step[]): readonly Seat[] {
+  const made = new Set(steps.flatMap((step) => (step.do === 'create' ? [step.seat] : [])));
+  const told = new Set(
+    steps.flatMap((step) => (step.do === 'define' || step.do === 'register' ? [step.seat] : [])),
+  );
+  return [...told].flatMap((name) => (made.has(name) ? [] : (lab.seats.get(name) ?? [])));
 }
 
 /** A guest goes on writing to a disk that was deleted: while it runs that can be saved, and another disk would look like its own. */

@@ -243,3 +243,53 @@ describe.skipIf(!have('qemu-img') || !have('mount') || !isRoot)(
     });
   },
 );
+
+describe.skipIf(!have('qemu-system-x86_64') || !have('qemu-img'))('a disk that images stand on', () => {
+  it.each([
+    ['as the master of another lab', 'lab'],
+    ['as a snapshot', 'snapshot'],
+  ])('is not started, defined anew, saved, promoted or flattened: %s', async (_, how) => {
+    await using bench = await labBench();
+    const lab = { seats: ['s1', 's2'], runner: 'qemu', network: 'none', memory: '16M' };
+    bench.write('lab.yaml', lab);
+    await bench.must('up');
+    const disk = bench.path('class/s1.qcow2');
+    let undo = async () => {
+      await bench.must('down', 'other.yaml');
+    };
+    if (how === 'lab') {
+      bench.write('other.yaml', { ...lab, lab: 'other', master: 'class/s1.qcow2', pool: 'far/other' });
+      await bench.must('up', 'other.yaml');
+    } else {
+      const snapshot = bench.path('class/s1.before');
+      await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', disk, snapshot]);
+      undo = async () => rmSync(snapshot);
+    }
+    const before = [sha256(disk), readFileSync(bench.path('class/s1.xml'), 'utf8')];
+    const refused = async (...args: string[]) => {
+      const { code, err } = await bench.run(...args);
+      expect([args, code, err]).toEqual([
+        args,
+        1,
+        expect.stringMatching(/stands on '.*s1\.qcow2'[\s\S]*blockcommit/),
+      ]);
+      expect([sha256(disk), readFileSync(bench.path('class/s1.xml'), 'utf8')]).toEqual(before);
+    };
+    await refused('start', 'lab.yaml', 's1');
+    await refused('start', 'lab.yaml');
+    for (const args of [
+      ['save', 's1', 'w.qcow2'],
+      ['promote', 's1', '--anyway'],
+      ['flatten', 's1'],
+    ]) {
+      await refused(...args);
+      await refused(...args, '--dry-run');
+    }
+    expect(existsSync(bench.path('w.qcow2'))).toBe(false);
+    bench.write('lab.yaml', { ...lab, memory: '17M' });
+    await refused('up');
+    await undo();
+    await bench.must('up');
+    await bench.must('save', 's1', 'w.qcow2');
+  });
+});
