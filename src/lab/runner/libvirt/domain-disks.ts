@@ -11,8 +11,9 @@ export interface DomainDisks {
   readonly others: readonly string[];
 }
 
-/** Reads a domain's document (`virsh dumpxml`). */
+/** Reads a domain's document (`virsh dumpxml`); an empty one names nothing. */
 export function domainDisks(xml: string): DomainDisks {
+  if (xml === '') return { disks: [], others: [] };
   const document = new DOMParser({ onError: () => undefined }).parseFromString(xml, 'text/xml');
   const mark = document.getElementsByTagNameNS(metadataNamespace, 'seat')[0];
   const disks: string[] = [];
