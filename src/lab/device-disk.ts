@@ -68,7 +68,7 @@ export function deviceSize(path: string): number | undefined {
 
 /**
  * Why a seat's disk must not be made on a device: it is not there, it is mounted or otherwise in use, or it holds something. `anyContent`:
- * what it holds is given up by name, unless it is a part of a master (`masters`) or another seat's.
+ * what it holds is given up by name, unless it is a part of a master (`masters`) or another seat's disk, whatever lab that is of.
  */
 export async function deviceProblem(
   path: string,
@@ -87,6 +87,8 @@ export async function deviceProblem(
   try {
     using _claim = claimDevice(path);
     await using store = await openFileStore(path);
+    const other = diskOfAnother(path, mark);
+    if (other) return other;
     if (options.anyContent || (await holdsNothing(store, mark))) return undefined;
   } catch (error) {
     if (!isDiskError(error)) throw error;
@@ -99,6 +101,16 @@ export async function deviceProblem(
   return {
     what: `'${path}' holds ${what}`,
     fix: `if that can go: cowherd up --overwrite ${mark.seat}; to look at it: blkid ${path}`,
+  };
+}
+
+/** What is wrong with a device that another seat's disk is on: whoever names the seat to be made there does not name that one. */
+function diskOfAnother(path: string, { lab, seat }: DeviceMark): DeviceProblem | undefined {
+  const whose = readImageHead(path)?.provenance;
+  if (!whose || (whose.lab === lab && whose.seat === seat)) return undefined;
+  return {
+    what: `'${path}' holds ${whose.seat} of the lab "${whose.lab}"`,
+    fix: `give the seat a device of its own; or give that seat up first: 'cowherd down', or 'up --prune', in its lab; where the lab is gone, empty the device (blkdiscard -z)`,
   };
 }
 

@@ -1,10 +1,9 @@
-import { rmSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { recordsFor } from '../platform/dependents.ts';
-import { asSystemError } from '../platform/errno.ts';
 import { mastersOf } from './former.ts';
 import { releaseHold } from './guard.ts';
+import { isImageName, removeFiles } from './hold-disks.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import { inspectMaster } from './master.ts';
 import { nameExists } from './overlay.ts';
@@ -44,9 +43,9 @@ export async function planDown(lab: Lab): Promise<DownPlan> {
     freed += found.freed;
     if (found.disk !== undefined || found.others.length > 0) seats.push(files.name);
   }
-  const images = others.filter((path) => path.endsWith('.qcow2'));
-  await assertNobodyStandsOn([...disks, ...images], lab);
-  return { seats, files: [...disks, ...others], freed, kept };
+  const files = [...disks, ...others];
+  await assertNobodyStandsOn(files.filter(isImageName), lab);
+  return { seats, files, freed, kept };
 }
 
 interface OwnFiles {
@@ -75,8 +74,8 @@ function ownFiles(lab: Lab, files: SeatFiles): OwnFiles {
 
 /**
  * Removes what the plan says, gives the master back, and forgets the lab. A run that was killed is finished by the next:
- * the state goes last. The caller holds the lab's lock and has seen that none of the seats runs. Answers the paths of
- * master files that are as writable as before the lab.
+ * the state goes last. The caller holds the lab's lock and has seen that none of the seats runs. Throws `locked` for a disk that a
+ * program opened since (it stays). Answers the paths of master files that are as writable as before the lab.
  */
 export async function takeDown(lab: Lab, plan: DownPlan, runner: Runner): Promise<readonly string[]> {
   for (const name of plan.seats) {
@@ -84,13 +83,7 @@ export async function takeDown(lab: Lab, plan: DownPlan, runner: Runner): Promis
     if (seat) await runner.undefine(seat);
   }
   for (const name of plan.seats) await giveUpDevice(lab, name, seatPaths(lab.pool, name).disk);
-  for (const path of plan.files) {
-    try {
-      rmSync(path, { force: true });
-    } catch (cause) {
-      throw asSystemError(cause, 'remove', path);
-    }
-  }
+  await removeFiles(plan.files);
   removeLeftovers(lab.pool);
   const restored = await releaseHold({ id: lab.id, files: await heldFiles(lab) });
   removeState(lab.pool, lab.name);

@@ -1,5 +1,7 @@
+import { rmSync } from 'node:fs';
 import { isDiskError } from '../errors.ts';
 import { lockFor } from '../image/locks.ts';
+import { asSystemError } from '../platform/errno.ts';
 import { type FileStore, openFileStore } from '../storage/file.ts';
 import { nameExists } from './overlay.ts';
 
@@ -37,4 +39,30 @@ export async function holdDisks(paths: readonly string[]): Promise<AsyncDisposab
     throw error;
   }
   return { [Symbol.asyncDispose]: release };
+}
+
+/** Disks that go together: each is open meanwhile, and files that one process may have open are counted. */
+const together = 128;
+
+/**
+ * Removes files, and those of them that are images while nobody else has them open: a guest would go on writing to a disk that has no name
+ * any more. Throws `locked` for one that a program opened since the caller looked (earlier ones are gone then).
+ */
+export async function removeFiles(paths: readonly string[]): Promise<void> {
+  for (let from = 0; from < paths.length; from += together) {
+    const some = paths.slice(from, from + together);
+    await using _held = await holdDisks(some.filter(isImageName));
+    for (const path of some) {
+      try {
+        rmSync(path, { force: true });
+      } catch (cause) {
+        throw asSystemError(cause, 'remove', path);
+      }
+    }
+  }
+}
+
+/** Whether a file of a seat is a disk, by its name. */
+export function isImageName(path: string): boolean {
+  return path.endsWith('.qcow2');
 }

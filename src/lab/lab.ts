@@ -54,6 +54,11 @@ export function extraDiskPath(pool: string, seat: string, disk: string): string 
   return join(pool, `${seat}+${disk}.qcow2`);
 }
 
+/** What there is in a pool in the places of a seat's extra disks. */
+export function extraDisksIn(pool: string, seat: string): readonly string[] {
+  return [...filesIn(pool)].filter((name) => name.startsWith(`${seat}+`)).map((name) => join(pool, name));
+}
+
 /** The lock of a lab in a pool. */
 export function labLockPath(pool: string, lab: string): string {
   return join(pool, recordFolder, `lab-${lab}.lock`);

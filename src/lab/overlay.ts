@@ -178,14 +178,34 @@ function fileIn(text: string): string | undefined {
   return undefined;
 }
 
-/** Device and inode as one text, equal for two names of one file; undefined where there is none. */
+/** Device and inode as one text, equal for two names of one file (or of one block device); undefined where there is none. */
 export function fileIdentity(path: string): string | undefined {
   try {
-    const { dev, ino } = statSync(path, { bigint: true });
-    return `${dev}:${ino}`;
+    const stat = statSync(path, { bigint: true });
+    return stat.isBlockDevice() ? `device ${stat.rdev}` : `${stat.dev}:${stat.ino}`;
   } catch {
     return undefined;
   }
+}
+
+/** Whether two paths lead to one file, or are the same where nothing is there. */
+export function isSameFile(one: string, other: string): boolean {
+  if (one === other) return true;
+  const identity = fileIdentity(one);
+  return identity !== undefined && identity === fileIdentity(other);
+}
+
+/** An image and all that it stands on, as their heads say: paths, the image first. Ends where a chain loops. */
+export function chainOf(path: string): readonly string[] {
+  const found = new Map<string, string>();
+  for (let at: string | undefined = path; at !== undefined; ) {
+    const identity = fileIdentity(at);
+    if (identity === undefined || found.has(identity)) break;
+    found.set(identity, at);
+    const head = readImageHead(at);
+    at = head && backingPathOf(head);
+  }
+  return [...found.values()];
 }
 
 /** Whether a path leads to a block device. */

@@ -19,8 +19,10 @@ import {
 } from './master.ts';
 import { wholeMessage } from './messages.ts';
 import { nameExists, readImageHead } from './overlay.ts';
+import { assertMasterApart } from './own-master.ts';
 import {
   isMarkedFor,
+  isOurs,
   makePlan,
   type Plan,
   type PlanInput,
@@ -65,6 +67,10 @@ export interface PrepareOptions {
 /** Looks at the master and the pool and makes the plan. Changes nothing but the memory of the master's digest. */
 export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise<Prepared> {
   const master = await masterOf(lab);
+  assertMasterApart(
+    lab,
+    master.files.map((one) => one.path),
+  );
   const { spec, state } = lab;
   checkSize(lab, master);
   if (spec.cdrom !== undefined && !nameExists(spec.cdrom)) {
@@ -101,7 +107,7 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
       options.loose ?? new Set(),
     ),
     files,
-    devices: await devicesFor(lab, listed, hold.files, options.overwrite ?? new Set()),
+    devices: await devicesFor(lab, files, hold.files, options.overwrite ?? new Set()),
     prune: options.prune ?? false,
     guard: guardNeeds(hold).map((need): Step => ({ do: 'guard', ...need })),
     state: { path: lab.statePath, before: state, after },
@@ -295,7 +301,12 @@ function diskIn(path: string): SeatFiles['disk'] {
   return head ? { path, head } : { path, leadsTo: linkTarget(path) };
 }
 
-/** The devices of seats that have no disk yet, and what is wrong with them. */
+function ownDeviceFix({ seats }: Lab, seat: string, other: string): string {
+  if (seats.has(other)) return 'give each seat a device of its own';
+  return `give each seat a device of its own; or take ${seat} out of the lab file until 'cowherd up --prune' has given up ${other}`;
+}
+
+/** The devices of listed seats that have no disk yet, and what is wrong with them. */
 async function devicesFor(
   lab: Lab,
   files: readonly SeatFiles[],
@@ -303,12 +314,16 @@ async function devicesFor(
   overwrite: ReadonlySet<string>,
 ): Promise<NonNullable<PlanInput['devices']>> {
   const devices = new Map<string, { path: string; problem?: DeviceProblem }>();
+  if (lab.spec.disk.device === undefined) return devices;
   const seatOn = new Map<number, string>();
   for (const { name: seat, disk } of files) {
+    // One that is not listed any more is kept, unless nothing is on its device.
+    if (!lab.seats.has(seat) && !(disk.head && isOurs(disk.head, lab.name, seat))) continue;
     const number = deviceNumber(disk.path);
     if (number !== undefined) seatOn.set(number, seat);
   }
   for (const { name: seat, disk } of files) {
+    if (!lab.seats.has(seat)) continue;
     const path = deviceFor(lab, seat);
     if (path === undefined || (disk.head && !isMarkedFor(disk.head, lab.name, seat))) continue;
     const number = deviceNumber(path);
@@ -318,7 +333,7 @@ async function devicesFor(
       path,
       problem:
         other !== undefined && other !== seat
-          ? { what: `'${path}' is the device of ${other}`, fix: 'give each seat a device of its own' }
+          ? { what: `'${path}' is the device of ${other}`, fix: ownDeviceFix(lab, seat, other) }
           : await deviceProblem(path, { lab: lab.name, seat }, { anyContent: overwrite.has(seat), masters }),
     });
   }

@@ -1,12 +1,14 @@
-import { existsSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { dirname, relative } from 'node:path';
 import { DiskError } from '../errors.ts';
-import { knownDependents } from '../platform/dependents.ts';
+import { recordedDependents, recordsPlace } from '../platform/dependents.ts';
+import { errnoOf } from '../platform/errno.ts';
 import { probeLock } from '../storage/file.ts';
 import { count, describeSeats } from './describe.ts';
 import type { Lab } from './lab.ts';
 import { backingPathOf, fileIdentity } from './overlay.ts';
-import type { Runner } from './runner/runner.ts';
+import { assertNoMaster } from './own-master.ts';
+import { otherDiskError, type Runner } from './runner/runner.ts';
 import { scanImages } from './scan.ts';
 import type { Seat } from './seat.ts';
 
@@ -14,48 +16,158 @@ import type { Seat } from './seat.ts';
  * What must be sure before a seat's disk is thrown away: nobody runs it, and no other image stands on it.
  */
 
+/** What is known of images that stand on files. */
+interface Standing {
+  /** `on`: which of the files. */
+  readonly found: readonly { readonly path: string; readonly on: string }[];
+  /** Images that were recorded as standing on one, and cannot be looked at now. */
+  readonly hidden: readonly { readonly path: string; readonly on: string }[];
+  /** What could not be looked at in the pool, in words. */
+  readonly warnings: readonly string[];
+}
+
+/** Looks for images, others than the files themselves (by identity), that have one of these as their backing file. */
+function lookForStanding(
+  files: ReadonlyMap<string, string>,
+  { pool, spec }: Pick<Lab, 'pool' | 'spec'>,
+  folders: readonly string[],
+): Standing {
+  const found: { readonly path: string; readonly on: string }[] = [];
+  const hidden: { readonly path: string; readonly on: string }[] = [];
+  const add = (path: string, on: string) => {
+    if (!files.has(fileIdentity(path) ?? '')) found.push({ path, on });
+  };
+  const shallow = [dirname(spec.file), dirname(spec.master.path), ...folders];
+  const inPool = scanImages([pool].filter(isThere));
+  const near = scanImages([], shallow.filter(isThere));
+  for (const image of [...inPool.images, ...near.images]) {
+    const backing = backingPathOf(image);
+    const on = backing === undefined ? undefined : files.get(fileIdentity(backing) ?? '');
+    if (on !== undefined && !found.some((one) => one.path === image.path)) add(image.path, on);
+  }
+  for (const path of files.values()) {
+    const recorded = recordedDependents(path);
+    for (const dependent of recorded.known)
+      if (!found.some((one) => one.path === dependent.path)) add(dependent.path, path);
+    for (const dependent of recorded.hidden) hidden.push({ path: dependent.path, on: path });
+  }
+  // What lies beside a lab file may be anybody's, and closed to us.
+  return { found, hidden, warnings: inPool.warnings };
+}
+
+/** In a folder that was removed nothing lies; of one that may not be looked at nobody can tell. */
+function isThere(folder: string): boolean {
+  try {
+    statSync(folder);
+    return true;
+  } catch (cause) {
+    return errnoOf(cause) !== 'ENOENT';
+  }
+}
+
+/** Paths of what is there, by identity. */
+function byIdentity(paths: readonly string[]): ReadonlyMap<string, string> {
+  return new Map(
+    paths.flatMap((path) => {
+      const identity = fileIdentity(path);
+      return identity === undefined ? [] : [[identity, path] as const];
+    }),
+  );
+}
+
 /**
  * Throws `in-use` when an image that is not itself among `paths` has one of them as its backing file: looked for in the
- * lab's pool, in the lab file's folder, in the master's, in `folders`, and in the records beside them.
+ * lab's pool, in the lab file's folder, in the master's, in `folders`, and in the records beside them; and when one of them is a part of
+ * a master of the lab. Throws `denied` where something of that could not be looked at.
  */
 export async function assertNobodyStandsOn(
   paths: readonly string[],
-  { pool, spec }: Pick<Lab, 'pool' | 'spec'>,
+  lab: Pick<Lab, 'pool' | 'spec' | 'state'>,
   folders: readonly string[] = [],
 ): Promise<void> {
-  if (paths.length === 0) return;
-  const doomed = new Map<string, string>();
-  for (const path of paths) {
-    const identity = fileIdentity(path);
-    if (identity !== undefined) doomed.set(identity, path);
+  const doomed = byIdentity(paths);
+  if (doomed.size === 0) return;
+  const { found, hidden, warnings } = lookForStanding(doomed, lab, folders);
+  const [first] = found;
+  if (first) {
+    throw new DiskError(
+      'in-use',
+      `'${first.path}' stands on '${first.on}'${andMore(found)}: without it, it could not be read`,
+      {
+        path: first.on,
+        detail: {
+          dependents: found.length,
+          fix: `remove '${relative(process.cwd(), first.path)}', or make it independent: cow-img convert`,
+        },
+      },
+    );
   }
-  const standing: { readonly path: string; readonly on: string }[] = [];
-  const add = (path: string, on: string) => {
-    if (!doomed.has(fileIdentity(path) ?? '')) standing.push({ path, on });
-  };
-  const shallow = [dirname(spec.file), dirname(spec.master.path), ...folders];
-  for (const image of scanImages([pool], shallow).images) {
-    const backing = backingPathOf(image);
-    const on = backing === undefined ? undefined : doomed.get(fileIdentity(backing) ?? '');
-    if (on !== undefined) add(image.path, on);
-  }
-  for (const path of doomed.values()) {
-    for (const dependent of await knownDependents(path)) {
-      if (!standing.some((one) => one.path === dependent.path)) add(dependent.path, path);
-    }
-  }
-  const [first] = standing;
+  assertNoMaster(doomed, lab);
+  if (hidden.length > 0) throw hiddenError(hidden);
+  if (warnings.length > 0) throw unseenError(warnings);
+}
+
+/**
+ * Throws `in-use` when an image stands on one of the disks, as a snapshot that a domain uses does: a guest that writes to the disk changes
+ * what is read through that, and what is copied from it is not what the domain's guest has written since.
+ */
+export function assertNothingAbove(paths: readonly string[], lab: Pick<Lab, 'pool' | 'spec'>): void {
+  const disks = byIdentity(paths);
+  if (disks.size === 0) return;
+  const { found } = lookForStanding(disks, lab, []);
+  const [first] = found;
   if (first === undefined) return;
-  const more = standing.length > 1 ? ` (and ${standing.length - 1} more like it)` : '';
   throw new DiskError(
     'in-use',
-    `'${first.path}' stands on '${first.on}'${more}: without it, it could not be read`,
+    `'${first.path}' stands on '${first.on}'${andMore(found)}: as it is, that must not change`,
     {
       path: first.on,
       detail: {
-        dependents: standing.length,
-        fix: `remove '${relative(process.cwd(), first.path)}', or make it independent: cow-img convert`,
+        dependents: found.length,
+        fix: [
+          `Where it is a snapshot, the guest's work is in it: start the domain by virsh, and 'virsh blockcommit DOMAIN DISK --active --pivot'`,
+          'brings that into the disk; else remove it, or make it independent: cow-img convert',
+        ].join(' '),
       },
+    },
+  );
+}
+
+/** Throws `in-use` where the hypervisor has another file than the seat's disk in that one's place, as after a snapshot. */
+export async function assertOwnDisks(
+  seats: readonly Seat[],
+  runner: Pick<Runner, 'otherDisk'>,
+): Promise<void> {
+  for (const seat of seats) {
+    const other = await runner.otherDisk?.(seat);
+    if (other !== undefined) throw otherDiskError(seat, other);
+  }
+}
+
+function andMore(list: readonly unknown[]): string {
+  return list.length > 1 ? ` (and ${list.length - 1} more like it)` : '';
+}
+
+function hiddenError(hidden: Standing['hidden']): DiskError {
+  const [{ path, on }] = hidden;
+  return new DiskError(
+    'denied',
+    `'${path}' stood on '${on}'${andMore(hidden)}, and cannot be looked at: is its disk mounted?`,
+    {
+      path: on,
+      detail: {
+        fix: `mount it, or run as a user who may look there; where it is gone for good, delete what was recorded of it: '${recordsPlace(on)}'`,
+      },
+    },
+  );
+}
+
+function unseenError(warnings: readonly string[]): DiskError {
+  return new DiskError(
+    'denied',
+    `${warnings[0]}${andMore(warnings)}: images that stand on the disk may be there`,
+    {
+      detail: { fix: 'run as a user who may look there, or move what needs no looking at out of the folder' },
     },
   );
 }
@@ -72,11 +184,22 @@ export async function isLocked(path: string): Promise<boolean> {
   return existsSync(path) && (await probeLock(path)).inUse;
 }
 
-/** Throws `in-use` when one of the seats runs, naming them and the way out. */
+/** Throws `in-use` where a program has one of the files open. */
+export async function assertClosed(paths: readonly string[]): Promise<void> {
+  for (const path of paths) {
+    if (!(await isLocked(path))) continue;
+    throw new DiskError('in-use', `'${path}' is open in a program`, {
+      path,
+      detail: { fix: 'shut down what uses it, and try again' },
+    });
+  }
+}
+
+/** Throws `in-use` when one of the seats runs, naming them and the way out; and as `assertOwnDisks`. */
 export async function assertNotRunning(seats: readonly Seat[], runner: Runner, verb: string): Promise<void> {
   const running: string[] = [];
   for (const seat of seats) if (await isInUse(seat, runner)) running.push(seat.name);
-  if (running.length === 0) return;
+  if (running.length === 0) return await assertOwnDisks(seats, runner);
   throw new DiskError('in-use', `${count(running.length, 'seat')} in use: ${describeSeats(running)}`, {
     detail: { seats: running.length, fix: `'cowherd ${verb} --stop' stops them first; or shut them down` },
   });

@@ -7,7 +7,8 @@ import { holdDisks } from './hold-disks.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import { makeOverlays, type OverlayJob } from './make-overlays.ts';
 import { computeContent, type DigestOptions, inspectMaster, type Master, masterState } from './master.ts';
-import { nameExists, readImageHead } from './overlay.ts';
+import { chainOf, nameExists, readImageHead } from './overlay.ts';
+import { assertMasterApart } from './own-master.ts';
 import { foreignDisk, isMarkedFor, isOurs, leadsNowhere } from './plan.ts';
 import { prepareUp } from './prepare.ts';
 import { assertNobodyStandsOn } from './release.ts';
@@ -117,7 +118,9 @@ function whereMade(lab: Lab, jobs: readonly OverlayJob[]) {
 }
 
 /** Disks are made on the master that the lab is known to have: another one in the lab file is `up`'s to take. */
-function assertSameMaster({ pool, spec }: Lab, { master }: LabState): void {
+function assertSameMaster(lab: Lab, { master }: LabState): void {
+  const { pool, spec } = lab;
+  assertMasterApart(lab, chainOf(spec.master.path));
   const known = masterPath(master, pool);
   if (!nameExists(known) || isSameMaster(master, pool, spec.master.path)) return;
   throw new DiskError('changed', `The lab file names another master now than '${known}'`, {

@@ -1,5 +1,5 @@
 import { type Dirent, readdirSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { errnoOf } from '../platform/errno.ts';
 import { backingPathOf, fileIdentity, type ImageHead, readImageHead } from './overlay.ts';
@@ -53,6 +53,8 @@ export function scanImages(places: readonly string[], shallow: readonly string[]
     } catch (cause) {
       const errno = errnoOf(cause);
       if (errno === 'ENOTDIR') lookAt(folder);
+      // Every ext file system has one, and nobody keeps images there.
+      else if (basename(folder) === 'lost+found' && errno === 'EACCES') return;
       else warnings.push(`Could not look into '${folder}'${errno === undefined ? '' : ` (${errno})`}`);
       return;
     }

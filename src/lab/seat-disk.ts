@@ -5,6 +5,7 @@ import { formerOf, masterPath } from './former.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import { type ImageHead, readImageHead } from './overlay.ts';
 import { foreignDisk, isOurs } from './plan.ts';
+import { assertNothingAbove } from './release.ts';
 import type { DiskEncryption } from './seat.ts';
 import { keyFor } from './seat-key.ts';
 import type { MasterState } from './state.ts';
@@ -23,7 +24,7 @@ export interface SeatDiskFile {
 
 /**
  * The seat's disk, for a verb that reads it whole. Throws `not-found`, `exists` for a disk that is not the lab's, `changed`
- * where it does not stand on what it was made from.
+ * where it does not stand on what it was made from, `in-use` where an image stands on it.
  */
 export async function seatDiskFile(lab: Lab, seat: string): Promise<SeatDiskFile> {
   const { disk: path } = seatPaths(lab.pool, seat);
@@ -36,6 +37,7 @@ export async function seatDiskFile(lab: Lab, seat: string): Promise<SeatDiskFile
   }
   if (!isOurs(head, lab.name, seat))
     throw new DiskError('exists', `${seat}: ${foreignDisk(head)}: '${path}'`, { path });
+  assertNothingAbove([path], lab);
   const condition = conditionOf(lab, seat, head);
   const { encryption } = lab.seats.get(seat)!.disk;
   if (condition === 'flat') return { seat, path, head, encryption };

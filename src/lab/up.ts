@@ -1,4 +1,4 @@
-import { readdirSync, rmSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { isWritable, type Layer, type WritableLayer } from '../formats/driver.ts';
@@ -9,6 +9,7 @@ import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { emptyDevice, isOnOwnDevice, writeDeviceDisk } from './device-disk.ts';
 import { releaseFormer } from './former.ts';
 import { guardNeeds, takeHold } from './guard.ts';
+import { isImageName, removeFiles } from './hold-disks.ts';
 import type { Lab } from './lab.ts';
 import { makeOverlays, type OverlayKind, overlayEncoder } from './make-overlays.ts';
 import { fileFacts, type Master, masterChanged } from './master.ts';
@@ -18,8 +19,15 @@ import { placeFiles } from './place-files.ts';
 import { isOurs, type Step } from './plan.ts';
 import { lockPool, removeStaleLock } from './pool-lock.ts';
 import { otherContent, type Prepared } from './prepare.ts';
-import { assertNobodyStandsOn, isInUse } from './release.ts';
+import {
+  assertClosed,
+  assertNobodyStandsOn,
+  assertNothingAbove,
+  assertOwnDisks,
+  isInUse,
+} from './release.ts';
 import type { Runner } from './runner/runner.ts';
+import type { Seat } from './seat.ts';
 import { extraFiles, makeExtras, whyKept } from './seat-extras.ts';
 import { newEncryption } from './seat-image.ts';
 import { disksOf, keyFor } from './seat-key.ts';
@@ -62,6 +70,11 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
     ...(extras.get(step.seat) ?? []).flatMap((one) => (one.ours ? [one.path] : [])),
   ]);
   await assertNobodyStandsOn(doomed, lab);
+  const told = seatsTold(lab, plan.steps);
+  assertNothingAbove(
+    told.flatMap(disksOf).map(({ path }) => path),
+    lab,
+  );
   const removed = removals.flatMap((step) => lab.unlisted.get(step.seat) ?? []);
   for (const seat of removed) {
     if (!(await isInUse(seat, options.runner))) continue;
@@ -69,6 +82,8 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
       path: seat.disk.path,
     });
   }
+  await assertClosed(doomed.filter(isImageName));
+  await assertOwnDisks([...told, ...removed], options.runner);
   await assertLostAreOff(lab, plan.steps, options.runner);
   // Seats that are going to be removed stay known until they are gone.
   const during =
@@ -90,7 +105,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   const defined = await applyDefinitions(lab, plan.steps, options);
   for (const seat of removed) await options.runner.undefine(seat);
   for (const { seat, paths } of removals) for (const path of paths) await giveUpDevice(lab, seat, path);
-  for (const path of doomed) rmSync(path, { force: true });
+  await removeFiles(doomed);
   if (lab.state) await releaseFormer(lab, lab.state, after);
   if (during !== after) writeState(lab.pool, after);
   const kept = removals
@@ -98,6 +113,15 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
     .flatMap(({ path, ours }) => (ours ? [] : [`'${path}' ${whyKept(path, lab.name)}`]));
   const seats = removals.map((step) => step.seat);
   return { created, defined, removed: seats, warnings: [...warnings, ...kept] };
+}
+
+/** Seats that have a disk, and get a definition, or are told to the runner. */
+function seatsTold(lab: Lab, steps: readonly Step[]): readonly Seat[] {
+  const made = new Set(steps.flatMap((step) => (step.do === 'create' ? [step.seat] : [])));
+  const told = new Set(
+    steps.flatMap((step) => (step.do === 'define' || step.do === 'register' ? [step.seat] : [])),
+  );
+  return [...told].flatMap((name) => (made.has(name) ? [] : (lab.seats.get(name) ?? [])));
 }
 
 /** A guest goes on writing to a disk that was deleted: while it runs that can be saved, and another disk would look like its own. */

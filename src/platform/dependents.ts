@@ -68,6 +68,11 @@ function recordsFolder(real: string): string {
   return join(dirname(real), recordFolder, `${basename(real)}${recordSuffix}`);
 }
 
+/** The folder with the records about an image, for people who know better. */
+export function recordsPlace(path: string): string {
+  return recordsFolder(realPath(path) ?? resolve(path));
+}
+
 function recordPath(real: string, by: string): string {
   return join(recordsFolder(real), `${by}.json`);
 }
@@ -213,14 +218,18 @@ function recordedWhere(
   is: (dependent: string, record: DependentsRecord) => boolean,
 ): readonly Dependent[] {
   const stat = statOf(path);
-  if (!stat) return [];
-  return namesBeside(path, stat)
-    .flatMap((name) => recordsFor(name))
-    .flatMap((record) =>
-      record.dependents
-        .filter((dependent) => is(dependent, record))
-        .map((dependent) => ({ path: dependent, label: record.label })),
-    );
+  return stat ? recordedIn(recordsBeside(path, stat), is) : [];
+}
+
+function recordedIn(
+  records: readonly DependentsRecord[],
+  is: (dependent: string, record: DependentsRecord) => boolean,
+): readonly Dependent[] {
+  return records.flatMap((record) =>
+    record.dependents
+      .filter((dependent) => is(dependent, record))
+      .map((dependent) => ({ path: dependent, label: record.label })),
+  );
 }
 
 function isHidden(dependent: string, record: DependentsRecord): boolean {
@@ -248,16 +257,36 @@ export async function knownDependents(
   options: { readonly except?: readonly string[] } = {},
 ): Promise<readonly Dependent[]> {
   const stat = statOf(path);
-  if (!stat) return [];
-  const records = namesBeside(path, stat).flatMap((name) => recordsFor(name));
+  return stat ? knownIn(recordsBeside(path, stat), stat, options.except) : [];
+}
+
+/** `knownDependents` and `hiddenDependents`, of one look at the records. */
+export function recordedDependents(path: string): {
+  readonly known: readonly Dependent[];
+  readonly hidden: readonly Dependent[];
+} {
+  const stat = statOf(path);
+  const records = stat ? recordsBeside(path, stat) : [];
+  return { known: stat ? knownIn(records, stat) : [], hidden: recordedIn(records, isHidden) };
+}
+
+function recordsBeside(path: string, stat: BigIntStats): readonly DependentsRecord[] {
+  return namesBeside(path, stat).flatMap((name) => recordsFor(name));
+}
+
+function knownIn(
+  records: readonly DependentsRecord[],
+  image: BigIntStats,
+  except: readonly string[] = [],
+): readonly Dependent[] {
   if (records.length === 0) return [];
-  const excepted = new Set((options.except ?? []).map((one) => realPath(one) ?? resolve(one)));
+  const excepted = new Set(except.map((one) => realPath(one) ?? resolve(one)));
   const found = new Map<string, Dependent>();
   for (const { label, dependents } of records) {
     for (const dependent of dependents) {
       const real = realPath(dependent);
       if (real === undefined || found.has(real) || excepted.has(real)) continue;
-      if (standsOn(dependent, stat)) found.set(real, { path: dependent, label });
+      if (standsOn(dependent, image)) found.set(real, { path: dependent, label });
     }
   }
   return [...found.values()];

@@ -191,6 +191,41 @@ describe.skipIf(!haveLoops || !have('qemu-img'))('seats that are made on block d
     await refused('is the master');
   });
 
+  it('are never made over the disk of another seat, of this lab or of another, whatever is said', async () => {
+    await bench.must('up');
+    await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -P 7 0 1M', seat(1)]);
+    const before = await content(1);
+    const refused = async (words: RegExp, file = 'lab.yaml', ...options: string[]) => {
+      for (const args of [
+        ['plan'],
+        ['up'],
+        ['up', '--overwrite', 'all'],
+        ['up', '--overwrite', 'all', ...options],
+      ]) {
+        const { code, out, err } = await bench.run(args[0], file, ...args.slice(1));
+        expect([args, code, out + err]).toEqual([args, 1, expect.stringMatching(words)]);
+        expect(out + err).not.toContain('up --overwrite');
+        expect(await content(1)).toBe(before);
+      }
+    };
+    const device = bench.path('vg/s{n}');
+    // Renamed: s1 is not listed any more, and kept.
+    bench.write('lab.yaml', { seats: ['t1', 's2'], disk: { device } });
+    await refused(/is the device of s1/, 'lab.yaml', '--prune');
+    // The pool does not know it any more.
+    const link = readlinkSync(seat(1));
+    rmSync(seat(1));
+    await refused(/holds s1 of the lab "class"/);
+    symlinkSync(link, seat(1));
+    bench.write('other.yaml', { lab: 'other', seats: ['u1'], disk: { device } });
+    await refused(/holds s1 of the lab "class"/, 'other.yaml');
+    // Taken out of the lab file, it can be given up, and then the device is free for whoever is named.
+    bench.write('lab.yaml', { seats: ['s2'], disk: { device: bench.path('vg/{seat}') } });
+    await bench.must('up', '--prune');
+    await bench.must('up', 'other.yaml', '--overwrite', 'u1');
+    await bench.must('down', 'other.yaml');
+  });
+
   it('are left alone where the device went or was taken for something else', async () => {
     await bench.must('up');
     rmSync(bench.path('vg/s1'));

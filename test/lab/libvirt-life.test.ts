@@ -1,4 +1,4 @@
-import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { cowherd } from '../../src/lab/cowherd.ts';
@@ -78,6 +78,55 @@ describe.skipIf(!haveLibvirtd)('the life of a lab under libvirt', () => {
     expect(xml).not.toContain('demo.raw');
     expect(await bench.must('up')).toContain('nothing to do');
   }, 300_000);
+
+  it('leaves a domain alone that runs on a snapshot of its seat, until that is committed', async () => {
+    const domain = 'class-student-03';
+    const virsh = (...words: string[]) => mustRun('virsh', ['-c', libvirtd.uri, ...words]);
+    const lab = {
+      ...{
+        master: 'masters/demo.raw',
+        seats: ['student-03'],
+        runner: { libvirt: libvirtd.uri },
+        pool: 'snapped',
+      },
+      ...{ lab: 'snapped', guest: 'demo', memory: '16M', network: 'none' },
+    };
+    bench.write('snapped.yaml', lab);
+    await bench.must('up', 'snapped.yaml');
+    const disk = bench.path('snapped/student-03.qcow2');
+    const name = domain.replace('class', 'snapped');
+    for (const place of ['snapped/student-03.before', 'elsewhere.before']) {
+      const file = bench.path(place);
+      const spec = `vda,snapshot=external,file=${file}`;
+      await virsh('snapshot-create-as', name, 'before', '--disk-only', '--diskspec', spec);
+      const before = readFileSync(disk);
+      const xml = await virsh('dumpxml', '--inactive', name);
+      expect(xml).toContain(file);
+      const refused = async (...args: string[]) => {
+        const { code, err } = await bench.run(args[0], 'snapped.yaml', ...args.slice(1));
+        expect([place, args, code, err]).toEqual([place, args, 1, expect.stringMatching(/blockcommit/)]);
+        expect(readFileSync(disk).equals(before)).toBe(true);
+        expect(await virsh('dumpxml', '--inactive', name)).toBe(xml);
+      };
+      await refused('start');
+      await refused('save', 'student-03', 'snapped.qcow2');
+      await refused('flatten', 'student-03');
+      bench.write('snapped.yaml', { ...lab, memory: '17M' });
+      await refused('up');
+      await refused('start');
+      if (place === 'elsewhere.before') {
+        await refused('reset', 'student-03');
+        await refused('reset', 'student-03', '--dry-run');
+        await refused('down');
+      }
+      // As the message says: what is there is given up.
+      await virsh('undefine', name, '--snapshots-metadata');
+      rmSync(file);
+      bench.write('snapped.yaml', lab);
+      await bench.must('up', 'snapped.yaml');
+    }
+    await bench.must('down', 'snapped.yaml');
+  }, 120_000);
 
   it.skipIf(!have('setpriv'))(
     'doctor looks at a domain, its disk and what that stands on',

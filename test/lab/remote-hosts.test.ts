@@ -255,6 +255,60 @@ describe.skipIf(!haveLibvirtd || !have('mount'))('a lab over two libvirts with p
     await bench.must('down');
   }, 200_000);
 
+  it('throws no disk away that a snapshot or a domain stands on, nor starts or defines its seat', async () => {
+    bench.write('lab.yaml', lab());
+    await bench.must('up');
+    const disk = join(pool('left'), 'student-01.qcow2');
+    const virsh = (...words: string[]) => mustRun('virsh', ['-c', uri('left'), ...words]);
+    const refused = async (words: RegExp, ...args: string[]) => {
+      const before = sha256(disk);
+      const { code, out, err } = await bench.run(...args);
+      expect([args, code, out + err]).toEqual([args, 1, expect.stringMatching(words)]);
+      expect(sha256(disk)).toBe(before);
+      expect(await domains('left')).toContain('class-student-01');
+    };
+    const everything = async (words: RegExp) => {
+      await refused(words, 'reset', 'student-01', '--dry-run');
+      await refused(words, 'reset', 'student-01');
+      await refused(words, 'reset', 'all');
+      await refused(words, 'down', '--dry-run');
+      await refused(words, 'down');
+      await refused(words, 'start', 'student-01');
+    };
+    // By the domain itself, in the folder and elsewhere.
+    for (const file of [join(pool('left'), 'student-01.before'), bench.path('left', 'far.before')]) {
+      const spec = `vda,snapshot=external,file=${file}`;
+      await virsh('snapshot-create-as', 'class-student-01', 'before', '--disk-only', '--diskspec', spec);
+      await everything(/another file now[\s\S]*before'[\s\S]*blockcommit/);
+      bench.write('lab.yaml', lab({ memory: '17M' }));
+      await refused(/another file now/, 'up');
+      bench.write('lab.yaml', lab({ seats: ['student-02', 'student-03', 'student-04'] }));
+      await refused(/another file now/, 'up', '--prune');
+      bench.write('lab.yaml', lab());
+      await virsh('undefine', 'class-student-01', '--snapshots-metadata');
+      // Its domain is gone, and what stands on its disk is not.
+      if (file.startsWith(pool('left'))) expect((await bench.run('up')).err).toContain(`stands on '${disk}'`);
+      rmSync(file);
+      await bench.must('up');
+    }
+    // By a file of any name, and by another domain.
+    const other = join(pool('left'), 'copy-on-write.img');
+    await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', disk, other]);
+    mkdirSync(join(pool('left'), 'folder'));
+    await everything(/copy-on-write.img' stands on/);
+    rmSync(other);
+    const source = `<source file='${disk}'/><target dev='vda'/>`;
+    const xml = `<domain type='qemu'><name>thief</name><memory>16384</memory><os><type>hvm</type></os><devices><disk type='file'>${source}</disk></devices></domain>`;
+    writeFileSync(bench.path('thief.xml'), xml);
+    await virsh('define', bench.path('thief.xml'));
+    await everything(/domain .* stands on/);
+    await virsh('undefine', 'thief');
+    rmSync(join(pool('left'), 'folder'), { recursive: true });
+    await bench.must('reset', 'student-01');
+    await bench.must('down');
+    for (const host of hosts) expect(readdirSync(pool(host))).toEqual([]);
+  }, 200_000);
+
   it('spreads seats by free disk, changes over to another master, and lets go of seats that are not listed', async () => {
     bench.write('lab.yaml', lab({ seats: 4 }));
     await bench.must('up');

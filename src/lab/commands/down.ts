@@ -3,8 +3,9 @@ import { dirname } from 'node:path';
 import { humanSize } from '../../cli/sizes.ts';
 import { count, describeSeats } from '../describe.ts';
 import { isDown, planDown, takeDown } from '../down.ts';
+import { isImageName } from '../hold-disks.ts';
 import { type Lab, openLab } from '../lab.ts';
-import { assertNotRunning } from '../release.ts';
+import { assertClosed, assertNotRunning } from '../release.ts';
 import { whyKept } from '../seat-extras.ts';
 import { removeEmptyPool } from '../state.ts';
 import { tidy } from '../up.ts';
@@ -41,6 +42,7 @@ const onThisMachine: LabCommand = async (input, context) => {
     await assertNotRunning(seats, runner, 'down');
     const again = openLab(lab.spec.file, context.cwd);
     const plan = await planDown(again);
+    await assertClosed(plan.files.filter(isImageName));
     return { plan, restored: dryRun ? [] : await takeDown(again, plan, runner) };
   };
   const { plan, restored } = dryRun ? await work() : await locked(lab, work);

@@ -2,10 +2,12 @@ import type { CliContext } from '../../cli/context.ts';
 import { progressBar } from '../../cli/progress-bar.ts';
 import { DiskError } from '../../errors.ts';
 import { count, describeSeats, milliseconds } from '../describe.ts';
+import { assertNothingAbove, assertOwnDisks } from '../release.ts';
 import type { BootEvent } from '../runner/boot-many.ts';
 import type { Runner } from '../runner/runner.ts';
 import { viewerFor } from '../screen.ts';
 import type { Seat } from '../seat.ts';
+import { disksOf } from '../seat-key.ts';
 import type { LabSpec } from '../spec/load.ts';
 import { seatsToStart } from '../start.ts';
 import {
@@ -36,16 +38,28 @@ export const run: LabCommand = orRemote(
     if (lab.spec.serve && !wantsJson(input)) {
       say(context, `seats that run here are not served; those that are off: 'cowherd serve ${file} SEATS'`);
     }
-    return await startSeats(await seatsToStart(lab, names), runner, lab.spec, input, context);
+    const seats = await seatsToStart(lab, names);
+    const check = (off: readonly Seat[]) =>
+      assertNothingAbove(
+        off.flatMap(disksOf).map(({ path }) => path),
+        lab,
+      );
+    return await startSeats(seats, { runner, spec: lab.spec, check }, input, context);
   },
   () => import('./remote/start.ts'),
 );
 
+export interface SeatStarter {
+  readonly runner: Runner;
+  readonly spec: Pick<LabSpec, 'guest'>;
+  /** Throws where one of the seats, which are off, must not be started. */
+  readonly check: (seats: readonly Seat[]) => void | Promise<void>;
+}
+
 /** Boots those of the seats that are off, and says what became of them. */
 export async function startSeats(
   wanted: readonly Seat[],
-  runner: Runner,
-  spec: Pick<LabSpec, 'guest'>,
+  { runner, spec, check }: SeatStarter,
   input: Input,
   context: CliContext,
 ): Promise<number> {
@@ -59,6 +73,8 @@ export async function startSeats(
   if (up.length > 0 && !wantsJson(input)) {
     say(context, `${count(up.length, 'seat')} running already: ${describeSeats(up)}`);
   }
+  await assertOwnDisks(down, runner);
+  await check(down);
   // Awaited: the runner is given back when this returns.
   const code = await boot(down, up, runner, spec, input, context);
   return unknown.length > 0 ? 1 : code;

@@ -1,10 +1,10 @@
 import { basename } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { backingPathOf, type ImageHead, imageHead } from '../overlay.ts';
+import { backingPathOf, type ImageHead } from '../overlay.ts';
 import type { HostView, RemoteHost } from './host.ts';
-import { headBytes } from './host-pool.ts';
 import type { RemoteLab, RemoteView } from './lab.ts';
 import { type MasterCopy, names } from './records.ts';
+import { headsOn } from './standing.ts';
 
 /** How long a copy without its record is watched: who writes to it is still at work. */
 export const watchMs = 2_000;
@@ -93,22 +93,6 @@ async function whyBusy({ pool }: RemoteHost, file: string): Promise<string | und
   const first = await pool.factsNow(file);
   await sleep(watchMs);
   return (await pool.factsNow(file))?.mtime === first?.mtime ? undefined : 'it is being written to';
-}
-
-/** The heads of images in the folder, by name. */
-async function headsOn(
-  { pool }: RemoteHost,
-  files: ReadonlySet<string>,
-): Promise<ReadonlyMap<string, ImageHead>> {
-  const images = [...files].filter((file) => file.endsWith('.qcow2'));
-  const heads = await Promise.all(
-    images.map(async (file) => {
-      const bytes = await pool.read(file, headBytes);
-      const sizes = { apparent: 0, allocated: 0 };
-      return [file, imageHead(`${pool.path}/${file}`, bytes ?? new Uint8Array(), sizes)] as const;
-    }),
-  );
-  return new Map(heads);
 }
 
 /**

@@ -36,6 +36,7 @@ export interface HostFile {
   readonly allocated: number;
   /** Changes with each write. */
   readonly mtime: string;
+  readonly isFolder: boolean;
 }
 
 /**
@@ -113,6 +114,7 @@ export class HostPool implements AsyncDisposable {
         size: bytes('physical'),
         allocated: bytes('allocation'),
         mtime: /<mtime>([\d.]+)</.exec(xml)?.[1] ?? '',
+        isFolder: /<volume type=.dir./.test(xml),
       };
     } catch (error) {
       if (isDiskError(error, 'not-found')) return undefined;

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { DOMParser } from '@xmldom/xmldom';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { metadataNamespace } from '../domain-xml.ts';
+import { type DomainDisks, domainDisks } from '../runner/libvirt/domain-disks.ts';
 import { seatState } from '../runner/libvirt/domain-state.ts';
 import type { SeatPlace } from '../runner/libvirt/seat-place.ts';
 import { Virsh } from '../runner/libvirt/virsh.ts';
@@ -91,6 +92,18 @@ export class RemoteHost implements AsyncDisposable {
       copies: await this.#copies(files),
       placement: await this.#placement(lab, files),
     };
+  }
+
+  /** What every domain of the host uses, seats' and others. */
+  async domainDisks(): Promise<readonly (DomainDisks & { readonly uuid: string })[]> {
+    const uuids = (await this.#virsh.run('list', '--all', '--uuid')).split(/\s+/).filter((one) => one !== '');
+    const found = await Promise.all(
+      uuids.map(async (uuid) => {
+        const xml = await this.#virsh.run('dumpxml', uuid).catch(noMetadata);
+        return { uuid, ...domainDisks(xml) };
+      }),
+    );
+    return found;
   }
 
   /** Memory and disk that are free. A folder that is not there yet is made with `make`, else it is as if it had room without end. */

@@ -67,7 +67,7 @@ export function assertOff(view: RemoteView, seats: readonly Seat[], verb: string
 
 /**
  * Makes seats' disks new on the lab's master. A cut leaves a seat without a disk, or with one that has no header, never with the old one
- * half gone: `up` makes it then.
+ * half gone: `up` makes it then. The caller has seen that nobody stands on the old ones.
  */
 export async function resetRemote(
   lab: RemoteLab,
@@ -111,7 +111,7 @@ export async function resetRemote(
 
 /**
  * Removes the lab's seats from the hosts that answer, with all their files, the record of who is where, and copies of masters that
- * nobody needs then. Gives what was removed.
+ * nobody needs then. Gives what was removed. The caller has seen that nobody stands on the disks.
  */
 export async function takeDownRemote(
   lab: RemoteLab,

@@ -8,6 +8,7 @@ import { copyMaster } from './master-copy.ts';
 import { type Room, roomFor, spreadSeats } from './placement.ts';
 import { encodeRecord, names, type Placement } from './records.ts';
 import { assertReplaceable, diskPlace, removeSeatFiles, seatMaker } from './seat-files.ts';
+import { assertNobodyStandsThere } from './standing.ts';
 
 /** What `up` would do on one host. */
 export interface HostPlan {
@@ -190,6 +191,9 @@ export async function applyRemote(
   const work = async (host: HostPlan) => {
     const remote = lab.hosts.get(host.host)!;
     await remote.pool.open(true);
+    const seatsOf = (some: readonly string[]) => some.map((seat) => plan.seats.get(seat)!);
+    await assertNobodyStandsThere(lab, seatsOf([...new Set([...host.define, ...host.create])]), 'use');
+    if (options.prune) await assertNobodyStandsThere(lab, seatsOf(host.unlisted), 'release');
     if (plan.placement) await writePlacement(remote, plan.placement);
     let { view } = plan;
     if (host.copy) {

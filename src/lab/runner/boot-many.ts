@@ -2,6 +2,7 @@ import { setMaxListeners } from 'node:events';
 import { availableParallelism } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError, isDiskError } from '../../errors.ts';
+import { fileIdentity } from '../overlay.ts';
 import type { Seat } from '../seat.ts';
 import { LineSplitter } from './line-splitter.ts';
 import type { Runner, SeatEnd } from './runner.ts';
@@ -87,8 +88,14 @@ async function bootOne(
   try {
     if (signal.aborted)
       throw new DiskError('aborted', `Seat '${seat.name}' was not started`, { path: seat.disk.path });
+    // Undefined on a host of its own.
+    const disk = fileIdentity(seat.disk.path);
     await runner.start(seat, { signal });
     started.add(seat);
+    if (disk !== undefined && fileIdentity(seat.disk.path) !== disk) {
+      await runner.stop(seat, { gracefulMs: 0 });
+      throw diskGone(seat);
+    }
     emit({ kind: 'started', seat, ms: ms() });
     if (options.until === 'up') {
       emit({ kind: 'done', seat, ms: ms(), end: 'up' });
@@ -137,6 +144,15 @@ export function printable(text: string): string {
 
 async function stopAll(runner: Runner, seats: Iterable<Seat>): Promise<void> {
   await Promise.allSettled([...seats].map((seat) => runner.stop(seat, { gracefulMs: 0 })));
+}
+
+/** Who throws a disk away holds its locks, but a guest that opened it just before takes them only after. */
+function diskGone(seat: Seat): DiskError {
+  return new DiskError(
+    'changed',
+    `The disk of seat '${seat.name}' was thrown away or made new while it started: it was stopped`,
+    { path: seat.disk.path, detail: { fix: "'cowherd status' says what is there now; start it again" } },
+  );
 }
 
 function pastLimit(seat: Seat, timeLimitMs: number): DiskError {

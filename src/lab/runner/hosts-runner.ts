@@ -83,6 +83,10 @@ export class HostsRunner implements Runner {
     return seats.filter((seat) => pending.has(seat));
   }
 
+  async otherDisk(seat: Seat): Promise<string | undefined> {
+    return (await this.#ask((runner) => runner.otherDisk(seat), seat.host)).get(seat.host ?? '');
+  }
+
   async define(seat: Seat): Promise<void> {
     await this.#ask((runner) => runner.define(seat), seat.host);
   }

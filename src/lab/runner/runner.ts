@@ -1,5 +1,5 @@
 import { DiskError } from '../../errors.ts';
-import type { DomainType } from '../domain-xml.ts';
+import { type DomainType, domainName } from '../domain-xml.ts';
 import type { Seat } from '../seat.ts';
 
 /**
@@ -63,7 +63,12 @@ export interface Runner extends AsyncDisposable {
   domainXml(name: string): Promise<string>;
   /** Of these seats, those that it does not know, or knows by an older definition: `define` is called for them. */
   pending(seats: readonly Seat[]): Promise<readonly Seat[]>;
-  /** Makes the seat known (a domain, a runtime directory). Doing it again changes nothing. */
+  /**
+   * The file that the hypervisor has in the place of the seat's disk, where that is another: a snapshot that somebody took, and that the
+   * guest writes to. Absent: it has none but those of the seat.
+   */
+  otherDisk?(seat: Seat): Promise<string | undefined>;
+  /** Makes the seat known (a domain, a runtime directory). Doing it again changes nothing. Throws `in-use` where `otherDisk` is one. */
   define(seat: Seat): Promise<void>;
   /** Forgets the seat. Throws `in-use` while it is up. Unknown seats are no error. */
   undefine(seat: Seat): Promise<void>;
@@ -83,6 +88,25 @@ export interface Runner extends AsyncDisposable {
   untilChange?(signal: AbortSignal): Promise<void>;
   /** The serial port's output since the last boot began, in pieces as they come. */
   console(seat: Seat, options?: ConsoleOptions): AsyncIterable<Uint8Array>;
+}
+
+/** The refusal to do anything with a seat's disk while its guest's work is in another file. */
+export function otherDiskError(seat: Seat, other: string): DiskError {
+  const domain = domainName(seat);
+  return new DiskError(
+    'in-use',
+    `The disk of seat '${seat.name}' is another file now, by its domain: '${other}'`,
+    {
+      path: seat.disk.path,
+      detail: {
+        other,
+        fix: [
+          `If it is a snapshot: 'virsh start ${domain}', then 'virsh blockcommit ${domain} DISK --active --pivot' ('virsh domblklist ${domain}'`,
+          `names DISK) brings what it holds into the seat's disk. If that can go: 'virsh undefine ${domain} --snapshots-metadata', and remove it`,
+        ].join(' '),
+      },
+    },
+  );
 }
 
 /** What a runner without domains of its own says to `domainXml`. */

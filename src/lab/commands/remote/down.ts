@@ -1,6 +1,7 @@
 import { count, describeSeats } from '../../describe.ts';
 import { names } from '../../remote/records.ts';
 import { assertOff, takeDownRemote } from '../../remote/reset.ts';
+import { assertNobodyStandsThere } from '../../remote/standing.ts';
 import { type LabCommand, say, sayJson, wantsJson } from '../command.ts';
 import { stopSeats } from '../stop.ts';
 import { lockedRemote, lookAt, remoteLabFrom } from './lab.ts';
@@ -18,6 +19,7 @@ export const run: LabCommand = async (input, context) => {
       view = await lab.look({ signal: context.signal });
     }
     assertOff(view, seats, 'down');
+    await assertNobodyStandsThere(lab, seats, 'release');
     const down = view.hosts.filter((one) => one.down !== undefined).map(({ host }) => host.name);
     if (dryRun) return { seats: seats.map((seat) => seat.name), files: [] as readonly string[], down };
     const isPlacement = (file: string) => names.placementRevision(name, file) !== undefined;

@@ -1,6 +1,7 @@
 import { DiskError } from '../../../errors.ts';
 import { count, describeSeats, milliseconds } from '../../describe.ts';
 import { assertOff, resetRemote, seatsFound } from '../../remote/reset.ts';
+import { assertNobodyStandsThere } from '../../remote/standing.ts';
 import { type LabCommand, lazyProgress, say, sayJson, startToo, wantsJson } from '../command.ts';
 import { stopSeats } from '../stop.ts';
 import { lockedRemote, lookAt, remoteLabFrom, selected } from './lab.ts';
@@ -25,6 +26,7 @@ export const run: LabCommand = async (input, context) => {
       view = await lab.look({ signal: context.signal });
     }
     assertOff(view, seats, 'reset');
+    await assertNobodyStandsThere(lab, seats, 'release');
     if (dryRun) return;
     const bar = lazyProgress(context, 'making disks', 'disks');
     try {

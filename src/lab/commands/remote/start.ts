@@ -1,4 +1,6 @@
 import { assertCopies, assertDisks, seatsFound } from '../../remote/reset.ts';
+import { assertNobodyStandsThere } from '../../remote/standing.ts';
+import type { Seat } from '../../seat.ts';
 import type { LabCommand } from '../command.ts';
 import { startSeats } from '../start.ts';
 import { answering, lookAt, remoteLabFrom, selected } from './lab.ts';
@@ -14,6 +16,8 @@ export const run: LabCommand = async (input, context) => {
   assertCopies(lab, view, seats);
   await assertDisks(lab, seats);
   await lab.prepareDefinitions(seats, view);
-  const code = await startSeats(seats, lab.runner, lab.spec, input, context);
+  const { runner, spec } = lab;
+  const check = (off: readonly Seat[]) => assertNobodyStandsThere(lab, off, 'use');
+  const code = await startSeats(seats, { runner, spec, check }, input, context);
   return there.length < names.length ? 1 : code;
 };

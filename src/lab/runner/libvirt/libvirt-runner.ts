@@ -4,21 +4,24 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError, isDiskError } from '../../../errors.ts';
 import { type DomainType, domainName, metadataNamespace, secretXml } from '../../domain-xml.ts';
+import { isSameFile } from '../../overlay.ts';
 import type { Seat } from '../../seat.ts';
 import { disksOf } from '../../seat-key.ts';
 import { chooseAccelerator } from '../accelerator.ts';
 import { findQemu } from '../qemu-command.ts';
 import { alreadyRunning } from '../qemu-start.ts';
-import type {
-  ConsoleOptions,
-  Runner,
-  SeatEnd,
-  SeatState,
-  StartOptions,
-  StopOptions,
-  WaitOptions,
+import {
+  type ConsoleOptions,
+  otherDiskError,
+  type Runner,
+  type SeatEnd,
+  type SeatState,
+  type StartOptions,
+  type StopOptions,
+  type WaitOptions,
 } from '../runner.ts';
 import { layOutPassphrase } from '../secret-file.ts';
+import { domainDisks } from './domain-disks.ts';
 import { DomainEvents } from './domain-events.ts';
 import { seatEnd, seatState } from './domain-state.ts';
 import { type DefinitionMark, definitionDigest, markDefinition, markIn } from './marked-definition.ts';
@@ -123,12 +126,28 @@ export class LibvirtRunner implements Runner {
     return seats.filter((_, i) => !known[i]);
   }
 
+  async otherDisk(seat: Seat): Promise<string | undefined> {
+    let xml: string;
+    try {
+      xml = await this.#virsh.run('dumpxml', '--inactive', seat.uuid);
+    } catch (error) {
+      if (isDiskError(error, 'not-found') && error.field === 'virsh') return undefined;
+      throw unreachable(this.uri, error);
+    }
+    const { from, disks } = domainDisks(xml);
+    // One of another pool's: its files are named elsewhere.
+    if (from !== seat.definition || disks.length === 0) return undefined;
+    return disks.some((one) => isSameFile(one, seat.disk.path)) ? undefined : disks[0];
+  }
+
   async define(seat: Seat): Promise<void> {
     const text = await this.#place.definition(seat);
     const mark = await this.#markOf(seat);
     if (mark !== undefined) this.#assertOurs(seat, mark);
     if (mark !== undefined && mark !== 'foreign' && mark.from === seat.definition) {
       if (mark.digest === definitionDigest(text)) return;
+      const other = await this.otherDisk(seat);
+      if (other !== undefined) throw otherDiskError(seat, other);
     }
     this.#folder ??= mkdtempSync(join(tmpdir(), 'cowherd-define-'));
     const file = join(this.#folder, `${seat.uuid}.xml`);
