@@ -1,9 +1,7 @@
-import { type Dirent, readdirSync, readlinkSync } from 'node:fs';
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { parseReference } from '../../image/reference.ts';
 import { knownDependents, recordFolder } from '../../platform/dependents.ts';
-import { asSystemError } from '../../platform/errno.ts';
 import { mastersOf } from '../former.ts';
 import { realPath } from '../lab.ts';
 import { pathFrom } from '../master.ts';
@@ -13,7 +11,9 @@ import { isLocked } from '../release.ts';
 import { scanImages } from '../scan.ts';
 import { loadLab } from '../spec/load.ts';
 import { type LabState, readStateFile } from '../state.ts';
-import { isPlaced, type PoolJournal, readJournal } from './journal.ts';
+import { assertLeftAlone } from './copy.ts';
+import { filesBelow, isImageName, within } from './files.ts';
+import { copiedFiles, isPlaced, type PoolJournal, readJournal } from './journal.ts';
 
 export interface PoolMovePlan {
   /** Absolute, symbolic links resolved. */
@@ -28,12 +28,14 @@ export interface PoolMovePlan {
   readonly journal: PoolJournal;
   /** An earlier run was cut off: this one completes it. */
   readonly resumed: boolean;
+  /** What lies at `to` is the pool: proved by what that run left. */
+  readonly placed: boolean;
 }
 
 /**
  * Looks at all that moving a pool means. Changes nothing. Lab files are looked for in `folders`. Throws `not-found`, `exists`,
  * `in-use` while a program has one of the images open, or one outside stands on one; `unsupported` where a master or a lab file
- * lies in the pool.
+ * lies in the pool; `changed` where a move was cut off and what lies in the old place is newer than its copy.
  */
 export async function planPoolMove(
   from: string,
@@ -48,9 +50,9 @@ export async function planPoolMove(
     });
   }
   if (within(to, from)) throw new DiskError('bad-argument', `'${to}' lies in '${from}' itself`, { path: to });
-  if (nameExists(to) && !(journal && isPlaced(from, to)))
-    throw new DiskError('exists', `There is '${to}' already`, { path: to });
-  const present = nameExists(to) ? to : from;
+  const placed = journal !== undefined && isPlaced(from, journal);
+  if (nameExists(to) && !placed) throw new DiskError('exists', `There is '${to}' already`, { path: to });
+  const present = placed ? to : from;
   const states = statesIn(present);
   if (!journal && states.length === 0) {
     throw new DiskError('not-found', `'${from}' is no pool: no lab has seats in it`, { path: from });
@@ -81,6 +83,15 @@ export async function planPoolMove(
     present,
     [...folders, dirname(from)],
   );
+  const copied = placed ? copiedFiles(from, to) : undefined;
+  if (copied) {
+    await assertFree(
+      copied.map(({ path }) => join(from, path)),
+      from,
+      [...folders, dirname(from)],
+    );
+    await assertLeftAlone(from, to, copied);
+  }
   return {
     from,
     to,
@@ -98,6 +109,7 @@ export async function planPoolMove(
       states: states.map((state) => stateFrom(state, from, to)),
     },
     resumed: journal !== undefined,
+    placed,
   };
 }
 
@@ -148,36 +160,6 @@ function statesIn(pool: string): readonly LabState[] {
     .flatMap((name) => readStateFile(join(folder, name)) ?? []);
 }
 
-/** Paths within a pool, of all files. Throws `unsupported` for links that would lead elsewhere then, and for sockets and the like. */
-export function filesBelow(pool: string): readonly string[] {
-  const found: string[] = [];
-  const look = (folder: string) => {
-    let entries: Dirent[];
-    try {
-      entries = readdirSync(join(pool, folder), { withFileTypes: true });
-    } catch (cause) {
-      throw asSystemError(cause, 'look into', join(pool, folder));
-    }
-    for (const entry of entries) {
-      const name = join(folder, entry.name);
-      if (entry.isDirectory()) look(name);
-      else if (entry.isFile() || leadsOn(join(pool, folder), entry)) found.push(name);
-      else {
-        throw new DiskError('unsupported', `'${join(pool, name)}' is no file that can be moved`, {
-          path: join(pool, name),
-        });
-      }
-    }
-  };
-  look('.');
-  return found.sort();
-}
-
-/** A link that is right in any place. */
-function leadsOn(folder: string, entry: Dirent): boolean {
-  return entry.isSymbolicLink() && isAbsolute(readlinkSync(join(folder, entry.name)));
-}
-
 function labFileOf(lab: string, pools: readonly string[], folders: readonly string[]): string {
   for (const folder of folders) {
     for (const name of namesIn(folder)) {
@@ -199,7 +181,7 @@ function labFileOf(lab: string, pools: readonly string[], folders: readonly stri
 /** Throws `in-use` where a program has one of the images open, or one outside the pool stands on one. */
 async function assertFree(paths: readonly string[], pool: string, folders: readonly string[]): Promise<void> {
   for (const path of paths) {
-    if (!/\.(qcow2|raw|img)$/.test(path) || !(await isLocked(path))) continue;
+    if (!isImageName(path) || !(await isLocked(path))) continue;
     throw new DiskError('in-use', `'${path}' is open in a program`, {
       path,
       detail: { fix: "shut down the guests first: 'cowherd stop'" },
@@ -219,10 +201,4 @@ async function assertFree(paths: readonly string[], pool: string, folders: reado
     for (const one of path.endsWith('.qcow2') ? await knownDependents(path) : [])
       if (!within(one.path, pool)) throw standing(one.path, path);
   }
-}
-
-/** Whether `path` is `folder` or lies in it. */
-export function within(path: string, folder: string): boolean {
-  const name = relative(folder, path);
-  return name === '' || (name !== '..' && !name.startsWith('../') && !isAbsolute(name));
 }
