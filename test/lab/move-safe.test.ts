@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import {
   appendFileSync,
+  chmodSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -12,6 +13,8 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { moveMaster, planMove } from '../../src/lab/masters/move.ts';
+import { lockPool } from '../../src/lab/pool-lock.ts';
 import { movePool } from '../../src/lab/pool-move/move.ts';
 import { planPoolMove } from '../../src/lab/pool-move/plan.ts';
 import { knownDependents } from '../../src/platform/dependents.ts';
@@ -100,6 +103,71 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('moves to one place', () 
     expect(readdirSync(to)).toEqual(['theirs']);
     await expectDisk(join(from, 's1.qcow2'), content);
     expect(await bench.must('up', 'a/lab.yaml')).toContain('nothing to do');
+  });
+
+  it('a master that comes second stays, and so does the first', async () => {
+    await using bench = await labBench();
+    for (const [name, byte] of [
+      ['a', 7],
+      ['b', 8],
+    ] as const) {
+      mkdirSync(bench.path(name));
+      await mustRun('cp', ['--sparse=always', bench.path('masters/m.raw'), bench.path(name, 'g.raw')]);
+      await mustRun('qemu-io', ['-f', 'raw', '-c', `write -q -P ${byte} 8M 64k`, bench.path(name, 'g.raw')]);
+    }
+    const contents = [await workingLab(bench, 'a', 'g.raw', 1), await workingLab(bench, 'b', 'g.raw', 2)];
+    const [first, second, target] = [bench.path('a/g.raw'), bench.path('b/g.raw'), bench.path('t/g.raw')];
+    const plan = await planMove(second, target, [bench.path('b')]);
+    await bench.must('move', first, target, 'a');
+    await expect(moveMaster(plan)).rejects.toMatchObject({ code: 'exists' });
+    await expectDisk(bench.path('a/pool/s1.qcow2'), contents[0]);
+    await expectDisk(bench.path('b/pool/s1.qcow2'), contents[1]);
+    expect([existsSync(first), existsSync(second)]).toEqual([false, true]);
+    for (const lab of ['a', 'b'])
+      expect(await bench.must('status', `${lab}/lab.yaml`, '--verify')).toContain('as it was');
+    await bench.must('move', second, bench.path('t/h.raw'), 'b');
+    await expectDisk(bench.path('b/pool/s1.qcow2'), contents[1]);
+  });
+
+  it('removes no master whose copy is another one by then', async ({ skip }) => {
+    await using bench = await labBench();
+    using shm = elsewhere(bench);
+    if (!shm) skip('/dev/shm is no file system of its own');
+    await workingLab(bench, 'a', '../masters/m.raw', 1);
+    const [from, to] = [bench.path('masters/m.raw'), join(shm!.path, 'm.raw')];
+    // Cut off when the copy was there; it is proved in the plan, and changes after that.
+    mkdirSync(bench.path('masters/.cowherd'), { recursive: true });
+    writeFileSync(bench.path('masters/.cowherd/m.raw.move.json'), JSON.stringify({ version: 1, to }));
+    await mustRun('cp', ['--sparse=always', from, to]);
+    const plan = await planMove(from, to, [bench.path('a')]);
+    expect(plan.resumed).toBe(true);
+    chmodSync(to, 0o644);
+    await mustRun('qemu-io', ['-f', 'raw', '-c', 'write -q -P 9 2M 64k', to]);
+    await expect(moveMaster(plan)).rejects.toMatchObject({ code: 'changed' });
+    expect([existsSync(from), existsSync(to)]).toEqual([true, true]);
+    expect((await bench.run('move', from, to, 'a')).err).toContain('There is a file');
+    // The command that it names brings it to an end, whichever of the two is kept.
+    await mustRun('cp', ['--sparse=always', from, to]);
+    expect(await bench.must('move', from, to, 'a')).toContain('completing a move that was cut off');
+    expect(existsSync(from)).toBe(false);
+  });
+
+  it('waits for nobody who works on the place that it goes to', async () => {
+    await using bench = await labBench();
+    const content = await workingLab(bench, 'a', '../masters/m.raw', 1);
+    mkdirSync(bench.path('t/.cowherd'), { recursive: true });
+    {
+      using _place = await lockPool(bench.path('t/.cowherd/pool.pool-move.lock'), 'the place');
+      using _folder = await lockPool(bench.path('t/.cowherd/masters.lock'), 'the masters');
+      for (const from of ['a/pool', 'masters/m.raw']) {
+        const { code, err } = await bench.run('move', from, 't/', 'a');
+        expect([from, code, err]).toEqual([from, 1, expect.stringContaining('is working on')]);
+      }
+    }
+    await expectDisk(bench.path('a/pool/s1.qcow2'), content);
+    for (const from of ['a/pool', 'masters/m.raw']) await bench.must('move', from, 't/', 'a');
+    await expectDisk(bench.path('t/pool/s1.qcow2'), content);
+    expect(readdirSync(bench.path('t/.cowherd'))).toEqual(['m.raw.dependents']);
   });
 });
 
@@ -199,3 +267,4 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('move of a pool to anothe
     expect(readdirSync(join(to, '.cowherd'))).toEqual(['lab-lab-a.json']);
   });
 });
+

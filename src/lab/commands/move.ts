@@ -39,8 +39,8 @@ export const run: LabCommand = async (input, context) => {
     const held: PoolLock[] = [];
     const bar = lazyProgress(context, 'copying', 'bytes');
     try {
-      const { path, what } = folderLock(dirname(from));
-      held.push(await lockPool(path, what));
+      const folders = new Set([from, to].map((path) => dirname(path)));
+      for (const { path, what } of [...folders].map(folderLock)) held.push(await lockPool(path, what));
       for (const state of plan.states) {
         const lab = basename(state).replace(/^lab-(.*)\.json$/, '$1');
         held.push(await lockPool(state.replace(/\.json$/, '.lock'), `the lab "${lab}"`));
@@ -52,10 +52,11 @@ export const run: LabCommand = async (input, context) => {
     } finally {
       bar.end();
       for (const lock of held) lock[Symbol.dispose]();
-      removeEmptyRecords(dirname(from));
+      for (const path of [from, to]) removeEmptyRecords(dirname(path));
     }
   }
-  if (wantsJson(input)) sayJson(context, { ...plan, dryRun: input.options.dryRun === true });
+  const { placed: _, ...told } = plan;
+  if (wantsJson(input)) sayJson(context, { ...told, dryRun: input.options.dryRun === true });
   else
     for (const line of linesOf(plan, input.options.dryRun === true, (path) => shown(context, path)))
       say(context, line);
