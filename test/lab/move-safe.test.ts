@@ -17,7 +17,7 @@ import { moveMaster, planMove } from '../../src/lab/masters/move.ts';
 import { lockPool } from '../../src/lab/pool-lock.ts';
 import { movePool } from '../../src/lab/pool-move/move.ts';
 import { planPoolMove } from '../../src/lab/pool-move/plan.ts';
-import { knownDependents } from '../../src/platform/dependents.ts';
+import { hiddenDependents, knownDependents } from '../../src/platform/dependents.ts';
 import { have, mustRun, openQemuIo } from '../support/programs.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
 
@@ -268,3 +268,31 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('move of a pool to anothe
   });
 });
 
+describe.skipIf(!have('qemu-io') || !have('qemu-img'))('what others know of a master', () => {
+  it('stays as it is when a pool moves: their clones may not be mounted', async () => {
+    await using bench = await labBench();
+    await workingLab(bench, 'a', '../masters/m.raw', 1);
+    const master = bench.path('masters/m.raw');
+    const record = (by: string) => bench.path(`masters/.cowherd/m.raw.dependents/${by}.json`);
+    const write = (by: string, dependents: readonly string[], note?: unknown) =>
+      writeFileSync(
+        record(by),
+        JSON.stringify({
+          ...{ version: 1, image: 'm.raw', by, label: by, note, dependents },
+          // Of a file system that is not mounted now.
+          fileSystems: { '../gone': '987654321', '../far': '987654321' },
+        }),
+      );
+    write('other', ['../gone/x.qcow2', '../far/y.qcow2'], { state: '../gone/.cowherd/lab-other.json' });
+    write('both', ['../gone/z.qcow2', '../a/pool/s1.qcow2']);
+    const before = readFileSync(record('other'), 'utf8');
+    await bench.must('move', 'a/pool', 'far', 'a');
+    expect(readFileSync(record('other'), 'utf8')).toBe(before);
+    expect(JSON.parse(readFileSync(record('both'), 'utf8'))).toMatchObject({
+      dependents: ['../gone/z.qcow2', '../far/s1.qcow2'],
+      fileSystems: { '../gone': '987654321', '../far': String(statSync(bench.path('far')).dev) },
+    });
+    const hidden = hiddenDependents(master).map((one) => one.path);
+    expect(hidden.sort()).toEqual(['far/y', 'gone/x', 'gone/z'].map((one) => bench.path(`${one}.qcow2`)));
+  });
+});

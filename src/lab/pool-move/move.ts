@@ -184,6 +184,7 @@ async function recordNew(plan: PoolMovePlan): Promise<void> {
   await forEachRecord(plan, (_, moved) => moved);
 }
 
+/** Changes the records in which the pool is named. What else is in them, and all others, is not known here and stays: it may not be mounted. */
 async function forEachRecord(
   { from, to, masters }: PoolMovePlan,
   change: (record: DependentsRecord, moved: DependentsRecord) => DependentsRecord,
@@ -191,14 +192,19 @@ async function forEachRecord(
   const follow = (path: string) => (within(path, from) ? join(to, relative(from, path)) : path);
   for (const master of masters) {
     for (const record of recordsFor(master)) {
-      const state = record.note?.state;
+      const noted = record.note?.state;
+      const state = typeof noted === 'string' ? resolve(dirname(master), noted) : undefined;
+      if (![...record.dependents, state ?? '/'].some((path) => within(path, from))) continue;
       const note =
-        typeof state === 'string'
-          ? { ...record.note, state: relative(dirname(master), follow(resolve(dirname(master), state))) }
-          : record.note;
+        state === undefined
+          ? record.note
+          : { ...record.note, state: relative(dirname(master), follow(state)) };
       const moved = { ...record, note, dependents: [...new Set(record.dependents.map(follow))] };
       const { dependents, ...recorder } = change(record, moved);
-      await recordDependents(master, dependents, recorder);
+      await recordDependents(master, dependents, {
+        ...recorder,
+        fileSystemOf: (folder) => (within(folder, to) ? undefined : record.fileSystemOf(folder)),
+      });
     }
   }
 }
