@@ -295,4 +295,26 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('what others know of a ma
     const hidden = hiddenDependents(master).map((one) => one.path);
     expect(hidden.sort()).toEqual(['far/y', 'gone/x', 'gone/z'].map((one) => bench.path(`${one}.qcow2`)));
   });
+
+  it('that it was changed is still known when it has moved', async ({ skip }) => {
+    await using bench = await labBench();
+    using shm = elsewhere(bench);
+    if (!shm) skip('/dev/shm is no file system of its own');
+    await workingLab(bench, 'a', '../masters/m.raw', 1);
+    const master = bench.path('masters/m.raw');
+    chmodSync(master, 0o644);
+    await mustRun('qemu-io', ['-f', 'raw', '-c', 'write -q -P 9 5M 64k', master]);
+    chmodSync(master, 0o444);
+    const isKnown = async (where: string) => {
+      const said = await bench.run('status', 'a/lab.yaml');
+      expect([where, said.out]).toEqual([where, expect.not.stringContaining('as it was')]);
+      const { code, err } = await bench.run('save', 'a/lab.yaml', 's1', 'saved.qcow2');
+      expect([where, code, err]).toEqual([where, 1, expect.stringContaining('changed since')]);
+    };
+    await isKnown('before');
+    await bench.must('move', master, 'n.raw', 'a');
+    await isKnown('by another name');
+    await bench.must('move', 'n.raw', join(shm!.path, 'n.raw'), 'a');
+    await isKnown('as a copy');
+  });
 });

@@ -12,13 +12,13 @@ import {
 } from '../../platform/dependents.ts';
 import { isImmutable, setImmutable } from '../../platform/file-facts.ts';
 import { makeFolder, writeJsonFile } from '../../platform/json-file.ts';
-import { fileFacts, forgetContent, pathFrom } from '../master.ts';
+import { factsDiffer, fileFacts, forgetContent, pathFrom } from '../master.ts';
 import { nameBacking } from '../name-backing.ts';
 import { backingPathOf, fileIdentity, nameExists, readImageHead } from '../overlay.ts';
 import { isLocked } from '../release.ts';
 import { scanImages, standingOn } from '../scan.ts';
 import { editLabFile, withValue } from '../spec/edit.ts';
-import { poolOfState, readStateFile, writeState } from '../state.ts';
+import { type FileFacts, poolOfState, readStateFile, writeState } from '../state.ts';
 import { labFilesIn, labFilesNaming, mayName } from './lab-files.ts';
 import { readMasterRecord, recordPathOf } from './library.ts';
 import { versionOfFile } from './name.ts';
@@ -172,6 +172,7 @@ export async function moveMaster(plan: MovePlan, options: MoveOptions = {}): Pro
   const { from, to } = plan;
   makeFolder(dirname(to));
   writeJournal(from, to);
+  const before = nameExists(from) ? fileFacts(from) : undefined;
   const immutable = nameExists(from) && isImmutable(from) === true;
   const placed = plan.placed ?? (await placeAnew(from, to, immutable, options));
   for (const { note, ...recorder } of nameExists(from) ? recordsFor(from) : []) {
@@ -181,7 +182,7 @@ export async function moveMaster(plan: MovePlan, options: MoveOptions = {}): Pro
   }
   moveVersionRecord(from, to);
   for (const child of plan.children) await nameMaster(child, from, to);
-  for (const state of plan.states) followState(state, from, to);
+  for (const state of plan.states) followState(state, from, to, before);
   for (const file of plan.labFiles) followLabFile(file, from, to);
   if (nameExists(from)) {
     assertStillSame(from, to, placed);
@@ -216,15 +217,18 @@ async function nameMaster(child: string, from: string, to: string): Promise<void
   await nameBacking(child, { path, format: backing.format });
 }
 
-function followState(file: string, from: string, to: string): void {
+/** A file that was not as the lab knows it before it moved is known as it was: that it changed must not be forgotten. */
+function followState(file: string, from: string, to: string, before: FileFacts | undefined): void {
   const state = readStateFile(file);
   if (!state) return;
   const pool = poolOfState(file);
+  const moved = (known: FileFacts) => ({
+    ...(before && factsDiffer(known, before) === undefined ? fileFacts(to) : known),
+    path: pathFrom(pool, to),
+  });
   const follow = (master: (typeof state)['master']) => ({
     ...master,
-    files: master.files.map((one) =>
-      resolve(pool, one.path) === from ? { ...fileFacts(to), path: pathFrom(pool, to) } : one,
-    ),
+    files: master.files.map((one) => (resolve(pool, one.path) === from ? moved(one) : one)),
   });
   const { former } = state;
   writeState(pool, {
