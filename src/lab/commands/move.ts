@@ -80,11 +80,11 @@ async function movePoolTo(
   let plan = await planPoolMove(from, to, folders);
   let left: readonly string[] = [];
   if (!dryRun) {
-    const places: PoolLock[] = [];
+    const placeLocks: PoolLock[] = [];
     const held: PoolLock[] = [];
     const bar = lazyProgress(context, 'copying', 'bytes');
     try {
-      for (const { path, what } of [from, to].map(placeLock)) places.push(await lockPool(path, what));
+      for (const { path, what } of [from, to].map(placeLock)) placeLocks.push(await lockPool(path, what));
       plan = await planPoolMove(from, to, folders);
       const { labs } = plan;
       for (const { name } of labs)
@@ -100,7 +100,7 @@ async function movePoolTo(
       for (const { file } of labs) await renewDefinitions(openLab(file, context.cwd), context);
     } finally {
       bar.end();
-      for (const lock of [...held, ...places]) lock[Symbol.dispose]();
+      for (const lock of [...held, ...placeLocks]) lock[Symbol.dispose]();
       for (const place of [from, to]) removeEmptyRecords(dirname(place));
     }
   }

@@ -132,7 +132,11 @@ async function asCopied(from: string, to: string, file: CopiedFile): Promise<Cop
 function assertNothingCame(from: string, files: readonly CopiedFile[]): void {
   if (!nameExists(from)) return;
   const copied = new Set(files.map(({ path }) => path));
-  for (const image of scanImages([from]).images) {
+  const { images, warnings } = scanImages([from]);
+  if (warnings.length > 0) {
+    throw new DiskError('denied', `Clones may be where nothing can be seen: ${warnings[0]}`, { path: from });
+  }
+  for (const image of images) {
     const on = backingPathOf(image);
     if (on === undefined || copied.has(relative(from, image.path))) continue;
     const base = realPath(on);

@@ -57,6 +57,8 @@ export async function movePool(
 async function givePlace(plan: PoolMovePlan, options: CopyOptions): Promise<AsyncDisposable> {
   const { from, to, journal } = plan;
   try {
+    // Of a move that ended in the moment before it took this back: it would speak for another copy.
+    unmarkCopy(from);
     for (const name of journal.relative) await nameWhole(join(from, name));
     await recordBoth(plan);
     makeFolder(dirname(to));

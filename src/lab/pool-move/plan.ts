@@ -51,7 +51,11 @@ export async function planPoolMove(
   }
   if (within(to, from)) throw new DiskError('bad-argument', `'${to}' lies in '${from}' itself`, { path: to });
   const placed = journal !== undefined && isPlaced(from, journal);
-  if (nameExists(to) && !placed) throw new DiskError('exists', `There is '${to}' already`, { path: to });
+  if (nameExists(to) && !placed) {
+    const fix =
+      journal && `a move to there was cut off: when '${to}' is out of the way, the same command goes on`;
+    throw new DiskError('exists', `There is '${to}' already`, { path: to, detail: { fix } });
+  }
   const present = placed ? to : from;
   const states = statesIn(present);
   if (!journal && states.length === 0) {
