@@ -82,8 +82,12 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('moves to one place', () 
       expect(await bench.must('status', `${lab}/lab.yaml`)).toContain('as it was');
       expect(await bench.must('up', `${lab}/lab.yaml`)).toContain('nothing to do');
     }
+    // To a shell that is where `far` is now: a folder to put it into.
+    expect((await bench.run('move', second, far, 'b')).err).toContain('none can lie in it');
     await bench.must('move', second, bench.path('other'), 'b');
     await expectDisk(bench.path('other/s1.qcow2'), contents[1]);
+    await mustRun('mv', [bench.path('other'), join(far, 'inner')]);
+    expect((await bench.run('move', far, bench.path('else'), 'a')).err).toContain('Another pool lies in it');
   });
 
   it('a copy of a pool does not take a place that was taken meanwhile', async ({ skip }) => {

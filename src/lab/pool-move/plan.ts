@@ -50,6 +50,11 @@ export async function planPoolMove(
     });
   }
   if (within(to, from)) throw new DiskError('bad-argument', `'${to}' lies in '${from}' itself`, { path: to });
+  if (statesIn(dirname(to)).length > 0) {
+    throw new DiskError('bad-argument', `'${dirname(to)}' is a pool itself: none can lie in it`, {
+      path: to,
+    });
+  }
   const placed = journal !== undefined && isPlaced(from, journal);
   if (nameExists(to) && !placed) {
     const fix =
@@ -62,6 +67,14 @@ export async function planPoolMove(
     throw new DiskError('not-found', `'${from}' is no pool: no lab has seats in it`, { path: from });
   }
   const files = filesBelow(present);
+  const inner = files.find((name) => /\/\.cowherd\/lab-[^/]*\.json$/.test(name));
+  if (inner !== undefined) {
+    const path = join(present, dirname(dirname(inner)));
+    throw new DiskError('unsupported', `Another pool lies in it: '${path}'`, {
+      path,
+      detail: { fix: "'cowherd move' that one to another folder first" },
+    });
+  }
   const images = files.map((name) => join(present, name)).filter((path) => readImageHead(path)?.backing);
   const outside = images.filter((path) => !within(backingPathOf(readImageHead(path)!) ?? '/', present));
   for (const path of images) assertFollows(path, present);
