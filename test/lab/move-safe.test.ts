@@ -207,13 +207,15 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('move of a pool to anothe
     const content = await workingLab(bench, 'a', '../masters/m.raw', 1);
     const [from, to] = [bench.path('a/pool'), join(shm!.path, 'pool')];
     writeFileSync(join(from, 'notes.txt'), 'mine');
-    const snapshot = join(from, 'snap.qcow2');
-    const meanwhile = {
-      changed: () => appendFileSync(join(from, 'notes.txt'), ' too'),
-      'in-use': () =>
-        spawnSync('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', 's1.qcow2', '-F', 'qcow2', snapshot]),
-    };
-    for (const [code, come] of Object.entries(meanwhile)) {
+    const create = ['create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', join(from, 's1.qcow2')];
+    const [outside, inside] = [bench.path('a/snap.qcow2'), join(from, 'snap.qcow2')];
+    const meanwhile: readonly (readonly [string, () => void])[] = [
+      ['changed', () => appendFileSync(join(from, 'notes.txt'), ' too')],
+      ['in-use', () => spawnSync('qemu-img', [...create, outside])],
+      ['in-use', () => spawnSync('qemu-img', [...create, inside])],
+    ];
+    for (const [code, come] of meanwhile) {
+      rmSync(outside, { force: true });
       const plan = await planPoolMove(from, to, [bench.path('a')]);
       let came = false;
       const onProgress = () => {
@@ -228,7 +230,7 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('move of a pool to anothe
       expect(await bench.must('up', 'a/lab.yaml')).toContain('nothing to do');
     }
     expect(readFileSync(join(from, 'notes.txt'), 'utf8')).toBe('mine too');
-    await expectDisk(snapshot, content);
+    await expectDisk(inside, content);
   });
 
   it('is not completed over what was written in the old place after it was cut off', async ({ skip }) => {

@@ -14,6 +14,7 @@ import { loadLab } from '../spec/load.ts';
 import { writeState } from '../state.ts';
 import { assertLeftAlone, type CopyOptions, copyFolder, removeCopied } from './copy.ts';
 import { filesBelow, isImageName, within } from './files.ts';
+import { assertNobodyOutside } from './free.ts';
 import { copiedFiles, isPlaced, markCopy, removeJournal, unmarkCopy, writeJournal } from './journal.ts';
 import type { PoolMovePlan } from './plan.ts';
 
@@ -62,7 +63,7 @@ async function givePlace(plan: PoolMovePlan, options: CopyOptions): Promise<Asyn
     for (const name of journal.relative) await nameWhole(join(from, name));
     await recordBoth(plan);
     makeFolder(dirname(to));
-    return await place(from, to, options);
+    return await place(plan, options);
   } catch (error) {
     if (nameExists(from) && !isPlaced(from, journal)) await takeBack(plan);
     throw error;
@@ -126,19 +127,20 @@ async function nameRelative(path: string): Promise<void> {
 }
 
 /** Another file system gets a copy, which is compared and put in place whole; the old folder goes last of all. */
-async function place(from: string, to: string, options: CopyOptions): Promise<AsyncDisposable> {
+async function place(plan: PoolMovePlan, options: CopyOptions): Promise<AsyncDisposable> {
+  const { from, to } = plan;
   try {
     rename(from, to);
   } catch (cause) {
     if (errnoOf(cause) !== 'EXDEV') throw asSystemError(cause, 'move', from);
-    return await placeCopy(from, to, options);
+    return await placeCopy(plan, options);
   }
   syncDirectory(dirname(to));
   syncDirectory(dirname(from));
   return await holdDisks([]);
 }
 
-async function placeCopy(from: string, to: string, options: CopyOptions): Promise<AsyncDisposable> {
+async function placeCopy({ from, to, around }: PoolMovePlan, options: CopyOptions): Promise<AsyncDisposable> {
   const names = filesBelow(from);
   // Until the originals are gone: what a guest writes to one once it has been copied would be lost with it.
   const held = await holdDisks(disksAmong(from, names));
@@ -147,6 +149,11 @@ async function placeCopy(from: string, to: string, options: CopyOptions): Promis
     rmSync(aside, { recursive: true, force: true });
     const files = await copyFolder(from, aside, names, options);
     await assertLeftAlone(from, aside, files, () => 'when nothing writes to it any more, try again');
+    await assertNobodyOutside(
+      names.map((name) => join(from, name)),
+      from,
+      around,
+    );
     markCopy(aside, from, files);
     rename(aside, to);
     syncDirectory(dirname(to));

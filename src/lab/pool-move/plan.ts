@@ -1,18 +1,17 @@
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { parseReference } from '../../image/reference.ts';
-import { knownDependents, recordFolder } from '../../platform/dependents.ts';
+import { recordFolder } from '../../platform/dependents.ts';
 import { mastersOf } from '../former.ts';
 import { realPath } from '../lab.ts';
 import { pathFrom } from '../master.ts';
 import { namesIn } from '../masters/lab-files.ts';
 import { backingPathOf, nameExists, readImageHead } from '../overlay.ts';
-import { isLocked } from '../release.ts';
-import { scanImages } from '../scan.ts';
 import { loadLab } from '../spec/load.ts';
 import { type LabState, readStateFile } from '../state.ts';
 import { assertLeftAlone } from './copy.ts';
-import { filesBelow, isImageName, within } from './files.ts';
+import { filesBelow, within } from './files.ts';
+import { assertFree } from './free.ts';
 import { copiedFiles, isPlaced, type PoolJournal, readJournal } from './journal.ts';
 
 export interface PoolMovePlan {
@@ -30,6 +29,8 @@ export interface PoolMovePlan {
   readonly resumed: boolean;
   /** What lies at `to` is the pool: proved by what that run left. */
   readonly placed: boolean;
+  /** Where images that stand on one of the pool's are looked for. */
+  readonly around: readonly string[];
 }
 
 /**
@@ -95,17 +96,18 @@ export async function planPoolMove(
       detail: { fix: 'move it out of the folder first' },
     });
   }
+  const around = [...folders, dirname(from)];
   await assertFree(
     files.map((name) => join(present, name)),
     present,
-    [...folders, dirname(from)],
+    around,
   );
   const copied = placed ? copiedFiles(from, to) : undefined;
   if (copied) {
     await assertFree(
       copied.map(({ path }) => join(from, path)),
       from,
-      [...folders, dirname(from)],
+      around,
     );
     await assertLeftAlone(from, to, copied);
   }
@@ -127,6 +129,7 @@ export async function planPoolMove(
     },
     resumed: journal !== undefined,
     placed,
+    around,
   };
 }
 
@@ -193,29 +196,4 @@ function labFileOf(lab: string, pools: readonly string[], folders: readonly stri
     path: pools[0],
     detail: { fix: 'name its folder after the new place: it has to follow' },
   });
-}
-
-/** Throws `in-use` where a program has one of the images open, or one outside the pool stands on one. */
-async function assertFree(paths: readonly string[], pool: string, folders: readonly string[]): Promise<void> {
-  for (const path of paths) {
-    if (!isImageName(path) || !(await isLocked(path))) continue;
-    throw new DiskError('in-use', `'${path}' is open in a program`, {
-      path,
-      detail: { fix: "shut down the guests first: 'cowherd stop'" },
-    });
-  }
-  const standing = (path: string, on: string) =>
-    new DiskError('in-use', `'${path}' stands on '${on}'`, {
-      path: on,
-      detail: { fix: "make it independent first ('cow-img convert'), or move it into the pool" },
-    });
-  for (const image of scanImages([], folders).images) {
-    const on = backingPathOf(image);
-    if (on !== undefined && within(realPath(on), pool) && !within(image.path, pool))
-      throw standing(image.path, on);
-  }
-  for (const path of paths) {
-    for (const one of path.endsWith('.qcow2') ? await knownDependents(path) : [])
-      if (!within(one.path, pool)) throw standing(one.path, path);
-  }
 }
