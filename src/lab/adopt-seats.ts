@@ -1,4 +1,4 @@
-import { rmSync, statSync, symlinkSync } from 'node:fs';
+import { rmSync, symlinkSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { ExtensionType } from '../formats/qcow2/constants.ts';
@@ -8,7 +8,7 @@ import { copyAttributes, createAside, moveUnlessExists, syncDirectory } from '..
 import { forgetDependents } from '../platform/dependents.ts';
 import { errnoOf } from '../platform/errno.ts';
 import { makeFolder } from '../platform/json-file.ts';
-import { copyCompared, holdSame } from './compared-copy.ts';
+import { copyCompared, datesOf, holdSame } from './compared-copy.ts';
 import { holdDisks } from './hold-disks.ts';
 import { labUuid, uuidV5 } from './identity.ts';
 import { type Lab, labOf, realPath, seatPaths } from './lab.ts';
@@ -124,12 +124,6 @@ async function standing(
     path: to,
     detail: { fix: `give '${from}' to a seat that has none: SEAT=FILE` },
   });
-}
-
-/** By which it shows that a file was written to. */
-function datesOf(path: string): string {
-  const { size, mtimeNs, ctimeNs } = statSync(path, { bigint: true });
-  return `${size} ${mtimeNs} ${ctimeNs}`;
 }
 
 /** Throws unless the image is a plain qcow2 overlay of the master itself, and no seat's of another place. */

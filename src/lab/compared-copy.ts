@@ -1,4 +1,4 @@
-import { statSync } from 'node:fs';
+import { lstatSync, statSync } from 'node:fs';
 import { DiskError } from '../errors.ts';
 import { openImageFile, trustedImages } from '../node.ts';
 import { copyFileSparse } from '../platform/copy-file.ts';
@@ -9,6 +9,12 @@ export interface CompareOptions {
   readonly signal?: AbortSignal;
   /** Of so many bytes, each file's read counts for a half. */
   readonly onProgress?: OnProgress;
+}
+
+/** By which it shows that a file was written to; of a link, its own. */
+export function datesOf(path: string): string {
+  const { size, mtimeNs, ctimeNs } = lstatSync(path, { bigint: true });
+  return `${size} ${mtimeNs} ${ctimeNs}`;
 }
 
 /** Whether two files hold the same bytes, and as many. Throws `in-use` where a program writes to one, `aborted`. */

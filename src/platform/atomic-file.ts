@@ -16,7 +16,8 @@ import {
 import { open } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { DiskError } from '../errors.ts';
-import { asSystemError, errnoOf, systemError } from './errno.ts';
+import { asSystemError, errnoName, errnoOf, systemError } from './errno.ts';
+import { libc } from './libc.ts';
 import { hasEnded, isAlive, processMark } from './process-identity.ts';
 
 /** A file that is written aside, in the same directory, and takes its place whole or not at all. */
@@ -241,7 +242,7 @@ export function copyAttributes(from: string, to: string): void {
 
 /**
  * Gives a file of the same file system another name. A hard link fails where a name exists, unlike a rename; where there are
- * no hard links, it looks and then moves. Not durable on return.
+ * no hard links, Linux can rename so. Not durable on return.
  */
 export function moveUnlessExists(from: string, to: string): void {
   try {
@@ -249,11 +250,22 @@ export function moveUnlessExists(from: string, to: string): void {
   } catch (error) {
     const errno = errnoOf(error);
     if (errno !== 'EPERM' && errno !== 'ENOTSUP' && errno !== 'EMLINK') throw error;
-    if (lstatIfAny(to)) throw systemError('EEXIST', 'create', to);
-    renameSync(from, to);
+    renameUnlessExists(from, to);
     return;
   }
   unlinkSync(from);
+}
+
+function renameUnlessExists(from: string, to: string): void {
+  const answer = libc()?.renameNoReplace(from, to);
+  if (answer !== undefined) {
+    if (answer >= 0) return;
+    const errno = errnoName(answer);
+    if (errno !== 'EINVAL' && errno !== 'ENOSYS') throw systemError(errno, 'create', to);
+  }
+  // Not here: it looks and then moves, and hopes that nothing comes in between.
+  if (lstatIfAny(to)) throw systemError('EEXIST', 'create', to);
+  renameSync(from, to);
 }
 
 function syncPath(path: string): void {

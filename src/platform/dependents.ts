@@ -38,6 +38,11 @@ export interface Recorder {
   readonly label: string;
   /** Whatever the recorder wants back from `recordsFor`. */
   readonly note?: Readonly<Record<string, unknown>>;
+  /**
+   * Which file system a folder is known to lie on, by an earlier record: its disk may not be mounted now. Where that is not known
+   * (undefined), the folder itself is asked.
+   */
+  fileSystemOf?(folder: string): string | undefined;
 }
 
 export interface DependentsRecord extends Recorder {
@@ -100,15 +105,22 @@ export async function recordDependents(
     label: recorder.label,
     note: recorder.note,
     dependents: dependents.map((one) => relative(dirname(real), resolve(one))),
-    fileSystems: fileSystemsOf(dependents, dirname(real)),
+    fileSystems: fileSystemsOf(dependents, dirname(real), recorder),
   });
 }
 
 /** Which file system each folder of the dependents lies on, or will: by it one that is not mounted is told from files that are gone. */
-function fileSystemsOf(dependents: readonly string[], base: string): Readonly<Record<string, string>> {
+function fileSystemsOf(
+  dependents: readonly string[],
+  base: string,
+  recorder: Recorder,
+): Readonly<Record<string, string>> {
   const folders = new Set(dependents.map((one) => dirname(resolve(one))));
   return Object.fromEntries(
-    [...folders].map((folder) => [relative(base, folder), fileSystemAt(folder) ?? '']),
+    [...folders].map((folder) => [
+      relative(base, folder),
+      recorder.fileSystemOf?.(folder) ?? fileSystemAt(folder) ?? '',
+    ]),
   );
 }
 

@@ -46,6 +46,15 @@ describe.skipIf(!libc())('libc', () => {
     expect(names).toEqual(Array(11).fill('EBADF'));
   });
 
+  it('renames to a name that nothing has, and to no other', () => {
+    writeFileSync(folder.file('ü one'), 'one');
+    writeFileSync(folder.file('two'), 'two');
+    expect(errnoName(libc()!.renameNoReplace(folder.file('ü one'), folder.file('two')))).toBe('EEXIST');
+    expect(readFileSync(folder.file('two'), 'utf8')).toBe('two');
+    expect(libc()!.renameNoReplace(folder.file('ü one'), folder.file('three'))).toBe(0);
+    expect(readFileSync(folder.file('three'), 'utf8')).toBe('one');
+  });
+
   it('copies between places of two files', async () => {
     writeFileSync(folder.file('from'), 'golden image');
     writeFileSync(folder.file('to'), '............');

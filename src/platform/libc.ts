@@ -1,3 +1,4 @@
+import { errnoNumber } from './errno.ts';
 import { type Koffi, type KoffiFunction, loadKoffi } from './koffi.ts';
 
 /** The kernel's numbers for what Node's own `fs` leaves out (Linux; the same on x64, arm64 and riscv64). */
@@ -20,6 +21,8 @@ export const kernel = {
   FS_IMMUTABLE_FL: 0x10,
   BLKROGET: 0x125e,
   BLKZEROOUT: 0x127f,
+  AT_FDCWD: -100,
+  RENAME_NOREPLACE: 1,
 } as const;
 
 /**
@@ -36,6 +39,8 @@ export interface Libc {
   ioctl(fd: number, request: number, argument: Uint8Array): number;
   /** For requests whose argument is a number (FICLONE: a file descriptor). */
   ioctlNumber(fd: number, request: number, argument: number): number;
+  /** Renames, and fails (EEXIST) where something has the new name. EINVAL, ENOSYS: the file system, or the library, cannot. */
+  renameNoReplace(from: string, to: string): number;
   /** Ends the process there and then. */
   exit(code: number): void;
   readonly pool: {
@@ -96,6 +101,9 @@ function bind(koffi: Koffi): Libc {
     'int sync_file_range(int fd, int64_t offset, int64_t length, unsigned int flags)',
   );
   const syncfs = own.func('int syncfs(int fd)');
+  const renameat2 = optional(() =>
+    own.func('int renameat2(int fromAt, const char *from, int toAt, const char *to, unsigned int flags)'),
+  );
 
   const call = (code: KoffiFunction, ...args: unknown[]): number => {
     const answer = Number(code(...args));
@@ -119,6 +127,10 @@ function bind(koffi: Koffi): Libc {
     fcntl: (fd, command, argument) => call(fcntl, fd, command, argument),
     ioctl: (fd, request, argument) => call(ioctl, fd, request, argument),
     ioctlNumber: (fd, request, argument) => call(ioctlNumber, fd, request, argument),
+    renameNoReplace: (from, to) =>
+      renameat2
+        ? call(renameat2, kernel.AT_FDCWD, from, kernel.AT_FDCWD, to, kernel.RENAME_NOREPLACE)
+        : -errnoNumber('ENOSYS'),
     exit: (code) => void exit(code),
     pool: {
       fallocate: (fd, mode, offset, length) => inPool(fallocate, fd, mode, offset, length),
@@ -130,6 +142,15 @@ function bind(koffi: Koffi): Libc {
       startWriting: (fd) => inPool(syncFileRange, fd, 0, 0, kernel.SYNC_FILE_RANGE_WRITE),
     },
   };
+}
+
+/** A call that some C libraries lack (musl): the others must not go with it. */
+function optional(find: () => KoffiFunction): KoffiFunction | undefined {
+  try {
+    return find();
+  } catch {
+    return undefined;
+  }
 }
 
 function offsetCell(offset: number): BigInt64Array {

@@ -1,4 +1,13 @@
-import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { join, relative } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { mustRun } from '../support/programs.ts';
 import { buildProgram, runProgram } from './kill.ts';
@@ -119,6 +128,41 @@ export function lifeKillSuite(kills: LifeKills): void {
     }
     if (there()[0] !== 'class') await inFull('move', 'pools/class', 'class');
   }, 1_800_000);
+
+  it.skipIf(!existsSync('/dev/shm'))(
+    `move of the pool to another file system, ${kills.movePool} times`,
+    async () => {
+      const shm = mkdtempSync('/dev/shm/cowherd-');
+      try {
+        const pools = [relative(bench.dir.path, join(shm, 'class')), 'class'];
+        const { ms } = await cowherd('move', 'class', pools[0]);
+        for (let i = 0; i < kills.movePool; i++) {
+          const [from, to] = i % 2 === 0 ? pools : [...pools].reverse();
+          await killed(ms, 'move', from, to);
+          // What has the new name is whole; before that, the old one is.
+          await expectSeats(existsSync(bench.path(to)) ? to : from);
+          const unfinished = existsSync(bench.path(from, '../.cowherd/class.pool-move.json'));
+          if (unfinished || !existsSync(bench.path(to))) await inFull('move', from, to);
+          expect(
+            pools.filter((pool) => existsSync(bench.path(pool))),
+            `kill ${i}`,
+          ).toEqual([to]);
+          expect(
+            readdirSync(shm).filter((name) => name !== '.cowherd'),
+            `kill ${i}`,
+          ).toEqual(to === 'class' ? [] : ['class']);
+          await expectSeats(to);
+          expect(await inFull('status', '--brief'), `kill ${i}`).toContain('as it was');
+          await inFull('up');
+          expect(await inFull('up'), `kill ${i}`).toContain('nothing to do');
+        }
+        if (!existsSync(bench.path('class'))) await inFull('move', pools[0], 'class');
+      } finally {
+        rmSync(shm, { recursive: true });
+      }
+    },
+    1_800_000,
+  );
 
   it(`promote, ${kills.promote} times`, async () => {
     const { ms } = await cowherd('promote', 'student-02');

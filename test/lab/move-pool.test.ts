@@ -10,7 +10,9 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { datesOf } from '../../src/lab/compared-copy.ts';
 import { cowherd } from '../../src/lab/cowherd.ts';
+import { filesBelow } from '../../src/lab/pool-move/files.ts';
 import { markCopy, writeJournal } from '../../src/lab/pool-move/journal.ts';
 import { planPoolMove } from '../../src/lab/pool-move/plan.ts';
 import { knownDependents } from '../../src/platform/dependents.ts';
@@ -199,7 +201,11 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('move of a pool', () => {
         bench.path('masters/m.raw'),
         join(to, name),
       ]);
-    markCopy(to, from);
+    markCopy(
+      to,
+      from,
+      filesBelow(from).map((path) => ({ path, dates: datesOf(join(from, path)) })),
+    );
     expect(await bench.must('move', 'class', 'far')).toContain('completing a move that was cut off');
     expect(existsSync(from)).toBe(false);
     await expectPool(to, contents);

@@ -1,4 +1,4 @@
-import { existsSync, statSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
@@ -7,7 +7,7 @@ import { type Lab, labLockPath, openLab, realPath } from '../lab.ts';
 import { folderLock } from '../masters/library.ts';
 import { type MovePlan, moveMaster, planMove } from '../masters/move.ts';
 import { lockPool, type PoolLock } from '../pool-lock.ts';
-import { readJournal } from '../pool-move/journal.ts';
+import { placeLock, readJournal } from '../pool-move/journal.ts';
 import { movePool } from '../pool-move/move.ts';
 import { planPoolMove } from '../pool-move/plan.ts';
 import { prepareUp } from '../prepare.ts';
@@ -39,8 +39,8 @@ export const run: LabCommand = async (input, context) => {
     const held: PoolLock[] = [];
     const bar = lazyProgress(context, 'copying', 'bytes');
     try {
-      const { path, what } = folderLock(dirname(from));
-      held.push(await lockPool(path, what));
+      const folders = new Set([from, to].map((path) => dirname(path)));
+      for (const { path, what } of [...folders].map(folderLock)) held.push(await lockPool(path, what));
       for (const state of plan.states) {
         const lab = basename(state).replace(/^lab-(.*)\.json$/, '$1');
         held.push(await lockPool(state.replace(/\.json$/, '.lock'), `the lab "${lab}"`));
@@ -52,10 +52,11 @@ export const run: LabCommand = async (input, context) => {
     } finally {
       bar.end();
       for (const lock of held) lock[Symbol.dispose]();
-      removeEmptyRecords(dirname(from));
+      for (const path of [from, to]) removeEmptyRecords(dirname(path));
     }
   }
-  if (wantsJson(input)) sayJson(context, { ...plan, dryRun: input.options.dryRun === true });
+  const { placed: _, ...told } = plan;
+  if (wantsJson(input)) sayJson(context, { ...told, dryRun: input.options.dryRun === true });
   else
     for (const line of linesOf(plan, input.options.dryRun === true, (path) => shown(context, path)))
       say(context, line);
@@ -75,31 +76,36 @@ async function movePoolTo(
 ): Promise<number> {
   const folders = [...new Set([...places, dirname(from)])];
   const dryRun = input.options.dryRun === true;
-  const plan = await planPoolMove(from, to, folders);
+  // Before anything is locked, which leaves folders: most refusals come here.
+  let plan = await planPoolMove(from, to, folders);
+  let left: readonly string[] = [];
   if (!dryRun) {
+    const placeLocks: PoolLock[] = [];
     const held: PoolLock[] = [];
-    const pool = plan.resumed && existsSync(to) ? to : from;
     const bar = lazyProgress(context, 'copying', 'bytes');
     try {
-      for (const { name } of plan.labs)
-        held.push(await lockPool(labLockPath(pool, name), `the lab "${name}"`));
+      for (const { path, what } of [from, to].map(placeLock)) placeLocks.push(await lockPool(path, what));
+      plan = await planPoolMove(from, to, folders);
+      const { labs } = plan;
+      for (const { name } of labs)
+        held.push(await lockPool(labLockPath(plan.placed ? to : from, name), `the lab "${name}"`));
       const follow = () => {
-        for (const [i, { name }] of plan.labs.entries()) held[i].follow(labLockPath(to, name));
+        for (const [i, { name }] of labs.entries()) held[i].follow(labLockPath(to, name));
       };
-      await movePool(await planPoolMove(from, to, folders), follow, {
+      left = await movePool(await planPoolMove(from, to, folders), follow, {
         signal: context.signal,
         onProgress: bar.update,
       });
       bar.end();
-      for (const { file } of plan.labs) await renewDefinitions(openLab(file, context.cwd), context);
+      for (const { file } of labs) await renewDefinitions(openLab(file, context.cwd), context);
     } finally {
       bar.end();
-      for (const lock of held) lock[Symbol.dispose]();
-      removeEmptyRecords(dirname(from));
+      for (const lock of [...held, ...placeLocks]) lock[Symbol.dispose]();
+      for (const place of [from, to]) removeEmptyRecords(dirname(place));
     }
   }
   const { clones, labs, resumed } = plan;
-  if (wantsJson(input)) sayJson(context, { from, to, clones, labs, resumed, dryRun });
+  if (wantsJson(input)) sayJson(context, { from, to, clones, labs, resumed, left, dryRun });
   else {
     const name = (path: string) => shown(context, path);
     const tail = resumed ? ' (completing a move that was cut off)' : '';
@@ -108,6 +114,8 @@ async function movePoolTo(
       context,
       `  ${count(clones.length, 'clone')}; ${labs.map((lab) => `${lab.name} (${name(lab.file)})`).join(', ')}`,
     );
+    if (left.length > 0)
+      say(context, `  ${name(from)} still has what came there meanwhile, or changed: ${left.join(', ')}`);
   }
   return 0;
 }

@@ -1,31 +1,37 @@
-import { chmodSync, linkSync, rmSync, statSync } from 'node:fs';
-import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
+import { rmSync, statSync } from 'node:fs';
+import { basename, dirname, isAbsolute, relative, resolve } from 'node:path';
 import { parseDocument } from 'yaml';
 import { DiskError } from '../../errors.ts';
-import { createAside, sweepAsides, syncDirectory } from '../../platform/atomic-file.ts';
+import { syncDirectory } from '../../platform/atomic-file.ts';
 import {
   forgetDependents,
   hiddenDependents,
   knownDependents,
   recordDependents,
-  recordFolder,
   recordsFor,
 } from '../../platform/dependents.ts';
-import { asSystemError, errnoOf } from '../../platform/errno.ts';
 import { isImmutable, setImmutable } from '../../platform/file-facts.ts';
-import { makeFolder, readJsonFile, writeJsonFile } from '../../platform/json-file.ts';
-import type { OnProgress } from '../../storage/store.ts';
-import { copyCompared, holdSame } from '../compared-copy.ts';
-import { fileFacts, forgetContent, pathFrom } from '../master.ts';
+import { makeFolder, writeJsonFile } from '../../platform/json-file.ts';
+import { factsDiffer, fileFacts, forgetContent, pathFrom } from '../master.ts';
 import { nameBacking } from '../name-backing.ts';
 import { backingPathOf, fileIdentity, nameExists, readImageHead } from '../overlay.ts';
 import { isLocked } from '../release.ts';
 import { scanImages, standingOn } from '../scan.ts';
 import { editLabFile, withValue } from '../spec/edit.ts';
-import { poolOfState, readStateFile, writeState } from '../state.ts';
+import { type FileFacts, poolOfState, readStateFile, writeState } from '../state.ts';
 import { labFilesIn, labFilesNaming, mayName } from './lab-files.ts';
 import { readMasterRecord, recordPathOf } from './library.ts';
 import { versionOfFile } from './name.ts';
+import {
+  assertStillSame,
+  findPlaced,
+  type MoveOptions,
+  type Placed,
+  placeAnew,
+  readJournal,
+  removeJournal,
+  writeJournal,
+} from './placing.ts';
 
 /*
  * A master moves in steps after each of which every image can be read: it gets its new name beside the old one (a hard link,
@@ -44,16 +50,8 @@ export interface MovePlan {
   readonly states: readonly string[];
   /** An earlier run was cut off: this one completes it. */
   readonly resumed: boolean;
-}
-
-function journalPath(from: string): string {
-  return join(dirname(from), recordFolder, `${basename(from)}.move.json`);
-}
-
-/** Where a move that was cut off goes; undefined: there was none. */
-export function unfinishedMove(from: string): string | undefined {
-  const journal = readJsonFile(journalPath(from), 64 * 1024);
-  return typeof journal?.to === 'string' ? resolve(dirname(from), journal.to) : undefined;
+  /** What lies at `to` is the master: proved by that run's journal, and by what both names lead to. */
+  readonly placed?: Placed;
 }
 
 /**
@@ -67,19 +65,25 @@ export async function planMove(
   signal?: AbortSignal,
 ): Promise<MovePlan> {
   // One that was cut off before its image had the new name has changed nothing.
-  const cutOff = unfinishedMove(from);
-  const placed = cutOff !== undefined && (await isPlaced(from, cutOff, signal));
+  const journal = readJournal(from);
+  const cutOff = journal?.to;
+  const placed = journal && (await findPlaced(from, journal, signal));
   if (placed && cutOff !== to) {
     throw new DiskError('in-use', `'${from}' is on its way to '${cutOff}': an earlier move was cut off`, {
       path: from,
       detail: { fix: `complete it first: cowherd move '${from}' '${cutOff}'` },
     });
   }
-  const resumed = cutOff === to && (placed || !nameExists(to));
+  const resumed = cutOff === to && (placed !== undefined || !nameExists(to));
   const present = nameExists(from) ? from : to;
   if (!nameExists(present)) throw new DiskError('not-found', `There is no image '${from}'`, { path: from });
-  if (!resumed && nameExists(to))
-    throw new DiskError('exists', `There is a file '${to}' already`, { path: to });
+  if (!resumed && nameExists(to)) {
+    const fix =
+      cutOff === to
+        ? `an earlier move was cut off, and the two differ now: remove the one that is wrong, and the same command goes on`
+        : undefined;
+    throw new DiskError('exists', `There is a file '${to}' already`, { path: to, detail: { fix } });
+  }
   if (!resumed && present !== from)
     throw new DiskError('not-found', `There is no image '${from}'`, { path: from });
   if (!statSync(present).isFile()) {
@@ -155,30 +159,22 @@ export async function planMove(
     labFiles: labFilesNaming(names, named),
     states: [...states].filter(nameExists),
     resumed,
+    placed,
   };
 }
 
-/** Does what the plan says; a copy to another file system tells how far it is. The caller holds the locks of the folder and of the labs. */
-export async function moveMaster(
-  plan: MovePlan,
-  options: { readonly signal?: AbortSignal; readonly onProgress?: OnProgress } = {},
-): Promise<void> {
+/**
+ * Does what the plan says; a copy to another file system tells how far it is. The caller holds the locks of both folders and of the
+ * labs, and made the plan under them. Throws `exists` where something has the new name by now, `changed` where the master or its
+ * copy was written to meanwhile: nothing is removed then.
+ */
+export async function moveMaster(plan: MovePlan, options: MoveOptions = {}): Promise<void> {
   const { from, to } = plan;
   makeFolder(dirname(to));
-  writeJsonFile(journalPath(from), { version: 1, to: relative(dirname(from), to) });
+  writeJournal(from, to);
+  const before = nameExists(from) ? fileFacts(from) : undefined;
   const immutable = nameExists(from) && isImmutable(from) === true;
-  if (!nameExists(to)) {
-    try {
-      await giveName(from, to, immutable, options);
-    } catch (error) {
-      // Nothing was changed: the master is free to go elsewhere.
-      if (nameExists(from) && !nameExists(to)) {
-        if (immutable) setImmutable(from, true);
-        removeJournal(from);
-      }
-      throw error;
-    }
-  }
+  const placed = plan.placed ?? (await placeAnew(from, to, immutable, options));
   for (const { note, ...recorder } of nameExists(from) ? recordsFor(from) : []) {
     const state = typeof note?.state === 'string' ? resolve(dirname(from), note.state) : undefined;
     const moved = state === undefined ? note : { ...note, state: relative(dirname(to), state) };
@@ -186,9 +182,10 @@ export async function moveMaster(
   }
   moveVersionRecord(from, to);
   for (const child of plan.children) await nameMaster(child, from, to);
-  for (const state of plan.states) followState(state, from, to);
+  for (const state of plan.states) followState(state, from, to, before);
   for (const file of plan.labFiles) followLabFile(file, from, to);
   if (nameExists(from)) {
+    assertStillSame(from, to, placed);
     if (isImmutable(from)) setImmutable(from, false);
     for (const record of recordsFor(from)) await forgetDependents(from, record.by);
     forgetContent(from);
@@ -199,41 +196,6 @@ export async function moveMaster(
   const version = versionOfFile(from);
   if (version) rmSync(recordPathOf(dirname(from), `${version.name}@${version.number}`), { force: true });
   removeJournal(from);
-}
-
-/** Whether what lies at `to` is the master: the old name goes at the end, and somebody else may have put a file there. */
-async function isPlaced(from: string, to: string, signal: AbortSignal | undefined): Promise<boolean> {
-  if (!nameExists(to)) return false;
-  if (!nameExists(from) || fileIdentity(from) === fileIdentity(to)) return true;
-  return await holdSame(from, to, { signal });
-}
-
-function removeJournal(from: string): void {
-  rmSync(journalPath(from), { force: true });
-  syncDirectory(dirname(journalPath(from)));
-}
-
-async function giveName(
-  from: string,
-  to: string,
-  immutable: boolean,
-  options: { readonly signal?: AbortSignal; readonly onProgress?: OnProgress },
-): Promise<void> {
-  sweepAsides(dirname(to));
-  // Nothing can be linked to an immutable file.
-  if (immutable) setImmutable(from, false);
-  try {
-    linkSync(from, to);
-    syncDirectory(dirname(to));
-    return;
-  } catch (cause) {
-    if (!['EXDEV', 'EPERM', 'ENOTSUP', 'EMLINK'].includes(errnoOf(cause) ?? ''))
-      throw asSystemError(cause, 'create', to);
-  }
-  await using aside = createAside(to);
-  await copyCompared(from, aside.path, options);
-  chmodSync(aside.path, statSync(from).mode & 0o7777);
-  await aside.commit({ replace: false });
 }
 
 function moveVersionRecord(from: string, to: string): void {
@@ -255,15 +217,18 @@ async function nameMaster(child: string, from: string, to: string): Promise<void
   await nameBacking(child, { path, format: backing.format });
 }
 
-function followState(file: string, from: string, to: string): void {
+/** A file that was not as the lab knows it before it moved is known as it was: that it changed must not be forgotten. */
+function followState(file: string, from: string, to: string, before: FileFacts | undefined): void {
   const state = readStateFile(file);
   if (!state) return;
   const pool = poolOfState(file);
+  const moved = (known: FileFacts) => ({
+    ...(before && factsDiffer(known, before) === undefined ? fileFacts(to) : known),
+    path: pathFrom(pool, to),
+  });
   const follow = (master: (typeof state)['master']) => ({
     ...master,
-    files: master.files.map((one) =>
-      resolve(pool, one.path) === from ? { ...fileFacts(to), path: pathFrom(pool, to) } : one,
-    ),
+    files: master.files.map((one) => (resolve(pool, one.path) === from ? moved(one) : one)),
   });
   const { former } = state;
   writeState(pool, {

@@ -6,7 +6,7 @@ import { syncDirectory } from '../../platform/atomic-file.ts';
 import { recordFolder } from '../../platform/dependents.ts';
 import { readJsonFile, writeJsonFile } from '../../platform/json-file.ts';
 import { nameExists } from '../overlay.ts';
-import { labStateSchema } from '../state.ts';
+import { labStateSchema, readState } from '../state.ts';
 
 const journalSchema = () =>
   z.object({
@@ -45,13 +45,38 @@ export function writeJournal(from: string, journal: PoolJournal): void {
   writeJsonFile(journalPath(from), { version: 1, ...journal, to: relative(dirname(from), journal.to) });
 }
 
+const markSchema = () =>
+  z.object({
+    version: z.literal(1),
+    /** The folder that it is a copy of. */
+    from: z.string(),
+    /** What was copied. */
+    files: z.array(
+      z.object({
+        /** Within the pool. */
+        path: z.string(),
+        /** `datesOf` the original when it was copied. */
+        dates: z.string(),
+      }),
+    ),
+  });
+
+/** A file of a pool that was copied. */
+export type CopiedFile = z.infer<ReturnType<typeof markSchema>>['files'][number];
+
 function copyMark(pool: string): string {
   return join(pool, recordFolder, 'copied.json');
 }
 
 /** Says in a copy of a pool, before it takes its place, what it is a copy of. */
-export function markCopy(copy: string, from: string): void {
-  writeJsonFile(copyMark(copy), { version: 1, from });
+export function markCopy(copy: string, from: string, files: readonly CopiedFile[]): void {
+  writeJsonFile(copyMark(copy), { version: 1, from, files });
+}
+
+/** What was copied from `from` to `to`; undefined where `to` is no copy of it. */
+export function copiedFiles(from: string, to: string): readonly CopiedFile[] | undefined {
+  const { success, data } = markSchema().safeParse(readJsonFile(copyMark(to), journalLimit));
+  return success && data.from === from ? data.files : undefined;
 }
 
 export function unmarkCopy(pool: string): void {
@@ -60,8 +85,16 @@ export function unmarkCopy(pool: string): void {
 }
 
 /** Whether what lies at `to` is the pool: the old place goes at the end, and somebody else may have made a folder of that name. */
-export function isPlaced(from: string, to: string): boolean {
-  return nameExists(to) && (!nameExists(from) || readJsonFile(copyMark(to), 64 * 1024)?.from === from);
+export function isPlaced(from: string, { to, states }: Pick<PoolJournal, 'to' | 'states'>): boolean {
+  if (!nameExists(to)) return false;
+  if (copiedFiles(from, to)) return true;
+  return !nameExists(from) && states.every(({ lab, id }) => readState(to, lab)?.id === id);
+}
+
+/** The lock of whoever makes a folder appear at a place, or disappear from it. */
+export function placeLock(place: string): { readonly path: string; readonly what: string } {
+  const path = join(dirname(place), recordFolder, `${basename(place)}.pool-move.lock`);
+  return { path, what: `the place '${place}'` };
 }
 
 export function removeJournal(from: string): void {

@@ -1,66 +1,44 @@
-import {
-  chmodSync,
-  chownSync,
-  closeSync,
-  fsyncSync,
-  futimesSync,
-  lstatSync,
-  mkdirSync,
-  openSync,
-  readlinkSync,
-  renameSync,
-  rmSync,
-  statSync,
-  symlinkSync,
-} from 'node:fs';
+import { lstatSync, renameSync, rmSync } from 'node:fs';
 import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
+import { DiskError } from '../../errors.ts';
 import { syncDirectory } from '../../platform/atomic-file.ts';
 import { type DependentsRecord, recordDependents, recordsFor } from '../../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../../platform/errno.ts';
 import { makeFolder } from '../../platform/json-file.ts';
-import type { OnProgress } from '../../storage/store.ts';
-import { copyCompared } from '../compared-copy.ts';
+import { holdDisks } from '../hold-disks.ts';
 import { pathFrom } from '../master.ts';
 import { nameBacking } from '../name-backing.ts';
 import { backingPathOf, nameExists, readImageHead } from '../overlay.ts';
 import { editLabFile, withValue } from '../spec/edit.ts';
 import { loadLab } from '../spec/load.ts';
 import { writeState } from '../state.ts';
-import { markCopy, removeJournal, unmarkCopy, writeJournal } from './journal.ts';
-import { filesBelow, type PoolMovePlan, within } from './plan.ts';
+import { assertLeftAlone, type CopyOptions, copyFolder, removeCopied } from './copy.ts';
+import { filesBelow, isImageName, within } from './files.ts';
+import { assertNobodyOutside } from './free.ts';
+import { copiedFiles, isPlaced, markCopy, removeJournal, unmarkCopy, writeJournal } from './journal.ts';
+import type { PoolMovePlan } from './plan.ts';
 
 /*
  * A pool moves in steps after each of which every image can be read. Its images name what they stand on by whole paths, and
  * beside the masters it is recorded where they are and will be; then the folder gets its new place in one instant; then names
  * become relative again, and states, records and lab files follow. Lab files come last: until then a journal beside the old
- * place keeps the labs from being used, and the same command completes what was cut off.
+ * place keeps the labs from being used, and the same command completes what was cut off. What was copied is removed from the old
+ * place at the very end, and nothing else that lies there.
  */
 
-export interface PoolMoveOptions {
-  readonly signal?: AbortSignal;
-  /** Told how far a copy to another file system is, in bytes of all files. */
-  readonly onProgress?: OnProgress;
-}
-
-/** Does what the plan says. The caller holds the labs' locks; `onPlaced` is told when they lie in the new place. */
+/**
+ * Does what the plan says. The caller holds the locks of both places and of the labs, and made the plan under them; `onPlaced` is
+ * told when the labs' locks lie in the new place. Answers what stays in the old place: files that came there while the pool was
+ * copied, by their names in it. Throws `exists` where something has the new place by now; the pool stays where it is then.
+ */
 export async function movePool(
   plan: PoolMovePlan,
   onPlaced: () => void,
-  options: PoolMoveOptions = {},
-): Promise<void> {
+  options: CopyOptions = {},
+): Promise<readonly string[]> {
   const { from, to, journal } = plan;
   writeJournal(from, journal);
-  if (!nameExists(to)) {
-    for (const name of journal.relative) await nameWhole(join(from, name));
-    await recordBoth(plan);
-    try {
-      makeFolder(dirname(to));
-      await place(from, to, options);
-    } catch (error) {
-      if (nameExists(from) && !nameExists(to)) await takeBack(plan);
-      throw error;
-    }
-  }
+  await using _held = plan.placed ? await holdOriginals(from, to) : await givePlace(plan, options);
   onPlaced();
   for (const name of journal.relative) await nameRelative(join(to, name));
   for (const state of journal.states) writeState(to, state);
@@ -70,12 +48,51 @@ export async function movePool(
     if (resolve(pool) === to) continue;
     editLabFile(file, (text) => withValue(text, ['pool'], poolName(text, file, to)));
   }
-  if (nameExists(from)) {
-    rmSync(from, { recursive: true });
-    syncDirectory(dirname(from));
-  }
-  unmarkCopy(to);
+  const left = await removeCopied(from, to);
   removeJournal(from);
+  unmarkCopy(to);
+  return left;
+}
+
+/** Puts the pool in its new place, or leaves it as it was. Answers what keeps guests from the disks that were copied. */
+async function givePlace(plan: PoolMovePlan, options: CopyOptions): Promise<AsyncDisposable> {
+  const { from, to, journal } = plan;
+  try {
+    // Of a move that ended in the moment before it took this back: it would speak for another copy.
+    unmarkCopy(from);
+    for (const name of journal.relative) await nameWhole(join(from, name));
+    await recordBoth(plan);
+    makeFolder(dirname(to));
+    return await place(plan, options);
+  } catch (error) {
+    if (nameExists(from) && !isPlaced(from, journal)) await takeBack(plan);
+    throw error;
+  }
+}
+
+/** Keeps guests from the disks that an earlier run copied. What was proved of them is remembered: the copies change from here on. */
+async function holdOriginals(from: string, to: string): Promise<AsyncDisposable> {
+  const files = copiedFiles(from, to) ?? [];
+  const held = await holdDisks(
+    disksAmong(
+      from,
+      files.map(({ path }) => path),
+    ),
+  );
+  try {
+    if (files.length > 0) markCopy(to, from, await assertLeftAlone(from, to, files));
+  } catch (error) {
+    await held[Symbol.asyncDispose]();
+    throw error;
+  }
+  return held;
+}
+
+function disksAmong(pool: string, names: readonly string[]): readonly string[] {
+  return names
+    .filter(isImageName)
+    .map((name) => join(pool, name))
+    .filter((path) => lstatSync(path, { throwIfNoEntry: false })?.isFile());
 }
 
 /** The pool stays where it is, and its labs may be used. */
@@ -85,7 +102,9 @@ async function takeBack(plan: PoolMovePlan): Promise<void> {
   for (const name of journal.relative) await nameRelative(join(from, name));
   await forEachRecord(plan, (record) => ({
     ...record,
-    dependents: record.dependents.filter((path) => !within(path, to)),
+    dependents: record.dependents.filter(
+      (path) => !within(path, to) || !record.dependents.includes(join(from, relative(to, path))),
+    ),
   }));
   removeJournal(from);
 }
@@ -108,60 +127,58 @@ async function nameRelative(path: string): Promise<void> {
 }
 
 /** Another file system gets a copy, which is compared and put in place whole; the old folder goes last of all. */
-async function place(from: string, to: string, options: PoolMoveOptions): Promise<void> {
+async function place(plan: PoolMovePlan, options: CopyOptions): Promise<AsyncDisposable> {
+  const { from, to } = plan;
   try {
-    renameSync(from, to);
+    rename(from, to);
   } catch (cause) {
     if (errnoOf(cause) !== 'EXDEV') throw asSystemError(cause, 'move', from);
-    const aside = asideOf(to);
-    rmSync(aside, { recursive: true, force: true });
-    await copyFolder(from, aside, options);
-    markCopy(aside, from);
-    renameSync(aside, to);
+    return await placeCopy(plan, options);
   }
   syncDirectory(dirname(to));
   syncDirectory(dirname(from));
+  return await holdDisks([]);
+}
+
+async function placeCopy({ from, to, around }: PoolMovePlan, options: CopyOptions): Promise<AsyncDisposable> {
+  const names = filesBelow(from);
+  // Until the originals are gone: what a guest writes to one once it has been copied would be lost with it.
+  const held = await holdDisks(disksAmong(from, names));
+  try {
+    const aside = asideOf(to);
+    rmSync(aside, { recursive: true, force: true });
+    const files = await copyFolder(from, aside, names, options);
+    await assertLeftAlone(from, aside, files, () => 'when nothing writes to it any more, try again');
+    await assertNobodyOutside(
+      names.map((name) => join(from, name)),
+      from,
+      around,
+    );
+    markCopy(aside, from, files);
+    rename(aside, to);
+    syncDirectory(dirname(to));
+  } catch (error) {
+    await held[Symbol.asyncDispose]();
+    throw error;
+  }
+  return held;
+}
+
+/** A folder takes no place in which anything lies: the system itself refuses that, but for an empty folder. Throws `exists`. */
+function rename(folder: string, to: string): void {
+  const exists = () => new DiskError('exists', `There is '${to}' already`, { path: to });
+  if (nameExists(to)) throw exists();
+  try {
+    renameSync(folder, to);
+  } catch (cause) {
+    throw ['ENOTEMPTY', 'EEXIST', 'ENOTDIR'].includes(errnoOf(cause) ?? '') && nameExists(to)
+      ? exists()
+      : cause;
+  }
 }
 
 function asideOf(to: string): string {
   return join(dirname(to), `.${basename(to)}.cowherd-move`);
-}
-
-async function copyFolder(from: string, to: string, { signal, onProgress }: PoolMoveOptions): Promise<void> {
-  const names = filesBelow(from);
-  const sizes = names.map((name) => lstatSync(join(from, name)).size);
-  const total = sizes.reduce((sum, size) => sum + size, 0);
-  let before = 0;
-  const folders = new Set([to]);
-  mkdirSync(to);
-  chmodSync(to, statSync(from).mode & 0o7777);
-  for (const [index, name] of names.entries()) {
-    const [source, target] = [join(from, name), join(to, name)];
-    if (dirname(name) !== '.') mkdirSync(dirname(target), { recursive: true });
-    folders.add(dirname(target));
-    if (lstatSync(source).isSymbolicLink()) {
-      symlinkSync(readlinkSync(source), target);
-      continue;
-    }
-    await copyCompared(source, target, { signal, onProgress: (done) => onProgress?.(before + done, total) });
-    before += sizes[index];
-    likeSource(source, target);
-  }
-  for (const folder of folders) syncDirectory(folder);
-}
-
-/** Gives a copy its source's mode, owner (where that may be) and dates, and makes it durable. */
-function likeSource(source: string, target: string): void {
-  const { mode, uid, gid, atime, mtime } = statSync(source);
-  if (process.geteuid?.() === 0) chownSync(target, uid, gid);
-  const fd = openSync(target, 'r');
-  try {
-    chmodSync(target, mode & 0o7777);
-    futimesSync(fd, atime, mtime);
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
 }
 
 /** Who stands on the masters is recorded in both places before there is a moment in which they are in the other. */
@@ -176,6 +193,7 @@ async function recordNew(plan: PoolMovePlan): Promise<void> {
   await forEachRecord(plan, (_, moved) => moved);
 }
 
+/** Changes the records in which the pool is named. What else is in them, and all others, is not known here and stays: it may not be mounted. */
 async function forEachRecord(
   { from, to, masters }: PoolMovePlan,
   change: (record: DependentsRecord, moved: DependentsRecord) => DependentsRecord,
@@ -183,14 +201,19 @@ async function forEachRecord(
   const follow = (path: string) => (within(path, from) ? join(to, relative(from, path)) : path);
   for (const master of masters) {
     for (const record of recordsFor(master)) {
-      const state = record.note?.state;
+      const noted = record.note?.state;
+      const state = typeof noted === 'string' ? resolve(dirname(master), noted) : undefined;
+      if (![...record.dependents, state ?? '/'].some((path) => within(path, from))) continue;
       const note =
-        typeof state === 'string'
-          ? { ...record.note, state: relative(dirname(master), follow(resolve(dirname(master), state))) }
-          : record.note;
+        state === undefined
+          ? record.note
+          : { ...record.note, state: relative(dirname(master), follow(state)) };
       const moved = { ...record, note, dependents: [...new Set(record.dependents.map(follow))] };
       const { dependents, ...recorder } = change(record, moved);
-      await recordDependents(master, dependents, recorder);
+      await recordDependents(master, dependents, {
+        ...recorder,
+        fileSystemOf: (folder) => (within(folder, to) ? undefined : record.fileSystemOf(folder)),
+      });
     }
   }
 }

@@ -1,19 +1,18 @@
-import { type Dirent, readdirSync, readlinkSync } from 'node:fs';
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { parseReference } from '../../image/reference.ts';
-import { knownDependents, recordFolder } from '../../platform/dependents.ts';
-import { asSystemError } from '../../platform/errno.ts';
+import { recordFolder } from '../../platform/dependents.ts';
 import { mastersOf } from '../former.ts';
 import { realPath } from '../lab.ts';
 import { pathFrom } from '../master.ts';
 import { namesIn } from '../masters/lab-files.ts';
 import { backingPathOf, nameExists, readImageHead } from '../overlay.ts';
-import { isLocked } from '../release.ts';
-import { scanImages } from '../scan.ts';
 import { loadLab } from '../spec/load.ts';
 import { type LabState, readStateFile } from '../state.ts';
-import { isPlaced, type PoolJournal, readJournal } from './journal.ts';
+import { assertLeftAlone } from './copy.ts';
+import { filesBelow, within } from './files.ts';
+import { assertFree } from './free.ts';
+import { copiedFiles, isPlaced, type PoolJournal, readJournal } from './journal.ts';
 
 export interface PoolMovePlan {
   /** Absolute, symbolic links resolved. */
@@ -28,12 +27,16 @@ export interface PoolMovePlan {
   readonly journal: PoolJournal;
   /** An earlier run was cut off: this one completes it. */
   readonly resumed: boolean;
+  /** What lies at `to` is the pool: proved by what that run left. */
+  readonly placed: boolean;
+  /** Where images that stand on one of the pool's are looked for. */
+  readonly around: readonly string[];
 }
 
 /**
  * Looks at all that moving a pool means. Changes nothing. Lab files are looked for in `folders`. Throws `not-found`, `exists`,
  * `in-use` while a program has one of the images open, or one outside stands on one; `unsupported` where a master or a lab file
- * lies in the pool.
+ * lies in the pool; `changed` where a move was cut off and what lies in the old place is newer than its copy.
  */
 export async function planPoolMove(
   from: string,
@@ -48,14 +51,31 @@ export async function planPoolMove(
     });
   }
   if (within(to, from)) throw new DiskError('bad-argument', `'${to}' lies in '${from}' itself`, { path: to });
-  if (nameExists(to) && !(journal && isPlaced(from, to)))
-    throw new DiskError('exists', `There is '${to}' already`, { path: to });
-  const present = nameExists(to) ? to : from;
+  if (statesIn(dirname(to)).length > 0) {
+    throw new DiskError('bad-argument', `'${dirname(to)}' is a pool itself: none can lie in it`, {
+      path: to,
+    });
+  }
+  const placed = journal !== undefined && isPlaced(from, journal);
+  if (nameExists(to) && !placed) {
+    const fix =
+      journal && `a move to there was cut off: when '${to}' is out of the way, the same command goes on`;
+    throw new DiskError('exists', `There is '${to}' already`, { path: to, detail: { fix } });
+  }
+  const present = placed ? to : from;
   const states = statesIn(present);
   if (!journal && states.length === 0) {
     throw new DiskError('not-found', `'${from}' is no pool: no lab has seats in it`, { path: from });
   }
   const files = filesBelow(present);
+  const inner = files.find((name) => /\/\.cowherd\/lab-[^/]*\.json$/.test(name));
+  if (inner !== undefined) {
+    const path = join(present, dirname(dirname(inner)));
+    throw new DiskError('unsupported', `Another pool lies in it: '${path}'`, {
+      path,
+      detail: { fix: "'cowherd move' that one to another folder first" },
+    });
+  }
   const images = files.map((name) => join(present, name)).filter((path) => readImageHead(path)?.backing);
   const outside = images.filter((path) => !within(backingPathOf(readImageHead(path)!) ?? '/', present));
   for (const path of images) assertFollows(path, present);
@@ -76,11 +96,21 @@ export async function planPoolMove(
       detail: { fix: 'move it out of the folder first' },
     });
   }
+  const around = [...folders, dirname(from)];
   await assertFree(
     files.map((name) => join(present, name)),
     present,
-    [...folders, dirname(from)],
+    around,
   );
+  const copied = placed ? copiedFiles(from, to) : undefined;
+  if (copied) {
+    await assertFree(
+      copied.map(({ path }) => join(from, path)),
+      from,
+      around,
+    );
+    await assertLeftAlone(from, to, copied);
+  }
   return {
     from,
     to,
@@ -98,6 +128,8 @@ export async function planPoolMove(
       states: states.map((state) => stateFrom(state, from, to)),
     },
     resumed: journal !== undefined,
+    placed,
+    around,
   };
 }
 
@@ -148,36 +180,6 @@ function statesIn(pool: string): readonly LabState[] {
     .flatMap((name) => readStateFile(join(folder, name)) ?? []);
 }
 
-/** Paths within a pool, of all files. Throws `unsupported` for links that would lead elsewhere then, and for sockets and the like. */
-export function filesBelow(pool: string): readonly string[] {
-  const found: string[] = [];
-  const look = (folder: string) => {
-    let entries: Dirent[];
-    try {
-      entries = readdirSync(join(pool, folder), { withFileTypes: true });
-    } catch (cause) {
-      throw asSystemError(cause, 'look into', join(pool, folder));
-    }
-    for (const entry of entries) {
-      const name = join(folder, entry.name);
-      if (entry.isDirectory()) look(name);
-      else if (entry.isFile() || leadsOn(join(pool, folder), entry)) found.push(name);
-      else {
-        throw new DiskError('unsupported', `'${join(pool, name)}' is no file that can be moved`, {
-          path: join(pool, name),
-        });
-      }
-    }
-  };
-  look('.');
-  return found.sort();
-}
-
-/** A link that is right in any place. */
-function leadsOn(folder: string, entry: Dirent): boolean {
-  return entry.isSymbolicLink() && isAbsolute(readlinkSync(join(folder, entry.name)));
-}
-
 function labFileOf(lab: string, pools: readonly string[], folders: readonly string[]): string {
   for (const folder of folders) {
     for (const name of namesIn(folder)) {
@@ -194,35 +196,4 @@ function labFileOf(lab: string, pools: readonly string[], folders: readonly stri
     path: pools[0],
     detail: { fix: 'name its folder after the new place: it has to follow' },
   });
-}
-
-/** Throws `in-use` where a program has one of the images open, or one outside the pool stands on one. */
-async function assertFree(paths: readonly string[], pool: string, folders: readonly string[]): Promise<void> {
-  for (const path of paths) {
-    if (!/\.(qcow2|raw|img)$/.test(path) || !(await isLocked(path))) continue;
-    throw new DiskError('in-use', `'${path}' is open in a program`, {
-      path,
-      detail: { fix: "shut down the guests first: 'cowherd stop'" },
-    });
-  }
-  const standing = (path: string, on: string) =>
-    new DiskError('in-use', `'${path}' stands on '${on}'`, {
-      path: on,
-      detail: { fix: "make it independent first ('cow-img convert'), or move it into the pool" },
-    });
-  for (const image of scanImages([], folders).images) {
-    const on = backingPathOf(image);
-    if (on !== undefined && within(realPath(on), pool) && !within(image.path, pool))
-      throw standing(image.path, on);
-  }
-  for (const path of paths) {
-    for (const one of path.endsWith('.qcow2') ? await knownDependents(path) : [])
-      if (!within(one.path, pool)) throw standing(one.path, path);
-  }
-}
-
-/** Whether `path` is `folder` or lies in it. */
-export function within(path: string, folder: string): boolean {
-  const name = relative(folder, path);
-  return name === '' || (name !== '..' && !name.startsWith('../') && !isAbsolute(name));
 }
