@@ -22,7 +22,8 @@ export function assertNoSeatFile(path: string): void {
     const owner = ownerByState(place) ?? ownerByHead(place);
     if (!owner) continue;
     const is = nameExists(place) ? 'is' : 'has the name of';
-    throw new DiskError('exists', `'${place}' ${is} a disk of ${owner.seat} of the lab "${owner.lab}"`, {
+    const what = place.endsWith('.qcow2') ? 'disk' : 'file';
+    throw new DiskError('exists', `'${place}' ${is} a ${what} of ${owner.seat} of the lab "${owner.lab}"`, {
       path: place,
       detail: { fix: 'name another file' },
     });
