@@ -11,6 +11,7 @@ import { NbdServer, type NbdServerOptions } from '../nbd/server.ts';
 import { tlsStarter } from '../nbd/tls.ts';
 import type { ServedAt } from './domain-xml.ts';
 import type { Lab } from './lab.ts';
+import { assertNothingAbove } from './release.ts';
 import { seatPassphrase } from './seat-key.ts';
 import { seatsToStart } from './start.ts';
 
@@ -50,7 +51,7 @@ function splitAddress(listen: string): [host: string, port: string] {
 /**
  * Serves the disks of seats as NBD exports by the seats' names, and the master read-only. The images are open as long as
  * it is: QEMU's locks keep guests of this host, and resets, away from them. Encrypted ones are served in the clear. Throws as
- * `seatsToStart` and `seatPassphrase` do, and `locked` for a seat that is in use.
+ * `seatsToStart`, `assertNothingAbove` and `seatPassphrase` do, and `locked` for a seat that is in use.
  */
 export async function serveSeats(
   lab: Lab,
@@ -58,6 +59,10 @@ export async function serveSeats(
   how: { readonly program: string } & Required<Pick<NbdServerOptions, 'onRefused' | 'onFailure'>>,
 ): Promise<NbdServer> {
   const seats = await seatsToStart(lab, names);
+  assertNothingAbove(
+    seats.map(({ disk }) => disk.path),
+    lab,
+  );
   const { serve } = lab.spec;
   const server = new NbdServer({
     startTls: serve?.tls === undefined ? undefined : tlsStarter(credentialsOf(serve.tls), undefined),

@@ -115,13 +115,11 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   return { created, defined, removed: seats, warnings: [...warnings, ...kept] };
 }
 
-/** Seats that have a disk, and get a definition, or are told to the runner. */
+/** Seats that have a disk, and that the hypervisor is to be told of: from then on their guests start from it. */
 function seatsTold(lab: Lab, steps: readonly Step[]): readonly Seat[] {
   const made = new Set(steps.flatMap((step) => (step.do === 'create' ? [step.seat] : [])));
-  const told = new Set(
-    steps.flatMap((step) => (step.do === 'define' || step.do === 'register' ? [step.seat] : [])),
-  );
-  return [...told].flatMap((name) => (made.has(name) ? [] : (lab.seats.get(name) ?? [])));
+  const told = steps.flatMap((step) => (step.do === 'register' ? [step.seat] : []));
+  return told.flatMap((name) => (made.has(name) ? [] : (lab.seats.get(name) ?? [])));
 }
 
 /** A guest goes on writing to a disk that was deleted: while it runs that can be saved, and another disk would look like its own. */

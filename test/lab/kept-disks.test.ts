@@ -248,7 +248,7 @@ describe.skipIf(!have('qemu-system-x86_64') || !have('qemu-img'))('a disk that i
   it.each([
     ['as the master of another lab', 'lab'],
     ['as a snapshot', 'snapshot'],
-  ])('is not started, defined anew, saved, promoted or flattened: %s', async (_, how) => {
+  ])('is not started, served, saved, promoted or flattened: %s', async (_, how) => {
     await using bench = await labBench();
     const lab = { seats: ['s1', 's2'], runner: 'qemu', network: 'none', memory: '16M' };
     bench.write('lab.yaml', lab);
@@ -277,6 +277,8 @@ describe.skipIf(!have('qemu-system-x86_64') || !have('qemu-img'))('a disk that i
     };
     await refused('start', 'lab.yaml', 's1');
     await refused('start', 'lab.yaml');
+    bench.write('served.yaml', { ...lab, serve: { socket: 'x.sock' } });
+    await refused('serve', 'served.yaml', 's1');
     for (const args of [
       ['save', 's1', 'w.qcow2'],
       ['promote', 's1', '--anyway'],
@@ -286,10 +288,7 @@ describe.skipIf(!have('qemu-system-x86_64') || !have('qemu-img'))('a disk that i
       await refused(...args, '--dry-run');
     }
     expect(existsSync(bench.path('w.qcow2'))).toBe(false);
-    bench.write('lab.yaml', { ...lab, memory: '17M' });
-    await refused('up');
     await undo();
-    await bench.must('up');
     await bench.must('save', 's1', 'w.qcow2');
   });
 });
