@@ -1,5 +1,5 @@
 import { statSync } from 'node:fs';
-import { resolve } from 'node:path';
+import { basename, resolve } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { errnoOf } from '../platform/errno.ts';
 import { isSameMaster, mastersOf } from './former.ts';
@@ -15,7 +15,7 @@ import { backingPathOf, fileIdentity, type ImageHead, readImageHead } from './ov
 import type { Plan, Problem, Step } from './plan.ts';
 
 /*
- * A disk may be let name its master where that is now, as long as it reads the same then: its old name leads to nothing any more, or to
+ * A disk may be let name its master where that is now, as long as it reads the same then: its old name was the master's and leads to nothing any more, or it leads to
  * what has the digest that the disk was made on. Else somebody put a layer between the two (or the wrong file in the master's
  * place), and the guest would find other bytes.
  */
@@ -97,7 +97,13 @@ class Footings {
       `${rebase('-u ')} only changes the name. 'cowherd flatten' keeps what a seat reads too`;
     const named = `'${path ?? head.backing.path}'`;
     if (path === undefined) return { what: `stands on ${named}, which is not the master`, fix };
-    if (isGone(path)) return undefined;
+    if (isGone(path)) {
+      if (this.#wasMaster(path, master)) return undefined;
+      return {
+        what: `stands on ${named}, which is not there (is its disk mounted?), and is no master's name`,
+        fix,
+      };
+    }
     if (fileIdentity(path) === fileIdentity(master.path)) {
       if (format === undefined || format === master.format) return undefined;
       return { what: `takes its master '${path}', which is ${master.format}, as ${format}`, fix };
@@ -113,6 +119,13 @@ class Footings {
       if (!isDiskError(error) || error.code === 'aborted') throw error;
       return { what: `stands on ${named}, which cannot be compared with the master: ${error.message}`, fix };
     }
+  }
+
+  /** Whether a file that is gone has the name that the master has, or a master of the lab had: wherever it lay, it was that. */
+  #wasMaster(path: string, master: Wanted): boolean {
+    const { state } = this.#lab;
+    const known = (state ? mastersOf(state) : []).map((one) => one.files[0].path);
+    return [master.path, ...known].some((one) => basename(one) === basename(path));
   }
 
   #contentAt(path: string, format: string | undefined): Promise<string | undefined> {

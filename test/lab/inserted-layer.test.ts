@@ -1,4 +1,4 @@
-import { copyFileSync, readFileSync } from 'node:fs';
+import { copyFileSync, readFileSync, renameSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { have, mustRun } from '../support/programs.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
@@ -48,6 +48,16 @@ describe.skipIf(!qemu)('a layer that somebody put between a seat and its master'
     await bench.must('up');
     await same(disk(bench), flat);
     await qemuCheck(disk(bench));
+  });
+
+  it('is not taken out while it is on a disk that is not mounted', async () => {
+    await using bench = await labOnPatch();
+    renameSync(bench.path('patch.qcow2'), bench.path('away.qcow2'));
+    const { code, out } = await bench.run('plan');
+    expect([code, out]).toEqual([1, expect.stringMatching(/patch\.qcow2', which is not there/)]);
+    expect((await bench.run('up')).code).toBe(1);
+    renameSync(bench.path('away.qcow2'), bench.path('patch.qcow2'));
+    await io(disk(bench), 'read -P 3 8M 64k');
   });
 
   it('is not left out by save, nor by promote --method commit; flatten keeps it', async () => {
