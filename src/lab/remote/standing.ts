@@ -1,5 +1,5 @@
 import { basename } from 'node:path';
-import { DiskError, isDiskError } from '../../errors.ts';
+import { DiskError } from '../../errors.ts';
 import { domainName } from '../domain-xml.ts';
 import { backingPathOf, type ImageHead, imageHead } from '../overlay.ts';
 import { assertOwnDisks } from '../release.ts';
@@ -13,6 +13,9 @@ import { names } from './records.ts';
  * Who stands on files of a host's folder: its other files, whatever they are called, and the host's domains, as their documents say.
  */
 
+/** What need not be asked whether it is a file. */
+const usualImage = /\.(qcow2|raw|iso)$/;
+
 /** The heads of the files in a host's folder, by name; logs of seats and our own records aside. */
 export async function headsOn(
   { pool }: Pick<RemoteHost, 'pool'>,
@@ -23,10 +26,9 @@ export async function headsOn(
   );
   const heads = await Promise.all(
     looked.map(async (file) => {
-      const bytes = await pool.read(file, headBytes).catch(async (error: unknown) => {
-        if (isDiskError(error) && (await pool.facts(file))?.isFolder) return undefined;
-        throw error;
-      });
+      // A folder is a volume too, and reading one fails in the middle of the transfer.
+      const isFolder = !usualImage.test(file) && (await pool.facts(file))?.isFolder;
+      const bytes = isFolder ? undefined : await pool.read(file, headBytes);
       const sizes = { apparent: 0, allocated: 0 };
       return [file, imageHead(`${pool.path}/${file}`, bytes ?? new Uint8Array(), sizes)] as const;
     }),
