@@ -76,6 +76,8 @@ export interface OpenImageFileOptions
   readonly writeBehind?: boolean;
   /** As `OpenFileOptions.unflushed`, likewise. */
   readonly unflushed?: boolean;
+  /** Told of each file of the host that is opened for it. */
+  readonly onFile?: (file: Pick<FileStore, 'device' | 'inode'>) => void;
 }
 
 /**
@@ -366,6 +368,7 @@ function hostFor(options: OpenImageFileOptions, before?: (path: string) => Promi
       if (writable) await before?.(path);
       const { foreground, writeBehind, unflushed } = options;
       const store = await openFileStore(path, { writable, foreground, writeBehind, unflushed });
+      options.onFile?.(store);
       if (!device || store.fileKind === 'block') return store;
       await store[Symbol.asyncDispose]();
       throw new DiskError(

@@ -144,7 +144,8 @@ async function openTarget(
     async finish() {
       await image[Symbol.asyncDispose]();
       // One flush at the end is enough for a file that takes its name only then.
-      await target.commit({ durable: isDurable(wish) });
+      // What takes an old one's place is durable in any case: a full disk or a cut must cost neither of them.
+      await target.commit({ durable: isDurable(wish) || (target.aside && target.replaces) });
     },
     async [Symbol.asyncDispose]() {
       // After `finish` there is nothing left to close; before it, what was written is thrown away anyhow.

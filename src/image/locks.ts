@@ -8,6 +8,8 @@ export interface LockRequest {
   readonly metadataOnly: boolean;
   /** The size will change; a format other than raw always counts on that when it is writable. */
   readonly resize: boolean;
+  /** The user counts on the size that the image has: nobody may change it meanwhile, whatever the format. */
+  readonly keepSize?: boolean;
 }
 
 /**
@@ -17,12 +19,13 @@ export interface LockRequest {
  * the tools let others write to the image on top of it.
  */
 export function lockFor(request: LockRequest): ImageLock {
-  const { writable, metadataOnly, resize } = request;
+  const { writable, metadataOnly, resize, keepSize = false } = request;
   const raw = request.format === 'raw';
   let hold = metadataOnly ? 0 : Permission.consistentRead;
   if (writable) hold |= Permission.write;
   if (writable && (resize || !raw)) hold |= Permission.resize;
-  return { hold, shared: raw ? allPermissions : allPermissions & ~(Permission.write | Permission.resize) };
+  const kept = (raw ? 0 : Permission.write | Permission.resize) | (keepSize ? Permission.resize : 0);
+  return { hold, shared: allPermissions & ~kept };
 }
 
 /** `-U`: reads along with whoever writes, and forbids nobody anything. */

@@ -82,6 +82,8 @@ export interface OpenLayerOptions {
   readonly locks?: 'take' | 'share' | 'none';
   /** With a writable raw image: its size will change, which others must then not rely on. */
   readonly resize?: boolean;
+  /** The user counts on the size of the top image's file: others must not change it, raw or not (`LockRequest.keepSize`). */
+  readonly keepSize?: boolean;
   /** Runtime options of the top image by QEMU's names. */
   readonly layerOptions?: Readonly<Record<string, unknown>>;
   secret?(id: string): Promise<Uint8Array>;
@@ -200,6 +202,7 @@ export async function openImage(
       format: next.format ?? (next.driver ? undefined : reference.format),
       writable,
       resize: writable,
+      keepSize: false,
       layerOptions: undefined,
     };
     return { ...(await openLayerAt(next, layerOptions, from.depth + 1, true)), node: next };
@@ -318,7 +321,7 @@ async function openLayerAt(
 }
 
 async function takeLocks(source: ByteSource, format: string, options: OpenLayerOptions) {
-  const { locks = 'take', writable = false, metadataOnly = false, resize = false } = options;
+  const { locks = 'take', writable = false, metadataOnly = false, resize = false, keepSize } = options;
   if (locks === 'share' && writable) {
     throw new DiskError('bad-argument', 'force-share=on can only be used with read-only images', {
       path: source.name,
@@ -328,7 +331,9 @@ async function takeLocks(source: ByteSource, format: string, options: OpenLayerO
   const host = hostFileOf(bottomOf(source));
   if (!host || locks === 'none') return;
   const lock =
-    locks === 'share' ? sharedLockFor(metadataOnly) : lockFor({ format, writable, metadataOnly, resize });
+    locks === 'share'
+      ? sharedLockFor(metadataOnly)
+      : lockFor({ format, writable, metadataOnly, resize, keepSize });
   await host.lock(lock);
 }
 
@@ -366,7 +371,8 @@ function openContext(
           });
         }
         const locks = node.locks ?? options.locks;
-        await takeLocks(source, tables ? 'tables' : 'raw', { ...options, writable, resize: writable, locks });
+        const how = { writable, resize: writable, keepSize: false, locks };
+        await takeLocks(source, tables ? 'tables' : 'raw', { ...options, ...how });
         return source;
       } catch (error) {
         await closeQuietly(source);

@@ -9,6 +9,7 @@ import { type RawIo, rawIo } from '../platform/raw-io.ts';
 import { EncryptedStore } from '../storage/encrypted.ts';
 import { FileStore } from '../storage/file.ts';
 import type { ByteSource } from '../storage/store.ts';
+import { FlushMemory } from './flush-memory.ts';
 import { type PackedPlace, PackedUnits } from './packed-units.ts';
 import { type PageBuffer, pageBuffer } from './page-pool.ts';
 import { SectorGuard } from './sector-guard.ts';
@@ -26,6 +27,8 @@ export interface DiskOptions {
   readonly neverFlush?: boolean;
   /** Of `SectorGuard`, where other threads serve the same image. */
   readonly stripes?: Int32Array;
+  /** Of `FlushMemory`, likewise. */
+  readonly lostFlush?: Int32Array;
 }
 
 /** Where a stretch lies, as far as it can be told at once. */
@@ -60,6 +63,7 @@ export class ServedDisk implements AsyncDisposable {
   #encryptedAt = 0;
   /** Set where what is written is encrypted. */
   readonly #guard: SectorGuard | undefined;
+  readonly #flushes: FlushMemory | undefined;
   /** Where what is written is encrypted. */
   #sectors: PageBuffer | undefined;
   readonly #units = new PackedUnits();
@@ -79,6 +83,7 @@ export class ServedDisk implements AsyncDisposable {
     this.canZeroFast = canZeroFast;
     if (image.layer.keySecret !== undefined && !options.readOnly)
       this.#guard = new SectorGuard(options.stripes);
+    if (options.lostFlush) this.#flushes = new FlushMemory(options.lostFlush, image.layer.source.name);
     const layers = [];
     for (let at: Image | undefined = image; at; at = at.backing) layers.push(at.layer);
     this.#cursor = new ChainCursor(layers, 'read');
@@ -327,7 +332,9 @@ export class ServedDisk implements AsyncDisposable {
   }
 
   async flush(): Promise<void> {
-    if (!this.readOnly && !this.#options.neverFlush) await this.image.flush();
+    if (this.readOnly || this.#options.neverFlush) return;
+    const flush = () => this.image.flush();
+    await (this.#flushes ? this.#flushes.flush(flush) : flush());
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream';
 import { Worker } from 'node:worker_threads';
 import { CliFailure } from '../cli/failure.ts';
 import { type RawIo, rawIo } from '../platform/raw-io.ts';
+import { FlushMemory } from './flush-memory.ts';
 import type { Host } from './host.ts';
 import type { ExportFacts, ExportRecipe } from './recipe.ts';
 import { SectorGuard } from './sector-guard.ts';
@@ -36,8 +37,10 @@ class ThreadHost implements Host {
   async open(recipe: ExportRecipe): Promise<ExportFacts> {
     const home = this.#leastLoaded();
     const stripes = recipe.readOnly ? undefined : SectorGuard.newStripes();
-    const facts = await home.open({ ...recipe, stripes }, false);
-    const again = { ...recipe, stripes, volumeKeys: facts.volumeKeys };
+    const lostFlush = recipe.readOnly ? undefined : FlushMemory.newWord();
+    const first = { ...recipe, stripes, lostFlush };
+    const facts = await home.open(first, false);
+    const again = { ...first, volumeKeys: facts.volumeKeys, files: facts.files };
     this.#exports.set(recipe.name, { again, facts, home });
     if (facts.parallel && recipe.multiConn) this.#prepare(again);
     return facts;

@@ -39,8 +39,12 @@ export interface ExportRecipe extends DiskOptions {
   readonly nativeAioCached?: boolean;
   /** What all threads that serve it share where it is encrypted and written: `SectorGuard.newStripes`. */
   readonly stripes?: Int32Array;
+  /** What they share where it is written: `FlushMemory.newWord`. */
+  readonly lostFlush?: Int32Array;
   /** For threads after the first. */
   readonly volumeKeys?: VolumeKeys;
+  /** Likewise: the files that the first one has open. */
+  readonly files?: readonly string[];
   /** For messages. */
   readonly program: string;
 }
@@ -54,6 +58,8 @@ export interface ExportFacts {
   readonly parallel: boolean;
   /** Of encrypted images, for the threads that open them after this one. */
   readonly volumeKeys: VolumeKeys;
+  /** The host's files that it lies in, by device and inode. */
+  readonly files: readonly string[];
   /** What the user should see, whole lines. */
   readonly warnings: string;
 }
@@ -98,13 +104,18 @@ export class OpenExport implements AsyncDisposable {
 export async function openExport(recipe: ExportRecipe, again = false): Promise<OpenExport> {
   const [context, warnings] = collectingContext(recipe.program);
   const keyRing = new KeepingRing();
-  const image = await openRecipeImage(
-    recipe,
-    context,
-    again ? new KnownRing(recipe.volumeKeys ?? keyRing.keys) : keyRing,
+  const found = new Set<string>();
+  const image = await openRecipeImage(recipe, context, {
+    keyRing: again ? new KnownRing(recipe.volumeKeys ?? keyRing.keys) : keyRing,
     again,
-  );
+    found,
+  });
+  const files = [...found].sort();
   try {
+    // Names may lead to other files by now, and all clients are to be served the same.
+    if (again && recipe.files && files.join() !== recipe.files.join()) {
+      throw new CliFailure(`${openingFailed(recipe.filename)}it is another file by now`);
+    }
     if (recipe.offset !== undefined && recipe.offset > image.size) {
       throw new CliFailure(
         `Offset (${recipe.offset}) cannot be greater than size of the containing file (${image.size})`,
@@ -123,6 +134,7 @@ export async function openExport(recipe: ExportRecipe, again = false): Promise<O
       contexts: contexts.map(({ name }) => name),
       parallel: isParallel(disk, recipe),
       volumeKeys: keyRing.keys,
+      files,
       warnings: warnings(),
     };
     return new OpenExport(recipe, facts, disk, contexts);
@@ -140,8 +152,16 @@ function wantedContexts({ allocationDepth = false, bitmaps = [] }: ExportRecipe)
 async function openRecipeImage(
   recipe: ExportRecipe,
   context: CliContext,
-  keyRing: KeyRing,
-  again: boolean,
+  {
+    keyRing,
+    again,
+    found,
+  }: {
+    readonly keyRing: KeyRing;
+    readonly again: boolean;
+    /** Gets the files that were opened. */
+    readonly found: Set<string>;
+  },
 ): Promise<Image> {
   const { filename, format, snapshot, overlay } = recipe;
   const images = new ImageArguments(context);
@@ -162,6 +182,9 @@ async function openRecipeImage(
       format,
       writable,
       locks: again ? 'none' : 'take',
+      // As QEMU's exports do: clients were told a size.
+      keepSize: true,
+      onFile: ({ device, inode }) => found.add(`${device}:${inode}`),
     });
   } catch (error) {
     throw inWords(error, openingFailed(filename));

@@ -53,6 +53,11 @@ export class FileStore implements ByteStore, HostFile {
   readonly #unflushed: boolean;
   #size: number;
   #sizeChanged = false;
+  /**
+   * What a flush failed with. The kernel may have dropped what it could not write and tells of it once: later flushes would
+   * succeed, and what stands on what was lost would become durable. So none does.
+   */
+  #flushFailure: unknown;
   #closed = false;
   #inFlight = 0;
   /** Requests in flight that make the file longer: to `end`. */
@@ -176,12 +181,13 @@ export class FileStore implements ByteStore, HostFile {
   async flush(): Promise<void> {
     this.#check(0, 0);
     if (this.#unflushed) return;
+    if (this.#flushFailure !== undefined) throw this.#flushFailure;
     const changed = this.#sizeChanged;
     this.#sizeChanged = false;
     try {
       await this.#track(syncFile(this, changed));
     } catch (error) {
-      this.#sizeChanged = changed;
+      this.#flushFailure ??= error;
       throw error;
     }
   }

@@ -1,5 +1,5 @@
 import { realpath } from 'node:fs/promises';
-import { isDiskError } from '../../errors.ts';
+import { firstError, isDiskError } from '../../errors.ts';
 import { type Image, unfiltered } from '../../image/image.ts';
 import { backingAt, commitImage, findBacking } from '../../operations/commit.ts';
 import { assertNoDependents } from '../../platform/dependents.ts';
@@ -132,7 +132,8 @@ function namesAbove(image: Image, depth: number): string[] {
 }
 
 /** What stops the work before it begins (the base is used by others) or half-way, as QEMU's block jobs say it. */
-function worded(error: unknown, path: string): unknown {
+function worded(thrown: unknown, path: string): unknown {
+  const error = firstError(thrown);
   const cause = error instanceof CliFailure ? error.cause : undefined;
   if (isDiskError(cause, 'locked') && isDiskError(cause.cause)) {
     const { text, hint } = explain(cause.cause);
