@@ -58,6 +58,8 @@ export async function saveSeat(lab: Lab, seat: string, file: string, options: Sa
     await writeFlatCopy(image, aside.path, { ...options, provenance: head.provenance, backing, encryption });
   } else {
     await copyStill(disk.path, aside.path, options.signal);
+    // What is missing at its end would be saved as zeroes. A copy takes no passphrase.
+    await assertSound(aside.path, { withoutKey: true, name: disk.path });
   }
   const warnings: string[] = [];
   if (disk.master) await nameBacking(aside.path, { path: disk.master.path, format: disk.master.format });
