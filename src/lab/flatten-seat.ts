@@ -1,6 +1,5 @@
 import { DiskError } from '../errors.ts';
 import type { Image } from '../image/image.ts';
-import { listSnapshots } from '../operations/snapshot.ts';
 import { createAside } from '../platform/atomic-file.ts';
 import type { OnProgress } from '../storage/store.ts';
 import { type ChangeOverOptions, changeOver, loosenDefinition } from './change-over.ts';
@@ -8,7 +7,7 @@ import { datesOf } from './compared-copy.ts';
 import { writeFlatCopy } from './flat-copy.ts';
 import type { Lab } from './lab.ts';
 import { readImageHead } from './overlay.ts';
-import { openSeatDisk, type SeatDiskFile, seatDiskFile } from './seat-disk.ts';
+import { openSeatDisk, type SeatDiskFile, seatDiskFile, snapshotNames } from './seat-disk.ts';
 
 export interface FlattenOptions extends ChangeOverOptions {
   /** Also where the disk has internal snapshots, which are lost then. */
@@ -56,7 +55,7 @@ export async function snapshotsDropped(
   image: Image,
   drop = false,
 ): Promise<readonly string[]> {
-  const names = (await listSnapshots(image)).map(({ id, name }) => name || id);
+  const names = await snapshotNames(image);
   if (drop || names.length === 0) return names;
   throw new DiskError(
     'in-use',

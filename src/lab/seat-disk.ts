@@ -1,8 +1,10 @@
 import { DiskError } from '../errors.ts';
 import type { Image } from '../image/image.ts';
 import { openImageFile, trustedImages } from '../node.ts';
+import { listSnapshots } from '../operations/snapshot.ts';
 import { formerOf, masterPath } from './former.ts';
 import { type Lab, seatPaths } from './lab.ts';
+import { withoutControls } from './messages.ts';
 import { type ImageHead, readImageHead } from './overlay.ts';
 import { foreignDisk, isOurs } from './plan.ts';
 import { assertNothingAbove } from './release.ts';
@@ -64,4 +66,9 @@ export async function openSeatDisk(disk: Pick<SeatDiskFile, 'seat' | 'path' | 'e
   await assertKeyOfDisk(seat, disk);
   await assertSound(path, { encryption });
   return await openImageFile(path, { format: 'qcow2', policy: trustedImages, ...keyFor(encryption) });
+}
+
+/** What the internal snapshots of a disk are called, for people. */
+export async function snapshotNames(image: Image): Promise<readonly string[]> {
+  return (await listSnapshots(image)).map(({ id, name }) => withoutControls(name || id));
 }

@@ -224,7 +224,11 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('an encrypted lab', () =>
     const before = bench.snapshot(bench.path('class/student-01.qcow2'));
     const refused = async (...args: readonly string[]) => {
       const { code, err } = await bench.run(...args);
-      expect([args[0], code, err]).toEqual([args[0], 1, expect.stringContaining('is not that of student-01')]);
+      expect([args[0], code, err]).toEqual([
+        args[0],
+        1,
+        expect.stringContaining('is not that of student-01'),
+      ]);
       expect(err).toContain('lab.key');
       expect(err).not.toContain('ask its owner');
     };

@@ -1,6 +1,5 @@
 import { humanSize } from '../../cli/sizes.ts';
 import { flattenSeat, snapshotsDropped } from '../flatten-seat.ts';
-import { withoutControls } from '../messages.ts';
 import { openSeatDisk, type SeatDiskFile, seatDiskFile } from '../seat-disk.ts';
 import { removeLeftovers } from '../up.ts';
 import { type LabCommand, lazyProgress, say, sayJson, wantsJson } from './command.ts';
@@ -40,10 +39,7 @@ export const run: LabCommand = async (input, context) => {
         say(context, `${seat} would be made independent of the master; it takes ${humanSize(allocated)} now`);
       else say(context, `${seat} is independent of the master now, ${humanSize(allocated)} by du`);
       if (snapshots.length > 0 && !wantsJson(input))
-        say(
-          context,
-          withoutControls(`Snapshots that ${dryRun ? 'would be' : 'were'} given up: ${snapshots.join(', ')}`),
-        );
+        say(context, `Snapshots that ${dryRun ? 'would be' : 'were'} given up: ${snapshots.join(', ')}`);
       return 0;
     });
   } finally {
