@@ -256,7 +256,7 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
     // Until the name leads to the new file, nobody else may start to use the old one for writing.
     await old?.lock(creationLock);
     sweepFor(aside.target, options.sweep);
-    const { foreground, unflushed } = options;
+    const { foreground, unflushed, mode } = options;
     // Some file systems send all of a file to the disk before it takes another one's name: let that begin at once.
     const writeBehind = options.writeBehind || old !== undefined;
     store = await openFileStore(aside.path, {
@@ -265,6 +265,7 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
       foreground,
       writeBehind,
       unflushed,
+      mode,
     });
   } catch (error) {
     await aside.abandon();
@@ -285,7 +286,7 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
     },
     async commit(how) {
       await store[Symbol.asyncDispose]();
-      await aside.commit(how);
+      await aside.commit({ ...how, mode: options.mode });
     },
     async [Symbol.asyncDispose]() {
       await store[Symbol.asyncDispose]();

@@ -3,6 +3,7 @@ import type { BackingReference } from '../formats/driver.ts';
 import { ExtensionType } from '../formats/qcow2/constants.ts';
 import type { Image } from '../image/image.ts';
 import { openImageFile, trustedImages } from '../node.ts';
+import { copyBitmaps } from '../operations/bitmap.ts';
 import { convertImages } from '../operations/convert.ts';
 import { asSystemError } from '../platform/errno.ts';
 import type { OnProgress } from '../storage/store.ts';
@@ -18,13 +19,15 @@ export interface FlatCopyOptions {
   readonly backing?: BackingReference;
   /** The copy is encrypted so. */
   readonly encryption?: DiskEncryption;
+  /** The source's bitmaps are copied too, but for inconsistent ones. */
+  readonly bitmaps?: boolean;
   readonly onProgress?: OnProgress;
   readonly signal?: AbortSignal;
 }
 
 /** Writes what a guest reads from `source` as a qcow2 image to a name that nothing has. */
 export async function writeFlatCopy(source: Image, path: string, options: FlatCopyOptions): Promise<void> {
-  const { provenance, encryption, backing, ...rest } = options;
+  const { provenance, encryption, backing, bitmaps, ...rest } = options;
   const extensions = provenance && [{ type: ExtensionType.provenance, data: encodeProvenance(provenance) }];
   const bytes = await encodeSeatImage(source.size, { backing, extensions, encryption });
   try {
@@ -42,5 +45,6 @@ export async function writeFlatCopy(source: Image, path: string, options: FlatCo
     ...rest,
     ...(backing ? { targetBacking: {} } : { targetIsZero: true }),
   });
+  if (bitmaps) await copyBitmaps(source, target);
   await target.flush();
 }

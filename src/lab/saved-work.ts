@@ -19,7 +19,7 @@ import { fileIdentity, type ImageHead, isBlockDevice, nameExists, readImageHead 
 import { isOurs } from './plan.ts';
 import { assertNobodyStandsOn, isLocked } from './release.ts';
 import type { DiskEncryption } from './seat.ts';
-import { openSeatDisk, seatDiskFile } from './seat-disk.ts';
+import { openSeatDisk, seatDiskFile, snapshotNames } from './seat-disk.ts';
 import { assertKeyOpens } from './seat-key.ts';
 import { assertNoSeatFile } from './seat-names.ts';
 import { assertSound } from './sound-image.ts';
@@ -51,15 +51,21 @@ export async function saveSeat(lab: Lab, seat: string, file: string, options: Sa
   if (disk.master) await assertFooting(lab, disk.head, disk.master, options.signal);
   sweepAsides(dirname(target));
   await using aside = createAside(target);
+  const warnings: string[] = [];
   if (isBlockDevice(disk.path)) {
     // Most of a device is nothing of the image's.
     await using image = await openSeatDisk(disk);
     const { head, master: backing, encryption } = disk;
-    await writeFlatCopy(image, aside.path, { ...options, provenance: head.provenance, backing, encryption });
+    const { signal } = options;
+    const how = { signal, provenance: head.provenance, backing, encryption, bitmaps: true };
+    await writeFlatCopy(image, aside.path, how);
+    const names = await snapshotNames(image);
+    if (names.length > 0) warnings.push(`internal snapshots of ${seat} are not in it: ${names.join(', ')}`);
   } else {
     await copyStill(disk.path, aside.path, options.signal);
+    // What is missing at its end would be saved as zeroes. A copy takes no passphrase.
+    await assertSound(aside.path, { withoutKey: true, name: disk.path });
   }
-  const warnings: string[] = [];
   if (disk.master) await nameBacking(aside.path, { path: disk.master.path, format: disk.master.format });
   const by = uuidV5(target, labUuid('saved work'));
   if (disk.master) {

@@ -1,13 +1,16 @@
 import { DiskError } from '../errors.ts';
 import type { Image } from '../image/image.ts';
 import { openImageFile, trustedImages } from '../node.ts';
+import { listSnapshots } from '../operations/snapshot.ts';
 import { formerOf, masterPath } from './former.ts';
 import { type Lab, seatPaths } from './lab.ts';
+import { withoutControls } from './messages.ts';
 import { type ImageHead, readImageHead } from './overlay.ts';
 import { foreignDisk, isOurs } from './plan.ts';
 import { assertNothingAbove } from './release.ts';
 import type { DiskEncryption } from './seat.ts';
-import { keyFor } from './seat-key.ts';
+import { assertKeyOfDisk, keyFor } from './seat-key.ts';
+import { assertSound } from './sound-image.ts';
 import type { MasterState } from './state.ts';
 import { conditionOf } from './status.ts';
 import { assertFormerUnchanged, assertMasterUnchanged } from './verify.ts';
@@ -54,7 +57,18 @@ export async function seatDiskFile(lab: Lab, seat: string): Promise<SeatDiskFile
   return { seat, path, head, encryption, master: { ...master, path: masterPath(master, lab.pool) } };
 }
 
-/** Opens the disk with its chain, read-only; nobody writes to it meanwhile. Throws `locked`. */
-export function openSeatDisk(disk: SeatDiskFile): Promise<Image> {
-  return openImageFile(disk.path, { format: 'qcow2', policy: trustedImages, ...keyFor(disk.encryption) });
+/**
+ * Opens the disk with its chain, read-only; nobody writes to it meanwhile. Throws `locked`, `corrupt` for one that was cut off or is damaged:
+ * what is missing would be read as zeroes; `denied` where the lab's passphrase is not the disk's.
+ */
+export async function openSeatDisk(disk: Pick<SeatDiskFile, 'seat' | 'path' | 'encryption'>): Promise<Image> {
+  const { seat, path, encryption } = disk;
+  await assertKeyOfDisk(seat, disk);
+  await assertSound(path, { encryption });
+  return await openImageFile(path, { format: 'qcow2', policy: trustedImages, ...keyFor(encryption) });
+}
+
+/** What the internal snapshots of a disk are called, for people. */
+export async function snapshotNames(image: Image): Promise<readonly string[]> {
+  return (await listSnapshots(image)).map(({ id, name }) => withoutControls(name || id));
 }

@@ -54,23 +54,28 @@ export function planExtras(lab: Lab): {
 
 /** Throws `exists` where a file that is not the seats' own lies in the place of one of their extra disks or seeds. */
 export function assertOwnExtras(lab: Lab, seats: readonly string[]): void {
-  const refuse = (seat: string, path: string, what: string): never => {
-    throw new DiskError('exists', `${seat}: ${what}: '${path}'`, {
-      path,
-      detail: { fix: 'move it away; only disks of the lab itself are thrown away' },
-    });
-  };
+  const fix = 'move it away; only disks of the lab itself are thrown away';
   for (const seat of seats) {
-    for (const path of extraDisksOf(lab, seat)) {
-      const head = readImageHead(path);
-      if (head && !isExtra(head, lab.name, seat)) refuse(seat, path, foreignExtra(head, lab.name, seat));
-    }
+    assertOwnExtraDisks(lab, seat, fix);
     if (lab.spec.seed === undefined) continue;
     const path = seatPaths(lab.pool, seat).seed;
     const seed = readSeed(path);
     if (seed && !isSeedOf(seed.mark, lab, seat))
-      refuse(seat, path, 'a file that Cowherd did not make is in the place of its seed');
+      throw notOwn(seat, path, 'a file that Cowherd did not make is in the place of its seed', fix);
   }
+}
+
+/** Throws `exists`, with what to do, where an image that is not the seat's own lies in the place of one of its extra disks. */
+export function assertOwnExtraDisks(lab: Lab, seat: string, fix: string): void {
+  for (const path of extraDisksOf(lab, seat)) {
+    const head = readImageHead(path);
+    if (head && !isExtra(head, lab.name, seat))
+      throw notOwn(seat, path, foreignExtra(head, lab.name, seat), fix);
+  }
+}
+
+function notOwn(seat: string, path: string, what: string, fix: string): DiskError {
+  return new DiskError('exists', `${seat}: ${what}: '${path}'`, { path, detail: { fix } });
 }
 
 /** What an extra disk's header says of its master: it has none. Saved work of the seat says which one. */

@@ -130,13 +130,21 @@ export function disksOf(seat: Seat): readonly SeatDisk[] {
 
 /** Throws `denied` where the passphrase is not that of a disk of the seat: better said here than by QEMU. */
 export async function assertKeyFits(seat: Seat): Promise<void> {
-  for (const { path, encryption } of disksOf(seat)) {
-    if (!encryption) continue;
-    await assertKeyOpens(path, encryption, {
-      what: `The passphrase in '${encryption.passphraseFile}' is not that of ${seat.name}`,
-      fix: 'bring the passphrase back that it was made with, or reset the seat',
-    });
-  }
+  for (const disk of disksOf(seat)) await assertKeyOfDisk(seat.name, disk);
+}
+
+/** `assertKeyFits` for one disk. */
+export async function assertKeyOfDisk(
+  seat: string,
+  { path, encryption }: Pick<SeatDisk, 'path' | 'encryption'>,
+): Promise<void> {
+  if (!encryption) return;
+  const { passphraseFile } = encryption;
+  const whose = passphraseFile === terminal ? 'that was typed' : `in '${passphraseFile}'`;
+  await assertKeyOpens(path, encryption, {
+    what: `The passphrase ${whose} is not that of ${seat}`,
+    fix: 'bring the passphrase back that it was made with, or reset the seat',
+  });
 }
 
 /** Throws `denied` with these words where the image is under another passphrase. */

@@ -8,6 +8,8 @@ import { keyFor } from './seat-key.ts';
 
 export interface SoundOptions {
   readonly encryption?: DiskEncryption;
+  /** Only the tables are looked at, for which no passphrase is asked. */
+  readonly withoutKey?: boolean;
   /** What the image is called in errors; default: its path. */
   readonly name?: string;
 }
@@ -17,9 +19,10 @@ export interface SoundOptions {
  * tables that cannot be trusted. Leaked clusters are no harm. Throws `locked` where a program writes to it.
  */
 export async function assertSound(path: string, options: SoundOptions = {}): Promise<void> {
-  const { encryption, name = path } = options;
+  const { encryption, withoutKey, name = path } = options;
+  const how = withoutKey ? { metadataOnly: true, checking: true } : keyFor(encryption);
   try {
-    const { layer } = await openLayerFile(path, { policy: trustedImages, ...keyFor(encryption) });
+    const { layer } = await openLayerFile(path, { policy: trustedImages, ...how });
     await using _layer = layer;
     const { corruptions, checkErrors, neededBytes = 0 } = await checkImage(layer);
     const size = isBlockDevice(path) ? Number.POSITIVE_INFINITY : statSync(path).size;

@@ -30,7 +30,7 @@ import type { Runner } from './runner/runner.ts';
 import type { Seat } from './seat.ts';
 import { extraFiles, makeExtras, whyKept } from './seat-extras.ts';
 import { newEncryption } from './seat-image.ts';
-import { disksOf, keyFor } from './seat-key.ts';
+import { assertKeyOfDisk, disksOf, keyFor } from './seat-key.ts';
 import { overcommitError } from './space/forecast.ts';
 import { reserveDisk, reserveNew } from './space/reserve.ts';
 import { type LabState, writeState } from './state.ts';
@@ -85,6 +85,10 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   await assertClosed(doomed.filter(isImageName));
   await assertOwnDisks([...told, ...removed], options.runner);
   await assertLostAreOff(lab, plan.steps, options.runner);
+  for (const step of plan.steps) {
+    if (step.do !== 'relink' && step.do !== 'grow') continue;
+    await assertKeyOfDisk(step.seat, { path: step.path, encryption: encryptionAt(lab, step) });
+  }
   // Seats that are going to be removed stay known until they are gone.
   const during =
     removals.length > 0

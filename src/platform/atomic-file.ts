@@ -47,6 +47,8 @@ export interface CommitOptions {
   readonly replace?: boolean;
   /** False leaves it to the system when the bytes reach the disk. Default true. */
   readonly durable?: boolean;
+  /** Its permissions, in place of those of the file that it replaces. */
+  readonly mode?: number;
 }
 
 /** Temporary files that have not been committed or abandoned, for the process that ends early. */
@@ -86,11 +88,12 @@ export function createAside(path: string, options: { readonly deviceLink?: boole
     if (!live.delete(temporary)) return;
     removeFile(temporary);
   };
-  const commitNow = ({ replace = true, durable = true }: CommitOptions = {}) => {
+  const commitNow = ({ replace = true, durable = true, mode }: CommitOptions = {}) => {
     try {
       if (durable) syncPath(temporary);
       if (replace) {
         copyAttributes(target, temporary);
+        if (mode !== undefined) chmodSync(temporary, mode);
         renameSync(temporary, target);
       } else {
         moveUnlessExists(temporary, target);

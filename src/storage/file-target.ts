@@ -1,6 +1,8 @@
+import { fchmodSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { sweepAsides } from '../platform/atomic-file.ts';
+import { asSystemError } from '../platform/errno.ts';
 import { type FileStore, openFileStore } from './file.ts';
 import { allPermissions, Permission } from './image-lock.ts';
 import type { ByteStore } from './store.ts';
@@ -14,6 +16,8 @@ export interface TargetOptions {
   readonly writeBehind?: boolean;
   /** As `OpenFileOptions.unflushed`: only `commit` and `settle` make the file durable. */
   readonly unflushed?: boolean;
+  /** The file's permissions, whatever a file has that it replaces. Default: those of that one; of a new file, the usual. */
+  readonly mode?: number;
   /**
    * Deletes what killed runs have left: true, in the whole folder; false, nothing, since that was done. Default: of this
    * file.
@@ -71,8 +75,15 @@ export async function openExisting(file: string): Promise<FileStore | undefined>
 export async function writtenInPlace(
   file: string,
   old: FileStore,
-  { unflushed }: TargetOptions,
+  { unflushed, mode }: TargetOptions,
 ): Promise<TargetFile> {
+  try {
+    // Who has it open keeps that.
+    if (mode !== undefined && old.fileKind === 'regular') fchmodSync(old.fd, mode);
+  } catch (cause) {
+    await old[Symbol.asyncDispose]();
+    throw asSystemError(cause, 'change the permissions of', file);
+  }
   await old[Symbol.asyncDispose]();
   const store = await openFileStore(file, { create: 'truncate', unflushed });
   const close = async () => store[Symbol.asyncDispose]();

@@ -1,6 +1,6 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { have } from '../support/programs.ts';
+import { have, mustRun } from '../support/programs.ts';
 import { buildProgram, type Ended, runProgram } from './kill.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
 
@@ -66,4 +66,45 @@ describe('cowherd demo', () => {
       else process.env.COWHERD_QEMU = environment;
     }
   }, 120_000);
+
+  describe('leaves alone what is not its own', () => {
+    /** A run that is refused before it has touched anything. */
+    async function refused(folder: string): Promise<string> {
+      const before = bench.snapshot();
+      const { code, output } = await runProgram(program, bench, ['demo', folder]);
+      expect(code, output).toBe(1);
+      expect(bench.snapshot()).toEqual(before);
+      return output;
+    }
+    const lab = 'lab: classroom\nmaster: ../my/golden.qcow2\nseats: 2\nrunner: files\npool: ../pool\n';
+
+    it.each([true, false])('a lab file of the same name, its master and seats (made: %s)', async (made) => {
+      const folder = `own-${made}`;
+      mkdirSync(bench.path(folder, 'examples'), { recursive: true });
+      mkdirSync(bench.path(folder, 'my'));
+      writeFileSync(bench.path(folder, 'examples/classroom.yaml'), lab);
+      await mustRun('cp', [bench.path('masters/m.raw'), bench.path(folder, 'my/golden.raw')]);
+      const qcow2 = bench.path(folder, 'my/golden.qcow2');
+      await mustRun('qemu-img', ['convert', '-O', 'qcow2', bench.path('masters/m.raw'), qcow2]);
+      if (made) await bench.must('up', `${folder}/examples/classroom.yaml`);
+      const output = await refused(folder);
+      expect(output).toContain("'examples/classroom.yaml' is not the demo's");
+      expect(output).toContain('cowherd demo');
+    });
+
+    it('its own lab file, edited', async () => {
+      mkdirSync(bench.path('edited/examples'), { recursive: true });
+      const text = readFileSync(bench.path('show/examples/classroom.yaml'), 'utf8');
+      writeFileSync(bench.path('edited/examples/classroom.yaml'), text.replace('40', '30'));
+      expect(await refused('edited')).toContain("is not the demo's");
+    });
+
+    it('a .demo that leads elsewhere', async () => {
+      mkdirSync(bench.path('elsewhere/masters'), { recursive: true });
+      writeFileSync(bench.path('elsewhere/masters/demo.qcow2'), 'precious');
+      mkdirSync(bench.path('link'));
+      symlinkSync('../elsewhere', bench.path('link/.demo'));
+      expect(await refused('link')).toContain('elsewhere');
+    });
+  });
 });

@@ -87,6 +87,24 @@ describe.skipIf(!haveLoops || !have('qemu-img'))('seats that are made on block d
     await mustRun('qemu-img', ['compare', '-q', '-f', 'qcow2', '-F', 'raw', devices[1].path, master()]);
   });
 
+  it('are saved with their bitmaps, and a word about what is not in the file: internal snapshots', async () => {
+    await bench.must('up');
+    await mustRun('qemu-img', ['bitmap', '--add', '-f', 'qcow2', seat(1), 'since-monday']);
+    await mustRun('qemu-img', ['snapshot', '-c', 'thesis', seat(1)]);
+    await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -P 9 0 2M', seat(1)]);
+    const { code, err } = await bench.run('save', 's1', 'bits.qcow2');
+    expect([code, err]).toEqual([
+      0,
+      expect.stringContaining('internal snapshots of s1 are not in it: thesis'),
+    ]);
+    await qemuCheck(bench.path('bits.qcow2'));
+    const info = await mustRun('qemu-img', ['info', '--output', 'json', bench.path('bits.qcow2')]);
+    expect(JSON.parse(info)['format-specific'].data.bitmaps).toMatchObject([
+      { name: 'since-monday', flags: ['auto'] },
+    ]);
+    await mustRun('qemu-img', ['compare', '-q', bench.path('bits.qcow2'), seat(1)]);
+  });
+
   it('count against their devices, not against the file system of the pool', async () => {
     const measure = ['measure', '--output=json', '-O', 'qcow2', '--size', '64M'];
     const full = (JSON.parse(await mustRun('qemu-img', measure)) as { 'fully-allocated': number })[

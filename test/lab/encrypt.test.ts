@@ -207,9 +207,43 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('an encrypted lab', () =>
       prompts: ['Passphrase of class: '],
     });
     expect(await type([words], 'diff', 'lab.yaml', 'student-01')).toMatchObject({ code: 0 });
-    expect((await type(['other'], 'diff', 'lab.yaml', 'student-01')).err).toContain('Invalid password');
+    expect((await type(['other'], 'diff', 'lab.yaml', 'student-01')).err).toContain(
+      'The passphrase that was typed is not that of student-01',
+    );
     for (const one of typed) expect(one.every((byte) => byte === 0)).toBe(true);
     for (const { out, err } of [slip, made]) expect(out + err).not.toContain('teacher');
+  });
+
+  it('names the passphrase file where it is not that of the disks, whatever the verb', async () => {
+    await using bench = await labBench();
+    writeKey(bench);
+    const disks = [{ name: 'data', size: '1M' }];
+    bench.write('lab.yaml', { seats: 1, encrypt, disks });
+    await bench.must('up', 'lab.yaml');
+    writeKey(bench, 'another one\n');
+    const before = bench.snapshot(bench.path('class/student-01.qcow2'));
+    const refused = async (...args: readonly string[]) => {
+      const { code, err } = await bench.run(...args);
+      expect([args[0], code, err]).toEqual([
+        args[0],
+        1,
+        expect.stringContaining('is not that of student-01'),
+      ]);
+      expect(err).toContain('lab.key');
+      expect(err).not.toContain('ask its owner');
+    };
+    await refused('flatten', 'lab.yaml', 'student-01');
+    await refused('promote', 'lab.yaml', 'student-01');
+    await refused('export', 'student-01', 'out.ova', '--lab', 'lab.yaml');
+    await refused('compact', 'lab.yaml', 'student-01');
+    await refused('diff', 'lab.yaml', 'student-01');
+    bench.write('lab.yaml', { seats: 1, encrypt, disks, disk: { size: '80M' } });
+    await refused('up', 'lab.yaml');
+    bench.write('lab.yaml', { seats: 1, encrypt, disks: [{ name: 'data', size: '2M' }] });
+    await refused('up', 'lab.yaml');
+    expect(bench.snapshot(bench.path('class/student-01.qcow2'))).toEqual(before);
+    // A copy needs no key.
+    await bench.must('save', 'lab.yaml', 'student-01', 'saved.qcow2');
   });
 
   it('keeps no stretched passphrase when a command has ended', async () => {

@@ -38,7 +38,7 @@ export const helpCommands: readonly CommandSpec[] = [
     summary: 'everything at work, in a minute',
     description:
       'Makes a master image with a tiny guest, forty seats on it, boots them all, resets one: by the commands that you would ' +
-      'type. What it makes lies in .demo/ of the folder (this one), its lab file in examples/.',
+      'type. What it makes lies in .demo/ of the folder (this one), its lab file in examples/; where that is not its own, it refuses.',
     options: [],
     examples: ['demo', 'demo /tmp/try'],
     load: () => import('../commands/demo.ts'),

@@ -59,8 +59,14 @@ export const seatWorkCommands: readonly CommandSpec[] = [
     operands: '[lab] [seat]',
     summary: "make a seat's disk independent of the master",
     description:
-      'Copies all that the seat reads into its own disk, which stands on nothing then, until the next reset.',
-    options: [stop, dryRun, output],
+      'Copies all that the seat reads into its own disk, which stands on nothing then, until the next reset. Bitmaps are kept; where the ' +
+      'disk has internal snapshots, it refuses.',
+    options: [
+      { flags: '--drop-snapshots', help: 'give up the internal snapshots of the disk' },
+      stop,
+      dryRun,
+      output,
+    ],
     examples: ['flatten classroom.yaml student-03'],
     load: () => import('../commands/flatten.ts'),
   },

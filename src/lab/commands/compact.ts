@@ -8,7 +8,7 @@ import { nameExists } from '../overlay.ts';
 import { assertNobodyStandsOn, assertNotRunning } from '../release.ts';
 import type { SeatDisk } from '../seat.ts';
 import { seatDiskFile } from '../seat-disk.ts';
-import { disksOf } from '../seat-key.ts';
+import { assertKeyOfDisk, disksOf } from '../seat-key.ts';
 import { assertMayChange, type Compacted, compactImage } from '../space/compact.ts';
 import {
   type Input,
@@ -58,7 +58,9 @@ async function compactSeats(input: Input, context: CliContext): Promise<number> 
     for (const seat of seats) {
       // It says why not, where the disk is not as it should be.
       await seatDiskFile(now, seat.name);
-      disks.push(...disksOf(seat).filter(({ path }) => nameExists(path)));
+      const there = disksOf(seat).filter(({ path }) => nameExists(path));
+      for (const disk of there) await assertKeyOfDisk(seat.name, disk);
+      disks.push(...there);
     }
     await assertNobodyStandsOn(
       disks.map(({ path }) => path),

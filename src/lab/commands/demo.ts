@@ -9,6 +9,7 @@ import { makeFolder } from '../../platform/json-file.ts';
 import { cowherd } from '../cowherd.ts';
 import { exampleLab } from '../demo/example-lab.ts';
 import { canInstallQemu, installQemu } from '../demo/get-qemu.ts';
+import { assertDemosOwn, labFile } from '../demo/own-place.ts';
 import { Stage } from '../demo/stage.ts';
 import { count, milliseconds, table } from '../describe.ts';
 import { makeDemoMaster } from '../guest/demo-master.ts';
@@ -25,14 +26,13 @@ const payloadBytes = 48 * 1024 * 1024;
 /** The two seats that boot again, the first of which is reset. */
 const encores = ['student-07', 'student-23'] as const;
 
-const labFile = 'examples/classroom.yaml';
-
 /**
  * `cowherd demo [DIR]`: the product at work in a folder (this one), by the commands that a user would type. All it makes
- * lies in DIR/.demo and, where it is missing, DIR/examples/classroom.yaml. Can be run again.
+ * lies in DIR/.demo and, where it is missing, DIR/examples/classroom.yaml. Can be run again; throws `exists` where that file is somebody's.
  */
 export const run: LabCommand = async (input, context) => {
   const folder = resolve(context.cwd, input.operands[0] ?? '.');
+  assertDemosOwn(folder, context.program);
   const began = performance.now();
   const stage = new Stage({ ...context, stdin: context.stdin, cwd: folder });
   makeFolder(folder);

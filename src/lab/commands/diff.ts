@@ -9,7 +9,7 @@ import { diffImages, type ImageDiff, type VolumeDiff } from '../diff/diff-images
 import type { FileChange } from '../diff/diff-trees.ts';
 import { withoutControls } from '../messages.ts';
 import type { DiskEncryption } from '../seat.ts';
-import { keyFor } from '../seat-key.ts';
+import { assertKeyOfDisk, keyFor } from '../seat-key.ts';
 import {
   colours,
   type Input,
@@ -25,6 +25,7 @@ import {
 /** `cowherd diff`: what a seat changed against its master. */
 export const run: LabCommand = async (input, context) => {
   const { path, name, other, encryption } = subject(input, context);
+  await assertKeyOfDisk(name, { path, encryption });
   await using image = await openImageFile(path, { policy: trustedImages, ...keyFor(encryption) });
   await using against =
     other === undefined ? undefined : await openImageFile(other, { policy: trustedImages });

@@ -9,9 +9,21 @@ import { exportAppliance } from '../export/export-appliance.ts';
 import { assertFree } from '../import/copy-disk.ts';
 import { openLab } from '../lab.ts';
 import { withoutControls } from '../messages.ts';
-import type { DiskEncryption } from '../seat.ts';
-import { keyFor } from '../seat-key.ts';
-import { type Input, type LabCommand, lazyProgress, say, sayJson, shown, wantsJson } from './command.ts';
+import { assertNothingAbove, assertOwnDisks } from '../release.ts';
+import { openSeatDisk, seatDiskFile } from '../seat-disk.ts';
+import { assertOwnExtraDisks } from '../seat-extras.ts';
+import { disksOf } from '../seat-key.ts';
+import {
+  type Input,
+  type LabCommand,
+  lazyProgress,
+  runnerOf,
+  say,
+  sayJson,
+  shown,
+  wantsJson,
+  warn,
+} from './command.ts';
 
 type Bus = 'ide' | 'sata' | 'scsi';
 
@@ -23,11 +35,14 @@ interface Machine {
   readonly firmware: 'bios' | 'uefi';
   readonly bus: Bus;
   readonly networkCards: number;
-  readonly disks: readonly {
-    readonly path: string;
-    readonly format?: string;
-    readonly encryption?: DiskEncryption;
-  }[];
+  readonly disks: readonly MachineDisk[];
+}
+
+interface MachineDisk {
+  readonly path: string;
+  /** What is read from it is not to be read by everybody. */
+  readonly secret?: boolean;
+  open(signal: AbortSignal): Promise<Image>;
 }
 
 /** `cowherd export IMAGE|SEAT out.ova`. */
@@ -40,7 +55,8 @@ export const run: LabCommand = async (input, context) => {
   assertFree(path, input.options.force === true);
   const lab = text(input, 'lab');
   const machine =
-    lab === undefined ? imageMachine(resolve(context.cwd, what)) : seatMachine(lab, what, context.cwd);
+    lab === undefined ? imageMachine(resolve(context.cwd, what)) : await seatMachine(lab, what, context.cwd);
+  const secret = machine.disks.some((disk) => disk.secret);
   const wish = {
     name: text(input, 'name') ?? machine.name,
     memoryMiB: count(input, 'memory', machine.memoryMiB),
@@ -52,16 +68,12 @@ export const run: LabCommand = async (input, context) => {
   const images: Image[] = [];
   const dryRun = input.options.dryRun === true;
   try {
-    for (const disk of machine.disks) {
-      const how = {
-        format: disk.format,
-        policy: trustedImages,
-        signal: context.signal,
-        ...keyFor(disk.encryption),
-      };
-      images.push(await openImageFile(disk.path, how));
+    for (const disk of machine.disks) images.push(await disk.open(context.signal));
+    if (secret) {
+      const whose = `the disks of ${what} are encrypted, ${shown(context, path)} is not`;
+      warn(context, `${whose}: it is for its owner alone to read (mode 0600)`);
     }
-    if (!dryRun) await write(path, { ...wish, images }, context);
+    if (!dryRun) await write(path, { ...wish, images }, secret ? 0o600 : undefined, context);
     const disks = images.map(({ size }, index) => ({ path: machine.disks[index].path, capacity: size }));
     if (wantsJson(input)) sayJson(context, { path, ...wish, disks, dryRun, bytes: sizeOf(path, dryRun) });
     else {
@@ -82,11 +94,13 @@ export const run: LabCommand = async (input, context) => {
 async function write(
   path: string,
   wish: Parameters<typeof exportAppliance>[1],
+  mode: number | undefined,
   context: Parameters<LabCommand>[1],
 ): Promise<void> {
   const copying = wish.images.map((_, index) => lazyProgress(context, `disk ${index + 1}`, 'bytes'));
   try {
     await exportAppliance(path, wish, {
+      mode,
       signal: context.signal,
       onCopy(disk, done, total) {
         copying[disk].update(done, total);
@@ -110,16 +124,26 @@ function imageMachine(path: string): Machine {
     firmware: 'bios',
     bus: 'sata',
     networkCards: 1,
-    disks: [{ path }],
+    disks: [{ path, open: (signal) => openImageFile(path, { policy: trustedImages, signal }) }],
   };
 }
 
-function seatMachine(labFile: string, name: string, cwd: string): Machine {
+/** A seat with all its disks, which are what the lab made, on what it made them on. Throws as `seatDiskFile` and `openSeatDisk` do. */
+async function seatMachine(labFile: string, name: string, cwd: string): Promise<Machine> {
   const lab = openLab(labFile, cwd);
   const seat = lab.seats.get(name);
   if (!seat) {
     throw new DiskError('not-found', `The lab has no seat '${name}'`, { path: labFile, field: 'seats' });
   }
+  await seatDiskFile(lab, name);
+  assertOwnExtraDisks(lab, name, 'move it away, or leave that disk out of the lab file');
+  const disks = disksOf(seat);
+  assertNothingAbove(
+    disks.map(({ path }) => path),
+    lab,
+  );
+  await using runner = await runnerOf(lab);
+  await assertOwnDisks([seat], runner);
   const { bus } = seat.disk;
   return {
     name: `${seat.lab}-${seat.name}`,
@@ -129,7 +153,11 @@ function seatMachine(labFile: string, name: string, cwd: string): Machine {
     // Neither VMware nor VirtualBox has virtio disks by an OVF's word.
     bus: bus === 'virtio' ? 'sata' : bus,
     networkCards: seat.network.kind === 'none' ? 0 : 1,
-    disks: [seat.disk, ...(seat.disks ?? [])],
+    disks: disks.map(({ path, encryption }) => ({
+      path,
+      secret: encryption !== undefined,
+      open: () => openSeatDisk({ seat: name, path, encryption }),
+    })),
   };
 }
 

@@ -1,6 +1,6 @@
 import { humanSize } from '../../cli/sizes.ts';
-import { flattenSeat } from '../flatten-seat.ts';
-import { seatDiskFile } from '../seat-disk.ts';
+import { flattenSeat, snapshotsDropped } from '../flatten-seat.ts';
+import { openSeatDisk, type SeatDiskFile, seatDiskFile } from '../seat-disk.ts';
 import { removeLeftovers } from '../up.ts';
 import { type LabCommand, lazyProgress, say, sayJson, wantsJson } from './command.ts';
 import { oneSeatFrom, whileOff } from './one-seat.ts';
@@ -12,12 +12,16 @@ export const run: LabCommand = async (input, context) => {
   const bar = lazyProgress(context, 'copying', 'bytes');
   try {
     return await whileOff(one, 'flatten', input, context, async (lab, runner) => {
-      const { master, head } = await seatDiskFile(lab, seat);
+      const disk = await seatDiskFile(lab, seat);
+      const { master, head } = disk;
       const dryRun = input.options.dryRun === true;
+      const dropSnapshots = input.options.dropSnapshots === true;
+      const snapshots = master ? await snapshotsOf(disk, dropSnapshots) : [];
       let { allocated } = head;
       if (!dryRun && master) {
         removeLeftovers(lab.pool);
-        allocated = await flattenSeat(lab, seat, { runner, signal: context.signal, onProgress: bar.update });
+        const { signal } = context;
+        allocated = await flattenSeat(lab, seat, { runner, dropSnapshots, signal, onProgress: bar.update });
       }
       bar.end();
       if (wantsJson(input))
@@ -27,15 +31,23 @@ export const run: LabCommand = async (input, context) => {
           was: head.allocated,
           allocated,
           flat: !dryRun || !master,
+          snapshotsDropped: snapshots,
           dryRun,
         });
       else if (!master) say(context, `${seat} stands on nothing already`);
       else if (dryRun)
         say(context, `${seat} would be made independent of the master; it takes ${humanSize(allocated)} now`);
       else say(context, `${seat} is independent of the master now, ${humanSize(allocated)} by du`);
+      if (snapshots.length > 0 && !wantsJson(input))
+        say(context, `Snapshots that ${dryRun ? 'would be' : 'were'} given up: ${snapshots.join(', ')}`);
       return 0;
     });
   } finally {
     bar.end();
   }
 };
+
+async function snapshotsOf(disk: SeatDiskFile, drop: boolean): Promise<readonly string[]> {
+  await using image = await openSeatDisk(disk);
+  return await snapshotsDropped(disk, image, drop);
+}

@@ -6,6 +6,7 @@ import { nameExists } from '../overlay.ts';
 import { assertReplaceable, saveSeat } from '../saved-work.ts';
 import { seatDiskFile } from '../seat-disk.ts';
 import { assertNoSeatFile } from '../seat-names.ts';
+import { assertSound } from '../sound-image.ts';
 import { type LabCommand, say, sayJson, shown, wantsJson, warn } from './command.ts';
 import { oneSeatFrom, whileOff } from './one-seat.ts';
 
@@ -27,6 +28,7 @@ export const run: LabCommand = async (input, context) => {
       const { head, master } = await seatDiskFile(lab, seat);
       await assertReplaceable(lab, file);
       if (master) await assertFooting(lab, head, master, context.signal);
+      await assertSound(head.path, { withoutKey: true });
       if (wantsJson(input))
         sayJson(context, { lab: lab.name, seat, file, allocated: head.allocated, dryRun: true });
       else say(context, `Would save ${seat} (${humanSize(head.allocated)}) to ${shown(context, file)}`);

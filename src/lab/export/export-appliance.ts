@@ -17,6 +17,8 @@ export interface ExportWish extends Omit<OvfWish, 'disks'> {
 }
 
 export interface ExportOptions {
+  /** The file's permissions, from its first byte on, whatever a file has that it replaces. Default: as any new file, or as that has. */
+  readonly mode?: number;
   readonly signal: AbortSignal;
   readonly onCopy?: (disk: number, done: number, total: number) => void;
 }
@@ -57,7 +59,7 @@ export async function exportAppliance(path: string, wish: ExportWish, options: E
     manifestText(names.concat('').map(() => '0'.repeat(64))),
   ).length;
   const manifestAt = tarBlock + alignUp(descriptorRoom, tarBlock);
-  await using target = await createTarget(path);
+  await using target = await createTarget(path, { mode: options.mode });
   const { store } = target;
   if (hostFileOf(store)?.fileKind !== 'regular') {
     throw new DiskError('bad-argument', `'${path}' is no place for a file`, { path });
