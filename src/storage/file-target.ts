@@ -1,6 +1,6 @@
 import { basename, dirname } from 'node:path';
 import { isDiskError } from '../errors.ts';
-import { sweepAsides } from '../platform/atomic-file.ts';
+import { type CommitOptions, sweepAsides } from '../platform/atomic-file.ts';
 import { type FileStore, openFileStore } from './file.ts';
 import { allPermissions, Permission } from './image-lock.ts';
 import type { ByteStore } from './store.ts';
@@ -19,6 +19,11 @@ export interface TargetOptions {
    * file.
    */
   readonly sweep?: boolean;
+  /**
+   * Never writes in place what has a name: other hard links keep what they have, and where no file can be made beside it,
+   * that is an error. (A block device has nothing to take the name of.) Default: as QEMU's tools, which write in place there.
+   */
+  readonly keepLinks?: boolean;
 }
 
 /** A file about to be made or replaced. Disposed without `commit`: nothing has happened. */
@@ -33,8 +38,11 @@ export interface TargetFile extends AsyncDisposable {
   withdraw(): Promise<void>;
   /** Closes the store and makes its content durable, before a `commit` that is told that this is not needed. */
   settle(): Promise<void>;
-  /** Closes the store and puts the file in its place; durable on return unless told otherwise. */
-  commit(options?: { readonly durable?: boolean }): Promise<void>;
+  /**
+   * Closes the store and puts the file in its place; durable on return unless told otherwise. Written aside, it takes no
+   * name that something has got meanwhile if `replace` is false: it throws `exists` then.
+   */
+  commit(options?: CommitOptions): Promise<void>;
 }
 
 /**

@@ -61,7 +61,7 @@ export const run: LabCommand = async (input, context) => {
       };
       images.push(await openImageFile(disk.path, how));
     }
-    if (!dryRun) await write(path, { ...wish, images }, context);
+    if (!dryRun) await write(path, { ...wish, images }, input, context);
     const disks = images.map(({ size }, index) => ({ path: machine.disks[index].path, capacity: size }));
     if (wantsJson(input)) sayJson(context, { path, ...wish, disks, dryRun, bytes: sizeOf(path, dryRun) });
     else {
@@ -82,12 +82,14 @@ export const run: LabCommand = async (input, context) => {
 async function write(
   path: string,
   wish: Parameters<typeof exportAppliance>[1],
+  input: Input,
   context: Parameters<LabCommand>[1],
 ): Promise<void> {
   const copying = wish.images.map((_, index) => lazyProgress(context, `disk ${index + 1}`, 'bytes'));
   try {
     await exportAppliance(path, wish, {
       signal: context.signal,
+      force: input.options.force === true,
       onCopy(disk, done, total) {
         copying[disk].update(done, total);
         if (done === total) copying[disk].end();

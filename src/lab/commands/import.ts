@@ -12,7 +12,7 @@ import { guessFormat } from '../../image/probe.ts';
 import { openImageFile } from '../../node.ts';
 import { openFileStore } from '../../storage/file.ts';
 import { compressionIn, spoolStream } from '../../storage/file-unpacked.ts';
-import { assertFree, copyToQcow2 } from '../import/copy-disk.ts';
+import { assertFree, copyToQcow2, place } from '../import/copy-disk.ts';
 import {
   type ImportOptions,
   type ImportPlan,
@@ -238,7 +238,8 @@ async function makeImage(
   context: Context,
   open: () => Promise<Image>,
 ): Promise<number> {
-  assertFree(target, input.options.force === true);
+  const force = input.options.force === true;
+  assertFree(target, force);
   const copying = lazyProgress(context, basename(target), 'bytes');
   try {
     await using image = await open();
@@ -247,7 +248,7 @@ async function makeImage(
       const { signal } = context;
       const onProgress = copying.update;
       await using made = await copyToQcow2(target, image.size, image, { signal, onProgress });
-      await made.commit();
+      await place(made, target, { force });
       copying.end();
     }
     if (wantsJson(input)) sayJson(context, { path: target, capacity: image.size, dryRun });
