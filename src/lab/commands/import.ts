@@ -26,6 +26,7 @@ import { type AppliancePackage, isPackage, openPackage } from '../import/package
 import { withoutControls } from '../messages.ts';
 import { chooseAccelerator } from '../runner/accelerator.ts';
 import { findQemu } from '../runner/qemu-command.ts';
+import { assertWholeSource } from '../whole-source.ts';
 import {
   type Input,
   type LabCommand,
@@ -191,7 +192,7 @@ async function importImage(path: string, input: Input, context: Context): Promis
   const target = resolve(context.cwd, text(input, 'outputFile') ?? `${stemOf(path)}.qcow2`);
   const unpacking = lazyProgress(context, `reading ${basename(path)}`, 'bytes');
   try {
-    return await makeImage(target, input, context, async () => {
+    return await makeImage(target, input, context, path, async () => {
       const image = await openSource(path, dirname(target), input, context, unpacking.update);
       unpacking.end();
       return image;
@@ -225,7 +226,7 @@ async function importInputImage({ reader }: InputStream, input: Input, context: 
       },
     );
   }
-  return makeImage(target, input, context, async () => {
+  return makeImage(target, input, context, inputName, async () => {
     warn(context, `${inputName} is saved to a file without a name first`);
     const file = await spoolStream(reader.rest(), dirname(target), inputName);
     return openImage(file, { format, signal });
@@ -236,6 +237,7 @@ async function makeImage(
   target: string,
   input: Input,
   context: Context,
+  name: string,
   open: () => Promise<Image>,
 ): Promise<number> {
   const force = input.options.force === true;
@@ -243,6 +245,7 @@ async function makeImage(
   const copying = lazyProgress(context, basename(target), 'bytes');
   try {
     await using image = await open();
+    await assertWholeSource(image, { name, format: text(input, 'format'), signal: context.signal });
     const dryRun = input.options.dryRun === true;
     if (!dryRun) {
       const { signal } = context;

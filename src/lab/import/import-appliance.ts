@@ -12,6 +12,7 @@ import { makeFolder } from '../../platform/json-file.ts';
 import { compressionIn } from '../../storage/file-unpacked.ts';
 import type { ByteSource, OnProgress } from '../../storage/store.ts';
 import type { DomainType } from '../domain-xml.ts';
+import { assertWholeSource } from '../whole-source.ts';
 import { applianceXml } from './appliance-xml.ts';
 import { assertFree, copyToQcow2 } from './copy-disk.ts';
 import { assertDigest, digestOf } from './digest.ts';
@@ -219,7 +220,7 @@ async function importDisk(
 ): Promise<ImageTarget> {
   if (!disk.file) return makeEmptyDisk(source.path, disk, path, options);
   await using image = await openDisk(source, disk, dirname(path), options);
-  warnOfSize(disk, image.size, options);
+  await assertWholeDisk(image, disk, options);
   return await copyToQcow2(path, image.size, image, options);
 }
 
@@ -235,6 +236,21 @@ export function makeEmptyDisk(
     path: from,
     field: 'Disk',
   });
+}
+
+/** Throws `corrupt` for a disk whose file was cut off or damaged. */
+export async function assertWholeDisk(
+  image: Image,
+  disk: ApplianceDisk,
+  options: Pick<ImportOptions, 'signal' | 'onWarning'>,
+): Promise<void> {
+  // That it is a disk, the descriptor says.
+  await assertWholeSource(image, {
+    name: disk.file!.href,
+    format: image.layer.format,
+    signal: options.signal,
+  });
+  warnOfSize(disk, image.size, options);
 }
 
 export function warnOfSize(

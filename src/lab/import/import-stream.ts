@@ -14,6 +14,7 @@ import type { ByteSource } from '../../storage/store.ts';
 import { copyToQcow2, makeQcow2 } from './copy-disk.ts';
 import { assertDigest } from './digest.ts';
 import {
+  assertWholeDisk,
   type ImportOptions,
   type ImportPlan,
   makeEmptyDisk,
@@ -252,7 +253,7 @@ async function takeDisk(
     );
   };
   await using image = await openDiskFile(file, { href, path: archive, signal, openExtent });
-  warnOfSize(disk, image.size, options);
+  await assertWholeDisk(image, disk, options);
   return await copyToQcow2(path, image.size, image, { signal });
 }
 
