@@ -273,6 +273,7 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
   }
   return {
     store,
+    written: aside.path,
     aside: true,
     replaces: old !== undefined,
     async withdraw() {
@@ -287,9 +288,12 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
       await aside.commit(how);
     },
     async [Symbol.asyncDispose]() {
-      await store[Symbol.asyncDispose]();
-      await aside.abandon();
-      await old?.[Symbol.asyncDispose]();
+      try {
+        await store[Symbol.asyncDispose]();
+        await aside.abandon();
+      } finally {
+        await old?.[Symbol.asyncDispose]();
+      }
     },
   };
 }
@@ -315,6 +319,7 @@ async function exportTarget(path: string): Promise<TargetFile> {
   }
   return {
     store: new KeptOpen(store),
+    written: path,
     aside: false,
     replaces: true,
     async withdraw() {

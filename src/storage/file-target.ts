@@ -30,6 +30,8 @@ export interface TargetOptions {
 export interface TargetFile extends AsyncDisposable {
   /** Empty (a block device and an export keep their size). An image may be opened over it, which closes it: then commit. */
   readonly store: ByteStore;
+  /** The name that the file has until `commit`. */
+  readonly written: string;
   /** False: the bytes are written in place, so that a failure leaves a part of them there. */
   readonly aside: boolean;
   /** There is a file that will be lost. */
@@ -92,6 +94,7 @@ export async function writtenInPlace(
   };
   return {
     store,
+    written: file,
     aside: false,
     replaces: true,
     async withdraw() {

@@ -9,6 +9,7 @@ import { openImage } from '../../image/open.ts';
 import type { ImageTarget } from '../../node.ts';
 import { createAside } from '../../platform/atomic-file.ts';
 import { makeFolder } from '../../platform/json-file.ts';
+import { sweepFor } from '../../storage/file-target.ts';
 import { compressionIn } from '../../storage/file-unpacked.ts';
 import type { ByteSource, OnProgress } from '../../storage/store.ts';
 import type { DomainType } from '../domain-xml.ts';
@@ -17,6 +18,7 @@ import { applianceXml } from './appliance-xml.ts';
 import { assertFree, copyToQcow2 } from './copy-disk.ts';
 import { assertDigest, digestOf } from './digest.ts';
 import { type AppliancePackage, namesOf, openPackage } from './package.ts';
+import { clearKilled, type NewFile, placeAll, placesOfKilled } from './placing.ts';
 
 export interface ImportPlan {
   readonly appliance: Appliance;
@@ -26,6 +28,8 @@ export interface ImportPlan {
   readonly definition: string;
   /** One for each disk, absolute. */
   readonly paths: readonly string[];
+  /** Files that are there are replaced. */
+  readonly force: boolean;
 }
 
 export interface ImportOptions {
@@ -43,7 +47,7 @@ const vhdCookie = 'conectix';
 
 /**
  * Decides where an appliance goes. `output`: the folder, or for a machine of one disk the name of the image, which ends
- * in `.qcow2`. Throws `exists` unless `force`.
+ * in `.qcow2`. Throws `exists` unless `force`; what an import of the same name that was killed has left is no hindrance.
  */
 export function planImport(
   source: Pick<AppliancePackage, 'path' | 'descriptor'>,
@@ -75,8 +79,9 @@ export function planImport(
     single ? resolve(output) : resolve(folder, `${name}${index === 0 ? '' : `-disk${index + 1}`}.qcow2`),
   );
   const definition = resolve(folder, `${name}.xml`);
-  for (const path of [...paths, definition]) assertFree(path, force);
-  return { appliance, name, definition, paths };
+  const left = placesOfKilled(definition);
+  for (const path of [...paths, definition]) assertFree(path, force || left.has(path));
+  return { appliance, name, definition, paths, force };
 }
 
 /** A name that files can have, made of any. */
@@ -152,10 +157,10 @@ export function importAppliance(
 
 /**
  * Makes the folder, and has `fill` make the disks, one target for each of their numbers. Then all takes its place, the
- * definition last; or, when something throws, nothing is left.
+ * definition last; or, when something throws, all is as it was.
  */
 export async function makeMachine(
-  { appliance, paths, definition, name }: ImportPlan,
+  { appliance, paths, definition, name, force }: ImportPlan,
   domainType: DomainType,
   fill: (targets: Map<number, ImageTarget>) => Promise<void>,
 ): Promise<void> {
@@ -163,16 +168,19 @@ export async function makeMachine(
   const isNew = makeFolder(folder);
   const targets = new Map<number, ImageTarget>();
   const discard = async () => {
-    for (const target of targets.values()) await target[Symbol.asyncDispose]();
+    // One that cannot be cleared away is no reason to keep the others.
+    await Promise.allSettled([...targets.values()].map((target) => target[Symbol.asyncDispose]()));
   };
   try {
+    clearKilled(definition);
     await fill(targets);
     const disks = appliance.disks.map((disk, index) => ({ ...disk, path: paths[index] }));
     const xml = applianceXml(appliance, name, disks, domainType);
-    for (const target of targets.values()) await target.commit();
     await using aside = createAside(definition);
-    writeFileSync(aside.path, xml);
-    await aside.commit();
+    sweepFor(aside.target);
+    writeFileSync(aside.path, xml, { flag: 'wx' });
+    const files: NewFile[] = [...targets].map(([index, target]) => ({ ...target, path: paths[index] }));
+    await placeAll([...files, { ...aside, path: definition, written: aside.path }], force);
   } catch (error) {
     await discard();
     if (isNew && readdirSync(folder).length === 0) rmdirSync(folder);
