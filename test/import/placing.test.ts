@@ -10,15 +10,20 @@ import { type TempDir, tempDir } from '../support/programs.ts';
 const mebibyte = 1024 * 1024;
 
 /** Counts down to the call that fails; negative: none does. `dead`: all that follow fail as well, as after a kill. */
-const fault = vi.hoisted(() => ({ in: -1, kills: false, dead: false, before: () => {} }));
+const fault = vi.hoisted(() => ({
+  in: -1,
+  kills: false,
+  dead: false,
+  before: undefined as (() => void) | undefined,
+}));
 
 vi.mock('node:fs', async (original) => {
   const fs = await original<typeof import('node:fs')>();
   const failing =
     <A extends unknown[], R>(call: (...args: A) => R) =>
     (...args: A): R => {
-      fault.before();
-      fault.before = () => {};
+      fault.before?.();
+      fault.before = undefined;
       if (fault.dead || fault.in-- === 0) {
         fault.dead = fault.kills;
         throw Object.assign(new Error('EIO: i/o error'), { code: 'EIO', errno: -5 });

@@ -13,10 +13,10 @@ import { sweepFor } from '../../storage/file-target.ts';
 import { compressionIn } from '../../storage/file-unpacked.ts';
 import type { ByteSource, OnProgress } from '../../storage/store.ts';
 import type { DomainType } from '../domain-xml.ts';
-import { assertWholeSource } from '../whole-source.ts';
 import { applianceXml } from './appliance-xml.ts';
 import { assertFree, copyToQcow2 } from './copy-disk.ts';
 import { assertDigest, digestOf } from './digest.ts';
+import { assertFileSize, assertWholeDisk } from './disk-size.ts';
 import { type AppliancePackage, namesOf, openPackage } from './package.ts';
 import { clearKilled, type NewFile, placeAll, placesOfKilled } from './placing.ts';
 
@@ -93,14 +93,14 @@ function plain(name: string): string {
   return cleaned === '' ? 'appliance' : cleaned;
 }
 
-/** Compares the package with its manifest. Answers whether it has one. Throws `corrupt`. */
+/** Compares the package with its manifest. Answers whether it has one that vouches for the machine. Throws `corrupt`. */
 export async function verifyPackage(
   source: AppliancePackage,
   appliance: Appliance,
   { signal, onVerify, onWarning }: Pick<ImportOptions, 'signal' | 'onVerify' | 'onWarning'>,
 ): Promise<boolean> {
   const { manifest } = source;
-  warnOfManifest(source, appliance, onWarning);
+  const vouches = vouchesFor(source, appliance, onWarning);
   if (!manifest) return false;
   const files: { readonly file: ByteSource; readonly line: (typeof manifest.lines)[number] }[] = [];
   try {
@@ -117,25 +117,25 @@ export async function verifyPackage(
   } finally {
     for (const { file } of files) await file[Symbol.asyncDispose]();
   }
-  return true;
+  return vouches;
 }
 
-/** Says what a manifest cannot vouch for. */
-export function warnOfManifest(
+/** Whether a manifest says what the descriptor and all disks are; warns of what it does not. */
+export function vouchesFor(
   { signed, manifest, descriptor }: Pick<AppliancePackage, 'signed' | 'manifest' | 'descriptor'>,
   { disks }: Appliance,
   onWarning: (message: string) => void,
-): void {
+): boolean {
   if (signed) onWarning('the signature (.cert) is not checked');
   if (!manifest) {
     onWarning('there is no manifest: whether the package is whole cannot be told');
-    return;
+    return false;
   }
   const listed = new Set(manifest.lines.flatMap(({ file }) => namesOf(file, manifest)));
   const needed = disks.flatMap(({ file }) => (file ? [namesOf(file.href, descriptor)] : []));
-  for (const names of [[descriptor.name], ...needed]) {
-    if (!names.some((each) => listed.has(each))) onWarning(`the manifest does not say what '${names[0]}' is`);
-  }
+  const unlisted = [[descriptor.name], ...needed].filter((names) => !names.some((each) => listed.has(each)));
+  for (const [name] of unlisted) onWarning(`the manifest does not say what '${name}' is`);
+  return unlisted.length === 0;
 }
 
 /** Copies the disks and writes the definition. All of it takes its place at the end, the definition last. */
@@ -228,7 +228,7 @@ async function importDisk(
 ): Promise<ImageTarget> {
   if (!disk.file) return makeEmptyDisk(source.path, disk, path, options);
   await using image = await openDisk(source, disk, dirname(path), options);
-  await assertWholeDisk(image, disk, options);
+  await assertWholeDisk(image, disk, source.path, options);
   return await copyToQcow2(path, image.size, image, options);
 }
 
@@ -246,38 +246,16 @@ export function makeEmptyDisk(
   });
 }
 
-/** Throws `corrupt` for a disk whose file was cut off or damaged. */
-export async function assertWholeDisk(
-  image: Image,
-  disk: ApplianceDisk,
-  options: Pick<ImportOptions, 'signal' | 'onWarning'>,
-): Promise<void> {
-  // That it is a disk, the descriptor says.
-  await assertWholeSource(image, {
-    name: disk.file!.href,
-    format: image.layer.format,
-    signal: options.signal,
-  });
-  warnOfSize(disk, image.size, options);
-}
-
-export function warnOfSize(
-  { file, capacity }: ApplianceDisk,
-  size: number,
-  { onWarning }: Pick<ImportOptions, 'onWarning'>,
-): void {
-  if (capacity === undefined || capacity === size) return;
-  onWarning(`'${file!.href}' is a disk of ${size} bytes, not of ${capacity} as the descriptor says`);
-}
-
 async function openDisk(
   source: AppliancePackage,
   { file }: ApplianceDisk,
   spoolDirectory: string,
-  { signal, onWarning }: ImportOptions,
+  options: ImportOptions,
 ): Promise<Image> {
+  const { signal, onWarning } = options;
   const { href, gzip } = file!;
   const bytes = await source.open(href, source.descriptor);
+  assertFileSize(file!, bytes.size, source.path, options);
   const compression = gzip ? 'gzip' : await compressionIn(bytes);
   if (compression) {
     const onSpool = (format: string, size: number) =>
