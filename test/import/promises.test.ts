@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { tarHeader, tarPadded } from '../../src/appliance/tar.ts';
 import { encodeOvf } from '../../src/appliance/write-ovf.ts';
 import { cowherd } from '../../src/lab/cowherd.ts';
-import { openImageFile } from '../../src/node.ts';
+import { createImageFile, openImageFile } from '../../src/node.ts';
 import { testContext } from '../support/cli-context.ts';
 import { type TempDir, tempDir } from '../support/programs.ts';
 
@@ -97,6 +97,33 @@ describe('what descriptor and manifest promise', () => {
     expect(await verified(manifest())).toEqual([false, false]);
     expect(await verified(manifest(ovf))).toEqual([false, false]);
     expect(await verified(manifest(raw))).toEqual([false, false]);
+  });
+
+  it('are not verified where an extent of a disk is not in the manifest', async () => {
+    await createImageFile(path('d.vmdk'), {
+      format: 'vmdk',
+      size: mebibyte,
+      options: { subformat: 'monolithicFlat' },
+    });
+    const bytes = readFileSync(path('d.vmdk'));
+    const ovf = descriptor({ file: 'd.vmdk', fileBytes: bytes.length });
+    const [vmdk, flat]: Member[] = [
+      ['d.vmdk', bytes],
+      ['d-flat.vmdk', disk(1)],
+    ];
+    mkdirSync(path('box'));
+    const imported = async (mf: Member) => {
+      for (const [name, content] of [ovf, vmdk, flat, mf]) writeFileSync(path('box', name), content);
+      const context = testContext({ program: 'cowherd', cwd: dir.path, env: {}, columns: 120 });
+      const code = await cowherd(['import', 'box', '-o', 'vms', '--force', '--output', 'json'], context);
+      expect([code, context.err()]).toEqual([0, '']);
+      return JSON.parse(context.out());
+    };
+    expect(await imported(manifest(ovf, vmdk, flat))).toMatchObject({ verified: true, warnings: [] });
+    expect(await imported(manifest(ovf, vmdk))).toMatchObject({
+      verified: false,
+      warnings: ["the manifest does not say what 'd-flat.vmdk' is"],
+    });
   });
 
   it.each([

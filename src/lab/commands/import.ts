@@ -88,8 +88,9 @@ async function importPackage(path: string, input: Input, context: Context): Prom
     } finally {
       verifying.end();
     }
-    await importAppliance(source, plan, { ...options, domainType: await domainTypeHere(context.signal) });
-    return verified;
+    const how = { ...options, domainType: await domainTypeHere(context.signal) };
+    const extentsListed = await importAppliance(source, plan, how);
+    return verified && extentsListed;
   });
 }
 

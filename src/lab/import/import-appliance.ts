@@ -17,7 +17,7 @@ import { applianceXml } from './appliance-xml.ts';
 import { assertFree, copyToQcow2 } from './copy-disk.ts';
 import { assertDigest, digestOf } from './digest.ts';
 import { assertFileSize, assertWholeDisk } from './disk-size.ts';
-import { type AppliancePackage, namesOf, openPackage } from './package.ts';
+import { type AppliancePackage, namesOf, openPackage, type PackageFile } from './package.ts';
 import { clearKilled, type NewFile, placeAll, placesOfKilled } from './placing.ts';
 
 export interface ImportPlan {
@@ -131,28 +131,57 @@ export function vouchesFor(
     onWarning('there is no manifest: whether the package is whole cannot be told');
     return false;
   }
-  const listed = new Set(manifest.lines.flatMap(({ file }) => namesOf(file, manifest)));
+  const listed = listedIn(manifest);
   const needed = disks.flatMap(({ file }) => (file ? [namesOf(file.href, descriptor)] : []));
   const unlisted = [[descriptor.name], ...needed].filter((names) => !names.some((each) => listed.has(each)));
   for (const [name] of unlisted) onWarning(`the manifest does not say what '${name}' is`);
   return unlisted.length === 0;
 }
 
-/** Copies the disks and writes the definition. All of it takes its place at the end, the definition last. */
-export function importAppliance(
+/**
+ * Copies the disks and writes the definition. All of it takes its place at the end, the definition last. Answers whether
+ * the manifest, where there is one, says what the extents of the disks are, which their own descriptors name.
+ */
+export async function importAppliance(
   source: AppliancePackage,
   plan: ImportPlan,
   options: ImportOptions,
-): Promise<void> {
-  return makeMachine(plan, options.domainType, async (targets) => {
+): Promise<boolean> {
+  let vouches = true;
+  const listed = listedIn(source.manifest);
+  const open = (name: string, from: PackageFile) => {
+    if (source.manifest && !namesOf(name, from).some((each) => listed.has(each))) {
+      vouches = false;
+      options.onWarning(`the manifest does not say what '${name}' is`);
+    }
+    return source.open(name, from);
+  };
+  const { path, descriptor } = source;
+  await makeMachine(plan, options.domainType, async (targets) => {
     for (const [index, disk] of plan.appliance.disks.entries()) {
-      const target = await importDisk(source, disk, plan.paths[index], {
-        ...options,
-        onProgress: (done, total) => options.onCopy?.(index, done, total),
-      });
+      const target = await importDisk(
+        { path, descriptor, open: source.open, openExtent: open },
+        disk,
+        plan.paths[index],
+        {
+          ...options,
+          onProgress: (done, total) => options.onCopy?.(index, done, total),
+        },
+      );
       targets.set(index, target);
     }
   });
+  return vouches;
+}
+
+function listedIn(manifest: AppliancePackage['manifest']): ReadonlySet<string> {
+  return new Set((manifest?.lines ?? []).flatMap(({ file }) => namesOf(file, manifest!)));
+}
+
+/** What a disk is read from. */
+interface DiskPackage extends Pick<AppliancePackage, 'path' | 'descriptor' | 'open'> {
+  /** As `open`, for what a disk names itself. Default: `open`. */
+  readonly openExtent?: AppliancePackage['open'];
 }
 
 /**
@@ -221,7 +250,7 @@ export async function unpackAppliance(
 }
 
 async function importDisk(
-  source: AppliancePackage,
+  source: DiskPackage,
   disk: ApplianceDisk,
   path: string,
   options: ImportOptions & { readonly onProgress: OnProgress },
@@ -247,7 +276,7 @@ export function makeEmptyDisk(
 }
 
 async function openDisk(
-  source: AppliancePackage,
+  source: DiskPackage,
   { file }: ApplianceDisk,
   spoolDirectory: string,
   options: ImportOptions,
@@ -263,7 +292,8 @@ async function openDisk(
     return openUnpacked(bytes, compression, { signal, spoolDirectory, onSpool });
   }
   // Extents lie beside their descriptor, in the package.
-  const openExtent = (name: string) => source.open(join(dirname(href), name), source.descriptor);
+  const open = source.openExtent ?? source.open;
+  const openExtent = (name: string) => open(join(dirname(href), name), source.descriptor);
   return openDiskFile(bytes, { href, path: source.path, signal, openExtent });
 }
 
