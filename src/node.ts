@@ -196,7 +196,7 @@ export async function createImageTarget(path: string, options: TargetOptions = {
       if ([...siblings.values()].some(({ replaces }) => replaces)) await main.withdraw();
       // nor without what it names.
       if (how?.durable !== false) await settleAll([...siblings.values()]);
-      for (const file of siblings.values()) await file.commit({ durable: false });
+      for (const file of siblings.values()) await file.commit({ ...how, durable: false });
       if (how?.durable !== false) for (const folder of folders) syncDirectory(folder);
       await main.commit(how);
     },
@@ -237,8 +237,8 @@ async function placeOfBacking(path: string, reference: string): Promise<BackingP
 
 /**
  * Prepares a file to be written aside and to take the place of `path` when it is whole. Written in place are block
- * devices, files with other hard links (which would keep the old content), and files in a directory where
- * nothing can be created. Deletes what runs that were killed have left of this file.
+ * devices, and unless told to keep them, files with other hard links (which would keep the old content) and files in a
+ * directory where nothing can be created. Deletes what runs that were killed have left of this file.
  *
  * Throws `locked` while another program uses the file that is there, `in-use` when other images stand on it.
  */
@@ -247,7 +247,8 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
   const file = requireFile(path);
   await assertNoDependents(file, { force: options.corruptDependents });
   const old = await openExisting(file);
-  if (old && (old.fileKind === 'block' || fstatSync(old.fd).nlink > 1)) {
+  const { keepLinks = false } = options;
+  if (old && (old.fileKind === 'block' || (!keepLinks && fstatSync(old.fd).nlink > 1))) {
     return writtenInPlace(file, old, options);
   }
   const aside = createAside(file);
@@ -269,12 +270,13 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
     });
   } catch (error) {
     await aside.abandon();
-    if (old && isDiskError(error, 'denied')) return writtenInPlace(file, old, options);
+    if (old && !keepLinks && isDiskError(error, 'denied')) return writtenInPlace(file, old, options);
     await old?.[Symbol.asyncDispose]();
     throw error;
   }
   return {
     store,
+    written: aside.path,
     aside: true,
     replaces: old !== undefined,
     async withdraw() {
@@ -289,9 +291,12 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
       await aside.commit({ ...how, mode: options.mode });
     },
     async [Symbol.asyncDispose]() {
-      await store[Symbol.asyncDispose]();
-      await aside.abandon();
-      await old?.[Symbol.asyncDispose]();
+      try {
+        await store[Symbol.asyncDispose]();
+        await aside.abandon();
+      } finally {
+        await old?.[Symbol.asyncDispose]();
+      }
     },
   };
 }
@@ -317,6 +322,7 @@ async function exportTarget(path: string): Promise<TargetFile> {
   }
   return {
     store: new KeptOpen(store),
+    written: path,
     aside: false,
     replaces: true,
     async withdraw() {

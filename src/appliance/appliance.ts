@@ -25,6 +25,8 @@ export interface ApplianceDisk {
   readonly controller?: string;
   /** Guest bytes, as promised. */
   readonly capacity?: number;
+  /** Bytes that the promise is counted in. */
+  readonly capacityUnit?: number;
   /** The file that holds it; absent: an empty disk. */
   readonly file?: ApplianceFile;
 }

@@ -168,7 +168,7 @@ function refusedName(code: 'denied' | 'unsupported', href: string, why: string, 
   return new DiskError(code, message, { path, field: 'href' });
 }
 
-type Declared = Pick<ApplianceDisk, 'id' | 'capacity' | 'file'>;
+type Declared = Pick<ApplianceDisk, 'id' | 'capacity' | 'capacityUnit' | 'file'>;
 
 function disksOf(
   envelope: XmlElement,
@@ -193,12 +193,12 @@ function disksOf(
     if (reference !== undefined && !file) throw bad('corrupt', 'lies in a file that is not named');
     const written = attributes.get('capacity');
     const count = bytesOf(written);
-    const capacity =
-      count === undefined ? undefined : count * unitOf(attributes.get('capacityAllocationUnits'), 1);
+    const capacityUnit = unitOf(attributes.get('capacityAllocationUnits'), 1);
+    const capacity = count === undefined ? undefined : count * capacityUnit;
     if ((written !== undefined && !/^\$/.test(written) && capacity === undefined) || !isSafe(capacity)) {
       throw bad('corrupt', 'has a capacity that is no size');
     }
-    disks.set(id, { id, capacity, file });
+    disks.set(id, { id, capacity, capacityUnit, file });
   }
   return disks;
 }

@@ -68,9 +68,11 @@ export class TarWalk {
     if (type === '5') return { kind: 'folder', size };
     if (type !== '0' && type !== '\0' && type !== '7') throw strange(this.#path, at, name, type);
     assertPlainName(this.#path, at, name);
-    if (this.#names.has(name)) throw corrupt(this.#path, at, `it holds '${name}' twice`);
-    this.#names.add(name);
-    return { kind: 'file', name: name.replace(/^(\.\/)+/, ''), size };
+    const plain = withoutDots(name);
+    assertPlainName(this.#path, at, plain);
+    if (this.#names.has(plain)) throw corrupt(this.#path, at, `it holds '${plain}' twice`);
+    this.#names.add(plain);
+    return { kind: 'file', name: plain, size };
   }
 
   /** Takes what follows an extra header, at byte `offset`. Throws `corrupt` and `unsupported`. */
@@ -186,6 +188,14 @@ function assertPlainName(path: string, at: number, name: string): void {
     offset: at,
     field: 'name',
   });
+}
+
+/** The shortest way to write a name that `isPlainName`: `./a//b` and `a/./b` are `a/b`. */
+export function withoutDots(name: string): string {
+  return name
+    .split('/')
+    .filter((part) => part !== '' && part !== '.')
+    .join('/');
 }
 
 /** A relative path that stays below its folder. */

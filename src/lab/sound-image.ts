@@ -1,8 +1,8 @@
-import { statSync } from 'node:fs';
 import { DiskError, isDiskError } from '../errors.ts';
+import type { CheckResult, Layer } from '../formats/driver.ts';
 import { openLayerFile, trustedImages } from '../node.ts';
 import { checkImage } from '../operations/check.ts';
-import { isBlockDevice } from './overlay.ts';
+import { hostFileOf } from '../storage/store.ts';
 import type { DiskEncryption } from './seat.ts';
 import { keyFor } from './seat-key.ts';
 
@@ -21,25 +21,56 @@ export interface SoundOptions {
 export async function assertSound(path: string, options: SoundOptions = {}): Promise<void> {
   const { encryption, withoutKey, name = path } = options;
   const how = withoutKey ? { metadataOnly: true, checking: true } : keyFor(encryption);
+  const { layer } = await orDamaged(name, checkIt(name), () =>
+    openLayerFile(path, { policy: trustedImages, ...how }),
+  );
+  await using _layer = layer;
+  await assertSoundLayer(layer, { name });
+}
+
+/**
+ * As `assertSound`, for an image that is open. `fix`: what to do about one that is damaged. Answers what the check has found;
+ * undefined for a format that has none.
+ */
+export async function assertSoundLayer(
+  layer: Layer,
+  options: { readonly name: string; readonly fix?: string; readonly signal?: AbortSignal },
+): Promise<CheckResult | undefined> {
+  const { name, fix, signal } = options;
   try {
-    const { layer } = await openLayerFile(path, { policy: trustedImages, ...how });
-    await using _layer = layer;
-    const { corruptions, checkErrors, neededBytes = 0 } = await checkImage(layer);
-    const size = isBlockDevice(path) ? Number.POSITIVE_INFINITY : statSync(path).size;
-    // A check lets the last cluster be cut, since some programs write no more of it than they need.
-    if (size < neededBytes) {
-      const what = `was cut off: it has ${size} bytes of ${neededBytes} at least`;
-      throw damaged(name, what, 'bring back a whole copy of it');
-    }
-    if (corruptions + checkErrors > 0) throw damaged(name, 'is damaged', `cow-img check '${name}'`);
+    return await orDamaged(name, fix ?? checkIt(name), async () => {
+      const result = await checkImage(layer, { signal });
+      const { corruptions, checkErrors, neededBytes = 0 } = result;
+      const { size } = layer.source;
+      // A check lets the last cluster be cut, since some programs write no more of it than they need.
+      if (size < neededBytes && hostFileOf(layer.source)?.fileKind !== 'block') {
+        const what = `was cut off: it has ${size} bytes of ${neededBytes} at least`;
+        throw damaged(name, what, fix ?? 'bring back a whole copy of it');
+      }
+      if (corruptions + checkErrors > 0) throw damaged(name, 'is damaged', fix ?? checkIt(name));
+      return result;
+    });
   } catch (error) {
-    if (isDiskError(error, 'unsupported') && error.field === 'check') return;
-    if (isDiskError(error, 'corrupt') && error.path !== name)
-      throw damaged(name, `is damaged: ${error.message}`, `cow-img check '${name}'`);
+    if (isDiskError(error, 'unsupported') && error.field === 'check') return undefined;
     throw error;
   }
 }
 
-function damaged(path: string, what: string, fix: string): DiskError {
+function checkIt(name: string): string {
+  return `cow-img check '${name}'`;
+}
+
+async function orDamaged<T>(name: string, fix: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (isDiskError(error, 'corrupt') && error.path !== name)
+      throw damaged(name, `is damaged: ${error.message}`, fix);
+    throw error;
+  }
+}
+
+/** The error of an image that nothing is to be made of, nor changed in. */
+export function damaged(path: string, what: string, fix: string): DiskError {
   return new DiskError('corrupt', `'${path}' ${what}; nothing was changed`, { path, detail: { fix } });
 }

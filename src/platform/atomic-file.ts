@@ -206,7 +206,8 @@ function isDevice(stats: Stats | undefined): boolean {
   return stats !== undefined && (stats.isBlockDevice() || stats.isCharacterDevice());
 }
 
-function cutName(name: string): string {
+/** A file's name, cut so that marks can be put to it. */
+export function cutName(name: string): string {
   let cut = name;
   while (Buffer.byteLength(cut) > longestName) cut = cut.slice(0, -1);
   return cut;

@@ -1,7 +1,7 @@
 import { fchmodSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { isDiskError } from '../errors.ts';
-import { sweepAsides } from '../platform/atomic-file.ts';
+import { type CommitOptions, sweepAsides } from '../platform/atomic-file.ts';
 import { asSystemError } from '../platform/errno.ts';
 import { type FileStore, openFileStore } from './file.ts';
 import { allPermissions, Permission } from './image-lock.ts';
@@ -23,12 +23,19 @@ export interface TargetOptions {
    * file.
    */
   readonly sweep?: boolean;
+  /**
+   * Never writes in place what has a name: other hard links keep what they have, and where no file can be made beside it,
+   * that is an error. (A block device has nothing to take the name of.) Default: as QEMU's tools, which write in place there.
+   */
+  readonly keepLinks?: boolean;
 }
 
 /** A file about to be made or replaced. Disposed without `commit`: nothing has happened. */
 export interface TargetFile extends AsyncDisposable {
   /** Empty (a block device and an export keep their size). An image may be opened over it, which closes it: then commit. */
   readonly store: ByteStore;
+  /** The name that the file has until `commit`. */
+  readonly written: string;
   /** False: the bytes are written in place, so that a failure leaves a part of them there. */
   readonly aside: boolean;
   /** There is a file that will be lost. */
@@ -37,8 +44,11 @@ export interface TargetFile extends AsyncDisposable {
   withdraw(): Promise<void>;
   /** Closes the store and makes its content durable, before a `commit` that is told that this is not needed. */
   settle(): Promise<void>;
-  /** Closes the store and puts the file in its place; durable on return unless told otherwise. */
-  commit(options?: { readonly durable?: boolean }): Promise<void>;
+  /**
+   * Closes the store and puts the file in its place; durable on return unless told otherwise. Written aside, it takes no
+   * name that something has got meanwhile if `replace` is false: it throws `exists` then.
+   */
+  commit(options?: CommitOptions): Promise<void>;
 }
 
 /**
@@ -95,6 +105,7 @@ export async function writtenInPlace(
   };
   return {
     store,
+    written: file,
     aside: false,
     replaces: true,
     async withdraw() {

@@ -29,6 +29,10 @@ export const masterCommands: readonly CommandSpec[] = [
       { flags: '--display <kind>', help: 'with --iso: how to see it (vnc)', choices: ['vnc', 'none'] },
       { flags: '--disk <size>', help: 'the size of the disk (2G with --debian, 10G with --iso)' },
       { flags: '--from <image>', help: 'a disk image, or an appliance' },
+      {
+        flags: '--format <format>',
+        help: 'with --from: of a disk image; found out from its first bytes when absent',
+      },
       { flags: '--sha256 <digest>', help: 'with --from and --iso: what the file must be' },
       { flags: '--sha512 <digest>', help: 'the same, as Debian publishes it' },
       { flags: '--folder <folder>', help: 'where versions are kept (masters)' },
@@ -57,6 +61,7 @@ export const masterCommands: readonly CommandSpec[] = [
     options: [
       { flags: '--name <name>', help: "the master's name (that of the image)" },
       { flags: '--folder <folder>', help: 'where versions are kept (masters)' },
+      { flags: '--format <format>', help: 'of the image; found out from its first bytes when absent' },
       { flags: '--check', help: 'only look' },
       {
         flags: '--fix',

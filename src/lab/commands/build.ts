@@ -19,6 +19,7 @@ import { isPackage } from '../import/package.ts';
 import { withoutControls } from '../messages.ts';
 import { createRunner } from '../runner/runners.ts';
 import { viewerFor } from '../screen.ts';
+import { assertWholeSource } from '../whole-source.ts';
 import { type Input, type LabCommand, lazyProgress, say, shown, wantsJson, warn } from './command.ts';
 import { defaultFolder, lintAndSeal, nameFrom } from './seal.ts';
 
@@ -49,7 +50,7 @@ const optionsOf: Readonly<Record<(typeof kinds)[number], readonly string[]>> = {
   small: [],
   debian: ['include', 'mirror', 'disk'],
   iso: ['answers', 'libvirt', 'memory', 'display', 'disk', 'sha256', 'sha512'],
-  from: ['sha256', 'sha512'],
+  from: ['format', 'sha256', 'sha512'],
 };
 
 /** Throws `bad-argument` for an option that this kind of build would do nothing about. */
@@ -154,15 +155,29 @@ const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
       }
       return openImageFile(disk, { format: 'qcow2', policy: untrustedImages });
     }
-    const store = await openFileStore(path);
-    const compression = await compressionIn(store);
-    if (compression !== undefined) {
-      return openUnpacked(store, compression, { spoolDirectory: scratch, signal: context.signal });
+    const how = { format: text(input, 'format'), signal: context.signal };
+    const image = await openFrom(path, scratch, how);
+    try {
+      await assertWholeSource(image, { ...how, name: path });
+    } catch (error) {
+      await image[Symbol.asyncDispose]();
+      throw error;
     }
-    await store[Symbol.asyncDispose]();
-    return openImageFile(path, { policy: untrustedImages });
+    return image;
   },
 };
+
+async function openFrom(
+  path: string,
+  scratch: string,
+  how: { readonly format?: string; readonly signal: AbortSignal },
+): Promise<Image> {
+  const store = await openFileStore(path);
+  const compression = await compressionIn(store);
+  if (compression !== undefined) return openUnpacked(store, compression, { ...how, spoolDirectory: scratch });
+  await store[Symbol.asyncDispose]();
+  return openImageFile(path, { ...how, policy: untrustedImages });
+}
 
 /** Throws what the system says of a file that cannot be read. */
 function readable(path: string): string {

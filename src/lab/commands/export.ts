@@ -73,7 +73,7 @@ export const run: LabCommand = async (input, context) => {
       const whose = `the disks of ${what} are encrypted, ${shown(context, path)} is not`;
       warn(context, `${whose}: it is for its owner alone to read (mode 0600)`);
     }
-    if (!dryRun) await write(path, { ...wish, images }, secret ? 0o600 : undefined, context);
+    if (!dryRun) await write(path, { ...wish, images }, { input, mode: secret ? 0o600 : undefined }, context);
     const disks = images.map(({ size }, index) => ({ path: machine.disks[index].path, capacity: size }));
     if (wantsJson(input)) sayJson(context, { path, ...wish, disks, dryRun, bytes: sizeOf(path, dryRun) });
     else {
@@ -94,7 +94,7 @@ export const run: LabCommand = async (input, context) => {
 async function write(
   path: string,
   wish: Parameters<typeof exportAppliance>[1],
-  mode: number | undefined,
+  { input, mode }: { readonly input: Input; readonly mode: number | undefined },
   context: Parameters<LabCommand>[1],
 ): Promise<void> {
   const copying = wish.images.map((_, index) => lazyProgress(context, `disk ${index + 1}`, 'bytes'));
@@ -102,6 +102,7 @@ async function write(
     await exportAppliance(path, wish, {
       mode,
       signal: context.signal,
+      force: input.options.force === true,
       onCopy(disk, done, total) {
         copying[disk].update(done, total);
         if (done === total) copying[disk].end();

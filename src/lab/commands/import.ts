@@ -12,7 +12,7 @@ import { guessFormat } from '../../image/probe.ts';
 import { openImageFile } from '../../node.ts';
 import { openFileStore } from '../../storage/file.ts';
 import { compressionIn, spoolStream } from '../../storage/file-unpacked.ts';
-import { assertFree, copyToQcow2 } from '../import/copy-disk.ts';
+import { assertFree, copyToQcow2, place } from '../import/copy-disk.ts';
 import {
   type ImportOptions,
   type ImportPlan,
@@ -26,6 +26,7 @@ import { type AppliancePackage, isPackage, openPackage } from '../import/package
 import { withoutControls } from '../messages.ts';
 import { chooseAccelerator } from '../runner/accelerator.ts';
 import { findQemu } from '../runner/qemu-command.ts';
+import { assertWholeSource } from '../whole-source.ts';
 import {
   type Input,
   type LabCommand,
@@ -87,8 +88,9 @@ async function importPackage(path: string, input: Input, context: Context): Prom
     } finally {
       verifying.end();
     }
-    await importAppliance(source, plan, { ...options, domainType: await domainTypeHere(context.signal) });
-    return verified;
+    const how = { ...options, domainType: await domainTypeHere(context.signal) };
+    const extentsListed = await importAppliance(source, plan, how);
+    return verified && extentsListed;
   });
 }
 
@@ -191,7 +193,7 @@ async function importImage(path: string, input: Input, context: Context): Promis
   const target = resolve(context.cwd, text(input, 'outputFile') ?? `${stemOf(path)}.qcow2`);
   const unpacking = lazyProgress(context, `reading ${basename(path)}`, 'bytes');
   try {
-    return await makeImage(target, input, context, async () => {
+    return await makeImage(target, input, context, path, async () => {
       const image = await openSource(path, dirname(target), input, context, unpacking.update);
       unpacking.end();
       return image;
@@ -225,7 +227,7 @@ async function importInputImage({ reader }: InputStream, input: Input, context: 
       },
     );
   }
-  return makeImage(target, input, context, async () => {
+  return makeImage(target, input, context, inputName, async () => {
     warn(context, `${inputName} is saved to a file without a name first`);
     const file = await spoolStream(reader.rest(), dirname(target), inputName);
     return openImage(file, { format, signal });
@@ -236,18 +238,21 @@ async function makeImage(
   target: string,
   input: Input,
   context: Context,
+  name: string,
   open: () => Promise<Image>,
 ): Promise<number> {
-  assertFree(target, input.options.force === true);
+  const force = input.options.force === true;
+  assertFree(target, force);
   const copying = lazyProgress(context, basename(target), 'bytes');
   try {
     await using image = await open();
+    await assertWholeSource(image, { name, format: text(input, 'format'), signal: context.signal });
     const dryRun = input.options.dryRun === true;
     if (!dryRun) {
       const { signal } = context;
       const onProgress = copying.update;
       await using made = await copyToQcow2(target, image.size, image, { signal, onProgress });
-      await made.commit();
+      await place(made, target, { force });
       copying.end();
     }
     if (wantsJson(input)) sayJson(context, { path: target, capacity: image.size, dryRun });

@@ -12,6 +12,7 @@ import { withoutControls } from '../messages.ts';
 import { makeFixed, planFixes } from '../seal/fix.ts';
 import { type LintReport, lintImage } from '../seal/lint.ts';
 import { type SealOptions, sealImage } from '../seal/seal.ts';
+import { assertWholeSource } from '../whole-source.ts';
 import {
   colours,
   type Input,
@@ -31,7 +32,9 @@ export const run: LabCommand = async (input, context) => {
   const [operand] = input.operands;
   const path = resolve(context.cwd, operand);
   const name = nameFrom(input, nameForVersionsOf(path));
-  await using image = await openImageFile(path, { policy: trustedImages });
+  const format = typeof input.options.format === 'string' ? input.options.format : undefined;
+  await using image = await openImageFile(path, { format, policy: trustedImages });
+  await assertWholeSource(image, { name: path, format, signal: context.signal });
   const from = nameForVersionsOf(path);
   if (input.options.fix === true) return await fixAndSeal(image, input, context, name, from);
   return await lintAndSeal(image, input, context, { name, origin: { how: 'seal', image: from } });

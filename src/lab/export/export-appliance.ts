@@ -10,6 +10,7 @@ import { createTarget } from '../../node.ts';
 import { convertImages } from '../../operations/convert.ts';
 import { type ByteStore, hostFileOf } from '../../storage/store.ts';
 import { storeWindowOf, windowOf } from '../../storage/window.ts';
+import { place } from '../import/copy-disk.ts';
 import { digestOf } from '../import/digest.ts';
 
 export interface ExportWish extends Omit<OvfWish, 'disks'> {
@@ -20,6 +21,8 @@ export interface ExportOptions {
   /** The file's permissions, from its first byte on, whatever a file has that it replaces. Default: as any new file, or as that has. */
   readonly mode?: number;
   readonly signal: AbortSignal;
+  /** Replaces a file that is there. */
+  readonly force: boolean;
   readonly onCopy?: (disk: number, done: number, total: number) => void;
 }
 
@@ -59,7 +62,7 @@ export async function exportAppliance(path: string, wish: ExportWish, options: E
     manifestText(names.concat('').map(() => '0'.repeat(64))),
   ).length;
   const manifestAt = tarBlock + alignUp(descriptorRoom, tarBlock);
-  await using target = await createTarget(path, { mode: options.mode });
+  await using target = await createTarget(path, { keepLinks: true, mode: options.mode });
   const { store } = target;
   if (hostFileOf(store)?.fileKind !== 'regular') {
     throw new DiskError('bad-argument', `'${path}' is no place for a file`, { path });
@@ -85,7 +88,7 @@ export async function exportAppliance(path: string, wish: ExportWish, options: E
   await store.write(manifestAt, tarHeader(`${base}.mf`, manifest.length, seconds));
   for (const disk of disks) await store.write(disk.at, tarHeader(disk.file, disk.fileBytes, seconds));
   await store.resize(alignUp(at + 2 * tarBlock, recordBytes));
-  await target.commit();
+  await place(target, path, options);
 }
 
 /** A name that a tar header holds, and that is the same as a reference in a URI: importers differ in what they unescape. */

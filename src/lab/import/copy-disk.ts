@@ -1,10 +1,11 @@
 import { existsSync } from 'node:fs';
 import { alignUp } from '../../bytes/numbers.ts';
-import { DiskError } from '../../errors.ts';
+import { DiskError, isDiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
 import { createImage, openImage } from '../../image/open.ts';
 import { createImageTarget, type ImageTarget } from '../../node.ts';
 import { convertImages } from '../../operations/convert.ts';
+import type { CommitOptions } from '../../platform/atomic-file.ts';
 import type { OnProgress } from '../../storage/store.ts';
 import { assertNoSeatFile } from '../seat-names.ts';
 
@@ -13,9 +14,26 @@ const sectorBytes = 512;
 /** Throws `exists` where there is a file that would be replaced, and for what is or has the name of a seat's, whatever is forced. */
 export function assertFree(path: string, force: boolean): void {
   assertNoSeatFile(path);
-  if (force || !existsSync(path)) return;
-  throw new DiskError('exists', `'${path}' exists already`, {
+  if (!force && existsSync(path)) throw taken(path);
+}
+
+/** Puts a file in its place, at `path`. What has come there since `assertFree` is replaced by `force` only; else it throws `exists`. */
+export async function place(
+  target: { commit(options: CommitOptions): Promise<void> },
+  path: string,
+  { force, durable }: { readonly force: boolean; readonly durable?: boolean },
+): Promise<void> {
+  try {
+    await target.commit({ replace: force, durable });
+  } catch (error) {
+    throw !force && isDiskError(error, 'exists') ? taken(path, error) : error;
+  }
+}
+
+function taken(path: string, cause?: unknown): DiskError {
+  return new DiskError('exists', `'${path}' exists already`, {
     path,
+    cause,
     detail: { fix: 'name another place with -o, or replace it with --force' },
   });
 }
@@ -48,7 +66,7 @@ export async function makeQcow2(
   signal: AbortSignal,
   fill: (made: Image) => Promise<void>,
 ): Promise<ImageTarget> {
-  const target = await createImageTarget(path, { unflushed: true });
+  const target = await createImageTarget(path, { unflushed: true, keepLinks: true });
   try {
     const { store } = target;
     await createImage(store, 'qcow2', alignUp(size, sectorBytes), {}, target.context());

@@ -9,13 +9,16 @@ import { openImage } from '../../image/open.ts';
 import type { ImageTarget } from '../../node.ts';
 import { createAside } from '../../platform/atomic-file.ts';
 import { makeFolder } from '../../platform/json-file.ts';
+import { sweepFor } from '../../storage/file-target.ts';
 import { compressionIn } from '../../storage/file-unpacked.ts';
 import type { ByteSource, OnProgress } from '../../storage/store.ts';
 import type { DomainType } from '../domain-xml.ts';
 import { applianceXml } from './appliance-xml.ts';
 import { assertFree, copyToQcow2 } from './copy-disk.ts';
 import { assertDigest, digestOf } from './digest.ts';
-import { type AppliancePackage, namesOf, openPackage } from './package.ts';
+import { assertFileSize, assertWholeDisk } from './disk-size.ts';
+import { type AppliancePackage, namesOf, openPackage, type PackageFile } from './package.ts';
+import { clearKilled, type NewFile, placeAll, placesOfKilled } from './placing.ts';
 
 export interface ImportPlan {
   readonly appliance: Appliance;
@@ -25,6 +28,8 @@ export interface ImportPlan {
   readonly definition: string;
   /** One for each disk, absolute. */
   readonly paths: readonly string[];
+  /** Files that are there are replaced. */
+  readonly force: boolean;
 }
 
 export interface ImportOptions {
@@ -42,7 +47,7 @@ const vhdCookie = 'conectix';
 
 /**
  * Decides where an appliance goes. `output`: the folder, or for a machine of one disk the name of the image, which ends
- * in `.qcow2`. Throws `exists` unless `force`.
+ * in `.qcow2`. Throws `exists` unless `force`; what an import of the same name that was killed has left is no hindrance.
  */
 export function planImport(
   source: Pick<AppliancePackage, 'path' | 'descriptor'>,
@@ -74,8 +79,9 @@ export function planImport(
     single ? resolve(output) : resolve(folder, `${name}${index === 0 ? '' : `-disk${index + 1}`}.qcow2`),
   );
   const definition = resolve(folder, `${name}.xml`);
-  for (const path of [...paths, definition]) assertFree(path, force);
-  return { appliance, name, definition, paths };
+  const left = placesOfKilled(definition);
+  for (const path of [...paths, definition]) assertFree(path, force || left.has(path));
+  return { appliance, name, definition, paths, force };
 }
 
 /** A name that files can have, made of any. */
@@ -87,14 +93,14 @@ function plain(name: string): string {
   return cleaned === '' ? 'appliance' : cleaned;
 }
 
-/** Compares the package with its manifest. Answers whether it has one. Throws `corrupt`. */
+/** Compares the package with its manifest. Answers whether it has one that vouches for the machine. Throws `corrupt`. */
 export async function verifyPackage(
   source: AppliancePackage,
   appliance: Appliance,
   { signal, onVerify, onWarning }: Pick<ImportOptions, 'signal' | 'onVerify' | 'onWarning'>,
 ): Promise<boolean> {
   const { manifest } = source;
-  warnOfManifest(source, appliance, onWarning);
+  const vouches = vouchesFor(source, appliance, onWarning);
   if (!manifest) return false;
   const files: { readonly file: ByteSource; readonly line: (typeof manifest.lines)[number] }[] = [];
   try {
@@ -111,50 +117,79 @@ export async function verifyPackage(
   } finally {
     for (const { file } of files) await file[Symbol.asyncDispose]();
   }
-  return true;
+  return vouches;
 }
 
-/** Says what a manifest cannot vouch for. */
-export function warnOfManifest(
+/** Whether a manifest says what the descriptor and all disks are; warns of what it does not. */
+export function vouchesFor(
   { signed, manifest, descriptor }: Pick<AppliancePackage, 'signed' | 'manifest' | 'descriptor'>,
   { disks }: Appliance,
   onWarning: (message: string) => void,
-): void {
+): boolean {
   if (signed) onWarning('the signature (.cert) is not checked');
   if (!manifest) {
     onWarning('there is no manifest: whether the package is whole cannot be told');
-    return;
+    return false;
   }
-  const listed = new Set(manifest.lines.flatMap(({ file }) => namesOf(file, manifest)));
+  const listed = listedIn(manifest);
   const needed = disks.flatMap(({ file }) => (file ? [namesOf(file.href, descriptor)] : []));
-  for (const names of [[descriptor.name], ...needed]) {
-    if (!names.some((each) => listed.has(each))) onWarning(`the manifest does not say what '${names[0]}' is`);
-  }
+  const unlisted = [[descriptor.name], ...needed].filter((names) => !names.some((each) => listed.has(each)));
+  for (const [name] of unlisted) onWarning(`the manifest does not say what '${name}' is`);
+  return unlisted.length === 0;
 }
 
-/** Copies the disks and writes the definition. All of it takes its place at the end, the definition last. */
-export function importAppliance(
+/**
+ * Copies the disks and writes the definition. All of it takes its place at the end, the definition last. Answers whether
+ * the manifest, where there is one, says what the extents of the disks are, which their own descriptors name.
+ */
+export async function importAppliance(
   source: AppliancePackage,
   plan: ImportPlan,
   options: ImportOptions,
-): Promise<void> {
-  return makeMachine(plan, options.domainType, async (targets) => {
+): Promise<boolean> {
+  let vouches = true;
+  const listed = listedIn(source.manifest);
+  const open = (name: string, from: PackageFile) => {
+    if (source.manifest && !namesOf(name, from).some((each) => listed.has(each))) {
+      vouches = false;
+      options.onWarning(`the manifest does not say what '${name}' is`);
+    }
+    return source.open(name, from);
+  };
+  const { path, descriptor } = source;
+  await makeMachine(plan, options.domainType, async (targets) => {
     for (const [index, disk] of plan.appliance.disks.entries()) {
-      const target = await importDisk(source, disk, plan.paths[index], {
-        ...options,
-        onProgress: (done, total) => options.onCopy?.(index, done, total),
-      });
+      const target = await importDisk(
+        { path, descriptor, open: source.open, openExtent: open },
+        disk,
+        plan.paths[index],
+        {
+          ...options,
+          onProgress: (done, total) => options.onCopy?.(index, done, total),
+        },
+      );
       targets.set(index, target);
     }
   });
+  return vouches;
+}
+
+function listedIn(manifest: AppliancePackage['manifest']): ReadonlySet<string> {
+  return new Set((manifest?.lines ?? []).flatMap(({ file }) => namesOf(file, manifest!)));
+}
+
+/** What a disk is read from. */
+interface DiskPackage extends Pick<AppliancePackage, 'path' | 'descriptor' | 'open'> {
+  /** As `open`, for what a disk names itself. Default: `open`. */
+  readonly openExtent?: AppliancePackage['open'];
 }
 
 /**
  * Makes the folder, and has `fill` make the disks, one target for each of their numbers. Then all takes its place, the
- * definition last; or, when something throws, nothing is left.
+ * definition last; or, when something throws, all is as it was.
  */
 export async function makeMachine(
-  { appliance, paths, definition, name }: ImportPlan,
+  { appliance, paths, definition, name, force }: ImportPlan,
   domainType: DomainType,
   fill: (targets: Map<number, ImageTarget>) => Promise<void>,
 ): Promise<void> {
@@ -162,16 +197,19 @@ export async function makeMachine(
   const isNew = makeFolder(folder);
   const targets = new Map<number, ImageTarget>();
   const discard = async () => {
-    for (const target of targets.values()) await target[Symbol.asyncDispose]();
+    // One that cannot be cleared away is no reason to keep the others.
+    await Promise.allSettled([...targets.values()].map((target) => target[Symbol.asyncDispose]()));
   };
   try {
+    clearKilled(definition);
     await fill(targets);
     const disks = appliance.disks.map((disk, index) => ({ ...disk, path: paths[index] }));
     const xml = applianceXml(appliance, name, disks, domainType);
-    for (const target of targets.values()) await target.commit();
     await using aside = createAside(definition);
-    writeFileSync(aside.path, xml);
-    await aside.commit();
+    sweepFor(aside.target);
+    writeFileSync(aside.path, xml, { flag: 'wx' });
+    const files: NewFile[] = [...targets].map(([index, target]) => ({ ...target, path: paths[index] }));
+    await placeAll([...files, { ...aside, path: definition, written: aside.path }], force);
   } catch (error) {
     await discard();
     if (isNew && readdirSync(folder).length === 0) rmdirSync(folder);
@@ -212,14 +250,14 @@ export async function unpackAppliance(
 }
 
 async function importDisk(
-  source: AppliancePackage,
+  source: DiskPackage,
   disk: ApplianceDisk,
   path: string,
   options: ImportOptions & { readonly onProgress: OnProgress },
 ): Promise<ImageTarget> {
   if (!disk.file) return makeEmptyDisk(source.path, disk, path, options);
   await using image = await openDisk(source, disk, dirname(path), options);
-  warnOfSize(disk, image.size, options);
+  await assertWholeDisk(image, disk, source.path, options);
   return await copyToQcow2(path, image.size, image, options);
 }
 
@@ -237,23 +275,16 @@ export function makeEmptyDisk(
   });
 }
 
-export function warnOfSize(
-  { file, capacity }: ApplianceDisk,
-  size: number,
-  { onWarning }: Pick<ImportOptions, 'onWarning'>,
-): void {
-  if (capacity === undefined || capacity === size) return;
-  onWarning(`'${file!.href}' is a disk of ${size} bytes, not of ${capacity} as the descriptor says`);
-}
-
 async function openDisk(
-  source: AppliancePackage,
+  source: DiskPackage,
   { file }: ApplianceDisk,
   spoolDirectory: string,
-  { signal, onWarning }: ImportOptions,
+  options: ImportOptions,
 ): Promise<Image> {
+  const { signal, onWarning } = options;
   const { href, gzip } = file!;
   const bytes = await source.open(href, source.descriptor);
+  assertFileSize(file!, bytes.size, source.path, options);
   const compression = gzip ? 'gzip' : await compressionIn(bytes);
   if (compression) {
     const onSpool = (format: string, size: number) =>
@@ -261,7 +292,8 @@ async function openDisk(
     return openUnpacked(bytes, compression, { signal, spoolDirectory, onSpool });
   }
   // Extents lie beside their descriptor, in the package.
-  const openExtent = (name: string) => source.open(join(dirname(href), name), source.descriptor);
+  const open = source.openExtent ?? source.open;
+  const openExtent = (name: string) => open(join(dirname(href), name), source.descriptor);
   return openDiskFile(bytes, { href, path: source.path, signal, openExtent });
 }
 

@@ -13,14 +13,14 @@ import { openUnnamedFile, spoolStream } from '../../storage/file-unpacked.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import { copyToQcow2, makeQcow2 } from './copy-disk.ts';
 import { assertDigest } from './digest.ts';
+import { assertCapacity, assertFileSize, assertWholeDisk } from './disk-size.ts';
 import {
   type ImportOptions,
   type ImportPlan,
   makeEmptyDisk,
   makeMachine,
   openDiskFile,
-  warnOfManifest,
-  warnOfSize,
+  vouchesFor,
 } from './import-appliance.ts';
 import { assertTextSize, decodeText, maxTextBytes, missing, namesOf } from './package.ts';
 
@@ -76,13 +76,18 @@ export class ApplianceStream implements AsyncDisposable {
   /** Makes the machine. Answers whether a manifest has vouched for it. */
   async import(plan: ImportPlan, options: ImportOptions): Promise<boolean> {
     const wanted = this.#wanted(plan);
+    let vouches = false;
     await makeMachine(plan, options.domainType, async (targets) => {
       for (let member = await this.#next(); member; member = await this.#next()) {
         const index = wanted.get(member.name);
-        if (index === undefined || targets.has(index)) {
+        if (index === undefined) {
           await this.#takeText(member);
           continue;
         }
+        const file = plan.appliance.disks[index].file!;
+        // The manifest may mean the one that was not taken.
+        if (targets.has(index)) throw twice(file.href, this.path);
+        assertFileSize(file, member.size, this.path, options);
         const onBytes = (done: number) => options.onCopy?.(index, done, member!.size);
         await this.#take(member, onBytes, async (reader) => {
           const disk = plan.appliance.disks[index];
@@ -97,9 +102,9 @@ export class ApplianceStream implements AsyncDisposable {
       }
       const { descriptor } = this;
       const facts = { descriptor, manifest: this.#manifest, signed: this.#signed };
-      warnOfManifest(facts, plan.appliance, options.onWarning);
+      vouches = vouchesFor(facts, plan.appliance, options.onWarning);
     });
-    return this.#manifest !== undefined;
+    return vouches;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -168,8 +173,8 @@ export class ApplianceStream implements AsyncDisposable {
     use: (reader: SequentialReader) => Promise<void>,
   ): Promise<void> {
     const manifest = this.#manifest;
-    const line = manifest?.lines.find(({ file }) => namesOf(file, manifest).includes(member.name));
-    const algorithms = manifest ? (line ? [line.algorithm] : []) : allDigests;
+    const lines = manifest?.lines.filter(({ file }) => namesOf(file, manifest).includes(member.name));
+    const algorithms = lines ? [...new Set(lines.map(({ algorithm }) => algorithm))] : allDigests;
     const hashes = new Map(algorithms.map((name) => [name, createHash(name.toLowerCase())] as const));
     const hashed = async function* () {
       let done = 0;
@@ -185,7 +190,7 @@ export class ApplianceStream implements AsyncDisposable {
     while (await reader.next());
     const digests = new Map([...hashes].map(([name, hash]) => [name, hash.digest('hex')] as const));
     this.#digests.set(member.name, digests);
-    if (line) this.#assertLine(line);
+    for (const line of lines ?? []) this.#assertLine(line);
   }
 
   /** Throws `corrupt` where a file that has passed is not what the line says. */
@@ -233,7 +238,7 @@ async function takeDisk(
   const { signal, onWarning } = options;
   const header = passableStream(await reader.peek(streamHeadBytes), href);
   if (header) {
-    warnOfSize(disk, header.capacity, options);
+    assertCapacity(disk, { size: header.capacity, format: 'vmdk' }, archive, options);
     await using metadata = await openUnnamedFile(dirname(path), href);
     return await makeQcow2(path, header.capacity, signal, (made) =>
       passStream(reader, header, {
@@ -252,8 +257,16 @@ async function takeDisk(
     );
   };
   await using image = await openDiskFile(file, { href, path: archive, signal, openExtent });
-  warnOfSize(disk, image.size, options);
+  await assertWholeDisk(image, disk, archive, options);
   return await copyToQcow2(path, image.size, image, { signal });
+}
+
+function twice(href: string, path: string): DiskError {
+  return new DiskError('corrupt', `The archive holds '${href}' twice`, {
+    path,
+    field: 'href',
+    detail: { fix: 'have it exported or download it again' },
+  });
 }
 
 function beforeDescriptor(name: string, path: string): DiskError {

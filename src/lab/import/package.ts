@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, extname, join, sep } from 'node:path';
 import { type ManifestLine, parseManifest } from '../../appliance/manifest.ts';
-import { isPlainName, looksLikeTar, readTar, tarBlock } from '../../appliance/tar.ts';
+import { isPlainName, looksLikeTar, readTar, tarBlock, withoutDots } from '../../appliance/tar.ts';
 import { DiskError } from '../../errors.ts';
 import { openFileStore } from '../../storage/file.ts';
 import type { ByteSource } from '../../storage/store.ts';
@@ -34,14 +34,15 @@ export interface PackageFile {
  */
 export function namesOf(href: string, from: PackageFile): readonly string[] {
   const folder = from.name.slice(0, from.name.lastIndexOf('/') + 1);
-  const written = href.replace(/^(\.\/)+/, '');
+  // As archives' names are.
+  const written = isPlainName(href) ? withoutDots(href) : href;
   let plain = written;
   try {
     plain = decodeURIComponent(written);
   } catch {
     // No escapes then.
   }
-  const names = plain === written || !isPlainName(plain) ? [written] : [written, plain];
+  const names = plain === written || !isPlainName(plain) ? [written] : [written, withoutDots(plain)];
   // Not joined as paths are: a name that climbs is no file's.
   return names.map((name) => `${folder}${name}`);
 }
