@@ -18,7 +18,7 @@ import { encodeSeed, type SeedMark, seedMark } from './seed/nocloud.ts';
  */
 
 /** A seed of more than this many bytes is somebody else's image. */
-const largestSeed = 16 * 1024 * 1024;
+export const largestSeed = 16 * 1024 * 1024;
 const largestUserData = 1024 * 1024;
 
 /** What `up` has to do for them. */
