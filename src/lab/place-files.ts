@@ -65,8 +65,8 @@ export async function placeFiles(jobs: readonly FileJob[], options: PlaceOptions
       await sync.flush(asides.map((aside) => aside.path));
       throwIfAborted(options.signal);
       await using _held = await options.beforePlacing?.(some.map((job) => job.path));
-      for (const aside of asides) {
-        await aside.commit({ replace: options.replace, durable: false });
+      for (const [i, aside] of asides.entries()) {
+        await aside.commit({ replace: options.replace, durable: false, mode: some[i].mode });
         done += 1;
         options.onProgress?.(done, jobs.length);
       }

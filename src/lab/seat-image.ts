@@ -61,11 +61,11 @@ export function newEncryption(lab: Lab): ((seat: string) => DiskEncryption) | un
 }
 
 /**
- * The mode of new disks: those of encrypted seats are for their owner alone. Where libvirt's system service makes QEMU's user the owner of
+ * The mode of new disks; undefined: the usual, and that of one which is replaced. Those of encrypted seats are for their owner alone. Where libvirt's system service makes QEMU's user the owner of
  * a plain user's disks while guests run, that user could not look at them then: there they stay readable, and the cipher protects them.
  */
-export function diskModeOf({ spec }: Pick<Lab, 'spec'>): number {
-  if (spec.encrypt === undefined) return 0o644;
+export function diskModeOf({ spec }: Pick<Lab, 'spec'>): number | undefined {
+  if (spec.encrypt === undefined) return undefined;
   const lent =
     spec.runner === 'libvirt' && process.geteuid?.() !== 0 && !/session/.test(spec.uri ?? defaultUri());
   return lent ? 0o644 : 0o600;

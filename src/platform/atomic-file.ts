@@ -43,6 +43,8 @@ export interface Aside extends AsyncDisposable {
 }
 
 export interface CommitOptions {
+  /** Of the file where it replaces one; default: that one's. */
+  readonly mode?: number;
   /** Default true. */
   readonly replace?: boolean;
   /** False leaves it to the system when the bytes reach the disk. Default true. */
@@ -86,11 +88,12 @@ export function createAside(path: string, options: { readonly deviceLink?: boole
     if (!live.delete(temporary)) return;
     removeFile(temporary);
   };
-  const commitNow = ({ replace = true, durable = true }: CommitOptions = {}) => {
+  const commitNow = ({ replace = true, durable = true, mode }: CommitOptions = {}) => {
     try {
       if (durable) syncPath(temporary);
       if (replace) {
         copyAttributes(target, temporary);
+        if (mode !== undefined) chmodSync(temporary, mode);
         renameSync(temporary, target);
       } else {
         moveUnlessExists(temporary, target);

@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process';
 import {
   chmodSync,
   existsSync,
@@ -16,6 +17,7 @@ import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
 import { testContext } from '../support/cli-context.ts';
 import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../support/libvirtd.ts';
 import { have, mustRun, run, tempDir } from '../support/programs.ts';
+import { buildProgram } from './kill.ts';
 import { LabBench } from './support.ts';
 
 const MiB = 1024 * 1024;
@@ -44,6 +46,7 @@ it.skipIf(!have('xorriso') || !have('genisoimage'))(
 describe.skipIf(!haveLibvirtd || !have('setpriv'))('under libvirt', () => {
   let bench: LabBench;
   let libvirt: TestLibvirtd;
+  let program: string | undefined;
   beforeAll(async () => {
     libvirt = await startLibvirtd();
     bench = new LabBench(await tempDir('cowherd-private-'));
@@ -106,6 +109,8 @@ describe.skipIf(!haveLibvirtd || !have('setpriv'))('under libvirt', () => {
     await expectPrivate();
     const { started } = await bench.json<{ started: unknown[] }>('start', 'lab.yaml', '--watch');
     expect(started).toMatchObject([{ ok: true }]);
+    // As a former version made them.
+    for (const name of files) chmodSync(bench.path('class', name), 0o644);
     await bench.must('reset', 'student-01');
     await expectPrivate();
     expect(await bench.must('up')).toContain('nothing to do');
@@ -114,4 +119,64 @@ describe.skipIf(!haveLibvirtd || !have('setpriv'))('under libvirt', () => {
     await bench.must('down');
     expect(existsSync(bench.path('class', files[2]))).toBe(false);
   }, 200_000);
+
+  it.each(['libvirt', 'qemu'])(
+    'a passphrase that a killed start left with %s is gone after the next command',
+    async (kind) => {
+      const lab = `left-${kind}`;
+      const key = 'the words of the lab';
+      writeFileSync(bench.path('words'), key, { mode: 0o600 });
+      const folders = ['tmp', 'run'].map((name) => bench.path(lab, name));
+      for (const path of folders) mkdirSync(path, { recursive: true, mode: 0o700 });
+      bench.write('lab.yaml', {
+        lab,
+        master: 'masters/demo.raw',
+        seats: 1,
+        guest: 'demo',
+        memory: '16M',
+        network: 'none',
+        pool: `pool-${kind}`,
+        runner: kind === 'libvirt' ? { libvirt: libvirt.uri } : 'qemu',
+        encrypt: { 'passphrase-file': 'words' },
+      });
+      await bench.must('up');
+      const passphrase = (await bench.must('passphrase', 'lab.yaml', 'student-01')).trim();
+      program ??= await buildProgram(bench);
+      const secrets = () =>
+        folders
+          .flatMap((path) => readdirSync(path, { recursive: true }).map((name) => join(path, String(name))))
+          .filter((path) => {
+            try {
+              return readFileSync(path, 'latin1').includes(passphrase);
+            } catch {
+              return false;
+            }
+          });
+      const env = { ...process.env, TMPDIR: folders[0], COWHERD_RUNTIME_DIR: folders[1] };
+      const start = async (...words: string[]) => {
+        const child = spawn(process.execPath, [program!, ...words], {
+          cwd: bench.dir.path,
+          env,
+          stdio: 'ignore',
+        });
+        let over = false;
+        const ended = new Promise<void>((resolve) =>
+          child.on('close', () => {
+            over = true;
+            resolve();
+          }),
+        );
+        return { child, ended, isOver: () => over };
+      };
+      const { child, ended, isOver } = await start('start', 'lab.yaml');
+      while (!isOver() && secrets().length === 0) await new Promise((resolve) => setImmediate(resolve));
+      child.kill('SIGKILL');
+      await ended;
+      expect(secrets()).toHaveLength(1);
+      await (await start('status', 'lab.yaml')).ended;
+      expect(secrets()).toEqual([]);
+      await (await start('down', 'lab.yaml', '--stop')).ended;
+    },
+    120_000,
+  );
 });

@@ -1,18 +1,8 @@
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import {
-  closeSync,
-  ftruncateSync,
-  mkdtempSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { closeSync, ftruncateSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { DiskError, isDiskError } from '../../errors.ts';
+import { createPrivateFolder, type ScratchFolder } from '../../platform/scratch-folder.ts';
 import { uuidV5 } from '../identity.ts';
 import { type SparseContent, withoutZeroes } from '../place-files.ts';
 import { Virsh } from '../runner/libvirt/virsh.ts';
@@ -49,7 +39,7 @@ export class HostPool implements AsyncDisposable {
   readonly #uri: string;
   readonly #virsh: Virsh;
   #name: string | undefined;
-  #folder: string | undefined;
+  #folder: ScratchFolder | undefined;
   #count = 0;
 
   constructor(uri: string, path: string) {
@@ -211,7 +201,7 @@ export class HostPool implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#virsh[Symbol.asyncDispose]();
-    if (this.#folder !== undefined) rmSync(this.#folder, { recursive: true, force: true });
+    this.#folder?.[Symbol.dispose]();
   }
 
   get #pool(): string {
@@ -262,8 +252,8 @@ export class HostPool implements AsyncDisposable {
 
   /** A file for what is on its way. */
   #scratch(): string {
-    this.#folder ??= mkdtempSync(join(tmpdir(), 'cowherd-host-'));
-    return join(this.#folder, String(this.#count++));
+    this.#folder ??= createPrivateFolder('host');
+    return this.#folder.file(String(this.#count++));
   }
 }
 
