@@ -18,6 +18,7 @@ export const cowherd: Program = async (args, context) => {
   let exitCode = 0;
   const program = buildProgram(context, async (spec, input) => {
     const { run } = await spec.load();
+    await sweepLeftovers();
     askPassphraseBy(passphraseAsker(context, spec.makesDisks === true));
     try {
       exitCode = await run(input, context);
@@ -38,6 +39,14 @@ export const cowherd: Program = async (args, context) => {
     return answerFor(error, context);
   }
 };
+
+/** What a command that was killed left on its way to other programs, passphrases too, goes with the next one. */
+async function sweepLeftovers(): Promise<void> {
+  const { sweepPrivateFolders } = await import('../platform/scratch-folder.ts');
+  const { runtimeDir } = await import('./runner/runtime-dir.ts');
+  sweepPrivateFolders();
+  sweepPrivateFolders(runtimeDir());
+}
 
 /** `twice`: a slip would make disks that nobody opens again. */
 function passphraseAsker(context: CliContext, twice: boolean): AskPassphrase | undefined {

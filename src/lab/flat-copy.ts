@@ -31,7 +31,7 @@ export async function writeFlatCopy(source: Image, path: string, options: FlatCo
   const extensions = provenance && [{ type: ExtensionType.provenance, data: encodeProvenance(provenance) }];
   const bytes = await encodeSeatImage(source.size, { backing, extensions, encryption });
   try {
-    writeFileSync(path, bytes, { flag: 'wx' });
+    writeFileSync(path, bytes, { flag: 'wx', mode: encryption ? 0o600 : 0o644 });
   } catch (cause) {
     throw asSystemError(cause, 'create', path);
   }

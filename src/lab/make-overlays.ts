@@ -32,6 +32,8 @@ export interface OverlayKind {
   readonly guest: 'any' | 'demo';
   /** New disks are encrypted; default: they are not. */
   encryption?(seat: string): DiskEncryption;
+  /** Of the files; default: everybody may read them. */
+  readonly mode?: number;
 }
 
 export interface OverlayJob {
@@ -50,7 +52,11 @@ export async function makeOverlays(
 ): Promise<void> {
   const overlay = overlayEncoder(kind);
   await placeFiles(
-    jobs.map(({ seat, path }) => ({ path, content: () => overlay(seat) })),
+    jobs.map(({ seat, path }) => ({
+      path,
+      mode: kind.mode,
+      content: () => overlay(seat),
+    })),
     options,
   );
 }

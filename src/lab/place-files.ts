@@ -11,6 +11,8 @@ import { FileSync } from '../platform/sync-files.ts';
 export interface FileJob {
   /** Absolute. */
   readonly path: string;
+  /** Default: everybody may read it. */
+  readonly mode?: number;
   content(): Content | Promise<Content>;
 }
 
@@ -58,13 +60,13 @@ export async function placeFiles(jobs: readonly FileJob[], options: PlaceOptions
       for (const job of some) {
         const aside = createAside(job.path, { deviceLink: options.replace });
         asides.push(aside);
-        writeSparse(aside.path, await job.content());
+        writeSparse(aside.path, await job.content(), job.mode ?? 0o644);
       }
       await sync.flush(asides.map((aside) => aside.path));
       throwIfAborted(options.signal);
       await using _held = await options.beforePlacing?.(some.map((job) => job.path));
-      for (const aside of asides) {
-        await aside.commit({ replace: options.replace, durable: false });
+      for (const [i, aside] of asides.entries()) {
+        await aside.commit({ replace: options.replace, durable: false, mode: some[i].mode });
         done += 1;
         options.onProgress?.(done, jobs.length);
       }
@@ -80,10 +82,10 @@ function throwIfAborted(signal: AbortSignal | undefined): void {
 }
 
 /** Writes a new file; what has no bytes is a hole. */
-function writeSparse(path: string, content: Content): void {
+function writeSparse(path: string, content: Content, mode: number): void {
   const { size, parts } = content instanceof Uint8Array ? withoutZeroes(content) : content;
   try {
-    const fd = openSync(path, 'wx', 0o644);
+    const fd = openSync(path, 'wx', mode);
     try {
       ftruncateSync(fd, size);
       for (const { at, bytes } of parts) {

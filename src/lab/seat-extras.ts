@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { DiskError } from '../errors.ts';
+import { DiskError, isDiskError } from '../errors.ts';
 import { ExtensionType } from '../formats/qcow2/constants.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { readSmallText } from '../platform/json-file.ts';
@@ -10,7 +10,7 @@ import { encodeProvenance, type ImageHead, readImageHead } from './overlay.ts';
 import { type FileJob, type PlaceOptions, placeFiles } from './place-files.ts';
 import { foreignDisk, isOurs, type Problem, type Step } from './plan.ts';
 import type { DiskEncryption, Seat } from './seat.ts';
-import { encodeSeatImage, newEncryption } from './seat-image.ts';
+import { diskModeOf, encodeSeatImage, newEncryption } from './seat-image.ts';
 import { encodeSeed, type SeedMark, seedMark } from './seed/nocloud.ts';
 
 /*
@@ -18,7 +18,7 @@ import { encodeSeed, type SeedMark, seedMark } from './seed/nocloud.ts';
  */
 
 /** A seed of more than this many bytes is somebody else's image. */
-const largestSeed = 16 * 1024 * 1024;
+export const largestSeed = 16 * 1024 * 1024;
 const largestUserData = 1024 * 1024;
 
 /** What `up` has to do for them. */
@@ -34,7 +34,9 @@ export function planExtras(lab: Lab): {
   for (const seat of lab.seats.keys()) {
     if (encode) {
       const path = seatPaths(lab.pool, seat).seed;
-      const found = readSeed(path);
+      const found = readSeedIfLet(path);
+      // In use: libvirt has made QEMU's user its owner.
+      if (found === 'denied') continue;
       if (found === undefined) steps.push({ do: 'seed', seat, path, change: 'new' });
       else if (!isSeedOf(found.mark, lab, seat))
         foreign(seat, path, 'a file that Cowherd did not make is in the place of its seed');
@@ -119,7 +121,8 @@ export async function makeExtras(
   const jobs: FileJob[] = [...seeds].map((seat) => {
     const path = seatPaths(lab.pool, seat).seed;
     const before = options.renewed.has(seat) ? undefined : readSeed(path)?.mark?.instance;
-    return { path, content: () => encode!(seat, before ?? `iid-${randomUUID()}`) };
+    // It may hold passwords. libvirt gives it to QEMU's user while a guest runs.
+    return { path, mode: 0o600, content: () => encode!(seat, before ?? `iid-${randomUUID()}`) };
   });
   await placeFiles(jobs, { ...options, replace: true });
   const disks = steps.flatMap((step) =>
@@ -207,6 +210,16 @@ function readSeed(path: string): { readonly bytes: Uint8Array; readonly mark?: S
   }
 }
 
+/** 'denied': it may not be read by who asks. */
+function readSeedIfLet(path: string): ReturnType<typeof readSeed> | 'denied' {
+  try {
+    return readSeed(path);
+  } catch (error) {
+    if (isDiskError(error, 'denied')) return 'denied';
+    throw error;
+  }
+}
+
 function isSeedOf(mark: SeedMark | undefined, lab: Lab, seat: string): mark is SeedMark {
   return mark?.lab === lab.name && mark.seat === seat;
 }
@@ -216,7 +229,12 @@ function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
 }
 
 function diskJob(lab: Lab, seat: string, path: string, size: number): FileJob {
-  return { path, content: () => encodeExtraDisk(lab.name, seat, size, newEncryption(lab)?.(seat)) };
+  const encryption = newEncryption(lab);
+  return {
+    path,
+    mode: diskModeOf(lab),
+    content: () => encodeExtraDisk(lab.name, seat, size, encryption?.(seat)),
+  };
 }
 
 /** The bytes of an empty extra disk. */

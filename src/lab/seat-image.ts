@@ -7,6 +7,7 @@ import { encodeHeader } from '../formats/qcow2/header-encode.ts';
 import { MemoryStore } from '../storage/memory.ts';
 import { encryptionFor, type Lab } from './lab.ts';
 import { type SparseContent, withoutZeroes } from './place-files.ts';
+import { defaultUri } from './runner/libvirt/libvirt-runner.ts';
 import type { DiskEncryption } from './seat.ts';
 import { encryptedImage, seatPassphrase } from './seat-key.ts';
 
@@ -57,4 +58,15 @@ function newImage(size: number, context: Pick<SeatImageOptions, 'backing' | 'ext
 /** How new disks of a lab's seats are encrypted; undefined: not at all. */
 export function newEncryption(lab: Lab): ((seat: string) => DiskEncryption) | undefined {
   return lab.spec.encrypt && ((seat) => encryptionFor(lab.spec, seat));
+}
+
+/**
+ * The mode of new disks; undefined: the usual, and that of one which is replaced. Those of encrypted seats are for their owner alone. Where libvirt's system service makes QEMU's user the owner of
+ * a plain user's disks while guests run, that user could not look at them then: there they stay readable, and the cipher protects them.
+ */
+export function diskModeOf({ spec }: Pick<Lab, 'spec'>): number | undefined {
+  if (spec.encrypt === undefined) return undefined;
+  const lent =
+    spec.runner === 'libvirt' && process.geteuid?.() !== 0 && !/session/.test(spec.uri ?? defaultUri());
+  return lent ? 0o644 : 0o600;
 }

@@ -9,6 +9,7 @@ import { listenAt, type Place } from '../nbd/listen.ts';
 import type { ExportRecipe } from '../nbd/recipe.ts';
 import { NbdServer, type NbdServerOptions } from '../nbd/server.ts';
 import { tlsStarter } from '../nbd/tls.ts';
+import { errnoOf } from '../platform/errno.ts';
 import type { ServedAt } from './domain-xml.ts';
 import type { Lab } from './lab.ts';
 import { assertNothingAbove } from './release.ts';
@@ -107,7 +108,8 @@ async function assertFree(path: string): Promise<void> {
       socket.destroy();
       resolve(true);
     });
-    socket.once('error', () => resolve(false));
+    // Nobody listens, or it went meanwhile. Any other trouble, as of a queue that is full, is a server's.
+    socket.once('error', (error) => resolve(!['ECONNREFUSED', 'ENOENT'].includes(errnoOf(error) ?? '')));
   });
   if (answers) throw new DiskError('in-use', `Somebody serves at '${path}' already`, { path });
 }

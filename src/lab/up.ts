@@ -29,7 +29,7 @@ import {
 import type { Runner } from './runner/runner.ts';
 import type { Seat } from './seat.ts';
 import { extraFiles, makeExtras, whyKept } from './seat-extras.ts';
-import { newEncryption } from './seat-image.ts';
+import { diskModeOf, newEncryption } from './seat-image.ts';
 import { assertKeyOfDisk, disksOf, keyFor } from './seat-key.ts';
 import { overcommitError } from './space/forecast.ts';
 import { reserveDisk, reserveNew } from './space/reserve.ts';
@@ -265,6 +265,7 @@ export function overlayKind(lab: Lab, master: Master, content: string): OverlayK
     size: lab.spec.disk.size ?? master.size,
     guest: lab.spec.guest,
     encryption: newEncryption(lab),
+    mode: diskModeOf(lab),
   };
 }
 

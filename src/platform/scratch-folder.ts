@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { type Dirent, lstatSync, mkdirSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { strangerAge } from './atomic-file.ts';
@@ -22,10 +23,22 @@ let exitHooked = false;
  * after a kill -9, `abandonedFolders` finds it. Throws what the system says. Disposing leaves it where something is mounted in it.
  */
 export function createScratchFolder(parent: string, name: string): ScratchFolder {
+  return createMarkedFolder(parent, `.build-${name}`);
+}
+
+/**
+ * Makes a folder for its owner's eyes alone, for what is on its way to another program: `cowherd-WHAT.cowherd-PID-START.PLACE.RANDOM`. What
+ * is in it may be a passphrase: after a kill -9, `sweepPrivateFolders` finds it. `what` is of small letters. Throws what the system says.
+ */
+export function createPrivateFolder(what: string, parent = tmpdir()): ScratchFolder {
+  return createMarkedFolder(parent, `cowherd-${what}`);
+}
+
+function createMarkedFolder(parent: string, name: string): ScratchFolder {
   let path: string;
   try {
     const random = randomBytes(6).toString('hex');
-    path = join(realpathSync(parent), `.build-${name}.cowherd-${processMark()}.${random}`);
+    path = join(realpathSync(parent), `${name}.cowherd-${processMark()}.${random}`);
     mkdirSync(path, { mode: 0o700 });
   } catch (cause) {
     throw asSystemError(cause, 'create a folder in', parent);
@@ -84,6 +97,40 @@ export function abandonedFolders(parent: string, now = Date.now()): readonly str
       const ended = mark === undefined ? undefined : hasEnded(mark);
       return (ended ?? now - newestChange(path) > strangerAge) ? [path] : [];
     });
+}
+
+/** Private folders, by their mark; and such as had none. */
+const privateName = /^cowherd-[a-z]+\.cowherd-(\d+-[0-9a-z]*\.[0-9a-z]*)\.[0-9a-f]{12}$/;
+const unmarkedPrivate = /^cowherd-(?:define|host)-[0-9A-Za-z]{6}$/;
+
+/**
+ * Removes the private folders of this user in `parent` whose process is gone; of another boot or container, those in which nothing has
+ * changed for a day. Never throws: that something is left behind must keep nobody from working.
+ */
+export function sweepPrivateFolders(parent = tmpdir(), now = Date.now()): void {
+  const user = process.geteuid?.();
+  for (const name of namesIn(parent)) {
+    const mark = privateName.exec(name)?.[1];
+    if (mark === undefined && !unmarkedPrivate.test(name)) continue;
+    try {
+      const path = join(parent, name);
+      const stat = lstatSync(path);
+      // Anybody may make a folder of such a name in /tmp.
+      if (!stat.isDirectory() || stat.uid !== user) continue;
+      const ended = mark === undefined ? undefined : hasEnded(mark);
+      if (ended ?? now - newestChange(path) > strangerAge) removeFolder(path);
+    } catch {
+      // Another process sweeps as well, or it is the next one's turn.
+    }
+  }
+}
+
+function namesIn(folder: string): readonly string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
+  }
 }
 
 /** When the folder, or what lies directly in it, changed last; milliseconds since the epoch. */

@@ -1,4 +1,15 @@
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
@@ -204,6 +215,76 @@ describe.skipIf(!nbd)('cowherd serve', () => {
       expect((await bench.run('serve', '--definitions', 'elsewhere')).err).toContain('do not find this one');
     },
   );
+
+  it('writes definitions over nothing but such definitions, and names no file of this host in them', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', {
+      seats: 1,
+      serve: { socket: '/run/class.sock' },
+      disks: [{ name: 'data', size: '8M' }],
+      seed: { network: 'dhcp' },
+    });
+    await bench.must('up');
+    const before = bench.snapshot(bench.path('class'));
+    const refused = async (folder: string, words: RegExp) =>
+      expect(await bench.run('serve', '--definitions', folder)).toMatchObject({
+        code: 1,
+        err: expect.stringMatching(words),
+      });
+    symlinkSync('class', bench.path('link'));
+    for (const folder of ['class', 'link']) await refused(folder, /is the lab's own pool/);
+    expect(bench.snapshot(bench.path('class'))).toEqual(before);
+    mkdirSync(bench.path('far'));
+    const file = bench.path('far/student-01.xml');
+    copyFileSync(bench.path('class/student-01.xml'), file);
+    await refused('far', /no definition for other hosts/);
+    writeFileSync(file, 'notes of the user');
+    await refused('far', /no definition for other hosts/);
+    expect(readFileSync(file, 'utf8')).toBe('notes of the user');
+    rmSync(file);
+    symlinkSync('../class/student-01.xml', file);
+    await refused('far', /is a link/);
+    expect(bench.snapshot(bench.path('class'))).toEqual(before);
+    rmSync(file);
+    await bench.must('serve', '--definitions', 'far');
+    await bench.must('serve', '--definitions', 'far');
+    const text = readFileSync(file, 'utf8');
+    expect(text).toContain('/run/class.sock');
+    for (const name of ['student-01+data.qcow2', 'student-01.seed.iso']) expect(text).not.toContain(name);
+  });
+
+  it.skipIf(!have('python3'))('leaves a server alone whose queue of clients is full', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 1, serve: { socket: 'here.sock' } });
+    await bench.must('up');
+    const busy = `
+import socket, sys
+server = socket.socket(socket.AF_UNIX); server.bind('here.sock'); server.listen(0)
+clients = []
+try:
+  while True:
+    clients.append(socket.socket(socket.AF_UNIX)); clients[-1].setblocking(False); clients[-1].connect('here.sock')
+except BlockingIOError: print('full', flush=True)
+sys.stdin.read()`;
+    const child = spawn('python3', ['-c', busy], { cwd: bench.dir.path, stdio: ['pipe', 'pipe', 'inherit'] });
+    const ended = new Promise((resolve) => child.on('close', resolve));
+    try {
+      await new Promise((resolve) => child.stdout.once('data', resolve));
+      const inode = statSync(bench.path('here.sock')).ino;
+      // Should it serve all the same, it is to end.
+      const context = testContext({
+        program: 'cowherd',
+        cwd: bench.dir.path,
+        signal: AbortSignal.timeout(10_000),
+      });
+      expect(await cowherd(['serve'], context)).not.toBe(0);
+      expect(context.err()).toContain('Somebody serves at');
+      expect(statSync(bench.path('here.sock')).ino).toBe(inode);
+    } finally {
+      child.stdin.end();
+      await ended;
+    }
+  });
 
   it.skipIf(!have('qemu-system-x86_64'))('boots a guest from an export, which remembers it', async () => {
     await using bench = await labBench();

@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { DiskError } from '../../errors.ts';
 import { createImageFile } from '../../node.ts';
@@ -30,6 +30,8 @@ export interface InstallOptions {
   readonly runner: Runner;
   /** libvirt's URI, where the runner is libvirt. */
   readonly libvirt?: string;
+  /** Number of the user that QEMU runs as, where that is not this one and files can be given to it. */
+  readonly owner?: number;
   /** Milliseconds that it may take; then it is stopped, and has failed. */
   readonly timeLimitMs: number;
   readonly signal?: AbortSignal;
@@ -53,9 +55,17 @@ export async function installFromIso(options: InstallOptions): Promise<void> {
     kernel = await preseededInstaller(iso, readFileSync(answers), scratch, { signal });
   } else if (answers !== undefined) {
     seed = join(scratch, 'answers.iso');
-    writeFileSync(seed, answersImage(answers, readFileSync(answers)));
+    writeFileSync(seed, answersImage(answers, readFileSync(answers)), { mode: 0o600 });
   }
   await createImageFile(disk, { format: 'qcow2', size });
+  // Answers have passwords in them, and so has what is installed by them.
+  // A plain user gets back what libvirt lends out only where its file system keeps note of whose it was: not the disk, then.
+  const lent = libvirt !== undefined && options.owner === undefined;
+  const secret = [seed, kernel?.initrd, lent ? undefined : disk].filter((path) => path !== undefined);
+  for (const path of secret) chmodSync(path, 0o600);
+  if (options.owner !== undefined) {
+    for (const path of [...secret, scratch]) chownSync(path, options.owner, process.getegid!());
+  }
   const seat: Seat = {
     lab: buildLab,
     name,

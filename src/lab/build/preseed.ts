@@ -43,7 +43,9 @@ export async function preseededInstaller(
       detail: { fix: `it would have its kernel in /${folders[0]}/vmlinuz, as Debian's do` },
     });
   }
-  chmodSync(initrd, 0o644);
+  // Before the answers are in it.
+  chmodSync(initrd, 0o600);
+  chmodSync(kernel, 0o644);
   // The kernel looks for the next archive at a multiple of four bytes, over zeroes.
   const gap = new Uint8Array(-statSync(initrd).size & 3);
   appendFileSync(initrd, Buffer.concat([gap, cpioOf('preseed.cfg', answers)]));

@@ -3,7 +3,7 @@ import { join, resolve } from 'node:path';
 import type { CliContext } from '../../cli/context.ts';
 import { parseSize } from '../../cli/sizes.ts';
 import { openUnpacked } from '../../cli/unpacked-image.ts';
-import { DiskError } from '../../errors.ts';
+import { DiskError, isDiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
 import { openFileStore, openImageFile, untrustedImages } from '../../node.ts';
 import { asSystemError } from '../../platform/errno.ts';
@@ -14,6 +14,7 @@ import { makeDebian } from '../build/debian.ts';
 import { installFromIso } from '../build/iso-install.ts';
 import { makeLinuxGuest, requireLinuxGuest } from '../build/small-linux.ts';
 import { verifyFile } from '../build/verified-file.ts';
+import { accountFor } from '../doctor/account.ts';
 import { unpackAppliance } from '../import/import-appliance.ts';
 import { isPackage } from '../import/package.ts';
 import { withoutControls } from '../messages.ts';
@@ -67,8 +68,11 @@ function assertMeant(kind: (typeof kinds)[number], { options }: Input): void {
   });
 }
 
-/** The machine's files are here, and libvirt's QEMU is another user. Throws `unsupported` for a libvirt of another machine. */
-function openToHypervisor(uri: string, scratch: string): void {
+/**
+ * The machine's files are here, and libvirt's QEMU is another user: the superuser gives them to that one, whose number this answers. Others
+ * let everybody pass the folder, and libvirt changes the owner of the files. Throws `unsupported` for a libvirt of another machine.
+ */
+function openToHypervisor(uri: string, scratch: string): number | undefined {
   if (!/^qemu(\+unix)?:\/\/\//.test(uri)) {
     throw new DiskError(
       'unsupported',
@@ -79,7 +83,15 @@ function openToHypervisor(uri: string, scratch: string): void {
       },
     );
   }
+  if (process.geteuid?.() === 0) {
+    try {
+      return accountFor(uri).uid;
+    } catch (error) {
+      if (!isDiskError(error, 'not-found')) throw error;
+    }
+  }
   chmodSync(scratch, 0o711);
+  return undefined;
 }
 
 type Builder = (input: Input, context: CliContext, scratch: string, name: string) => Promise<Image>;
@@ -107,7 +119,7 @@ const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
     const iso = await verified(input, context, text(input, 'iso')!);
     const answers = text(input, 'answers');
     const uri = text(input, 'libvirt');
-    if (uri !== undefined) openToHypervisor(uri, scratch);
+    const owner = uri === undefined ? undefined : openToHypervisor(uri, scratch);
     await using runner =
       uri === undefined ? createRunner('qemu') : createRunner('libvirt', { libvirt: { uri } });
     const quiet = wantsJson(input);
@@ -124,6 +136,7 @@ const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
       answers: answers === undefined ? undefined : readable(resolve(context.cwd, answers)),
       runner,
       libvirt: uri,
+      owner,
       timeLimitMs: installLimitMs,
       signal: context.signal,
       onStarted: (seat) => {

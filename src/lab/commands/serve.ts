@@ -1,9 +1,13 @@
-import { rmSync, writeFileSync } from 'node:fs';
+import { lstatSync, rmSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { explain } from '../../cli/messages.ts';
+import { DiskError } from '../../errors.ts';
 import { makeFolder } from '../../platform/json-file.ts';
+import { definitionOwner } from '../definition.ts';
 import { domainXml } from '../domain-xml.ts';
 import type { Lab } from '../lab.ts';
+import { isSameFile, nameExists } from '../overlay.ts';
+import { placeFiles } from '../place-files.ts';
 import { placeOf, servedAt, serveSeats } from '../serve.ts';
 import { type LabCommand, labFrom, locked, say, seatsFrom, shown, warn } from './command.ts';
 
@@ -14,7 +18,7 @@ export const run: LabCommand = async (input, context) => {
   const { definitions } = input.options;
   if (typeof definitions === 'string') {
     const folder = resolve(context.cwd, definitions);
-    writeDefinitions(lab, names, folder);
+    await writeDefinitions(lab, names, folder);
     say(context, `definitions for other hosts are in ${shown(context, folder)}`);
     return 0;
   }
@@ -41,13 +45,47 @@ export const run: LabCommand = async (input, context) => {
   return 0;
 };
 
-function writeDefinitions(lab: Lab, names: readonly string[], folder: string): void {
+/**
+ * Writes the seats' definitions for other hosts, with what is served of them: nothing of this host's. Throws `exists`, before anything is
+ * written, for the lab's own pool and for files that are no such definitions.
+ */
+async function writeDefinitions(lab: Lab, names: readonly string[], folder: string): Promise<void> {
   const served = servedAt(lab);
   makeFolder(folder);
-  for (const name of names) {
-    const seat = lab.seats.get(name)!;
-    writeFileSync(join(folder, `${name}.xml`), domainXml(seat, { type: 'kvm', served }));
+  if (isSameFile(folder, lab.pool)) {
+    throw new DiskError('exists', `'${folder}' is the lab's own pool: its definitions are for this host`, {
+      path: folder,
+      detail: { fix: 'name another folder' },
+    });
   }
+  const paths = names.map((name) => ({ seat: lab.seats.get(name)!, path: join(folder, `${name}.xml`) }));
+  for (const { seat, path } of paths) assertOwnDefinition(lab, seat.name, path);
+  await placeFiles(
+    paths.map(({ seat, path }) => {
+      // No server gives these. A CD-ROM is the lab file's, which says where it lies on every host.
+      const { seed: _, disks: __, ...rest } = seat;
+      const text = domainXml(rest, { type: 'kvm', served });
+      return { path, content: () => new TextEncoder().encode(text) };
+    }),
+    { replace: true },
+  );
+}
+
+/** Throws `exists` where something else is in a definition's place, or a link, through which another file would be written. */
+function assertOwnDefinition(lab: Lab, seat: string, path: string): void {
+  if (!nameExists(path)) return;
+  const isLink = lstatSync(path).isSymbolicLink();
+  const owner = isLink ? undefined : definitionOwner(path, lab.name, seat);
+  // One of a seat in a pool has no network disk.
+  if (owner?.kind === 'ours' && owner.text.includes('protocol="nbd"')) return;
+  throw new DiskError(
+    'exists',
+    `'${path}' is ${isLink ? 'a link' : 'no definition for other hosts'}, and stays`,
+    {
+      path,
+      detail: { fix: 'move it away, or name another folder' },
+    },
+  );
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

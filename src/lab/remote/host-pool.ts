@@ -1,18 +1,8 @@
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import {
-  closeSync,
-  ftruncateSync,
-  mkdtempSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { closeSync, ftruncateSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { DiskError, isDiskError } from '../../errors.ts';
+import { createPrivateFolder, type ScratchFolder } from '../../platform/scratch-folder.ts';
 import { uuidV5 } from '../identity.ts';
 import { type SparseContent, withoutZeroes } from '../place-files.ts';
 import { Virsh } from '../runner/libvirt/virsh.ts';
@@ -49,7 +39,7 @@ export class HostPool implements AsyncDisposable {
   readonly #uri: string;
   readonly #virsh: Virsh;
   #name: string | undefined;
-  #folder: string | undefined;
+  #folder: ScratchFolder | undefined;
   #count = 0;
 
   constructor(uri: string, path: string) {
@@ -169,15 +159,20 @@ export class HostPool implements AsyncDisposable {
 
   /**
    * Makes a file. Its first 64 KiB come last, so that what was cut off has no header of an image. Throws `exists` where there is
-   * one of that name.
+   * one of that name. A `mark` stands at its start until then, so that what was cut off says whose it is; it is shorter than the head.
    */
-  async put(name: string, content: Uint8Array | SparseContent, mode = '0600'): Promise<void> {
+  async put(
+    name: string,
+    content: Uint8Array | SparseContent,
+    { mode = '0600', mark }: { readonly mode?: string; readonly mark?: Uint8Array } = {},
+  ): Promise<void> {
     const { size, parts } = content instanceof Uint8Array ? withoutZeroes(content) : content;
     const [head, body] = [this.#scratch(), this.#scratch()];
     try {
       const headSize = Math.min(size, headBytes);
       writeRange(head, parts, 0, headSize);
       await this.#create(name, size, mode);
+      if (mark) await this.#putMark(name, mark);
       if (size > headSize) {
         writeRange(body, parts, headSize, size);
         const rest = ['--offset', String(headSize), '--length', String(size - headSize)];
@@ -206,12 +201,23 @@ export class HostPool implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#virsh[Symbol.asyncDispose]();
-    if (this.#folder !== undefined) rmSync(this.#folder, { recursive: true, force: true });
+    this.#folder?.[Symbol.dispose]();
   }
 
   get #pool(): string {
     if (this.#name !== undefined) return this.#name;
     throw new DiskError('not-found', `${this.#uri} has no pool '${this.path}'`, { path: this.path });
+  }
+
+  async #putMark(name: string, mark: Uint8Array): Promise<void> {
+    const file = this.#scratch();
+    try {
+      writeRange(file, [{ at: 0, bytes: mark }], 0, mark.length);
+      const range = ['--offset', '0', '--length', String(mark.length)];
+      await this.#virsh.run('vol-upload', '--pool', this.#pool, name, file, ...range);
+    } finally {
+      rmSync(file, { force: true });
+    }
   }
 
   async #create(name: string, size: number, mode: string): Promise<void> {
@@ -246,8 +252,8 @@ export class HostPool implements AsyncDisposable {
 
   /** A file for what is on its way. */
   #scratch(): string {
-    this.#folder ??= mkdtempSync(join(tmpdir(), 'cowherd-host-'));
-    return join(this.#folder, String(this.#count++));
+    this.#folder ??= createPrivateFolder('host');
+    return this.#folder.file(String(this.#count++));
   }
 }
 

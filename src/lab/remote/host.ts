@@ -94,6 +94,16 @@ export class RemoteHost implements AsyncDisposable {
     };
   }
 
+  /** The record of who is where that counts on this host at this moment. */
+  async placement(lab: string): Promise<Placement | undefined> {
+    return await this.#placement(lab, await this.pool.list());
+  }
+
+  /** The copies of masters that are whole at this moment. */
+  async copies(): Promise<readonly MasterCopy[]> {
+    return await this.#copies(await this.pool.list());
+  }
+
   /** What every domain of the host uses, seats' and others. */
   async domainDisks(): Promise<readonly (DomainDisks & { readonly uuid: string })[]> {
     const uuids = (await this.#virsh.run('list', '--all', '--uuid')).split(/\s+/).filter((one) => one !== '');
@@ -104,6 +114,12 @@ export class RemoteHost implements AsyncDisposable {
       }),
     );
     return found;
+  }
+
+  /** Whether the seat's domain has its serial port written to the seat's log. */
+  async writesLog(seat: Seat): Promise<boolean> {
+    const xml = await this.#virsh.run('dumpxml', seat.uuid).catch(noMetadata);
+    return domainDisks(xml).logs.includes(seat.serialLog);
   }
 
   /** Memory and disk that are free. A folder that is not there yet is made with `make`, else it is as if it had room without end. */

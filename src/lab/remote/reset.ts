@@ -4,7 +4,8 @@ import type { Seat } from '../seat.ts';
 import { removeCopies } from './collect.ts';
 import type { RemoteHost } from './host.ts';
 import type { RemoteLab, RemoteView } from './lab.ts';
-import { assertReplaceable, diskPlace, removeSeatFiles, seatMaker } from './seat-files.ts';
+import { seatMaker } from './make-seat.ts';
+import { assertReplaceable, diskPlace, removeSeatFiles } from './seat-files.ts';
 
 /**
  * Seats by name, as they are on their hosts. Throws `not-found` for those that were not made; a seat whose host does not answer is among
@@ -27,7 +28,7 @@ export function seatsFound(lab: RemoteLab, view: RemoteView, wanted: readonly st
 export async function assertDisks(lab: RemoteLab, seats: readonly Seat[]): Promise<void> {
   const cut: string[] = [];
   for (const seat of seats) {
-    const place = await diskPlace(lab.hosts.get(seat.host!)!, seat.name);
+    const place = await diskPlace(lab.hosts.get(seat.host!)!, lab.spec.name, seat.name);
     assertReplaceable(place, lab.spec.name, seat.name);
     if (place === 'missing' || place === 'cut off') cut.push(seat.name);
   }
@@ -65,6 +66,16 @@ export function assertOff(view: RemoteView, seats: readonly Seat[], verb: string
   });
 }
 
+/** The same of one, as its domain is at this moment. */
+async function assertStillOff(lab: RemoteLab, seat: Seat): Promise<void> {
+  const state = await lab.runner.state(seat);
+  if (state === 'off' || state === 'crashed') return;
+  throw new DiskError('in-use', `${seat.name} was started meanwhile`, {
+    path: seat.disk.path,
+    detail: { fix: "'cowherd reset --stop' stops it first; or shut it down" },
+  });
+}
+
 /**
  * Makes seats' disks new on the lab's master. A cut leaves a seat without a disk, or with one that has no header, never with the old one
  * half gone: `up` makes it then. The caller has seen that nobody stands on the old ones.
@@ -85,9 +96,13 @@ export async function resetRemote(
     });
   }
   for (const seat of seats)
-    assertReplaceable(await diskPlace(lab.hosts.get(seat.host!)!, seat.name), lab.spec.name, seat.name);
+    assertReplaceable(
+      await diskPlace(lab.hosts.get(seat.host!)!, lab.spec.name, seat.name),
+      lab.spec.name,
+      seat.name,
+    );
   const after = new Map(seats.map((seat) => [seat.name, lab.onMaster(seat, master)]));
-  const make = seatMaker(lab, master, after);
+  const maker = seatMaker(lab, master, after);
   let done = 0;
   await Promise.all(
     view.hosts.map(async ({ host }) => {
@@ -96,7 +111,8 @@ export async function resetRemote(
         // Before the disk: a memory that was saved over the old disk must never run on over the new one.
         await lab.prepareDefinitions([seat], view);
         await lab.runner.renew(seat);
-        await make(remote, seat.name);
+        await assertStillOff(lab, seat);
+        await maker.renew(remote, seat.name);
         const fresh = after.get(seat.name)!;
         await lab.prepareDefinitions([fresh], view);
         await lab.runner.define(fresh);
@@ -126,9 +142,10 @@ export async function takeDownRemote(
     for (const { name } of view.found.values()) {
       const seat = seats.get(name)!;
       if (seat.host !== host.name) continue;
-      assertReplaceable(await diskPlace(remote, name), lab.spec.name, name);
+      assertReplaceable(await diskPlace(remote, lab.spec.name, name), lab.spec.name, name);
+      const log = await remote.writesLog(seat);
       await lab.runner.undefine(seat);
-      removed.files.push(...(await removeSeatFiles(remote, files, lab.spec.name, name)));
+      removed.files.push(...(await removeSeatFiles(remote, files, { lab: lab.spec.name, seat: name, log })));
       removed.seats.push(name);
     }
     if (files.size > 0) removed.files.push(...(await removeRest(lab, remote, isPlacement)));

@@ -27,7 +27,7 @@ it('a seat that goes takes its own files along, and no copy of a master that is 
   for (const name of ['web+cut.qcow2', 'web+fedcba9876543210.qcow2'])
     writeFileSync(folder.file(name), new Uint8Array(65536));
   const files = new Set(readdirSync(folder.path));
-  const removed = await removeSeatFiles({ pool }, files, 'class', 'web');
+  const removed = await removeSeatFiles({ pool }, files, { lab: 'class', seat: 'web', log: true });
   expect([...removed].sort()).toEqual(['web+cut.qcow2', 'web+data.qcow2', 'web.log', 'web.qcow2']);
   expect(readdirSync(folder.path).sort()).toEqual(
     [copy, 'web+fedcba9876543210.qcow2', strange, 'web2+data.qcow2', 'web2.qcow2'].sort(),

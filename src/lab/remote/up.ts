@@ -4,10 +4,11 @@ import { definitionDigest } from '../runner/libvirt/marked-definition.ts';
 import type { Seat } from '../seat.ts';
 import type { HostView, RemoteHost } from './host.ts';
 import type { RemoteLab, RemoteMaster, RemoteView } from './lab.ts';
+import { seatMaker } from './make-seat.ts';
 import { copyMaster } from './master-copy.ts';
 import { type Room, roomFor, spreadSeats } from './placement.ts';
-import { encodeRecord, names, type Placement } from './records.ts';
-import { assertReplaceable, diskPlace, removeSeatFiles, seatMaker } from './seat-files.ts';
+import { encodeRecord, longestRecord, names, type Placement } from './records.ts';
+import { assertReplaceable, atWork, diskPlace, removeLeftover, removeSeatFiles } from './seat-files.ts';
 import { assertNobodyStandsThere } from './standing.ts';
 
 /** What `up` would do on one host. */
@@ -19,6 +20,8 @@ export interface HostPlan {
   readonly copy: boolean;
   /** Seats whose disks are made. */
   readonly create: readonly string[];
+  /** Seats whose disk is there, and that get other disks or a seed as the lab file has them. */
+  readonly extras: readonly string[];
   /** Seats whose domains are defined. */
   readonly define: readonly string[];
   /** Seats of the lab file that are on it. */
@@ -38,6 +41,8 @@ export interface RemotePlan {
 /** What was done, or why not, host by host. */
 export interface RemoteApplied {
   readonly created: readonly string[];
+  /** Seats that got other disks or a seed. */
+  readonly completed: readonly string[];
   readonly defined: readonly string[];
   readonly removed: readonly string[];
   readonly copied: readonly string[];
@@ -104,17 +109,34 @@ async function planHost(
   const listed = new Set(lab.spec.seats);
   const own = lab.spec.seats.filter((seat) => seats.get(seat)?.host === host.name);
   const unlisted = found.flatMap(({ name }) => (listed.has(name) ? [] : [name]));
-  const plan = { host: host.name, down, copy: false, create: [], define: [], seats: own, unlisted };
+  const plan = {
+    host: host.name,
+    down,
+    copy: false,
+    create: [],
+    extras: [],
+    define: [],
+    seats: own,
+    unlisted,
+  };
   if (down !== undefined) return plan;
   const create: string[] = [];
+  const extras: string[] = [];
+  const maker = seatMaker(lab, view.master!, seats);
   if (await remote.pool.open(false)) {
-    const places = await Promise.all(own.map((seat) => diskPlace(remote, seat)));
+    const places = await Promise.all(own.map((seat) => diskPlace(remote, lab.spec.name, seat)));
     for (const [i, seat] of own.entries()) {
       const place = places[i];
       assertReplaceable(place, lab.spec.name, seat);
-      if (place === 'missing' || place === 'cut off') create.push(seat);
+      const lacks = await maker.lacks(remote, seat);
+      if (place === 'missing' || place === 'cut off') {
+        assertNoStrangeLog(view, host.name, seat);
+        create.push(seat);
+        continue;
+      }
+      if (lacks) extras.push(seat);
       // Made, but its domain was not defined any more: the disk says by itself what it stands on.
-      else if (!view.found.has(seat)) adopt(lab, view, seats, seat, place.provenance!.master);
+      if (!view.found.has(seat)) adopt(lab, view, seats, seat, place.provenance!.master);
     }
   } else create.push(...own);
   for (const seat of create) seats.set(seat, lab.onMaster(seats.get(seat)!, view.master!));
@@ -124,7 +146,7 @@ async function planHost(
     view,
   );
   const define = copy ? own.filter((seat) => create.includes(seat) || isStale(seat)) : own.filter(isStale);
-  return { ...plan, copy, create, define };
+  return { ...plan, copy, create, extras, define };
 
   function isStale(seat: string): boolean {
     return view.found.get(seat)?.digest !== definitionDigest(lab.definitionOf(seats.get(seat)!));
@@ -182,18 +204,20 @@ export async function applyRemote(
 ): Promise<RemoteApplied> {
   const done = {
     created: [] as string[],
+    completed: [] as string[],
     defined: [] as string[],
     removed: [] as string[],
     copied: [] as string[],
   };
   const failures: { host: string; error: DiskError }[] = [];
-  const make = seatMaker(lab, plan.view.master!, plan.seats);
+  const maker = seatMaker(lab, plan.view.master!, plan.seats);
   const work = async (host: HostPlan) => {
     const remote = lab.hosts.get(host.host)!;
     await remote.pool.open(true);
     const seatsOf = (some: readonly string[]) => some.map((seat) => plan.seats.get(seat)!);
     await assertNobodyStandsThere(lab, seatsOf([...new Set([...host.define, ...host.create])]), 'use');
     if (options.prune) await assertNobodyStandsThere(lab, seatsOf(host.unlisted), 'release');
+    await assertSamePlacement(remote, lab.spec.name, plan.view);
     if (plan.placement) await writePlacement(remote, plan.placement);
     let { view } = plan;
     if (host.copy) {
@@ -211,8 +235,12 @@ export async function applyRemote(
     }
     for (const seat of host.create) {
       if (options.signal?.aborted) throw new DiskError('aborted', 'Interrupted; what is made is whole');
-      await make(remote, seat);
+      await maker.create(remote, seat);
       done.created.push(seat);
+    }
+    for (const seat of host.extras) {
+      await maker.complete(remote, seat);
+      done.completed.push(seat);
     }
     await lab.prepareDefinitions(
       host.seats.map((seat) => plan.seats.get(seat)!),
@@ -225,10 +253,10 @@ export async function applyRemote(
     if (options.prune) {
       const files = await remote.pool.list();
       for (const seat of host.unlisted) {
-        const place = await diskPlace(remote, seat);
-        assertReplaceable(place, lab.spec.name, seat);
+        assertReplaceable(await diskPlace(remote, lab.spec.name, seat), lab.spec.name, seat);
+        const log = await remote.writesLog(plan.seats.get(seat)!);
         await lab.runner.undefine(plan.seats.get(seat)!);
-        await removeSeatFiles(remote, files, lab.spec.name, seat);
+        await removeSeatFiles(remote, files, { lab: lab.spec.name, seat, log });
         done.removed.push(seat);
       }
     }
@@ -248,13 +276,52 @@ export async function applyRemote(
   return { ...done, failures };
 }
 
+/** Throws `changed` where another machine has written who is where since the plan was made: it may have made the seats, too. */
+async function assertSamePlacement(remote: RemoteHost, lab: string, { hosts }: RemoteView): Promise<void> {
+  const { name } = remote.host;
+  const planned = hosts.find(({ host }) => host.name === name)?.placement;
+  const now = await remote.placement(lab);
+  if (JSON.stringify(now) === JSON.stringify(planned)) return;
+  throw new DiskError('changed', `Another cowherd was at work on ${name} meanwhile`, {
+    path: `${remote.pool.path}`,
+    detail: { fix: 'run this again' },
+  });
+}
+
+/**
+ * Throws `exists` where a log lies in the place of that of a seat which the lab has never had there: with the seat's first start it would
+ * be gone.
+ */
+function assertNoStrangeLog(view: RemoteView, host: string, seat: string): void {
+  const one = view.hosts.find((each) => each.host.name === host)!;
+  if (view.found.has(seat) || one.placement?.seats[seat] !== undefined) return;
+  if (!one.files.has(names.log(seat))) return;
+  const path = `${one.host.pool}/${names.log(seat)}`;
+  throw new DiskError(
+    'exists',
+    `${seat}: a file that is not the lab's is in the place of its log: '${path}'`,
+    {
+      path,
+      detail: { fix: 'move it away, or call the seat otherwise' },
+    },
+  );
+}
+
 /** Writes a new record beside the former ones and removes those: whichever is whole and newest counts. */
-async function writePlacement({ pool }: RemoteHost, placement: Placement): Promise<void> {
+async function writePlacement(remote: RemoteHost, placement: Placement): Promise<void> {
+  const { pool } = remote;
   const name = names.placement(placement.lab, placement.revision);
   const files = await pool.list();
-  // One of this number that is there was cut off, or another machine's of this moment: seats are found by their domains then.
-  await pool.remove(name);
-  await pool.put(name, encodeRecord(placement), '0644');
+  if (files.has(name) && (await pool.read(name, longestRecord)) !== undefined) {
+    // A whole one was seen in the plan, and is said again: nothing is to be written. Any other was cut off.
+    if ((await remote.placement(placement.lab))?.revision === placement.revision) return;
+    await removeLeftover(pool, name);
+  }
+  try {
+    await pool.put(name, encodeRecord(placement), { mode: '0644' });
+  } catch (error) {
+    throw isDiskError(error, 'exists') ? atWork(`${pool.path}/${name}`) : error;
+  }
   for (const file of files) {
     const revision = names.placementRevision(placement.lab, file);
     if (revision !== undefined && revision < placement.revision) await pool.remove(file);
@@ -284,7 +351,9 @@ export function isIdle({ hosts, placement }: RemotePlan, prune: boolean): boolea
   return (
     placement === undefined &&
     hosts.every(
-      (one) => !one.copy && one.create.length + one.define.length + (prune ? one.unlisted.length : 0) === 0,
+      (one) =>
+        !one.copy &&
+        one.create.length + one.extras.length + one.define.length + (prune ? one.unlisted.length : 0) === 0,
     )
   );
 }

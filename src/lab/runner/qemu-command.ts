@@ -35,8 +35,14 @@ function isProgram(path: string): boolean {
   }
 }
 
+/** What QEMU is told of while it starts. */
+export interface StartFiles extends SeatFiles {
+  /** The passphrase of its disks. */
+  readonly secret?: string;
+}
+
 /** QEMU's arguments for a seat. Nothing of the user's QEMU configuration plays a part. */
-export function qemuArguments(seat: Seat, files: SeatFiles, accelerator: Accelerator): string[] {
+export function qemuArguments(seat: Seat, files: StartFiles, accelerator: Accelerator): string[] {
   return [
     ...['-name', `guest=${option(seat.name)}`, '-uuid', seat.uuid],
     ...['-no-user-config', '-nodefaults', '-machine', 'pc', '-accel', accelerator],
@@ -81,7 +87,7 @@ function diskArguments(seat: Seat): string[] {
 }
 
 /** QEMU reads the passphrase from a file, which is gone when it has started: others see its arguments. */
-function secretArguments(seat: Seat, files: SeatFiles): string[] {
+function secretArguments(seat: Seat, files: StartFiles): string[] {
   if (!disksOf(seat).some((disk) => disk.encryption)) return [];
   return ['-object', JSON.stringify({ 'qom-type': 'secret', id: secretId, file: files.secret })];
 }

@@ -1,5 +1,6 @@
 import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { DiskError } from '../../errors.ts';
+import { createPrivateFolder } from '../../platform/scratch-folder.ts';
 import type { Seat } from '../seat.ts';
 import { type Accelerator, chooseAccelerator } from './accelerator.ts';
 import { followLog } from './console-log.ts';
@@ -100,12 +101,15 @@ export class QemuRunner implements Runner {
     if (findProcess(files)) throw alreadyRunning(seat);
     if (this.#qemu === undefined) throw new DiskError('not-found', qemuMissing);
     const accelerator = await this.#chosenAccelerator(this.#qemu, signal);
-    const args = qemuArguments(seat, files, accelerator);
     makeRuntimeDir(this.#base);
+    // Of a run that is killed it would stay until the seat's next start; this one is swept by the next command.
+    using secrets = createPrivateFolder('secret', this.#base);
+    const secret = secrets.file('secret');
+    const args = qemuArguments(seat, { ...files, secret }, accelerator);
     mkdirSync(files.folder, { recursive: true, mode: 0o700 });
     const consoleStart = beginSerialLog(seat.serialLog);
     const startedAt = Date.now();
-    using _secret = await layOutPassphrase(seat, files.secret);
+    using _secret = await layOutPassphrase(seat, secret);
     const started = await startQemu(this.#qemu, args, seat, files, signal);
     this.#started.set(files.folder, started);
     const { lab, name, uuid, disk } = seat;

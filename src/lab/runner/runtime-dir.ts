@@ -19,8 +19,6 @@ export interface SeatFiles {
   readonly vnc: string;
   /** What QEMU says. */
   readonly log: string;
-  /** The passphrase of its disks, while QEMU starts. */
-  readonly secret: string;
   /** What we wrote down about the last start. */
   readonly record: string;
 }
@@ -56,7 +54,6 @@ export function seatFiles(base: string, seat: Pick<Seat, 'uuid' | 'disk'>): Seat
     pid: join(folder, 'pid'),
     vnc: join(folder, 'vnc'),
     log: join(folder, 'log'),
-    secret: join(folder, 'secret'),
     record: join(folder, 'run.json'),
   };
 }

@@ -113,7 +113,7 @@ async function seatOn(lab: RemoteLab, view: RemoteView, name: string): Promise<S
   const down = view.hosts.find((one) => one.host.name === host)?.down !== undefined;
   const none = { name, uuid, host, listed, apparent: 0, allocated: 0 };
   if (!found) return { ...none, state: down ? 'unknown' : 'not made', disk: down ? 'unknown' : 'missing' };
-  const place = await diskPlace(lab.hosts.get(found.host)!, name);
+  const place = await diskPlace(lab.hosts.get(found.host)!, lab.spec.name, name);
   const { state, content } = found;
   if (place === 'missing' || place === 'cut off') return { ...none, state, content, disk: 'missing' };
   const { apparent, allocated, damage, provenance } = place;

@@ -22,7 +22,8 @@ const command =
     }
     const { plan, applied } = await lockedRemote(lab, async () => {
       const plan = await planned(lab, context, true);
-      const nothing: RemoteApplied = { created: [], defined: [], removed: [], copied: [], failures: [] };
+      const none = { created: [], completed: [], defined: [], removed: [], copied: [] };
+      const nothing: RemoteApplied = { ...none, failures: [] };
       if (isIdle(plan, prune)) return { plan, applied: nothing };
       const onHost = (host: string, what: string) => !wantsJson(input) && say(context, `  ${host}: ${what}`);
       return { plan, applied: await applyRemote(lab, plan, { prune, signal: context.signal, onHost }) };
@@ -79,11 +80,12 @@ function describe(
   }
   const head = `${spec.name}: ${count(spec.seats.length, 'seat')} on ${count(plan.hosts.length, 'host')}`;
   say(context, isIdle(plan, prune) ? `${head}: nothing to do` : head);
-  for (const { host, down, copy, create, define, unlisted } of plan.hosts) {
+  for (const { host, down, copy, create, extras, define, unlisted } of plan.hosts) {
     if (down !== undefined) continue;
     if (copy) say(context, `  + ${host}: a copy of the master`);
     if (create.length > 0)
       say(context, `  + ${host}: ${count(create.length, 'disk')}  ${describeSeats(create)}`);
+    if (extras.length > 0) say(context, `  + ${host}: other disks or a seed  ${describeSeats(extras)}`);
     if (define.length > 0)
       say(context, `  + ${host}: ${count(define.length, 'domain')}  ${describeSeats(define)}`);
     if (unlisted.length === 0) continue;

@@ -9,11 +9,13 @@ export interface DomainDisks {
   readonly disks: readonly string[];
   /** Every file that it names besides, as far as libvirt tells: what disks stand on, CD-ROMs, mirrors. */
   readonly others: readonly string[];
+  /** Files that what its serial ports say is written to. */
+  readonly logs: readonly string[];
 }
 
 /** Reads a domain's document (`virsh dumpxml`); an empty one names nothing. */
 export function domainDisks(xml: string): DomainDisks {
-  if (xml === '') return { disks: [], others: [] };
+  if (xml === '') return { disks: [], others: [], logs: [] };
   const document = new DOMParser({ onError: () => undefined }).parseFromString(xml, 'text/xml');
   const mark = document.getElementsByTagNameNS(metadataNamespace, 'seat')[0];
   const disks: string[] = [];
@@ -25,5 +27,8 @@ export function domainDisks(xml: string): DomainDisks {
     const isDisk = parent.nodeName === 'disk' && (parent.getAttribute('device') || 'disk') === 'disk';
     (isDisk ? disks : others).push(path);
   }
-  return { from: mark?.getAttribute('from') || undefined, disks, others };
+  const logs = ([...document.getElementsByTagName('log')] as Element[]).flatMap(
+    (log) => log.getAttribute('file') || [],
+  );
+  return { from: mark?.getAttribute('from') || undefined, disks, others, logs };
 }

@@ -1,8 +1,7 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { rmSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError, isDiskError } from '../../../errors.ts';
+import { createPrivateFolder, type ScratchFolder } from '../../../platform/scratch-folder.ts';
 import { type DomainType, domainName, metadataNamespace, secretXml } from '../../domain-xml.ts';
 import { isSameFile } from '../../overlay.ts';
 import type { Seat } from '../../seat.ts';
@@ -71,7 +70,7 @@ export class LibvirtRunner implements Runner {
   /** What libvirt's schema says of the first definition; the other seats' differ from it in names alone. */
   #schemaLook: Promise<unknown> | undefined;
   /** Of files on their way to virsh. */
-  #folder: string | undefined;
+  #folder: ScratchFolder | undefined;
 
   constructor(options: LibvirtRunnerOptions = {}) {
     this.uri = options.uri ?? defaultUri();
@@ -149,8 +148,8 @@ export class LibvirtRunner implements Runner {
       const other = await this.otherDisk(seat);
       if (other !== undefined) throw otherDiskError(seat, other);
     }
-    this.#folder ??= mkdtempSync(join(tmpdir(), 'cowherd-define-'));
-    const file = join(this.#folder, `${seat.uuid}.xml`);
+    this.#folder ??= createPrivateFolder('define');
+    const file = this.#folder.file(`${seat.uuid}.xml`);
     try {
       writeFileSync(file, markDefinition(text, seat.definition));
       await this.#tellDefinition(file);
@@ -196,9 +195,9 @@ export class LibvirtRunner implements Runner {
   async #tellSecret(seat: Seat): Promise<void> {
     const encryption = disksOf(seat).find((disk) => disk.encryption)?.encryption;
     if (!encryption) return;
-    this.#folder ??= mkdtempSync(join(tmpdir(), 'cowherd-define-'));
-    const definition = join(this.#folder, `${encryption.secret}.xml`);
-    const value = join(this.#folder, `${encryption.secret}.key`);
+    this.#folder ??= createPrivateFolder('define');
+    const definition = this.#folder.file(`${encryption.secret}.xml`);
+    const value = this.#folder.file(`${encryption.secret}.key`);
     try {
       using _file = await layOutPassphrase(seat, value);
       writeFileSync(definition, secretXml(encryption));
@@ -326,7 +325,7 @@ export class LibvirtRunner implements Runner {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#events[Symbol.asyncDispose]();
     await this.#virsh[Symbol.asyncDispose]();
-    if (this.#folder !== undefined) rmSync(this.#folder, { recursive: true, force: true });
+    this.#folder?.[Symbol.dispose]();
   }
 
   async #findDomainType(): Promise<DomainType> {

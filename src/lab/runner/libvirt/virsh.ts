@@ -189,7 +189,7 @@ const codes: readonly (readonly [RegExp, DiskErrorCode])[] = [
   [/ENOENT|spawn .* ENOENT/, 'not-found'],
   [/already (running|active)/i, 'in-use'],
   [/Failed to get .*lock|Is another process using the image/, 'locked'],
-  [/already exists/i, 'exists'],
+  [/already exists|exists already|file exists/i, 'exists'],
   [/permission denied|access denied|authentication|operation not permitted/i, 'denied'],
   [/unsupported|not supported/i, 'unsupported'],
 ];
