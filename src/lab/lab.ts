@@ -5,7 +5,7 @@ import { recordFolder, recordsFor } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { formerOf, masterPath, mastersOf } from './former.ts';
 import { identities, labUuid, uuidV5 } from './identity.ts';
-import { fileIdentity, type ImageHead, isBlockDevice, readImageHead } from './overlay.ts';
+import { fileIdentity, type ImageHead, isBlockDevice, readHeadIfOpen, readImageHead } from './overlay.ts';
 import { assertNotMoving } from './pool-move/journal.ts';
 import type { DiskEncryption, Seat } from './seat.ts';
 import { placeSeats } from './spec/hosts.ts';
@@ -189,7 +189,7 @@ function unrecorded(
   for (const file of present) {
     const seat = /^([^.].*)\.qcow2$/.exec(file)?.[1];
     if (seat === undefined || known.has(seat)) continue;
-    const provenance = readImageHead(join(pool, file))?.provenance;
+    const provenance = readHeadIfOpen(join(pool, file))?.provenance;
     if (provenance?.lab === lab && provenance.seat === seat) found.push(seat);
   }
   return found.sort();

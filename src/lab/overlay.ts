@@ -103,6 +103,16 @@ export function readImageHead(path: string): ImageHead | undefined {
   return imageHead(path, head.subarray(0, got), sizes);
 }
 
+/** The same of a file that may be somebody else's, and closed to us: undefined then. */
+export function readHeadIfOpen(path: string): ImageHead | undefined {
+  try {
+    return readImageHead(path);
+  } catch (error) {
+    if (isDiskError(error, 'denied')) return undefined;
+    throw error;
+  }
+}
+
 /** What the first 64 KiB of an image file tell. */
 export function imageHead(
   path: string,

@@ -11,6 +11,7 @@ import { assertNoMaster } from './own-master.ts';
 import { otherDiskError, type Runner } from './runner/runner.ts';
 import { scanImages } from './scan.ts';
 import type { Seat } from './seat.ts';
+import { seatOf } from './seat-names.ts';
 
 /*
  * What must be sure before a seat's disk is thrown away: nobody runs it, and no other image stands on it.
@@ -22,8 +23,8 @@ interface Standing {
   readonly found: readonly { readonly path: string; readonly on: string }[];
   /** Images that were recorded as standing on one, and cannot be looked at now. */
   readonly hidden: readonly { readonly path: string; readonly on: string }[];
-  /** What could not be looked at in the pool, in words. */
-  readonly warnings: readonly string[];
+  /** Files and folders in the pool that could not be looked at, and may be or hold such images. */
+  readonly closed: readonly string[];
 }
 
 /** Looks for images, others than the files themselves (by identity), that have one of these as their backing file. */
@@ -52,7 +53,12 @@ function lookForStanding(
     for (const dependent of recorded.hidden) hidden.push({ path: dependent.path, on: path });
   }
   // What lies beside a lab file may be anybody's, and closed to us.
-  return { found, hidden, warnings: inPool.warnings };
+  return { found, hidden, closed: inPool.closed.filter(mayStandOnSeats) };
+}
+
+/** Logs, definitions and seeds are no images, and seats' disks stand on masters, other labs' and those of running guests too. */
+function mayStandOnSeats(path: string): boolean {
+  return !/\.(?:log|xml|iso|json)(?:\.\d+)?$/.test(path) && seatOf(path) === undefined;
 }
 
 /** In a folder that was removed nothing lies; of one that may not be looked at nobody can tell. */
@@ -87,7 +93,7 @@ export async function assertNobodyStandsOn(
 ): Promise<void> {
   const doomed = byIdentity(paths);
   if (doomed.size === 0) return;
-  const { found, hidden, warnings } = lookForStanding(doomed, lab, folders);
+  const { found, hidden, closed } = lookForStanding(doomed, lab, folders);
   const [first] = found;
   if (first) {
     throw new DiskError(
@@ -104,7 +110,7 @@ export async function assertNobodyStandsOn(
   }
   assertNoMaster(doomed, lab);
   if (hidden.length > 0) throw hiddenError(hidden);
-  if (warnings.length > 0) throw unseenError(warnings);
+  if (closed.length > 0) throw unseenError(closed);
 }
 
 /**
@@ -162,11 +168,12 @@ function hiddenError(hidden: Standing['hidden']): DiskError {
   );
 }
 
-function unseenError(warnings: readonly string[]): DiskError {
+function unseenError(closed: readonly string[]): DiskError {
   return new DiskError(
     'denied',
-    `${warnings[0]}${andMore(warnings)}: images that stand on the disk may be there`,
+    `'${closed[0]}'${andMore(closed)} cannot be looked at: images that stand on the disk may be there`,
     {
+      path: closed[0],
       detail: { fix: 'run as a user who may look there, or move what needs no looking at out of the folder' },
     },
   );

@@ -20,6 +20,8 @@ export interface Scan {
   readonly files: number;
   /** What could not be looked at, in words. */
   readonly warnings: readonly string[];
+  /** The files and folders among that. */
+  readonly closed: readonly string[];
 }
 
 /**
@@ -29,6 +31,7 @@ export interface Scan {
 export function scanImages(places: readonly string[], shallow: readonly string[] = []): Scan {
   const images: ImageHead[] = [];
   const warnings: string[] = [];
+  const closed: string[] = [];
   const seen = new Set<string>();
   let files = 0;
 
@@ -44,6 +47,7 @@ export function scanImages(places: readonly string[], shallow: readonly string[]
     } catch (error) {
       if (!isDiskError(error)) throw error;
       warnings.push(error.message);
+      closed.push(path);
     }
   };
   const lookInto = (folder: string, depth: number) => {
@@ -55,7 +59,10 @@ export function scanImages(places: readonly string[], shallow: readonly string[]
       if (errno === 'ENOTDIR') lookAt(folder);
       // Every ext file system has one, and nobody keeps images there.
       else if (basename(folder) === 'lost+found' && errno === 'EACCES') return;
-      else warnings.push(`Could not look into '${folder}'${errno === undefined ? '' : ` (${errno})`}`);
+      else {
+        warnings.push(`Could not look into '${folder}'${errno === undefined ? '' : ` (${errno})`}`);
+        closed.push(folder);
+      }
       return;
     }
     inOrder ??= new Intl.Collator('en', { numeric: true });
@@ -69,7 +76,7 @@ export function scanImages(places: readonly string[], shallow: readonly string[]
   for (const place of new Set(places.map((one) => resolve(one)))) lookInto(place, 0);
   for (const place of new Set(shallow.map((one) => resolve(one)))) lookInto(place, deepest);
   if (files >= mostFiles) warnings.push(`Only the first ${mostFiles} files were looked at`);
-  return { images, files, warnings };
+  return { images, files, warnings, closed };
 }
 
 /** An image that stands on another one. */

@@ -10,7 +10,7 @@ import { encodeProvenance, type ImageHead, readImageHead } from './overlay.ts';
 import { type FileJob, type PlaceOptions, placeFiles } from './place-files.ts';
 import { foreignDisk, isOurs, type Problem, type Step } from './plan.ts';
 import type { DiskEncryption, Seat } from './seat.ts';
-import { diskModeOf, encodeSeatImage, newEncryption } from './seat-image.ts';
+import { diskModeOf, encodeSeatImage, newEncryption, privateModeOf } from './seat-image.ts';
 import { encodeSeed, type SeedMark, seedMark } from './seed/nocloud.ts';
 
 /*
@@ -121,8 +121,8 @@ export async function makeExtras(
   const jobs: FileJob[] = [...seeds].map((seat) => {
     const path = seatPaths(lab.pool, seat).seed;
     const before = options.renewed.has(seat) ? undefined : readSeed(path)?.mark?.instance;
-    // It may hold passwords. libvirt gives it to QEMU's user while a guest runs.
-    return { path, mode: 0o600, content: () => encode!(seat, before ?? `iid-${randomUUID()}`) };
+    // It may hold passwords.
+    return { path, mode: privateModeOf(lab), content: () => encode!(seat, before ?? `iid-${randomUUID()}`) };
   });
   await placeFiles(jobs, { ...options, replace: true });
   const disks = steps.flatMap((step) =>

@@ -60,12 +60,16 @@ export function newEncryption(lab: Lab): ((seat: string) => DiskEncryption) | un
   return lab.spec.encrypt && ((seat) => encryptionFor(lab.spec, seat));
 }
 
+/** The mode of new disks; undefined: the usual, and that of one which is replaced. Those of encrypted seats are private. */
+export function diskModeOf(lab: Pick<Lab, 'spec'>): number | undefined {
+  return lab.spec.encrypt === undefined ? undefined : privateModeOf(lab);
+}
+
 /**
- * The mode of new disks; undefined: the usual, and that of one which is replaced. Those of encrypted seats are for their owner alone. Where libvirt's system service makes QEMU's user the owner of
- * a plain user's disks while guests run, that user could not look at them then: there they stay readable, and the cipher protects them.
+ * The mode of files that are for their owner alone. Where libvirt's system service makes QEMU's user the owner of a plain user's files
+ * (of disks while guests run; of what is read only for good), that user could not look at them any more: there they stay readable.
  */
-export function diskModeOf({ spec }: Pick<Lab, 'spec'>): number | undefined {
-  if (spec.encrypt === undefined) return undefined;
+export function privateModeOf({ spec }: Pick<Lab, 'spec'>): number {
   const lent =
     spec.runner === 'libvirt' && process.geteuid?.() !== 0 && !/session/.test(spec.uri ?? defaultUri());
   return lent ? 0o644 : 0o600;

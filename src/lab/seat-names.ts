@@ -19,7 +19,7 @@ export function assertNoSeatFile(path: string): void {
   const folder = realPath(dirname(path));
   // The name of a seat whose disk is a device is a link.
   for (const place of new Set([join(folder, basename(path)), realPath(path)])) {
-    const owner = ownerByState(place) ?? ownerByHead(place);
+    const owner = seatOf(place) ?? ownerByHead(place);
     if (!owner) continue;
     const is = nameExists(place) ? 'is' : 'has the name of';
     const what = place.endsWith('.qcow2') ? 'disk' : 'file';
@@ -35,7 +35,8 @@ interface Owner {
   readonly seat: string;
 }
 
-function ownerByState(path: string): Owner | undefined {
+/** Whose file a path in a pool is, by the states of the labs there that can be read. */
+export function seatOf(path: string): Owner | undefined {
   const [folder, name] = [dirname(path), basename(path)];
   for (const { lab, seats } of statesIn(folder)) {
     const seat = seats.find((one) => isNameOf(one.name, name));

@@ -45,15 +45,27 @@ export async function assertSoundLayer(
       // A check lets the last cluster be cut, since some programs write no more of it than they need.
       if (size < neededBytes && hostFileOf(layer.source)?.fileKind !== 'block') {
         const what = `was cut off: it has ${size} bytes of ${neededBytes} at least`;
-        throw damaged(name, what, fix ?? 'bring back a whole copy of it');
+        throw damaged(
+          name,
+          what,
+          `${fix ?? 'bring back a whole copy of it'}; ${unclosed(name, neededBytes)}`,
+        );
       }
-      if (corruptions + checkErrors > 0) throw damaged(name, 'is damaged', fix ?? checkIt(name));
+      if (corruptions + checkErrors > 0) {
+        const how = `${checkIt(name)} tells what is wrong, and with -r all mends what was only not closed`;
+        throw damaged(name, 'is damaged', fix === undefined ? how : `${fix}; ${how}`);
+      }
       return result;
     });
   } catch (error) {
     if (isDiskError(error, 'unsupported') && error.field === 'check') return undefined;
     throw error;
   }
+}
+
+/** What our server, killed, leaves out at the end of a file is zeroes; how much else was cut off nobody can tell. */
+function unclosed(name: string, bytes: number): string {
+  return `where no more than a server that had it open was killed: truncate -s ${bytes} '${name}'`;
 }
 
 function checkIt(name: string): string {

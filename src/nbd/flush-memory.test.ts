@@ -10,7 +10,7 @@ it('fails on every thread after it failed on one', async () => {
   await one.flush(works);
   await other.flush(works);
   const fails = async () => {
-    throw systemError('ENOSPC', 'flush', 'disk');
+    throw systemError('ENOSPC', 'flush', 'disk', { detail: { lost: true } });
   };
   await expect(one.flush(fails)).rejects.toMatchObject({ detail: { errno: 'ENOSPC' } });
   for (const memory of [one, other]) {
@@ -23,7 +23,15 @@ it('fails where another thread failed while it was under way', async () => {
   const word = FlushMemory.newWord();
   const [one, other] = [new FlushMemory(word, 'disk'), new FlushMemory(word, 'disk')];
   const meanwhile = async () => {
-    await expect(other.flush(() => Promise.reject(new Error('lost')))).rejects.toThrow('lost');
+    const lost = systemError('EIO', 'flush', 'disk', { detail: { lost: true } });
+    await expect(other.flush(() => Promise.reject(lost))).rejects.toBe(lost);
   };
   await expect(one.flush(meanwhile)).rejects.toMatchObject({ detail: { errno: 'EIO' } });
+});
+
+it('goes on after a failure to write a table, which is written again', async () => {
+  const memory = new FlushMemory(FlushMemory.newWord(), 'disk');
+  const full = systemError('ENOSPC', 'write to', 'disk');
+  await expect(memory.flush(() => Promise.reject(full))).rejects.toBe(full);
+  await memory.flush(async () => undefined);
 });

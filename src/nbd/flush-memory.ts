@@ -26,7 +26,9 @@ export class FlushMemory {
     try {
       await work();
     } catch (error) {
-      const errno = isDiskError(error) ? String(error.detail.errno) : '';
+      // What fails before the system is asked to sync (a full disk in writing a table) stays in memory for the next time.
+      if (!isDiskError(error) || !error.detail.lost) throw error;
+      const errno = String(error.detail.errno);
       Atomics.compareExchange(this.#lost, 0, 0, Math.max(0, errnos.indexOf(errno)) + 1);
       throw error;
     }

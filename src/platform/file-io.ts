@@ -89,12 +89,15 @@ export function writeWholeInPool(file: OpenFile, at: number, from: Uint8Array): 
   });
 }
 
-/** Waits until what was written is on the disk; `metadata` where the size has changed too. */
+/**
+ * Waits until what was written is on the disk; `metadata` where the size has changed too. Throws with `detail.lost`: what was
+ * written may never come there, whatever a later call says.
+ */
 export async function syncFile(file: OpenFile, metadata: boolean): Promise<void> {
   try {
     await promisify(metadata ? fsync : fdatasync)(file.fd);
   } catch (error) {
-    throw asSystemError(error, 'flush', file.name);
+    throw asSystemError(error, 'flush', file.name, { detail: { lost: true } });
   }
 }
 

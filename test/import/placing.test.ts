@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
@@ -157,6 +157,31 @@ describe('a machine of two disks', () => {
       if (more.length === 0) expect(undone).toBeGreaterThan(1);
     },
   );
+
+  it('keeps what was replaced where what took its place was used after a kill', async () => {
+    let kept = 0;
+    await importIt('old');
+    const old = readFileSync(path('vms/box-disk2.qcow2'));
+    await atEachCall(true, ['--force'], async () => {
+      const disk = path('vms/box-disk2.qcow2');
+      const before = names().find((name) => name.startsWith('.box-disk2.qcow2.cowherd-before'));
+      const taken = existsSync(disk) && !readFileSync(disk).equals(old);
+      const unfinished = names().includes('.box.xml.cowherd-import');
+      if (before && taken && unfinished) {
+        appendFileSync(disk, 'a guest was here');
+        const { code, err } = await importIt('new', '--force');
+        // Where all had its place, there was nothing to put back.
+        if (code !== 0) {
+          kept++;
+          expect(err).toContain(`what it was to replace is '${path('vms', before)}'`);
+          expect(readFileSync(path('vms', before)).equals(old)).toBe(true);
+        }
+      }
+      await rm(path('vms'), { recursive: true, force: true });
+      await importIt('old');
+    });
+    expect(kept).toBeGreaterThan(0);
+  });
 
   it('takes no name that something gets meanwhile', async () => {
     mkdirSync(path('vms'));

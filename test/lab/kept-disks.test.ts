@@ -230,7 +230,7 @@ describe.skipIf(!have('qemu-img') || !have('mount') || !isRoot)(
           args,
           1,
           expect.stringMatching(
-            recorded ? /is its disk mounted\?[\s\S]*mount it/ : /Could not look into[\s\S]*run as/,
+            recorded ? /is its disk mounted\?[\s\S]*mount it/ : /cannot be looked at[\s\S]*run as/,
           ),
         ]);
       }
@@ -243,6 +243,37 @@ describe.skipIf(!have('qemu-img') || !have('mount') || !isRoot)(
     });
   },
 );
+
+describe.skipIf(!have('qemu-img') || !isRoot)('what is closed to who works with a pool', () => {
+  it('hinders nobody where it is no image, or another lab’s seat', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: ['s1', 's2'] });
+    bench.write('other.yaml', { lab: 'other', pool: 'class', seats: ['t1'] });
+    await bench.must('up');
+    await bench.must('up', 'other.yaml');
+    for (const name of ['s2.log', 's2.log.0', 's3.seed.iso']) writeFileSync(bench.path('class', name), 'x');
+    chmodSync(bench.dir.path, 0o777);
+    await mustRun('chown', ['-R', '65534:65534', bench.path('class'), bench.path('masters')]);
+    for (const name of ['s2.log', 's2.log.0', 's3.seed.iso', 't1.qcow2']) {
+      await mustRun('chown', ['0:0', bench.path('class', name)]);
+      chmodSync(bench.path('class', name), 0o600);
+    }
+    const work = async (...args: string[]) => {
+      process.seteuid!(65_534);
+      try {
+        return await bench.run(...args);
+      } finally {
+        process.seteuid!(0);
+      }
+    };
+    for (const args of [['up'], ['reset', 's1'], ['status']]) {
+      const { code, err } = await work(...args);
+      expect([args, code, err]).toEqual([args, 0, '']);
+    }
+    const { code, err } = await work('down');
+    expect([code, err.replace(/^.*warning.*\n/gm, '')]).toEqual([0, '']);
+  });
+});
 
 describe.skipIf(!have('qemu-system-x86_64') || !have('qemu-img'))('a disk that images stand on', () => {
   it.each([

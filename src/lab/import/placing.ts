@@ -7,6 +7,7 @@ import { factsIfAny, fileFacts, realPath } from '../../platform/file-facts.ts';
 import { readJsonFile, readSmallText } from '../../platform/json-file.ts';
 import { hasEnded, processMark } from '../../platform/process-identity.ts';
 import { sweepFor } from '../../storage/file-target.ts';
+import { fileIdentity } from '../overlay.ts';
 import { place } from './copy-disk.ts';
 
 /*
@@ -156,16 +157,30 @@ function endJournal(path: string, steps: readonly Step[]): void {
 
 /** What completes the whole goes first. */
 function undo(journal: string, steps: readonly Step[]): void {
+  let stays: { readonly path: string; readonly before: string } | undefined;
   for (const step of [...steps].reverse()) {
     const { path, before } = step;
     const placed = isPlaced(step);
     const old = before !== undefined && lstatSync(before, { throwIfNoEntry: false });
     if (old && (placed || !factsIfAny(path))) move(before, path);
-    else if (old) removeIfAny(before);
+    // Its other name is in its place still.
+    else if (old && fileIdentity(before) === fileIdentity(path)) removeIfAny(before);
+    else if (old) stays = { path, before };
     else if (placed) removeIfAny(path);
   }
   syncFolders(steps);
+  if (stays) throw changedSince(stays);
   removeIfAny(journal);
+}
+
+/** What was placed has been written to since, so that nobody but its owner knows which of the two is wanted. */
+function changedSince({ path, before }: { readonly path: string; readonly before: string }): DiskError {
+  return new DiskError('exists', `'${path}' came by an import that was cut off, and was changed since`, {
+    path,
+    detail: {
+      fix: `what it was to replace is '${before}': move that away, or back in its place, and try again`,
+    },
+  });
 }
 
 function isDone({ steps }: Journal): boolean {

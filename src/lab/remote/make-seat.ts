@@ -123,7 +123,8 @@ export function seatMaker(lab: RemoteLab, master: RemoteMaster, seats: ReadonlyM
     async renew(remote, seat) {
       const { pool } = remote;
       const disk = await overlayOf(remote)(seat);
-      const disks = [names.disk(seat), ...spec.disks.map(({ name }) => names.extra(seat, name))];
+      // A seat is known by its own disk: were that the first to go, who comes after a kill would keep the others.
+      const disks = [...spec.disks.map(({ name }) => names.extra(seat, name)), names.disk(seat)];
       const look = async (file: string) => {
         const place = await placeOf(pool, file, ownerOf(seat));
         assertReplaceable(place, spec.name, seat);

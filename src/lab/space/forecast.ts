@@ -8,7 +8,7 @@ import { describeSeats } from '../describe.ts';
 import { deviceFor, deviceSize } from '../device-disk.ts';
 import { extraDiskPath, type Lab } from '../lab.ts';
 import { namesIn } from '../masters/lab-files.ts';
-import { type ImageHead, isBlockDevice, readImageHead } from '../overlay.ts';
+import { type ImageHead, isBlockDevice, readHeadIfOpen, readImageHead } from '../overlay.ts';
 import type { SeatFiles } from '../plan.ts';
 import { fullBytes } from './worst-case.ts';
 
@@ -67,7 +67,7 @@ function disksOfOthers({ name, pool }: Lab): readonly ImageHead[] {
   if (states.every((file) => file === `lab-${name}.json`)) return [];
   return namesIn(pool)
     .filter((file) => file.endsWith('.qcow2') && !isBlockDevice(join(pool, file)))
-    .flatMap((file) => readImageHead(join(pool, file)) ?? [])
+    .flatMap((file) => readHeadIfOpen(join(pool, file)) ?? [])
     .filter(({ provenance }) => provenance !== undefined && provenance.lab !== name);
 }
 

@@ -8,7 +8,7 @@ import { asSystemError } from '../../platform/errno.ts';
 import { type Space, spaceAt } from '../../platform/file-facts.ts';
 import { deviceSize } from '../device-disk.ts';
 import type { Lab } from '../lab.ts';
-import { backingPathOf, type ImageHead, isBlockDevice, readImageHead } from '../overlay.ts';
+import { backingPathOf, type ImageHead, isBlockDevice, readHeadIfOpen, readImageHead } from '../overlay.ts';
 import type { DiskEncryption } from '../seat.ts';
 import { keyFor } from '../seat-key.ts';
 import { fullBytes } from './worst-case.ts';
@@ -60,7 +60,7 @@ export async function measurePool(pool: string, lab?: Pick<Lab, 'name' | 'seats'
   const warnings: string[] = [];
   for (const file of filesIn(pool)) {
     const path = join(pool, file);
-    const image = file.endsWith('.qcow2') ? readImageHead(path) : undefined;
+    const image = file.endsWith('.qcow2') ? readHeadIfOpen(path) : undefined;
     const owner = ownerOf(file, image, seats);
     if (!owner || (lab !== undefined && owner.lab !== lab.name)) continue;
     const key = `${owner.lab ?? ''}/${owner.name}`;
