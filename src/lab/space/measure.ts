@@ -8,7 +8,7 @@ import { asSystemError } from '../../platform/errno.ts';
 import { type Space, spaceAt } from '../../platform/file-facts.ts';
 import { deviceSize } from '../device-disk.ts';
 import type { Lab } from '../lab.ts';
-import { backingPathOf, type ImageHead, isBlockDevice, readHeadIfOpen, readImageHead } from '../overlay.ts';
+import { backingPathOf, type ImageHead, isBlockDevice, readHeadIfOpen } from '../overlay.ts';
 import type { DiskEncryption } from '../seat.ts';
 import { keyFor } from '../seat-key.ts';
 import { fullBytes } from './worst-case.ts';
