@@ -3,7 +3,7 @@ import { isDiskError } from '../errors.ts';
 import { recordsFor } from '../platform/dependents.ts';
 import { mastersOf } from './former.ts';
 import { releaseHold } from './guard.ts';
-import { isImageName, removeFiles } from './hold-disks.ts';
+import { isSeatDiskName, removeFiles } from './hold-disks.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import { inspectMaster } from './master.ts';
 import { nameExists } from './overlay.ts';
@@ -44,7 +44,7 @@ export async function planDown(lab: Lab): Promise<DownPlan> {
     if (found.disk !== undefined || found.others.length > 0) seats.push(files.name);
   }
   const files = [...disks, ...others];
-  await assertNobodyStandsOn(files.filter(isImageName), lab);
+  await assertNobodyStandsOn(files.filter(isSeatDiskName), lab);
   return { seats, files, freed, kept };
 }
 

@@ -51,7 +51,7 @@ const together = 128;
 export async function removeFiles(paths: readonly string[]): Promise<void> {
   for (let from = 0; from < paths.length; from += together) {
     const some = paths.slice(from, from + together);
-    await using _held = await holdDisks(some.filter(isImageName));
+    await using _held = await holdDisks(some.filter(isSeatDiskName));
     for (const path of some) {
       try {
         rmSync(path, { force: true });
@@ -63,6 +63,6 @@ export async function removeFiles(paths: readonly string[]): Promise<void> {
 }
 
 /** Whether a file of a seat is a disk, by its name. */
-export function isImageName(path: string): boolean {
+export function isSeatDiskName(path: string): boolean {
   return path.endsWith('.qcow2');
 }

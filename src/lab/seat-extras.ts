@@ -1,11 +1,11 @@
 import { randomUUID } from 'node:crypto';
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { ExtensionType } from '../formats/qcow2/constants.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { readSmallText } from '../platform/json-file.ts';
-import { extraDiskPath, type Lab, seatPaths } from './lab.ts';
+import { extraDiskPath, filesIn, type Lab, seatPaths } from './lab.ts';
 import { encodeProvenance, type ImageHead, readImageHead } from './overlay.ts';
 import { type FileJob, type PlaceOptions, placeFiles } from './place-files.ts';
 import { foreignDisk, isOurs, type Problem, type Step } from './plan.ts';
@@ -147,7 +147,7 @@ export async function renewExtras(
 /** The extra files of every seat that are in the pool, those that the lab file does not ask for any more too. */
 export function extraFiles(lab: Lab): ReadonlyMap<string, readonly { path: string; ours: boolean }[]> {
   const found = new Map<string, { path: string; ours: boolean }[]>();
-  for (const file of filesIn(lab.pool)) {
+  for (const file of [...filesIn(lab.pool)].sort()) {
     const seat = /^([^.+][^+]*)\+.+\.qcow2$/.exec(file)?.[1] ?? /^([^.].*)\.seed\.iso$/.exec(file)?.[1];
     if (seat === undefined || !(lab.seats.has(seat) || lab.unlisted.has(seat))) continue;
     const path = join(lab.pool, file);
@@ -156,15 +156,6 @@ export function extraFiles(lab: Lab): ReadonlyMap<string, readonly { path: strin
     found.set(seat, [...(found.get(seat) ?? []), { path, ours }]);
   }
   return found;
-}
-
-function filesIn(folder: string): readonly string[] {
-  try {
-    return readdirSync(folder).sort();
-  } catch (cause) {
-    if (errnoOf(cause) === 'ENOENT') return [];
-    throw asSystemError(cause, 'look into', folder);
-  }
 }
 
 /** What a seat's seed image holds; undefined where the lab has none. Blames the lab file for what cannot be. */

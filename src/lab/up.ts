@@ -9,7 +9,7 @@ import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { emptyDevice, isOnOwnDevice, writeDeviceDisk } from './device-disk.ts';
 import { releaseFormer } from './former.ts';
 import { guardNeeds, takeHold } from './guard.ts';
-import { isImageName, removeFiles } from './hold-disks.ts';
+import { isSeatDiskName, removeFiles } from './hold-disks.ts';
 import type { Lab } from './lab.ts';
 import { makeOverlays, type OverlayKind, overlayEncoder } from './make-overlays.ts';
 import { fileFacts, type Master, masterChanged } from './master.ts';
@@ -82,7 +82,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
       path: seat.disk.path,
     });
   }
-  await assertClosed(doomed.filter(isImageName));
+  await assertClosed(doomed.filter(isSeatDiskName));
   await assertOwnDisks([...told, ...removed], options.runner);
   await assertLostAreOff(lab, plan.steps, options.runner);
   for (const step of plan.steps) {

@@ -3,7 +3,7 @@ import { dirname } from 'node:path';
 import { humanSize } from '../../cli/sizes.ts';
 import { count, describeSeats } from '../describe.ts';
 import { isDown, planDown, takeDown } from '../down.ts';
-import { isImageName } from '../hold-disks.ts';
+import { isSeatDiskName } from '../hold-disks.ts';
 import { type Lab, openLab } from '../lab.ts';
 import { assertClosed, assertNotRunning } from '../release.ts';
 import { whyKept } from '../seat-extras.ts';
@@ -42,7 +42,7 @@ const onThisMachine: LabCommand = async (input, context) => {
     await assertNotRunning(seats, runner, 'down');
     const again = openLab(lab.spec.file, context.cwd);
     const plan = await planDown(again);
-    await assertClosed(plan.files.filter(isImageName));
+    await assertClosed(plan.files.filter(isSeatDiskName));
     return { plan, restored: dryRun ? [] : await takeDown(again, plan, runner) };
   };
   const { plan, restored } = dryRun ? await work() : await locked(lab, work);
