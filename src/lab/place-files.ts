@@ -1,7 +1,7 @@
 import { closeSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { firstNonZero } from '../bytes/zero.ts';
-import { DiskError } from '../errors.ts';
+import { DiskError, isDiskError } from '../errors.ts';
 import { type Aside, createAside, syncDirectory } from '../platform/atomic-file.ts';
 import { asSystemError } from '../platform/errno.ts';
 import { makeFolder } from '../platform/json-file.ts';
@@ -34,6 +34,11 @@ export interface PlaceOptions {
   readonly replace: boolean;
   /** Called for each batch once it is written, before any of it is put in place; what it gives is disposed after. */
   readonly beforePlacing?: (paths: readonly string[]) => Promise<AsyncDisposable>;
+  /**
+   * Takes away what is to be replaced, where the file system has no room for both: its owner has given it up. Absent: the old
+   * files stay, and that is an error.
+   */
+  readonly makeRoom?: (paths: readonly string[]) => Promise<void>;
   readonly onProgress?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
 }
@@ -48,33 +53,56 @@ const pieceBytes = 4096;
  * `out-of-space`, `aborted` … with the earlier batches in place.
  */
 export async function placeFiles(jobs: readonly FileJob[], options: PlaceOptions): Promise<void> {
-  let done = 0;
   for (let from = 0; from < jobs.length; from += batch) {
-    throwIfAborted(options.signal);
     const some = jobs.slice(from, from + batch);
-    const folders = new Set(some.map((job) => dirname(job.path)));
-    for (const folder of folders) makeFolder(folder);
-    using sync = new FileSync(folders);
-    const asides: Aside[] = [];
+    const told = (done: number) => options.onProgress?.(from + done, jobs.length);
     try {
-      for (const job of some) {
-        const aside = createAside(job.path, { deviceLink: options.replace });
-        asides.push(aside);
-        writeSparse(aside.path, await job.content(), job.mode ?? 0o644);
-      }
-      await sync.flush(asides.map((aside) => aside.path));
-      throwIfAborted(options.signal);
-      await using _held = await options.beforePlacing?.(some.map((job) => job.path));
-      for (const [i, aside] of asides.entries()) {
-        await aside.commit({ replace: options.replace, durable: false, mode: some[i].mode });
-        done += 1;
-        options.onProgress?.(done, jobs.length);
-      }
-    } finally {
-      for (const aside of asides) await aside.abandon();
+      await placeBatch(some, options, told);
+    } catch (error) {
+      if (!options.makeRoom || !isDiskError(error, 'out-of-space')) throw error;
+      await options.makeRoom(await placesOf(some));
+      await placeBatch(some, options, told);
     }
-    for (const folder of folders) syncDirectory(folder);
   }
+}
+
+/** Where files are put: links followed; in place of a link to a device. */
+async function placesOf(jobs: readonly FileJob[]): Promise<string[]> {
+  const places: string[] = [];
+  for (const { path } of jobs) {
+    await using aside = createAside(path, { deviceLink: true });
+    places.push(aside.target);
+  }
+  return places;
+}
+
+async function placeBatch(
+  jobs: readonly FileJob[],
+  options: PlaceOptions,
+  told: (done: number) => void,
+): Promise<void> {
+  throwIfAborted(options.signal);
+  const folders = new Set(jobs.map((job) => dirname(job.path)));
+  for (const folder of folders) makeFolder(folder);
+  using sync = new FileSync(folders);
+  const asides: Aside[] = [];
+  try {
+    for (const job of jobs) {
+      const aside = createAside(job.path, { deviceLink: options.replace });
+      asides.push(aside);
+      writeSparse(aside.path, await job.content(), job.mode ?? 0o644);
+    }
+    await sync.flush(asides.map((aside) => aside.path));
+    throwIfAborted(options.signal);
+    await using _held = await options.beforePlacing?.(jobs.map((job) => job.path));
+    for (const [i, aside] of asides.entries()) {
+      await aside.commit({ replace: options.replace, durable: false, mode: jobs[i].mode });
+      told(i + 1);
+    }
+  } finally {
+    for (const aside of asides) await aside.abandon();
+  }
+  for (const folder of folders) syncDirectory(folder);
 }
 
 function throwIfAborted(signal: AbortSignal | undefined): void {

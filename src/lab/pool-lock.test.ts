@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
@@ -48,3 +48,13 @@ it.each(['', 'nonsense', `${process.pid} 1 ${processPlace()}`, `${process.pid} 1
     expect(existsSync(path())).toBe(false);
   },
 );
+
+it('knows a lock that lies in a link, as it is taken where there is no room for a byte', async () => {
+  (await lockPool(path(), 'x'))[Symbol.dispose]();
+  symlinkSync(`${process.pid} ${processStart(process.pid)} ${processPlace()}`, path());
+  await expect(lockPool(path(), 'x')).rejects.toMatchObject({ code: 'in-use', detail: { pid: process.pid } });
+  rmSync(path());
+  symlinkSync(`${process.pid} 1 ${processPlace()}`, path());
+  (await lockPool(path(), 'x'))[Symbol.dispose]();
+  expect(readdirSync(join(dir, '.cowherd'))).toEqual([]);
+});

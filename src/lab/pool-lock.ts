@@ -1,4 +1,4 @@
-import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { readlinkSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError, isDiskError } from '../errors.ts';
@@ -45,13 +45,13 @@ async function takeLock(path: string, what: string): Promise<PoolLock> {
     makeFolder(dirname(path));
     for (let tries = 0; tries < 100; tries++) {
       if (await tryCreate(path, mine)) return new HeldLock(path, mine);
-      const holder = readSmallText(path, longest);
+      const holder = readLock(path);
       // Gone again meanwhile: its holder is done.
       if (holder === undefined) continue;
       if (isHeld(holder)) throw inUse(path, what, holder);
       await takeAway(path, holder);
     }
-    throw inUse(path, what, readSmallText(path, longest) ?? '');
+    throw inUse(path, what, readLock(path) ?? '');
   } catch (cause) {
     throw asSystemError(cause, 'lock', path);
   }
@@ -71,39 +71,63 @@ class HeldLock implements PoolLock {
   }
 
   [Symbol.dispose](): void {
-    if (readSmallText(this.path, longest) === this.#text) rmSync(this.path, { force: true });
+    if (readLock(this.path) === this.#text) rmSync(this.path, { force: true });
   }
 }
 
 /** Removes the lock of a command that was killed. One that is held stays, and where there is none nothing happens. */
 export async function removeStaleLock(path: string): Promise<void> {
-  const holder = readSmallText(path, longest);
+  const holder = readLock(path);
   if (holder !== undefined && !isHeld(holder)) await takeAway(path, holder);
 }
 
 async function tryCreate(path: string, text: string): Promise<boolean> {
-  await using aside = createAside(path);
-  writeFileSync(aside.path, text, { flag: 'wx' });
+  await using aside = createAside(path, { asNamed: true });
   try {
+    writeFileSync(aside.path, text, { flag: 'wx' });
     await aside.commit({ replace: false, durable: false });
     return true;
   } catch (error) {
+    if (errnoOf(error) === 'ENOSPC') return tryLink(path, text);
     if (isDiskError(error, 'exists')) return false;
     throw error;
   }
 }
 
+/**
+ * Where there is no room for a byte, as a link that leads to the text: it lies with the file's own data, and what gives room
+ * back needs the lock.
+ */
+function tryLink(path: string, text: string): boolean {
+  try {
+    symlinkSync(text, path);
+    return true;
+  } catch (error) {
+    if (errnoOf(error) === 'EEXIST') return false;
+    throw error;
+  }
+}
+
+/** What a lock says; undefined where there is none. */
+function readLock(path: string): string | undefined {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return readSmallText(path, longest);
+  }
+}
+
 /** Removes a dead process's lock, and not one that somebody took in this moment. */
 async function takeAway(path: string, holder: string): Promise<void> {
-  await using aside = createAside(path);
+  await using aside = createAside(path, { asNamed: true });
   try {
     renameSync(path, aside.path);
   } catch (cause) {
     if (errnoOf(cause) === 'ENOENT') return;
     throw cause;
   }
-  const taken = readFileSync(aside.path, 'utf8');
-  if (taken !== holder) await tryCreate(path, taken);
+  const taken = readLock(aside.path);
+  if (taken !== undefined && taken !== holder) await tryCreate(path, taken);
 }
 
 function inUse(path: string, what: string, holder: string): DiskError {

@@ -3,7 +3,7 @@ import { DiskError } from '../errors.ts';
 import { changeOver } from './change-over.ts';
 import { isOnOwnDevice, linkTarget } from './device-disk.ts';
 import { isSameMaster, masterPath } from './former.ts';
-import { holdDisks } from './hold-disks.ts';
+import { holdDisks, removeFiles } from './hold-disks.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import { makeOverlays, type OverlayJob } from './make-overlays.ts';
 import { computeContent, type DigestOptions, inspectMaster, type Master, masterState } from './master.ts';
@@ -40,7 +40,8 @@ export interface ResetResult {
 
 /**
  * Throws seats' disks away and makes new ones, as fresh as the master: each new disk is written aside and takes the old
- * one's place in one instant. Only disks that this lab made. Throws `in-use` for one that another image stands on,
+ * one's place in one instant. (Where there is no room for both, the old one goes first: to give its space back may be what
+ * the reset is for.) Only disks that this lab made. Throws `in-use` for one that another image stands on,
  * `changed` for a changed master, `locked` for one that a program opened since the caller looked (earlier ones are new
  * then). The caller holds the lab's lock and has seen that none of the seats runs.
  */
@@ -82,6 +83,7 @@ export async function resetSeats(
   await makeOverlays(kind, files, {
     replace: true,
     beforePlacing: holdDisks,
+    makeRoom: removeFiles,
     onProgress: options.onProgress,
     signal: options.signal,
   });
@@ -91,7 +93,11 @@ export async function resetSeats(
     kind.size,
   );
   await makeDeviceDisks(lab, kind, onDevices, options.signal);
-  await renewExtras(lab, names, { beforePlacing: holdDisks, signal: options.signal });
+  await renewExtras(lab, names, {
+    beforePlacing: holdDisks,
+    makeRoom: removeFiles,
+    signal: options.signal,
+  });
   if (elsewhere.length > 0) await changeOver(lab.spec, elsewhere, options);
   return { seats: names, freed };
 }

@@ -64,9 +64,13 @@ const maxLinks = 40;
  * process from a later one of the same number). Nothing is created yet. Should the process end before `commit`,
  * by `process.exit` or an uncaught error, the temporary file is deleted; after a kill -9, `sweepAsides` does it. Throws `unsupported` for
  * a device; with `deviceLink` a link to one may be named, which the file takes the place of: the device stays what it is.
+ * With `asNamed` no link is followed: the file is to have this very name.
  */
-export function createAside(path: string, options: { readonly deviceLink?: boolean } = {}): Aside {
-  const end = followLinks(path);
+export function createAside(
+  path: string,
+  options: { readonly deviceLink?: boolean; readonly asNamed?: boolean } = {},
+): Aside {
+  const end = options.asNamed ? { path: resolve(path), isDevice: false } : followLinks(path);
   const target = end.isDevice && options.deviceLink ? resolve(path) : end.path;
   if (end.isDevice && target === end.path) {
     throw new DiskError('unsupported', `'${path}' is a device: no file can take its place`, { path });

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { unmount } from '../support/mounts.ts';
 import { have, isRoot, mustRun, openQemuIo, run } from '../support/programs.ts';
@@ -97,6 +97,44 @@ describe('a name that could mean something else', () => {
 });
 
 describe.skipIf(!isRoot)('a full disk', () => {
+  it.skipIf(!have('qemu-io'))('is emptied by a reset of what fills it, and by down', async ({ skip }) => {
+    await using bench = await labBench();
+    mkdirSync(bench.path('class'));
+    const mount = ['-t', 'tmpfs', '-o', 'size=8M', 'none', bench.path('class')];
+    if ((await run('mount', mount)).code !== 0) skip('mounting is not allowed here');
+    const disk = (seat: string) => bench.path('class', `${seat}.qcow2`);
+    const write = (seat: string, what: string) => run('qemu-io', ['-f', 'qcow2', '-c', what, disk(seat)]);
+    const fillUp = () => {
+      const bytes = new Uint8Array(64 * 1024);
+      try {
+        for (;;) appendFileSync(bench.path('class/filler'), bytes);
+      } catch (error) {
+        expect(error).toMatchObject({ code: 'ENOSPC' });
+      }
+    };
+    try {
+      bench.write('lab.yaml', { seats: 3 });
+      await bench.must('up');
+      await write('student-02', 'write -P 2 0 3M');
+      await write('student-03', 'write -P 3 0 1M');
+      fillUp();
+      await bench.must('reset', 'lab.yaml', 'student-02');
+      expect(await mustRun('qemu-io', ['-r', '-c', 'read -P 0x5a 0 3M', disk('student-02')])).toContain(
+        'read 3145728/3145728',
+      );
+      // The other's work is there still.
+      expect(await mustRun('qemu-io', ['-r', '-c', 'read -P 3 0 1M', disk('student-03')])).toContain(
+        'read 1048576/1048576',
+      );
+      await qemuCheck(disk('student-02'));
+      fillUp();
+      await bench.must('down', 'lab.yaml');
+      expect(poolNames(bench)).toEqual(['filler']);
+    } finally {
+      await unmount(bench.path('class'));
+    }
+  });
+
   it('leaves whole disks, says what to do, and up goes on later', async ({ skip }) => {
     await using bench = await labBench();
     mkdirSync(bench.path('class'));
