@@ -19,20 +19,24 @@ const longest = 4096;
 /** How often a lock is asked for that another command holds. */
 const pollMs = 50;
 
+export interface LockOptions {
+  readonly waitMs?: number;
+  readonly signal?: AbortSignal;
+  /** The work changes nothing where the lock lies: on a file system that cannot be written nobody else does either, so none is needed. */
+  readonly onlyReads?: boolean;
+}
+
 /**
  * Takes the lock of `what` (`the lab "x"`). Throws `in-use`, naming the process that has it; with `waitMs` only when it is
  * still held then.
  */
-export async function lockPool(
-  path: string,
-  what: string,
-  options: { readonly waitMs?: number; readonly signal?: AbortSignal } = {},
-): Promise<PoolLock> {
+export async function lockPool(path: string, what: string, options: LockOptions = {}): Promise<PoolLock> {
   const until = performance.now() + (options.waitMs ?? 0);
   for (;;) {
     try {
       return await takeLock(path, what);
     } catch (error) {
+      if (options.onlyReads && isDiskError(error, 'read-only')) return new HeldLock(path, '');
       if (!isDiskError(error, 'in-use') || performance.now() >= until || options.signal?.aborted) throw error;
       await sleep(pollMs);
     }

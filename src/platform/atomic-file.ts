@@ -226,7 +226,8 @@ function removeFile(path: string): boolean {
     unlinkSync(path);
     return true;
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return false;
+    // On a read-only file system that is said of a file too that is not there.
+    if (errnoOf(error) === 'ENOENT' || !lstatIfAny(path)) return false;
     throw asSystemError(error, 'delete', path);
   }
 }

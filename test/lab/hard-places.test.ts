@@ -159,6 +159,28 @@ describe.skipIf(!isRoot)('a full disk', () => {
     }
   });
 
+  it.skipIf(!have('qemu-io'))('that has become read-only lets work be saved from it', async ({ skip }) => {
+    await using bench = await labBench();
+    mkdirSync(bench.path('class'));
+    const mount = ['-t', 'tmpfs', '-o', 'size=64M', 'none', bench.path('class')];
+    if ((await run('mount', mount)).code !== 0) skip('mounting is not allowed here');
+    try {
+      bench.write('lab.yaml', { seats: 1 });
+      await bench.must('up');
+      const disk = bench.path('class/student-01.qcow2');
+      await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -P 2 0 1M', disk]);
+      await mustRun('mount', ['-o', 'remount,ro', bench.path('class')]);
+      await bench.must('save', 'lab.yaml', 'student-01', 'saved.qcow2');
+      const saved = await mustRun('qemu-io', ['-r', '-c', 'read -P 2 0 1M', bench.path('saved.qcow2')]);
+      expect(saved).toContain('read 1048576/1048576');
+      const { code, err } = await bench.run('reset', 'lab.yaml', 'all');
+      expect(code).not.toBe(0);
+      expect(err).toMatch(/Could not lock .*Read-only file system/);
+    } finally {
+      await unmount(bench.path('class'));
+    }
+  });
+
   it('may also be read-only', async ({ skip }) => {
     await using bench = await labBench();
     if (

@@ -7,7 +7,7 @@ import { progressBar } from '../../cli/progress-bar.ts';
 import { DiskError } from '../../errors.ts';
 import { type Lab, labOf } from '../lab.ts';
 import { withoutControls } from '../messages.ts';
-import { lockPool } from '../pool-lock.ts';
+import { type LockOptions, lockPool } from '../pool-lock.ts';
 import type { Runner } from '../runner/runner.ts';
 import { selectSeats } from '../selection.ts';
 import { type LabSpec, loadLab } from '../spec/load.ts';
@@ -85,8 +85,8 @@ export function seatsFrom(lab: Lab, selections: readonly string[]): readonly str
 }
 
 /** Does the work while holding the lab's lock. */
-export async function locked<T>(lab: Lab, work: () => Promise<T>): Promise<T> {
-  using _lock = await lockPool(lab.lockPath, `the lab "${lab.name}"`);
+export async function locked<T>(lab: Lab, work: () => Promise<T>, options?: LockOptions): Promise<T> {
+  using _lock = await lockPool(lab.lockPath, `the lab "${lab.name}"`, options);
   return await work();
 }
 

@@ -1,6 +1,7 @@
 import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
 import { type Lab, openLab } from '../lab.ts';
+import type { LockOptions } from '../pool-lock.ts';
 import { assertNotRunning } from '../release.ts';
 import type { Runner } from '../runner/runner.ts';
 import { selectSeats } from '../selection.ts';
@@ -39,6 +40,7 @@ export async function whileOff<T>(
   input: Input,
   context: CliContext,
   work: (lab: Lab, runner: Runner) => Promise<T>,
+  options?: LockOptions,
 ): Promise<T> {
   await using runner = await runnerOf(lab);
   const dryRun = input.options.dryRun === true;
@@ -48,5 +50,5 @@ export async function whileOff<T>(
     await assertNotRunning(one, runner, verb);
     return work(openLab(lab.spec.file, context.cwd), runner);
   };
-  return dryRun ? await whole() : await locked(lab, whole);
+  return dryRun ? await whole() : await locked(lab, whole, options);
 }

@@ -2,6 +2,7 @@ import { resolve } from 'node:path';
 import { humanSize } from '../../cli/sizes.ts';
 import { DiskError } from '../../errors.ts';
 import { assertFooting } from '../footing.ts';
+import type { Lab } from '../lab.ts';
 import { nameExists } from '../overlay.ts';
 import { assertReplaceable, saveSeat } from '../saved-work.ts';
 import { seatDiskFile } from '../seat-disk.ts';
@@ -16,7 +17,7 @@ export const run: LabCommand = async (input, context) => {
   const { seat } = one;
   const file = resolve(context.cwd, one.rest[0]);
   const force = input.options.force === true;
-  return whileOff(one, 'save', input, context, async (lab) => {
+  const work = async (lab: Lab) => {
     assertNoSeatFile(file);
     if (nameExists(file) && !force) {
       throw new DiskError('exists', `There is a file '${one.rest[0]}' already`, {
@@ -40,5 +41,7 @@ export const run: LabCommand = async (input, context) => {
     if (wantsJson(input)) sayJson(context, { lab: lab.name, seat, ...saved, dryRun: false });
     else say(context, `${seat} saved to ${shown(context, file)}, ${humanSize(saved.allocated)} by du`);
     return 0;
-  });
+  };
+  // A disk that fails is often read-only by then, and the work on it is to be saved all the more.
+  return whileOff(one, 'save', input, context, work, { onlyReads: true });
 };
