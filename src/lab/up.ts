@@ -30,7 +30,7 @@ import type { Runner } from './runner/runner.ts';
 import type { Seat } from './seat.ts';
 import { extraFiles, makeExtras, whyKept } from './seat-extras.ts';
 import { diskModeOf, newEncryption } from './seat-image.ts';
-import { assertKeyOfDisk, disksOf, keyFor } from './seat-key.ts';
+import { assertKeyOfAll, assertKeyOfDisk, disksOf, keyFor } from './seat-key.ts';
 import { overcommitError } from './space/forecast.ts';
 import { reserveDisk, reserveNew } from './space/reserve.ts';
 import { type LabState, writeState } from './state.ts';
@@ -89,6 +89,8 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
     if (step.do !== 'relink' && step.do !== 'grow') continue;
     await assertKeyOfDisk(step.seat, { path: step.path, encryption: encryptionAt(lab, step) });
   }
+  const makesDisks = plan.steps.some((step) => step.do === 'create' || step.do === 'add');
+  if (makesDisks && lab.spec.encrypt) await assertKeyOfAll(lab.seats.values());
   // Seats that are going to be removed stay known until they are gone.
   const during =
     removals.length > 0
