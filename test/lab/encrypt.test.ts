@@ -77,7 +77,7 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('an encrypted lab', () =>
     expect(said.at(-1)).toContain('64 KiB');
     said.push(await bench.must('save', 'lab.yaml', 'student-01', 'saved.qcow2'));
     await mustIo(bench.path('saved.qcow2'), one, 'read -P 7 2M 64k');
-    said.push(await bench.must('promote', 'lab.yaml', 'student-01', '--as', 'next'));
+    said.push(await bench.must('promote', 'lab.yaml', 'student-01', '--as', 'next', '--plain'));
     await mustRun('qemu-io', ['-r', '-c', 'read -P 7 2M 64k', bench.path('masters/next@1.qcow2')]);
     said.push(await bench.must('flatten', 'lab.yaml', 'student-01'));
     await mustIo(disk('student-01'), one, 'read -P 7 2M 64k', 'read -P 0x5a 0 1M');
@@ -233,7 +233,7 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('an encrypted lab', () =>
       expect(err).not.toContain('ask its owner');
     };
     await refused('flatten', 'lab.yaml', 'student-01');
-    await refused('promote', 'lab.yaml', 'student-01');
+    await refused('promote', 'lab.yaml', 'student-01', '--plain');
     await refused('export', 'student-01', 'out.ova', '--lab', 'lab.yaml');
     await refused('compact', 'lab.yaml', 'student-01');
     await refused('diff', 'lab.yaml', 'student-01');
@@ -244,6 +244,25 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('an encrypted lab', () =>
     expect(bench.snapshot(bench.path('class/student-01.qcow2'))).toEqual(before);
     // A copy needs no key.
     await bench.must('save', 'lab.yaml', 'student-01', 'saved.qcow2');
+  });
+
+  it('makes a master, which is not encrypted, of a seat only where that is said', async () => {
+    await using bench = await labBench();
+    writeKey(bench);
+    bench.write('lab.yaml', { seats: 1, encrypt });
+    await bench.must('up', 'lab.yaml');
+    for (const more of [[], ['--dry-run'], ['--method', 'commit'], ['--anyway']]) {
+      const { code, err } = await bench.run('promote', 'lab.yaml', 'student-01', ...more);
+      expect({ code, err }).toEqual({ code: 2, err: expect.stringContaining('--plain') });
+    }
+    expect(readdirSync(bench.path('masters')).filter((name) => name.includes('@'))).toEqual([]);
+    const { code, err } = await bench.run('promote', 'lab.yaml', 'student-01', '--plain');
+    expect({ code, err }).toEqual({ code: 0, err: expect.stringContaining('m@1 is not encrypted') });
+    await mustRun('qemu-io', ['-r', '-c', 'read -P 0x5a 0 1M', bench.path('masters/m@1.qcow2')]);
+    // A plain seat is asked nothing.
+    bench.write('plain.yaml', { lab: 'plain', seats: 1 });
+    await bench.must('up', 'plain.yaml');
+    expect((await bench.run('promote', 'plain.yaml', 'student-01')).err).toBe('');
   });
 
   it('makes no new disks under another passphrase than that of the seats that are there', async () => {
