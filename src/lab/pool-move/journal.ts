@@ -27,7 +27,8 @@ export type PoolJournal = Omit<z.infer<ReturnType<typeof journalSchema>>, 'versi
 
 const journalLimit = 64 * 1024 * 1024;
 
-function journalPath(from: string): string {
+/** Where the journal of a move from there is. */
+export function journalPath(from: string): string {
   return join(dirname(from), recordFolder, `${basename(from)}.pool-move.json`);
 }
 
