@@ -6,6 +6,7 @@ import { type Aside, createAside, syncDirectory } from '../platform/atomic-file.
 import { asSystemError } from '../platform/errno.ts';
 import { makeFolder } from '../platform/json-file.ts';
 import { FileSync } from '../platform/sync-files.ts';
+import { heldTogether } from './hold-disks.ts';
 
 /** A file to be made. */
 export interface FileJob {
@@ -32,7 +33,7 @@ export interface FilePart {
 export interface PlaceOptions {
   /** False: a file that is in the way is an error and stays. True: it is replaced, in one instant. */
   readonly replace: boolean;
-  /** Called for each batch once it is written, before any of it is put in place; what it gives is disposed after. */
+  /** Called for some at a time once these are written, before any of them is put in place; what it gives is disposed after. */
   readonly beforePlacing?: (paths: readonly string[]) => Promise<AsyncDisposable>;
   readonly onProgress?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
@@ -64,11 +65,15 @@ export async function placeFiles(jobs: readonly FileJob[], options: PlaceOptions
       }
       await sync.flush(asides.map((aside) => aside.path));
       throwIfAborted(options.signal);
-      await using _held = await options.beforePlacing?.(some.map((job) => job.path));
-      for (const [i, aside] of asides.entries()) {
-        await aside.commit({ replace: options.replace, durable: false, mode: some[i].mode });
-        done += 1;
-        options.onProgress?.(done, jobs.length);
+      for (let first = 0; first < some.length; first += heldTogether) {
+        const now = some.slice(first, first + heldTogether);
+        await using _held = await options.beforePlacing?.(now.map((job) => job.path));
+        for (const [i, job] of now.entries()) {
+          const how = { replace: options.replace, durable: false, mode: job.mode };
+          await asides[first + i].commit(how);
+          done += 1;
+          options.onProgress?.(done, jobs.length);
+        }
       }
     } finally {
       for (const aside of asides) await aside.abandon();
