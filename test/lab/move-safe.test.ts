@@ -19,7 +19,7 @@ import { movePool } from '../../src/lab/pool-move/move.ts';
 import { planPoolMove } from '../../src/lab/pool-move/plan.ts';
 import { hiddenDependents, knownDependents } from '../../src/platform/dependents.ts';
 import { unmount } from '../support/mounts.ts';
-import { have, mustRun, openQemuIo } from '../support/programs.ts';
+import { have, isRoot, mustRun, openQemuIo, run } from '../support/programs.ts';
 import { haveLoops, loopDevice } from './loop-device.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
 
@@ -157,6 +157,24 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('moves to one place', () 
     expect(await bench.must('move', from, to, 'a')).toContain('completing a move that was cut off');
     expect(existsSync(from)).toBe(false);
   });
+
+  it.skipIf(!isRoot || !have('lsattr'))(
+    'a master stays immutable, also after a move that was cut off',
+    async ({ skip }) => {
+      await using bench = await labBench();
+      await workingLab(bench, 'a', '../masters/m.raw', 1);
+      const [from, to] = [bench.path('masters/m.raw'), bench.path('masters/n.raw')];
+      if ((await run('chattr', ['+i', from])).code !== 0) skip('this file system has no immutable files');
+      const plan = await planMove(from, to, [bench.path('a')]);
+      const cutOff = { ...plan, labFiles: [bench.path('masters')] };
+      await expect(moveMaster(cutOff)).rejects.toThrow();
+      expect([existsSync(from), existsSync(to)]).toEqual([true, true]);
+      expect(await bench.must('move', from, to, 'a')).toContain('completing a move that was cut off');
+      expect(existsSync(from)).toBe(false);
+      expect(await mustRun('lsattr', [to])).toMatch(/^-*i/);
+      await mustRun('chattr', ['-i', to]);
+    },
+  );
 
   it('waits for nobody who works on the place that it goes to', async () => {
     await using bench = await labBench();
