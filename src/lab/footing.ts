@@ -1,9 +1,11 @@
 import { statSync } from 'node:fs';
-import { basename, resolve } from 'node:path';
+import { basename, dirname, resolve } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
+import { type Image, unfiltered } from '../image/image.ts';
 import { errnoOf } from '../platform/errno.ts';
+import { hostFileOf } from '../storage/store.ts';
 import { isSameMaster, mastersOf } from './former.ts';
-import type { Lab } from './lab.ts';
+import { type Lab, realPath } from './lab.ts';
 import {
   computeContent,
   type DigestOptions,
@@ -13,6 +15,7 @@ import {
 } from './master.ts';
 import { backingPathOf, fileIdentity, type ImageHead, readImageHead } from './overlay.ts';
 import type { Plan, Problem, Step } from './plan.ts';
+import { readState } from './state.ts';
 
 /*
  * A disk may be let name its master where that is now, as long as it reads the same then: its old name was the master's and leads to nothing any more, or it leads to
@@ -69,13 +72,54 @@ export async function assertFooting(
   });
 }
 
+/**
+ * For an image that somebody names by its path, open with its chain: throws `changed` where it, or one beneath it, is a seat's disk (or saved
+ * work), and nothing that it stands on is the master that it was made on. A layer between the two is somebody's own affair, as it is for
+ * commands that are told the seat's name. Looks at no file but those that are open.
+ */
+export async function assertMadeOn(image: Image, signal?: AbortSignal): Promise<void> {
+  const chain: string[] = [];
+  for (
+    let each: Image | undefined = unfiltered(image);
+    each;
+    each = each.backing && unfiltered(each.backing)
+  ) {
+    const file = hostFileOf(each.layer.source);
+    if (!file) break;
+    chain.push(file.path);
+  }
+  for (const [depth, path] of chain.entries()) {
+    const head = readImageHead(path);
+    const beneath = chain.slice(depth + 1);
+    if (!head?.provenance || head.provenance.flat || beneath.length === 0) continue;
+    if (await new Footings(poolOf(path, head.provenance.lab), { signal }).standsOn(head, beneath)) continue;
+    throw new DiskError(
+      'changed',
+      `'${path}' does not stand on the master that it was made on: '${beneath[0]}' is another one, or changed since`,
+      { path, detail: { fix: 'what it reads cannot be trusted: bring that master back, as it was' } },
+    );
+  }
+}
+
+/** What a disk's own folder knows of its lab. */
+function poolOf(disk: string, lab: string): Pick<Lab, 'pool' | 'state'> {
+  const pool = dirname(realPath(disk));
+  try {
+    return { pool, state: readState(pool, lab) };
+  } catch (error) {
+    // Then the content itself is looked at.
+    if (isDiskError(error)) return { pool };
+    throw error;
+  }
+}
+
 class Footings {
-  readonly #lab: Lab;
+  readonly #lab: Pick<Lab, 'pool' | 'state'>;
   readonly #digest: DigestOptions | undefined;
   /** By the file's identity and the format that it is taken for. */
   readonly #contents = new Map<string, Promise<string | undefined>>();
 
-  constructor(lab: Lab, digest: DigestOptions | undefined) {
+  constructor(lab: Pick<Lab, 'pool' | 'state'>, digest: DigestOptions | undefined) {
     this.#lab = lab;
     this.#digest = digest;
   }
@@ -119,6 +163,16 @@ class Footings {
       if (!isDiskError(error) || error.code === 'aborted') throw error;
       return { what: `stands on ${named}, which cannot be compared with the master: ${error.message}`, fix };
     }
+  }
+
+  /** Whether one of these files, of the disk's chain in its order, holds what the disk was made on. */
+  async standsOn({ provenance, backing }: ImageHead, files: readonly string[]): Promise<boolean> {
+    let format = backing?.format;
+    for (const file of files) {
+      if ((await this.#contentAt(file, format)) === provenance?.master) return true;
+      format = readImageHead(file)?.backing?.format;
+    }
+    return false;
   }
 
   /** Whether a file that is gone has the name that the master has, or a master of the lab had: wherever it lay, it was that. */

@@ -3,6 +3,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { recordFolder, recordsFor } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
+import { extraDiskName, seatOfExtraDisk } from './extra-disk-name.ts';
 import { formerOf, masterPath, mastersOf } from './former.ts';
 import { identities, labUuid, uuidV5 } from './identity.ts';
 import { fileIdentity, type ImageHead, isBlockDevice, readHeadIfOpen, readImageHead } from './overlay.ts';
@@ -49,14 +50,14 @@ export function seatPaths(pool: string, seat: string): SeatPaths {
   };
 }
 
-/** An extra disk of a seat. No seat's name has a `+`, so that no seat's own disk is ever called so. */
+/** An extra disk of a seat. */
 export function extraDiskPath(pool: string, seat: string, disk: string): string {
-  return join(pool, `${seat}+${disk}.qcow2`);
+  return join(pool, extraDiskName(seat, disk));
 }
 
 /** What there is in a pool in the places of a seat's extra disks. */
 export function extraDisksIn(pool: string, seat: string): readonly string[] {
-  return [...filesIn(pool)].filter((name) => name.startsWith(`${seat}+`)).map((name) => join(pool, name));
+  return [...filesIn(pool)].filter((name) => seatOfExtraDisk(name) === seat).map((name) => join(pool, name));
 }
 
 /** The lock of a lab in a pool. */

@@ -67,6 +67,8 @@ export interface ImageHead {
   readonly damage?: string;
   /** Guest bytes. */
   readonly size?: number;
+  /** The size cannot change, since snapshots of this version of qcow2 do not say theirs. */
+  readonly fixedSize?: boolean;
   /** The backing file as the header names it. */
   readonly backing?: { readonly path: string; readonly format?: string };
   readonly provenance?: Provenance;
@@ -130,6 +132,7 @@ export function imageHead(
       path,
       format: 'qcow2',
       size: header.size,
+      fixedSize: header.version < 3 && header.snapshotCount > 0,
       backing: name === undefined ? undefined : { path: name, format: backingFormatOf(header) },
       provenance: provenanceOf(header),
       encrypted: header.cryptMethod !== CryptMethod.none,

@@ -6,6 +6,7 @@ import { type Aside, createAside, syncDirectory } from '../platform/atomic-file.
 import { asSystemError } from '../platform/errno.ts';
 import { makeFolder } from '../platform/json-file.ts';
 import { FileSync } from '../platform/sync-files.ts';
+import { heldTogether } from './hold-disks.ts';
 
 /** A file to be made. */
 export interface FileJob {
@@ -32,7 +33,7 @@ export interface FilePart {
 export interface PlaceOptions {
   /** False: a file that is in the way is an error and stays. True: it is replaced, in one instant. */
   readonly replace: boolean;
-  /** Called for each batch once it is written, before any of it is put in place; what it gives is disposed after. */
+  /** Called for some at a time once these are written, before any of them is put in place; what it gives is disposed after. */
   readonly beforePlacing?: (paths: readonly string[]) => Promise<AsyncDisposable>;
   /**
    * Takes away what is to be replaced, where the file system has no room for both: its owner has given it up. Absent: the old
@@ -94,10 +95,13 @@ async function placeBatch(
     }
     await sync.flush(asides.map((aside) => aside.path));
     throwIfAborted(options.signal);
-    await using _held = await options.beforePlacing?.(jobs.map((job) => job.path));
-    for (const [i, aside] of asides.entries()) {
-      await aside.commit({ replace: options.replace, durable: false, mode: jobs[i].mode });
-      told(i + 1);
+    for (let first = 0; first < jobs.length; first += heldTogether) {
+      const now = jobs.slice(first, first + heldTogether);
+      await using _held = await options.beforePlacing?.(now.map((job) => job.path));
+      for (const [i, { mode }] of now.entries()) {
+        await asides[first + i].commit({ replace: options.replace, durable: false, mode });
+        told(first + i + 1);
+      }
     }
   } finally {
     for (const aside of asides) await aside.abandon();

@@ -197,7 +197,7 @@ function planDisk(input: PlanInput, { name: seat, disk }: SeatFiles, draft: Draf
     return;
   }
   if (head.provenance!.flat) {
-    planSize(input.size ?? head.size!, { seat, path }, head.size!, draft);
+    planSize(input.size ?? head.size!, { seat, path }, head, draft);
     return;
   }
   const made = head.provenance!.master;
@@ -222,16 +222,23 @@ function planDisk(input: PlanInput, { name: seat, disk }: SeatFiles, draft: Draf
     const from = head.backing?.path ?? 'nothing';
     draft.steps.push({ do: 'relink', seat, path, from, to, format: master.format });
   }
-  planSize(input.size ?? master.size, { seat, path }, head.size!, draft);
+  planSize(input.size ?? master.size, { seat, path }, head, draft);
 }
 
 function planSize(
   wanted: number,
   disk: { readonly seat: string; readonly path: string },
-  size: number,
+  head: ImageHead,
   draft: Draft,
 ): void {
-  if (size < wanted) draft.steps.push({ do: 'grow', ...disk, from: size, to: wanted });
+  const size = head.size!;
+  if (size < wanted && head.fixedSize) {
+    draft.problems.push({
+      ...disk,
+      what: `its disk has ${size} bytes of the ${wanted} that it shall have, and cannot grow: it has internal snapshots, and is of version 2 of qcow2`,
+      fix: `snapshots survive growing in version 3: cow-img amend -o compat=1.1 '${disk.path}'`,
+    });
+  } else if (size < wanted) draft.steps.push({ do: 'grow', ...disk, from: size, to: wanted });
   else if (size > wanted) {
     draft.notes.push(
       `${disk.seat}: its disk has ${size} bytes, more than the lab file's ${wanted}; 'cowherd reset' makes it new`,

@@ -5,6 +5,7 @@ import { DiskError, isDiskError } from '../errors.ts';
 import { ExtensionType } from '../formats/qcow2/constants.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { readSmallText } from '../platform/json-file.ts';
+import { seatOfExtraDisk } from './extra-disk-name.ts';
 import { extraDiskPath, filesIn, type Lab, seatPaths } from './lab.ts';
 import { encodeProvenance, type ImageHead, readImageHead } from './overlay.ts';
 import { type FileJob, type PlaceOptions, placeFiles } from './place-files.ts';
@@ -148,7 +149,7 @@ export async function renewExtras(
 export function extraFiles(lab: Lab): ReadonlyMap<string, readonly { path: string; ours: boolean }[]> {
   const found = new Map<string, { path: string; ours: boolean }[]>();
   for (const file of [...filesIn(lab.pool)].sort()) {
-    const seat = /^([^.+][^+]*)\+.+\.qcow2$/.exec(file)?.[1] ?? /^([^.].*)\.seed\.iso$/.exec(file)?.[1];
+    const seat = seatOfExtraDisk(file) ?? /^([^.].*)\.seed\.iso$/.exec(file)?.[1];
     if (seat === undefined || !(lab.seats.has(seat) || lab.unlisted.has(seat))) continue;
     const path = join(lab.pool, file);
     const head = file.endsWith('.qcow2') ? readImageHead(path) : undefined;

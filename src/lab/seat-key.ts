@@ -5,6 +5,7 @@ import { wipe } from '../crypto/bytes.ts';
 import { DiskError, isDiskError } from '../errors.ts';
 import { type OpenImageFileOptions, openLayerFile } from '../node.ts';
 import { asSystemError } from '../platform/errno.ts';
+import { nameExists } from './overlay.ts';
 import { stretched, terminal, typedPassphrase } from './passphrase-memory.ts';
 import type { DiskEncryption, Seat, SeatDisk } from './seat.ts';
 
@@ -133,18 +134,46 @@ export async function assertKeyFits(seat: Seat): Promise<void> {
   for (const disk of disksOf(seat)) await assertKeyOfDisk(seat.name, disk);
 }
 
+/** Where a passphrase comes from, after "The passphrase". */
+function whoseKey({ passphraseFile }: DiskEncryption): string {
+  return passphraseFile === terminal ? 'that was typed' : `in '${passphraseFile}'`;
+}
+
 /** `assertKeyFits` for one disk. */
 export async function assertKeyOfDisk(
   seat: string,
   { path, encryption }: Pick<SeatDisk, 'path' | 'encryption'>,
 ): Promise<void> {
   if (!encryption) return;
-  const { passphraseFile } = encryption;
-  const whose = passphraseFile === terminal ? 'that was typed' : `in '${passphraseFile}'`;
   await assertKeyOpens(path, encryption, {
-    what: `The passphrase ${whose} is not that of ${seat}`,
+    what: `The passphrase ${whoseKey(encryption)} is not that of ${seat}`,
     fix: 'bring the passphrase back that it was made with, or reset the seat',
   });
+}
+
+/**
+ * Before new disks are made under the lab's passphrase: throws `denied` where a disk that is there is under another one. Else a wrong file,
+ * or a mistyped line, makes a lab under two passphrases, and somebody learns of it when a seat does not start. A disk that cannot be read
+ * (damaged, or another user's while its guest runs) says nothing.
+ */
+export async function assertKeyOfAll(seats: Iterable<Seat>): Promise<void> {
+  for (const seat of seats) {
+    for (const { path, encryption } of disksOf(seat)) {
+      if (!encryption || !nameExists(path)) continue;
+      // What is wrong with the passphrase itself is no disk's trouble.
+      wipe(await seatPassphrase(encryption));
+      try {
+        await assertKeyOpens(path, encryption, {
+          what: `The passphrase ${whoseKey(encryption)} is not that of ${seat.name}: new disks would be under another one than '${path}'`,
+          fix:
+            `bring the passphrase back that ${seat.name} was made with. Where it is lost, or another one is meant: 'cowherd reset' makes such a\n` +
+            "seat new under this one; 'cow-img amend' gives a disk, whose passphrase is known, the one that 'cowherd passphrase' tells",
+        });
+      } catch (error) {
+        if (!isDiskError(error) || error.field === 'encrypt') throw error;
+      }
+    }
+  }
 }
 
 /** Throws `denied` with these words where the image is under another passphrase. */

@@ -3,6 +3,7 @@ import { basename, dirname, join } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { recordFolder } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
+import { seatOfExtraDisk } from './extra-disk-name.ts';
 import { realPath, seatPaths } from './lab.ts';
 import { nameExists, readImageHead } from './overlay.ts';
 import { type LabState, readStateFile, statePath } from './state.ts';
@@ -53,7 +54,7 @@ function ownerByHead(path: string): Owner | undefined {
 }
 
 function isNameOf(seat: string, name: string): boolean {
-  return name.startsWith(`${seat}+`) || Object.values(seatPaths('.', seat)).includes(name);
+  return seatOfExtraDisk(name) === seat || Object.values(seatPaths('.', seat)).includes(name);
 }
 
 /** The states of all labs of a pool that can be read. */

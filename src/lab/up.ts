@@ -2,7 +2,7 @@ import { readdirSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { isWritable, type Layer, type WritableLayer } from '../formats/driver.ts';
-import { openImageFile } from '../node.ts';
+import { openImageFile, trustedImages } from '../node.ts';
 import { sweepAsides } from '../platform/atomic-file.ts';
 import { recordFolder } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
@@ -30,7 +30,7 @@ import type { Runner } from './runner/runner.ts';
 import type { Seat } from './seat.ts';
 import { extraFiles, makeExtras, whyKept } from './seat-extras.ts';
 import { diskModeOf, newEncryption } from './seat-image.ts';
-import { assertKeyOfDisk, disksOf, keyFor } from './seat-key.ts';
+import { assertKeyOfAll, assertKeyOfDisk, disksOf, keyFor } from './seat-key.ts';
 import { overcommitError } from './space/forecast.ts';
 import { reserveDisk, reserveNew } from './space/reserve.ts';
 import { type LabState, writeState } from './state.ts';
@@ -71,8 +71,10 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   ]);
   await assertNobodyStandsOn(doomed, lab);
   const told = seatsTold(lab, plan.steps);
+  // An image that somebody put above a disk has a size of its own: the guest would see nothing of what the disk grows by.
+  const grown = plan.steps.flatMap((step) => (step.do === 'grow' ? [step] : []));
   assertNothingAbove(
-    told.flatMap(disksOf).map(({ path }) => path),
+    [...told.flatMap(disksOf), ...grown].map(({ path }) => path),
     lab,
   );
   const removed = removals.flatMap((step) => lab.unlisted.get(step.seat) ?? []);
@@ -83,12 +85,15 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
     });
   }
   await assertClosed(doomed.filter(isSeatDiskName));
-  await assertOwnDisks([...told, ...removed], options.runner);
+  const growing = grown.map(({ seat }) => lab.seats.get(seat)!);
+  await assertOwnDisks([...new Set([...told, ...removed, ...growing])], options.runner);
   await assertLostAreOff(lab, plan.steps, options.runner);
   for (const step of plan.steps) {
     if (step.do !== 'relink' && step.do !== 'grow') continue;
     await assertKeyOfDisk(step.seat, { path: step.path, encryption: encryptionAt(lab, step) });
   }
+  const makesDisks = plan.steps.some((step) => step.do === 'create' || step.do === 'add');
+  if (makesDisks && lab.spec.encrypt) await assertKeyOfAll(lab.seats.values());
   // Seats that are going to be removed stay known until they are gone.
   const during =
     removals.length > 0
@@ -287,14 +292,15 @@ async function relink(path: string, backing: string, format: string, key: Key): 
 }
 
 async function grow(path: string, size: number, key: Key): Promise<void> {
+  // What a longer master holds past the disk's end stays hidden. Internal snapshots keep the size that they say they have.
   await using image = await openImageFile(path, {
     format: 'qcow2',
+    policy: trustedImages,
     writable: true,
-    backing: 'ignore',
     resize: true,
     ...key,
   });
-  await changed(image.layer).resize!(size);
+  await image.resize(size);
   await image.flush();
 }
 

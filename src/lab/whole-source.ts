@@ -6,6 +6,7 @@ import { readPartitions } from '../filesystems/partitions.ts';
 import { foreignSignature } from '../filesystems/signatures.ts';
 import type { ByteSource } from '../filesystems/source.ts';
 import { type ChainRun, type Image, unfiltered } from '../image/image.ts';
+import { assertMadeOn } from './footing.ts';
 import { assertSoundLayer, damaged } from './sound-image.ts';
 
 export interface SourceOptions {
@@ -23,18 +24,20 @@ const bringBack = 'copy or download it again';
 
 /**
  * For an image that will be copied for good: throws `corrupt` where it or an image below it is damaged or was cut off, since what
- * is missing would be read as zeroes; and `unsupported` where nothing tells that it is a disk at all, unless the user has.
+ * is missing would be read as zeroes; `unsupported` where nothing tells that it is a disk at all, unless the user has; and `changed`
+ * for a seat's disk that does not stand on its master.
  */
 export async function assertWholeSource(image: Image, options: SourceOptions): Promise<void> {
-  const { name, format } = options;
+  const { name, format, signal } = options;
   const top = unfiltered(image);
   if (format === undefined && top.layer.format === 'raw') await assertDisk(top, name);
   for (let each: Image | undefined = top; each; each = each.backing && unfiltered(each.backing)) {
     if (each.layer.format === 'raw') continue;
-    const checked = await assertSoundLayer(each.layer, { name, signal: options.signal, fix: bringBack });
+    const checked = await assertSoundLayer(each.layer, { name, signal, fix: bringBack });
     // The other formats' checks ask where a grain begins.
     if (checked?.neededBytes === undefined) await assertReachesEnd(each, name);
   }
+  await assertMadeOn(top, signal);
 }
 
 async function assertReachesEnd(image: Image, name: string): Promise<void> {

@@ -170,12 +170,25 @@ export function removeFolder(path: string): void {
   }
 }
 
-/** Where file systems are mounted in a folder (proc(5), mountinfo). */
+/** Where file systems are mounted in a folder, itself aside. */
 export function mountedIn(folder: string): readonly string[] {
+  return mountPointsFrom(folder, (point, real) => point.startsWith(`${real}/`));
+}
+
+/** Whether a file system is mounted there: such a folder can neither be renamed nor removed. */
+export function isMountPoint(folder: string): boolean {
+  return mountPointsFrom(folder, (point, real) => point === real).length > 0;
+}
+
+/** Of the places where file systems are mounted (proc(5), mountinfo) those that are asked for, by the folder's real path. */
+function mountPointsFrom(
+  folder: string,
+  wanted: (point: string, real: string) => boolean,
+): readonly string[] {
   let table: string;
-  let inside: string;
+  let real: string;
   try {
-    inside = `${realpathSync(folder)}/`;
+    real = realpathSync(folder);
     table = readFileSync('/proc/self/mountinfo', 'utf8');
   } catch {
     return [];
@@ -186,5 +199,5 @@ export function mountedIn(folder: string): readonly string[] {
     .map((point) =>
       point.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8))),
     )
-    .filter((point) => point.startsWith(inside));
+    .filter((point) => wanted(point, real));
 }

@@ -183,6 +183,71 @@ describe('a machine of two disks', () => {
     expect(kept).toBeGreaterThan(0);
   });
 
+  async function gc() {
+    const context = testContext({ program: 'cowherd', cwd: dir.path, env: {}, columns: 120 });
+    const code = await cowherd(['gc', 'vms', '--yes'], context);
+    return { code, out: context.out() };
+  }
+  const left = () =>
+    names().filter((name) => /\.cowherd-(import|before)/.test(name) && !name.endsWith('.part'));
+
+  it('leaves nothing that gc does not know, where it was killed at its end', async () => {
+    await importIt('new');
+    const made = content();
+    await importIt('old', '--force');
+    const old = content();
+    const seen = { cleared: 0, kept: 0 };
+    await atEachCall(true, ['--force'], async () => {
+      const before = left();
+      const done = existsSync(path('vms/box.xml')) && readFileSync(path('vms/box.xml'), 'base64') === made[2];
+      // Whoever uses the machine writes to its disks.
+      if (done) appendFileSync(path('vms/box-disk2.qcow2'), 'a guest was here');
+      const { code, out } = await gc();
+      expect(code).toBe(0);
+      if (done) {
+        if (before.some((name) => name.includes('before'))) seen.cleared++;
+        expect(left()).toEqual([]);
+        expect(readFileSync(path('vms/box-disk2.qcow2'), 'utf8').endsWith('a guest was here')).toBe(true);
+        expect([content()[1], content()[2]]).toEqual([made[1], made[2]]);
+      } else if (before.length > 0) {
+        seen.kept++;
+        expect([left(), out]).toEqual([before, expect.stringContaining('an import was cut off')]);
+        // It puts back what was there.
+        await importIt('new', '--force');
+        expect(content()).toEqual(made);
+      } else expect(content()).toEqual(old);
+      await rm(path('vms'), { recursive: true, force: true });
+      await importIt('old');
+    });
+    expect([seen.cleared, seen.kept].every((times) => times > 0)).toBe(true);
+  });
+
+  it('is not cleared by gc where something else lies in a place of it, or a journal is no import’s', async () => {
+    await importIt('old');
+    let looked = 0;
+    await atEachCall(true, ['--force'], async () => {
+      const second = left().find((name) => name.startsWith('.box-disk2.qcow2.cowherd-before'));
+      const journal = path('vms/.box.xml.cowherd-import');
+      const text = existsSync(journal) ? readFileSync(journal, 'utf8') : '';
+      if (second && text.includes('before')) {
+        looked++;
+        const mine = path('vms/mine.qcow2');
+        writeFileSync(mine, 'mine');
+        writeFileSync(journal, text.replaceAll(path('vms', second), mine));
+        await gc();
+        expect(readFileSync(mine, 'utf8')).toBe('mine');
+        writeFileSync(journal, text);
+        await rm(path('vms/box-disk2.qcow2'), { force: true });
+        writeFileSync(path('vms/box-disk2.qcow2'), 'of another');
+        await gc();
+        expect(names()).toContain(second);
+      }
+      await rm(path('vms'), { recursive: true, force: true });
+      await importIt('old');
+    });
+    expect(looked).toBeGreaterThan(0);
+  });
+
   it('takes no name that something gets meanwhile', async () => {
     mkdirSync(path('vms'));
     // Before the first file is moved: the journal is.

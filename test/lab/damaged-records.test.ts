@@ -1,5 +1,8 @@
-import { readdirSync, readFileSync, renameSync, truncateSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { moveMaster, planMove } from '../../src/lab/masters/move.ts';
+import { movePool } from '../../src/lab/pool-move/move.ts';
+import { planPoolMove } from '../../src/lab/pool-move/plan.ts';
 import { type LabBench, labBench } from './support.ts';
 
 const damages = [
@@ -57,6 +60,54 @@ describe('a record beside the master that is damaged', () => {
     expect(recordIn(bench)).toBe(path);
     expect(readFileSync(path, 'utf8')).toContain('student-02.qcow2');
     await bench.must('down');
+  });
+});
+
+describe('a journal of a move that was cut off, and is damaged', () => {
+  const cut = () => {
+    throw new Error('killed');
+  };
+
+  it.each(damages)('%s: of a pool: each command says how to go on', async (_, damage, what) => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2 });
+    await bench.must('up');
+    const [from, to] = [bench.path('class'), bench.path('far')];
+    await expect(movePool(await planPoolMove(from, to, [bench.dir.path]), cut)).rejects.toThrow();
+    const journal = bench.path('.cowherd/class.pool-move.json');
+    damage(journal);
+    for (const verb of [['up'], ['status'], ['move', 'class', 'far']]) {
+      const { code, err } = await bench.run(...verb);
+      expect([verb, code, err]).toEqual([verb, 1, expect.stringContaining(what)]);
+      expect(err).toContain(journal);
+      expect(err).toContain('remove the journal');
+    }
+    // As it says: the folder that the lab file names is gone.
+    const text = readFileSync(bench.path('lab.yaml'), 'utf8');
+    writeFileSync(bench.path('lab.yaml'), `${text}pool: far\n`);
+    rmSync(journal);
+    await bench.must('up');
+    const { seats } = await bench.json<{ seats: { disk: string }[] }>('status');
+    expect(seats.map((seat) => seat.disk)).toEqual(['ok', 'ok']);
+  });
+
+  it.each(damages)('%s: of a master: the command says how to go on', async (_, damage, what) => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2 });
+    await bench.must('up');
+    const [from, to] = [bench.path('masters/m.raw'), bench.path('masters/n.raw')];
+    const plan = await planMove(from, to, [bench.dir.path]);
+    await expect(moveMaster({ ...plan, states: [bench.path('masters')] })).rejects.toThrow();
+    const journal = bench.path('masters/.cowherd/m.raw.move.json');
+    damage(journal);
+    const { code, err } = await bench.run('move', 'masters/m.raw', 'masters/n.raw');
+    expect([code, err]).toEqual([1, expect.stringContaining(what)]);
+    expect(err).toContain(journal);
+    const [said] = /{"version".*}/.exec(err)!;
+    writeFileSync(journal, said.replace(/THE NEW NAME[^"]*/, to));
+    const done = await bench.must('move', 'masters/m.raw', 'masters/n.raw');
+    expect(done).toContain('completing a move that was cut off');
+    expect(await bench.must('up')).toContain('2 changed definitions');
   });
 });
 

@@ -77,7 +77,7 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('an encrypted lab', () =>
     expect(said.at(-1)).toContain('64 KiB');
     said.push(await bench.must('save', 'lab.yaml', 'student-01', 'saved.qcow2'));
     await mustIo(bench.path('saved.qcow2'), one, 'read -P 7 2M 64k');
-    said.push(await bench.must('promote', 'lab.yaml', 'student-01', '--as', 'next'));
+    said.push(await bench.must('promote', 'lab.yaml', 'student-01', '--as', 'next', '--plain'));
     await mustRun('qemu-io', ['-r', '-c', 'read -P 7 2M 64k', bench.path('masters/next@1.qcow2')]);
     said.push(await bench.must('flatten', 'lab.yaml', 'student-01'));
     await mustIo(disk('student-01'), one, 'read -P 7 2M 64k', 'read -P 0x5a 0 1M');
@@ -233,7 +233,7 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('an encrypted lab', () =>
       expect(err).not.toContain('ask its owner');
     };
     await refused('flatten', 'lab.yaml', 'student-01');
-    await refused('promote', 'lab.yaml', 'student-01');
+    await refused('promote', 'lab.yaml', 'student-01', '--plain');
     await refused('export', 'student-01', 'out.ova', '--lab', 'lab.yaml');
     await refused('compact', 'lab.yaml', 'student-01');
     await refused('diff', 'lab.yaml', 'student-01');
@@ -244,6 +244,79 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('an encrypted lab', () =>
     expect(bench.snapshot(bench.path('class/student-01.qcow2'))).toEqual(before);
     // A copy needs no key.
     await bench.must('save', 'lab.yaml', 'student-01', 'saved.qcow2');
+  });
+
+  it('makes a master, which is not encrypted, of a seat only where that is said', async () => {
+    await using bench = await labBench();
+    writeKey(bench);
+    bench.write('lab.yaml', { seats: 1, encrypt });
+    await bench.must('up', 'lab.yaml');
+    for (const more of [[], ['--dry-run'], ['--method', 'commit'], ['--anyway']]) {
+      const { code, err } = await bench.run('promote', 'lab.yaml', 'student-01', ...more);
+      expect({ code, err }).toEqual({ code: 2, err: expect.stringContaining('--plain') });
+    }
+    expect(readdirSync(bench.path('masters')).filter((name) => name.includes('@'))).toEqual([]);
+    const { code, err } = await bench.run('promote', 'lab.yaml', 'student-01', '--plain');
+    expect({ code, err }).toEqual({ code: 0, err: expect.stringContaining('m@1 is not encrypted') });
+    await mustRun('qemu-io', ['-r', '-c', 'read -P 0x5a 0 1M', bench.path('masters/m@1.qcow2')]);
+    // A plain seat is asked nothing.
+    bench.write('plain.yaml', { lab: 'plain', seats: 1 });
+    await bench.must('up', 'plain.yaml');
+    expect((await bench.run('promote', 'plain.yaml', 'student-01')).err).toBe('');
+  });
+
+  it('makes no new disks under another passphrase than that of the seats that are there', async () => {
+    await using bench = await labBench();
+    writeKey(bench);
+    bench.write('lab.yaml', { seats: 2, encrypt });
+    await bench.must('up', 'lab.yaml');
+    writeKey(bench, 'another one\n');
+    const disks = [{ name: 'data', size: '1M' }];
+    const before = bench.snapshot(bench.path('class'));
+    for (const more of [{ seats: 4 }, { seats: 2, disks }]) {
+      bench.write('lab.yaml', { encrypt, ...more });
+      const { code, err } = await bench.run('up', 'lab.yaml');
+      expect({ code, err }).toEqual({
+        code: 1,
+        err: expect.stringContaining('is not that of student-01: new disks would be under another one'),
+      });
+      expect(err).toContain('lab.key');
+      expect(err).toContain("'cowherd reset'");
+    }
+    const kept = ({ ...files }: Record<string, string>) => {
+      // The lock of the lab comes and goes.
+      for (const path of Object.keys(files)) if (!path.endsWith('.qcow2')) delete files[path];
+      return files;
+    };
+    expect(kept(bench.snapshot(bench.path('class')))).toEqual(kept(before));
+    // Both ways out: a disk gets the passphrase that is meant, or is made new.
+    bench.write('lab.yaml', { seats: 4, encrypt });
+    const [old, now] = [passphraseOf('student-01'), await bench.must('passphrase', 'lab.yaml', 'student-01')];
+    await mustRun('qemu-img', [
+      ...['amend', '--object', `secret,id=old,data=${old}`, '--object', `secret,id=new,data=${now}`],
+      ...['-o', 'encrypt.state=active,encrypt.new-secret=new,encrypt.iter-time=10', '--image-opts'],
+      `driver=qcow2,file.filename=${bench.path('class/student-01.qcow2')},encrypt.key-secret=old`,
+    ]);
+    expect((await bench.run('up', 'lab.yaml')).err).toContain('is not that of student-02');
+    await bench.must('reset', 'lab.yaml', 'student-02');
+    await bench.must('up', 'lab.yaml');
+    await mustIo(bench.path('class/student-01.qcow2'), now, 'read -P 0x5a 0 1M');
+    await mustIo(
+      bench.path('class/student-04.qcow2'),
+      passphraseOf('student-04', 'class', 'another one'),
+      'read -P 0x5a 0 1M',
+    );
+  });
+
+  it('is no hindrance where a disk that is there cannot be read', async () => {
+    await using bench = await labBench();
+    writeKey(bench);
+    bench.write('lab.yaml', { seats: 2, encrypt });
+    await bench.must('up', 'lab.yaml');
+    await mustRun('truncate', ['-s', '100K', bench.path('class/student-01.qcow2')]);
+    bench.write('lab.yaml', { seats: 3, encrypt });
+    await bench.must('up', 'lab.yaml');
+    await mustIo(bench.path('class/student-03.qcow2'), passphraseOf('student-03'), 'read -P 0x5a 0 1M');
   });
 
   it('keeps no stretched passphrase when a command has ended', async () => {

@@ -4,9 +4,11 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmdirSync,
   rmSync,
   statSync,
+  writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -187,6 +189,7 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('move of a pool', () => {
     mkdirSync(to);
     const { code, err } = await bench.run('move', 'class', 'far');
     expect([code, err]).toEqual([1, expect.stringContaining(`There is '${to}' already`)]);
+    expect(err).toContain(`the pool lies at '${from}' still`);
     await expectPool(from, contents);
     rmdirSync(to);
     // Cut off when the copy had taken its place.
@@ -211,5 +214,32 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('move of a pool', () => {
     await expectPool(to, contents);
     expect(await bench.must('up')).toContain('nothing to do');
     expect(readdirSync(join(to, '.cowherd'))).toEqual(['lab-class.json']);
+  });
+
+  it('advises nobody to remove what may be the pool', async () => {
+    await using bench = await labBench();
+    const contents = await workingPool(bench);
+    const [from, to] = [bench.path('class'), bench.path('far')];
+    const { journal } = await planPoolMove(from, to, [bench.dir.path]);
+    // Killed when the folder had its new place; then somebody made the old one.
+    writeJournal(from, journal);
+    renameSync(from, to);
+    mkdirSync(from);
+    const state = join(to, '.cowherd/lab-class.json');
+    const text = readFileSync(state, 'utf8');
+    const { err } = await bench.run('move', 'class', 'far');
+    expect(err).toContain(`'${to}' may be it, so do not remove that.\n  When '${from}' is out of the way`);
+    rmdirSync(from);
+    // A state of which nobody knows any more that it is that one.
+    writeFileSync(
+      state,
+      text.replace(/"id":\s*"..../, (id) => `${id.slice(0, -4)}0000`),
+    );
+    const other = (await bench.run('move', 'class', 'far')).err;
+    expect(other).toContain(`'${to}' may be it, so do not remove that.`);
+    expect(other).toContain(bench.path('.cowherd/class.pool-move.json'));
+    writeFileSync(state, text);
+    await bench.must('move', 'class', 'far');
+    await expectPool(to, contents);
   });
 });

@@ -18,7 +18,9 @@ import { lockPool } from '../../src/lab/pool-lock.ts';
 import { movePool } from '../../src/lab/pool-move/move.ts';
 import { planPoolMove } from '../../src/lab/pool-move/plan.ts';
 import { hiddenDependents, knownDependents } from '../../src/platform/dependents.ts';
-import { have, mustRun, openQemuIo } from '../support/programs.ts';
+import { unmount } from '../support/mounts.ts';
+import { have, isRoot, mustRun, openQemuIo, run } from '../support/programs.ts';
+import { haveLoops, loopDevice } from './loop-device.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
 
 /*
@@ -156,6 +158,24 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('moves to one place', () 
     expect(existsSync(from)).toBe(false);
   });
 
+  it.skipIf(!isRoot || !have('lsattr'))(
+    'a master stays immutable, also after a move that was cut off',
+    async ({ skip }) => {
+      await using bench = await labBench();
+      await workingLab(bench, 'a', '../masters/m.raw', 1);
+      const [from, to] = [bench.path('masters/m.raw'), bench.path('masters/n.raw')];
+      if ((await run('chattr', ['+i', from])).code !== 0) skip('this file system has no immutable files');
+      const plan = await planMove(from, to, [bench.path('a')]);
+      const cutOff = { ...plan, labFiles: [bench.path('masters')] };
+      await expect(moveMaster(cutOff)).rejects.toThrow();
+      expect([existsSync(from), existsSync(to)]).toEqual([true, true]);
+      expect(await bench.must('move', from, to, 'a')).toContain('completing a move that was cut off');
+      expect(existsSync(from)).toBe(false);
+      expect(await mustRun('lsattr', [to])).toMatch(/^-*i/);
+      await mustRun('chattr', ['-i', to]);
+    },
+  );
+
   it('waits for nobody who works on the place that it goes to', async () => {
     await using bench = await labBench();
     const content = await workingLab(bench, 'a', '../masters/m.raw', 1);
@@ -232,6 +252,40 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('move of a pool to anothe
     expect(readFileSync(join(from, 'notes.txt'), 'utf8')).toBe('mine too');
     await expectDisk(inside, content);
   });
+
+  it.skipIf(!haveLoops)(
+    'leaves the mount point that it lay on, and what is the file system’s own',
+    async () => {
+      await using bench = await labBench();
+      await using device = await loopDevice(bench, 'disk.img', 64 * 1024 * 1024);
+      await mustRun('mkfs.ext4', ['-q', device.path]);
+      mkdirSync(bench.path('a/pool/'), { recursive: true });
+      const [from, to] = [bench.path('a/pool'), bench.path('far')];
+      await mustRun('mount', [device.path, from]);
+      try {
+        const content = await workingLab(bench, 'a', '../masters/m.raw', 1);
+        expect(await bench.must('move', from, to, 'a', '--dry-run')).toContain('it would stay, empty');
+        const plan = await planPoolMove(from, to, [bench.path('a')]);
+        const cutOff = () => {
+          throw new Error('killed');
+        };
+        await expect(movePool(plan, cutOff)).rejects.toThrow('killed');
+        const said = await bench.must('move', from, to, 'a');
+        expect(said).toContain('completing a move that was cut off');
+        expect(said).toContain('is a mount point: it stays, empty');
+        expect(readdirSync(from)).toEqual(['lost+found']);
+        expect(readdirSync(to)).not.toContain('lost+found');
+        await expectDisk(join(to, 's1.qcow2'), content);
+        await bench.must('up', 'a/lab.yaml');
+        expect(await bench.must('up', 'a/lab.yaml')).toContain('nothing to do');
+        // And back: what moves into a mount point is a folder in it.
+        expect(await bench.must('move', to, from, 'a')).toContain('a/pool/far');
+        await expectDisk(join(from, 'far/s1.qcow2'), content);
+      } finally {
+        await unmount(from);
+      }
+    },
+  );
 
   it('is not completed over what was written in the old place after it was cut off', async ({ skip }) => {
     await using bench = await labBench();

@@ -200,6 +200,13 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img') || !have('du'))('space', (
     expect(text).toContain('there is room for all of it');
   });
 
+  it('says so where there is no pool yet', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 1 });
+    const { code, err } = await bench.run('space');
+    expect([code, err]).toEqual([1, expect.stringContaining(`There is no pool '${bench.path('class')}'`)]);
+  });
+
   it('warns where seats may come to need more than there is, and refuses what the lab file forbids', async () => {
     await using bench = await labBench();
     bench.write('lab.yaml', { seats: 3, disk: { size: '16T' } });

@@ -33,7 +33,9 @@ interface Recorded {
 }
 
 function recordIn(folder: string): Recorded | undefined {
-  const { uri, uuid, name, definition } = readJsonFile(recordOf(folder), 64 * 1024) ?? {};
+  const fix =
+    "it says which machine an installer ran in. Where libvirt has none of that build any more ('virsh list --all'; 'virsh undefine' it), remove it";
+  const { uri, uuid, name, definition } = readJsonFile(recordOf(folder), 64 * 1024, fix) ?? {};
   const texts = [uri, uuid, name, definition];
   if (!texts.every((one) => typeof one === 'string')) return undefined;
   const [at, id, called, file] = texts as string[];

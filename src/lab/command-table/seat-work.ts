@@ -86,6 +86,7 @@ export const seatWorkCommands: readonly CommandSpec[] = [
         choices: ['flatten', 'commit'],
       },
       { flags: '--anyway', help: 'also where clones would clash' },
+      { flags: '--plain', help: 'also a disk that is encrypted: the master is not' },
       stop,
       dryRun,
       output,

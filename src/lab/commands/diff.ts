@@ -3,13 +3,16 @@ import { resolve } from 'node:path';
 import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
 import { DiskError } from '../../errors.ts';
+import { unfiltered } from '../../image/image.ts';
 import { openImageFile, trustedImages } from '../../node.ts';
 import { count } from '../describe.ts';
 import { diffImages, type ImageDiff, type VolumeDiff } from '../diff/diff-images.ts';
 import type { FileChange } from '../diff/diff-trees.ts';
+import { assertMadeOn } from '../footing.ts';
 import { withoutControls } from '../messages.ts';
 import type { DiskEncryption } from '../seat.ts';
 import { assertKeyOfDisk, keyFor } from '../seat-key.ts';
+import { assertSoundLayer } from '../sound-image.ts';
 import {
   colours,
   type Input,
@@ -29,6 +32,11 @@ export const run: LabCommand = async (input, context) => {
   await using image = await openImageFile(path, { policy: trustedImages, ...keyFor(encryption) });
   await using against =
     other === undefined ? undefined : await openImageFile(other, { policy: trustedImages });
+  for (const one of [image, ...(against ? [against] : [])]) {
+    const { layer } = unfiltered(one);
+    await assertSoundLayer(layer, { name: layer.source.name, signal: context.signal });
+    await assertMadeOn(one, context.signal);
+  }
   const before = against ?? image.backing;
   if (!before) {
     throw new DiskError('bad-argument', `'${shown(context, path)}' stands on no other image`, {

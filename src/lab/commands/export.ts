@@ -13,6 +13,7 @@ import { assertNothingAbove, assertOwnDisks } from '../release.ts';
 import { openSeatDisk, seatDiskFile } from '../seat-disk.ts';
 import { assertOwnExtraDisks } from '../seat-extras.ts';
 import { disksOf } from '../seat-key.ts';
+import { assertWholeSource } from '../whole-source.ts';
 import {
   type Input,
   type LabCommand,
@@ -125,8 +126,20 @@ function imageMachine(path: string): Machine {
     firmware: 'bios',
     bus: 'sata',
     networkCards: 1,
-    disks: [{ path, open: (signal) => openImageFile(path, { policy: trustedImages, signal }) }],
+    disks: [{ path, open: (signal) => openWhole(path, signal) }],
   };
+}
+
+/** Throws as `assertWholeSource`, but takes any file without a format for the bytes of a disk. */
+async function openWhole(path: string, signal: AbortSignal): Promise<Image> {
+  const image = await openImageFile(path, { policy: trustedImages, signal });
+  try {
+    await assertWholeSource(image, { name: path, format: image.layer.format, signal });
+  } catch (error) {
+    await image[Symbol.asyncDispose]();
+    throw error;
+  }
+  return image;
 }
 
 /** A seat with all its disks, which are what the lab made, on what it made them on. Throws as `seatDiskFile` and `openSeatDisk` do. */

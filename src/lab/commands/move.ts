@@ -104,8 +104,8 @@ async function movePoolTo(
       for (const place of [from, to]) removeEmptyRecords(dirname(place));
     }
   }
-  const { clones, labs, resumed } = plan;
-  if (wantsJson(input)) sayJson(context, { from, to, clones, labs, resumed, left, dryRun });
+  const { clones, labs, resumed, mountPoint } = plan;
+  if (wantsJson(input)) sayJson(context, { from, to, clones, labs, resumed, mountPoint, left, dryRun });
   else {
     const name = (path: string) => shown(context, path);
     const tail = resumed ? ' (completing a move that was cut off)' : '';
@@ -116,6 +116,8 @@ async function movePoolTo(
     );
     if (left.length > 0)
       say(context, `  ${name(from)} still has what came there meanwhile, or changed: ${left.join(', ')}`);
+    else if (mountPoint)
+      say(context, `  ${name(from)} is a mount point: it ${dryRun ? 'would stay' : 'stays'}, empty`);
   }
   return 0;
 }

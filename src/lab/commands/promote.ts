@@ -1,12 +1,12 @@
+import { dirname } from 'node:path';
 import { humanSize } from '../../cli/sizes.ts';
-import type { Lab } from '../lab.ts';
 import { nextNumber } from '../masters/library.ts';
 import { versionLabel } from '../masters/name.ts';
-import { promoteMethods, promoteSeat, promoteTarget } from '../masters/promote.ts';
+import { assertPlainWanted, promoteMethods, promoteSeat, promoteTarget } from '../masters/promote.ts';
 import { readImageHead } from '../overlay.ts';
 import { type LintReport, lintImage } from '../seal/lint.ts';
-import { openSeatDisk, seatDiskFile } from '../seat-disk.ts';
-import { type LabCommand, lazyProgress, say, sayJson, shown, wantsJson } from './command.ts';
+import { openSeatDisk, type SeatDiskFile, seatDiskFile } from '../seat-disk.ts';
+import { type LabCommand, lazyProgress, say, sayJson, shown, wantsJson, warn } from './command.ts';
 import { oneSeatFrom, whileOff } from './one-seat.ts';
 import { clonesWouldClash, describeFindings } from './seal.ts';
 
@@ -19,11 +19,14 @@ export const run: LabCommand = async (input, context) => {
   const { seat, file } = one;
   const name = typeof input.options.as === 'string' ? input.options.as : undefined;
   const method = promoteMethods.find((known) => known === input.options.method) ?? 'flatten';
+  const plain = input.options.plain === true;
   const bar = lazyProgress(context, 'copying', 'bytes');
   try {
     return await whileOff(one, 'promote', input, context, async (lab) => {
       const target = promoteTarget(lab, name);
-      const report = await lintSeat(lab, seat);
+      const disk = await seatDiskFile(lab, seat);
+      assertPlainWanted(disk, plain);
+      const report = await lintSeat(disk);
       const refused = clonesWouldClash(report) && input.options.anyway !== true;
       const known = report.findings.length + report.notes.length > 0;
       if (!wantsJson(input) && known) describeFindings(report, context);
@@ -41,11 +44,16 @@ export const run: LabCommand = async (input, context) => {
       }
       const { signal, now } = context;
       const version = await promoteSeat(lab, seat, {
-        ...{ method, name, now, signal, onProgress: bar.update },
+        ...{ method, name, plain, now, signal, onProgress: bar.update },
         digest: { signal },
       });
       const { label, path, record } = version;
       bar.end();
+      if (disk.encryption)
+        warn(
+          context,
+          `${label} is not encrypted: who may enter ${shown(context, dirname(path))} can read it`,
+        );
       if (wantsJson(input)) {
         const { content } = record!;
         sayJson(context, { lab: lab.name, seat, master: label, path, method, content, ...report });
@@ -61,7 +69,7 @@ export const run: LabCommand = async (input, context) => {
   }
 };
 
-async function lintSeat(lab: Lab, seat: string): Promise<LintReport> {
-  await using image = await openSeatDisk(await seatDiskFile(lab, seat));
+async function lintSeat(disk: SeatDiskFile): Promise<LintReport> {
+  await using image = await openSeatDisk(disk);
   return await lintImage(image);
 }

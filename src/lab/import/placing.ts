@@ -1,4 +1,4 @@
-import { linkSync, lstatSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
+import { linkSync, lstatSync, readdirSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { type CommitOptions, createAside, cutName, syncDirectory } from '../../platform/atomic-file.ts';
@@ -31,6 +31,8 @@ interface Step {
   readonly path: string;
   /** What the new file is known by, wherever it is. */
   readonly id: string;
+  /** What it is known by also when it was written to; undefined in a journal of an older version. */
+  readonly born?: string;
   /** The second name of the file that it replaces. */
   readonly before?: string;
 }
@@ -55,8 +57,8 @@ export async function placeAll(files: readonly NewFile[], force: boolean): Promi
   for (const file of files) await file.settle();
   const steps = files.map(({ path, written }): Step => {
     const target = realPath(path);
-    const before = force && factsIfAny(target) ? { before: secondName(target) } : {};
-    return { path: target, id: idOf(written)!, ...before };
+    const before = force && factsIfAny(target) ? { before: secondName(target, processMark()) } : {};
+    return { path: target, id: idOf(written)!, born: birthOf(written), ...before };
   });
   const journal = journalOf(last);
   beginJournal(journal, { process: processMark(), steps });
@@ -99,6 +101,52 @@ export function clearKilled(last: string): void {
   else undo(path, journal.steps);
 }
 
+/** What imports that were killed at their very end left in a folder: all is in its place there, and what it replaced has a second name. */
+export interface LeftOfImports {
+  /** In the order in which they may go. */
+  readonly garbage: readonly string[];
+  readonly kept: readonly { readonly path: string; readonly why: string }[];
+}
+
+/** Changes nothing. What is no import's by a journal of this user, and what replaced it, is kept. Throws what looking into the folder throws. */
+export function leftOfImports(folder: string): LeftOfImports {
+  const garbage: string[] = [];
+  const kept: { path: string; why: string }[] = [];
+  for (const name of readdirSync(folder)) {
+    if (!/^\..+\.cowherd-import$/.test(name)) continue;
+    const path = join(folder, name);
+    try {
+      const journal = readJournal(path);
+      if (!journal) continue;
+      const why = whyKept(journal);
+      if (why !== undefined) kept.push({ path, why });
+      else garbage.push(...secondNamesIn(journal), path);
+    } catch (error) {
+      if (!isDiskError(error)) throw error;
+      kept.push({ path, why: error.message });
+    }
+  }
+  return { garbage, kept };
+}
+
+function secondNamesIn({ steps }: Journal): readonly string[] {
+  return steps.flatMap(({ before }) => (before !== undefined && factsIfAny(before) ? [before] : []));
+}
+
+/** Why what a journal names is not to be removed; undefined: all that it tells of is whole and in its place. */
+function whyKept(journal: Journal): string | undefined {
+  if (!isDone(journal)) return 'an import was cut off: the same one, with --force, puts that right';
+  for (const step of journal.steps) {
+    const { path, before, born } = step;
+    if (before === undefined) continue;
+    if (before !== secondName(path, journal.process)) return `'${before}' is no name that an import gives`;
+    // Whoever uses the machine writes to its disks: the file is the one that was put there.
+    if (!isPlaced(step) && (born === undefined || birthOf(path) !== born))
+      return `'${path}' is not what the import put there; '${before}' is what it replaced`;
+  }
+  return undefined;
+}
+
 function journalOf(last: string): string {
   return join(dirname(last), `.${cutName(basename(last))}.cowherd-import`);
 }
@@ -126,10 +174,9 @@ function readJournal(path: string): Journal | undefined {
 }
 
 function isStep(value: unknown): value is Step {
-  const { path, id, before } = (value ?? {}) as Partial<Step>;
-  return (
-    typeof path === 'string' && typeof id === 'string' && ['string', 'undefined'].includes(typeof before)
-  );
+  const { path, id, born, before } = (value ?? {}) as Partial<Step>;
+  const texts = [born, before].every((one) => ['string', 'undefined'].includes(typeof one));
+  return typeof path === 'string' && typeof id === 'string' && texts;
 }
 
 function beginJournal(path: string, journal: Journal): void {
@@ -198,8 +245,14 @@ function idOf(path: string): string | undefined {
   return facts && `${facts.inode}-${facts.size}-${facts.modifiedNs}`;
 }
 
-function secondName(path: string): string {
-  return join(dirname(path), `.${cutName(basename(path))}.cowherd-before-${processMark()}`);
+/** Stays for as long as there is the file; its number alone another one gets when it is gone. */
+function birthOf(path: string): string | undefined {
+  const stats = lstatSync(path, { bigint: true, throwIfNoEntry: false });
+  return stats && `${stats.ino}-${stats.birthtimeNs}`;
+}
+
+function secondName(path: string, mark: string): string {
+  return join(dirname(path), `.${cutName(basename(path))}.cowherd-before-${mark}`);
 }
 
 function keepSecondName(path: string, before: string): void {

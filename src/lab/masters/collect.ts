@@ -11,10 +11,11 @@ import {
   recordsFor,
 } from '../../platform/dependents.ts';
 import { asSystemError } from '../../platform/errno.ts';
-import { isImmutable, setImmutable } from '../../platform/file-facts.ts';
+import { fileFacts, isImmutable, setImmutable } from '../../platform/file-facts.ts';
 import { abandonedFolders, allocatedIn, mountedIn, removeFolder } from '../../platform/scratch-folder.ts';
 import { mastersOf } from '../former.ts';
 import { releaseHold } from '../guard.ts';
+import { leftOfImports } from '../import/placing.ts';
 import { forgetContent } from '../master.ts';
 import { fileIdentity, readImageHead } from '../overlay.ts';
 import { lockPool } from '../pool-lock.ts';
@@ -85,6 +86,12 @@ export async function planCollection(masters: string, options: CollectOptions): 
       const allocated = readImageHead(path)?.allocated ?? 0;
       garbage.push({ kind: 'leftover', path, allocated, why: 'a run that was killed left it' });
     }
+  }
+  const imported = leftOfImports(folder);
+  kept.push(...imported.kept);
+  for (const path of imported.garbage) {
+    const allocated = fileFacts(path).allocated;
+    garbage.push({ kind: 'leftover', path, allocated, why: 'an import that was killed at its end left it' });
   }
   for (const path of abandonedFolders(folder)) {
     const why = await whyNotRemoved(path);

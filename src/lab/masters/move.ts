@@ -171,9 +171,8 @@ export async function planMove(
 export async function moveMaster(plan: MovePlan, options: MoveOptions = {}): Promise<void> {
   const { from, to } = plan;
   makeFolder(dirname(to));
-  writeJournal(from, to);
+  const immutable = writeJournal(from, to);
   const before = nameExists(from) ? fileFacts(from) : undefined;
-  const immutable = nameExists(from) && isImmutable(from) === true;
   const placed = plan.placed ?? (await placeAnew(from, to, immutable, options));
   for (const { note, ...recorder } of nameExists(from) ? recordsFor(from) : []) {
     const state = typeof note?.state === 'string' ? resolve(dirname(from), note.state) : undefined;

@@ -4,7 +4,7 @@ import { DiskError, isDiskError } from '../../errors.ts';
 import { createAside, sweepAsides, syncDirectory } from '../../platform/atomic-file.ts';
 import { recordFolder } from '../../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../../platform/errno.ts';
-import { setImmutable } from '../../platform/file-facts.ts';
+import { isImmutable, setImmutable } from '../../platform/file-facts.ts';
 import { readJsonFile, writeJsonFile } from '../../platform/json-file.ts';
 import type { OnProgress } from '../../storage/store.ts';
 import { copyCompared, datesOf, holdSame } from '../compared-copy.ts';
@@ -34,23 +34,38 @@ interface Journal {
   /** Of the master's file; undefined in one that an older version wrote. */
   readonly size?: unknown;
   readonly head?: unknown;
+  /** The master was immutable before it moved, and is to be again. */
+  readonly immutable?: unknown;
 }
 
 function journalPath(from: string): string {
   return join(dirname(from), recordFolder, `${basename(from)}.move.json`);
 }
 
-/** The journal of a move that was cut off; undefined: there was none. */
+/** The journal of a move that was cut off; undefined: there was none. Throws `corrupt`. */
 export function readJournal(from: string): Journal | undefined {
-  const journal = readJsonFile(journalPath(from), 64 * 1024);
-  return typeof journal?.to === 'string' ? { ...journal, to: resolve(dirname(from), journal.to) } : undefined;
+  const path = journalPath(from);
+  const fix =
+    `it says where the move of '${from}' goes that was cut off. Write into it {"version":1,"to":"THE NEW NAME, AS A WHOLE PATH"},\n` +
+    'and the same command completes the move; where nothing has the new name yet, remove it, and the move begins anew';
+  const journal = readJsonFile(path, 64 * 1024, fix);
+  if (journal === undefined) return undefined;
+  if (typeof journal.to === 'string') return { ...journal, to: resolve(dirname(from), journal.to) };
+  throw new DiskError('corrupt', `The journal '${path}' is damaged`, { path, detail: { fix } });
 }
 
-/** The journal says by what the master is known when its old name is gone. */
-export function writeJournal(from: string, to: string): void {
-  if (!nameExists(from)) return;
+/**
+ * The journal says by what the master is known when its old name is gone, and whether it was immutable: a run that was cut off may have
+ * taken that from it. Answers whether it was.
+ */
+export function writeJournal(from: string, to: string): boolean {
+  const before = readJournal(from)?.immutable === true;
+  if (!nameExists(from)) return before;
   const { size, head } = fileFacts(from);
-  writeJsonFile(journalPath(from), { version: 1, to: relative(dirname(from), to), size, head });
+  const immutable = before || isImmutable(from) === true;
+  const what = { version: 1, to: relative(dirname(from), to), size, head };
+  writeJsonFile(journalPath(from), immutable ? { ...what, immutable } : what);
+  return immutable;
 }
 
 export function removeJournal(from: string): void {

@@ -9,7 +9,7 @@ import { writeFlatCopy } from '../flat-copy.ts';
 import { assertFooting } from '../footing.ts';
 import { type Lab, realPath } from '../lab.ts';
 import type { DigestOptions } from '../master.ts';
-import { openSeatDisk, seatDiskFile } from '../seat-disk.ts';
+import { openSeatDisk, type SeatDiskFile, seatDiskFile } from '../seat-disk.ts';
 import type { MasterVersion } from './library.ts';
 import { masterFormats, nameForVersionsOf, parseMasterName } from './name.ts';
 import { publishMaster } from './publish.ts';
@@ -21,6 +21,8 @@ export interface PromoteOptions {
   readonly method: (typeof promoteMethods)[number];
   /** Default: that of the master, without number. */
   readonly name?: string;
+  /** Also a disk that is encrypted: the master is not, and anybody may read it. */
+  readonly plain?: boolean;
   readonly now: () => number;
   readonly digest?: DigestOptions;
   readonly onProgress?: OnProgress;
@@ -40,12 +42,27 @@ export function promoteTarget(lab: Lab, name?: string): { readonly folder: strin
   });
 }
 
+/** Throws `bad-argument` where a disk is encrypted and nobody said that what it holds may be read by who reads masters. */
+export function assertPlainWanted({ seat, path, encryption }: SeatDiskFile, plain = false): void {
+  if (!encryption || plain) return;
+  throw new DiskError(
+    'bad-argument',
+    `The disk of ${seat} is encrypted, and a master is not: who may read that, reads what ${seat} holds`,
+    {
+      path,
+      field: 'plain',
+      detail: { fix: "--plain makes it all the same; 'cowherd save' keeps a copy that is encrypted" },
+    },
+  );
+}
+
 /**
  * Makes a seat's disk a new version of the master. The seat and its master stay as they are. The caller has seen that the
- * seat does not run. Throws as `seatDiskFile` and `publishMaster`.
+ * seat does not run. Throws as `seatDiskFile`, `assertPlainWanted` and `publishMaster`.
  */
 export async function promoteSeat(lab: Lab, seat: string, options: PromoteOptions): Promise<MasterVersion> {
   const disk = await seatDiskFile(lab, seat);
+  assertPlainWanted(disk, options.plain);
   const { method, now, digest, onProgress, signal } = options;
   const target = promoteTarget(lab, options.name);
   await using image = await openSeatDisk(disk);

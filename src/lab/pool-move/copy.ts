@@ -19,12 +19,13 @@ import { DiskError } from '../../errors.ts';
 import { syncDirectory } from '../../platform/atomic-file.ts';
 import { recordFolder } from '../../platform/dependents.ts';
 import { asSystemError } from '../../platform/errno.ts';
+import { isMountPoint } from '../../platform/scratch-folder.ts';
 import type { OnProgress } from '../../storage/store.ts';
 import { copyCompared, datesOf, holdSame } from '../compared-copy.ts';
 import { realPath } from '../lab.ts';
 import { backingPathOf, nameExists } from '../overlay.ts';
 import { scanImages } from '../scan.ts';
-import { within } from './files.ts';
+import { isLostAndFound, within } from './files.ts';
 import { type CopiedFile, copiedFiles } from './journal.ts';
 
 /*
@@ -149,7 +150,7 @@ function assertNothingCame(from: string, files: readonly CopiedFile[]): void {
 }
 
 /**
- * Removes the originals of a copy, and the folders that are empty then. One that was written to since stays, and so does one of
+ * Removes the originals of a copy, and the folders that are empty then, mount points aside. One that was written to since stays, and so does one of
  * which there is no copy any more, and all that came. Answers what stays, by its name in the folder. Throws `in-use`.
  */
 export async function removeCopied(from: string, to: string): Promise<readonly string[]> {
@@ -165,7 +166,7 @@ export async function removeCopied(from: string, to: string): Promise<readonly s
   }
   try {
     for (const path of done) rmSync(path, { force: true });
-    const left = removeEmptyFolders(from);
+    const { left } = removeEmptyFolders(from);
     syncDirectory(dirname(from));
     return left.map((path) => relative(from, path)).sort();
   } catch (cause) {
@@ -173,12 +174,17 @@ export async function removeCopied(from: string, to: string): Promise<readonly s
   }
 }
 
-/** Answers the paths of all files that keep folders from being empty. */
-function removeEmptyFolders(folder: string): readonly string[] {
-  const left = readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
+/** Answers the paths of all files that keep folders from being empty. What is a mount point stays, and so does a file system's own folder. */
+function removeEmptyFolders(folder: string): { readonly left: readonly string[]; readonly gone: boolean } {
+  if (isLostAndFound(folder)) return { left: [], gone: false };
+  const left: string[] = [];
+  let isEmpty = !isMountPoint(folder);
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
     const path = join(folder, entry.name);
-    return entry.isDirectory() ? removeEmptyFolders(path) : [path];
-  });
-  if (left.length === 0) rmdirSync(folder);
-  return left;
+    const inside = entry.isDirectory() ? removeEmptyFolders(path) : { left: [path], gone: false };
+    left.push(...inside.left);
+    isEmpty &&= inside.gone;
+  }
+  if (isEmpty) rmdirSync(folder);
+  return { left, gone: isEmpty };
 }

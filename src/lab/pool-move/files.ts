@@ -1,7 +1,8 @@
 import { type Dirent, readdirSync, readlinkSync } from 'node:fs';
-import { isAbsolute, join, relative } from 'node:path';
+import { basename, dirname, isAbsolute, join, relative } from 'node:path';
 import { DiskError } from '../../errors.ts';
 import { asSystemError } from '../../platform/errno.ts';
+import { isMountPoint } from '../../platform/scratch-folder.ts';
 
 /** Whether `path` is `folder` or lies in it. */
 export function within(path: string, folder: string): boolean {
@@ -14,7 +15,12 @@ export function isImageName(name: string): boolean {
   return /\.(qcow2|raw|img)$/.test(name);
 }
 
-/** Paths within a pool, of all files. Throws `unsupported` for links that would lead elsewhere then, and for sockets and the like. */
+/** Whether a folder is the file system's own, and not the pool's: of what its check has found. */
+export function isLostAndFound(path: string): boolean {
+  return basename(path) === 'lost+found' && isMountPoint(dirname(path));
+}
+
+/** Paths within a pool, of all files, but for those in a file system's `lost+found`. Throws `unsupported` for links that would lead elsewhere then, and for sockets and the like. */
 export function filesBelow(pool: string): readonly string[] {
   const found: string[] = [];
   const look = (folder: string) => {
@@ -26,6 +32,7 @@ export function filesBelow(pool: string): readonly string[] {
     }
     for (const entry of entries) {
       const name = join(folder, entry.name);
+      if (entry.isDirectory() && isLostAndFound(join(pool, name))) continue;
       if (entry.isDirectory()) look(name);
       else if (entry.isFile() || leadsOn(join(pool, folder), entry)) found.push(name);
       else {

@@ -27,17 +27,23 @@ export type PoolJournal = Omit<z.infer<ReturnType<typeof journalSchema>>, 'versi
 
 const journalLimit = 64 * 1024 * 1024;
 
-function journalPath(from: string): string {
+/** Where the journal of a move from there is. */
+export function journalPath(from: string): string {
   return join(dirname(from), recordFolder, `${basename(from)}.pool-move.json`);
 }
 
 /** The journal of a move that was cut off; undefined: there was none. Throws `corrupt`. */
 export function readJournal(from: string): PoolJournal | undefined {
   const path = journalPath(from);
-  const value = readJsonFile(path, journalLimit);
+  // Originals go when lab files name the copies, and what is renamed has one place: what a lab file names is whole, or gone.
+  const fix =
+    `it says where the move of the pool '${from}' goes that was cut off. Where the folder that the lab file names (pool:) holds the seats,\n` +
+    'remove the journal: the lab goes on there. Where that folder is gone, let the lab file name the one that holds them first';
+  const value = readJsonFile(path, journalLimit, fix);
   if (value === undefined) return undefined;
   const parsed = journalSchema().safeParse(value);
-  if (!parsed.success) throw new DiskError('corrupt', `The journal '${path}' is damaged`, { path });
+  if (!parsed.success)
+    throw new DiskError('corrupt', `The journal '${path}' is damaged`, { path, detail: { fix } });
   return { ...parsed.data, to: resolve(dirname(from), parsed.data.to) };
 }
 
@@ -73,10 +79,17 @@ export function markCopy(copy: string, from: string, files: readonly CopiedFile[
   writeJsonFile(copyMark(copy), { version: 1, from, files });
 }
 
-/** What was copied from `from` to `to`; undefined where `to` is no copy of it. */
+/** What was copied from `from` to `to`; undefined where `to` is no copy of it. Throws `corrupt`. */
 export function copiedFiles(from: string, to: string): readonly CopiedFile[] | undefined {
-  const { success, data } = markSchema().safeParse(readJsonFile(copyMark(to), journalLimit));
-  return success && data.from === from ? data.files : undefined;
+  const path = copyMark(to);
+  const fix =
+    `it says what was copied there from '${from}'. Where the lab file names '${to}' (pool:), the seats there count: when all are there, remove\n` +
+    `the old folder, '${journalPath(from)}', and this file. Else move '${to}' away, and the same command copies it anew`;
+  const value = readJsonFile(path, journalLimit, fix);
+  if (value === undefined) return undefined;
+  const { success, data } = markSchema().safeParse(value);
+  if (!success) throw new DiskError('corrupt', `The journal '${path}' is damaged`, { path, detail: { fix } });
+  return data.from === from ? data.files : undefined;
 }
 
 export function unmarkCopy(pool: string): void {

@@ -5,6 +5,7 @@ import { syncDirectory } from '../../platform/atomic-file.ts';
 import { type DependentsRecord, recordDependents, recordsFor } from '../../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../../platform/errno.ts';
 import { makeFolder } from '../../platform/json-file.ts';
+import { isMountPoint } from '../../platform/scratch-folder.ts';
 import { holdDisks } from '../hold-disks.ts';
 import { pathFrom } from '../master.ts';
 import { nameBacking } from '../name-backing.ts';
@@ -126,13 +127,14 @@ async function nameRelative(path: string): Promise<void> {
   await nameBacking(path, { path: pathFrom(dirname(path), backing.path), format: backing.format });
 }
 
-/** Another file system gets a copy, which is compared and put in place whole; the old folder goes last of all. */
+/** Another file system gets a copy, which is compared and put in place whole; the old folder goes last of all, or stays empty. */
 async function place(plan: PoolMovePlan, options: CopyOptions): Promise<AsyncDisposable> {
   const { from, to } = plan;
   try {
     rename(from, to);
   } catch (cause) {
-    if (errnoOf(cause) !== 'EXDEV') throw asSystemError(cause, 'move', from);
+    // A mount point stays where it is: what lies there goes.
+    if (errnoOf(cause) !== 'EXDEV' && !isMountPoint(from)) throw asSystemError(cause, 'move', from);
     return await placeCopy(plan, options);
   }
   syncDirectory(dirname(to));

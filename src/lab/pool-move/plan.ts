@@ -2,6 +2,7 @@ import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { parseReference } from '../../image/reference.ts';
 import { recordFolder } from '../../platform/dependents.ts';
+import { isMountPoint } from '../../platform/scratch-folder.ts';
 import { mastersOf } from '../former.ts';
 import { realPath } from '../lab.ts';
 import { pathFrom } from '../master.ts';
@@ -12,7 +13,7 @@ import { type LabState, readStateFile } from '../state.ts';
 import { assertLeftAlone } from './copy.ts';
 import { filesBelow, within } from './files.ts';
 import { assertFree } from './free.ts';
-import { copiedFiles, isPlaced, type PoolJournal, readJournal } from './journal.ts';
+import { copiedFiles, isPlaced, journalPath, type PoolJournal, readJournal } from './journal.ts';
 
 export interface PoolMovePlan {
   /** Absolute, symbolic links resolved. */
@@ -29,6 +30,8 @@ export interface PoolMovePlan {
   readonly resumed: boolean;
   /** What lies at `to` is the pool: proved by what that run left. */
   readonly placed: boolean;
+  /** A file system is mounted at the old place, which stays, empty then. */
+  readonly mountPoint: boolean;
   /** Where images that stand on one of the pool's are looked for. */
   readonly around: readonly string[];
 }
@@ -58,9 +61,10 @@ export async function planPoolMove(
   }
   const placed = journal !== undefined && isPlaced(from, journal);
   if (nameExists(to) && !placed) {
-    const fix =
-      journal && `a move to there was cut off: when '${to}' is out of the way, the same command goes on`;
-    throw new DiskError('exists', `There is '${to}' already`, { path: to, detail: { fix } });
+    throw new DiskError('exists', `There is '${to}' already`, {
+      path: to,
+      detail: { fix: journal && resumeFix(from, to) },
+    });
   }
   const present = placed ? to : from;
   const states = statesIn(present);
@@ -129,8 +133,21 @@ export async function planPoolMove(
     },
     resumed: journal !== undefined,
     placed,
+    mountPoint: isMountPoint(from),
     around,
   };
+}
+
+/** What to do where a move was cut off, and nothing proves what lies at its target to be the pool. */
+function resumeFix(from: string, to: string): string {
+  if (statesIn(from).length > 0)
+    return `a move to there was cut off, and the pool lies at '${from}' still: when that other folder is out of the way, the same command goes on`;
+  const careful = `a move to there was cut off, and no pool lies at '${from}' any more: '${to}' may be it, so do not remove that.`;
+  if (nameExists(from)) return `${careful}\nWhen '${from}' is out of the way, the same command goes on`;
+  return (
+    `${careful}\nWhere the seats are in it, let the lab file name it (pool:) and remove '${journalPath(from)}';\n` +
+    `where not, bring the pool back to '${from}', move the other folder away, and the same command goes on`
+  );
 }
 
 /** Throws `unsupported` for an image that names another one of the pool by a path that will be wrong. */

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { extraDiskName } from '../extra-disk-name.ts';
 
 /*
  * What Cowherd writes beside images on a host. A record that was cut off is none: its text does not parse.
@@ -80,7 +81,7 @@ export const names = {
   },
   isPlacement: (file: string) => /\.\d{1,9}\.seats\.json$/.test(file),
   disk: (seat: string) => `${seat}.qcow2`,
-  extra: (seat: string, disk: string) => `${seat}+${disk}.qcow2`,
+  extra: extraDiskName,
   seed: (seat: string) => `${seat}.seed.iso`,
   log: (seat: string) => `${seat}.log`,
 } as const;

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError } from '../../errors.ts';
 import type { DeviceMark } from '../device-mark.ts';
+import { seatOfExtraDisk } from '../extra-disk-name.ts';
 import { type ImageHead, imageHead } from '../overlay.ts';
 import { foreignDisk, isMarkedFor, isOurs } from '../plan.ts';
 import { largestSeed } from '../seat-extras.ts';
@@ -150,8 +151,7 @@ export async function removeSeatFiles(
     if (place === 'cut off' || (place !== 'missing' && place.mark?.lab === lab && place.mark.seat === seat))
       await remove(names.seed(seat));
   }
-  for (const file of files)
-    if (file.startsWith(`${seat}+`) && file.endsWith('.qcow2')) await removeDisk(file);
+  for (const file of files) if (seatOfExtraDisk(file) === seat) await removeDisk(file);
   if (files.has(names.disk(seat))) await removeDisk(names.disk(seat));
   return removed;
 }

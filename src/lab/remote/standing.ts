@@ -1,6 +1,7 @@
 import { basename } from 'node:path';
 import { DiskError } from '../../errors.ts';
 import { domainName } from '../domain-xml.ts';
+import { seatOfExtraDisk } from '../extra-disk-name.ts';
 import { backingPathOf, type ImageHead, imageHead } from '../overlay.ts';
 import { assertOwnDisks } from '../release.ts';
 import type { Seat } from '../seat.ts';
@@ -78,7 +79,7 @@ async function assertAlone(remote: RemoteHost, seats: readonly Seat[], use: Use)
 
 /** A copy of a master that is called as a seat is looks like an extra disk. */
 function isExtraOf(file: string, seat: string): boolean {
-  return file.startsWith(`${seat}+`) && file.endsWith('.qcow2') && !names.isCopy(file);
+  return seatOfExtraDisk(file) === seat && !names.isCopy(file);
 }
 
 function standsOn({ host }: RemoteHost, what: string, on: string, seats: readonly Seat[]): DiskError {

@@ -1,4 +1,4 @@
-import { type Dirent, readdirSync, realpathSync, statSync } from 'node:fs';
+import { lstatSync, realpathSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { IntervalSet } from '../../bytes/intervals.ts';
 import { DiskError, isDiskError } from '../../errors.ts';
@@ -7,8 +7,8 @@ import { openImageFile, trustedImages } from '../../node.ts';
 import { asSystemError } from '../../platform/errno.ts';
 import { type Space, spaceAt } from '../../platform/file-facts.ts';
 import { deviceSize } from '../device-disk.ts';
-import type { Lab } from '../lab.ts';
-import { backingPathOf, type ImageHead, isBlockDevice, readHeadIfOpen } from '../overlay.ts';
+import { filesIn, type Lab } from '../lab.ts';
+import { backingPathOf, type ImageHead, isBlockDevice, nameExists, readHeadIfOpen } from '../overlay.ts';
 import type { DiskEncryption } from '../seat.ts';
 import { keyFor } from '../seat-key.ts';
 import { fullBytes } from './worst-case.ts';
@@ -54,11 +54,15 @@ export interface PoolSpace {
 export async function measurePool(pool: string, lab?: Pick<Lab, 'name' | 'seats'>): Promise<PoolSpace> {
   const disks = [...(lab?.seats.values() ?? [])].flatMap((seat) => [seat.disk, ...(seat.disks ?? [])]);
   const keys = new Map(disks.map(({ path, encryption }) => [path, encryption]));
+  if (!nameExists(pool)) {
+    const detail = { fix: "'cowherd up' makes it" };
+    throw new DiskError('not-found', `There is no pool '${pool}'`, { path: pool, detail });
+  }
   const fileSystem = spaceAt(pool);
   const seats = new Map<string, SeatSpace>();
   const masters = new Map<string, IntervalSet | undefined>();
   const warnings: string[] = [];
-  for (const file of filesIn(pool)) {
+  for (const file of measuredIn(pool)) {
     const path = join(pool, file);
     const image = file.endsWith('.qcow2') ? readHeadIfOpen(path) : undefined;
     const owner = ownerOf(file, image, seats);
@@ -98,21 +102,17 @@ export async function measurePool(pool: string, lab?: Pick<Lab, 'name' | 'seats'
 }
 
 /** Names in the order that puts a seat's disk before its other files. */
-function filesIn(pool: string): readonly string[] {
+function measuredIn(pool: string): readonly string[] {
   const order = new Intl.Collator('en', { numeric: true });
-  try {
-    return readdirSync(pool, { withFileTypes: true })
-      .filter((entry) => !entry.name.startsWith('.') && (entry.isFile() || isLinkToDevice(pool, entry)))
-      .map((entry) => entry.name)
-      .sort((a, b) => Number(b.endsWith('.qcow2')) - Number(a.endsWith('.qcow2')) || order.compare(a, b));
-  } catch (cause) {
-    throw asSystemError(cause, 'look into', pool);
-  }
+  return [...filesIn(pool)]
+    .filter((name) => !name.startsWith('.') && takesSpace(join(pool, name)))
+    .sort((a, b) => Number(b.endsWith('.qcow2')) - Number(a.endsWith('.qcow2')) || order.compare(a, b));
 }
 
-/** As the disk of a seat on a block device is. */
-function isLinkToDevice(pool: string, entry: Dirent): boolean {
-  return entry.isSymbolicLink() && isBlockDevice(join(pool, entry.name));
+/** Files, and links to block devices, as the disk of a seat on one is. */
+function takesSpace(path: string): boolean {
+  const stat = lstatSync(path, { throwIfNoEntry: false });
+  return stat?.isFile() || (stat?.isSymbolicLink() && isBlockDevice(path)) || false;
 }
 
 function ownerOf(
