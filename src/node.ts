@@ -77,7 +77,7 @@ export interface OpenImageFileOptions
   /** As `OpenFileOptions.unflushed`, likewise. */
   readonly unflushed?: boolean;
   /** Told of each file of the host that is opened for it. */
-  readonly onFile?: (file: Pick<FileStore, 'device' | 'inode'>) => void;
+  readonly onFile?: (file: Pick<FileStore, 'device' | 'inode' | 'size'>) => void;
 }
 
 /**

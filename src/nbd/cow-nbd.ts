@@ -6,7 +6,7 @@ import { versionText } from '../cli/version.ts';
 import { wipe } from '../crypto/bytes.ts';
 import { nbdPort } from '../storage/nbd/protocol.ts';
 import { type NbdArguments, readArguments } from './arguments.ts';
-import { daemonize, isDaemon, settled } from './daemon.ts';
+import { daemonize, handedSockets, isDaemon, settled } from './daemon.ts';
 import { connectDevice, disconnectDevice } from './device.ts';
 import { helpText } from './help.ts';
 import { listExports } from './list-exports.ts';
@@ -49,7 +49,7 @@ export const cowNbd: Command = async (args, outer) => {
 
 async function run(found: NbdArguments, args: readonly string[], context: CliContext): Promise<number> {
   checkOperands(found, context);
-  const activated = activatedSockets(context.env, process.pid);
+  const activated = handedSockets(context.env) ?? activatedSockets(context.env, process.pid);
   if (activated > 0) checkActivation(found, activated);
   const place = placeOf(found, activated);
   const credentials = checkTls(found);

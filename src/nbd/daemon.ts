@@ -4,19 +4,25 @@ import type { Readable, Writable } from 'node:stream';
 import type { CliContext } from '../cli/context.ts';
 import { wipe } from '../crypto/bytes.ts';
 
-/** Set in the process that goes on in the background: the descriptor that it reports its start on. */
+/** Set in the process that goes on in the background: how many sockets of systemd's it has. */
 const marker = 'COWHERD_NBD_DAEMON';
 /** Above those that systemd hands over. */
 const reportFd = 9;
 
+/** The process in the foreground may be gone already: what it has set still holds. */
 export function isDaemon(env: CliContext['env']): boolean {
-  return env[marker] === String(process.ppid) || env[marker] === 'started';
+  return env[marker] !== undefined;
+}
+
+/** How many sockets of systemd's this process has from the one in the foreground; undefined: it is no daemon. */
+export function handedSockets(env: CliContext['env']): number | undefined {
+  return isDaemon(env) ? Number(env[marker]) : undefined;
 }
 
 /** What the process in the foreground has read of secrets already: a pipe gives its content once. */
 export function handedSecrets(env: CliContext['env']): ReadonlyMap<string, Uint8Array> {
   const secrets = new Map<string, Uint8Array>();
-  if (env[marker] !== String(process.ppid)) return secrets;
+  if (!isDaemon(env)) return secrets;
   const bytes = readFileSync(0);
   let at = bytes.indexOf('\n') + 1;
   if (at === 0) return secrets;
@@ -54,7 +60,8 @@ export async function daemonize(
     detached: true,
     stdio,
     argv0: process.argv0,
-    env: { ...process.env, [marker]: String(process.pid) },
+    // Systemd's word about its sockets names the process in the foreground, and holds for that one only (sd_listen_fds(3)).
+    env: { ...process.env, LISTEN_PID: undefined, LISTEN_FDS: undefined, [marker]: String(activated) },
   });
   handSecrets(child.stdin!, secrets);
   let said = false;

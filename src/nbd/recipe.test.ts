@@ -1,4 +1,4 @@
-import { writeFile } from 'node:fs/promises';
+import { truncate, writeFile } from 'node:fs/promises';
 import { afterEach, expect, it, vi } from 'vitest';
 import { tempDir } from '../../test/support/programs.ts';
 import { UserObjects } from '../cli/objects.ts';
@@ -48,4 +48,20 @@ it('keeps no passphrase when an image is open, or could not be opened', async ()
   // The server's own, for a thread that opens the image later, is not what was wiped.
   expect(Buffer.from(typed).toString()).toBe(passphrase);
   expect(kept.mock.calls[0][0].every((byte) => byte === 0)).toBe(true);
+});
+
+it('is not opened anew where a file of it was cut meanwhile', async () => {
+  await using dir = await tempDir();
+  const [base, image] = [dir.file('base'), dir.file('image')];
+  await writeFile(base, Buffer.alloc(1 << 20, 'b'));
+  await createImageFile(image, { format: 'qcow2', size: 1 << 20, backing: { path: base, format: 'raw' } });
+  const recipe = { program: 'cow-nbd', name: '', readOnly: true, filename: image, format: 'qcow2' };
+  await using first = await openExport(recipe);
+  const again = { ...recipe, files: first.facts.files };
+  {
+    await using second = await openExport(again, true);
+    expect(second.disk.size).toBe(1 << 20);
+  }
+  await truncate(base, 1 << 19);
+  await expect(openExport(again, true)).rejects.toThrow('of another size');
 });

@@ -58,7 +58,7 @@ export interface ExportFacts {
   readonly parallel: boolean;
   /** Of encrypted images, for the threads that open them after this one. */
   readonly volumeKeys: VolumeKeys;
-  /** The host's files that it lies in, by device and inode. */
+  /** The host's files that it lies in, by device, inode and bytes. */
   readonly files: readonly string[];
   /** What the user should see, whole lines. */
   readonly warnings: string;
@@ -112,9 +112,9 @@ export async function openExport(recipe: ExportRecipe, again = false): Promise<O
   });
   const files = [...found].sort();
   try {
-    // Names may lead to other files by now, and all clients are to be served the same.
+    // Names may lead to other files by now, or a file was cut, and all clients are to be served the same.
     if (again && recipe.files && files.join() !== recipe.files.join()) {
-      throw new CliFailure(`${openingFailed(recipe.filename)}it is another file by now`);
+      throw new CliFailure(`${openingFailed(recipe.filename)}it is another file by now, or of another size`);
     }
     if (recipe.offset !== undefined && recipe.offset > image.size) {
       throw new CliFailure(
@@ -184,7 +184,7 @@ async function openRecipeImage(
       locks: again ? 'none' : 'take',
       // As QEMU's exports do: clients were told a size.
       keepSize: true,
-      onFile: ({ device, inode }) => found.add(`${device}:${inode}`),
+      onFile: ({ device, inode, size }) => found.add(`${device}:${inode}:${size}`),
     });
   } catch (error) {
     throw inWords(error, openingFailed(filename));

@@ -1,6 +1,7 @@
 import type { Duplex } from 'node:stream';
 import { createServer, type TLSSocket, type TlsOptions } from 'node:tls';
 import type { Authorization, TlsCredentials } from '../cli/tls-objects.ts';
+import { pskSuites } from '../platform/psk-suites.ts';
 
 /**
  * Makes the server's end of TLS for streams of clients: an encrypted stream of each, or a rejection that says why, in QEMU's
@@ -81,7 +82,7 @@ function optionsOf(credentials: TlsCredentials, names: WeakMap<TLSSocket, string
   }
   return {
     // GnuTLS offers keys that were agreed on beforehand with the older version too.
-    ciphers: 'PSK:TLS_AES_128_GCM_SHA256:@SECLEVEL=0',
+    ciphers: `TLS_AES_128_GCM_SHA256:${pskSuites}`,
     minVersion: 'TLSv1.2',
     pskCallback(socket, identity) {
       names.set(socket, identity);

@@ -3,6 +3,7 @@ import { type ConnectionOptions, connect as connectTls, type TLSSocket } from 'n
 import { DiskError } from '../errors.ts';
 import type { ByteStream, ClientSecurity, NbdAddress, StreamSink } from '../storage/nbd/stream.ts';
 import { errnoOf, strerror } from './errno.ts';
+import { pskSuites } from './psk-suites.ts';
 
 /** What comes is laid here first, except where the sink has a place for it. */
 const scratchBytes = 64 * 1024;
@@ -221,7 +222,7 @@ function tlsOptions(
     const { username, keys } = credentials;
     const key = keys.get(username);
     return {
-      ciphers: 'PSK:@SECLEVEL=0',
+      ciphers: pskSuites,
       // OpenSSL under Node offers shared keys up to this version only.
       minVersion: 'TLSv1.2',
       maxVersion: 'TLSv1.2',
