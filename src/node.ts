@@ -29,6 +29,7 @@ import { createAside, syncDirectory } from './platform/atomic-file.ts';
 import { registerThreadCrew } from './platform/cipher-crew.ts';
 import { assertNoDependents } from './platform/dependents.ts';
 import { errnoOf, systemError } from './platform/errno.ts';
+import { identityOf } from './platform/file-facts.ts';
 import { registerNodePrimitives } from './platform/node-primitives.ts';
 import { connectSocket } from './platform/socket-stream.ts';
 import { registerXzCodec } from './platform/xz-codec.ts';
@@ -36,7 +37,6 @@ import { registerZlibCodec } from './platform/zlib-codec.ts';
 import { registerZstdCodec } from './platform/zstd-codec.ts';
 import { FileStore, openFileStore } from './storage/file.ts';
 import {
-  creationLock,
   openExisting,
   sweepFor,
   type TargetFile,
@@ -44,6 +44,7 @@ import {
   writtenInPlace,
 } from './storage/file-target.ts';
 import { FilterStore } from './storage/filter-store.ts';
+import { creationLock } from './storage/image-lock.ts';
 import { type ByteSource, type ByteStore, bottomOf } from './storage/store.ts';
 
 // The built-in codec runs everywhere; Node's own is several times as fast and works on several cores.
@@ -246,7 +247,7 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
   if (takesNewImages(path)) return exportTarget(path);
   const file = requireFile(path);
   await assertNoDependents(file, { force: options.corruptDependents });
-  const old = await openExisting(file);
+  const old = await openExisting(file, options.unflushed);
   const { keepLinks = false } = options;
   if (old && (old.fileKind === 'block' || (!keepLinks && fstatSync(old.fd).nlink > 1))) {
     return writtenInPlace(file, old, options);
@@ -440,10 +441,9 @@ export async function canonicalPath(path: string): Promise<string> {
   }
 }
 
-/** One file has one device and inode, whatever its names are. */
+/** One file is one, whatever its names are. */
 function identify(source: ByteSource): string {
   const bottom = bottomOf(source);
   if (!(bottom instanceof FileStore)) return source.name;
-  const { dev, ino } = fstatSync(bottom.fd, { bigint: true });
-  return `${dev}:${ino}`;
+  return identityOf(fstatSync(bottom.fd, { bigint: true }));
 }
