@@ -39,8 +39,13 @@ export interface TargetFile extends AsyncDisposable {
   readonly aside: boolean;
   /** There is a file that will be lost. */
   readonly replaces: boolean;
-  /** Takes away the file that will be replaced, before `commit`. */
-  withdraw(): Promise<void>;
+  /**
+   * Takes the file that will be replaced out of its place, before `commit`, and keeps it until this is disposed; `named`: leaves it there
+   * until `commit`. In place: nothing, its content is gone already.
+   */
+  withdraw(options?: { readonly named?: boolean }): void;
+  /** After `withdraw`, undoes that and a `commit`, as far as the file was written aside. */
+  takeBack(): void;
   /** Closes the store and makes its content durable, before a `commit` that is told that this is not needed. */
   settle(): Promise<void>;
   /**
@@ -103,8 +108,11 @@ export async function writtenInPlace(
     written: file,
     aside: false,
     replaces: true,
-    async withdraw() {
+    withdraw() {
       // Its content is gone already.
+    },
+    takeBack() {
+      // As before.
     },
     settle,
     async commit({ durable = true } = {}) {
