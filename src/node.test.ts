@@ -1,5 +1,5 @@
 import { readFileSync, statSync } from 'node:fs';
-import { chmod, link, mkdir, readdir, readFile, rename, symlink, writeFile } from 'node:fs/promises';
+import { chmod, link, mkdir, readdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { have, isRoot, mustRun, openQemuIo, run, type TempDir, tempDir } from '../test/support/programs.ts';
 import {
@@ -291,6 +291,38 @@ describe('creating a file', () => {
     await target.commit();
     expect([statSync(dir.file('disk.data')).size, statSync(path).size]).toEqual([10, 10]);
     expect((await readdir(dir.path)).sort()).toEqual(['disk', 'disk.data']);
+  });
+
+  it('puts all of them back when one cannot take its place', async () => {
+    const names = ['disk', 'disk.data', 'disk.more'];
+    for (const name of names) await writeFile(dir.file(name), `old ${name}`);
+    {
+      await using target = await createImageTarget(dir.file('disk'));
+      const { sibling } = target.context();
+      for (const name of ['disk.data', 'disk.new', 'disk.more']) {
+        await (await sibling!(name)).write(0, new Uint8Array(10).fill(1));
+      }
+      await rm(dir.file('disk.more'));
+      await mkdir(dir.file('disk.more'));
+      await expect(target.commit()).rejects.toMatchObject({ path: dir.file('disk.more') });
+    }
+    expect((await readdir(dir.path)).sort()).toEqual(names);
+    for (const name of names.slice(0, 2)) expect(readFileSync(dir.file(name), 'utf8')).toBe(`old ${name}`);
+  });
+
+  it('loses none of them when one cannot be made durable', async () => {
+    const names = ['disk', 'disk.data'];
+    for (const name of names) await writeFile(dir.file(name), `old ${name}`);
+    {
+      await using target = await createImageTarget(dir.file('disk'));
+      await (await target.context().sibling!('disk.data')).write(0, new Uint8Array(10).fill(1));
+      // What cannot be opened cannot be flushed.
+      const written = (await readdir(dir.path)).find((name) => name.startsWith('.disk.data.'))!;
+      await rm(dir.file(written));
+      await expect(target.commit()).rejects.toThrow();
+    }
+    expect((await readdir(dir.path)).sort()).toEqual(names);
+    for (const name of names) expect(readFileSync(dir.file(name), 'utf8')).toBe(`old ${name}`);
   });
 
   it('leaves all of them as they were when it is given up', async () => {

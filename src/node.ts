@@ -25,10 +25,11 @@ import {
 } from './image/open.ts';
 import { assertAllowed, type NamingImage, type ReferencePolicy, untrustedImages } from './image/policy.ts';
 import { combineReference, requireFile } from './image/reference.ts';
-import { createAside, syncDirectory } from './platform/atomic-file.ts';
+import { type CommitOptions, createAside, syncDirectory } from './platform/atomic-file.ts';
 import { registerThreadCrew } from './platform/cipher-crew.ts';
 import { assertNoDependents } from './platform/dependents.ts';
 import { errnoOf, systemError } from './platform/errno.ts';
+import { identityOf } from './platform/file-facts.ts';
 import { registerNodePrimitives } from './platform/node-primitives.ts';
 import { connectSocket } from './platform/socket-stream.ts';
 import { registerXzCodec } from './platform/xz-codec.ts';
@@ -36,7 +37,6 @@ import { registerZlibCodec } from './platform/zlib-codec.ts';
 import { registerZstdCodec } from './platform/zstd-codec.ts';
 import { FileStore, openFileStore } from './storage/file.ts';
 import {
-  creationLock,
   openExisting,
   sweepFor,
   type TargetFile,
@@ -44,6 +44,7 @@ import {
   writtenInPlace,
 } from './storage/file-target.ts';
 import { FilterStore } from './storage/filter-store.ts';
+import { creationLock } from './storage/image-lock.ts';
 import { type ByteSource, type ByteStore, bottomOf } from './storage/store.ts';
 
 // The built-in codec runs everywhere; Node's own is several times as fast and works on several cores.
@@ -191,15 +192,7 @@ export async function createImageTarget(path: string, options: TargetOptions = {
       const own = from.role === 'file' && siblings.get(normalize(requireFile(name)));
       return own ? own.store : resolve(reference, from, opening);
     },
-    async commit(how) {
-      // An image must not be there with data that is another image's,
-      if ([...siblings.values()].some(({ replaces }) => replaces)) await main.withdraw();
-      // nor without what it names.
-      if (how?.durable !== false) await settleAll([...siblings.values()]);
-      for (const file of siblings.values()) await file.commit({ ...how, durable: false });
-      if (how?.durable !== false) for (const folder of folders) syncDirectory(folder);
-      await main.commit(how);
-    },
+    commit: (how) => commitTogether(main, [...siblings.values()], how),
     async [Symbol.asyncDispose]() {
       for (const file of siblings.values()) await file[Symbol.asyncDispose]();
       await main[Symbol.asyncDispose]();
@@ -215,6 +208,48 @@ async function createSibling(place: string, options: TargetOptions): Promise<Tar
     const errno = isDiskError(error) ? error.detail.errno : errnoOf(error);
     if (typeof errno !== 'string') throw error;
     throw systemError(errno, 'create', place, { detail: { sibling: place }, cause: error });
+  }
+}
+
+/**
+ * Puts an image and the files beside it in their places: all of them, or on an error none. Without `durable: false` all are on the disk
+ * before the first that they replace goes, since that may fail, and take minutes.
+ */
+async function commitTogether(
+  main: TargetFile,
+  siblings: readonly TargetFile[],
+  how: CommitOptions | undefined,
+): Promise<void> {
+  const durable = how?.durable !== false;
+  if (siblings.length === 0) return main.commit(how);
+  if (durable) await settleAll([...siblings, main]);
+  const { replace = true } = how ?? {};
+  try {
+    // An image must not be there with data that is another image's, nor without what it names.
+    if (replace) main.withdraw({ named: !siblings.some((one) => one.replaces) });
+    for (const file of siblings) {
+      if (replace) file.withdraw({ named: true });
+      await file.commit({ ...how, durable: false });
+    }
+    if (durable) {
+      for (const folder of new Set(siblings.map(({ written }) => dirname(written)))) syncDirectory(folder);
+    }
+    await main.commit(how);
+  } catch (error) {
+    takeAllBack([...siblings, main]);
+    throw error;
+  }
+  // Only now what was replaced goes.
+  for (const file of [...siblings, main]) await file[Symbol.asyncDispose]();
+}
+
+function takeAllBack(files: readonly TargetFile[]): void {
+  for (const file of files) {
+    try {
+      file.takeBack();
+    } catch {
+      // The others must not stay as they are for it; what went wrong first is what is told.
+    }
   }
 }
 
@@ -246,7 +281,7 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
   if (takesNewImages(path)) return exportTarget(path);
   const file = requireFile(path);
   await assertNoDependents(file, { force: options.corruptDependents });
-  const old = await openExisting(file);
+  const old = await openExisting(file, options.unflushed);
   const { keepLinks = false } = options;
   if (old && (old.fileKind === 'block' || (!keepLinks && fstatSync(old.fd).nlink > 1))) {
     return writtenInPlace(file, old, options);
@@ -279,9 +314,8 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
     written: aside.path,
     aside: true,
     replaces: old !== undefined,
-    async withdraw() {
-      aside.withdraw();
-    },
+    withdraw: aside.withdraw,
+    takeBack: aside.takeBack,
     async settle() {
       await store[Symbol.asyncDispose]();
       await aside.settle();
@@ -325,8 +359,11 @@ async function exportTarget(path: string): Promise<TargetFile> {
     written: path,
     aside: false,
     replaces: true,
-    async withdraw() {
+    withdraw() {
       // Its content is gone already.
+    },
+    takeBack() {
+      // As before.
     },
     settle: () => store.flush(),
     async commit({ durable = true } = {}) {
@@ -440,10 +477,9 @@ export async function canonicalPath(path: string): Promise<string> {
   }
 }
 
-/** One file has one device and inode, whatever its names are. */
+/** One file is one, whatever its names are. */
 function identify(source: ByteSource): string {
   const bottom = bottomOf(source);
   if (!(bottom instanceof FileStore)) return source.name;
-  const { dev, ino } = fstatSync(bottom.fd, { bigint: true });
-  return `${dev}:${ino}`;
+  return identityOf(fstatSync(bottom.fd, { bigint: true }));
 }

@@ -1,4 +1,4 @@
-import { fstatSync, type Stats, statSync } from 'node:fs';
+import { fstatSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { FormatDriver, OptionValues } from '../formats/driver.ts';
 import type { Image } from '../image/image.ts';
@@ -7,6 +7,7 @@ import { createImage, openImage } from '../image/open.ts';
 import { parseReference, requireFile } from '../image/reference.ts';
 import { canonicalPath, createImageTarget, type ImageTarget } from '../node.ts';
 import { sweepAsides } from '../platform/atomic-file.ts';
+import { identityOf } from '../platform/file-facts.ts';
 import { FileStore } from '../storage/file.ts';
 import { allPermissions, Permission } from '../storage/image-lock.ts';
 import { bottomOf, hostFileOf } from '../storage/store.ts';
@@ -119,7 +120,9 @@ async function openTarget(
   wish: ConvertArguments,
 ): Promise<ConvertTarget> {
   // The target will have the name that an old file may have still: such a file cannot be its backing file.
-  const oldFile = takesNewImages(path) ? undefined : statSync(requireFile(path), { throwIfNoEntry: false });
+  const oldFile = takesNewImages(path)
+    ? undefined
+    : statSync(requireFile(path), { throwIfNoEntry: false, bigint: true });
   const image = await openImage(target.store, {
     format: driver.name,
     writable: true,
@@ -130,8 +133,8 @@ async function openTarget(
     canonicalPath,
     resolve: target.resolver(wish.images.opening),
     identify: (source) => {
-      if (source === target.store) return identityOf(oldFile);
-      return source instanceof FileStore ? identityOf(fstatSync(source.fd)) : source.name;
+      if (source === target.store) return oldFile && identityOf(oldFile);
+      return source instanceof FileStore ? identityOf(fstatSync(source.fd, { bigint: true })) : source.name;
     },
   });
   const isZero =
@@ -162,10 +165,6 @@ function isDurable({ cache }: ConvertArguments): boolean {
 /** A new image is opened by the secret that it was made with. */
 function keySecrets({ values }: CreationOptions): OptionValues {
   return Object.fromEntries(Object.entries(values).filter(([name]) => name.endsWith('key-secret')));
-}
-
-function identityOf(stats: Stats | undefined): string | undefined {
-  return stats && `${stats.dev}:${stats.ino}`;
 }
 
 /** Who asks for many requests at once wants them to wait for the disk together. */

@@ -36,9 +36,14 @@ export interface Aside extends AsyncDisposable {
   commitNow(options?: CommitOptions): void;
   /** Makes the file's content durable, for a `commit` that need not do it: many files may be settled at a time. */
   settle(): Promise<void>;
-  /** Deletes the file that will be replaced, if there is one, durably; `commit` still gives its permissions on. */
-  withdraw(): void;
-  /** Deletes what was written. After `commit`, nothing. Disposing does the same. */
+  /**
+   * Keeps the file that will be replaced, if there is one, under a hidden name until `abandon`, so that `takeBack` can bring it back. It
+   * loses its own name at once, durably; with `named` only by `commit`.
+   */
+  withdraw(options?: { readonly named?: boolean }): void;
+  /** After `withdraw`, undoes that and a `commit`: what was there is there again, what was written has its hidden name. */
+  takeBack(): void;
+  /** Deletes what was written; after `commit`, what `withdraw` has kept, if anything. Disposing does the same. */
   abandon(): Promise<void>;
 }
 
@@ -75,22 +80,19 @@ export function createAside(
   if (end.isDevice && target === end.path) {
     throw new DiskError('unsupported', `'${path}' is a device: no file can take its place`, { path });
   }
-  // Only to keep our own apart: whoever makes the file asks that none be there. (Node's crypto takes milliseconds to load.)
-  const random = Math.floor(Math.random() * 2 ** 48)
-    .toString(16)
-    .padStart(12, '0');
-  const temporary = join(
-    dirname(target),
-    `.${cutName(basename(target))}.cowherd-${processMark()}.${random}.part`,
-  );
+  const temporary = hiddenName(target);
   live.add(temporary);
+  /** Where the file is kept that is replaced. */
+  let kept: string | undefined;
+  let committed = false;
   if (!exitHooked) {
     exitHooked = true;
     process.on('exit', removeAsides);
   }
   const abandon = async () => {
-    if (!live.delete(temporary)) return;
-    removeFile(temporary);
+    if (live.delete(temporary)) removeFile(temporary);
+    if (committed && kept !== undefined) removeFile(kept);
+    if (committed) kept = undefined;
   };
   const commitNow = ({ replace = true, durable = true, mode }: CommitOptions = {}) => {
     try {
@@ -102,11 +104,35 @@ export function createAside(
       } else {
         moveUnlessExists(temporary, target);
       }
+      committed = true;
       live.delete(temporary);
       if (durable) syncDirectory(dirname(target));
     } catch (error) {
       throw asSystemError(error, 'create', path);
     }
+  };
+  const withdraw = ({ named = false } = {}) => {
+    try {
+      if (!lstatIfAny(target)?.isFile()) return;
+      copyAttributes(target, temporary);
+      const aside = hiddenName(target);
+      if (!named || !linkIfPossible(target, aside)) renameSync(target, aside);
+      kept = aside;
+      if (!named) syncDirectory(dirname(target));
+    } catch (error) {
+      throw asSystemError(error, 'replace', path);
+    }
+  };
+  const takeBack = () => {
+    if (committed) {
+      renameSync(target, temporary);
+      live.add(temporary);
+      committed = false;
+    }
+    if (kept !== undefined) renameSync(kept, target);
+    // Of two names of one file, a rename leaves both.
+    if (kept !== undefined) removeFile(kept);
+    kept = undefined;
   };
   return {
     path: temporary,
@@ -123,18 +149,20 @@ export function createAside(
         throw asSystemError(error, 'create', path);
       }
     },
-    withdraw() {
-      try {
-        copyAttributes(target, temporary);
-        removeFile(target);
-        syncDirectory(dirname(target));
-      } catch (error) {
-        throw asSystemError(error, 'replace', path);
-      }
-    },
+    withdraw,
+    takeBack,
     abandon,
     [Symbol.asyncDispose]: abandon,
   };
+}
+
+/** A name beside `target` that nothing has, by which a sweep knows whose it is. */
+function hiddenName(target: string): string {
+  // Only to keep our own apart: whoever makes the file asks that none be there. (Node's crypto takes milliseconds to load.)
+  const random = Math.floor(Math.random() * 2 ** 48)
+    .toString(16)
+    .padStart(12, '0');
+  return join(dirname(target), `.${cutName(basename(target))}.cowherd-${processMark()}.${random}.part`);
 }
 
 /** Deletes every temporary file of this process that is not committed; at once, for a process about to end. */
@@ -254,15 +282,20 @@ export function copyAttributes(from: string, to: string): void {
  * no hard links, Linux can rename so. Not durable on return.
  */
 export function moveUnlessExists(from: string, to: string): void {
+  if (linkIfPossible(from, to)) unlinkSync(from);
+  else renameUnlessExists(from, to);
+}
+
+/** Another name for a file; false where there can be none: the file system has none, or the file has all it may have. */
+function linkIfPossible(from: string, to: string): boolean {
   try {
     linkSync(from, to);
+    return true;
   } catch (error) {
     const errno = errnoOf(error);
     if (errno !== 'EPERM' && errno !== 'ENOTSUP' && errno !== 'EMLINK') throw error;
-    renameUnlessExists(from, to);
-    return;
+    return false;
   }
-  unlinkSync(from);
 }
 
 function renameUnlessExists(from: string, to: string): void {

@@ -1,4 +1,13 @@
-import { chmodSync, closeSync, constants, openSync, realpathSync, statfsSync, statSync } from 'node:fs';
+import {
+  type BigIntStats,
+  chmodSync,
+  closeSync,
+  constants,
+  openSync,
+  realpathSync,
+  statfsSync,
+  statSync,
+} from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { asSystemError, errnoName, errnoOf, systemError } from './errno.ts';
@@ -22,6 +31,20 @@ export interface FileFacts {
   readonly uid: number;
   readonly gid: number;
   readonly links: number;
+}
+
+/**
+ * A text that is equal for two names of one file, and for two nodes of one block device (`mknod`, a container's own /dev), which
+ * locks do not see as one.
+ */
+export function identityOf({
+  dev,
+  ino,
+  rdev,
+  mode,
+}: Pick<BigIntStats, 'dev' | 'ino' | 'rdev' | 'mode'>): string {
+  const isBlock = (mode & BigInt(constants.S_IFMT)) === BigInt(constants.S_IFBLK);
+  return isBlock ? `block device ${rdev}` : `${dev}:${ino}`;
 }
 
 /** The facts of what `path` leads to, or undefined where there is nothing. Throws `denied` and the like. */

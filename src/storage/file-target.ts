@@ -3,8 +3,7 @@ import { basename, dirname } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { type CommitOptions, sweepAsides } from '../platform/atomic-file.ts';
 import { asSystemError } from '../platform/errno.ts';
-import { type FileStore, openFileStore } from './file.ts';
-import { allPermissions, Permission } from './image-lock.ts';
+import { emptyUnlessInUse, type FileStore, openFileStore } from './file.ts';
 import type { ByteStore } from './store.ts';
 
 export interface TargetOptions {
@@ -40,8 +39,13 @@ export interface TargetFile extends AsyncDisposable {
   readonly aside: boolean;
   /** There is a file that will be lost. */
   readonly replaces: boolean;
-  /** Takes away the file that will be replaced, before `commit`. */
-  withdraw(): Promise<void>;
+  /**
+   * Takes the file that will be replaced out of its place, before `commit`, and keeps it until this is disposed; `named`: leaves it there
+   * until `commit`. In place: nothing, its content is gone already.
+   */
+  withdraw(options?: { readonly named?: boolean }): void;
+  /** After `withdraw`, undoes that and a `commit`, as far as the file was written aside. */
+  takeBack(): void;
   /** Closes the store and makes its content durable, before a `commit` that is told that this is not needed. */
   settle(): Promise<void>;
   /**
@@ -65,51 +69,50 @@ export function sweepFor(target: string, all?: boolean): void {
   }
 }
 
-/** What QEMU's tools ask for while they empty and fill a file. */
-export const creationLock = {
-  hold: Permission.write | Permission.resize,
-  shared: allPermissions & ~Permission.resize,
-};
-
-/** The file that is there, if there is one. */
-export async function openExisting(file: string): Promise<FileStore | undefined> {
+/** The file that is there, if there is one; `unflushed` as `OpenFileOptions.unflushed`, should it be written in place. */
+export async function openExisting(file: string, unflushed?: boolean): Promise<FileStore | undefined> {
   try {
-    return await openFileStore(file, { writable: true });
+    return await openFileStore(file, { writable: true, unflushed });
   } catch (error) {
     if (isDiskError(error, 'not-found')) return undefined;
     throw error;
   }
 }
 
-/** A target whose bytes go where the old ones lie: what another name or nobody else can have. Takes `old` over. */
+/**
+ * A target whose bytes go where the old ones lie: what another name or nobody else can have. Takes `old` over: its lock is taken before
+ * anything is changed, and kept until the store is closed. Throws `locked`.
+ */
 export async function writtenInPlace(
   file: string,
   old: FileStore,
-  { unflushed, mode }: TargetOptions,
+  { mode }: TargetOptions,
 ): Promise<TargetFile> {
   try {
+    await emptyUnlessInUse(old);
     // Who has it open keeps that.
     if (mode !== undefined && old.fileKind === 'regular') fchmodSync(old.fd, mode);
   } catch (cause) {
     await old[Symbol.asyncDispose]();
     throw asSystemError(cause, 'change the permissions of', file);
   }
-  await old[Symbol.asyncDispose]();
-  const store = await openFileStore(file, { create: 'truncate', unflushed });
-  const close = async () => store[Symbol.asyncDispose]();
+  const close = async () => old[Symbol.asyncDispose]();
   const settle = async () => {
     await close();
-    // Whoever wrote through `store` may have closed it; the file is the same through any other opening.
+    // Whoever wrote through the store may have closed it; the file is the same through any other opening.
     await using again = await openFileStore(file, { writable: true });
     await again.flush();
   };
   return {
-    store,
+    store: old,
     written: file,
     aside: false,
     replaces: true,
-    async withdraw() {
+    withdraw() {
       // Its content is gone already.
+    },
+    takeBack() {
+      // As before.
     },
     settle,
     async commit({ durable = true } = {}) {

@@ -4,7 +4,7 @@ import { blockDeviceSize, isDeviceReadOnly } from '../platform/block-device.ts';
 import { asSystemError, errnoOf, systemError } from '../platform/errno.ts';
 import { type LockBits, othersLocks } from './file-lock.ts';
 import { FileStore } from './file-store.ts';
-import { allPermissions, Permission } from './image-lock.ts';
+import { creationLock, Permission } from './image-lock.ts';
 
 export { onLocksMissing } from './file-lock.ts';
 export { FileStore };
@@ -14,7 +14,8 @@ export interface OpenFileOptions {
   readonly writable?: boolean;
   /**
    * 'exclusive' makes a new file and throws `exists` where one is; 'truncate' makes one or empties the one that
-   * is there, unless a program that uses it as an image holds QEMU's locks (`locked`). Both imply `writable`.
+   * is there (a device keeps its bytes), unless a program that uses it as an image holds QEMU's locks (`locked`); the lock
+   * for that is kept. Both imply `writable`.
    */
   readonly create?: 'exclusive' | 'truncate';
   /** Permission bits of a new file, before the umask. Default 0o644, as QEMU's. */
@@ -84,7 +85,7 @@ export async function openFileStore(path: string, options: OpenFileOptions = {})
       writable,
     };
     const store = new FileStore(found, options);
-    if (options.create === 'truncate' && !block) await emptyUnlessInUse(store);
+    if (options.create === 'truncate') await emptyUnlessInUse(store);
     return store;
   } catch (error) {
     closeSync(fd);
@@ -146,12 +147,11 @@ function checkKind(name: string, stats: Kind, writable: boolean): void {
   });
 }
 
-/** QEMU's own way: nobody may write to or resize the file while it is emptied; others may look on. */
-async function emptyUnlessInUse(store: FileStore): Promise<void> {
-  await store.lock({
-    hold: Permission.write | Permission.resize,
-    shared: allPermissions & ~Permission.resize,
-  });
-  if (store.size > 0) await store.resize(0);
-  await store.lock({ hold: 0, shared: allPermissions });
+/**
+ * Makes an open file one to be filled anew: it is empty (a device keeps its bytes), and until it is closed or locked otherwise, nobody
+ * else may begin to write to it. Throws `locked`, and changes nothing, where somebody does.
+ */
+export async function emptyUnlessInUse(store: FileStore): Promise<void> {
+  await store.lock(creationLock);
+  if (store.fileKind === 'regular' && store.size > 0) await store.resize(0);
 }

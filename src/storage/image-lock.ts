@@ -22,6 +22,15 @@ export interface ImageLock {
   readonly shared: number;
 }
 
+/**
+ * What QEMU's tools ask for while they empty and fill a file or device: nobody else may write to it or resize it, others may look
+ * on.
+ */
+export const creationLock: ImageLock = {
+  hold: Permission.write | Permission.resize,
+  shared: allPermissions & ~Permission.resize,
+};
+
 /** First byte of the locks for permissions held, and for permissions not shared. */
 export const lockBytes = { held: 100, unshared: 200 } as const;
 

@@ -1,18 +1,15 @@
-import { statSync } from 'node:fs';
 import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { isWritable } from '../../formats/driver.ts';
 import { findFormat } from '../../formats/index.ts';
 import { type Image, unfiltered } from '../../image/image.ts';
-import { takesNewImages } from '../../image/nodes/drivers/index.ts';
 import { PackingStore } from '../../image/packing-store.ts';
 import { requireFile } from '../../image/reference.ts';
 import { supportsBitmaps } from '../../operations/bitmap.ts';
 import { convertImages } from '../../operations/convert.ts';
 import { strerror } from '../../platform/errno.ts';
-import { FileStore, openFileStore } from '../../storage/file.ts';
+import { openFileStore } from '../../storage/file.ts';
 import { compressionIn } from '../../storage/file-unpacked.ts';
-import { bottomOf } from '../../storage/store.ts';
 import { isCacheMode } from '../cache-mode.ts';
 import type { CliContext, Command } from '../context.ts';
 import { type ConvertArguments, checkOperands, readConvertArguments } from '../convert-arguments.ts';
@@ -32,6 +29,7 @@ import { openForVerb } from '../open-image.ts';
 import { wantsHelp } from '../options.ts';
 import { type PercentProgress, qemuProgress } from '../progress.ts';
 import { loadSnapshot } from '../snapshot-argument.ts';
+import { refuseSourceItself } from '../source-itself.ts';
 import { openUnpacked } from '../unpacked-image.ts';
 import { helpFor } from './create.ts';
 
@@ -116,7 +114,7 @@ async function convert(
   const plan = wish.intoExisting ? undefined : planTarget(context, path, wish);
   const hasBacking = plan ? plan.backing !== undefined : wish.backingFile !== undefined;
   checkWishes(sources, wish, plan, hasBacking);
-  if (plan) refuseSourceItself(sources, path);
+  if (plan) refuseSourceItself(sources, path, wish);
   if (wish.bitmaps && !wish.skipBrokenBitmaps) await refuseBrokenBitmaps(sources[0]);
   const size = sources.reduce((sum, image) => sum + alignUp(image.size, sectorBytes), 0);
   await using target = plan
@@ -172,24 +170,6 @@ function checkWishes(
     if (!supportsBitmaps(sources[0])) throw new CliFailure('Source lacks bitmap support');
   }
   if (!isCacheMode(wish.cache)) throw new CliFailure(`Invalid cache option: ${wish.cache}`);
-}
-
-/**
- * A file with several names is written in place, so that all of them get the new content: with `-U`, where no lock stops it, that would be
- * the end of a source.
- */
-function refuseSourceItself(sources: readonly Image[], path: string): void {
-  const target = takesNewImages(path)
-    ? undefined
-    : statSync(requireFile(path), { throwIfNoEntry: false, bigint: true });
-  if (!target?.isFile() || target.nlink < 2n) return;
-  for (const source of sources) {
-    for (let image: Image | undefined = source; image; image = image.backing) {
-      const file = bottomOf(image.layer.source);
-      if (!(file instanceof FileStore) || file.device !== target.dev || file.inode !== target.ino) continue;
-      throw new CliFailure(`${path}: it is '${file.name}', which is read, under another name`);
-    }
-  }
 }
 
 function notCompressible(): CliFailure {

@@ -16,6 +16,7 @@ import { openForVerb } from '../open-image.ts';
 import { creationOptions, parseOptions } from '../options.ts';
 import { refuseOversize } from '../oversize.ts';
 import { int64Max, sizeArgument } from '../sizes.ts';
+import { refuseSourceItself } from '../source-itself.ts';
 import { flag, readOptions } from '../verb-options.ts';
 import { checkFileName, worded } from './create.ts';
 
@@ -64,6 +65,7 @@ export const run: Command = async (args, context) => {
     signal: context.signal,
   });
   const driver = targetDriver(wish.targetFormat, output);
+  refuseSourceItself([source], output, wish);
   const { from, to, pastEnd } = rangeOf(source.size, wish);
   await using target = await create(context, output, driver, to - from, wish);
   await using image = await openImage(target.store, {

@@ -1,0 +1,36 @@
+import { fstatSync, statSync } from 'node:fs';
+import type { Image } from '../image/image.ts';
+import { takesNewImages } from '../image/nodes/drivers/index.ts';
+import { requireFile } from '../image/reference.ts';
+import { identityOf } from '../platform/file-facts.ts';
+import { FileStore } from '../storage/file.ts';
+import { bottomOf } from '../storage/store.ts';
+import { CliFailure } from './failure.ts';
+
+/**
+ * Refuses a target that is written in place and is a part of what is read: a file with several names, with `-U` (`share`), where no lock
+ * stops it; a block device, with `-U` or by another node of its own, since locks are a node's. It would be the end of a source. (A file
+ * with one name is written aside.)
+ */
+export function refuseSourceItself(
+  sources: readonly Image[],
+  path: string,
+  { share }: { readonly share: boolean },
+): void {
+  const target = takesNewImages(path)
+    ? undefined
+    : statSync(requireFile(path), { throwIfNoEntry: false, bigint: true });
+  if (!target || (target.isFile() ? target.nlink < 2n : !target.isBlockDevice())) return;
+  for (const source of sources) {
+    for (let image: Image | undefined = source; image; image = image.backing) {
+      const file = bottomOf(image.layer.source);
+      if (!(file instanceof FileStore)) continue;
+      const read = fstatSync(file.fd, { bigint: true });
+      if (identityOf(read) !== identityOf(target)) continue;
+      // By its own node the lock stops it, in qemu-img's words.
+      if (target.isBlockDevice() && !share && read.dev === target.dev && read.ino === target.ino) continue;
+      const other = path === file.name ? '' : ', under another name';
+      throw new CliFailure(`${path}: it is '${file.name}', which is read${other}`);
+    }
+  }
+}

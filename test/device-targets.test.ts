@@ -1,0 +1,97 @@
+import { statSync, symlinkSync } from 'node:fs';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { cowImg } from '../src/cli/cow-img.ts';
+import { openFileStore } from '../src/node.ts';
+import { testContext } from './support/cli-context.ts';
+import { have, isRoot, mustRun, openQemuIo, run, type TempDir, tempDir } from './support/programs.ts';
+
+const canLoop = isRoot && have('losetup') && (await run('losetup', ['-f'])).code === 0;
+const canNode = canLoop && have('mknod');
+
+describe.skipIf(!canLoop || !have('qemu-img') || !have('qemu-io'))('a block device as a target', () => {
+  let dir: TempDir;
+  let device: string;
+
+  beforeEach(async () => {
+    dir = await tempDir('cowherd-targets-');
+    await mustRun('truncate', ['-s', '8M', dir.file('behind')]);
+    device = (await mustRun('losetup', ['-f', '--show', dir.file('behind')])).trim();
+    await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', device, '4M']);
+    await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -P 5 0 2M', device]);
+    const overlay = ['-b', device, '-F', 'qcow2', dir.file('overlay')];
+    await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', ...overlay]);
+    await mustRun('qemu-img', ['create', '-q', '-f', 'raw', dir.file('other'), '1M']);
+  });
+  afterEach(async () => {
+    await mustRun('losetup', ['-d', device]);
+    await dir.remove();
+  });
+
+  async function refused(line: string): Promise<string> {
+    const context = testContext({ program: 'cow-img', cwd: dir.path });
+    const words = line.split(' ').map((word) => word.replace('DEVICE', device).replace('DIR', dir.path));
+    expect([line, await cowImg(words, context)]).toEqual([line, 1]);
+    const read = ['-r', '-U', '-f', 'qcow2', '-c', 'read -P 5 0 2M', device];
+    const { stdout, stderr } = await run('qemu-io', read);
+    expect([line, stdout + stderr]).toEqual([line, expect.not.stringMatching(/failed|error/i)]);
+    return context.err();
+  }
+
+  const writers = [
+    ...['qcow2', 'vhdx', 'vdi', 'vpc', 'qed', 'parallels', 'qcow', 'raw'].map(
+      (format) => `create -q -f ${format} DEVICE 1M`,
+    ),
+    'create -q -f luks --object secret,id=s,data=x -o key-secret=s DEVICE 1M',
+    'convert -f raw -O qcow2 DIR/other DEVICE',
+    'convert -f raw -O raw DIR/other DEVICE',
+    'dd -f raw -O qcow2 if=DIR/other of=DEVICE',
+    'create -q -f qcow2 -o data_file=DEVICE DIR/new 1M',
+  ];
+
+  it('that a guest has, or that stands beneath a disk that one has, is not written to', async () => {
+    for (const image of [device, dir.file('overlay')]) {
+      await using _guest = await openQemuIo(['-f', 'qcow2', image]);
+      for (const line of writers) expect(await refused(line)).toContain('Failed to get "write" lock');
+    }
+  });
+
+  it('that is read, or that stands beneath what is read, is not written to', async () => {
+    symlinkSync(device, dir.file('link'));
+    for (const source of ['DEVICE', 'DIR/overlay']) {
+      for (const target of ['DEVICE', 'DIR/link']) {
+        const lines = [
+          `convert -f qcow2 -O qcow2 ${source} ${target}`,
+          `dd -f qcow2 -O raw if=${source} of=${target}`,
+        ];
+        for (const line of lines) {
+          expect(await refused(line)).toContain('Failed to get "write" lock');
+          expect(await refused(line.replace('-f', '-U -f'))).toContain('which is read');
+        }
+      }
+    }
+  });
+
+  it.skipIf(!canNode)('that is read is not written to by another node of it', async () => {
+    const { rdev } = statSync(device);
+    await mustRun('mknod', [dir.file('node'), 'b', String((rdev >> 8) & 0xfff), String(rdev & 0xff)]);
+    for (const source of ['DEVICE', 'DIR/overlay']) {
+      for (const line of [
+        `convert -f qcow2 -O qcow2 ${source} DIR/node`,
+        `convert -U -f qcow2 -O qcow2 ${source} DIR/node`,
+        `dd -f qcow2 -O qcow2 if=${source} of=DIR/node`,
+      ]) {
+        expect(await refused(line)).toContain('which is read, under another name');
+      }
+    }
+  });
+
+  it('stays locked from before its first byte until it is closed', async () => {
+    {
+      await using _guest = await openQemuIo(['-f', 'qcow2', device]);
+      await expect(openFileStore(device, { create: 'truncate' })).rejects.toMatchObject({ code: 'locked' });
+    }
+    await using _store = await openFileStore(device, { create: 'truncate' });
+    const { stderr } = await run('qemu-img', ['create', '-f', 'raw', device, '1M']);
+    expect(stderr).toContain('Failed to get');
+  });
+});
