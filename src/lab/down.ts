@@ -6,7 +6,7 @@ import { releaseHold } from './guard.ts';
 import { isSeatDiskName, removeFiles } from './hold-disks.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import { inspectMaster } from './master.ts';
-import { nameExists } from './overlay.ts';
+import { nameExists, readImageHead } from './overlay.ts';
 import { isMarkedFor, isOurs, type SeatFiles } from './plan.ts';
 import { seatFilesIn } from './prepare.ts';
 import { assertNobodyStandsOn } from './release.ts';
@@ -36,7 +36,10 @@ export async function planDown(lab: Lab): Promise<DownPlan> {
   const extras = extraFiles(lab);
   for (const files of seatFilesIn(lab)) {
     const found = ownFiles(lab, files);
-    for (const { path, ours } of extras.get(files.name) ?? []) (ours ? others : kept).push(path);
+    for (const { path, ours } of extras.get(files.name) ?? []) {
+      (ours ? others : kept).push(path);
+      if (ours) freed += readImageHead(path)?.allocated ?? 0;
+    }
     if (found.disk !== undefined) disks.push(found.disk);
     others.push(...found.others);
     kept.push(...found.kept);

@@ -31,7 +31,7 @@ import {
   type Step,
 } from './plan.ts';
 import type { Runner } from './runner/runner.ts';
-import { planExtras } from './seat-extras.ts';
+import { planExtras, withExtraFiles } from './seat-extras.ts';
 import { type Forecast, forecastOf, overcommitted, warningsOf } from './space/forecast.ts';
 import { planReserve } from './space/reserve.ts';
 import type { LabState, MasterState } from './state.ts';
@@ -120,7 +120,7 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
     ...extras.problems,
   ];
   const steps = [
-    ...plan.steps,
+    ...withExtraFiles(lab, plan.steps),
     ...extras.steps,
     ...(await planReserve(lab, files)),
     ...(await registrations(lab, plan, options.runner)),

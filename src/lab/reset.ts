@@ -34,7 +34,9 @@ export interface ResetOptions {
 
 export interface ResetResult {
   readonly seats: readonly string[];
-  /** Bytes that the old disks took, as `du` says. */
+  /** Absolute paths of the disks that are thrown away, extra disks too. */
+  readonly disks: readonly string[];
+  /** Bytes that they took, as `du` says. */
   readonly freed: number;
 }
 
@@ -58,15 +60,27 @@ export async function resetSeats(
     });
   }
   const jobs = names.map((seat): OverlayJob => ({ seat, path: seatPaths(lab.pool, seat).disk }));
-  const freed = checkDisks(lab, jobs);
+  checkDisks(lab, jobs);
   assertOwnExtras(lab, names);
+  const thrown = jobs.flatMap(({ seat, path }) =>
+    [path, ...extraDisksOf(lab, seat)].flatMap((one) => {
+      const head = readImageHead(one);
+      // A device that was set aside holds nothing.
+      return head && !head.mark ? [head] : [];
+    }),
+  );
+  const result: ResetResult = {
+    seats: names,
+    disks: thrown.map(({ path }) => path),
+    freed: thrown.reduce((sum, { allocated }) => sum + allocated, 0),
+  };
   assertSameMaster(lab, state);
   if (!options.acceptMaster) await assertMasterUnchanged(lab, names);
   await assertNobodyStandsOn(
     jobs.flatMap((job) => [job.path, ...extraDisksOf(lab, job.seat)]),
     lab,
   );
-  if (options.dryRun) return { seats: names, freed };
+  if (options.dryRun) return result;
 
   const { master, content } = options.acceptMaster
     ? await acceptMaster(lab, state, options)
@@ -99,7 +113,7 @@ export async function resetSeats(
     signal: options.signal,
   });
   if (elsewhere.length > 0) await changeOver(lab.spec, elsewhere, options);
-  return { seats: names, freed };
+  return result;
 }
 
 /** Takes the master as it is now, and holds it as `up` does: it may be another file than the one that was held. */
@@ -147,9 +161,8 @@ function seatsElsewhere(lab: Lab, jobs: readonly OverlayJob[]): readonly string[
   });
 }
 
-/** Throws `exists` where a disk is not the lab's own; gives the bytes that the disks take. */
-function checkDisks(lab: Lab, jobs: readonly OverlayJob[]): number {
-  let allocated = 0;
+/** Throws `exists` where a disk is not the lab's own. */
+function checkDisks(lab: Lab, jobs: readonly OverlayJob[]): void {
   for (const { seat, path } of jobs) {
     const head = readImageHead(path);
     const target = head ? undefined : linkTarget(path);
@@ -164,7 +177,5 @@ function checkDisks(lab: Lab, jobs: readonly OverlayJob[]): number {
         detail: { fix: 'move it away; only disks of the lab itself are thrown away' },
       });
     }
-    allocated += head.allocated;
   }
-  return allocated;
 }

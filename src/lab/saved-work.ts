@@ -21,7 +21,7 @@ import { assertNobodyStandsOn, isLocked } from './release.ts';
 import type { DiskEncryption } from './seat.ts';
 import { openSeatDisk, seatDiskFile, snapshotNames } from './seat-disk.ts';
 import { assertKeyOpens } from './seat-key.ts';
-import { assertNoSeatFile } from './seat-names.ts';
+import { assertNoLabsOwn } from './seat-names.ts';
 import { assertSound } from './sound-image.ts';
 import type { MasterState } from './state.ts';
 import { assertMasterUnchanged, describeChanges } from './verify.ts';
@@ -103,12 +103,20 @@ async function takeBack(
 }
 
 /**
- * Throws where a file must not be written or replaced, whoever asks for it: `exists` for what is or has the name of a seat's file,
+ * Throws where a file must not be written or replaced, whoever asks for it: `exists` for what is or has the name of a file of a lab's,
  * `in-use` for what a program has open or an image stands on.
  */
 export async function assertReplaceable(lab: Lab, file: string): Promise<void> {
-  assertNoSeatFile(file);
+  assertNoLabsOwn(file);
   const target = realPath(file);
+  const { file: labFile, encrypt, cdrom } = lab.spec;
+  const named = [labFile, encrypt?.passphraseFile, cdrom].find((one) => one && realPath(one) === target);
+  if (named !== undefined) {
+    throw new DiskError('exists', `The lab has '${named}' in use`, {
+      path: target,
+      detail: { fix: 'name another file' },
+    });
+  }
   if (await isLocked(target))
     throw new DiskError('in-use', `'${target}' is open in a program`, { path: target });
   await assertNobodyStandsOn([target], lab);

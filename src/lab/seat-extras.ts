@@ -7,7 +7,7 @@ import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { readSmallText } from '../platform/json-file.ts';
 import { seatOfExtraDisk } from './extra-disk-name.ts';
 import { extraDiskPath, filesIn, type Lab, seatPaths } from './lab.ts';
-import { encodeProvenance, type ImageHead, readImageHead } from './overlay.ts';
+import { encodeProvenance, type ImageHead, nameExists, readImageHead } from './overlay.ts';
 import { type FileJob, type PlaceOptions, placeFiles } from './place-files.ts';
 import { foreignDisk, isOurs, type Problem, type Step } from './plan.ts';
 import type { DiskEncryption, Seat } from './seat.ts';
@@ -157,6 +157,18 @@ export function extraFiles(lab: Lab): ReadonlyMap<string, readonly { path: strin
     found.set(seat, [...(found.get(seat) ?? []), { path, ours }]);
   }
   return found;
+}
+
+/** Steps that remove a seat name all of its files: its extra disks, its seed and the log of its console too. */
+export function withExtraFiles(lab: Lab, steps: readonly Step[]): readonly Step[] {
+  if (!steps.some((step) => step.do === 'remove')) return steps;
+  const extras = extraFiles(lab);
+  return steps.map((step) => {
+    if (step.do !== 'remove') return step;
+    const own = (extras.get(step.seat) ?? []).flatMap(({ path, ours }) => (ours ? [path] : []));
+    const { log } = seatPaths(lab.pool, step.seat);
+    return { ...step, paths: [...step.paths, ...own, ...(nameExists(log) ? [log] : [])] };
+  });
 }
 
 /** What a seat's seed image holds; undefined where the lab has none. Blames the lab file for what cannot be. */

@@ -1,34 +1,40 @@
 import { readdirSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
-import { recordFolder } from '../platform/dependents.ts';
+import { isRecordPlace, recordFolder } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { seatOfExtraDisk } from './extra-disk-name.ts';
 import { realPath, seatPaths } from './lab.ts';
+import { isLabFile } from './masters/lab-files.ts';
 import { nameExists, readImageHead } from './overlay.ts';
 import { type LabState, readStateFile, statePath } from './state.ts';
 
 /*
- * What others write into a pool: a file under the name of a seat's is taken for the seat's, and goes with it.
+ * What others write: a file under the name of a seat's is taken for the seat's, and goes with it; and what a lab is kept in is not
+ * to be replaced.
  */
 
 /**
- * Throws `exists` where a path is a disk of a seat or another of its files, or has the name of one that may be made: by the states in
- * its folder, and by what a disk that is there says itself.
+ * Throws `exists` where a path is a disk of a seat or another of its files, or has the name of one that may be made (by the states in
+ * its folder, and by what a disk that is there says itself); where it is a lab file, or lies among Cowherd's records.
  */
-export function assertNoSeatFile(path: string): void {
+export function assertNoLabsOwn(path: string): void {
   const folder = realPath(dirname(path));
   // The name of a seat whose disk is a device is a link.
   for (const place of new Set([join(folder, basename(path)), realPath(path)])) {
+    if (isRecordPlace(place))
+      throw refusal(place, `is in '${recordFolder}', where Cowherd keeps its records`);
+    if (isLabFile(place)) throw refusal(place, 'is a lab file');
     const owner = seatOf(place) ?? ownerByHead(place);
     if (!owner) continue;
     const is = nameExists(place) ? 'is' : 'has the name of';
     const what = place.endsWith('.qcow2') ? 'disk' : 'file';
-    throw new DiskError('exists', `'${place}' ${is} a ${what} of ${owner.seat} of the lab "${owner.lab}"`, {
-      path: place,
-      detail: { fix: 'name another file' },
-    });
+    throw refusal(place, `${is} a ${what} of ${owner.seat} of the lab "${owner.lab}"`);
   }
+}
+
+function refusal(place: string, why: string): DiskError {
+  return new DiskError('exists', `'${place}' ${why}`, { path: place, detail: { fix: 'name another file' } });
 }
 
 interface Owner {

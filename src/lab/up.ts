@@ -65,10 +65,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
 
   const removals = plan.steps.flatMap((step) => (step.do === 'remove' ? [step] : []));
   const extras = extraFiles(lab);
-  const doomed = removals.flatMap((step) => [
-    ...step.paths,
-    ...(extras.get(step.seat) ?? []).flatMap((one) => (one.ours ? [one.path] : [])),
-  ]);
+  const doomed = removals.flatMap((step) => step.paths);
   await assertNobodyStandsOn(doomed, lab);
   const told = seatsTold(lab, plan.steps);
   // An image that somebody put above a disk has a size of its own: the guest would see nothing of what the disk grows by.

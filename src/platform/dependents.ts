@@ -28,6 +28,12 @@ export const recordFolder = '.cowherd';
 
 const recordSuffix = '.dependents';
 
+/** Whether a path is that of a file in such a folder. */
+export function isRecordPlace(path: string): boolean {
+  const folder = dirname(path);
+  return basename(folder.endsWith(recordSuffix) ? dirname(folder) : folder) === recordFolder;
+}
+
 /** A record of more than this many bytes is not ours. */
 const recordLimit = 64 * 1024 * 1024;
 

@@ -93,4 +93,47 @@ export const nbdDifferences = [
     reason: 'Clients that end without a farewell are everyday; one that was refused is news.',
     shown: 'elsewhere',
   },
+  {
+    id: 'nbd-sends-on',
+    what: 'A client of cow-nbd that sends on, and takes no replies meanwhile',
+    qemuImg: 'qemu-nbd takes up to 16 requests, with their data',
+    cowImg: 'takes nothing more from it until it has taken what was answered: it must read while it sends',
+    reason:
+      'Clients that stall then cost bounded memory. Those that there are (libnbd, the kernel, QEMU) read while they send.',
+    shown: 'elsewhere',
+  },
+  {
+    id: 'nbd-zeroes-kept',
+    what: 'Zeroes that may become holes, of clients of a qcow2 image (or `-s`) without `--discard=unmap`',
+    qemuImg: 'qemu-nbd frees the clusters for other data, and leaves their blocks to the file',
+    cowImg:
+      'cow-nbd keeps the clusters for the same place; `--discard=unmap` gives them back, with their blocks, at the next flush',
+    reason: 'Space that was set aside for a place stays there unless holes were asked for.',
+    shown: 'elsewhere',
+  },
+  {
+    id: 'nbd-client-purpose',
+    what: "A client's certificate that says that it is for servers only (extended key usage)",
+    qemuImg: 'qemu-nbd lets the client in',
+    cowImg: 'cow-nbd does not, and says that the certificate is not trusted',
+    reason:
+      'So TLS libraries check it by default; a certificate for both purposes, or without the extension, will do.',
+    shown: 'elsewhere',
+  },
+  {
+    id: 'nbd-authz-unverified',
+    what: '`--tls-authz` of cow-nbd with `verify-peer=off`, or with keys that were agreed on beforehand',
+    qemuImg: 'qemu-nbd asks no list, and lets everybody in',
+    cowImg: "cow-nbd asks it for the empty name, or for that of the key's user",
+    reason: 'A list that was named is there to be asked.',
+    shown: 'elsewhere',
+  },
+  {
+    id: 'nbd-anonymous',
+    what: '`--object tls-creds-anon` of cow-nbd',
+    qemuImg: 'qemu-nbd serves with it',
+    cowImg: 'does not start: objects of that type are not supported',
+    reason: 'It keeps nobody out who stands in between, and Node has no such suites.',
+    shown: 'elsewhere',
+  },
 ] as const satisfies readonly Difference[];

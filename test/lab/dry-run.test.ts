@@ -1,8 +1,9 @@
-import { mkdirSync, unlinkSync } from 'node:fs';
+import { mkdirSync, unlinkSync, writeFileSync } from 'node:fs';
+import { basename } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { createImageFile } from '../../src/node.ts';
 import { have, mustRun } from '../support/programs.ts';
-import { labBench } from './support.ts';
+import { labBench, poolNames } from './support.ts';
 
 describe('seal --dry-run', () => {
   it('says which version it would be, and makes nothing', async () => {
@@ -74,5 +75,41 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('--dry-run', () => {
       expect([verb, answer.code, answer.err]).toEqual([verb, 0, expect.anything()]);
       expect([verb, look()]).toEqual([verb, before]);
     }
+  });
+});
+
+describe.skipIf(!have('qemu-io'))('a dry run says all that would go:', () => {
+  it('extra disks that reset empties, and all files of a seat that up --prune removes', async () => {
+    await using bench = await labBench();
+    const disks = [{ name: 'data', size: '8M' }];
+    bench.write('lab.yaml', { seats: 2, disks });
+    await bench.must('up');
+    const data = bench.path('class/student-01+data.qcow2');
+    await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -P 7 1M 2M', data]);
+    const reset = ['reset', 'student-01'] as const;
+    expect(await bench.must(...reset, '--dry-run')).toMatch(/1 disk and 1 extra disk \(2\.\d* MiB\)/);
+    const would = await bench.json<{ disks: string[]; freed: number }>(...reset, '--dry-run');
+    expect(would.disks).toEqual([bench.path('class/student-01.qcow2'), data]);
+    expect(would.freed).toBeGreaterThan(2 << 20);
+    expect(await bench.json(...reset)).toMatchObject({ disks: would.disks, freed: would.freed });
+    await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'read -P 0 1M 2M', data]);
+
+    writeFileSync(bench.path('class/student-02.log'), 'what the guest said');
+    bench.write('lab.yaml', { seats: 1, disks });
+    const before = poolNames(bench);
+    const { steps } = await bench.json<{ steps: { do: string; paths?: string[] }[] }>(
+      'up',
+      '--prune',
+      '--dry-run',
+    );
+    const named = steps.flatMap(({ paths = [] }) => paths.map((path) => basename(path)));
+    expect(named).toContain('student-02.log');
+    await bench.must('up', '--prune');
+    const left = poolNames(bench);
+    expect(named.sort()).toEqual(before.filter((name) => !left.includes(name)).sort());
+    expect(left.filter((name) => name.startsWith('student-02'))).toEqual([]);
+
+    await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -P 7 1M 2M', data]);
+    expect((await bench.json<{ freed: number }>('down', '--dry-run')).freed).toBeGreaterThan(2 << 20);
   });
 });

@@ -1,4 +1,5 @@
 import {
+  readdirSync,
   readFileSync,
   renameSync,
   statSync,
@@ -219,5 +220,45 @@ describe.skipIf(!qemu)('a file of a seat', () => {
     expect(bench.snapshot(bench.path('class'))).toEqual(before);
     await bench.must('import', 'other.qcow2', '-o', 'class/made.qcow2');
     await bench.must('import', 'other.qcow2', '-o', 'class/made.qcow2', '--force');
+  });
+});
+
+describe.skipIf(!qemu)('what a lab is kept in', () => {
+  it('is not replaced by save, import or export, also with --force', async () => {
+    await using bench = await labWithSaved();
+    await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', bench.path('other.qcow2'), '1M']);
+    writeFileSync(bench.path('broken.ova'), 'lab: class\nmaster: [\n');
+    symlinkSync('lab.yaml', bench.path('link'));
+    const files = () =>
+      ['class', 'lab.yaml', 'broken.ova'].flatMap((name) =>
+        // Locks come and go there.
+        Object.entries(bench.snapshot(bench.path(name))).filter(([path]) => !path.endsWith('.cowherd')),
+      );
+    const before = files();
+    const state = readdirSync(bench.path('class/.cowherd')).find((name) => /^lab-.*json$/.test(name))!;
+    const record = readdirSync(bench.path('.'), { recursive: true, encoding: 'utf8' }).find((name) =>
+      /[.]cowherd[/].*dependents[/].*json$/.test(name),
+    )!;
+    for (const [place, why] of [
+      ['lab.yaml', 'is a lab file'],
+      ['link', 'is a lab file'],
+      [`class/.cowherd/${state}`, 'keeps its records'],
+      [record, 'keeps its records'],
+      ['class/.cowherd/new.qcow2', 'keeps its records'],
+    ]) {
+      for (const command of [
+        ['save', 'student-01', place],
+        ['import', 'other.qcow2', '-o', place],
+      ]) {
+        for (const options of [['--force'], ['--force', '--dry-run']]) {
+          const { code, err } = await bench.run(...command, ...options);
+          expect([command, code, err]).toEqual([command, 1, expect.stringContaining(why)]);
+          expect(err).toContain('name another file');
+        }
+      }
+    }
+    const { code, err } = await bench.run('export', 'other.qcow2', 'broken.ova', '--force');
+    expect([code, err]).toEqual([1, expect.stringContaining('is a lab file')]);
+    expect(files()).toEqual(before);
   });
 });

@@ -39,6 +39,7 @@ describe.skipIf(!have('nbdsh') || !have('openssl'))('TLS', () => {
       ['client', '/C=DE/O=Herd/CN=seat-1', 'ca'],
       ['stranger', '/CN=seat-1', 'other-ca'],
       ['odd', '/C=DE/O=He, rd/OU=a/OU=b/CN=#"q" <1>;/emailAddress=a@b.c', 'ca'],
+      ['purpose', '/CN=seat-1', 'ca'],
     ]) {
       await openssl(
         'req',
@@ -52,7 +53,8 @@ describe.skipIf(!have('nbdsh') || !have('openssl'))('TLS', () => {
         '-out',
         `${name}.csr`,
       );
-      writeFileSync(`${pki}/${name}.ext`, 'subjectAltName=DNS:localhost,IP:127.0.0.1\n');
+      const purpose = name === 'purpose' ? 'extendedKeyUsage=serverAuth\n' : '';
+      writeFileSync(`${pki}/${name}.ext`, `subjectAltName=DNS:localhost,IP:127.0.0.1\n${purpose}`);
       await openssl(
         'x509',
         '-req',
@@ -71,7 +73,7 @@ describe.skipIf(!have('nbdsh') || !have('openssl'))('TLS', () => {
         `${name}-cert.pem`,
       );
     }
-    for (const name of ['stranger', 'odd']) {
+    for (const name of ['stranger', 'odd', 'purpose']) {
       mkdirSync(`${pki}/${name}`);
       for (const [from, to] of [
         ['ca-cert', 'ca-cert'],
@@ -224,6 +226,30 @@ describe.skipIf(!have('nbdsh') || !have('openssl'))('TLS', () => {
       }
     },
   );
+
+  it.skipIf(!have('qemu-nbd'))('lets in fewer than qemu-nbd does, as docs/differences.md says', async () => {
+    const authz = ['--object', 'authz-simple,id=a,identity=bob', '--tls-authz', 'a'];
+    const unverified = `tls-creds-x509,id=tls0,dir=${pki},endpoint=server,verify-peer=off`;
+    const psk = `tls-creds-psk,id=tls0,dir=${pki},endpoint=server`;
+    const alice = `h.set_tls_psk_file('${pki}/keys.psk')\nh.set_tls_username('alice')`;
+    for (const [args, how] of [
+      [['--object', creds()], certificates(`${pki}/purpose`)],
+      [['--object', unverified, ...authz], certificates(pki)],
+      [['--object', psk, ...authz], alice],
+    ] as const) {
+      const served: boolean[] = [];
+      for (const program of [undefined, 'qemu-nbd']) {
+        const words = ['-t', ...args, '--tls-creds', 'tls0', '-f', 'raw', image];
+        await using running = await server.start(words, { program });
+        const { stdout } = await nbdsh(
+          `h.set_tls(nbd.TLS_REQUIRE)\n${how}\nh.set_tls_verify_peer(False)\n` +
+            `h.connect_unix('${running.socket}')\nprint(h.pread(3,0))`,
+        );
+        served.push(stdout.includes('sss'));
+      }
+      expect(served, args.join(' ')).toEqual([false, true]);
+    }
+  });
 
   it('takes keys that were agreed on beforehand', async () => {
     const port = await freePort();

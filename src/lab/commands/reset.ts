@@ -63,7 +63,12 @@ const onThisMachine: LabCommand = async (input, context) => {
   const json = wantsJson(input);
   const which = describeSeats(names);
   if (dryRun && !json) {
-    say(context, `Would throw away ${count(names.length, 'disk')} (${humanSize(result.freed)}): ${which}`);
+    const { disks, freed } = result;
+    const own = new Set(seats.map((seat) => seat.disk.path));
+    const extras = disks.filter((path) => !own.has(path)).length;
+    const what =
+      count(disks.length - extras, 'disk') + (extras > 0 ? ` and ${count(extras, 'extra disk')}` : '');
+    say(context, `Would throw away ${what} (${humanSize(freed)}): ${which}`);
   } else if (!json) {
     say(context, `${count(names.length, 'seat')} reset in ${milliseconds(ms)}: ${which}`);
   }

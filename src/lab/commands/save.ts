@@ -6,7 +6,7 @@ import type { Lab } from '../lab.ts';
 import { nameExists } from '../overlay.ts';
 import { assertReplaceable, saveSeat } from '../saved-work.ts';
 import { seatDiskFile } from '../seat-disk.ts';
-import { assertNoSeatFile } from '../seat-names.ts';
+import { assertNoLabsOwn } from '../seat-names.ts';
 import { assertSound } from '../sound-image.ts';
 import { type LabCommand, say, sayJson, shown, wantsJson, warn } from './command.ts';
 import { oneSeatFrom, whileOff } from './one-seat.ts';
@@ -18,7 +18,7 @@ export const run: LabCommand = async (input, context) => {
   const file = resolve(context.cwd, one.rest[0]);
   const force = input.options.force === true;
   const work = async (lab: Lab) => {
-    assertNoSeatFile(file);
+    assertNoLabsOwn(file);
     if (nameExists(file) && !force) {
       throw new DiskError('exists', `There is a file '${one.rest[0]}' already`, {
         path: file,

@@ -7,13 +7,13 @@ import { createImageTarget, type ImageTarget } from '../../node.ts';
 import { convertImages } from '../../operations/convert.ts';
 import type { CommitOptions } from '../../platform/atomic-file.ts';
 import type { OnProgress } from '../../storage/store.ts';
-import { assertNoSeatFile } from '../seat-names.ts';
+import { assertNoLabsOwn } from '../seat-names.ts';
 
 const sectorBytes = 512;
 
-/** Throws `exists` where there is a file that would be replaced, and for what is or has the name of a seat's, whatever is forced. */
+/** Throws `exists` where there is a file that would be replaced, and for what is a lab's own or has the name of a seat's, whatever is forced. */
 export function assertFree(path: string, force: boolean): void {
-  assertNoSeatFile(path);
+  assertNoLabsOwn(path);
   if (!force && existsSync(path)) throw taken(path);
 }
 

@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs';
+import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDiskError } from '../../errors.ts';
 import { asSystemError, errnoOf } from '../../platform/errno.ts';
@@ -26,6 +26,16 @@ export interface LabFiles {
 
 const largestFile = 4 * 1024 * 1024;
 
+const namesMaster = /^\s*["']?master["']?\s*:/m;
+
+/** Whether a file is a lab's, whatever its name, also one with mistakes in it. */
+export function isLabFile(file: string): boolean {
+  if (!statSync(file, { throwIfNoEntry: false })?.isFile()) return false;
+  const text = unreadFile(file)?.text;
+  // Images of text have zeroes behind it.
+  return text !== undefined && !text.includes('\0');
+}
+
 /** What the lab files in these folders name. YAML that has no `master` is something else; one with mistakes in it may be a lab's. */
 export function labFilesIn(folders: readonly string[]): LabFiles {
   const named = new Map<string, string>();
@@ -49,7 +59,7 @@ export function labFilesIn(folders: readonly string[]): LabFiles {
 function unreadFile(file: string): UnreadLabFile | undefined {
   try {
     const text = readSmallText(file, largestFile) ?? '';
-    return /^\s*["']?master["']?\s*:/m.test(text) ? { file, text } : undefined;
+    return namesMaster.test(text) ? { file, text } : undefined;
   } catch (error) {
     if (!isDiskError(error)) throw error;
     return error.code === 'corrupt' ? undefined : { file };
