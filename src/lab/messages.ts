@@ -52,7 +52,8 @@ export function wholeMessage(error: DiskError): string {
   return `${error.message}: ${wholeMessage(cause)}`;
 }
 
-function fixOf(error: DiskError): string | undefined {
+/** What to do about an error; undefined where nobody knows. */
+export function fixOf(error: DiskError): string | undefined {
   const { fix } = error.detail;
   return typeof fix === 'string' ? fix : fixes[error.code];
 }

@@ -1,3 +1,4 @@
+import { DiskError } from '../errors.ts';
 import type { DeviceProblem } from './device-disk.ts';
 import { pathFrom } from './master.ts';
 import { backingPathOf, fileIdentity, type ImageHead } from './overlay.ts';
@@ -58,6 +59,14 @@ export interface Problem {
   readonly path: string;
   readonly what: string;
   readonly fix: string;
+}
+
+/** The refusal of `up`: the first of a plan's problems, and how many more there are. */
+export function problemError(problems: readonly Problem[]): DiskError {
+  const [{ seat, what, path, fix }] = problems;
+  const more = problems.length > 1 ? ` (and ${problems.length - 1} more: see 'cowherd plan')` : '';
+  const who = seat === undefined ? '' : `${seat}: `;
+  return new DiskError('exists', `${who}${what}: '${path}'${more}`, { path, detail: { fix } });
 }
 
 /** What is wanted, what is there, and the way from one to the other. */
@@ -233,10 +242,13 @@ function planSize(
 ): void {
   if (size < wanted) draft.steps.push({ do: 'grow', ...disk, from: size, to: wanted });
   else if (size > wanted) {
-    draft.notes.push(
-      `${disk.seat}: its disk has ${size} bytes, more than the lab file's ${wanted}; 'cowherd reset' makes it new`,
-    );
+    draft.notes.push(largerDisk(disk.seat, size, wanted));
   }
+}
+
+/** Disks never shrink: what is said of one that is larger than the lab file wants it, in bytes. */
+export function largerDisk(seat: string, size: number, wanted: number): string {
+  return `${seat}: its disk has ${size} bytes, more than the lab file's ${wanted}; 'cowherd reset' makes it new`;
 }
 
 /** Why a disk in a seat's place is not the seat's. */

@@ -16,7 +16,7 @@ import { fileFacts, type Master, masterChanged } from './master.ts';
 import { folderLock } from './masters/library.ts';
 import { isBlockDevice, readImageHead } from './overlay.ts';
 import { placeFiles } from './place-files.ts';
-import { isOurs, type Step } from './plan.ts';
+import { isOurs, problemError, type Step } from './plan.ts';
 import { lockPool, removeStaleLock } from './pool-lock.ts';
 import { otherContent, type Prepared } from './prepare.ts';
 import {
@@ -197,16 +197,8 @@ function assertPossible({ lab, plan, content, rolls, refused }: Prepared): void 
   const before = lab.state?.master;
   if (before && !rolls && content !== before.content && plan.stale.length > 0)
     throw masterChanged(lab, plan.stale, otherContent);
-  const [first] = plan.problems;
-  if (first === undefined) {
-    if (refused !== undefined) throw overcommitError(lab, refused);
-    return;
-  }
-  const more = plan.problems.length > 1 ? ` (and ${plan.problems.length - 1} more: see 'cowherd plan')` : '';
-  throw new DiskError('exists', `${first.seat}: ${first.what}: '${first.path}'${more}`, {
-    path: first.path,
-    detail: { fix: first.fix },
-  });
+  if (plan.problems.length > 0) throw problemError(plan.problems);
+  if (refused !== undefined) throw overcommitError(lab, refused);
 }
 
 async function createDisks(prepared: Prepared, options: ApplyOptions): Promise<readonly string[]> {
