@@ -68,20 +68,29 @@ export function strayed(
   return found;
 }
 
-/** What keeps `up` from making such seats anew, or `down` from forgetting them. `file`: the lab file. */
+/**
+ * What keeps `up` from having such seats elsewhere, or `down` from forgetting them. `file`: the lab file. `disks`: with the seats on their host,
+ * or in a folder that all hosts share.
+ */
 export function strayProblem(
   host: string,
   seats: readonly string[],
   file: string,
-  verb: 'up' | 'down' = 'up',
+  { disks, verb = 'up' }: { readonly disks: 'there' | 'shared'; readonly verb?: 'up' | 'down' },
 ): Problem {
-  const then = verb === 'up' ? 'makes them anew on other hosts' : 'forgets them';
+  const give = `'cowherd ${verb} --give-up ${host}'`;
+  const lost = verb === 'up' ? 'makes them anew on other hosts' : 'forgets them';
+  const kept = verb === 'up' ? 'has them on others, with their disks' : 'removes their disks';
+  const way =
+    disks === 'there'
+      ? `Where what they hold can go: ${give} ${lost}`
+      : `Where no guest of theirs runs there, nor ever will: ${give} ${kept}`;
   return {
     path: file,
     what: `${describeSeats(seats)} ${seats.length === 1 ? 'is' : 'are'} on the host ${host}, which the lab file does not name`,
     fix: [
       `give ${host} its line back: one that is away may stay there, its seats wait. Where it has another name now, 'cowherd up' finds`,
-      `them when it answers. Where what they hold can go: 'cowherd ${verb} --give-up ${host}' ${then}`,
+      `them when it answers. ${way}`,
     ].join(' '),
   };
 }
@@ -95,7 +104,7 @@ export function assertNotStrayed(
   for (const [host, names] of strays) {
     const hit = names.filter((name) => seats.includes(name));
     if (hit.length === 0) continue;
-    const { what, fix } = strayProblem(host, hit, file);
+    const { what, fix } = strayProblem(host, hit, file, { disks: 'there' });
     throw new DiskError('not-found', `${count(hit.length, 'seat')} left alone: ${what}`, {
       path: file,
       field: 'hosts',

@@ -50,6 +50,8 @@ export type Step =
     }
   /** The runner learns its definition. */
   | { readonly do: 'register'; readonly seat: string }
+  /** A host that has the seat's domain too forgets it. */
+  | { readonly do: 'withdraw'; readonly seat: string; readonly host: string }
   | { readonly do: 'remove'; readonly seat: string; readonly paths: readonly string[] }
   | { readonly do: 'remember'; readonly path: string };
 

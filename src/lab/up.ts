@@ -89,6 +89,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
     if (step.do !== 'relink' && step.do !== 'grow') continue;
     await assertKeyOfDisk(step.seat, { path: step.path, encryption: encryptionAt(lab, step) });
   }
+  await withdraw(lab, plan.steps, options.runner);
   // Seats that are going to be removed stay known until they are gone.
   const during =
     removals.length > 0
@@ -139,6 +140,24 @@ async function assertLostAreOff(lab: Lab, steps: readonly Step[], runner: Runner
       },
     });
   }
+}
+
+/** Has hosts forget domains of seats that another host has too. Throws `in-use`, before any is forgotten, where one is not off. */
+async function withdraw(lab: Lab, steps: readonly Step[], runner: Runner): Promise<void> {
+  const twins = steps.flatMap((step) =>
+    step.do === 'withdraw'
+      ? [{ ...(lab.seats.get(step.seat) ?? lab.unlisted.get(step.seat))!, host: step.host }]
+      : [],
+  );
+  for (const twin of twins) {
+    const state = await runner.state(twin);
+    if (state === 'off' || state === 'crashed') continue;
+    throw new DiskError('in-use', `${twin.name} runs on ${twin.host}, where its domain is to be removed`, {
+      path: twin.disk.path,
+      detail: { fix: `'cowherd stop ${twin.name}' stops it, on all hosts that have it` },
+    });
+  }
+  for (const twin of twins) await runner.undefine(twin);
 }
 
 /** How long to wait for who adds to or takes from the masters, or holds them too. */

@@ -202,5 +202,12 @@ describe.skipIf(!haveLibvirtd)('seats on hosts with pools of their own stay wher
     expect(await bench.must('up')).toContain('nothing to do');
     await bench.must('reset', 's1');
     expect(await domains('a')).toContain('clone');
+    // And no disk is made where somebody else's domain has a seat's name.
+    const other = `<domain type='qemu'><name>class-s3</name><memory>16384</memory><os><type>hvm</type></os></domain>`;
+    writeFileSync(bench.path('other.xml'), other);
+    for (const name of names) await virsh(name, 'define', bench.path('other.xml'));
+    write(names, { seats: ['s1', 's2', 's3'] });
+    for (const command of ['plan', 'up']) refused(await bench.run(command), /s3: .* has a domain 'class-s3'/);
+    for (const name of names) expect(existsSync(disk(name, 's3'))).toBe(false);
   }, 200_000);
 });

@@ -5,7 +5,7 @@ const giveUp = {
   flags: '--give-up <what>',
   help:
     'HOST: it is not in the lab file any more, and its seats are made anew on others; SEAT@HOST: another host has the seat too, ' +
-    'and it goes from this one, with its disk',
+    'and it goes from this one, with its disk where the host has a pool of its own',
 };
 
 /** Making a lab, running it, and removing it. */
@@ -136,7 +136,10 @@ export const labCommands: readonly CommandSpec[] = [
       'seat runs, or while an image outside the lab stands on one of its disks.',
     options: [
       { flags: '--stop', help: 'stop seats that are running first' },
-      { flags: '--give-up <hosts>', help: 'forget seats of hosts that are not in the lab file any more' },
+      {
+        flags: '--give-up <hosts>',
+        help: 'forget seats of these hosts, which are not in the lab file any more',
+      },
       { flags: '--dry-run', help: 'only say what would be removed' },
       output,
     ],

@@ -61,6 +61,11 @@ export function describePlan(plan: Plan, context: CliContext): readonly string[]
     },
     {
       mark: c.red('-'),
+      word: 'domain to remove',
+      pick: (step) => (step.do === 'withdraw' ? `${step.seat}@${step.host}` : undefined),
+    },
+    {
+      mark: c.red('-'),
       word: 'seat to remove',
       pick: (step) => (step.do === 'remove' ? step.seat : undefined),
     },

@@ -10,6 +10,7 @@ import type { Seat } from '../seat.ts';
 import { disksOf } from '../seat-key.ts';
 import type { LabSpec } from '../spec/load.ts';
 import { seatsToStart } from '../start.ts';
+import { assertOneHost } from '../whereabouts.ts';
 import {
   colours,
   type Input,
@@ -39,6 +40,7 @@ export const run: LabCommand = orRemote(
       say(context, `seats that run here are not served; those that are off: 'cowherd serve ${file} SEATS'`);
     }
     const seats = await seatsToStart(lab, names);
+    await assertOneHost(seats, runner);
     const check = (off: readonly Seat[]) =>
       assertNothingAbove(
         off.flatMap(disksOf).map(({ path }) => path),

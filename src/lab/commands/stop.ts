@@ -1,8 +1,10 @@
 import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
 import { count, describeSeats, milliseconds } from '../describe.ts';
+import { strayProblem } from '../give-up.ts';
 import type { Runner } from '../runner/runner.ts';
 import type { Seat } from '../seat.ts';
+import { onAllHosts, straysAmong } from '../whereabouts.ts';
 import {
   type Input,
   type LabCommand,
@@ -13,6 +15,7 @@ import {
   sayJson,
   seatsFrom,
   wantsJson,
+  warn,
 } from './command.ts';
 
 /** `cowherd stop`: asks guests to shut down, and turns them off when they do not. */
@@ -21,8 +24,15 @@ export const run: LabCommand = orRemote(
     const { lab, rest } = labFrom(input, context);
     const seats = seatsFrom(lab, rest).map((name) => lab.seats.get(name)!);
     await using runner = await runnerOf(lab);
-    await stopAndSay(seats, runner, input, context);
-    return 0;
+    const strays = straysAmong(seats, lab.spec.hosts ?? []);
+    for (const [host, names] of strays) {
+      const { what, fix } = strayProblem(host, names, lab.spec.file, { disks: 'shared' });
+      warn(context, `${what}: left alone (${fix})`);
+    }
+    const left = new Set([...strays.values()].flat());
+    const there = seats.filter(({ name }) => !left.has(name));
+    await stopAndSay(await onAllHosts(there, runner), runner, input, context);
+    return left.size > 0 ? 1 : 0;
   },
   () => import('./remote/stop.ts'),
 );

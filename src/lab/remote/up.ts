@@ -98,9 +98,10 @@ export async function planRemote(
     hosts.push({ ...(await planHost(lab, view, host, seats)), surplus });
   }
   const hidden = hiddenSeats(view, giveUp);
+  const told = hosts.flatMap((one) => [...one.create, ...one.define]).map((name) => seats.get(name)!);
   return {
     hosts,
-    problems: whereProblems(lab, view, giveUp),
+    problems: [...whereProblems(lab, view, giveUp), ...(await lab.runner.obstacles(told))],
     placement: placementAfter(lab, view, master, hostOf, hidden),
     view,
     seats,

@@ -125,7 +125,9 @@ export function whereProblems(
   const listed = new Set(spec.seats);
   const strays = [...straysOf(lab, view)].flatMap(([host, seats]) => {
     const wanted = seats.filter((seat) => listed.has(seat));
-    return wanted.length === 0 || gone.has(host) ? [] : [strayProblem(host, wanted, spec.file)];
+    return wanted.length === 0 || gone.has(host)
+      ? []
+      : [strayProblem(host, wanted, spec.file, { disks: 'there' })];
   });
   const twins = [...new Set(view.twins.map(({ name }) => name))].map((name) =>
     twinProblem(name, hostsOf(view, name), spec.file),

@@ -41,7 +41,7 @@ export const run: LabCommand = async (input, context) => {
     const left = hiddenSeats(view, giveUp);
     for (const [host, strays] of straysOf(lab, view)) {
       if (giveUp.hosts.has(host)) continue;
-      const { what, fix } = strayProblem(host, strays, lab.spec.file, 'down');
+      const { what, fix } = strayProblem(host, strays, lab.spec.file, { disks: 'there', verb: 'down' });
       warn(context, `${what}: left alone (${fix})`);
     }
     const answer = { down, left: [...left.keys()] };
