@@ -26,7 +26,7 @@ import {
   assertOwnDisks,
   isInUse,
 } from './release.ts';
-import type { Runner } from './runner/runner.ts';
+import { mayRun, type Runner } from './runner/runner.ts';
 import type { Seat } from './seat.ts';
 import { extraFiles, makeExtras, whyKept } from './seat-extras.ts';
 import { diskModeOf, newEncryption } from './seat-image.ts';
@@ -150,8 +150,7 @@ async function withdraw(lab: Lab, steps: readonly Step[], runner: Runner): Promi
       : [],
   );
   for (const twin of twins) {
-    const state = await runner.state(twin);
-    if (state === 'off' || state === 'crashed') continue;
+    if (!mayRun(await runner.state(twin))) continue;
     throw new DiskError('in-use', `${twin.name} runs on ${twin.host}, where its domain is to be removed`, {
       path: twin.disk.path,
       detail: { fix: `'cowherd stop ${twin.name}' stops it, on all hosts that have it` },

@@ -3,7 +3,7 @@ import { type GivenUp, nothingGivenUp } from '../give-up.ts';
 import type { DigestOptions } from '../master.ts';
 import { isOurs, largerDisk, type Problem, problemError } from '../plan.ts';
 import { definitionDigest } from '../runner/libvirt/marked-definition.ts';
-import type { SeatState } from '../runner/runner.ts';
+import { mayRun, type SeatState } from '../runner/runner.ts';
 import type { Seat } from '../seat.ts';
 import type { FoundSeat, HostView, RemoteHost } from './host.ts';
 import type { RemoteLab, RemoteMaster, RemoteView } from './lab.ts';
@@ -263,8 +263,7 @@ function placementAfter(
 async function removeSurplus(lab: RemoteLab, remote: RemoteHost, plan: RemotePlan, names: readonly string[]) {
   const seats = names.map((name) => lab.seatOn(plan.view, name, remote.host.name));
   for (const seat of seats) {
-    const state = await lab.runner.state(seat);
-    if (isOff(state)) continue;
+    if (!mayRun(await lab.runner.state(seat))) continue;
     throw new DiskError('in-use', `${seat.name} runs on ${remote.host.name}, where it is to be removed`, {
       path: seat.disk.path,
       detail: { fix: `'cowherd stop ${seat.name}' stops it, on all hosts that have it` },

@@ -82,7 +82,12 @@ export class HostsRunner implements Runner {
     const found = await this.#ask((runner, host) => runner.known(seats, (seat) => seat.host === host));
     const has = new Map<string, string[]>();
     for (const host of this.hosts)
-      for (const { name } of found.get(host) ?? []) has.set(name, [...(has.get(name) ?? []), host]);
+      for (const seat of found.get(host) ?? []) {
+        // Two names of one libvirt are no two places.
+        const own = this.#hosts.get(seat.host ?? '')?.uri;
+        if (host === seat.host || this.#hosts.get(host)!.uri !== own)
+          has.set(seat.name, [...(has.get(seat.name) ?? []), host]);
+      }
     return { answered: new Set(found.keys()), has };
   }
 

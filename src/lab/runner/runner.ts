@@ -13,6 +13,11 @@ import type { Seat } from '../seat.ts';
  */
 export type SeatState = 'off' | 'starting' | 'running' | 'paused' | 'crashed' | 'unknown';
 
+/** Whether a guest runs, or may: nobody knows. */
+export function mayRun(state: SeatState): boolean {
+  return state === 'starting' || state === 'running' || state === 'paused' || state === 'unknown';
+}
+
 /** How a guest's run ended. */
 export type SeatEnd = 'powered-off' | 'crashed';
 
