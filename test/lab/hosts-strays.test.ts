@@ -50,6 +50,9 @@ describe.skipIf(!haveLibvirtd)('seats on hosts that share a pool', () => {
     write({ a: 'a' });
     const told = /s2 is on the host b, which the lab file does not name[\s\S]*up --give-up b/;
     for (const command of ['plan', 'up', 'start']) refused(await bench.run(command), told);
+    await bench.must('stop', 's1', '--now');
+    refused(await bench.run('start'), told);
+    expect(await running('a')).toBe('class-s1');
     refused(await bench.run('reset', 's2', '--dry-run'), told);
     refused(await bench.run('save', 's2', 'away.qcow2'), told);
     refused(await bench.run('down'), /s2 is on the host b[\s\S]*down --give-up b/);

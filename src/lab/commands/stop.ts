@@ -2,6 +2,7 @@ import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
 import { count, describeSeats, milliseconds } from '../describe.ts';
 import { strayProblem } from '../give-up.ts';
+import type { Lab } from '../lab.ts';
 import type { Runner } from '../runner/runner.ts';
 import type { Seat } from '../seat.ts';
 import { onAllHosts, straysAmong } from '../whereabouts.ts';
@@ -24,18 +25,23 @@ export const run: LabCommand = orRemote(
     const { lab, rest } = labFrom(input, context);
     const seats = seatsFrom(lab, rest).map((name) => lab.seats.get(name)!);
     await using runner = await runnerOf(lab);
-    const strays = straysAmong(seats, lab.spec.hosts ?? []);
-    for (const [host, names] of strays) {
-      const { what, fix } = strayProblem(host, names, lab.spec.file, { disks: 'shared' });
-      warn(context, `${what}: left alone (${fix})`);
-    }
-    const left = new Set([...strays.values()].flat());
-    const there = seats.filter(({ name }) => !left.has(name));
+    const there = withoutStrays(lab, seats, context);
     await stopAndSay(await onAllHosts(there, runner), runner, input, context);
-    return left.size > 0 ? 1 : 0;
+    return there.length < seats.length ? 1 : 0;
   },
   () => import('./remote/stop.ts'),
 );
+
+/** The seats without those on hosts that the lab file does not name, which are told of. */
+export function withoutStrays({ spec }: Lab, seats: readonly Seat[], context: CliContext): readonly Seat[] {
+  const strays = straysAmong(seats, spec.hosts ?? []);
+  for (const [host, names] of strays) {
+    const { what, fix } = strayProblem(host, names, spec.file, { disks: 'shared' });
+    warn(context, `${what}: left alone (${fix})`);
+  }
+  const left = new Set([...strays.values()].flat());
+  return seats.filter(({ name }) => !left.has(name));
+}
 
 /** Stops those of the seats that are up, and says which. */
 export async function stopAndSay(
