@@ -148,7 +148,7 @@ describe.skipIf(!haveLibvirtd)('seats on hosts with pools of their own stay wher
     await bench.must('reset', 's1', '--stop');
     refused(await bench.run('up', '--give-up', 's2@a'), /s2 runs on a, where[\s\S]*cowherd stop s2/);
     refused(await bench.run('up', '--give-up', 's2@a,s2@b'), /names every host/, 2);
-    await bench.must('stop', 's2', '--now');
+    expect(await bench.must('stop', 's2', '--now')).toMatch(/^1 seat stopped.*: s2$/m);
     for (const name of names) expect(await virsh(name, 'list', '--name')).toBe('');
     expect(await bench.must('up', '--give-up', 's2@a', '--dry-run')).toContain('- a: s2');
     expect(existsSync(disk('a', 's2'))).toBe(true);

@@ -95,5 +95,6 @@ export async function stopSeats(
     }
   };
   await Promise.all(Array.from({ length: together }, worker));
-  return seats.map((seat) => seat.name).filter((name) => stopped.has(name));
+  // One that was stopped on two hosts is one seat.
+  return [...new Set(seats.map((seat) => seat.name))].filter((name) => stopped.has(name));
 }
