@@ -70,8 +70,8 @@ export function openLab(file: string, cwd: string): Lab {
   return labOf(loadLab(file, cwd));
 }
 
-/** `openLab` for a specification. */
-export function labOf(spec: LabSpec): Lab {
+/** `openLab` for a specification. `placed`: the hosts of seats, or none yet, whatever the state says. */
+export function labOf(spec: LabSpec, placed?: ReadonlyMap<string, string | undefined>): Lab {
   const { name } = spec;
   // Relative names of masters start from where the folder really is.
   const pool = realPath(spec.pool);
@@ -79,7 +79,10 @@ export function labOf(spec: LabSpec): Lab {
   const state = readState(pool, name);
   const given = new Map(state?.seats.map((seat) => [seat.name, seat.mac]));
   const identity = identities(name, spec.seats, given, macsOfOthers(pool, name));
-  const hostBefore = new Map(state?.seats.map((seat) => [seat.name, seat.host]));
+  const hostBefore = new Map([
+    ...(state?.seats ?? []).map((seat) => [seat.name, seat.host] as const),
+    ...(placed ?? []),
+  ]);
   const hosts = spec.hosts && placeSeats(spec.seats, spec.hosts, hostBefore);
   const master = realPath(spec.master.path);
   const present = filesIn(pool);
@@ -93,7 +96,7 @@ export function labOf(spec: LabSpec): Lab {
       name: seat,
       uuid,
       mac,
-      host: hosts && (hosts.get(seat) ?? hostBefore.get(seat)),
+      host: hosts?.get(seat) ?? hostBefore.get(seat),
       memoryMiB: spec.memoryMiB,
       cpus: spec.cpus,
       disk: {

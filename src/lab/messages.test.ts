@@ -1,8 +1,10 @@
-import { copyFileSync, readFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, linkSync, readFileSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { testContext } from '../../test/support/cli-context.ts';
+import { tempDir } from '../../test/support/programs.ts';
 import { explain } from '../cli/messages.ts';
 import { DiskError } from '../errors.ts';
+import { assertNoDependents } from '../platform/dependents.ts';
 import { describeError } from './messages.ts';
 
 /** What work throws that fails twice: itself, and then as often as told while it closes what it had open. */
@@ -44,5 +46,21 @@ describe('what the system refused and nobody put into words', () => {
     expect(describeError(refused, testContext({ program: 'cowherd' }))).toBe(
       `cowherd: Could not use '${path}': No such file or directory`,
     );
+  });
+});
+
+describe('the refusal to write to what others stand on', () => {
+  it('names no flag that this program has not', async () => {
+    await using dir = await tempDir('cowherd-messages-');
+    const image = dir.file('guarded.qcow2');
+    writeFileSync(image, '');
+    linkSync(image, dir.file('other.qcow2'));
+    chmodSync(image, 0o444);
+    const error = await assertNoDependents(image).catch((thrown: unknown) => thrown);
+    expect(explain(error).text).toContain('--corrupt-dependents writes to it nevertheless');
+    const [first, fix, ...more] = describeError(error, testContext({ program: 'cowherd' })).split('\n');
+    expect(first).toMatch(/^cowherd: .*has another name.*others stand on$/);
+    expect(fix).toMatch(/^ {2}name another place.*cowherd who-uses/);
+    expect(more).toEqual([]);
   });
 });

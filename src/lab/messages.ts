@@ -1,5 +1,6 @@
 import type { CliContext } from '../cli/context.ts';
 import { type DiskError, type DiskErrorCode, firstError, isDiskError } from '../errors.ts';
+import { corruptDependentsFlag } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 
 /** What to do about errors that do not say it themselves. */
@@ -25,7 +26,9 @@ export function describeError(thrown: unknown, context: CliContext): string {
   if (typeof report === 'string') return report;
   const fix = fixOf(error);
   const lines = fix === undefined ? [] : fix.split('\n').map((line) => `  ${line}`);
-  return [`${context.program}: ${wholeMessage(error)}`, ...lines].map(withoutControls).join('\n');
+  return [`${context.program}: ${withoutFlag(wholeMessage(error))}`, ...lines]
+    .map(withoutControls)
+    .join('\n');
 }
 
 /** What the system refused, and nobody put into words on the way, is no fault of the program. */
@@ -52,7 +55,16 @@ export function wholeMessage(error: DiskError): string {
   return `${error.message}: ${wholeMessage(cause)}`;
 }
 
-function fixOf(error: DiskError): string | undefined {
-  const { fix } = error.detail;
+/** A sentence without the advice to take a flag that the programs for single images have, and `cowherd` has not. */
+function withoutFlag(message: string): string {
+  const at = message.indexOf(`. ${corruptDependentsFlag} `);
+  return at < 0 ? message : message.slice(0, at);
+}
+
+/** What to do about an error; undefined where nobody knows. */
+export function fixOf(error: DiskError): string | undefined {
+  const { fix, flag } = error.detail;
+  if (flag === corruptDependentsFlag)
+    return `name another place, or another image; 'cowherd who-uses FILE' tells what stands on one`;
   return typeof fix === 'string' ? fix : fixes[error.code];
 }

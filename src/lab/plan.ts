@@ -1,3 +1,4 @@
+import { DiskError } from '../errors.ts';
 import type { DeviceProblem } from './device-disk.ts';
 import { pathFrom } from './master.ts';
 import { backingPathOf, fileIdentity, type ImageHead } from './overlay.ts';
@@ -49,6 +50,8 @@ export type Step =
     }
   /** The runner learns its definition. */
   | { readonly do: 'register'; readonly seat: string }
+  /** A host that has the seat's domain too forgets it. */
+  | { readonly do: 'withdraw'; readonly seat: string; readonly host: string }
   | { readonly do: 'remove'; readonly seat: string; readonly paths: readonly string[] }
   | { readonly do: 'remember'; readonly path: string };
 
@@ -58,6 +61,14 @@ export interface Problem {
   readonly path: string;
   readonly what: string;
   readonly fix: string;
+}
+
+/** The refusal of `up`: the first of a plan's problems, and how many more there are. */
+export function problemError(problems: readonly Problem[]): DiskError {
+  const [{ seat, what, path, fix }] = problems;
+  const more = problems.length > 1 ? ` (and ${problems.length - 1} more: see 'cowherd plan')` : '';
+  const who = seat === undefined ? '' : `${seat}: `;
+  return new DiskError('exists', `${who}${what}: '${path}'${more}`, { path, detail: { fix } });
 }
 
 /** What is wanted, what is there, and the way from one to the other. */
@@ -240,10 +251,13 @@ function planSize(
     });
   } else if (size < wanted) draft.steps.push({ do: 'grow', ...disk, from: size, to: wanted });
   else if (size > wanted) {
-    draft.notes.push(
-      `${disk.seat}: its disk has ${size} bytes, more than the lab file's ${wanted}; 'cowherd reset' makes it new`,
-    );
+    draft.notes.push(largerDisk(disk.seat, size, wanted));
   }
+}
+
+/** Disks never shrink: what is said of one that is larger than the lab file wants it, in bytes. */
+export function largerDisk(seat: string, size: number, wanted: number): string {
+  return `${seat}: its disk has ${size} bytes, more than the lab file's ${wanted}; 'cowherd reset' makes it new`;
 }
 
 /** Why a disk in a seat's place is not the seat's. */

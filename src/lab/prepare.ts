@@ -35,6 +35,7 @@ import { planExtras, withExtraFiles } from './seat-extras.ts';
 import { type Forecast, forecastOf, overcommitted, warningsOf } from './space/forecast.ts';
 import { planReserve } from './space/reserve.ts';
 import type { LabState, MasterState } from './state.ts';
+import { strayProblems, type Where } from './whereabouts.ts';
 
 /** What `up` found and would do. */
 export interface Prepared {
@@ -60,6 +61,8 @@ export interface PrepareOptions {
   readonly prune?: boolean;
   /** Seats whose devices may hold anything: it is given up. */
   readonly overwrite?: ReadonlySet<string>;
+  /** What the hosts said of where the seats are. Absent: they were not asked. */
+  readonly where?: Pick<Where, 'problems' | 'surplus'>;
   /** Computes the master's digest where it is not known. Absent: it stays unknown. */
   readonly digest?: DigestOptions;
 }
@@ -114,16 +117,22 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
   });
   const plan = await vetRelinks(lab, made, options.digest);
   const extras = planExtras(lab);
+  const { where } = options;
+  const registered = await registrations(lab, plan, options.runner);
   const problems = [
+    ...strayProblems(lab, options.prune ?? false),
+    ...(where?.problems ?? []),
     ...(rolls ? [] : changedMaster(lab, plan, content)),
     ...plan.problems,
     ...extras.problems,
+    ...((await options.runner?.obstacles?.(registered.map(({ seat }) => lab.seats.get(seat)!))) ?? []),
   ];
   const steps = [
+    ...(where?.surplus ?? []).map((one): Step => ({ do: 'withdraw', ...one })),
     ...withExtraFiles(lab, plan.steps),
     ...extras.steps,
     ...(await planReserve(lab, files)),
-    ...(await registrations(lab, plan, options.runner)),
+    ...registered,
   ];
   const space = forecastNotes(lab, steps, await forecastOf(lab, kept, master.size));
   const notes = [...plan.notes, ...space.notes];
@@ -151,7 +160,11 @@ function forecastNotes(
 }
 
 /** Seats that the runner is to be told of: those whose definition changes, and those that it does not know as they are. */
-async function registrations(lab: Lab, plan: Plan, runner: Runner | undefined): Promise<readonly Step[]> {
+async function registrations(
+  lab: Lab,
+  plan: Plan,
+  runner: Runner | undefined,
+): Promise<readonly { readonly do: 'register'; readonly seat: string }[]> {
   if (!runner || lab.spec.runner !== 'libvirt') return [];
   const changed = new Set(plan.steps.flatMap((step) => (step.do === 'define' ? [step.seat] : [])));
   const others = [...lab.seats.values()].filter(

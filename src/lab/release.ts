@@ -12,6 +12,7 @@ import { otherDiskError, type Runner } from './runner/runner.ts';
 import { scanImages } from './scan.ts';
 import type { Seat } from './seat.ts';
 import { seatOf } from './seat-names.ts';
+import { assertOneHost } from './whereabouts.ts';
 
 /*
  * What must be sure before a seat's disk is thrown away: nobody runs it, and no other image stands on it.
@@ -202,8 +203,9 @@ export async function assertClosed(paths: readonly string[]): Promise<void> {
   }
 }
 
-/** Throws `in-use` when one of the seats runs, naming them and the way out; and as `assertOwnDisks`. */
+/** Throws `in-use` when one of the seats runs, naming them and the way out; and as `assertOwnDisks` and `assertOneHost`. */
 export async function assertNotRunning(seats: readonly Seat[], runner: Runner, verb: string): Promise<void> {
+  await assertOneHost(seats, runner, verb === 'down' ? 'down' : 'up');
   const running: string[] = [];
   for (const seat of seats) if (await isInUse(seat, runner)) running.push(seat.name);
   if (running.length === 0) return await assertOwnDisks(seats, runner);

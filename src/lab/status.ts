@@ -15,6 +15,8 @@ export interface SeatStatus {
   readonly mac: string;
   /** The host that it is on, where the lab has several. */
   readonly host?: string;
+  /** Other hosts that have its domain, too. */
+  readonly alsoOn: readonly string[];
   /** As the runner says; 'in use' when it knows nothing of it, and another program has the disk open. */
   readonly state: SeatState | 'in use';
   /**
@@ -44,7 +46,9 @@ export interface LabStatus {
 export async function statusOf(lab: Lab, runner: Runner, digest?: DigestOptions): Promise<LabStatus> {
   const master = await verifyMaster(lab, digest);
   const seats: SeatStatus[] = [];
-  for (const seat of [...lab.seats.values(), ...lab.unlisted.values()]) {
+  const all = [...lab.seats.values(), ...lab.unlisted.values()];
+  const where = await runner.whereabouts?.(all);
+  for (const seat of all) {
     const paths = seatPaths(lab.pool, seat.name);
     const head = readImageHead(paths.disk);
     const state = await runner.state(seat);
@@ -55,6 +59,7 @@ export async function statusOf(lab: Lab, runner: Runner, digest?: DigestOptions)
       uuid: seat.uuid,
       mac: seat.mac,
       host: seat.host,
+      alsoOn: (where?.has.get(seat.name) ?? []).filter((host) => host !== seat.host),
       state: used ? 'in use' : state,
       disk: conditionOf(lab, seat.name, head),
       path: paths.disk,

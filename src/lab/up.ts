@@ -16,7 +16,7 @@ import { fileFacts, type Master, masterChanged } from './master.ts';
 import { folderLock } from './masters/library.ts';
 import { isBlockDevice, readImageHead } from './overlay.ts';
 import { placeFiles } from './place-files.ts';
-import { isOurs, type Step } from './plan.ts';
+import { isOurs, problemError, type Step } from './plan.ts';
 import { lockPool, removeStaleLock } from './pool-lock.ts';
 import { otherContent, type Prepared } from './prepare.ts';
 import {
@@ -26,7 +26,7 @@ import {
   assertOwnDisks,
   isInUse,
 } from './release.ts';
-import type { Runner } from './runner/runner.ts';
+import { mayRun, type Runner } from './runner/runner.ts';
 import type { Seat } from './seat.ts';
 import { extraFiles, makeExtras, whyKept } from './seat-extras.ts';
 import { diskModeOf, newEncryption } from './seat-image.ts';
@@ -91,6 +91,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   }
   const makesDisks = plan.steps.some((step) => step.do === 'create' || step.do === 'add');
   if (makesDisks && lab.spec.encrypt) await assertKeyOfAll(lab.seats.values());
+  await withdraw(lab, plan.steps, options.runner);
   // Seats that are going to be removed stay known until they are gone.
   const during =
     removals.length > 0
@@ -141,6 +142,23 @@ async function assertLostAreOff(lab: Lab, steps: readonly Step[], runner: Runner
       },
     });
   }
+}
+
+/** Has hosts forget domains of seats that another host has too. Throws `in-use`, before any is forgotten, where one is not off. */
+async function withdraw(lab: Lab, steps: readonly Step[], runner: Runner): Promise<void> {
+  const twins = steps.flatMap((step) =>
+    step.do === 'withdraw'
+      ? [{ ...(lab.seats.get(step.seat) ?? lab.unlisted.get(step.seat))!, host: step.host }]
+      : [],
+  );
+  for (const twin of twins) {
+    if (!mayRun(await runner.state(twin))) continue;
+    throw new DiskError('in-use', `${twin.name} runs on ${twin.host}, where its domain is to be removed`, {
+      path: twin.disk.path,
+      detail: { fix: `'cowherd stop ${twin.name}' stops it, on all hosts that have it` },
+    });
+  }
+  for (const twin of twins) await runner.undefine(twin);
 }
 
 /** How long to wait for who adds to or takes from the masters, or holds them too. */
@@ -199,16 +217,8 @@ function assertPossible({ lab, plan, content, rolls, refused }: Prepared): void 
   const before = lab.state?.master;
   if (before && !rolls && content !== before.content && plan.stale.length > 0)
     throw masterChanged(lab, plan.stale, otherContent);
-  const [first] = plan.problems;
-  if (first === undefined) {
-    if (refused !== undefined) throw overcommitError(lab, refused);
-    return;
-  }
-  const more = plan.problems.length > 1 ? ` (and ${plan.problems.length - 1} more: see 'cowherd plan')` : '';
-  throw new DiskError('exists', `${first.seat}: ${first.what}: '${first.path}'${more}`, {
-    path: first.path,
-    detail: { fix: first.fix },
-  });
+  if (plan.problems.length > 0) throw problemError(plan.problems);
+  if (refused !== undefined) throw overcommitError(lab, refused);
 }
 
 async function createDisks(prepared: Prepared, options: ApplyOptions): Promise<readonly string[]> {

@@ -173,6 +173,47 @@ describe.skipIf(!haveLibvirtd)('a host with a pool of its own keeps', () => {
     await bench.must('down');
   }, 200_000);
 
+  it('its seats’ disks, grown where the lab file wants them larger and their guests are off', async () => {
+    const master = bench.path('masters/still.raw');
+    writeFileSync(master, new Uint8Array(8 * MiB).fill(0x5a, 0, MiB));
+    const values = { master: 'masters/still.raw', guest: 'any' };
+    bench.write('lab.yaml', lab(values));
+    await bench.must('up');
+    await io('student-01.qcow2', 'write -P 0x77 15M 1M');
+    await bench.must('start', 'student-02');
+    const sizes = async () => {
+      const infos = ['student-01', 'student-02'].map((seat) =>
+        mustRun('qemu-img', ['info', '-U', '--output', 'json', pool(`${seat}.qcow2`)]),
+      );
+      return (await Promise.all(infos)).map((text) => JSON.parse(text)['virtual-size'] / MiB);
+    };
+    bench.write('lab.yaml', lab({ ...values, disk: { size: '32M' } }));
+    const planned = await bench.must('plan');
+    expect(planned).toContain('a: 1 disk to grow  student-01');
+    expect(planned).toMatch(/student-02: its disk has 16777216 bytes.*while it is off/);
+    expect(await sizes()).toEqual([16, 16]);
+    await bench.must('up');
+    expect(await sizes()).toEqual([32, 16]);
+    await bench.must('stop', '--now');
+    await bench.must('up');
+    expect(await sizes()).toEqual([32, 32]);
+    expect(await bench.must('up')).toContain('nothing to do');
+    for (const seat of ['student-01', 'student-02']) await qemuCheck(pool(`${seat}.qcow2`));
+    await expectWork('student-01.qcow2', '15M');
+    expect(await io('student-01.qcow2', 'read -P 0x5a 0 1M')).not.toContain('failed');
+    expect(await io('student-01.qcow2', 'read -P 0 16M 16M')).not.toContain('failed');
+    // None shrinks.
+    bench.write('lab.yaml', lab(values));
+    expect(await bench.must('up')).toMatch(
+      /nothing to do[\s\S]*student-01: its disk has 33554432 bytes, more than/,
+    );
+    await bench.must('start', 'student-01');
+    await bench.must('reset', 'student-01', '--stop');
+    expect(await sizes()).toEqual([16, 32]);
+    await bench.must('down');
+    expect(readdirSync(pool())).toEqual([]);
+  }, 200_000);
+
   it('its seats bootable when the lab file gives them a disk and a seed later', async () => {
     bench.write('lab.yaml', lab());
     await bench.must('up');

@@ -1,6 +1,13 @@
 import { dryRun, output, seatsHelp } from './options.ts';
 import type { CommandSpec } from './spec.ts';
 
+const giveUp = {
+  flags: '--give-up <what>',
+  help:
+    'HOST: it is not in the lab file any more, and its seats are made anew on others; SEAT@HOST: another host has the seat too, ' +
+    'and it goes from this one, with its disk where the host has a pool of its own',
+};
+
 /** Making a lab, running it, and removing it. */
 export const labCommands: readonly CommandSpec[] = [
   {
@@ -9,7 +16,7 @@ export const labCommands: readonly CommandSpec[] = [
     summary: 'say what up would do',
     description:
       'Compares the lab file with what is there, and says what up would make or change. Changes nothing. Exit code 1 where up would refuse it.',
-    options: [{ flags: '--prune', help: 'with seats that are not in the lab file any more' }, output],
+    options: [{ flags: '--prune', help: 'with seats that are not in the lab file any more' }, giveUp, output],
     examples: ['plan classroom.yaml', 'plan classroom.yaml --output json'],
     load: () => import('../commands/plan.ts'),
   },
@@ -29,6 +36,7 @@ export const labCommands: readonly CommandSpec[] = [
         help: 'whatever is on the devices of these seats is given up (disk.device)',
       },
       { flags: '--prune', help: 'remove seats that are not in the lab file any more, with their disks' },
+      giveUp,
       dryRun,
       { flags: '--parallel <n>', help: 'with --start: seats that are booted at the same time' },
       { flags: '--watch', help: 'with --start: show what guests print, until they are off' },
@@ -128,6 +136,10 @@ export const labCommands: readonly CommandSpec[] = [
       'seat runs, or while an image outside the lab stands on one of its disks.',
     options: [
       { flags: '--stop', help: 'stop seats that are running first' },
+      {
+        flags: '--give-up <hosts>',
+        help: 'forget seats of these hosts, which are not in the lab file any more',
+      },
       { flags: '--dry-run', help: 'only say what would be removed' },
       output,
     ],

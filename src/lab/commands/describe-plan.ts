@@ -1,6 +1,6 @@
 import type { CliContext } from '../../cli/context.ts';
 import { count, describeSeats } from '../describe.ts';
-import type { Plan, Step } from '../plan.ts';
+import type { Plan, Problem, Step } from '../plan.ts';
 import { colours, shown } from './command.ts';
 
 /** The plan as lines for people, seats of one kind drawn together. */
@@ -61,6 +61,11 @@ export function describePlan(plan: Plan, context: CliContext): readonly string[]
     },
     {
       mark: c.red('-'),
+      word: 'domain to remove',
+      pick: (step) => (step.do === 'withdraw' ? `${step.seat}@${step.host}` : undefined),
+    },
+    {
+      mark: c.red('-'),
       word: 'seat to remove',
       pick: (step) => (step.do === 'remove' ? step.seat : undefined),
     },
@@ -83,12 +88,19 @@ export function describePlan(plan: Plan, context: CliContext): readonly string[]
     lines.push(`      (they do not start until they are reset)`);
   }
   for (const note of plan.notes) lines.push(`    ${note}`);
-  for (const problem of plan.problems) {
-    const where = problem.seat === undefined ? '' : `${problem.seat}: `;
-    lines.push(`  ${c.red('!')} ${where}${problem.what}: ${shown(context, problem.path)}`);
-    lines.push(...problem.fix.split('\n').map((one) => `      ${one}`));
-  }
-  return lines;
+  return [...lines, ...describeProblems(plan.problems, context)];
+}
+
+/** What keeps `up` from doing anything, as lines for people. */
+export function describeProblems(problems: readonly Problem[], context: CliContext): readonly string[] {
+  const c = colours(context);
+  return problems.flatMap(({ seat, what, path, fix }) => {
+    const where = seat === undefined ? '' : `${seat}: `;
+    return [
+      `  ${c.red('!')} ${where}${what}: ${shown(context, path)}`,
+      ...fix.split('\n').map((one) => `      ${one}`),
+    ];
+  });
 }
 
 /** `1 disk to grow`, `3 disks to grow`. */

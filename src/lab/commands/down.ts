@@ -3,12 +3,14 @@ import { dirname } from 'node:path';
 import { humanSize } from '../../cli/sizes.ts';
 import { count, describeSeats } from '../describe.ts';
 import { isDown, planDown, takeDown } from '../down.ts';
+import { givenUp } from '../give-up.ts';
 import { isSeatDiskName } from '../hold-disks.ts';
 import { type Lab, openLab } from '../lab.ts';
 import { assertClosed, assertNotRunning } from '../release.ts';
 import { whyKept } from '../seat-extras.ts';
 import { removeEmptyPool } from '../state.ts';
 import { tidy } from '../up.ts';
+import { withoutHosts } from '../whereabouts.ts';
 import {
   type LabCommand,
   labFrom,
@@ -25,7 +27,8 @@ import { stopSeats } from './stop.ts';
 
 /** `cowherd down`: removes what `up` made, and gives the master back. */
 const onThisMachine: LabCommand = async (input, context) => {
-  const { lab } = labFrom(input, context);
+  const giveUp = givenUp(input.options.giveUp, labFrom(input, context).lab.spec.hosts, 'hosts');
+  const lab = withoutHosts(labFrom(input, context).lab, giveUp);
   const dryRun = input.options.dryRun === true;
   await using runner = await runnerOf(lab);
   const seats = [...lab.seats.values(), ...lab.unlisted.values()];
@@ -40,7 +43,7 @@ const onThisMachine: LabCommand = async (input, context) => {
     if (input.options.stop === true && !dryRun)
       await stopSeats(seats, runner, { gracefulMs: 0, signal: context.signal });
     await assertNotRunning(seats, runner, 'down');
-    const again = openLab(lab.spec.file, context.cwd);
+    const again = withoutHosts(openLab(lab.spec.file, context.cwd), giveUp);
     const plan = await planDown(again);
     await assertClosed(plan.files.filter(isSeatDiskName));
     return { plan, restored: dryRun ? [] : await takeDown(again, plan, runner) };

@@ -1,7 +1,9 @@
 import type { CliContext } from '../../cli/context.ts';
 import { count } from '../describe.ts';
+import { givenUp } from '../give-up.ts';
 import type { Lab } from '../lab.ts';
 import { type Prepared, type PrepareOptions, prepareUp } from '../prepare.ts';
+import { locate } from '../whereabouts.ts';
 import {
   type LabCommand,
   labFrom,
@@ -17,13 +19,18 @@ import { describePlan } from './describe-plan.ts';
 
 /** `cowherd plan`: what `up` would do. Changes nothing. */
 const onThisMachine: LabCommand = async (input, context) => {
-  const { lab, file } = labFrom(input, context);
+  const { lab: recorded, file } = labFrom(input, context);
   const prune = input.options.prune === true;
-  await using runner = await runnerOf(lab);
+  await using runner = await runnerOf(recorded);
+  const { lab, ...where } = await locate(
+    recorded,
+    runner,
+    givenUp(input.options.giveUp, recorded.spec.hosts),
+  );
   // Before the first seat nothing can be wrong with the content; after it, it is read only where something touched it.
   const prepared = lab.state
-    ? await prepareWithDigest(lab, { prune, runner }, context)
-    : await prepareUp(lab, { prune, runner });
+    ? await prepareWithDigest(lab, { prune, runner, where }, context)
+    : await prepareUp(lab, { prune, runner, where });
   const { plan, master } = prepared;
   if (wantsJson(input)) {
     sayJson(context, planJson(prepared));

@@ -4,12 +4,14 @@ import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
 import { readSmallText } from '../../platform/json-file.ts';
 import { describeSeats } from '../describe.ts';
+import { nothingGivenUp } from '../give-up.ts';
 import { labOf, realPath } from '../lab.ts';
 import { inspectMaster, pathFrom } from '../master.ts';
 import { findVersion } from '../masters/library.ts';
 import { overcommitError } from '../space/forecast.ts';
 import { editLabFile, withValue } from '../spec/edit.ts';
 import { type LabSpec, parseLab } from '../spec/load.ts';
+import { locate } from '../whereabouts.ts';
 import {
   isRemote,
   type LabCommand,
@@ -33,9 +35,10 @@ const onThisMachine: LabCommand = async (input, context) => {
   const { lab, file, rest } = labFrom(input, context, 1);
   const { spec } = lab;
   const { target, change, next: nextSpec } = await otherMaster(spec, { file, wanted: rest }, context);
-  const next = labOf(nextSpec);
-  await using runner = await runnerOf(next);
-  const prepared = await prepareWithDigest(next, { runner }, context);
+  const recorded = labOf(nextSpec);
+  await using runner = await runnerOf(recorded);
+  const { lab: next, ...where } = await locate(recorded, runner, nothingGivenUp);
+  const prepared = await prepareWithDigest(next, { runner, where }, context);
   if (input.options.dryRun === true) {
     if (wantsJson(input)) sayJson(context, planJson(prepared));
     else {

@@ -10,6 +10,7 @@ import type { Seat } from '../seat.ts';
 import { disksOf } from '../seat-key.ts';
 import type { LabSpec } from '../spec/load.ts';
 import { seatsToStart } from '../start.ts';
+import { assertOneHost } from '../whereabouts.ts';
 import {
   colours,
   type Input,
@@ -23,6 +24,7 @@ import {
   wantsJson,
   warn,
 } from './command.ts';
+import { withoutStrays } from './stop.ts';
 
 /** The demo's guest switches itself off within a second; one that does not is at fault. */
 const demoLimitMs = 60_000;
@@ -39,12 +41,15 @@ export const run: LabCommand = orRemote(
       say(context, `seats that run here are not served; those that are off: 'cowherd serve ${file} SEATS'`);
     }
     const seats = await seatsToStart(lab, names);
+    const there = withoutStrays(lab, seats, context);
+    await assertOneHost(there, runner);
     const check = (off: readonly Seat[]) =>
       assertNothingAbove(
         off.flatMap(disksOf).map(({ path }) => path),
         lab,
       );
-    return await startSeats(seats, { runner, spec: lab.spec, check }, input, context);
+    const code = await startSeats(there, { runner, spec: lab.spec, check }, input, context);
+    return there.length < seats.length ? 1 : code;
   },
   () => import('./remote/start.ts'),
 );

@@ -115,6 +115,8 @@ function stateText(seat: SeatStatus): string {
 function noteOn(seat: SeatStatus): string {
   const notes: string[] = [];
   if (seat.host !== undefined) notes.push(`on ${seat.host}`);
+  if (seat.alsoOn.length > 0)
+    notes.push(`and on ${seat.alsoOn.join(', ')}: 'cowherd plan' says what can be done`);
   if (seat.disk === 'missing' && seat.state !== 'off' && seat.state !== 'crashed')
     notes.push('its disk was deleted: what its guest has written goes when it stops');
   if (seat.disk === 'stale') notes.push('on an older master: reset it');

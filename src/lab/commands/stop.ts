@@ -1,8 +1,11 @@
 import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
 import { count, describeSeats, milliseconds } from '../describe.ts';
+import { strayProblem } from '../give-up.ts';
+import type { Lab } from '../lab.ts';
 import type { Runner } from '../runner/runner.ts';
 import type { Seat } from '../seat.ts';
+import { onAllHosts, straysAmong } from '../whereabouts.ts';
 import {
   type Input,
   type LabCommand,
@@ -13,6 +16,7 @@ import {
   sayJson,
   seatsFrom,
   wantsJson,
+  warn,
 } from './command.ts';
 
 /** `cowherd stop`: asks guests to shut down, and turns them off when they do not. */
@@ -21,11 +25,23 @@ export const run: LabCommand = orRemote(
     const { lab, rest } = labFrom(input, context);
     const seats = seatsFrom(lab, rest).map((name) => lab.seats.get(name)!);
     await using runner = await runnerOf(lab);
-    await stopAndSay(seats, runner, input, context);
-    return 0;
+    const there = withoutStrays(lab, seats, context);
+    await stopAndSay(await onAllHosts(there, runner), runner, input, context);
+    return there.length < seats.length ? 1 : 0;
   },
   () => import('./remote/stop.ts'),
 );
+
+/** The seats without those on hosts that the lab file does not name, which are told of. */
+export function withoutStrays({ spec }: Lab, seats: readonly Seat[], context: CliContext): readonly Seat[] {
+  const strays = straysAmong(seats, spec.hosts ?? []);
+  for (const [host, names] of strays) {
+    const { what, fix } = strayProblem(host, names, spec.file, { disks: 'shared' });
+    warn(context, `${what}: left alone (${fix})`);
+  }
+  const left = new Set([...strays.values()].flat());
+  return seats.filter(({ name }) => !left.has(name));
+}
 
 /** Stops those of the seats that are up, and says which. */
 export async function stopAndSay(
@@ -79,5 +95,6 @@ export async function stopSeats(
     }
   };
   await Promise.all(Array.from({ length: together }, worker));
-  return seats.map((seat) => seat.name).filter((name) => stopped.has(name));
+  // One that was stopped on two hosts is one seat.
+  return [...new Set(seats.map((seat) => seat.name))].filter((name) => stopped.has(name));
 }

@@ -2,12 +2,14 @@ import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
 import { factsIfAny } from '../../platform/file-facts.ts';
 import { count, milliseconds } from '../describe.ts';
-import { openLab } from '../lab.ts';
+import { givenUp } from '../give-up.ts';
+import { type Lab, openLab } from '../lab.ts';
 import { assertNotMoving } from '../pool-move/journal.ts';
 import type { Prepared } from '../prepare.ts';
 import type { Runner } from '../runner/runner.ts';
 import { readState } from '../state.ts';
 import { type Applied, applyUp, tidy } from '../up.ts';
+import { locate } from '../whereabouts.ts';
 import {
   type LabCommand,
   labFrom,
@@ -34,8 +36,13 @@ const onThisMachine: LabCommand = async (input, context) => {
   const overwrite = new Set(
     typeof input.options.overwrite === 'string' ? seatsFrom(lab, input.options.overwrite.split(',')) : [],
   );
+  const giveUp = givenUp(input.options.giveUp, lab.spec.hosts);
   await using runner = await runnerOf(lab);
-  let prepared = await prepareWithDigest(lab, { prune, overwrite, runner }, context);
+  const prepare = async (now: Lab) => {
+    const { lab, ...where } = await locate(now, runner, giveUp);
+    return await prepareWithDigest(lab, { prune, overwrite, runner, where }, context);
+  };
+  let prepared = await prepare(lab);
   if (input.options.dryRun === true) {
     if (wantsJson(input)) sayJson(context, planJson(prepared));
     else {
@@ -53,9 +60,7 @@ const onThisMachine: LabCommand = async (input, context) => {
       // Looked at again under the lock: another command may have been at work until now. Nobody was where the lab still has no state.
       assertNotMoving(lab.pool);
       const isFirst = lab.state === undefined && readState(lab.pool, lab.name) === undefined;
-      const now = isFirst
-        ? first
-        : await prepareWithDigest(openLab(lab.spec.file, context.cwd), { prune, overwrite, runner }, context);
+      const now = isFirst ? first : await prepare(openLab(lab.spec.file, context.cwd));
       return { prepared: now, applied: await apply(now, runner, context) };
     }));
   }

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { DOMParser } from '@xmldom/xmldom';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { metadataNamespace } from '../domain-xml.ts';
+import { seatUuid } from '../identity.ts';
 import { type DomainDisks, domainDisks } from '../runner/libvirt/domain-disks.ts';
 import { seatState } from '../runner/libvirt/domain-state.ts';
 import type { SeatPlace } from '../runner/libvirt/seat-place.ts';
@@ -34,6 +35,8 @@ export interface FoundSeat {
   readonly master?: string;
   /** Of the definition's text. */
   readonly digest?: string;
+  /** What its definition was called when the domain was made from it: it begins with the folder of its files. */
+  readonly from?: string;
 }
 
 /** What is on a host. */
@@ -80,7 +83,8 @@ export class RemoteHost implements AsyncDisposable {
       return { ...nothing, down: error.message };
     }
     const domains = await this.#domains();
-    const seats = domains.filter((one) => one.lab === lab);
+    // A clone of a seat's domain says the same of itself, under a UUID of its own: it is nobody's.
+    const seats = domains.filter((one) => one.lab === lab && one.uuid === seatUuid(lab, one.name));
     const standing = new Set(domains.flatMap(({ master }) => master ?? []));
     if (!(await this.pool.open(false))) return { ...nothing, seats, standing };
     const files = await this.pool.list();
@@ -114,6 +118,12 @@ export class RemoteHost implements AsyncDisposable {
       }),
     );
     return found;
+  }
+
+  /** Whether there is a domain of that UUID. */
+  async hasDomain(uuid: string): Promise<boolean> {
+    const uuids = await this.#virsh.run('list', '--all', '--uuid');
+    return uuids.split(/\s+/).includes(uuid);
   }
 
   /** Whether the seat's domain has its serial port written to the seat's log. */
@@ -191,7 +201,14 @@ function markOf(metadata: string): (Omit<FoundSeat, 'uuid' | 'state'> & { lab: s
   const get = (key: string) => document.documentElement?.getAttribute(key) ?? undefined;
   const [lab, name] = [get('lab'), get('name')];
   if (lab === undefined || name === undefined) return undefined;
-  return { lab, name, content: get('content'), master: get('master'), digest: get('digest') };
+  return {
+    lab,
+    name,
+    content: get('content'),
+    master: get('master'),
+    digest: get('digest'),
+    from: get('from'),
+  };
 }
 
 /** Where a runner finds what it needs of seats whose files are on the host: definitions are made of the lab file, logs read there. */

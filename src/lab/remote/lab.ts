@@ -3,7 +3,7 @@ import { DiskError, isDiskError } from '../../errors.ts';
 import type { DefinitionKind } from '../definition.ts';
 import { definitionOf } from '../definition.ts';
 import { templateFile } from '../definition-kind.ts';
-import { identities } from '../identity.ts';
+import { identities, seatUuid } from '../identity.ts';
 import {
   computeContent,
   type DigestOptions,
@@ -15,8 +15,9 @@ import { nameForVersionsOf } from '../masters/name.ts';
 import { HostsRunner } from '../runner/hosts-runner.ts';
 import type { Seat } from '../seat.ts';
 import type { LabSpec } from '../spec/load.ts';
-import { type FoundSeat, type HostView, newest, type PoolHost, placeOnHost, RemoteHost } from './host.ts';
+import { type HostView, newest, type PoolHost, placeOnHost, RemoteHost } from './host.ts';
 import { type MasterCopy, names, type Placement } from './records.ts';
+import { type LocatedSeat, sortOut } from './whereabouts.ts';
 
 /** The lab file's hosts, where they keep their seats themselves; undefined for all other labs. */
 export function hostsApart(spec: LabSpec): readonly PoolHost[] | undefined {
@@ -41,7 +42,9 @@ export interface RemoteView {
   readonly master?: RemoteMaster;
   readonly placement?: Placement;
   /** Seats that domains tell of, by name, with their host's name. */
-  readonly found: ReadonlyMap<string, FoundSeat & { readonly host: string }>;
+  readonly found: ReadonlyMap<string, LocatedSeat>;
+  /** The same seats on other hosts again. */
+  readonly twins: readonly LocatedSeat[];
 }
 
 /**
@@ -65,15 +68,8 @@ export class RemoteLab implements AsyncDisposable {
   async look(digest?: DigestOptions): Promise<RemoteView> {
     const hosts = await Promise.all([...this.hosts.values()].map((host) => host.look(this.spec.name)));
     const placement = newest(hosts.flatMap((one) => one.placement ?? []));
-    const found = new Map<string, FoundSeat & { host: string }>();
-    for (const { host, seats } of hosts) {
-      for (const seat of seats) {
-        const twin = found.get(seat.name);
-        if (twin) throw twins(seat.name, twin.host, host.name);
-        found.set(seat.name, { ...seat, host: host.name });
-      }
-    }
-    return { hosts, placement, found, master: await this.#master(placement, digest) };
+    const { found, twins } = sortOut(hosts, placement);
+    return { hosts, placement, found, twins, master: await this.#master(placement, digest) };
   }
 
   /** The lab file's seats and those that were found besides, as they are on their hosts. Those without a host are left out. */
@@ -86,6 +82,13 @@ export class RemoteLab implements AsyncDisposable {
         return host ? [[name, this.#seat(name, identity.get(name)!, host, view)] as const] : [];
       }),
     );
+  }
+
+  /** A seat as it is on that host, whichever host else has it. */
+  seatOn(view: RemoteView, name: string, host: string): Seat {
+    const here = view.hosts.find((one) => one.host.name === host)?.seats.find((one) => one.name === name);
+    const one = { name, uuid: seatUuid(this.spec.name, name), state: 'unknown' as const, ...here, host };
+    return this.seats({ ...view, found: new Map([[name, one]]) }, new Map()).get(name)!;
   }
 
   /** The copy of a master that a host has. */
@@ -209,10 +212,4 @@ export class RemoteLab implements AsyncDisposable {
     if (content === undefined) return placement?.master;
     return { format: here.format, size: here.size, content, here };
   }
-}
-
-function twins(seat: string, one: string, other: string): DiskError {
-  return new DiskError('exists', `Two hosts have the seat '${seat}': ${one} and ${other}`, {
-    detail: { fix: `look which one is right, and remove the other: virsh undefine, vol-delete` },
-  });
 }

@@ -1,25 +1,33 @@
 import { DiskError } from '../../errors.ts';
 import { count, describeSeats } from '../describe.ts';
+import { assertNotStrayed } from '../give-up.ts';
 import type { Seat } from '../seat.ts';
 import { removeCopies } from './collect.ts';
 import type { RemoteHost } from './host.ts';
 import type { RemoteLab, RemoteView } from './lab.ts';
 import { seatMaker } from './make-seat.ts';
-import { assertReplaceable, diskPlace, removeSeatFiles } from './seat-files.ts';
+import { names } from './records.ts';
+import { removeSeat } from './remove-seat.ts';
+import { assertReplaceable, diskPlace } from './seat-files.ts';
+import { assertNoTwins, assertOwnFolder, straysOf } from './whereabouts.ts';
 
 /**
- * Seats by name, as they are on their hosts. Throws `not-found` for those that were not made; a seat whose host does not answer is among
- * them, and the message says so.
+ * Seats by name, as they are on their hosts. Throws `not-found` for those that were not made; a seat whose host does not answer, or is not
+ * in the lab file, is among them, and the message says so. Throws `exists` for those that two hosts have, or whose domains are of
+ * another folder.
  */
 export function seatsFound(lab: RemoteLab, view: RemoteView, wanted: readonly string[]): readonly Seat[] {
   const missing = wanted.filter((seat) => !view.found.has(seat));
   if (missing.length > 0) {
+    assertNotStrayed(straysOf(lab, view), missing, lab.spec.file);
     const down = view.hosts.filter((one) => one.down !== undefined).map(({ host }) => host.name);
     const but = down.length > 0 ? ` (not there: ${down.join(', ')})` : '';
     throw new DiskError('not-found', `On no host that answers: ${describeSeats(missing)}${but}`, {
       detail: { fix: "'cowherd up' makes them" },
     });
   }
+  assertNoTwins(lab, view, wanted);
+  assertOwnFolder(lab, view, wanted);
   const seats = lab.seats(view, new Map());
   return wanted.map((name) => seats.get(name)!);
 }
@@ -126,29 +134,25 @@ export async function resetRemote(
 }
 
 /**
- * Removes the lab's seats from the hosts that answer, with all their files, the record of who is where, and copies of masters that
- * nobody needs then. Gives what was removed. The caller has seen that nobody stands on the disks.
+ * Removes seats of the lab from the hosts that answer, with all their files, the record of who is where (with `keepRecord` it stays: seats
+ * that nobody can look at now are in it), and copies of masters that nobody needs then. Gives what was removed. The caller has seen that
+ * nobody stands on the disks.
  */
 export async function takeDownRemote(
   lab: RemoteLab,
   view: RemoteView,
-  isPlacement: (file: string) => boolean,
+  seats: readonly Seat[],
+  { keepRecord }: { readonly keepRecord: boolean },
 ): Promise<{ readonly seats: readonly string[]; readonly files: readonly string[] }> {
-  const seats = lab.seats(view, new Map());
   const removed = { seats: [] as string[], files: [] as string[] };
   for (const { host, down, files } of view.hosts) {
     if (down !== undefined) continue;
     const remote = lab.hosts.get(host.name)!;
-    for (const { name } of view.found.values()) {
-      const seat = seats.get(name)!;
-      if (seat.host !== host.name) continue;
-      assertReplaceable(await diskPlace(remote, lab.spec.name, name), lab.spec.name, name);
-      const log = await remote.writesLog(seat);
-      await lab.runner.undefine(seat);
-      removed.files.push(...(await removeSeatFiles(remote, files, { lab: lab.spec.name, seat: name, log })));
-      removed.seats.push(name);
+    for (const seat of seats.filter((one) => one.host === host.name)) {
+      removed.files.push(...(await removeSeat(lab, remote, seat, files)));
+      removed.seats.push(seat.name);
     }
-    if (files.size > 0) removed.files.push(...(await removeRest(lab, remote, isPlacement)));
+    if (files.size > 0) removed.files.push(...(await removeRest(lab, remote, keepRecord)));
   }
   return removed;
 }
@@ -157,10 +161,13 @@ export async function takeDownRemote(
 async function removeRest(
   lab: RemoteLab,
   remote: RemoteHost,
-  isPlacement: (file: string) => boolean,
+  keepRecord: boolean,
 ): Promise<readonly string[]> {
-  const { files } = await remote.look(lab.spec.name);
-  const records = [...files].filter(isPlacement);
+  const { name } = lab.spec;
+  const { files } = await remote.look(name);
+  const records = keepRecord
+    ? []
+    : [...files].filter((file) => names.placementRevision(name, file) !== undefined);
   for (const file of records) await remote.pool.remove(file);
   return [...records, ...(await removeCopies(lab, remote, () => true))];
 }

@@ -1,15 +1,20 @@
 import { DiskError, firstError, isDiskError } from '../../errors.ts';
+import { type GivenUp, nothingGivenUp } from '../give-up.ts';
 import type { DigestOptions } from '../master.ts';
+import { isOurs, largerDisk, type Problem, problemError } from '../plan.ts';
 import { definitionDigest } from '../runner/libvirt/marked-definition.ts';
+import { mayRun, type SeatState } from '../runner/runner.ts';
 import type { Seat } from '../seat.ts';
-import type { HostView, RemoteHost } from './host.ts';
+import type { FoundSeat, HostView, RemoteHost } from './host.ts';
 import type { RemoteLab, RemoteMaster, RemoteView } from './lab.ts';
 import { seatMaker } from './make-seat.ts';
 import { copyMaster } from './master-copy.ts';
 import { type Room, roomFor, spreadSeats } from './placement.ts';
 import { encodeRecord, longestRecord, names, type Placement } from './records.ts';
-import { assertReplaceable, atWork, diskPlace, removeLeftover, removeSeatFiles } from './seat-files.ts';
+import { removeSeat } from './remove-seat.ts';
+import { assertReplaceable, atWork, diskPlace, removeLeftover } from './seat-files.ts';
 import { assertNobodyStandsThere } from './standing.ts';
+import { hiddenSeats, otherFolder, whereProblems, withoutSurplus } from './whereabouts.ts';
 
 /** What `up` would do on one host. */
 export interface HostPlan {
@@ -22,16 +27,24 @@ export interface HostPlan {
   readonly create: readonly string[];
   /** Seats whose disk is there, and that get other disks or a seed as the lab file has them. */
   readonly extras: readonly string[];
+  /** Seats whose disks are given more guest bytes, as the lab file says. */
+  readonly grow: readonly string[];
   /** Seats whose domains are defined. */
   readonly define: readonly string[];
   /** Seats of the lab file that are on it. */
   readonly seats: readonly string[];
   /** On it, and not in the lab file any more. */
   readonly unlisted: readonly string[];
+  /** Seats that another host has, too, and that are removed from this one. */
+  readonly surplus: readonly string[];
+  /** For people: what is left as it is although the lab file says otherwise. */
+  readonly notes: readonly string[];
 }
 
 export interface RemotePlan {
   readonly hosts: readonly HostPlan[];
+  /** These stop `up` before it changes anything. */
+  readonly problems: readonly Problem[];
   /** Undefined: no host is to be told anything new. */
   readonly placement?: Placement;
   readonly view: RemoteView;
@@ -43,6 +56,7 @@ export interface RemoteApplied {
   readonly created: readonly string[];
   /** Seats that got other disks or a seed. */
   readonly completed: readonly string[];
+  readonly grown: readonly string[];
   readonly defined: readonly string[];
   readonly removed: readonly string[];
   readonly copied: readonly string[];
@@ -56,9 +70,13 @@ export interface RemoteApplied {
  */
 export async function planRemote(
   lab: RemoteLab,
-  { digest, make = false }: { readonly digest?: DigestOptions; readonly make?: boolean } = {},
+  {
+    digest,
+    make = false,
+    giveUp = nothingGivenUp,
+  }: { readonly digest?: DigestOptions; readonly make?: boolean; readonly giveUp?: GivenUp } = {},
 ): Promise<RemotePlan> {
-  const view = await lab.look(digest);
+  const view = withoutSurplus(await lab.look(digest), giveUp.seats);
   const { master } = view;
   if (!master) {
     const { path } = lab.spec.master;
@@ -75,8 +93,19 @@ export async function planRemote(
   const hostOf = spreadSeats(lab.spec.seats, await rooms(lab, view, master, make), before);
   const seats = lab.seats(view, hostOf);
   const hosts: HostPlan[] = [];
-  for (const host of view.hosts) hosts.push(await planHost(lab, view, host, seats));
-  return { hosts, placement: placementAfter(lab, view, master, hostOf), view, seats };
+  for (const host of view.hosts) {
+    const surplus = giveUp.seats.flatMap((one) => (one.host === host.host.name ? one.seat : []));
+    hosts.push({ ...(await planHost(lab, view, host, seats)), surplus });
+  }
+  const hidden = hiddenSeats(view, giveUp);
+  const told = hosts.flatMap((one) => [...one.create, ...one.define]).map((name) => seats.get(name)!);
+  return {
+    hosts,
+    problems: [...whereProblems(lab, view, giveUp), ...(await lab.runner.obstacles(told))],
+    placement: placementAfter(lab, view, master, hostOf, hidden),
+    view,
+    seats,
+  };
 }
 
 /** Free memory and disk of the hosts, where any seat has no place yet. */
@@ -104,24 +133,29 @@ async function planHost(
   view: RemoteView,
   { host, down, seats: found }: HostView,
   seats: Map<string, Seat>,
-): Promise<HostPlan> {
+): Promise<Omit<HostPlan, 'surplus'>> {
   const remote = lab.hosts.get(host.name)!;
   const listed = new Set(lab.spec.seats);
   const own = lab.spec.seats.filter((seat) => seats.get(seat)?.host === host.name);
-  const unlisted = found.flatMap(({ name }) => (listed.has(name) ? [] : [name]));
+  const isOwn = (seat: FoundSeat) => otherFolder(lab, { ...seat, host: host.name }) === undefined;
+  const unlisted = found.flatMap((seat) => (listed.has(seat.name) || !isOwn(seat) ? [] : [seat.name]));
   const plan = {
     host: host.name,
     down,
     copy: false,
     create: [],
     extras: [],
+    grow: [],
     define: [],
     seats: own,
     unlisted,
+    notes: [],
   };
   if (down !== undefined) return plan;
   const create: string[] = [];
   const extras: string[] = [];
+  const grow: string[] = [];
+  const notes: string[] = [];
   const maker = seatMaker(lab, view.master!, seats);
   if (await remote.pool.open(false)) {
     const places = await Promise.all(own.map((seat) => diskPlace(remote, lab.spec.name, seat)));
@@ -135,6 +169,7 @@ async function planHost(
         continue;
       }
       if (lacks) extras.push(seat);
+      planSize(seat, place.size!);
       // Made, but its domain was not defined any more: the disk says by itself what it stands on.
       if (!view.found.has(seat)) adopt(lab, view, seats, seat, place.provenance!.master);
     }
@@ -146,11 +181,44 @@ async function planHost(
     view,
   );
   const define = copy ? own.filter((seat) => create.includes(seat) || isStale(seat)) : own.filter(isStale);
-  return { ...plan, copy, create, extras, define };
+  return { ...plan, copy, create, extras, grow, define, notes };
+
+  function planSize(seat: string, size: number): void {
+    const wanted = lab.spec.disk.size ?? size;
+    if (size > wanted) notes.push(largerDisk(seat, size, wanted));
+    if (size >= wanted) return;
+    if (isOff(view.found.get(seat)?.state ?? 'off')) grow.push(seat);
+    else
+      notes.push(
+        `${seat}: its disk has ${size} bytes, and the lab file's ${wanted} by 'cowherd up' while it is off`,
+      );
+  }
 
   function isStale(seat: string): boolean {
     return view.found.get(seat)?.digest !== definitionDigest(lab.definitionOf(seats.get(seat)!));
   }
+}
+
+function isOff(state: SeatState): boolean {
+  return state === 'off' || state === 'crashed';
+}
+
+/** Gives a seat's disk more guest bytes. Throws `in-use` where it was started meanwhile, `io` where that did not happen. */
+async function growDisk(lab: RemoteLab, remote: RemoteHost, seat: Seat, size: number): Promise<void> {
+  const { path } = seat.disk;
+  if (!isOff(await lab.runner.state(seat))) {
+    throw new DiskError('in-use', `${seat.name} was started meanwhile: its disk stays as large as it is`, {
+      path,
+      detail: { fix: "shut it down, and 'cowherd up' goes on" },
+    });
+  }
+  const look = () => diskPlace(remote, lab.spec.name, seat.name);
+  const before = await look();
+  if (before === 'missing' || before === 'cut off' || !isOurs(before, lab.spec.name, seat.name)) return;
+  if (before.size! < size) await remote.pool.grow(names.disk(seat.name), size);
+  const after = await look();
+  if (typeof after === 'object' && after.size! >= size) return;
+  throw new DiskError('io', `The disk of ${seat.name} did not grow to ${size} bytes`, { path });
 }
 
 /** A seat whose disk was made on a master of that content. */
@@ -172,12 +240,14 @@ function placementAfter(
   { placement, hosts }: RemoteView,
   { format, size, content }: RemoteMaster,
   hostOf: ReadonlyMap<string, string>,
+  hidden: ReadonlyMap<string, string>,
 ): Placement | undefined {
   const after = {
     v: 1 as const,
     lab: spec.name,
     master: { format, size, content },
-    seats: Object.fromEntries(hostOf),
+    // Those that are not listed now, and cannot be looked at, may be listed again while they are where they were.
+    seats: Object.fromEntries([...hostOf, ...[...hidden].filter(([seat]) => !hostOf.has(seat))]),
   };
   const same =
     placement &&
@@ -187,6 +257,21 @@ function placementAfter(
   );
   if (same && everywhere) return undefined;
   return { ...after, revision: same ? placement.revision : (placement?.revision ?? 0) + 1 };
+}
+
+/** Seats that another host has too, and their disks, go from one host. */
+async function removeSurplus(lab: RemoteLab, remote: RemoteHost, plan: RemotePlan, names: readonly string[]) {
+  const seats = names.map((name) => lab.seatOn(plan.view, name, remote.host.name));
+  for (const seat of seats) {
+    if (!mayRun(await lab.runner.state(seat))) continue;
+    throw new DiskError('in-use', `${seat.name} runs on ${remote.host.name}, where it is to be removed`, {
+      path: seat.disk.path,
+      detail: { fix: `'cowherd stop ${seat.name}' stops it, on all hosts that have it` },
+    });
+  }
+  await assertNobodyStandsThere(lab, seats, 'release');
+  const files = await remote.pool.list();
+  for (const seat of seats) await removeSeat(lab, remote, seat, files);
 }
 
 /**
@@ -205,19 +290,27 @@ export async function applyRemote(
   const done = {
     created: [] as string[],
     completed: [] as string[],
+    grown: [] as string[],
     defined: [] as string[],
     removed: [] as string[],
     copied: [] as string[],
   };
+  if (plan.problems.length > 0) throw problemError(plan.problems);
   const failures: { host: string; error: DiskError }[] = [];
   const maker = seatMaker(lab, plan.view.master!, plan.seats);
   const work = async (host: HostPlan) => {
     const remote = lab.hosts.get(host.host)!;
     await remote.pool.open(true);
     const seatsOf = (some: readonly string[]) => some.map((seat) => plan.seats.get(seat)!);
-    await assertNobodyStandsThere(lab, seatsOf([...new Set([...host.define, ...host.create])]), 'use');
+    await assertNobodyStandsThere(
+      lab,
+      seatsOf([...new Set([...host.define, ...host.create, ...host.grow])]),
+      'use',
+    );
     if (options.prune) await assertNobodyStandsThere(lab, seatsOf(host.unlisted), 'release');
     await assertSamePlacement(remote, lab.spec.name, plan.view);
+    if (host.surplus.length > 0) await removeSurplus(lab, remote, plan, host.surplus);
+    done.removed.push(...host.surplus);
     if (plan.placement) await writePlacement(remote, plan.placement);
     let { view } = plan;
     if (host.copy) {
@@ -242,6 +335,10 @@ export async function applyRemote(
       await maker.complete(remote, seat);
       done.completed.push(seat);
     }
+    for (const seat of host.grow) {
+      await growDisk(lab, remote, plan.seats.get(seat)!, lab.spec.disk.size!);
+      done.grown.push(seat);
+    }
     await lab.prepareDefinitions(
       host.seats.map((seat) => plan.seats.get(seat)!),
       view,
@@ -253,10 +350,7 @@ export async function applyRemote(
     if (options.prune) {
       const files = await remote.pool.list();
       for (const seat of host.unlisted) {
-        assertReplaceable(await diskPlace(remote, lab.spec.name, seat), lab.spec.name, seat);
-        const log = await remote.writesLog(plan.seats.get(seat)!);
-        await lab.runner.undefine(plan.seats.get(seat)!);
-        await removeSeatFiles(remote, files, { lab: lab.spec.name, seat, log });
+        await removeSeat(lab, remote, plan.seats.get(seat)!, files);
         done.removed.push(seat);
       }
     }
@@ -347,13 +441,15 @@ function noMasterHere({ spec }: RemoteLab, host: string): DiskError {
 }
 
 /** Whether a plan would change nothing. */
-export function isIdle({ hosts, placement }: RemotePlan, prune: boolean): boolean {
+export function isIdle({ hosts, placement, problems }: RemotePlan, prune: boolean): boolean {
   return (
     placement === undefined &&
-    hosts.every(
-      (one) =>
-        !one.copy &&
-        one.create.length + one.extras.length + one.define.length + (prune ? one.unlisted.length : 0) === 0,
-    )
+    problems.length === 0 &&
+    hosts.every((one) => {
+      const gone = one.surplus.length + (prune ? one.unlisted.length : 0);
+      return (
+        !one.copy && one.create.length + one.extras.length + one.grow.length + one.define.length + gone === 0
+      );
+    })
   );
 }

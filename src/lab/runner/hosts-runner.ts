@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError } from '../../errors.ts';
 import type { DomainType } from '../domain-xml.ts';
+import type { Problem } from '../plan.ts';
 import type { Seat } from '../seat.ts';
 import type { LabHost } from '../spec/hosts.ts';
 import { LibvirtRunner } from './libvirt/libvirt-runner.ts';
@@ -25,6 +26,7 @@ const askAgainMs = 30_000;
 export class HostsRunner implements Runner {
   readonly name = 'libvirt';
   readonly boots = true;
+  readonly hosts: ReadonlySet<string>;
   readonly #hosts: ReadonlyMap<string, LibvirtRunner>;
   readonly #down = new Map<string, string>();
   #askAgainAt = performance.now() + askAgainMs;
@@ -34,6 +36,7 @@ export class HostsRunner implements Runner {
     this.#hosts = new Map(
       hosts.map((host) => [host.name, new LibvirtRunner({ uri: host.uri, place: place?.(host) })]),
     );
+    this.hosts = new Set(this.#hosts.keys());
   }
 
   /** `domainType` of one host. */
@@ -73,6 +76,26 @@ export class HostsRunner implements Runner {
       }
     }
     throw first;
+  }
+
+  async whereabouts(seats: readonly Seat[]) {
+    const found = await this.#ask((runner, host) => runner.known(seats, (seat) => seat.host === host));
+    const has = new Map<string, string[]>();
+    for (const host of this.hosts)
+      for (const seat of found.get(host) ?? []) {
+        // Two names of one libvirt are no two places.
+        const own = this.#hosts.get(seat.host ?? '')?.uri;
+        if (host === seat.host || this.#hosts.get(host)!.uri !== own)
+          has.set(seat.name, [...(has.get(seat.name) ?? []), host]);
+      }
+    return { answered: new Set(found.keys()), has };
+  }
+
+  async obstacles(seats: readonly Seat[]): Promise<readonly Problem[]> {
+    const found = await this.#ask((runner, host) =>
+      runner.obstacles(seats.filter((seat) => seat.host === host)),
+    );
+    return [...found.values()].flat();
   }
 
   async pending(seats: readonly Seat[]): Promise<readonly Seat[]> {
@@ -140,7 +163,10 @@ export class HostsRunner implements Runner {
   #of(seat: Seat): LibvirtRunner {
     const runner = this.#hosts.get(seat.host ?? '');
     if (runner) return runner;
-    throw new DiskError('not-found', `Seat '${seat.name}' is on no host of the lab file`, { field: 'hosts' });
+    throw new DiskError('not-found', `Seat '${seat.name}' is on no host of the lab file`, {
+      field: 'hosts',
+      detail: { fix: "'cowherd plan' says what can be done" },
+    });
   }
 
   /** Asks all hosts at once, or one; those that do not answer are remembered, and not asked again. */

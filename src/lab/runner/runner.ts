@@ -1,5 +1,6 @@
 import { DiskError } from '../../errors.ts';
 import { type DomainType, domainName } from '../domain-xml.ts';
+import type { Problem } from '../plan.ts';
 import type { Seat } from '../seat.ts';
 
 /**
@@ -11,6 +12,11 @@ import type { Seat } from '../seat.ts';
  * - `unknown`: something answers for it that cannot be asked now.
  */
 export type SeatState = 'off' | 'starting' | 'running' | 'paused' | 'crashed' | 'unknown';
+
+/** Whether a guest runs, or may: nobody knows. */
+export function mayRun(state: SeatState): boolean {
+  return state === 'starting' || state === 'running' || state === 'paused' || state === 'unknown';
+}
 
 /** How a guest's run ended. */
 export type SeatEnd = 'powered-off' | 'crashed';
@@ -61,6 +67,18 @@ export interface Runner extends AsyncDisposable {
   domainType(): Promise<DomainType | undefined>;
   /** The XML of the hypervisor's own domain `name`, for a template. Throws `not-found`, `unsupported`. */
   domainXml(name: string): Promise<string>;
+  /** The hosts that it knows, by name. Absent: all seats are in one place. */
+  readonly hosts?: ReadonlySet<string>;
+  /**
+   * Which hosts have the seats' domains, by the seats' names; and the hosts that have `answered`. On its own host a seat is known by its UUID alone.
+   * Absent: as `hosts`.
+   */
+  whereabouts?(seats: readonly Seat[]): Promise<{
+    readonly answered: ReadonlySet<string>;
+    readonly has: ReadonlyMap<string, readonly string[]>;
+  }>;
+  /** What keeps seats from being defined, as somebody else's domain of that name does. Absent: nothing does. */
+  obstacles?(seats: readonly Seat[]): Promise<readonly Problem[]>;
   /** Of these seats, those that it does not know, or knows by an older definition: `define` is called for them. */
   pending(seats: readonly Seat[]): Promise<readonly Seat[]>;
   /**

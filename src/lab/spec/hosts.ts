@@ -49,8 +49,8 @@ export const hostsSchema = z
 export type HostsDocument = z.output<typeof hostsSchema>;
 
 /**
- * Which host each seat is on: where it was before, where that host is still listed; else the one with the fewest seats for its
- * share, the first of those in the list. Pure.
+ * Which host each seat is on: where it was before, listed or not; else the one with the fewest seats for its share, the first of those in
+ * the list. Pure.
  */
 export function placeSeats(
   seats: readonly string[],
@@ -65,7 +65,9 @@ export function placeSeats(
   };
   for (const seat of seats) {
     const host = before.get(seat);
-    if (host !== undefined && load.has(host)) put(seat, host);
+    if (host === undefined) continue;
+    if (load.has(host)) put(seat, host);
+    else placed.set(seat, host);
   }
   for (const seat of seats) {
     if (placed.has(seat)) continue;

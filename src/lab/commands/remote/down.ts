@@ -1,19 +1,36 @@
 import { count, describeSeats } from '../../describe.ts';
-import { names } from '../../remote/records.ts';
+import { givenUp, strayProblem } from '../../give-up.ts';
 import { assertOff, takeDownRemote } from '../../remote/reset.ts';
 import { assertNobodyStandsThere } from '../../remote/standing.ts';
-import { type LabCommand, say, sayJson, wantsJson } from '../command.ts';
+import {
+  assertNoTwins,
+  assertOwnFolder,
+  hiddenSeats,
+  otherFolder,
+  straysOf,
+} from '../../remote/whereabouts.ts';
+import { type LabCommand, say, sayJson, wantsJson, warn } from '../command.ts';
 import { stopSeats } from '../stop.ts';
 import { lockedRemote, lookAt, remoteLabFrom } from './lab.ts';
 
-/** `cowherd down` for a lab whose hosts keep its seats. Exit code 1 where a host does not answer: it keeps what is on it. */
+/**
+ * `cowherd down` for a lab whose hosts keep its seats. Exit code 1 where a host does not answer, or is not in the lab file any more: it keeps
+ * what is on it, and the others the record of that.
+ */
 export const run: LabCommand = async (input, context) => {
   await using lab = remoteLabFrom(input, context).lab;
   const { name } = lab.spec;
   const dryRun = input.options.dryRun === true;
+  const giveUp = givenUp(input.options.giveUp, lab.spec.hosts, 'hosts');
   const work = async () => {
     let view = await lookAt(lab, context);
-    const seats = [...lab.seats(view, new Map()).values()].filter((seat) => view.found.has(seat.name));
+    assertNoTwins(lab, view, [...view.found.keys()]);
+    assertOwnFolder(lab, view, lab.spec.seats);
+    // Of one that is not listed, and of another folder, another lab of that name may be the owner.
+    const seats = [...lab.seats(view, new Map()).values()].filter((seat) => {
+      const found = view.found.get(seat.name);
+      return found !== undefined && otherFolder(lab, found) === undefined;
+    });
     if (input.options.stop === true && !dryRun) {
       await stopSeats(seats, lab.runner, { gracefulMs: 0, signal: context.signal });
       view = await lab.look({ signal: context.signal });
@@ -21,9 +38,15 @@ export const run: LabCommand = async (input, context) => {
     assertOff(view, seats, 'down');
     await assertNobodyStandsThere(lab, seats, 'release');
     const down = view.hosts.filter((one) => one.down !== undefined).map(({ host }) => host.name);
-    if (dryRun) return { seats: seats.map((seat) => seat.name), files: [] as readonly string[], down };
-    const isPlacement = (file: string) => names.placementRevision(name, file) !== undefined;
-    return { ...(await takeDownRemote(lab, view, isPlacement)), down };
+    const left = hiddenSeats(view, giveUp);
+    for (const [host, strays] of straysOf(lab, view)) {
+      if (giveUp.hosts.has(host)) continue;
+      const { what, fix } = strayProblem(host, strays, lab.spec.file, { disks: 'there', verb: 'down' });
+      warn(context, `${what}: left alone (${fix})`);
+    }
+    const answer = { down, left: [...left.keys()] };
+    if (dryRun) return { seats: seats.map((seat) => seat.name), files: [] as readonly string[], ...answer };
+    return { ...(await takeDownRemote(lab, view, seats, { keepRecord: left.size > 0 })), ...answer };
   };
   const removed = dryRun ? await work() : await lockedRemote(lab, work);
   if (wantsJson(input)) sayJson(context, { lab: name, ...removed, dryRun });
@@ -31,5 +54,5 @@ export const run: LabCommand = async (input, context) => {
     const verb = dryRun ? 'Would remove' : 'Removed';
     say(context, `${verb} ${count(removed.seats.length, 'seat')}: ${describeSeats(removed.seats)}`);
   }
-  return removed.down.length > 0 ? 1 : 0;
+  return removed.down.length + removed.left.length > 0 ? 1 : 0;
 };

@@ -39,14 +39,18 @@ export function selected(lab: RemoteLab, selections: readonly string[]): readonl
   return selections.length === 0 ? lab.spec.seats : selectSeats(selections, lab.spec.seats);
 }
 
-/** The same without seats of hosts that do not answer, which are told of. */
+/** The same without seats of hosts that do not answer, or that the lab file does not name: these are told of. */
 export function answering(
   view: RemoteView,
   names: readonly string[],
   context: CliContext,
 ): readonly string[] {
   const down = new Set(view.hosts.flatMap(({ host, down }) => (down === undefined ? [] : [host.name])));
-  const hidden = names.filter((name) => !view.found.has(name) && down.has(view.placement?.seats[name] ?? ''));
+  const known = new Set(view.hosts.map(({ host }) => host.name));
+  const hidden = names.filter((name) => {
+    const host = view.placement?.seats[name];
+    return !view.found.has(name) && host !== undefined && (down.has(host) || !known.has(host));
+  });
   if (hidden.length > 0) warn(context, `nobody knows what these do, left alone: ${describeSeats(hidden)}`);
   return names.filter((name) => !hidden.includes(name));
 }

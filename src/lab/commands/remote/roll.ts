@@ -1,4 +1,5 @@
 import { describeSeats } from '../../describe.ts';
+import { problemError } from '../../plan.ts';
 import { RemoteLab } from '../../remote/lab.ts';
 import { planRemote } from '../../remote/up.ts';
 import { editLabFile } from '../../spec/edit.ts';
@@ -14,7 +15,8 @@ export const run: LabCommand = async (input, context) => {
   {
     // What cannot be done is found out before the lab file changes.
     await using lab = new RemoteLab(next);
-    const { view } = await planRemote(lab, { digest: { signal: context.signal } });
+    const { view, problems } = await planRemote(lab, { digest: { signal: context.signal } });
+    if (problems.length > 0) throw problemError(problems);
     const { master, found } = view;
     former = [...found.values()].filter((seat) => seat.content !== master?.content).map(({ name }) => name);
   }

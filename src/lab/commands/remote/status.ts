@@ -2,8 +2,8 @@ import { humanSize } from '../../../cli/sizes.ts';
 import { count, table } from '../../describe.ts';
 import type { HostView } from '../../remote/host.ts';
 import type { RemoteLab, RemoteView } from '../../remote/lab.ts';
-import { seatsFound } from '../../remote/reset.ts';
 import { diskPlace } from '../../remote/seat-files.ts';
+import { hostsOf, type LocatedSeat, otherFolder } from '../../remote/whereabouts.ts';
 import { colours, type LabCommand, say, wantsJson } from '../command.ts';
 import { sayStatus } from '../status.ts';
 import { watchSeats } from '../watch-seats.ts';
@@ -13,7 +13,7 @@ interface SeatOnHost {
   readonly name: string;
   readonly uuid: string;
   readonly host?: string;
-  /** 'unknown': on a host that does not answer. 'not made': nowhere. */
+  /** 'unknown': on a host that does not answer, or that the lab file does not name. 'not made': nowhere. */
   readonly state: string;
   /** 'former': on a master that is not the lab's any more. */
   readonly disk: 'ok' | 'former' | 'missing' | 'damaged' | 'unknown';
@@ -22,14 +22,20 @@ interface SeatOnHost {
   readonly apparent: number;
   readonly allocated: number;
   readonly listed: boolean;
+  /** What is wrong with where it is, in words. */
+  readonly wrong?: string;
 }
 
 /** `cowherd status` for a lab whose hosts keep its seats: all of it comes from the hosts. Exit code 1 where a copy of the master is not what it was. */
 export const run: LabCommand = async (input, context) => {
   await using lab = remoteLabFrom(input, context).lab;
   const view = await lookAt(lab, context);
+  const named = [...new Set([...lab.spec.seats, ...view.found.keys()])];
   const seats = await Promise.all(
-    [...new Set([...lab.spec.seats, ...view.found.keys()])].map((name) => seatOn(lab, view, name)),
+    named.flatMap((name) => [
+      seatOn(lab, view, name, view.found.get(name)),
+      ...view.twins.filter((one) => one.name === name).map((one) => seatOn(lab, view, name, one)),
+    ]),
   );
   const verify = input.options.verify === true;
   const copies = (
@@ -88,6 +94,7 @@ export const run: LabCommand = async (input, context) => {
       one.apparent === 0 ? '-' : humanSize(one.allocated),
       [
         one.host && `on ${one.host}`,
+        one.wrong,
         one.disk !== 'ok' && one.state !== 'not made' && `disk ${one.disk}`,
         !one.listed && 'not in the lab file any more',
       ]
@@ -101,18 +108,32 @@ export const run: LabCommand = async (input, context) => {
 
   async function watch(): Promise<void> {
     if (input.options.watch === true)
-      await watchSeats(seatsFound(lab, view, [...view.found.keys()]), lab.runner, input, context);
+      await watchSeats(
+        [...view.found.values()].map(({ name, host }) => lab.seatOn(view, name, host)),
+        lab.runner,
+        input,
+        context,
+      );
   }
 };
 
-async function seatOn(lab: RemoteLab, view: RemoteView, name: string): Promise<SeatOnHost> {
+/** A seat as it is where it was found; `found` is undefined where no host that answers has its domain. */
+async function seatOn(
+  lab: RemoteLab,
+  view: RemoteView,
+  name: string,
+  found: LocatedSeat | undefined,
+): Promise<SeatOnHost> {
   const listed = lab.spec.seats.includes(name);
-  const found = view.found.get(name);
   const host = found?.host ?? view.placement?.seats[name];
   const uuid = lab.seats(view, new Map(host ? [[name, host]] : [])).get(name)?.uuid ?? '';
-  const down = view.hosts.find((one) => one.host.name === host)?.down !== undefined;
-  const none = { name, uuid, host, listed, apparent: 0, allocated: 0 };
+  const there = view.hosts.find((one) => one.host.name === host);
+  const isStray = host !== undefined && there === undefined;
+  const down = there?.down !== undefined || isStray;
+  const none = { name, uuid, host, listed, apparent: 0, allocated: 0, wrong: whatIsWrong() };
   if (!found) return { ...none, state: down ? 'unknown' : 'not made', disk: down ? 'unknown' : 'missing' };
+  if (otherFolder(lab, found) !== undefined)
+    return { ...none, state: found.state, content: found.content, disk: 'unknown' };
   const place = await diskPlace(lab.hosts.get(found.host)!, lab.spec.name, name);
   const { state, content } = found;
   if (place === 'missing' || place === 'cut off') return { ...none, state, content, disk: 'missing' };
@@ -120,6 +141,14 @@ async function seatOn(lab: RemoteLab, view: RemoteView, name: string): Promise<S
   const current = provenance?.master === view.master?.content;
   const disk = damage !== undefined || !provenance ? 'damaged' : current ? 'ok' : 'former';
   return { ...none, state, content, disk, apparent, allocated };
+
+  function whatIsWrong(): string | undefined {
+    if (isStray) return "which the lab file does not name: 'cowherd plan' says what can be done";
+    if (found && hostsOf(view, name).length > 1)
+      return "another host has it, too: 'cowherd plan' says what can be done";
+    const folder = found && otherFolder(lab, found);
+    return folder && `made in another folder: ${folder}`;
+  }
 }
 
 async function copiesOn(

@@ -1,9 +1,11 @@
 import type { CliContext } from '../../../cli/context.ts';
 import { count, describeSeats, milliseconds } from '../../describe.ts';
-import { withoutControls } from '../../messages.ts';
+import { type GivenUp, givenUp } from '../../give-up.ts';
+import { fixOf, withoutControls } from '../../messages.ts';
 import type { RemoteLab } from '../../remote/lab.ts';
 import { applyRemote, isIdle, planRemote, type RemoteApplied, type RemotePlan } from '../../remote/up.ts';
 import { type LabCommand, lazyProgress, say, sayJson, startToo, wantsJson, warn } from '../command.ts';
+import { describeProblems } from '../describe-plan.ts';
 import { lockedRemote, remoteLabFrom, warnOfDown } from './lab.ts';
 
 /** `cowherd up` and `cowherd plan` for a lab whose hosts keep its seats. Exit code 1 where something failed on a host that answers. */
@@ -14,22 +16,25 @@ const command =
     await using lab = remote;
     const began = performance.now();
     const prune = input.options.prune === true;
+    const giveUp = givenUp(input.options.giveUp, lab.spec.hosts);
     const only = dryRun || input.options.dryRun === true;
     if (only) {
-      const plan = await planned(lab, context, false);
+      const plan = await planned(lab, context, { make: false, giveUp });
       describe(plan, input.options.output === 'json', lab, prune, context);
-      return 0;
+      return plan.problems.length > 0 ? 1 : 0;
     }
     const { plan, applied } = await lockedRemote(lab, async () => {
-      const plan = await planned(lab, context, true);
-      const none = { created: [], completed: [], defined: [], removed: [], copied: [] };
+      const plan = await planned(lab, context, { make: true, giveUp });
+      const none = { created: [], completed: [], grown: [], defined: [], removed: [], copied: [] };
       const nothing: RemoteApplied = { ...none, failures: [] };
       if (isIdle(plan, prune)) return { plan, applied: nothing };
       const onHost = (host: string, what: string) => !wantsJson(input) && say(context, `  ${host}: ${what}`);
       return { plan, applied: await applyRemote(lab, plan, { prune, signal: context.signal, onHost }) };
     });
-    for (const { host, error } of applied.failures)
-      warn(context, `${host}: ${withoutControls(error.message)}`);
+    for (const { host, error } of applied.failures) {
+      const fix = fixOf(error);
+      warn(context, withoutControls(`${host}: ${error.message}${fix === undefined ? '' : ` (${fix})`}`));
+    }
     const { failures, ...done } = applied;
     const ms = performance.now() - began;
     const answer = {
@@ -56,10 +61,15 @@ const command =
 export const run = command(false);
 export const plan = command(true);
 
-async function planned(lab: RemoteLab, context: CliContext, make: boolean): Promise<RemotePlan> {
+async function planned(
+  lab: RemoteLab,
+  context: CliContext,
+  options: { readonly make: boolean; readonly giveUp: GivenUp },
+): Promise<RemotePlan> {
   const bar = lazyProgress(context, 'reading the master', 'bytes');
   try {
-    const plan = await planRemote(lab, { digest: { signal: context.signal, onProgress: bar.update }, make });
+    const digest = { signal: context.signal, onProgress: bar.update };
+    const plan = await planRemote(lab, { ...options, digest });
     warnOfDown(plan.view, context);
     return plan;
   } finally {
@@ -75,19 +85,26 @@ function describe(
   context: CliContext,
 ): void {
   if (json) {
-    sayJson(context, { lab: spec.name, hosts: plan.hosts, content: plan.view.master?.content });
+    const { hosts, problems, view } = plan;
+    sayJson(context, { lab: spec.name, hosts, problems, content: view.master?.content });
     return;
   }
   const head = `${spec.name}: ${count(spec.seats.length, 'seat')} on ${count(plan.hosts.length, 'host')}`;
   say(context, isIdle(plan, prune) ? `${head}: nothing to do` : head);
-  for (const { host, down, copy, create, extras, define, unlisted } of plan.hosts) {
+  for (const line of describeProblems(plan.problems, context)) say(context, line);
+  for (const { host, down, copy, create, extras, grow, define, unlisted, surplus, notes } of plan.hosts) {
     if (down !== undefined) continue;
     if (copy) say(context, `  + ${host}: a copy of the master`);
     if (create.length > 0)
       say(context, `  + ${host}: ${count(create.length, 'disk')}  ${describeSeats(create)}`);
     if (extras.length > 0) say(context, `  + ${host}: other disks or a seed  ${describeSeats(extras)}`);
+    if (grow.length > 0)
+      say(context, `  ~ ${host}: ${count(grow.length, 'disk')} to grow  ${describeSeats(grow)}`);
     if (define.length > 0)
       say(context, `  + ${host}: ${count(define.length, 'domain')}  ${describeSeats(define)}`);
+    if (surplus.length > 0)
+      say(context, `  - ${host}: ${describeSeats(surplus)}, which another host has, with its disk`);
+    for (const note of notes) say(context, `    ${note}`);
     if (unlisted.length === 0) continue;
     say(
       context,

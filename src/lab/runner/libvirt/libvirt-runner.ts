@@ -4,6 +4,7 @@ import { DiskError, isDiskError } from '../../../errors.ts';
 import { createPrivateFolder, type ScratchFolder } from '../../../platform/scratch-folder.ts';
 import { type DomainType, domainName, metadataNamespace, secretXml } from '../../domain-xml.ts';
 import { isSameFile } from '../../overlay.ts';
+import type { Problem } from '../../plan.ts';
 import type { Seat } from '../../seat.ts';
 import { disksOf } from '../../seat-key.ts';
 import { chooseAccelerator } from '../accelerator.ts';
@@ -107,6 +108,38 @@ export class LibvirtRunner implements Runner {
   /** The path of a volume of one of the hypervisor's storage pools. Throws `not-found`. */
   async volumePath(pool: string, volume: string): Promise<string> {
     return this.#virsh.run('vol-path', '--pool', pool, volume);
+  }
+
+  /** Of these seats, those that have a domain here; where it is not their `own` place, one that was made from their definition. */
+  async known(seats: readonly Seat[], own: (seat: Seat) => boolean): Promise<readonly Seat[]> {
+    const uuids = new Set((await this.#virsh.run('list', '--all', '--uuid')).split(/\s+/));
+    const found: Seat[] = [];
+    for (const seat of seats) {
+      if (!uuids.has(seat.uuid)) continue;
+      const mark = own(seat) ? undefined : await this.#markOf(seat);
+      if (own(seat) || (mark !== undefined && mark !== 'foreign' && mark.from === seat.definition))
+        found.push(seat);
+    }
+    return found;
+  }
+
+  async obstacles(seats: readonly Seat[]): Promise<readonly Problem[]> {
+    const problems: Problem[] = [];
+    for (const seat of seats) {
+      const name = domainName(seat);
+      const uuid = await this.#virsh.run('domuuid', name).catch((error: unknown) => {
+        if (isDiskError(error, 'not-found') && error.field === 'virsh') return undefined;
+        throw unreachable(this.uri, error);
+      });
+      if (uuid === undefined || uuid.trim() === seat.uuid) continue;
+      problems.push({
+        seat: seat.name,
+        path: seat.definition,
+        what: `${this.uri} has a domain '${name}' that is not this seat's, and libvirt takes no second one of that name for`,
+        fix: `virsh -c '${this.uri}' domrename '${name}' OTHER-NAME, while it is off; or call the lab or the seat otherwise`,
+      });
+    }
+    return problems;
   }
 
   async pending(seats: readonly Seat[]): Promise<readonly Seat[]> {

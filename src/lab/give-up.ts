@@ -1,0 +1,134 @@
+import { DiskError } from '../errors.ts';
+import { count, describeSeats } from './describe.ts';
+import type { Problem } from './plan.ts';
+import type { LabHost } from './spec/hosts.ts';
+
+/*
+ * Seats that the records have on a host which the lab file does not name (any more) are not made anew elsewhere by themselves: their
+ * guests may run there, and come back. Who says so by name gives up what is there.
+ */
+
+/** What `--give-up` names. */
+export interface GivenUp {
+  /** Hosts that the lab file does not name: their seats are made on others, and what they have is left as it is. */
+  readonly hosts: ReadonlySet<string>;
+  /** Seats that another host has too: they are removed from this one. */
+  readonly seats: readonly { readonly seat: string; readonly host: string }[];
+}
+
+export const nothingGivenUp: GivenUp = { hosts: new Set(), seats: [] };
+
+/**
+ * Reads `HOST,SEAT@HOST`. Throws `bad-argument` for a host that the lab file names, and for a seat on one that it does not, or where only
+ * hosts can be given up.
+ */
+export function givenUp(
+  value: unknown,
+  listed: readonly LabHost[] = [],
+  what: 'hosts' | 'hosts and seats' = 'hosts and seats',
+): GivenUp {
+  if (typeof value !== 'string') return nothingGivenUp;
+  const isListed = (name: string) => listed.some((one) => one.name === name);
+  const hosts = new Set<string>();
+  const seats: { seat: string; host: string }[] = [];
+  for (const word of value.split(',').map((one) => one.trim())) {
+    const at = word.lastIndexOf('@');
+    const host = word.slice(at + 1);
+    if (host === '' || at === 0) throw wrong(`--give-up takes HOST or SEAT@HOST, not "${word}"`);
+    if (at > 0) {
+      if (what === 'hosts') throw wrong(`Here --give-up takes hosts, not "${word}"`);
+      if (!isListed(host)) throw wrong(`The lab file names no host "${host}"`, `give it its line back`);
+      seats.push({ seat: word.slice(0, at), host });
+    } else {
+      if (isListed(host)) {
+        throw wrong(
+          `The lab file names the host "${host}": nothing of it is given up`,
+          'a host that is gone for good is taken out of the lab file first; of a seat that two hosts have, write SEAT@HOST',
+        );
+      }
+      hosts.add(host);
+    }
+  }
+  return { hosts, seats };
+}
+
+function wrong(message: string, fix?: string): DiskError {
+  return new DiskError('bad-argument', message, { field: 'give-up', detail: fix ? { fix } : {} });
+}
+
+/** Seats that the records have on hosts which the lab file does not name, by host. */
+export function strayed(
+  recorded: Iterable<readonly [seat: string, host: string]>,
+  listed: readonly { readonly name: string }[],
+): ReadonlyMap<string, readonly string[]> {
+  const names = new Set(listed.map(({ name }) => name));
+  const found = new Map<string, string[]>();
+  for (const [seat, host] of recorded)
+    if (!names.has(host)) found.set(host, [...(found.get(host) ?? []), seat]);
+  return found;
+}
+
+/**
+ * What keeps `up` from having such seats elsewhere, or `down` from forgetting them. `file`: the lab file. `disks`: with the seats on their host,
+ * or in a folder that all hosts share.
+ */
+export function strayProblem(
+  host: string,
+  seats: readonly string[],
+  file: string,
+  { disks, verb = 'up' }: { readonly disks: 'there' | 'shared'; readonly verb?: 'up' | 'down' },
+): Problem {
+  const give = `'cowherd ${verb} --give-up ${host}'`;
+  const lost = verb === 'up' ? 'makes them anew on other hosts' : 'forgets them';
+  const kept = verb === 'up' ? 'has them on others, with their disks' : 'removes their disks';
+  const way =
+    disks === 'there'
+      ? `Where what they hold can go: ${give} ${lost}`
+      : `Where no guest of theirs runs there, nor ever will: ${give} ${kept}`;
+  return {
+    path: file,
+    what: `${describeSeats(seats)} ${seats.length === 1 ? 'is' : 'are'} on the host ${host}, which the lab file does not name`,
+    fix: [
+      `give ${host} its line back: one that is away may stay there, its seats wait. Where it has another name now, 'cowherd up' finds`,
+      `them when it answers. ${way}`,
+    ].join(' '),
+  };
+}
+
+/** Throws `not-found` where one of the seats is on a host that the lab file does not name. */
+export function assertNotStrayed(
+  strays: ReadonlyMap<string, readonly string[]>,
+  seats: readonly string[],
+  file: string,
+): void {
+  for (const [host, names] of strays) {
+    const hit = names.filter((name) => seats.includes(name));
+    if (hit.length === 0) continue;
+    const { what, fix } = strayProblem(host, hit, file, { disks: 'there' });
+    throw new DiskError('not-found', `${count(hit.length, 'seat')} left alone: ${what}`, {
+      path: file,
+      field: 'hosts',
+      detail: { fix },
+    });
+  }
+}
+
+/** What keeps `up` from going on where two hosts have a seat. */
+export function twinProblem(seat: string, hosts: readonly string[], file: string): Problem {
+  const ways = hosts.map((host) => `'cowherd up --give-up ${seat}@${host}'`).join(' or ');
+  return {
+    path: file,
+    what: `the hosts ${hosts.join(' and ')} both have the seat ${seat}`,
+    fix: `look which one is right ('cowherd status'; 'cowherd stop ${seat}' stops both), then remove the other: ${ways}`,
+  };
+}
+
+/** The refusal to do anything with a seat that two hosts have. */
+export function twinError(seat: string, hosts: readonly string[], file: string): DiskError {
+  const { what, fix } = twinProblem(seat, hosts, file);
+  return new DiskError('exists', `${what[0].toUpperCase()}${what.slice(1)}`, {
+    path: file,
+    field: 'hosts',
+    detail: { fix },
+  });
+}

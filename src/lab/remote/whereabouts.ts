@@ -1,0 +1,176 @@
+import { DiskError } from '../../errors.ts';
+import { describeSeats } from '../describe.ts';
+import { domainName } from '../domain-xml.ts';
+import { type GivenUp, strayed, strayProblem, twinError, twinProblem } from '../give-up.ts';
+import type { Problem } from '../plan.ts';
+import type { FoundSeat, HostView } from './host.ts';
+import type { RemoteLab, RemoteView } from './lab.ts';
+import type { Placement } from './records.ts';
+
+/*
+ * Where a lab's seats are, by what the hosts tell, and what of that leaves it open.
+ */
+
+/** A seat as the domain of a host tells of it. */
+export type LocatedSeat = FoundSeat & { readonly host: string };
+
+/** Which domain of each name counts: that on the host which the newest record names, else the first. The others are twins. */
+export function sortOut(
+  hosts: readonly HostView[],
+  placement: Placement | undefined,
+): Pick<RemoteView, 'found' | 'twins'> {
+  const found = new Map<string, LocatedSeat>();
+  const twins: LocatedSeat[] = [];
+  for (const { host, seats } of hosts) {
+    for (const one of seats) {
+      const seat = { ...one, host: host.name };
+      const before = found.get(seat.name);
+      const counts = before === undefined || placement?.seats[seat.name] === host.name;
+      if (before) twins.push(counts ? before : seat);
+      if (counts) found.set(seat.name, seat);
+    }
+  }
+  return { found, twins };
+}
+
+/** The names of all hosts that have a seat. */
+export function hostsOf({ found, twins }: Pick<RemoteView, 'found' | 'twins'>, seat: string): string[] {
+  return [found.get(seat), ...twins.filter(({ name }) => name === seat)].flatMap((one) => one?.host ?? []);
+}
+
+/** Throws `exists` where one of the seats is on two hosts. */
+export function assertNoTwins(
+  lab: RemoteLab,
+  view: Pick<RemoteView, 'found' | 'twins'>,
+  seats: readonly string[],
+): void {
+  const twin = view.twins.find(({ name }) => seats.includes(name));
+  if (twin) throw twinError(twin.name, hostsOf(view, twin.name), lab.spec.file);
+}
+
+/** Seats that the record has on hosts which the lab file does not name, by host; those that were found anywhere are not among them. */
+export function straysOf(
+  lab: RemoteLab,
+  { found, placement }: Pick<RemoteView, 'found' | 'placement'>,
+): ReadonlyMap<string, readonly string[]> {
+  const recorded = Object.entries(placement?.seats ?? {}).filter(([seat]) => !found.has(seat));
+  return strayed(recorded, lab.spec.hosts!);
+}
+
+/** Seats that the record has where nobody can look now: on hosts that do not answer, and on such that the lab file does not name. */
+export function hiddenSeats(
+  { hosts, found, placement }: RemoteView,
+  { hosts: gone }: GivenUp,
+): ReadonlyMap<string, string> {
+  const answering = new Set(hosts.flatMap(({ host, down }) => (down === undefined ? [host.name] : [])));
+  const recorded = Object.entries(placement?.seats ?? {});
+  return new Map(
+    recorded.filter(([seat, host]) => !found.has(seat) && !answering.has(host) && !gone.has(host)),
+  );
+}
+
+/** The folder that a seat's domain was made in, where that is not the host's. */
+export function otherFolder(lab: RemoteLab, { name, host, from }: LocatedSeat): string | undefined {
+  const { path } = lab.hosts.get(host)!.pool;
+  if (from === undefined || from === `${path}/${name}.xml`) return undefined;
+  return from.slice(0, Math.max(0, from.lastIndexOf('/'))) || from;
+}
+
+/** Seats whose domains were made in another folder than their host's: one problem for each host and folder. */
+export function folderProblems(lab: RemoteLab, seats: Iterable<LocatedSeat>): readonly Problem[] {
+  const found = new Map<string, { host: string; folder: string; names: string[] }>();
+  for (const seat of seats) {
+    const folder = otherFolder(lab, seat);
+    if (folder === undefined) continue;
+    const key = `${seat.host} ${folder}`;
+    const { names } = found.get(key) ?? found.set(key, { host: seat.host, folder, names: [] }).get(key)!;
+    names.push(seat.name);
+  }
+  return [...found.values()].map(({ host, folder, names }) => {
+    const { uri, pool } = lab.hosts.get(host)!.host;
+    const domain = names.length === 1 ? domainName({ lab: lab.spec.name, name: names[0] }) : 'DOMAIN';
+    return {
+      path: folder,
+      what: `the domains of ${describeSeats(names)} on ${host} were made in another folder than its pool, and have their disks there`,
+      fix: [
+        `put 'pool: ${folder}' back for ${host}; to leave it, 'cowherd down' before the lab file names '${pool}'. Where the folder itself was`,
+        `moved there: virsh -c '${uri}' undefine ${domain}, and 'cowherd up' defines them anew`,
+      ].join(' '),
+    };
+  });
+}
+
+/** Throws `exists` where the domain of one of the seats was made in another folder. */
+export function assertOwnFolder(lab: RemoteLab, view: RemoteView, seats: readonly string[]): void {
+  const [first] = folderProblems(
+    lab,
+    seats.flatMap((name) => view.found.get(name) ?? []),
+  );
+  if (!first) return;
+  const { path, what, fix } = first;
+  throw new DiskError('exists', `${what[0].toUpperCase()}${what.slice(1)}: '${path}'`, {
+    path,
+    field: 'hosts',
+    detail: { fix },
+  });
+}
+
+/** What of where seats are keeps `up` from doing anything. */
+export function whereProblems(
+  lab: RemoteLab,
+  view: RemoteView,
+  { hosts: gone }: GivenUp,
+): readonly Problem[] {
+  const { spec } = lab;
+  const listed = new Set(spec.seats);
+  const strays = [...straysOf(lab, view)].flatMap(([host, seats]) => {
+    const wanted = seats.filter((seat) => listed.has(seat));
+    return wanted.length === 0 || gone.has(host)
+      ? []
+      : [strayProblem(host, wanted, spec.file, { disks: 'there' })];
+  });
+  const twins = [...new Set(view.twins.map(({ name }) => name))].map((name) =>
+    twinProblem(name, hostsOf(view, name), spec.file),
+  );
+  return [
+    ...strays,
+    ...twins,
+    ...folderProblems(
+      lab,
+      [...view.found.values()].filter(({ name }) => listed.has(name)),
+    ),
+  ];
+}
+
+/** A seat that is to go from one host, since another has it, too. */
+export interface Surplus {
+  readonly seat: string;
+  readonly host: string;
+}
+
+/**
+ * The view without the seats that are given up on a host. Throws `bad-argument` where no other host has one of them: it would be lost;
+ * `not-found` where the host does not answer.
+ */
+export function withoutSurplus(view: RemoteView, surplus: readonly Surplus[]): RemoteView {
+  for (const { seat, host } of surplus) {
+    const down = view.hosts.find((one) => one.host.name === host)?.down;
+    if (down !== undefined) throw new DiskError('not-found', `The host ${host} is not there: ${down}`);
+    if (hostsOf(view, seat).some((one) => one !== host)) continue;
+    throw new DiskError('bad-argument', `No other host than ${host} has the seat "${seat}"`, {
+      field: 'give-up',
+      detail: { fix: `'cowherd reset ${seat}' makes its disk new` },
+    });
+  }
+  const goes = (seat: string, host: string) => surplus.some((one) => one.seat === seat && one.host === host);
+  const hosts = view.hosts.map((one) => ({
+    ...one,
+    seats: one.seats.filter(({ name }) => !goes(name, one.host.name)),
+  }));
+  const rest = { ...view, hosts, ...sortOut(hosts, view.placement) };
+  const lost = surplus.find(({ seat }) => !rest.found.has(seat));
+  if (!lost) return rest;
+  throw new DiskError('bad-argument', `--give-up names every host that has the seat "${lost.seat}"`, {
+    field: 'give-up',
+  });
+}
