@@ -141,7 +141,7 @@ const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
       signal: context.signal,
       onStarted: (seat) => {
         if (quiet) return;
-        say(context, `The installer runs. Switch the machine off when it is done; Ctrl-C gives up.`);
+        say(context, `The installer runs. Shut the machine down from inside when it is done; Ctrl-C gives up.`);
         const viewer = viewerFor(seat, uri);
         if (viewer !== undefined) say(context, `  display: ${viewer}`);
         say(context, `  serial port: ${shown(context, seat.serialLog)}, and here:`);

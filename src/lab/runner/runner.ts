@@ -12,8 +12,14 @@ import type { Seat } from '../seat.ts';
  */
 export type SeatState = 'off' | 'starting' | 'running' | 'paused' | 'crashed' | 'unknown';
 
-/** How a guest's run ended. */
-export type SeatEnd = 'powered-off' | 'crashed';
+/**
+ * How a guest's run ended.
+ *
+ * - `powered-off`: the guest switched itself off, as far as anybody knows.
+ * - `cut-off`: somebody else ended it: its power was turned off, its memory saved, its hypervisor told to end.
+ * - `crashed`: as of `SeatState`.
+ */
+export type SeatEnd = 'powered-off' | 'cut-off' | 'crashed';
 
 export interface StartOptions {
   readonly signal?: AbortSignal;

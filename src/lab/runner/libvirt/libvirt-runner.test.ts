@@ -197,12 +197,23 @@ describe.skipIf(!haveLibvirtd)('the libvirt runner, over QEMU', () => {
       await expect(runner.waitOff(seat, { timeoutMs: 300 })).rejects.toMatchObject({ field: 'timeout' });
       await runner.stop(seat, { gracefulMs: 200 });
       expect(await runner.state(seat)).toBe('off');
-      // A killed QEMU is a crash.
-      await runner.start(seat);
-      const pid = (await mustRun('pgrep', ['-f', `uuid ${seat.uuid}`])).trim();
-      await mustRun('kill', ['-9', pid]);
-      expect(await runner.waitOff(seat, { timeoutMs: 20_000 })).toBe('crashed');
-      expect(await runner.state(seat)).toBe('crashed');
+      const pid = async () => (await mustRun('pgrep', ['-f', `uuid ${seat.uuid}`])).trim();
+      const virsh = (word: string) => mustRun('virsh', ['-c', libvirtd.uri, word, seat.uuid]);
+      // A killed QEMU is a crash; of what else is done to it none is the guest's own shutdown.
+      const ends = [
+        ['cut-off', 'off', async () => mustRun('kill', [await pid()])],
+        ['cut-off', 'off', () => virsh('destroy')],
+        ['crashed', 'crashed', async () => mustRun('kill', ['-9', await pid()])],
+      ] as const;
+      for (const [end, state, does] of ends) {
+        await runner.start(seat);
+        const waiting = runner.waitOff(seat, { timeoutMs: 20_000 });
+        // It listens by then.
+        await sleep(1_000);
+        await does();
+        expect(await waiting).toBe(end);
+        expect(await runner.state(seat)).toBe(state);
+      }
     } finally {
       await runner.stop(seat, { gracefulMs: 0 });
       await runner.undefine(seat);

@@ -45,6 +45,8 @@ const toldPollMs = 2_000;
 /** How often who watches looks where libvirt has not told of anything yet. */
 const untoldPollMs = 500;
 const killLimitMs = 20_000;
+/** How long libvirt's word of an end that the list of domains shows already may take. */
+const toldLateMs = 1_000;
 /** How long who waits for guests goes on without libvirt: it may be starting anew, which guests do not notice. */
 const outageMs = 20_000;
 
@@ -69,6 +71,8 @@ export class LibvirtRunner implements Runner {
   #active: { readonly at: number; readonly uuids: Promise<ReadonlySet<string>> } | undefined;
   /** What libvirt's schema says of the first definition; the other seats' differ from it in names alone. */
   #schemaLook: Promise<unknown> | undefined;
+  /** Seats whose last run was over before libvirt had greeted them: it takes these for failed. */
+  readonly #brief = new Set<string>();
   /** Of files on their way to virsh. */
   #folder: ScratchFolder | undefined;
 
@@ -248,6 +252,7 @@ export class LibvirtRunner implements Runner {
 
   async start(seat: Seat, options: StartOptions = {}): Promise<void> {
     if (options.signal?.aborted) throw new DiskError('aborted', `Seat '${seat.name}' was not started`);
+    this.#brief.delete(seat.uuid);
     await this.define(seat);
     await this.#tellSecret(seat);
     this.#place.prepareLog(seat);
@@ -257,6 +262,7 @@ export class LibvirtRunner implements Runner {
     } catch (error) {
       if (isDiskError(error, 'in-use')) throw alreadyRunning(seat);
       if (!(await this.#hasRun(seat, error, logBefore))) throw failed(seat, 'start', error);
+      this.#brief.add(seat.uuid);
     } finally {
       this.#active = undefined;
     }
@@ -301,11 +307,14 @@ export class LibvirtRunner implements Runner {
         { path: seat.disk.path, ...(options.signal?.aborted ? {} : { field: 'timeout' }) },
       );
     }
+    if (this.#brief.has(seat.uuid)) return 'powered-off';
     try {
-      return seatEnd(await this.#virsh.run('domstate', '--reason', seat.uuid));
+      const end = seatEnd(await this.#virsh.run('domstate', '--reason', seat.uuid));
+      const told = end === 'powered-off' && (await this.#events.endedByHost(domainName(seat), toldLateMs));
+      return told ? 'cut-off' : end;
     } catch (error) {
       // One that was undefined while it ran went with its run.
-      if (isDiskError(error, 'not-found') && error.field === 'virsh') return 'powered-off';
+      if (isDiskError(error, 'not-found') && error.field === 'virsh') return 'cut-off';
       throw unreachable(this.uri, error);
     }
   }
