@@ -16,23 +16,31 @@ import { type LabState, readStateFile, statePath } from './state.ts';
  * its folder, and by what a disk that is there says itself.
  */
 export function assertNoSeatFile(path: string): void {
-  const folder = realPath(dirname(path));
-  // The name of a seat whose disk is a device is a link.
-  for (const place of new Set([join(folder, basename(path)), realPath(path)])) {
-    const owner = seatOf(place) ?? ownerByHead(place);
-    if (!owner) continue;
-    const is = nameExists(place) ? 'is' : 'has the name of';
-    const what = place.endsWith('.qcow2') ? 'disk' : 'file';
-    throw new DiskError('exists', `'${place}' ${is} a ${what} of ${owner.seat} of the lab "${owner.lab}"`, {
-      path: place,
-      detail: { fix: 'name another file' },
-    });
-  }
+  const owner = ownerOf(path);
+  if (!owner) return;
+  const { place, seat, lab } = owner;
+  const is = nameExists(place) ? 'is' : 'has the name of';
+  const what = place.endsWith('.qcow2') ? 'disk' : 'file';
+  throw new DiskError('exists', `'${place}' ${is} a ${what} of ${seat} of the lab "${lab}"`, {
+    path: place,
+    detail: { fix: 'name another file' },
+  });
 }
 
 interface Owner {
   readonly lab: string;
   readonly seat: string;
+}
+
+/** Whose file a path is, with its place in that pool; as `assertNoSeatFile` knows it. */
+export function ownerOf(path: string): (Owner & { readonly place: string }) | undefined {
+  const folder = realPath(dirname(path));
+  // The name of a seat whose disk is a device is a link.
+  for (const place of new Set([join(folder, basename(path)), realPath(path)])) {
+    const owner = seatOf(place) ?? ownerByHead(place);
+    if (owner) return { ...owner, place };
+  }
+  return undefined;
 }
 
 /** Whose file a path in a pool is, by the states of the labs there that can be read. */

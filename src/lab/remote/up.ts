@@ -1,6 +1,8 @@
 import { DiskError, firstError, isDiskError } from '../../errors.ts';
 import type { DigestOptions } from '../master.ts';
 import { definitionDigest } from '../runner/libvirt/marked-definition.ts';
+import { isDown } from '../runner/runner.ts';
+import { memoryWithoutDisk } from '../saved-memory.ts';
 import type { Seat } from '../seat.ts';
 import type { HostView, RemoteHost } from './host.ts';
 import type { RemoteLab, RemoteMaster, RemoteView } from './lab.ts';
@@ -93,7 +95,7 @@ async function rooms(
     hosts.map(async ({ host, down, seats }) => {
       const { name, share } = host;
       if (down !== undefined || placed) return { host: name, share };
-      const running = seats.filter(({ state }) => state !== 'off' && state !== 'crashed').length;
+      const running = seats.filter(({ state }) => !isDown(state)).length;
       return { host: name, share, seats: roomFor(await lab.hosts.get(name)!.free(make), need, running) };
     }),
   );
@@ -131,6 +133,7 @@ async function planHost(
       const lacks = await maker.lacks(remote, seat);
       if (place === 'missing' || place === 'cut off') {
         assertNoStrangeLog(view, host.name, seat);
+        assertNoMemory(view, seats.get(seat)!);
         create.push(seat);
         continue;
       }
@@ -305,6 +308,15 @@ function assertNoStrangeLog(view: RemoteView, host: string, seat: string): void 
       detail: { fix: 'move it away, or call the seat otherwise' },
     },
   );
+}
+
+/** Throws `in-use` where the memory of a seat's guest was saved over the disk that is not there any more. */
+function assertNoMemory({ found }: RemoteView, seat: Seat): void {
+  if (found.get(seat.name)?.state !== 'saved') return;
+  throw new DiskError('in-use', `The disk of ${seat.name} is gone, and a memory was saved over it`, {
+    path: seat.disk.path,
+    detail: { fix: memoryWithoutDisk(seat) },
+  });
 }
 
 /** Writes a new record beside the former ones and removes those: whichever is whole and newest counts. */

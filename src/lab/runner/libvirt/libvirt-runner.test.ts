@@ -171,6 +171,18 @@ describe.skipIf(!have('virsh'))("the libvirt runner, over libvirt's driver witho
     // One look at each before, and one after.
     expect(times(/^metadata /)).toBe(400);
     expect(said).toHaveLength(1 + 200 + 400 + 1);
+    writeFileSync(heard, '');
+    const states = [];
+    for (const seat of seats) states.push(await runner.state(seat));
+    expect(new Set(states)).toEqual(new Set(['off']));
+    expect(await runner.saved(seats)).toEqual([]);
+    const asked = readFileSync(heard, 'utf8').split('\n');
+    // What was saved is asked of all at once: not with every state.
+    const lists = asked.filter((line) => line.startsWith('list ')).length;
+    expect([asked.filter((line) => line.startsWith('domstate ')).length, lists > 1 && lists < 40]).toEqual([
+      200,
+      true,
+    ]);
   }, 60_000);
 });
 
@@ -281,10 +293,12 @@ describe.skipIf(!haveLibvirtd)('the libvirt runner, over QEMU', () => {
         for (const xml of live) expect(xml).toContain("<backend type='emulator' version='2.0'");
         const [seat] = seats;
         await virsh('managedsave', seat.uuid);
-        expect(await runner.state(seat)).toBe('off');
+        expect(await runner.state(seat)).toBe('saved');
+        expect(await runner.saved(seats)).toEqual([seat]);
         expect(await virsh('dominfo', seat.uuid)).toMatch(/Managed save:\s+yes/);
         await runner.renew(seat);
         expect(await virsh('dominfo', seat.uuid)).toMatch(/Managed save:\s+no/);
+        expect(await runner.state(seat)).toBe('off');
         await runner.start(seat);
         expect(await runner.state(seat)).toBe('running');
       } finally {
