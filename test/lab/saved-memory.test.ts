@@ -139,6 +139,12 @@ describe.skipIf(!haveLibvirtd)('a guest whose memory was saved', () => {
     await bench.must('start', 'far.yaml', 's1');
     expect(await virsh('domstate', '--reason', 'far-s1')).toContain('running (restored)');
     await virsh('managedsave', 'far-s1');
+    rmSync(bench.path('A/s1.qcow2'));
+    expect(await bench.run('up', 'far.yaml')).toMatchObject({
+      code: 1,
+      err: expect.stringContaining('a memory was saved over it'),
+    });
+    expect(existsSync(bench.path('A/s1.qcow2'))).toBe(false);
     for (const args of [
       ['reset', 'far.yaml', 'all'],
       ['down', 'far.yaml'],
