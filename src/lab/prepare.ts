@@ -2,6 +2,7 @@ import { basename } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { type DefinitionKind, definitionOf, definitionOwner } from './definition.ts';
 import { definitionKind } from './definition-kind.ts';
+import { describeSeats } from './describe.ts';
 import { type DeviceProblem, deviceFor, deviceNumber, deviceProblem, linkTarget } from './device-disk.ts';
 import { vetRelinks } from './footing.ts';
 import { formerInUse, isRoll, masterPath, mastersOf } from './former.ts';
@@ -31,6 +32,7 @@ import {
   type Step,
 } from './plan.ts';
 import type { Runner } from './runner/runner.ts';
+import { memoryWithoutDisk, savedAmong, waysOut } from './saved-memory.ts';
 import { planExtras, withExtraFiles } from './seat-extras.ts';
 import { type Forecast, forecastOf, overcommitted, warningsOf } from './space/forecast.ts';
 import { planReserve } from './space/reserve.ts';
@@ -134,8 +136,9 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
     ...(await planReserve(lab, files)),
     ...registered,
   ];
+  const memory = await savedMemories(lab, steps, options.runner);
   const space = forecastNotes(lab, steps, await forecastOf(lab, kept, master.size));
-  const notes = [...plan.notes, ...space.notes];
+  const notes = [...plan.notes, ...memory.notes, ...space.notes];
   return {
     lab,
     master,
@@ -143,8 +146,47 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
     hold,
     after,
     rolls,
-    plan: { ...plan, steps, problems, notes },
+    plan: { ...plan, steps, problems: [...problems, ...memory.problems], notes },
     refused: space.refused,
+  };
+}
+
+/** What is to be done to disks that guests' memories were saved over: asked for where anything is, and of all seats at once. */
+async function savedMemories(
+  lab: Lab,
+  steps: readonly Step[],
+  runner: Runner | undefined,
+): Promise<{ readonly problems: readonly Problem[]; readonly notes: readonly string[] }> {
+  const doing = steps.flatMap((step) =>
+    step.do === 'create' || step.do === 'grow' || step.do === 'remove' ? [step] : [],
+  );
+  const seats = doing.flatMap((step) => lab.seats.get(step.seat) ?? lab.unlisted.get(step.seat) ?? []);
+  const saved = new Set(runner ? await savedAmong(seats, runner) : []);
+  const gone = doing.flatMap((step) => (step.do === 'remove' && saved.has(step.seat) ? [step.seat] : []));
+  const problems = doing.flatMap((step): Problem[] => {
+    if (step.do === 'remove' || !saved.has(step.seat)) return [];
+    const { seat, path } = step;
+    return step.do === 'grow'
+      ? [
+          {
+            seat,
+            path,
+            what: 'its memory was saved, and its disk cannot grow under that',
+            fix: waysOut({ lab: lab.name, name: seat }),
+          },
+        ]
+      : [
+          {
+            seat,
+            path,
+            what: 'its disk is gone, and a memory was saved over it',
+            fix: memoryWithoutDisk({ lab: lab.name, name: seat }),
+          },
+        ];
+  });
+  return {
+    problems,
+    notes: gone.length > 0 ? [`a saved memory goes with its seat: ${describeSeats(gone)}`] : [],
   };
 }
 

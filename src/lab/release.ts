@@ -8,7 +8,8 @@ import { count, describeSeats } from './describe.ts';
 import type { Lab } from './lab.ts';
 import { backingPathOf, fileIdentity } from './overlay.ts';
 import { assertNoMaster } from './own-master.ts';
-import { otherDiskError, type Runner } from './runner/runner.ts';
+import { isDown, otherDiskError, type Runner } from './runner/runner.ts';
+import { assertNotSaved } from './saved-memory.ts';
 import { scanImages } from './scan.ts';
 import type { Seat } from './seat.ts';
 import { seatOf } from './seat-names.ts';
@@ -182,8 +183,7 @@ function unseenError(closed: readonly string[]): DiskError {
 
 /** Whether a guest, or any other program, has the seat's disk open for use. */
 export async function isInUse(seat: Seat, runner: Runner): Promise<boolean> {
-  const state = await runner.state(seat);
-  if (state !== 'off' && state !== 'crashed') return true;
+  if (!isDown(await runner.state(seat))) return true;
   return isLocked(seat.disk.path);
 }
 
@@ -203,12 +203,23 @@ export async function assertClosed(paths: readonly string[]): Promise<void> {
   }
 }
 
-/** Throws `in-use` when one of the seats runs, naming them and the way out; and as `assertOwnDisks` and `assertOneHost`. */
-export async function assertNotRunning(seats: readonly Seat[], runner: Runner, verb: string): Promise<void> {
+/**
+ * Throws `in-use` when one of the seats runs, naming them and the way out; and as `assertOwnDisks` and `assertOneHost`. As `assertNotSaved` too, unless the
+ * verb throws the disks away, with the memories that were saved over them.
+ */
+export async function assertNotRunning(
+  seats: readonly Seat[],
+  runner: Runner,
+  verb: string,
+  options: { readonly throwsAway?: boolean } = {},
+): Promise<void> {
   await assertOneHost(seats, runner, verb === 'down' ? 'down' : 'up');
   const running: string[] = [];
   for (const seat of seats) if (await isInUse(seat, runner)) running.push(seat.name);
-  if (running.length === 0) return await assertOwnDisks(seats, runner);
+  if (running.length === 0) {
+    if (!options.throwsAway) await assertNotSaved(seats, runner);
+    return await assertOwnDisks(seats, runner);
+  }
   throw new DiskError('in-use', `${count(running.length, 'seat')} in use: ${describeSeats(running)}`, {
     detail: { seats: running.length, fix: `'cowherd ${verb} --stop' stops them first; or shut them down` },
   });

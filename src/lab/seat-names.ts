@@ -19,27 +19,40 @@ import { type LabState, readStateFile, statePath } from './state.ts';
  * its folder, and by what a disk that is there says itself); where it is a lab file, or lies among Cowherd's records.
  */
 export function assertNoLabsOwn(path: string): void {
-  const folder = realPath(dirname(path));
-  // The name of a seat whose disk is a device is a link.
-  for (const place of new Set([join(folder, basename(path)), realPath(path)])) {
+  for (const place of placesOf(path)) {
     if (isRecordPlace(place))
       throw refusal(place, `is in '${recordFolder}', where Cowherd keeps its records`);
     if (isLabFile(place)) throw refusal(place, 'is a lab file');
-    const owner = seatOf(place) ?? ownerByHead(place);
-    if (!owner) continue;
-    const is = nameExists(place) ? 'is' : 'has the name of';
-    const what = place.endsWith('.qcow2') ? 'disk' : 'file';
-    throw refusal(place, `${is} a ${what} of ${owner.seat} of the lab "${owner.lab}"`);
   }
+  const owner = ownerOf(path);
+  if (!owner) return;
+  const { place, seat, lab } = owner;
+  const is = nameExists(place) ? 'is' : 'has the name of';
+  const what = place.endsWith('.qcow2') ? 'disk' : 'file';
+  throw refusal(place, `${is} a ${what} of ${seat} of the lab "${lab}"`);
 }
 
 function refusal(place: string, why: string): DiskError {
   return new DiskError('exists', `'${place}' ${why}`, { path: place, detail: { fix: 'name another file' } });
 }
 
+/** Where a path lies, by its own name and by what it leads to: the name of a seat whose disk is a device is a link. */
+function placesOf(path: string): ReadonlySet<string> {
+  return new Set([join(realPath(dirname(path)), basename(path)), realPath(path)]);
+}
+
 interface Owner {
   readonly lab: string;
   readonly seat: string;
+}
+
+/** Whose file a path is, with its place in that pool; as `assertNoLabsOwn` knows it. */
+export function ownerOf(path: string): (Owner & { readonly place: string }) | undefined {
+  for (const place of placesOf(path)) {
+    const owner = seatOf(place) ?? ownerByHead(place);
+    if (owner) return { ...owner, place };
+  }
+  return undefined;
 }
 
 /** Whose file a path in a pool is, by the states of the labs there that can be read. */

@@ -5,7 +5,7 @@ import { seatPaths } from './lab.ts';
 import type { DigestOptions } from './master.ts';
 import { type ImageHead, nameExists, readImageHead } from './overlay.ts';
 import { isMarkedFor, isOurs } from './plan.ts';
-import type { Runner, SeatState } from './runner/runner.ts';
+import { isOff, type Runner, type SeatState } from './runner/runner.ts';
 import { type MasterVerdict, verifyMaster } from './verify.ts';
 
 /** A seat as it is now. */
@@ -52,8 +52,7 @@ export async function statusOf(lab: Lab, runner: Runner, digest?: DigestOptions)
     const paths = seatPaths(lab.pool, seat.name);
     const head = readImageHead(paths.disk);
     const state = await runner.state(seat);
-    const idle = state === 'off' || state === 'crashed';
-    const used = idle && head !== undefined && (await probeLock(paths.disk)).inUse;
+    const used = isOff(state) && head !== undefined && (await probeLock(paths.disk)).inUse;
     seats.push({
       name: seat.name,
       uuid: seat.uuid,

@@ -26,7 +26,7 @@ import {
   assertOwnDisks,
   isInUse,
 } from './release.ts';
-import { mayRun, type Runner } from './runner/runner.ts';
+import { isDown, type Runner } from './runner/runner.ts';
 import type { Seat } from './seat.ts';
 import { extraFiles, makeExtras, whyKept } from './seat-extras.ts';
 import { diskModeOf, newEncryption } from './seat-image.ts';
@@ -133,8 +133,7 @@ function seatsTold(lab: Lab, steps: readonly Step[]): readonly Seat[] {
 async function assertLostAreOff(lab: Lab, steps: readonly Step[], runner: Runner): Promise<void> {
   for (const step of steps) {
     if (step.do !== 'create' || !step.lost) continue;
-    const state = await runner.state(lab.seats.get(step.seat)!);
-    if (state === 'off' || state === 'crashed') continue;
+    if (isDown(await runner.state(lab.seats.get(step.seat)!))) continue;
     throw new DiskError('in-use', `Seat '${step.seat}' runs, and its disk was deleted: '${step.path}'`, {
       path: step.path,
       detail: {
@@ -152,7 +151,7 @@ async function withdraw(lab: Lab, steps: readonly Step[], runner: Runner): Promi
       : [],
   );
   for (const twin of twins) {
-    if (!mayRun(await runner.state(twin))) continue;
+    if (isDown(await runner.state(twin))) continue;
     throw new DiskError('in-use', `${twin.name} runs on ${twin.host}, where its domain is to be removed`, {
       path: twin.disk.path,
       detail: { fix: `'cowherd stop ${twin.name}' stops it, on all hosts that have it` },

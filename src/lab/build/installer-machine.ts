@@ -5,7 +5,7 @@ import { DiskError, isDiskError } from '../../errors.ts';
 import { readJsonFile, writeJsonFile } from '../../platform/json-file.ts';
 import { abandonedFolders } from '../../platform/scratch-folder.ts';
 import { domainName, metadataNamespace } from '../domain-xml.ts';
-import type { Runner } from '../runner/runner.ts';
+import { isDown, type Runner } from '../runner/runner.ts';
 import { createRunner } from '../runner/runners.ts';
 import type { Seat } from '../seat.ts';
 
@@ -110,8 +110,7 @@ function machineIn(xml: string, name: string): Machine | undefined {
 }
 
 async function isUp(runner: Runner, machine: Machine): Promise<boolean> {
-  const state = await runner.state(seatOf(machine));
-  return state !== 'off' && state !== 'crashed';
+  return !isDown(await runner.state(seatOf(machine)));
 }
 
 function destroy(uri: string, name: string): string {

@@ -1,15 +1,20 @@
 import { chmodSync, chownSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import { pageAligned } from '../../bytes/page-buffer.ts';
+import { isZero } from '../../bytes/zero.ts';
 import { DiskError } from '../../errors.ts';
-import { createImageFile } from '../../node.ts';
+import { createImageFile, openImageFile } from '../../node.ts';
+import { mapImage } from '../../operations/map.ts';
 import { domainXml } from '../domain-xml.ts';
 import { labUuid, uuidV5 } from '../identity.ts';
 import { type BootEvent, bootMany } from '../runner/boot-many.ts';
-import type { Runner } from '../runner/runner.ts';
+import type { Runner, SeatEnd } from '../runner/runner.ts';
 import type { Graphics, Seat, SeatKernel } from '../seat.ts';
 import { encodeIso9660 } from '../seed/iso9660.ts';
 import { buildLab, forgetFormerMachine, recordMachine } from './installer-machine.ts';
 import { isPreseed, preseededInstaller } from './preseed.ts';
+
+const MiB = 1024 * 1024;
 
 export interface InstallOptions {
   /** Absolute path of the installer. */
@@ -95,11 +100,46 @@ export async function installFromIso(options: InstallOptions): Promise<void> {
       last = event;
     }
     if (last?.kind === 'failed') throw last.error;
-    if (last?.kind !== 'done' || last.end === 'crashed')
-      throw new DiskError('io', 'The machine crashed during the installation');
+    const end = last?.kind === 'done' ? last.end : 'crashed';
+    if (end !== 'powered-off') throw tornOff(end);
   } finally {
     await runner.undefine(seat);
   }
+  await assertWritten(disk, signal);
+}
+
+/** What is on the disk then is a part of an installation. */
+function tornOff(end: SeatEnd | 'up'): DiskError {
+  if (end !== 'cut-off') return new DiskError('io', 'The machine crashed during the installation');
+  return new DiskError(
+    'io',
+    'The installation was torn off: its machine was ended from outside (destroyed, its memory saved, or its hypervisor told to end)',
+    {
+      detail: { fix: 'build again, and let the installer, or what it has installed, switch the machine off' },
+    },
+  );
+}
+
+/** Throws `io` for a disk that nothing but zeroes was written to. */
+async function assertWritten(path: string, signal: AbortSignal | undefined): Promise<void> {
+  await using image = await openImageFile(path, { format: 'qcow2', signal });
+  const piece = pageAligned(MiB);
+  for await (const entries of mapImage(image, { signal })) {
+    for (const { start, length } of entries.filter(({ zero }) => !zero)) {
+      for (let at = start; at < start + length; at += piece.length) {
+        const part = piece.subarray(0, Math.min(piece.length, start + length - at));
+        await image.read(at, part);
+        if (!isZero(part)) return;
+      }
+    }
+  }
+  throw new DiskError(
+    'io',
+    'The machine was switched off, and nothing had been installed: its disk is empty',
+    {
+      detail: { fix: 'is it an installer that boots, and did it find the disk?' },
+    },
+  );
 }
 
 /**

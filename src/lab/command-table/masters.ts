@@ -10,7 +10,7 @@ export const masterCommands: readonly CommandSpec[] = [
     description:
       'Makes the next version of the master NAME, looks into it as seal does, and seals it. --small: a Linux of 32 MiB, in seconds, of the ' +
       'kernel and busybox of this machine. --debian: by mmdebstrap; no mount, no virtual machine, no privileges. --iso: boots an installer ' +
-      'on an empty disk, by QEMU or libvirt, and waits until it is switched off. --from: a disk image of any format, packed or not; a cloud image; an appliance (OVA, OVF) of one disk.',
+      'on an empty disk, by QEMU or libvirt, and waits until it has switched its machine off: one that is turned off from outside (virsh destroy) counts as torn off. --from: a disk image of any format, packed or not; a cloud image; an appliance (OVA, OVF) of one disk.',
     options: [
       { flags: '--small', help: 'a small Linux that says who it is' },
       { flags: '--debian <suite>', help: 'bookworm, trixie …' },

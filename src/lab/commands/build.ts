@@ -22,6 +22,7 @@ import { createRunner } from '../runner/runners.ts';
 import { viewerFor } from '../screen.ts';
 import { assertWholeSource } from '../whole-source.ts';
 import { type Input, type LabCommand, lazyProgress, say, shown, wantsJson, warn } from './command.ts';
+import { assertFileNotSaved } from './saved-memory.ts';
 import { defaultFolder, lintAndSeal, nameFrom } from './seal.ts';
 
 const MiB = 1024 * 1024;
@@ -141,7 +142,10 @@ const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
       signal: context.signal,
       onStarted: (seat) => {
         if (quiet) return;
-        say(context, `The installer runs. Switch the machine off when it is done; Ctrl-C gives up.`);
+        say(
+          context,
+          `The installer runs. Shut the machine down from inside when it is done; Ctrl-C gives up.`,
+        );
         const viewer = viewerFor(seat, uri);
         if (viewer !== undefined) say(context, `  display: ${viewer}`);
         say(context, `  serial port: ${shown(context, seat.serialLog)}, and here:`);
@@ -154,6 +158,7 @@ const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
   },
   async from(input, context, scratch) {
     const path = await verified(input, context, text(input, 'from')!);
+    await assertFileNotSaved(path, context);
     if (await isPackage(path)) {
       const disk = join(scratch, 'disk.qcow2');
       const onWarning = (message: string) => warn(context, withoutControls(message));

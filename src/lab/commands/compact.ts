@@ -23,6 +23,7 @@ import {
   shown,
   wantsJson,
 } from './command.ts';
+import { assertFileNotSaved } from './saved-memory.ts';
 import { stopSeats } from './stop.ts';
 
 /** `cowherd compact`: gives back to the host what guests have deleted. */
@@ -32,7 +33,10 @@ export const run: LabCommand = async (input, context) => {
     first !== undefined && !/\.(ya?ml|json)$/i.test(first) && existsSync(resolve(context.cwd, first));
   if (!isImage) return await compactSeats(input, context);
   const paths = input.operands.map((one) => resolve(context.cwd, one));
-  for (const path of paths) assertMayChange(path);
+  for (const path of paths) {
+    assertMayChange(path);
+    await assertFileNotSaved(path, context);
+  }
   return await compactAll(
     paths.map((path) => ({ path })),
     input,

@@ -9,7 +9,9 @@ import { count } from '../describe.ts';
 import { diffImages, type ImageDiff, type VolumeDiff } from '../diff/diff-images.ts';
 import type { FileChange } from '../diff/diff-trees.ts';
 import { assertMadeOn } from '../footing.ts';
+import type { Lab } from '../lab.ts';
 import { withoutControls } from '../messages.ts';
+import { assertNotSavedIfAsked } from '../saved-memory.ts';
 import type { DiskEncryption } from '../seat.ts';
 import { assertKeyOfDisk, keyFor } from '../seat-key.ts';
 import { assertSoundLayer } from '../sound-image.ts';
@@ -18,16 +20,22 @@ import {
   type Input,
   type LabCommand,
   labFrom,
+  runnerOf,
   say,
   sayJson,
   seatsFrom,
   shown,
   wantsJson,
 } from './command.ts';
+import { assertFileNotSaved } from './saved-memory.ts';
 
 /** `cowherd diff`: what a seat changed against its master. */
 export const run: LabCommand = async (input, context) => {
-  const { path, name, other, encryption } = subject(input, context);
+  const { path, name, other, encryption, lab } = subject(input, context);
+  if (lab) {
+    await using runner = await runnerOf(lab);
+    await assertNotSavedIfAsked([lab.seats.get(name)!], runner);
+  } else for (const image of [path, other]) if (image !== undefined) await assertFileNotSaved(image, context);
   await assertKeyOfDisk(name, { path, encryption });
   await using image = await openImageFile(path, { policy: trustedImages, ...keyFor(encryption) });
   await using against =
@@ -57,7 +65,7 @@ export const run: LabCommand = async (input, context) => {
 function subject(
   input: Input,
   context: CliContext,
-): { path: string; name: string; other?: string; encryption?: DiskEncryption } {
+): { path: string; name: string; other?: string; encryption?: DiskEncryption; lab?: Lab } {
   const [first, second] = input.operands;
   const isImage =
     first !== undefined && !/\.(ya?ml|json)$/i.test(first) && existsSync(resolve(context.cwd, first));
@@ -78,7 +86,7 @@ function subject(
     });
   }
   const { path, encryption } = lab.seats.get(seats[0])!.disk;
-  return { path, encryption, name: seats[0] };
+  return { path, encryption, name: seats[0], lab };
 }
 
 const marks = { added: '+', removed: '-', changed: '~' } as const;

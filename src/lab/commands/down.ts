@@ -7,6 +7,7 @@ import { givenUp } from '../give-up.ts';
 import { isSeatDiskName } from '../hold-disks.ts';
 import { type Lab, openLab } from '../lab.ts';
 import { assertClosed, assertNotRunning } from '../release.ts';
+import { savedAmong, savedGoes } from '../saved-memory.ts';
 import { whyKept } from '../seat-extras.ts';
 import { removeEmptyPool } from '../state.ts';
 import { tidy } from '../up.ts';
@@ -42,16 +43,17 @@ const onThisMachine: LabCommand = async (input, context) => {
   const work = async () => {
     if (input.options.stop === true && !dryRun)
       await stopSeats(seats, runner, { gracefulMs: 0, signal: context.signal });
-    await assertNotRunning(seats, runner, 'down');
+    await assertNotRunning(seats, runner, 'down', { throwsAway: true });
+    const saved = await savedAmong(seats, runner);
     const again = withoutHosts(openLab(lab.spec.file, context.cwd), giveUp);
     const plan = await planDown(again);
     await assertClosed(plan.files.filter(isSeatDiskName));
-    return { plan, restored: dryRun ? [] : await takeDown(again, plan, runner) };
+    return { plan, saved, restored: dryRun ? [] : await takeDown(again, plan, runner) };
   };
-  const { plan, restored } = dryRun ? await work() : await locked(lab, work);
+  const { plan, saved, restored } = dryRun ? await work() : await locked(lab, work);
   if (!dryRun) removeEmptyPool(lab.pool);
   if (wantsJson(input)) {
-    sayJson(context, { lab: lab.name, ...plan, restored, dryRun });
+    sayJson(context, { lab: lab.name, ...plan, saved, restored, dryRun });
     return 0;
   }
   const verb = dryRun ? 'Would remove' : 'Removed';
@@ -59,6 +61,7 @@ const onThisMachine: LabCommand = async (input, context) => {
     context,
     `${verb} ${count(plan.seats.length, 'seat')}, ${count(plan.files.length, 'file')}, ${humanSize(plan.freed)}: ${describeSeats(plan.seats)}`,
   );
+  if (saved.length > 0) say(context, savedGoes(saved, dryRun));
   for (const path of restored) say(context, `${shown(context, path)} is as writable as before`);
   for (const path of plan.kept) warn(context, `'${shown(context, path)}' ${whyKept(path, lab.name)}`);
   return 0;

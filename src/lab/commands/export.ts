@@ -1,5 +1,6 @@
 import { statSync } from 'node:fs';
 import { basename, extname, resolve } from 'node:path';
+import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
 import { DiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
@@ -10,6 +11,7 @@ import { assertFree } from '../import/copy-disk.ts';
 import { openLab } from '../lab.ts';
 import { withoutControls } from '../messages.ts';
 import { assertNothingAbove, assertOwnDisks } from '../release.ts';
+import { assertNotSaved } from '../saved-memory.ts';
 import { openSeatDisk, seatDiskFile } from '../seat-disk.ts';
 import { assertOwnExtraDisks } from '../seat-extras.ts';
 import { disksOf } from '../seat-key.ts';
@@ -25,6 +27,7 @@ import {
   wantsJson,
   warn,
 } from './command.ts';
+import { assertFileNotSaved } from './saved-memory.ts';
 
 type Bus = 'ide' | 'sata' | 'scsi';
 
@@ -56,7 +59,9 @@ export const run: LabCommand = async (input, context) => {
   assertFree(path, input.options.force === true);
   const lab = text(input, 'lab');
   const machine =
-    lab === undefined ? imageMachine(resolve(context.cwd, what)) : await seatMachine(lab, what, context.cwd);
+    lab === undefined
+      ? await imageMachine(resolve(context.cwd, what), context)
+      : await seatMachine(lab, what, context.cwd);
   const secret = machine.disks.some((disk) => disk.secret);
   const wish = {
     name: text(input, 'name') ?? machine.name,
@@ -118,7 +123,8 @@ function sizeOf(path: string, dryRun: boolean): number | undefined {
   return dryRun ? undefined : statSync(path).size;
 }
 
-function imageMachine(path: string): Machine {
+async function imageMachine(path: string, context: CliContext): Promise<Machine> {
+  await assertFileNotSaved(path, context);
   return {
     name: basename(path, extname(path)),
     memoryMiB: 2048,
@@ -158,7 +164,10 @@ async function seatMachine(labFile: string, name: string, cwd: string): Promise<
   );
   await using runner = await runnerOf(lab);
   // Where the hypervisor does not answer, the disk's locks tell that nobody runs on it.
-  if ((await runner.unavailable()) === undefined) await assertOwnDisks([seat], runner);
+  if ((await runner.unavailable()) === undefined) {
+    await assertNotSaved([seat], runner);
+    await assertOwnDisks([seat], runner);
+  }
   const { bus } = seat.disk;
   return {
     name: `${seat.lab}-${seat.name}`,

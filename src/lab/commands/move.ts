@@ -23,6 +23,7 @@ import {
   shown,
   wantsJson,
 } from './command.ts';
+import { assertNoneSaved } from './saved-memory.ts';
 
 /** `cowherd move`: moves a master, and lets everything that stands on it follow. */
 export const run: LabCommand = async (input, context) => {
@@ -35,6 +36,8 @@ export const run: LabCommand = async (input, context) => {
   const places = [context.cwd, ...rest.map((one) => resolve(context.cwd, one))];
   if (isPool(from)) return await movePoolTo(from, to, places, input, context);
   const plan = await planMove(from, to, places, context.signal);
+  // One that was cut off is completed: what stands between is worse.
+  if (!plan.resumed) await assertNoneSaved(plan.labFiles, context);
   if (input.options.dryRun !== true) {
     const held: PoolLock[] = [];
     const bar = lazyProgress(context, 'copying', 'bytes');
@@ -78,6 +81,11 @@ async function movePoolTo(
   const dryRun = input.options.dryRun === true;
   // Before anything is locked, which leaves folders: most refusals come here.
   let plan = await planPoolMove(from, to, folders);
+  if (!plan.resumed)
+    await assertNoneSaved(
+      plan.labs.map(({ file }) => file),
+      context,
+    );
   let left: readonly string[] = [];
   if (!dryRun) {
     const placeLocks: PoolLock[] = [];

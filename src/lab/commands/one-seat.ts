@@ -47,7 +47,7 @@ export async function whileOff<T>(
   const whole = async () => {
     const one = [lab.seats.get(seat)!];
     if (input.options.stop === true && !dryRun) await stopSeats(one, runner, { signal: context.signal });
-    await assertNotRunning(one, runner, verb);
+    await assertNotRunning(one, runner, verb, { throwsAway: verb === 'restore' });
     return work(openLab(lab.spec.file, context.cwd), runner);
   };
   return dryRun ? await whole() : await locked(lab, whole, options);

@@ -4,6 +4,7 @@ import { count, describeSeats, milliseconds } from '../describe.ts';
 import { openLab } from '../lab.ts';
 import { assertNotRunning } from '../release.ts';
 import { type ResetResult, resetSeats } from '../reset.ts';
+import { savedAmong, savedGoes } from '../saved-memory.ts';
 import {
   type LabCommand,
   labFrom,
@@ -36,11 +37,13 @@ const onThisMachine: LabCommand = async (input, context) => {
   const bar = lazyProgress(context, 'making disks', 'disks');
   const reading = lazyProgress(context, 'reading the master', 'bytes');
   let ms = 0;
+  let saved: readonly string[] = [];
   const work = async () => {
     if (input.options.stop === true && !dryRun)
       await stopSeats(seats, runner, { gracefulMs: 0, signal: context.signal });
     const began = performance.now();
-    await assertNotRunning(seats, runner, 'reset');
+    await assertNotRunning(seats, runner, 'reset', { throwsAway: true });
+    saved = await savedAmong(seats, runner);
     const done = await resetSeats(openLab(lab.spec.file, context.cwd), names, {
       acceptMaster: input.options.acceptMaster === true,
       dryRun,
@@ -59,7 +62,7 @@ const onThisMachine: LabCommand = async (input, context) => {
     bar.end();
     reading.end();
   }
-  const answer = { lab: lab.name, ...result, dryRun, milliseconds: Number(ms.toFixed(1)) };
+  const answer = { lab: lab.name, ...result, saved, dryRun, milliseconds: Number(ms.toFixed(1)) };
   const json = wantsJson(input);
   const which = describeSeats(names);
   if (dryRun && !json) {
@@ -72,6 +75,7 @@ const onThisMachine: LabCommand = async (input, context) => {
   } else if (!json) {
     say(context, `${count(names.length, 'seat')} reset in ${milliseconds(ms)}: ${which}`);
   }
+  if (saved.length > 0 && !json) say(context, savedGoes(saved, dryRun));
   if (input.options.start === true && !dryRun) return startToo(input, context, [file, ...rest], answer);
   if (json) sayJson(context, answer);
   return 0;

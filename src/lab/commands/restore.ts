@@ -1,5 +1,6 @@
 import { resolve } from 'node:path';
 import { humanSize } from '../../cli/sizes.ts';
+import { savedAmong, savedGoes } from '../saved-memory.ts';
 import { planRestore, restoreSeat } from '../saved-work.ts';
 import { removeLeftovers } from '../up.ts';
 import { type LabCommand, say, sayJson, shown, wantsJson } from './command.ts';
@@ -13,15 +14,17 @@ export const run: LabCommand = async (input, context) => {
   return whileOff(one, 'restore', input, context, async (lab, runner) => {
     const plan = await planRestore(lab, seat, file, context.signal);
     const dryRun = input.options.dryRun === true;
+    const saved = await savedAmong([lab.seats.get(seat)!], runner);
     if (!dryRun) {
       removeLeftovers(lab.pool);
       await restoreSeat(lab, plan, { runner, signal: context.signal });
     }
     const { freed } = plan;
-    if (wantsJson(input)) sayJson(context, { lab: lab.name, seat, file, freed, dryRun });
+    if (wantsJson(input)) sayJson(context, { lab: lab.name, seat, file, freed, saved, dryRun });
     else if (dryRun)
       say(context, `Would throw away the disk of ${seat} (${humanSize(freed)}) for ${shown(context, file)}`);
     else say(context, `${seat} is what ${shown(context, file)} was saved from`);
+    if (saved.length > 0 && !wantsJson(input)) say(context, savedGoes(saved, dryRun));
     return 0;
   });
 };

@@ -23,6 +23,7 @@ import {
   shown,
   wantsJson,
 } from './command.ts';
+import { assertFileNotSaved } from './saved-memory.ts';
 
 /** Where versions are kept unless another folder is named. */
 export const defaultFolder = 'masters';
@@ -33,6 +34,7 @@ export const run: LabCommand = async (input, context) => {
   const path = resolve(context.cwd, operand);
   const name = nameFrom(input, nameForVersionsOf(path));
   const format = typeof input.options.format === 'string' ? input.options.format : undefined;
+  await assertFileNotSaved(path, context);
   await using image = await openImageFile(path, { format, policy: trustedImages });
   await assertWholeSource(image, { name: path, format, signal: context.signal });
   const from = nameForVersionsOf(path);

@@ -8,8 +8,9 @@ import { domainXml } from '../domain-xml.ts';
 import type { Lab } from '../lab.ts';
 import { isSameFile, nameExists } from '../overlay.ts';
 import { placeFiles } from '../place-files.ts';
+import { assertNotSavedIfAsked } from '../saved-memory.ts';
 import { placeOf, servedAt, serveSeats } from '../serve.ts';
-import { type LabCommand, labFrom, locked, say, seatsFrom, shown, warn } from './command.ts';
+import { type LabCommand, labFrom, locked, runnerOf, say, seatsFrom, shown, warn } from './command.ts';
 
 /** `cowherd serve`: exports seats' disks by NBD until it is ended. */
 export const run: LabCommand = async (input, context) => {
@@ -24,13 +25,18 @@ export const run: LabCommand = async (input, context) => {
   }
   const place = placeOf(lab);
   // Under the lab's lock, so that no reset is half-way through these disks.
-  const server = await locked(lab, () =>
-    serveSeats(lab, names, {
+  const server = await locked(lab, async () => {
+    await using runner = await runnerOf(lab);
+    await assertNotSavedIfAsked(
+      names.map((name) => lab.seats.get(name)!),
+      runner,
+    );
+    return await serveSeats(lab, names, {
       program: context.program,
       onRefused: (error) => warn(context, `a client was not let in: ${explain(error).text}`),
       onFailure: (error) => warn(context, `a client could not be served: ${String(error)}`),
-    }),
-  );
+    });
+  });
   try {
     const where =
       place.kind === 'unix' ? place.path : place.kind === 'tcp' ? `${place.host}:${place.port}` : '';

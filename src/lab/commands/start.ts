@@ -4,7 +4,7 @@ import { DiskError } from '../../errors.ts';
 import { count, describeSeats, milliseconds } from '../describe.ts';
 import { assertNothingAbove, assertOwnDisks } from '../release.ts';
 import type { BootEvent } from '../runner/boot-many.ts';
-import type { Runner } from '../runner/runner.ts';
+import { isDown, type Runner } from '../runner/runner.ts';
 import { viewerFor } from '../screen.ts';
 import type { Seat } from '../seat.ts';
 import { disksOf } from '../seat-key.ts';
@@ -68,7 +68,7 @@ export async function startSeats(
   input: Input,
   context: CliContext,
 ): Promise<number> {
-  const { down, up, unknown } = await divide(wanted, runner);
+  const { down, up, unknown, saved } = await divide(wanted, runner);
   for (const warning of runner.warnings?.() ?? []) warn(context, warning);
   if (unknown.length > 0)
     warn(
@@ -78,6 +78,8 @@ export async function startSeats(
   if (up.length > 0 && !wantsJson(input)) {
     say(context, `${count(up.length, 'seat')} running already: ${describeSeats(up)}`);
   }
+  if (saved.length > 0 && !wantsJson(input))
+    say(context, `${count(saved.length, 'seat')} to go on from a saved memory: ${describeSeats(saved)}`);
   await assertOwnDisks(down, runner);
   await check(down);
   // Awaited: the runner is given back when this returns.
@@ -85,20 +87,22 @@ export async function startSeats(
   return unknown.length > 0 ? 1 : code;
 }
 
-/** Seats that are off, and the names of those that are not, or that nobody can ask. */
+/** Seats that are down, and the names of those that are not, that nobody can ask, or that are and were saved. */
 async function divide(
   seats: readonly Seat[],
   runner: Runner,
-): Promise<{ down: Seat[]; up: string[]; unknown: string[] }> {
+): Promise<{ down: Seat[]; up: string[]; unknown: string[]; saved: string[] }> {
   const down: Seat[] = [];
   const up: string[] = [];
   const unknown: string[] = [];
+  const saved: string[] = [];
   for (const seat of seats) {
     const state = await runner.state(seat);
-    if (state === 'off' || state === 'crashed') down.push(seat);
+    if (state === 'saved') saved.push(seat.name);
+    if (isDown(state)) down.push(seat);
     else (state === 'unknown' ? unknown : up).push(seat.name);
   }
-  return { down, up, unknown };
+  return { down, up, unknown, saved };
 }
 
 async function boot(

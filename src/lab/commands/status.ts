@@ -2,6 +2,7 @@ import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
 import { count, table } from '../describe.ts';
 import type { Lab } from '../lab.ts';
+import { isDown } from '../runner/runner.ts';
 import { type LabStatus, type SeatStatus, statusOf } from '../status.ts';
 import { describeChanges, type MasterVerdict } from '../verify.ts';
 import {
@@ -117,7 +118,11 @@ function noteOn(seat: SeatStatus): string {
   if (seat.host !== undefined) notes.push(`on ${seat.host}`);
   if (seat.alsoOn.length > 0)
     notes.push(`and on ${seat.alsoOn.join(', ')}: 'cowherd plan' says what can be done`);
-  if (seat.disk === 'missing' && seat.state !== 'off' && seat.state !== 'crashed')
+  if (seat.state === 'saved' && seat.disk !== 'missing')
+    notes.push('its memory was saved: it goes on from there when it is started');
+  if (seat.state === 'saved' && seat.disk === 'missing')
+    notes.push('its disk was deleted, and a memory was saved over it');
+  if (seat.disk === 'missing' && seat.state !== 'in use' && !isDown(seat.state))
     notes.push('its disk was deleted: what its guest has written goes when it stops');
   if (seat.disk === 'stale') notes.push('on an older master: reset it');
   if (seat.disk === 'former') notes.push('on a former master: changes over when it is reset');

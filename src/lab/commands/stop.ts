@@ -89,7 +89,7 @@ export async function stopSeats(
     while (next < seats.length && !options.signal?.aborted) {
       const seat = seats[next++];
       const state = await runner.state(seat);
-      if (state === 'off') continue;
+      if (state === 'off' || state === 'saved') continue;
       await runner.stop(seat, options);
       stopped.add(seat.name);
     }

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { isDiskError } from '../../errors.ts';
 import { asSystemError, errnoOf } from '../../platform/errno.ts';
 import { readSmallText } from '../../platform/json-file.ts';
+import { realPath } from '../lab.ts';
 import { fileIdentity } from '../overlay.ts';
 import { loadLab } from '../spec/load.ts';
 
@@ -78,6 +79,26 @@ export function labFilesNaming(paths: readonly string[], named: readonly NamedMa
     const identity = fileIdentity(master);
     return paths.includes(master) || (identity !== undefined && wanted.has(identity)) ? [file] : [];
   });
+}
+
+/** The file in one of the folders that describes the lab in one of these pools (absolute, symbolic links resolved). */
+export function labFileOfPool(
+  lab: string,
+  pools: readonly string[],
+  folders: readonly string[],
+): string | undefined {
+  for (const folder of folders) {
+    for (const name of namesIn(folder)) {
+      if (!/\.ya?ml$/i.test(name)) continue;
+      try {
+        const spec = loadLab(join(folder, name), folder);
+        if (spec.name === lab && pools.includes(realPath(spec.pool))) return spec.file;
+      } catch (error) {
+        if (!isDiskError(error)) throw error;
+      }
+    }
+  }
+  return undefined;
 }
 
 /** The names in a folder; none where there is no such folder. */

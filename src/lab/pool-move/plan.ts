@@ -1,14 +1,12 @@
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path';
-import { DiskError, isDiskError } from '../../errors.ts';
+import { DiskError } from '../../errors.ts';
 import { parseReference } from '../../image/reference.ts';
 import { recordFolder } from '../../platform/dependents.ts';
 import { isMountPoint } from '../../platform/scratch-folder.ts';
 import { mastersOf } from '../former.ts';
-import { realPath } from '../lab.ts';
 import { pathFrom } from '../master.ts';
-import { namesIn } from '../masters/lab-files.ts';
+import { labFileOfPool, namesIn } from '../masters/lab-files.ts';
 import { backingPathOf, nameExists, readImageHead } from '../overlay.ts';
-import { loadLab } from '../spec/load.ts';
 import { type LabState, readStateFile } from '../state.ts';
 import { assertLeftAlone } from './copy.ts';
 import { filesBelow, within } from './files.ts';
@@ -198,17 +196,8 @@ function statesIn(pool: string): readonly LabState[] {
 }
 
 function labFileOf(lab: string, pools: readonly string[], folders: readonly string[]): string {
-  for (const folder of folders) {
-    for (const name of namesIn(folder)) {
-      if (!/\.ya?ml$/i.test(name)) continue;
-      try {
-        const spec = loadLab(join(folder, name), folder);
-        if (spec.name === lab && pools.includes(realPath(spec.pool))) return spec.file;
-      } catch (error) {
-        if (!isDiskError(error)) throw error;
-      }
-    }
-  }
+  const file = labFileOfPool(lab, pools, folders);
+  if (file !== undefined) return file;
   throw new DiskError('not-found', `The lab file of the lab "${lab}" was not found`, {
     path: pools[0],
     detail: { fix: 'name its folder after the new place: it has to follow' },

@@ -5,9 +5,10 @@ import { metadataNamespace } from '../domain-xml.ts';
 import { seatUuid } from '../identity.ts';
 import { type DomainDisks, domainDisks } from '../runner/libvirt/domain-disks.ts';
 import { seatState } from '../runner/libvirt/domain-state.ts';
+import { savedDomains } from '../runner/libvirt/saved-domains.ts';
 import type { SeatPlace } from '../runner/libvirt/seat-place.ts';
 import { Virsh } from '../runner/libvirt/virsh.ts';
-import type { SeatState } from '../runner/runner.ts';
+import { isOff, type SeatState } from '../runner/runner.ts';
 import type { Seat } from '../seat.ts';
 import type { LabHost } from '../spec/hosts.ts';
 import { HostPool } from './host-pool.ts';
@@ -159,7 +160,10 @@ export class RemoteHost implements AsyncDisposable {
         return [{ ...mark, uuid, state }];
       }),
     );
-    return found.flat();
+    const domains = found.flat();
+    // Asked for after the states: whatever was running then is not taken for off now.
+    const saved = domains.some(({ state }) => isOff(state)) ? await savedDomains(this.#virsh) : new Set();
+    return domains.map((one) => (isOff(one.state) && saved.has(one.uuid) ? { ...one, state: 'saved' } : one));
   }
 
   /** A record counts where its file is there, with that many bytes and that date. */

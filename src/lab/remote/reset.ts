@@ -1,6 +1,7 @@
 import { DiskError } from '../../errors.ts';
 import { count, describeSeats } from '../describe.ts';
 import { assertNotStrayed } from '../give-up.ts';
+import { isDown, isOff } from '../runner/runner.ts';
 import type { Seat } from '../seat.ts';
 import { removeCopies } from './collect.ts';
 import type { RemoteHost } from './host.ts';
@@ -64,9 +65,9 @@ export function assertCopies(lab: RemoteLab, view: RemoteView, seats: readonly S
   );
 }
 
-/** Throws `in-use` where one of the seats is not known to be off. */
+/** Throws `in-use` where one of the seats is not known to be down. A saved memory goes with its disk (`savedIn` tells of it). */
 export function assertOff(view: RemoteView, seats: readonly Seat[], verb: string): void {
-  const running = seats.filter(({ name }) => !['off', 'crashed'].includes(view.found.get(name)!.state));
+  const running = seats.filter(({ name }) => !isDown(view.found.get(name)!.state));
   if (running.length === 0) return;
   const who = describeSeats(running.map(({ name }) => name));
   throw new DiskError('in-use', `${count(running.length, 'seat')} in use: ${who}`, {
@@ -74,10 +75,14 @@ export function assertOff(view: RemoteView, seats: readonly Seat[], verb: string
   });
 }
 
-/** The same of one, as its domain is at this moment. */
+/** Names of the seats whose guests' memory was saved. */
+export function savedIn(view: RemoteView, seats: readonly Seat[]): readonly string[] {
+  return seats.flatMap(({ name }) => (view.found.get(name)!.state === 'saved' ? [name] : []));
+}
+
+/** That one is off, as its domain is at this moment. */
 async function assertStillOff(lab: RemoteLab, seat: Seat): Promise<void> {
-  const state = await lab.runner.state(seat);
-  if (state === 'off' || state === 'crashed') return;
+  if (isOff(await lab.runner.state(seat))) return;
   throw new DiskError('in-use', `${seat.name} was started meanwhile`, {
     path: seat.disk.path,
     detail: { fix: "'cowherd reset --stop' stops it first; or shut it down" },

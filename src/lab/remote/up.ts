@@ -3,7 +3,8 @@ import { type GivenUp, nothingGivenUp } from '../give-up.ts';
 import type { DigestOptions } from '../master.ts';
 import { isOurs, largerDisk, type Problem, problemError } from '../plan.ts';
 import { definitionDigest } from '../runner/libvirt/marked-definition.ts';
-import { mayRun, type SeatState } from '../runner/runner.ts';
+import { isDown, type SeatState } from '../runner/runner.ts';
+import { memoryWithoutDisk } from '../saved-memory.ts';
 import type { Seat } from '../seat.ts';
 import type { FoundSeat, HostView, RemoteHost } from './host.ts';
 import type { RemoteLab, RemoteMaster, RemoteView } from './lab.ts';
@@ -122,7 +123,7 @@ async function rooms(
     hosts.map(async ({ host, down, seats }) => {
       const { name, share } = host;
       if (down !== undefined || placed) return { host: name, share };
-      const running = seats.filter(({ state }) => state !== 'off' && state !== 'crashed').length;
+      const running = seats.filter(({ state }) => !isDown(state)).length;
       return { host: name, share, seats: roomFor(await lab.hosts.get(name)!.free(make), need, running) };
     }),
   );
@@ -165,6 +166,7 @@ async function planHost(
       const lacks = await maker.lacks(remote, seat);
       if (place === 'missing' || place === 'cut off') {
         assertNoStrangeLog(view, host.name, seat);
+        assertNoMemory(view, seats.get(seat)!);
         create.push(seat);
         continue;
       }
@@ -263,7 +265,7 @@ function placementAfter(
 async function removeSurplus(lab: RemoteLab, remote: RemoteHost, plan: RemotePlan, names: readonly string[]) {
   const seats = names.map((name) => lab.seatOn(plan.view, name, remote.host.name));
   for (const seat of seats) {
-    if (!mayRun(await lab.runner.state(seat))) continue;
+    if (isDown(await lab.runner.state(seat))) continue;
     throw new DiskError('in-use', `${seat.name} runs on ${remote.host.name}, where it is to be removed`, {
       path: seat.disk.path,
       detail: { fix: `'cowherd stop ${seat.name}' stops it, on all hosts that have it` },
@@ -399,6 +401,15 @@ function assertNoStrangeLog(view: RemoteView, host: string, seat: string): void 
       detail: { fix: 'move it away, or call the seat otherwise' },
     },
   );
+}
+
+/** Throws `in-use` where the memory of a seat's guest was saved over the disk that is not there any more. */
+function assertNoMemory({ found }: RemoteView, seat: Seat): void {
+  if (found.get(seat.name)?.state !== 'saved') return;
+  throw new DiskError('in-use', `The disk of ${seat.name} is gone, and a memory was saved over it`, {
+    path: seat.disk.path,
+    detail: { fix: memoryWithoutDisk(seat) },
+  });
 }
 
 /** Writes a new record beside the former ones and removes those: whichever is whole and newest counts. */

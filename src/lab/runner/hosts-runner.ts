@@ -135,6 +135,16 @@ export class HostsRunner implements Runner {
     return said.get(seat.host ?? '') ?? 'unknown';
   }
 
+  async saved(seats: readonly Seat[]): Promise<readonly Seat[]> {
+    const hosts = [...new Set(seats.map(({ host }) => host ?? ''))];
+    const found = await Promise.all(
+      hosts.map((host) =>
+        this.#ask((runner) => runner.saved(seats.filter((seat) => seat.host === host)), host),
+      ),
+    );
+    return found.flatMap((answers) => [...answers.values()].flat());
+  }
+
   waitOff(seat: Seat, options?: WaitOptions): Promise<SeatEnd> {
     return this.#of(seat).waitOff(seat, options);
   }

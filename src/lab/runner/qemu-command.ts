@@ -39,6 +39,8 @@ function isProgram(path: string): boolean {
 export interface StartFiles extends SeatFiles {
   /** The passphrase of its disks. */
   readonly secret?: string;
+  /** Number of a socket that it inherits, and is a monitor over. */
+  readonly events?: number;
 }
 
 /** QEMU's arguments for a seat. Nothing of the user's QEMU configuration plays a part. */
@@ -53,6 +55,10 @@ export function qemuArguments(seat: Seat, files: StartFiles, accelerator: Accele
     ...['-pidfile', files.pid],
     ...['-chardev', `socket,id=qmp,path=${option(files.qmp)},server=on,wait=off`],
     ...['-mon', 'chardev=qmp,mode=control'],
+    // The end is told to who started it, from the first moment on: the monitor above serves one client, whoever comes.
+    ...(files.events === undefined
+      ? []
+      : ['-chardev', `socket,id=events,fd=${files.events}`, '-mon', 'chardev=events,mode=control']),
     ...['-chardev', `file,id=serial0,path=${option(seat.serialLog)},append=on`, '-serial', 'chardev:serial0'],
     ...secretArguments(seat, files),
     ...diskArguments(seat),

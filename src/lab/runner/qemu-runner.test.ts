@@ -183,6 +183,22 @@ describe.skipIf(!have('qemu-system-x86_64') || !have('qemu-img'))('the qemu runn
     expect(await runner.state(seat)).toBe('off');
   });
 
+  it("tells an end that the guest has made from another's: a signal, a word to the monitor", async () => {
+    const seat = endlessSeat();
+    const ends: readonly (() => void | Promise<void>)[] = [
+      () => void process.kill(readRunRecord(filesOf(seat))!.process.pid, 'SIGTERM'),
+      () => hmp(filesOf(seat).qmp, 'quit'),
+      () => runner.stop(seat, { gracefulMs: 0 }),
+    ];
+    for (const end of ends) {
+      await runner.start(seat);
+      const waiting = runner.waitOff(seat);
+      await end();
+      expect(await waiting).toBe('cut-off');
+      expect(await runner.state(seat)).toBe('off');
+    }
+  });
+
   it('does not cut the power of a guest that is shutting down when told to stop waiting', async () => {
     const seat = endlessSeat();
     await runner.start(seat);

@@ -6,7 +6,7 @@ import { type Accelerator, chooseAccelerator } from './accelerator.ts';
 import { followLog } from './console-log.ts';
 import { isAlive, isSame, type ProcessMark, signalProcess, waitUntilGone } from './process-mark.ts';
 import { findQemu, qemuArguments, qemuMissing } from './qemu-command.ts';
-import { alreadyRunning, beginSerialLog, type StartedQemu, startQemu } from './qemu-start.ts';
+import { alreadyRunning, beginSerialLog, eventsSocket, type StartedQemu, startQemu } from './qemu-start.ts';
 import { processByPidFile, readRunRecord, writeRunRecord } from './run-record.ts';
 import {
   type ConsoleOptions,
@@ -105,7 +105,7 @@ export class QemuRunner implements Runner {
     // Of a run that is killed it would stay until the seat's next start; this one is swept by the next command.
     using secrets = createPrivateFolder('secret', this.#base);
     const secret = secrets.file('secret');
-    const args = qemuArguments(seat, { ...files, secret }, accelerator);
+    const args = qemuArguments(seat, { ...files, secret, events: eventsSocket }, accelerator);
     mkdirSync(files.folder, { recursive: true, mode: 0o700 });
     const consoleStart = beginSerialLog(seat.serialLog);
     const startedAt = Date.now();

@@ -1,10 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, existsSync, openSync, readFileSync, rmSync, statSync } from 'node:fs';
+import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { asSystemError } from '../../platform/errno.ts';
 import type { Seat } from '../seat.ts';
 import { markOf, type ProcessMark, waitUntilGone } from './process-mark.ts';
+import { QmpClient } from './qmp.ts';
 import { pidIn } from './run-record.ts';
 import type { SeatEnd } from './runner.ts';
 import type { SeatFiles } from './runtime-dir.ts';
@@ -22,8 +24,13 @@ const startLimitMs = 30_000;
 /** A monitor that has not said hello by then is asked anew: one connection is no reason to give up a guest. */
 const helloLimitMs = 5_000;
 const killLimitMs = 5_000;
+/** How long what a QEMU that has ended said last may be on its way. */
+const lastWordsMs = 2_000;
 /** A serial log beyond this begins anew at the next start. */
 const maxSerialLog = 4 * 1024 * 1024;
+
+/** Where QEMU finds the socket that it is born with (`StartFiles.events`). */
+export const eventsSocket = 3;
 
 /**
  * Starts QEMU in a session of its own and waits until its machine runs (or has run and ended well). Throws
@@ -43,6 +50,8 @@ export async function startQemu(
     child.on('exit', (code, killedBy) => resolve(killedBy === null ? (code ?? 1) : 128));
   });
   const mark = child.pid === undefined ? undefined : markOf(child.pid);
+  const events = child.stdio[eventsSocket] as Socket;
+  const why = reasonOfEnd(events, files);
   try {
     await untilItRuns(child, ended, seat, files, signal);
   } catch (error) {
@@ -57,15 +66,40 @@ export async function startQemu(
     async ended() {
       // It does not keep the event loop alive by itself, which would otherwise run empty before its exit is told.
       child.ref();
-      return (await ended) === 0 ? 'powered-off' : 'crashed';
+      events.ref();
+      if ((await ended) !== 0) return 'crashed';
+      const reason = await Promise.race([why, sleep(lastWordsMs, undefined, { ref: false })]);
+      if (reason === 'guest-panic') return 'crashed';
+      // With -no-reboot a restart is the end.
+      return reason === 'guest-shutdown' || reason === 'guest-reset' ? 'powered-off' : 'cut-off';
     },
   };
+}
+
+/**
+ * What QEMU says of the end of its run (ShutdownCause in its qapi/run-state.json): its exit code is 0 for a guest that switched itself off,
+ * and for a signal too. Undefined where it said nothing.
+ */
+async function reasonOfEnd(events: Socket, files: SeatFiles): Promise<string | undefined> {
+  // Guests outlive the tool.
+  events.unref();
+  let reason: string | undefined;
+  try {
+    const monitor = await QmpClient.over(events, files.folder, { timeoutMs: startLimitMs });
+    monitor.onEvent(({ event, data }) => {
+      if (event === 'SHUTDOWN') reason = String(data.reason);
+    });
+    await monitor.closed;
+  } catch {
+    // It did not come up.
+  }
+  return reason;
 }
 
 function launch(qemu: string, args: readonly string[], files: SeatFiles): ChildProcess {
   const log = openSync(files.log, 'w', 0o600);
   try {
-    const child = spawn(qemu, args, { detached: true, stdio: ['ignore', log, log] });
+    const child = spawn(qemu, args, { detached: true, stdio: ['ignore', log, log, 'pipe'] });
     // Guests outlive the tool.
     child.unref();
     return child;

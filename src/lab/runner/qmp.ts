@@ -63,8 +63,13 @@ export class QmpClient implements AsyncDisposable {
 
   /** Connects, reads the greeting, and leaves capabilities negotiation. */
   static async connect(path: string, options: QmpConnectOptions = {}): Promise<QmpClient> {
+    return await QmpClient.over(connectSocket({ path }), path, options);
+  }
+
+  /** The same over a connection that there is already; `path` names it in messages. */
+  static async over(socket: Socket, path: string, options: QmpConnectOptions = {}): Promise<QmpClient> {
     const timeoutMs = options.timeoutMs ?? 5_000;
-    const client = new QmpClient(connectSocket({ path }), path);
+    const client = new QmpClient(socket, path);
     try {
       const greeted = new Promise<unknown>((resolve, reject) => {
         client.#greeting = { resolve, reject };

@@ -7,19 +7,31 @@ import type { Seat } from '../seat.ts';
  * What a seat's guest is doing.
  *
  * - `off`: not running; it was shut down, or never started.
+ * - `saved`: not running; its memory was saved, and it goes on from there at its next start.
  * - `starting`: its hypervisor is up, the guest not yet.
  * - `crashed`: its hypervisor ended without cleaning up (killed, out of memory), or reports an internal error.
  * - `unknown`: something answers for it that cannot be asked now.
  */
-export type SeatState = 'off' | 'starting' | 'running' | 'paused' | 'crashed' | 'unknown';
+export type SeatState = 'off' | 'saved' | 'starting' | 'running' | 'paused' | 'crashed' | 'unknown';
 
-/** Whether a guest runs, or may: nobody knows. */
-export function mayRun(state: SeatState): boolean {
-  return state === 'starting' || state === 'running' || state === 'paused' || state === 'unknown';
+/** Whether nothing but its disk is left of a guest. */
+export function isOff(state: SeatState): boolean {
+  return state === 'off' || state === 'crashed';
 }
 
-/** How a guest's run ended. */
-export type SeatEnd = 'powered-off' | 'crashed';
+/** Whether no hypervisor runs it: a memory of it may have been saved. */
+export function isDown(state: SeatState): boolean {
+  return isOff(state) || state === 'saved';
+}
+
+/**
+ * How a guest's run ended.
+ *
+ * - `powered-off`: the guest switched itself off, as far as anybody knows.
+ * - `cut-off`: somebody else ended it: its power was turned off, its memory saved, its hypervisor told to end.
+ * - `crashed`: as of `SeatState`.
+ */
+export type SeatEnd = 'powered-off' | 'cut-off' | 'crashed';
 
 export interface StartOptions {
   readonly signal?: AbortSignal;
@@ -100,6 +112,8 @@ export interface Runner extends AsyncDisposable {
   /** Stops it: by request first, then hard. Returns when it is off; no error when it was. */
   stop(seat: Seat, options?: StopOptions): Promise<void>;
   state(seat: Seat): Promise<SeatState>;
+  /** Of these seats, those whose memory was saved; of all with one question. Absent: it saves none. */
+  saved?(seats: readonly Seat[]): Promise<readonly Seat[]>;
   /** Waits until the seat is off and says how that came. */
   waitOff(seat: Seat, options?: WaitOptions): Promise<SeatEnd>;
   /** Waits until a seat's state may have changed, for who watches them. Absent: nobody tells. */

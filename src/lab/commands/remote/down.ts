@@ -1,6 +1,6 @@
 import { count, describeSeats } from '../../describe.ts';
 import { givenUp, strayProblem } from '../../give-up.ts';
-import { assertOff, takeDownRemote } from '../../remote/reset.ts';
+import { assertOff, savedIn, takeDownRemote } from '../../remote/reset.ts';
 import { assertNobodyStandsThere } from '../../remote/standing.ts';
 import {
   assertNoTwins,
@@ -9,6 +9,7 @@ import {
   otherFolder,
   straysOf,
 } from '../../remote/whereabouts.ts';
+import { savedGoes } from '../../saved-memory.ts';
 import { type LabCommand, say, sayJson, wantsJson, warn } from '../command.ts';
 import { stopSeats } from '../stop.ts';
 import { lockedRemote, lookAt, remoteLabFrom } from './lab.ts';
@@ -36,6 +37,7 @@ export const run: LabCommand = async (input, context) => {
       view = await lab.look({ signal: context.signal });
     }
     assertOff(view, seats, 'down');
+    const saved = savedIn(view, seats);
     await assertNobodyStandsThere(lab, seats, 'release');
     const down = view.hosts.filter((one) => one.down !== undefined).map(({ host }) => host.name);
     const left = hiddenSeats(view, giveUp);
@@ -44,7 +46,7 @@ export const run: LabCommand = async (input, context) => {
       const { what, fix } = strayProblem(host, strays, lab.spec.file, { disks: 'there', verb: 'down' });
       warn(context, `${what}: left alone (${fix})`);
     }
-    const answer = { down, left: [...left.keys()] };
+    const answer = { saved, down, left: [...left.keys()] };
     if (dryRun) return { seats: seats.map((seat) => seat.name), files: [] as readonly string[], ...answer };
     return { ...(await takeDownRemote(lab, view, seats, { keepRecord: left.size > 0 })), ...answer };
   };
@@ -53,6 +55,7 @@ export const run: LabCommand = async (input, context) => {
   else {
     const verb = dryRun ? 'Would remove' : 'Removed';
     say(context, `${verb} ${count(removed.seats.length, 'seat')}: ${describeSeats(removed.seats)}`);
+    if (removed.saved.length > 0) say(context, savedGoes(removed.saved, dryRun));
   }
   return removed.down.length + removed.left.length > 0 ? 1 : 0;
 };

@@ -20,6 +20,8 @@ export class DomainEvents implements AsyncDisposable {
   #trusted = false;
   #running = false;
   #begun = Number.NEGATIVE_INFINITY;
+  /** Of domains' last ends: who asked for it, and whether that is over. */
+  readonly #ends = new Map<string, { byHost: boolean; over: boolean }>();
   readonly #waiting = new Set<() => void>();
 
   constructor(options: { readonly uri: string; readonly program?: string; readonly onEvent: () => void }) {
@@ -46,8 +48,12 @@ export class DomainEvents implements AsyncDisposable {
     });
     this.#child = child;
     child.stdin!.on('error', () => undefined);
-    child.stdout!.on('data', () => {
+    let rest = '';
+    child.stdout!.setEncoding('utf8').on('data', (text: string) => {
       this.#trusted = true;
+      const lines = (rest + text).split('\n');
+      rest = lines.pop()!;
+      for (const line of lines) this.#note(line);
       this.#tell();
     });
     // It would go on without its connection.
@@ -74,6 +80,28 @@ export class DomainEvents implements AsyncDisposable {
     this.#waiting.add(wake);
     await sleep(limitMs, undefined, { signal: either }).catch(() => undefined);
     this.#waiting.delete(wake);
+  }
+
+  /**
+   * Whether the domain's last end was not its guest's doing (a signal to its hypervisor looks the same otherwise), as far as was
+   * heard. What is on its way is waited for, so many milliseconds at most.
+   */
+  async endedByHost(domain: string, limitMs: number): Promise<boolean> {
+    const until = performance.now() + limitMs;
+    while (this.#trusted && !this.#ends.get(domain)?.over && performance.now() < until)
+      await this.next(until - performance.now());
+    return this.#ends.get(domain)?.byHost === true;
+  }
+
+  /** virsh's words: `event 'lifecycle' for domain 'NAME': Shutdown Finished after host request`. */
+  #note(line: string): void {
+    const [, domain, what] = /^event 'lifecycle' for domain '?(.*?)'?: (.*)$/.exec(line) ?? [];
+    if (domain === undefined) return;
+    if (what.startsWith('Started')) this.#ends.delete(domain);
+    if (what.startsWith('Shutdown'))
+      this.#ends.set(domain, { byHost: what.includes('host request'), over: false });
+    if (what.startsWith('Stopped'))
+      this.#ends.set(domain, { byHost: this.#ends.get(domain)?.byHost === true, over: true });
   }
 
   #tell(): void {

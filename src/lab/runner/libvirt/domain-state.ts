@@ -21,7 +21,8 @@ export function seatState(text: string): SeatState {
   }
 }
 
-/** How a run ended that left the domain in this state. */
+/** How a run ended that left the domain in this state. A QEMU that was told to end by a signal looks like a guest's own shutdown here. */
 export function seatEnd(text: string): SeatEnd {
-  return seatState(text) === 'crashed' ? 'crashed' : 'powered-off';
+  if (seatState(text) === 'crashed') return 'crashed';
+  return text.trim() === 'shut off (shutdown)' ? 'powered-off' : 'cut-off';
 }

@@ -171,6 +171,18 @@ describe.skipIf(!have('virsh'))("the libvirt runner, over libvirt's driver witho
     // One look at each before, and one after.
     expect(times(/^metadata /)).toBe(400);
     expect(said).toHaveLength(1 + 200 + 400 + 1);
+    writeFileSync(heard, '');
+    const states = [];
+    for (const seat of seats) states.push(await runner.state(seat));
+    expect(new Set(states)).toEqual(new Set(['off']));
+    expect(await runner.saved(seats)).toEqual([]);
+    const asked = readFileSync(heard, 'utf8').split('\n');
+    // What was saved is asked of all at once: not with every state.
+    const lists = asked.filter((line) => line.startsWith('list ')).length;
+    expect([asked.filter((line) => line.startsWith('domstate ')).length, lists > 1 && lists < 40]).toEqual([
+      200,
+      true,
+    ]);
   }, 60_000);
 });
 
@@ -197,12 +209,23 @@ describe.skipIf(!haveLibvirtd)('the libvirt runner, over QEMU', () => {
       await expect(runner.waitOff(seat, { timeoutMs: 300 })).rejects.toMatchObject({ field: 'timeout' });
       await runner.stop(seat, { gracefulMs: 200 });
       expect(await runner.state(seat)).toBe('off');
-      // A killed QEMU is a crash.
-      await runner.start(seat);
-      const pid = (await mustRun('pgrep', ['-f', `uuid ${seat.uuid}`])).trim();
-      await mustRun('kill', ['-9', pid]);
-      expect(await runner.waitOff(seat, { timeoutMs: 20_000 })).toBe('crashed');
-      expect(await runner.state(seat)).toBe('crashed');
+      const pid = async () => (await mustRun('pgrep', ['-f', `uuid ${seat.uuid}`])).trim();
+      const virsh = (word: string) => mustRun('virsh', ['-c', libvirtd.uri, word, seat.uuid]);
+      // A killed QEMU is a crash; of what else is done to it none is the guest's own shutdown.
+      const ends = [
+        ['cut-off', 'off', async () => mustRun('kill', [await pid()])],
+        ['cut-off', 'off', () => virsh('destroy')],
+        ['crashed', 'crashed', async () => mustRun('kill', ['-9', await pid()])],
+      ] as const;
+      for (const [end, state, does] of ends) {
+        await runner.start(seat);
+        const waiting = runner.waitOff(seat, { timeoutMs: 20_000 });
+        // It listens by then.
+        await sleep(1_000);
+        await does();
+        expect(await waiting).toBe(end);
+        expect(await runner.state(seat)).toBe(state);
+      }
     } finally {
       await runner.stop(seat, { gracefulMs: 0 });
       await runner.undefine(seat);
@@ -270,10 +293,12 @@ describe.skipIf(!haveLibvirtd)('the libvirt runner, over QEMU', () => {
         for (const xml of live) expect(xml).toContain("<backend type='emulator' version='2.0'");
         const [seat] = seats;
         await virsh('managedsave', seat.uuid);
-        expect(await runner.state(seat)).toBe('off');
+        expect(await runner.state(seat)).toBe('saved');
+        expect(await runner.saved(seats)).toEqual([seat]);
         expect(await virsh('dominfo', seat.uuid)).toMatch(/Managed save:\s+yes/);
         await runner.renew(seat);
         expect(await virsh('dominfo', seat.uuid)).toMatch(/Managed save:\s+no/);
+        expect(await runner.state(seat)).toBe('off');
         await runner.start(seat);
         expect(await runner.state(seat)).toBe('running');
       } finally {

@@ -12,6 +12,8 @@ import { findQemu } from '../qemu-command.ts';
 import { alreadyRunning } from '../qemu-start.ts';
 import {
   type ConsoleOptions,
+  isDown,
+  isOff,
   otherDiskError,
   type Runner,
   type SeatEnd,
@@ -21,10 +23,12 @@ import {
   type WaitOptions,
 } from '../runner.ts';
 import { layOutPassphrase } from '../secret-file.ts';
+import { failed, unreachable } from './complaints.ts';
 import { domainDisks } from './domain-disks.ts';
 import { DomainEvents } from './domain-events.ts';
 import { seatEnd, seatState } from './domain-state.ts';
 import { type DefinitionMark, definitionDigest, markDefinition, markIn } from './marked-definition.ts';
+import { SavedDomains, savedDomains } from './saved-domains.ts';
 import { onThisMachine, type SeatPlace } from './seat-place.ts';
 import { Virsh } from './virsh.ts';
 
@@ -46,6 +50,8 @@ const toldPollMs = 2_000;
 /** How often who watches looks where libvirt has not told of anything yet. */
 const untoldPollMs = 500;
 const killLimitMs = 20_000;
+/** How long libvirt's word of an end that the list of domains shows already may take. */
+const toldLateMs = 1_000;
 /** How long who waits for guests goes on without libvirt: it may be starting anew, which guests do not notice. */
 const outageMs = 20_000;
 
@@ -68,20 +74,25 @@ export class LibvirtRunner implements Runner {
   #domainType: Promise<DomainType> | undefined;
   /** The running domains' UUIDs, asked for together by all who wait. */
   #active: { readonly at: number; readonly uuids: Promise<ReadonlySet<string>> } | undefined;
+  readonly #saved: SavedDomains;
   /** What libvirt's schema says of the first definition; the other seats' differ from it in names alone. */
   #schemaLook: Promise<unknown> | undefined;
+  /** Seats whose last run was over before libvirt had greeted them: it takes these for failed. */
+  readonly #brief = new Set<string>();
   /** Of files on their way to virsh. */
   #folder: ScratchFolder | undefined;
 
   constructor(options: LibvirtRunnerOptions = {}) {
     this.uri = options.uri ?? defaultUri();
     this.#virsh = new Virsh({ uri: this.uri, program: options.virsh });
+    this.#saved = new SavedDomains(this.#virsh);
     this.#place = options.place ?? onThisMachine;
     this.#events = new DomainEvents({
       uri: this.uri,
       program: options.virsh,
       onEvent: () => {
         this.#active = undefined;
+        this.#saved.forget();
       },
     });
     if (options.domainType) this.#domainType = Promise.resolve(options.domainType);
@@ -246,8 +257,7 @@ export class LibvirtRunner implements Runner {
   async undefine(seat: Seat): Promise<void> {
     const mark = await this.#markOf(seat);
     if (mark === undefined || !this.#isOurs(seat, mark)) return;
-    const state = await this.state(seat);
-    if (state !== 'off' && state !== 'crashed') {
+    if (!isDown(await this.state(seat))) {
       throw new DiskError('in-use', `Seat '${seat.name}' is running: stop it first`, {
         path: seat.disk.path,
       });
@@ -266,6 +276,8 @@ export class LibvirtRunner implements Runner {
       // Drivers without guests know none of these.
       if (!isDiskError(error, 'unsupported')) throw failed(seat, 'be undefined', error);
       await this.#virsh.run('undefine', seat.uuid);
+    } finally {
+      this.#saved.forget();
     }
     const encryption = disksOf(seat).find((disk) => disk.encryption)?.encryption;
     // Never started, it has none.
@@ -281,6 +293,7 @@ export class LibvirtRunner implements Runner {
 
   async start(seat: Seat, options: StartOptions = {}): Promise<void> {
     if (options.signal?.aborted) throw new DiskError('aborted', `Seat '${seat.name}' was not started`);
+    this.#brief.delete(seat.uuid);
     await this.define(seat);
     await this.#tellSecret(seat);
     this.#place.prepareLog(seat);
@@ -290,8 +303,10 @@ export class LibvirtRunner implements Runner {
     } catch (error) {
       if (isDiskError(error, 'in-use')) throw alreadyRunning(seat);
       if (!(await this.#hasRun(seat, error, logBefore))) throw failed(seat, 'start', error);
+      this.#brief.add(seat.uuid);
     } finally {
       this.#active = undefined;
+      this.#saved.forget();
     }
   }
 
@@ -317,9 +332,21 @@ export class LibvirtRunner implements Runner {
 
   async state(seat: Seat): Promise<SeatState> {
     try {
-      return seatState(await this.#virsh.run('domstate', '--reason', seat.uuid));
+      const said = await this.#virsh.run('domstate', '--reason', seat.uuid);
+      const state = seatState(said);
+      if (!isOff(state)) return state;
+      return (await this.#saved.has(seat.uuid, said)) ? 'saved' : state;
     } catch (error) {
       if (isDiskError(error, 'not-found') && error.field === 'virsh') return 'off';
+      throw unreachable(this.uri, error);
+    }
+  }
+
+  async saved(seats: readonly Seat[]): Promise<readonly Seat[]> {
+    try {
+      const uuids = await savedDomains(this.#virsh);
+      return seats.filter(({ uuid }) => uuids.has(uuid));
+    } catch (error) {
       throw unreachable(this.uri, error);
     }
   }
@@ -334,11 +361,14 @@ export class LibvirtRunner implements Runner {
         { path: seat.disk.path, ...(options.signal?.aborted ? {} : { field: 'timeout' }) },
       );
     }
+    if (this.#brief.has(seat.uuid)) return 'powered-off';
     try {
-      return seatEnd(await this.#virsh.run('domstate', '--reason', seat.uuid));
+      const end = seatEnd(await this.#virsh.run('domstate', '--reason', seat.uuid));
+      const told = end === 'powered-off' && (await this.#events.endedByHost(domainName(seat), toldLateMs));
+      return told ? 'cut-off' : end;
     } catch (error) {
       // One that was undefined while it ran went with its run.
-      if (isDiskError(error, 'not-found') && error.field === 'virsh') return 'powered-off';
+      if (isDiskError(error, 'not-found') && error.field === 'virsh') return 'cut-off';
       throw unreachable(this.uri, error);
     }
   }
@@ -462,36 +492,4 @@ export class LibvirtRunner implements Runner {
       },
     );
   }
-}
-
-function failed(seat: Seat, what: string, cause: unknown): DiskError {
-  if (!isDiskError(cause)) throw cause;
-  const place = { path: seat.disk.path, detail: cause.detail };
-  if (cause.code === 'locked') {
-    return new DiskError(
-      'locked',
-      `Seat '${seat.name}' cannot ${what}: another program has its disk open`,
-      place,
-    );
-  }
-  const fix =
-    cause.code === 'denied'
-      ? { fix: `'cowherd doctor ${seat.disk.path}' says what keeps QEMU from its files` }
-      : {};
-  return new DiskError(cause.code, `Seat '${seat.name}' cannot ${what}: ${cause.message}`, {
-    ...place,
-    detail: { ...cause.detail, ...fix },
-  });
-}
-
-function unreachable(uri: string, cause: unknown): DiskError {
-  if (!isDiskError(cause)) throw cause;
-  const missing = /ENOENT/.test(cause.message);
-  return new DiskError(
-    'unsupported',
-    missing
-      ? "No virsh was found, so libvirt cannot be reached. Install it ('apt install libvirt-clients libvirt-daemon-system', 'dnf install libvirt')"
-      : `libvirt does not answer at ${uri}: ${cause.message}`,
-    { path: uri, field: 'runner', detail: cause.detail },
-  );
 }
