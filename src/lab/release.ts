@@ -72,7 +72,7 @@ function isThere(folder: string): boolean {
 }
 
 /** Paths of what is there, by identity. */
-function byIdentity(paths: readonly string[]): ReadonlyMap<string, string> {
+export function byIdentity(paths: readonly string[]): ReadonlyMap<string, string> {
   return new Map(
     paths.flatMap((path) => {
       const identity = fileIdentity(path);

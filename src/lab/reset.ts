@@ -7,6 +7,7 @@ import { holdDisks } from './hold-disks.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import { makeOverlays, type OverlayJob } from './make-overlays.ts';
 import { computeContent, type DigestOptions, inspectMaster, type Master, masterState } from './master.ts';
+import { assertNoOtherDomain } from './other-domains.ts';
 import { chainOf, nameExists, readImageHead } from './overlay.ts';
 import { assertMasterApart } from './own-master.ts';
 import { foreignDisk, isMarkedFor, isOurs, leadsNowhere } from './plan.ts';
@@ -61,10 +62,9 @@ export async function resetSeats(
   assertOwnExtras(lab, names);
   assertSameMaster(lab, state);
   if (!options.acceptMaster) await assertMasterUnchanged(lab, names);
-  await assertNobodyStandsOn(
-    jobs.flatMap((job) => [job.path, ...extraDisksOf(lab, job.seat)]),
-    lab,
-  );
+  const doomed = jobs.flatMap((job) => [job.path, ...extraDisksOf(lab, job.seat)]);
+  await assertNobodyStandsOn(doomed, lab);
+  await assertNoOtherDomain(doomed, lab, options.runner);
   if (options.dryRun) return { seats: names, freed };
 
   const { master, content } = options.acceptMaster

@@ -14,6 +14,7 @@ import type { Lab } from './lab.ts';
 import { makeOverlays, type OverlayKind, overlayEncoder } from './make-overlays.ts';
 import { fileFacts, type Master, masterChanged } from './master.ts';
 import { folderLock } from './masters/library.ts';
+import { assertNoOtherDomain } from './other-domains.ts';
 import { isBlockDevice, readImageHead } from './overlay.ts';
 import { placeFiles } from './place-files.ts';
 import { isOurs, type Step } from './plan.ts';
@@ -71,10 +72,9 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   ]);
   await assertNobodyStandsOn(doomed, lab);
   const told = seatsTold(lab, plan.steps);
-  assertNothingAbove(
-    told.flatMap(disksOf).map(({ path }) => path),
-    lab,
-  );
+  const started = told.flatMap(disksOf).map(({ path }) => path);
+  assertNothingAbove(started, lab);
+  await assertNoOtherDomain([...doomed, ...started], lab, options.runner);
   const removed = removals.flatMap((step) => lab.unlisted.get(step.seat) ?? []);
   for (const seat of removed) {
     if (!(await isInUse(seat, options.runner))) continue;

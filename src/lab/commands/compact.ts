@@ -4,6 +4,7 @@ import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
 import { openLab } from '../lab.ts';
 import { withoutControls } from '../messages.ts';
+import { assertNoOtherDomain } from '../other-domains.ts';
 import { nameExists } from '../overlay.ts';
 import { assertNobodyStandsOn, assertNotRunning } from '../release.ts';
 import type { SeatDisk } from '../seat.ts';
@@ -62,10 +63,9 @@ async function compactSeats(input: Input, context: CliContext): Promise<number> 
       for (const disk of there) await assertKeyOfDisk(seat.name, disk);
       disks.push(...there);
     }
-    await assertNobodyStandsOn(
-      disks.map(({ path }) => path),
-      now,
-    );
+    const paths = disks.map(({ path }) => path);
+    await assertNobodyStandsOn(paths, now);
+    await assertNoOtherDomain(paths, now, runner);
     return await compactAll(disks, input, context);
   };
   return dryRun ? await work() : await locked(lab, work);

@@ -5,6 +5,7 @@ import { count, describeSeats } from '../describe.ts';
 import { isDown, planDown, takeDown } from '../down.ts';
 import { isSeatDiskName } from '../hold-disks.ts';
 import { type Lab, openLab } from '../lab.ts';
+import { assertNoOtherDomain } from '../other-domains.ts';
 import { assertClosed, assertNotRunning } from '../release.ts';
 import { whyKept } from '../seat-extras.ts';
 import { removeEmptyPool } from '../state.ts';
@@ -42,7 +43,9 @@ const onThisMachine: LabCommand = async (input, context) => {
     await assertNotRunning(seats, runner, 'down');
     const again = openLab(lab.spec.file, context.cwd);
     const plan = await planDown(again);
-    await assertClosed(plan.files.filter(isSeatDiskName));
+    const disks = plan.files.filter(isSeatDiskName);
+    await assertNoOtherDomain(disks, again, runner);
+    await assertClosed(disks);
     return { plan, restored: dryRun ? [] : await takeDown(again, plan, runner) };
   };
   const { plan, restored } = dryRun ? await work() : await locked(lab, work);

@@ -11,7 +11,7 @@ export const run: LabCommand = async (input, context) => {
   const { seat } = one;
   const file = resolve(context.cwd, one.rest[0]);
   return whileOff(one, 'restore', input, context, async (lab, runner) => {
-    const plan = await planRestore(lab, seat, file, context.signal);
+    const plan = await planRestore(lab, seat, file, { runner, signal: context.signal });
     const dryRun = input.options.dryRun === true;
     if (!dryRun) {
       removeLeftovers(lab.pool);

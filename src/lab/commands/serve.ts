@@ -6,10 +6,11 @@ import { makeFolder } from '../../platform/json-file.ts';
 import { definitionOwner } from '../definition.ts';
 import { domainXml } from '../domain-xml.ts';
 import type { Lab } from '../lab.ts';
+import { assertNoOtherDomain } from '../other-domains.ts';
 import { isSameFile, nameExists } from '../overlay.ts';
 import { placeFiles } from '../place-files.ts';
 import { placeOf, servedAt, serveSeats } from '../serve.ts';
-import { type LabCommand, labFrom, locked, say, seatsFrom, shown, warn } from './command.ts';
+import { type LabCommand, labFrom, locked, runnerOf, say, seatsFrom, shown, warn } from './command.ts';
 
 /** `cowherd serve`: exports seats' disks by NBD until it is ended. */
 export const run: LabCommand = async (input, context) => {
@@ -24,13 +25,14 @@ export const run: LabCommand = async (input, context) => {
   }
   const place = placeOf(lab);
   // Under the lab's lock, so that no reset is half-way through these disks.
-  const server = await locked(lab, () =>
-    serveSeats(lab, names, {
+  const server = await locked(lab, async () => {
+    await assertServable(lab, names);
+    return await serveSeats(lab, names, {
       program: context.program,
       onRefused: (error) => warn(context, `a client was not let in: ${explain(error).text}`),
       onFailure: (error) => warn(context, `a client could not be served: ${String(error)}`),
-    }),
-  );
+    });
+  });
   try {
     const where =
       place.kind === 'unix' ? place.path : place.kind === 'tcp' ? `${place.host}:${place.port}` : '';
@@ -44,6 +46,14 @@ export const run: LabCommand = async (input, context) => {
   }
   return 0;
 };
+
+/** Throws `in-use` where another domain of the lab's hypervisor uses one of the disks. One that does not answer keeps nobody from serving. */
+async function assertServable(lab: Lab, names: readonly string[]): Promise<void> {
+  await using runner = await runnerOf(lab);
+  if ((await runner.unavailable()) !== undefined) return;
+  const disks = names.map((name) => lab.seats.get(name)!.disk.path);
+  await assertNoOtherDomain(disks, lab, runner);
+}
 
 /**
  * Writes the seats' definitions for other hosts, with what is served of them: nothing of this host's. Throws `exists`, before anything is

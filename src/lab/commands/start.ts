@@ -2,6 +2,7 @@ import type { CliContext } from '../../cli/context.ts';
 import { progressBar } from '../../cli/progress-bar.ts';
 import { DiskError } from '../../errors.ts';
 import { count, describeSeats, milliseconds } from '../describe.ts';
+import { assertNoOtherDomain } from '../other-domains.ts';
 import { assertNothingAbove, assertOwnDisks } from '../release.ts';
 import type { BootEvent } from '../runner/boot-many.ts';
 import type { Runner } from '../runner/runner.ts';
@@ -39,11 +40,11 @@ export const run: LabCommand = orRemote(
       say(context, `seats that run here are not served; those that are off: 'cowherd serve ${file} SEATS'`);
     }
     const seats = await seatsToStart(lab, names);
-    const check = (off: readonly Seat[]) =>
-      assertNothingAbove(
-        off.flatMap(disksOf).map(({ path }) => path),
-        lab,
-      );
+    const check = async (off: readonly Seat[]) => {
+      const disks = off.flatMap(disksOf).map(({ path }) => path);
+      assertNothingAbove(disks, lab);
+      await assertNoOtherDomain(disks, lab, runner);
+    };
     return await startSeats(seats, { runner, spec: lab.spec, check }, input, context);
   },
   () => import('./remote/start.ts'),

@@ -7,6 +7,7 @@ import { LibvirtRunner } from './libvirt/libvirt-runner.ts';
 import type { SeatPlace } from './libvirt/seat-place.ts';
 import type {
   ConsoleOptions,
+  OtherDomain,
   Runner,
   SeatEnd,
   SeatState,
@@ -85,6 +86,14 @@ export class HostsRunner implements Runner {
 
   async otherDisk(seat: Seat): Promise<string | undefined> {
     return (await this.#ask((runner) => runner.otherDisk(seat), seat.host)).get(seat.host ?? '');
+  }
+
+  /** A domain on another host than the seat's is none of it, whatever it is called. */
+  async otherDomains(seats: readonly Seat[]): Promise<readonly OtherDomain[]> {
+    const said = await this.#ask((runner, host) =>
+      runner.otherDomains(seats.filter((seat) => seat.host === host)),
+    );
+    return [...said.values()].flat();
   }
 
   async define(seat: Seat): Promise<void> {

@@ -41,6 +41,15 @@ export interface WaitOptions {
   readonly signal?: AbortSignal;
 }
 
+/** A domain of the hypervisor that is none of the seats in question: another seat, or somebody's own. */
+export interface OtherDomain {
+  /** libvirt's connection URI. */
+  readonly uri: string;
+  readonly name: string;
+  /** Absolute paths of all that it uses, as its hypervisor sees them. */
+  readonly files: readonly string[];
+}
+
 /**
  * Boots seats. One instance serves any number of seats at once; every call may run concurrently with calls for
  * other seats. Disposing gives back the runner's own connections, never the guests: they outlive the tool.
@@ -68,6 +77,8 @@ export interface Runner extends AsyncDisposable {
    * guest writes to. Absent: it has none but those of the seat.
    */
   otherDisk?(seat: Seat): Promise<string | undefined>;
+  /** The hypervisor's domains that are none of these seats, with what they use. Absent: it has none. */
+  otherDomains?(seats: readonly Seat[]): Promise<readonly OtherDomain[]>;
   /** Makes the seat known (a domain, a runtime directory). Doing it again changes nothing. Throws `in-use` where `otherDisk` is one. */
   define(seat: Seat): Promise<void>;
   /** Forgets the seat. Throws `in-use` while it is up. Unknown seats are no error. */

@@ -11,6 +11,7 @@ import { findQemu } from '../qemu-command.ts';
 import { alreadyRunning } from '../qemu-start.ts';
 import {
   type ConsoleOptions,
+  type OtherDomain,
   otherDiskError,
   type Runner,
   type SeatEnd,
@@ -22,6 +23,7 @@ import {
 import { layOutPassphrase } from '../secret-file.ts';
 import { domainDisks } from './domain-disks.ts';
 import { DomainEvents } from './domain-events.ts';
+import { domainsBeside } from './domain-files.ts';
 import { seatEnd, seatState } from './domain-state.ts';
 import { type DefinitionMark, definitionDigest, markDefinition, markIn } from './marked-definition.ts';
 import { onThisMachine, type SeatPlace } from './seat-place.ts';
@@ -137,6 +139,15 @@ export class LibvirtRunner implements Runner {
     // One of another pool's: its files are named elsewhere.
     if (from !== seat.definition || disks.length === 0) return undefined;
     return disks.some((one) => isSameFile(one, seat.disk.path)) ? undefined : disks[0];
+  }
+
+  async otherDomains(seats: readonly Seat[]): Promise<readonly OtherDomain[]> {
+    try {
+      const beside = await domainsBeside(this.#virsh, new Set(seats.map(({ uuid }) => uuid)));
+      return beside.map(({ name, files }) => ({ uri: this.uri, name, files }));
+    } catch (error) {
+      throw unreachable(this.uri, error);
+    }
   }
 
   async define(seat: Seat): Promise<void> {
