@@ -65,14 +65,12 @@ export async function resetSeats(
   const doomed = jobs.flatMap((job) => [job.path, ...extraDisksOf(lab, job.seat)]);
   await assertNobodyStandsOn(doomed, lab);
   await assertNoOtherDomain(doomed, lab, options.runner);
+  const inspected = await inspectMaster(lab.spec.master.path, lab.spec.master.format);
   if (options.dryRun) return { seats: names, freed };
 
   const { master, content } = options.acceptMaster
     ? await acceptMaster(lab, state, options)
-    : {
-        master: await inspectMaster(lab.spec.master.path, lab.spec.master.format),
-        content: state.master.content,
-      };
+    : { master: inspected, content: state.master.content };
   const elsewhere = seatsElsewhere(lab, jobs);
   removeLeftovers(lab.pool);
   // Before the disks: a memory that was saved over the old disk must never run on over the new one.

@@ -2,10 +2,12 @@ import { humanSize } from '../../cli/sizes.ts';
 import type { Lab } from '../lab.ts';
 import { nextNumber } from '../masters/library.ts';
 import { versionLabel } from '../masters/name.ts';
-import { promoteMethods, promoteSeat, promoteTarget } from '../masters/promote.ts';
+import { assertCommittable, promoteMethods, promoteSeat, promoteTarget } from '../masters/promote.ts';
 import { readImageHead } from '../overlay.ts';
+import type { Runner } from '../runner/runner.ts';
 import { type LintReport, lintImage } from '../seal/lint.ts';
 import { openSeatDisk, seatDiskFile } from '../seat-disk.ts';
+import { assertKeyOfDisk } from '../seat-key.ts';
 import { type LabCommand, lazyProgress, say, sayJson, shown, wantsJson } from './command.ts';
 import { oneSeatFrom, whileOff } from './one-seat.ts';
 import { clonesWouldClash, describeFindings } from './seal.ts';
@@ -21,11 +23,16 @@ export const run: LabCommand = async (input, context) => {
   const method = promoteMethods.find((known) => known === input.options.method) ?? 'flatten';
   const bar = lazyProgress(context, 'copying', 'bytes');
   try {
-    return await whileOff(one, 'promote', input, context, async (lab) => {
-      const target = promoteTarget(lab, name);
-      const report = await lintSeat(lab, seat);
-      const refused = clonesWouldClash(report) && input.options.anyway !== true;
-      const known = report.findings.length + report.notes.length > 0;
+    const check = async (lab: Lab) => {
+      const disk = await seatDiskFile(lab, seat);
+      if (method === 'commit') await assertCommittable(lab, disk, context.signal);
+      await assertKeyOfDisk(seat, disk);
+      return promoteTarget(lab, name);
+    };
+    const work = async (lab: Lab, _: Runner, target: ReturnType<typeof promoteTarget>, isUp: boolean) => {
+      const report = isUp ? undefined : await lintSeat(lab, seat);
+      const refused = report && clonesWouldClash(report) && input.options.anyway !== true;
+      const known = report && report.findings.length + report.notes.length > 0;
       if (!wantsJson(input) && known) describeFindings(report, context);
       if (refused) {
         if (wantsJson(input)) sayJson(context, { lab: lab.name, seat, master: null, ...report });
@@ -36,7 +43,10 @@ export const run: LabCommand = async (input, context) => {
         const label = versionLabel(target.name, nextNumber(target.folder, target.name));
         const answer = { lab: lab.name, seat, master: label, method, dryRun: true, ...report };
         if (wantsJson(input)) sayJson(context, answer);
-        else say(context, `${seat} would become ${label} in ${shown(context, target.folder)} (${method})`);
+        else {
+          say(context, `${seat} would become ${label} in ${shown(context, target.folder)} (${method})`);
+          if (isUp) say(context, 'Whether its clones would clash is seen when it is off');
+        }
         return 0;
       }
       const { signal, now } = context;
@@ -55,7 +65,8 @@ export const run: LabCommand = async (input, context) => {
       say(context, `${seat} is ${label} now: ${shown(context, path)}, ${size} by du`);
       say(context, `'${context.program} roll ${file} ${label}' lets the lab change over to it.`);
       return 0;
-    });
+    };
+    return await whileOff(one, 'promote', input, context, { check, work });
   } finally {
     bar.end();
   }

@@ -2,8 +2,10 @@ import { humanSize } from '../../cli/sizes.ts';
 import { DiskError } from '../../errors.ts';
 import { count, describeSeats, milliseconds } from '../describe.ts';
 import { openLab } from '../lab.ts';
-import { assertNotRunning } from '../release.ts';
+import { assertNotRunning, assertOwnDisks } from '../release.ts';
 import { type ResetResult, resetSeats } from '../reset.ts';
+import type { Seat } from '../seat.ts';
+import { assertPassphrase } from '../seat-image.ts';
 import {
   type LabCommand,
   labFrom,
@@ -17,7 +19,7 @@ import {
   startToo,
   wantsJson,
 } from './command.ts';
-import { stopSeats } from './stop.ts';
+import { stopFirst } from './stop-first.ts';
 
 /** `cowherd reset`: throws seats' disks away and makes them as fresh as the master. */
 const onThisMachine: LabCommand = async (input, context) => {
@@ -36,21 +38,32 @@ const onThisMachine: LabCommand = async (input, context) => {
   const bar = lazyProgress(context, 'making disks', 'disks');
   const reading = lazyProgress(context, 'reading the master', 'bytes');
   let ms = 0;
+  const options = {
+    acceptMaster: input.options.acceptMaster === true,
+    runner,
+    digest: { signal: context.signal, onProgress: reading.update },
+    onProgress: bar.update,
+    signal: context.signal,
+  };
   const work = async () => {
-    if (input.options.stop === true && !dryRun)
-      await stopSeats(seats, runner, { gracefulMs: 0, signal: context.signal });
+    const check = async (off: readonly Seat[]) => {
+      await assertNotRunning(off, runner, 'reset');
+      await assertOwnDisks(seats, runner);
+      const now = openLab(lab.spec.file, context.cwd);
+      await resetSeats(now, names, { ...options, dryRun: true });
+      await assertPassphrase(now);
+    };
+    const stopped = await stopFirst(seats, { runner, gracefulMs: 0, check }, input, context);
     const began = performance.now();
-    await assertNotRunning(seats, runner, 'reset');
-    const done = await resetSeats(openLab(lab.spec.file, context.cwd), names, {
-      acceptMaster: input.options.acceptMaster === true,
-      dryRun,
+    const up = new Set(dryRun ? stopped : []);
+    await assertNotRunning(
+      seats.filter(({ name }) => !up.has(name)),
       runner,
-      digest: { signal: context.signal, onProgress: reading.update },
-      onProgress: bar.update,
-      signal: context.signal,
-    });
+      'reset',
+    );
+    const done = await resetSeats(openLab(lab.spec.file, context.cwd), names, { ...options, dryRun });
     ms = performance.now() - began;
-    return done;
+    return { ...done, ...(input.options.stop === true ? { stopped } : {}) };
   };
   let result: ResetResult;
   try {

@@ -1,6 +1,8 @@
 import { resolve } from 'node:path';
 import { humanSize } from '../../cli/sizes.ts';
-import { planRestore, restoreSeat } from '../saved-work.ts';
+import type { Lab } from '../lab.ts';
+import type { Runner } from '../runner/runner.ts';
+import { planRestore, type RestorePlan, restoreSeat } from '../saved-work.ts';
 import { removeLeftovers } from '../up.ts';
 import { type LabCommand, say, sayJson, shown, wantsJson } from './command.ts';
 import { oneSeatFrom, whileOff } from './one-seat.ts';
@@ -10,8 +12,9 @@ export const run: LabCommand = async (input, context) => {
   const one = oneSeatFrom(input, context, 1, 'restore classroom.yaml student-03 student-03.work.qcow2');
   const { seat } = one;
   const file = resolve(context.cwd, one.rest[0]);
-  return whileOff(one, 'restore', input, context, async (lab, runner) => {
-    const plan = await planRestore(lab, seat, file, { runner, signal: context.signal });
+  const check = (lab: Lab, runner: Runner) =>
+    planRestore(lab, seat, file, { runner, signal: context.signal });
+  const work = async (lab: Lab, runner: Runner, plan: RestorePlan) => {
     const dryRun = input.options.dryRun === true;
     if (!dryRun) {
       removeLeftovers(lab.pool);
@@ -23,5 +26,6 @@ export const run: LabCommand = async (input, context) => {
       say(context, `Would throw away the disk of ${seat} (${humanSize(freed)}) for ${shown(context, file)}`);
     else say(context, `${seat} is what ${shown(context, file)} was saved from`);
     return 0;
-  });
+  };
+  return whileOff(one, 'restore', input, context, { check, work });
 };

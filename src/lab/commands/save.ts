@@ -2,7 +2,9 @@ import { resolve } from 'node:path';
 import { humanSize } from '../../cli/sizes.ts';
 import { DiskError } from '../../errors.ts';
 import { assertFooting } from '../footing.ts';
-import { nameExists } from '../overlay.ts';
+import type { Lab } from '../lab.ts';
+import { type ImageHead, nameExists } from '../overlay.ts';
+import type { Runner } from '../runner/runner.ts';
 import { assertReplaceable, saveSeat } from '../saved-work.ts';
 import { seatDiskFile } from '../seat-disk.ts';
 import { assertNoSeatFile } from '../seat-names.ts';
@@ -16,7 +18,7 @@ export const run: LabCommand = async (input, context) => {
   const { seat } = one;
   const file = resolve(context.cwd, one.rest[0]);
   const force = input.options.force === true;
-  return whileOff(one, 'save', input, context, async (lab) => {
+  const check = async (lab: Lab) => {
     assertNoSeatFile(file);
     if (nameExists(file) && !force) {
       throw new DiskError('exists', `There is a file '${one.rest[0]}' already`, {
@@ -24,11 +26,14 @@ export const run: LabCommand = async (input, context) => {
         detail: { fix: '--force replaces it' },
       });
     }
+    const { head, master } = await seatDiskFile(lab, seat);
+    await assertReplaceable(lab, file);
+    if (master) await assertFooting(lab, head, master, context.signal);
+    return head;
+  };
+  const work = async (lab: Lab, _: Runner, head: ImageHead, isUp: boolean) => {
     if (input.options.dryRun === true) {
-      const { head, master } = await seatDiskFile(lab, seat);
-      await assertReplaceable(lab, file);
-      if (master) await assertFooting(lab, head, master, context.signal);
-      await assertSound(head.path, { withoutKey: true });
+      if (!isUp) await assertSound(head.path, { withoutKey: true });
       if (wantsJson(input))
         sayJson(context, { lab: lab.name, seat, file, allocated: head.allocated, dryRun: true });
       else say(context, `Would save ${seat} (${humanSize(head.allocated)}) to ${shown(context, file)}`);
@@ -40,5 +45,6 @@ export const run: LabCommand = async (input, context) => {
     if (wantsJson(input)) sayJson(context, { lab: lab.name, seat, ...saved, dryRun: false });
     else say(context, `${seat} saved to ${shown(context, file)}, ${humanSize(saved.allocated)} by du`);
     return 0;
-  });
+  };
+  return whileOff(one, 'save', input, context, { check, work });
 };

@@ -1,9 +1,9 @@
 import { count, describeSeats } from '../../describe.ts';
 import { names } from '../../remote/records.ts';
-import { assertOff, takeDownRemote } from '../../remote/reset.ts';
+import { assertOff, assertOwnPlaces, takeDownRemote } from '../../remote/reset.ts';
 import { assertNobodyStandsThere } from '../../remote/standing.ts';
 import { type LabCommand, say, sayJson, wantsJson } from '../command.ts';
-import { stopSeats } from '../stop.ts';
+import { stopFirst } from '../stop-first.ts';
 import { lockedRemote, lookAt, remoteLabFrom } from './lab.ts';
 
 /** `cowherd down` for a lab whose hosts keep its seats. Exit code 1 where a host does not answer: it keeps what is on it. */
@@ -14,16 +14,22 @@ export const run: LabCommand = async (input, context) => {
   const work = async () => {
     let view = await lookAt(lab, context);
     const seats = [...lab.seats(view, new Map()).values()].filter((seat) => view.found.has(seat.name));
-    if (input.options.stop === true && !dryRun) {
-      await stopSeats(seats, lab.runner, { gracefulMs: 0, signal: context.signal });
-      view = await lab.look({ signal: context.signal });
-    }
-    assertOff(view, seats, 'down');
-    await assertNobodyStandsThere(lab, seats, 'release');
+    const check = async () => {
+      await assertOwnPlaces(lab, seats);
+      await assertNobodyStandsThere(lab, seats, 'release');
+    };
+    const stopped = await stopFirst(seats, { runner: lab.runner, gracefulMs: 0, check }, input, context);
+    if (stopped.length > 0 && !dryRun) view = await lab.look({ signal: context.signal });
+    const up = new Set(dryRun ? stopped : []);
+    const off = seats.filter((seat) => !up.has(seat.name));
+    assertOff(view, off, 'down');
+    await check();
     const down = view.hosts.filter((one) => one.down !== undefined).map(({ host }) => host.name);
-    if (dryRun) return { seats: seats.map((seat) => seat.name), files: [] as readonly string[], down };
+    const told = input.options.stop === true ? { stopped } : {};
+    if (dryRun)
+      return { seats: seats.map((seat) => seat.name), files: [] as readonly string[], ...told, down };
     const isPlacement = (file: string) => names.placementRevision(name, file) !== undefined;
-    return { ...(await takeDownRemote(lab, view, isPlacement)), down };
+    return { ...(await takeDownRemote(lab, view, isPlacement)), ...told, down };
   };
   const removed = dryRun ? await work() : await lockedRemote(lab, work);
   if (wantsJson(input)) sayJson(context, { lab: name, ...removed, dryRun });

@@ -1,9 +1,9 @@
 import { DiskError } from '../../../errors.ts';
 import { count, describeSeats, milliseconds } from '../../describe.ts';
-import { assertOff, resetRemote, seatsFound } from '../../remote/reset.ts';
+import { assertOff, assertResettable, resetRemote, seatsFound } from '../../remote/reset.ts';
 import { assertNobodyStandsThere } from '../../remote/standing.ts';
 import { type LabCommand, lazyProgress, say, sayJson, startToo, wantsJson } from '../command.ts';
-import { stopSeats } from '../stop.ts';
+import { stopFirst } from '../stop-first.ts';
 import { lockedRemote, lookAt, remoteLabFrom, selected } from './lab.ts';
 
 /** `cowherd reset` for a lab whose hosts keep its seats. */
@@ -18,16 +18,27 @@ export const run: LabCommand = async (input, context) => {
   const names = selected(lab, rest);
   const dryRun = input.options.dryRun === true;
   const began = performance.now();
+  let stopped: readonly string[] = [];
   const work = async () => {
     let view = await lookAt(lab, context);
     const seats = seatsFound(lab, view, names);
-    if (input.options.stop === true && !dryRun) {
-      await stopSeats(seats, lab.runner, { gracefulMs: 0, signal: context.signal });
-      view = await lab.look({ signal: context.signal });
+    const check = async () => {
+      await assertResettable(lab, view, seats);
+      await assertNobodyStandsThere(lab, seats, 'release');
+    };
+    stopped = await stopFirst(seats, { runner: lab.runner, gracefulMs: 0, check }, input, context);
+    if (dryRun) {
+      const up = new Set(stopped);
+      assertOff(
+        view,
+        seats.filter(({ name }) => !up.has(name)),
+        'reset',
+      );
+      return await check();
     }
+    if (stopped.length > 0) view = await lab.look({ signal: context.signal });
     assertOff(view, seats, 'reset');
     await assertNobodyStandsThere(lab, seats, 'release');
-    if (dryRun) return;
     const bar = lazyProgress(context, 'making disks', 'disks');
     try {
       await resetRemote(lab, view, seats, { onProgress: bar.update });
@@ -38,7 +49,8 @@ export const run: LabCommand = async (input, context) => {
   if (dryRun) await work();
   else await lockedRemote(lab, work);
   const ms = performance.now() - began;
-  const answer = { lab: lab.spec.name, seats: names, dryRun, milliseconds: Number(ms.toFixed(1)) };
+  const told = input.options.stop === true ? { stopped } : {};
+  const answer = { lab: lab.spec.name, seats: names, ...told, dryRun, milliseconds: Number(ms.toFixed(1)) };
   const json = wantsJson(input);
   if (!json) {
     const which = `${count(names.length, dryRun ? 'disk' : 'seat')}`;
