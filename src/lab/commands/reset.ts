@@ -6,6 +6,7 @@ import { assertNotRunning, assertOwnDisks } from '../release.ts';
 import { type ResetResult, resetSeats } from '../reset.ts';
 import type { Seat } from '../seat.ts';
 import { assertPassphrase } from '../seat-image.ts';
+import { warnOfBeside } from './beside.ts';
 import {
   type LabCommand,
   labFrom,
@@ -61,9 +62,14 @@ const onThisMachine: LabCommand = async (input, context) => {
       runner,
       'reset',
     );
+    const beside = await warnOfBeside(seats, runner, { dryRun }, context);
     const done = await resetSeats(openLab(lab.spec.file, context.cwd), names, { ...options, dryRun });
     ms = performance.now() - began;
-    return { ...done, ...(input.options.stop === true ? { stopped } : {}) };
+    return {
+      ...done,
+      ...(beside.length > 0 ? { beside } : {}),
+      ...(input.options.stop === true ? { stopped } : {}),
+    };
   };
   let result: ResetResult;
   try {

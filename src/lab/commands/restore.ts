@@ -4,6 +4,7 @@ import type { Lab } from '../lab.ts';
 import type { Runner } from '../runner/runner.ts';
 import { planRestore, type RestorePlan, restoreSeat } from '../saved-work.ts';
 import { removeLeftovers } from '../up.ts';
+import { warnOfBeside } from './beside.ts';
 import { type LabCommand, say, sayJson, shown, wantsJson } from './command.ts';
 import { oneSeatFrom, whileOff } from './one-seat.ts';
 
@@ -16,6 +17,7 @@ export const run: LabCommand = async (input, context) => {
     planRestore(lab, seat, file, { runner, signal: context.signal });
   const work = async (lab: Lab, runner: Runner, plan: RestorePlan) => {
     const dryRun = input.options.dryRun === true;
+    await warnOfBeside([lab.seats.get(seat)!], runner, { dryRun }, context);
     if (!dryRun) {
       removeLeftovers(lab.pool);
       await restoreSeat(lab, plan, { runner, signal: context.signal });

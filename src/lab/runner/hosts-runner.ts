@@ -6,6 +6,7 @@ import type { LabHost } from '../spec/hosts.ts';
 import { LibvirtRunner } from './libvirt/libvirt-runner.ts';
 import type { SeatPlace } from './libvirt/seat-place.ts';
 import type {
+  Beside,
   ConsoleOptions,
   OtherDomain,
   Runner,
@@ -86,6 +87,11 @@ export class HostsRunner implements Runner {
 
   async otherDisk(seat: Seat): Promise<string | undefined> {
     return (await this.#ask((runner) => runner.otherDisk(seat), seat.host)).get(seat.host ?? '');
+  }
+
+  async beside(seats: readonly Seat[]): Promise<readonly Beside[]> {
+    const said = await this.#ask((runner, host) => runner.beside(seats.filter((seat) => seat.host === host)));
+    return [...said.values()].flat();
   }
 
   /** A domain on another host than the seat's is none of it, whatever it is called. */

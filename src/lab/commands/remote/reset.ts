@@ -1,7 +1,11 @@
 import { DiskError } from '../../../errors.ts';
 import { count, describeSeats, milliseconds } from '../../describe.ts';
+import type { RemoteView } from '../../remote/lab.ts';
 import { assertOff, assertResettable, resetRemote, seatsFound } from '../../remote/reset.ts';
 import { assertNobodyStandsThere } from '../../remote/standing.ts';
+import type { Beside } from '../../runner/runner.ts';
+import type { Seat } from '../../seat.ts';
+import { warnOfBeside } from '../beside.ts';
 import { type LabCommand, lazyProgress, say, sayJson, startToo, wantsJson } from '../command.ts';
 import { stopFirst } from '../stop-first.ts';
 import { lockedRemote, lookAt, remoteLabFrom, selected } from './lab.ts';
@@ -19,6 +23,11 @@ export const run: LabCommand = async (input, context) => {
   const dryRun = input.options.dryRun === true;
   const began = performance.now();
   let stopped: readonly string[] = [];
+  let beside: readonly Beside[] = [];
+  const besideOf = async (seats: readonly Seat[], view: RemoteView) => {
+    await lab.prepareDefinitions(seats, view);
+    return await warnOfBeside(seats, lab.runner, { dryRun }, context);
+  };
   const work = async () => {
     let view = await lookAt(lab, context);
     const seats = seatsFound(lab, view, names);
@@ -34,11 +43,14 @@ export const run: LabCommand = async (input, context) => {
         seats.filter(({ name }) => !up.has(name)),
         'reset',
       );
-      return await check();
+      await check();
+      beside = await besideOf(seats, view);
+      return;
     }
     if (stopped.length > 0) view = await lab.look({ signal: context.signal });
     assertOff(view, seats, 'reset');
     await assertNobodyStandsThere(lab, seats, 'release');
+    beside = await besideOf(seats, view);
     const bar = lazyProgress(context, 'making disks', 'disks');
     try {
       await resetRemote(lab, view, seats, { onProgress: bar.update });
@@ -50,7 +62,15 @@ export const run: LabCommand = async (input, context) => {
   else await lockedRemote(lab, work);
   const ms = performance.now() - began;
   const told = input.options.stop === true ? { stopped } : {};
-  const answer = { lab: lab.spec.name, seats: names, ...told, dryRun, milliseconds: Number(ms.toFixed(1)) };
+  const besideToo = beside.length > 0 ? { beside } : {};
+  const answer = {
+    lab: lab.spec.name,
+    seats: names,
+    ...besideToo,
+    ...told,
+    dryRun,
+    milliseconds: Number(ms.toFixed(1)),
+  };
   const json = wantsJson(input);
   if (!json) {
     const which = `${count(names.length, dryRun ? 'disk' : 'seat')}`;

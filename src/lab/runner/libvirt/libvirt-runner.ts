@@ -10,6 +10,7 @@ import { chooseAccelerator } from '../accelerator.ts';
 import { findQemu } from '../qemu-command.ts';
 import { alreadyRunning } from '../qemu-start.ts';
 import {
+  type Beside,
   type ConsoleOptions,
   type OtherDomain,
   otherDiskError,
@@ -21,10 +22,12 @@ import {
   type WaitOptions,
 } from '../runner.ts';
 import { layOutPassphrase } from '../secret-file.ts';
+import { besideSeats, listedUuids } from './beside-seats.ts';
 import { domainDisks } from './domain-disks.ts';
 import { DomainEvents } from './domain-events.ts';
 import { domainsBeside } from './domain-files.ts';
 import { seatEnd, seatState } from './domain-state.ts';
+import { failed, unreachable } from './failures.ts';
 import { type DefinitionMark, definitionDigest, markDefinition, markIn } from './marked-definition.ts';
 import { onThisMachine, type SeatPlace } from './seat-place.ts';
 import { Virsh } from './virsh.ts';
@@ -69,6 +72,10 @@ export class LibvirtRunner implements Runner {
   #domainType: Promise<DomainType> | undefined;
   /** The running domains' UUIDs, asked for together by all who wait. */
   #active: { readonly at: number; readonly uuids: Promise<ReadonlySet<string>> } | undefined;
+  /** Domains that libvirt starts by itself. */
+  #autostart: { readonly at: number; readonly uuids: Promise<ReadonlySet<string>> } | undefined;
+  /** Of each seat that was asked about, what its domain has as disks. */
+  readonly #disks = new Map<string, readonly string[]>();
   /** What libvirt's schema says of the first definition; the other seats' differ from it in names alone. */
   #schemaLook: Promise<unknown> | undefined;
   /** Of files on their way to virsh. */
@@ -136,9 +143,23 @@ export class LibvirtRunner implements Runner {
       throw unreachable(this.uri, error);
     }
     const { from, disks } = domainDisks(xml);
+    this.#disks.set(seat.uuid, from === seat.definition ? disks : []);
     // One of another pool's: its files are named elsewhere.
     if (from !== seat.definition || disks.length === 0) return undefined;
     return disks.some((one) => isSameFile(one, seat.disk.path)) ? undefined : disks[0];
+  }
+
+  async beside(seats: readonly Seat[]): Promise<readonly Beside[]> {
+    const disks = async (seat: Seat) => {
+      if (!this.#disks.has(seat.uuid)) await this.otherDisk(seat);
+      return this.#disks.get(seat.uuid) ?? [];
+    };
+    const definition = async (seat: Seat) => await this.#place.definition(seat);
+    try {
+      return await besideSeats(this.#virsh, seats, { disks, definition });
+    } catch (error) {
+      throw unreachable(this.uri, error);
+    }
   }
 
   async otherDomains(seats: readonly Seat[]): Promise<readonly OtherDomain[]> {
@@ -253,8 +274,22 @@ export class LibvirtRunner implements Runner {
   async renew(seat: Seat): Promise<void> {
     const mark = await this.#markOf(seat);
     if (mark === undefined || !this.#isOurs(seat, mark)) return;
+    const autostart = (await this.#startingByThemselves()).has(seat.uuid);
     await this.undefine(seat);
     await this.define(seat);
+    if (!autostart) return;
+    try {
+      await this.#virsh.run('autostart', seat.uuid);
+    } catch (error) {
+      throw failed(seat, 'be started with its host any more', error);
+    }
+  }
+
+  /** Domains that libvirt starts by itself; of many seats that are made anew one after the other, the first asks for all. */
+  async #startingByThemselves(): Promise<ReadonlySet<string>> {
+    if (!this.#autostart || performance.now() - this.#autostart.at > toldPollMs)
+      this.#autostart = { at: performance.now(), uuids: listedUuids(this.#virsh, '--autostart') };
+    return await this.#autostart.uuids;
   }
 
   async start(seat: Seat, options: StartOptions = {}): Promise<void> {
@@ -440,36 +475,4 @@ export class LibvirtRunner implements Runner {
       },
     );
   }
-}
-
-function failed(seat: Seat, what: string, cause: unknown): DiskError {
-  if (!isDiskError(cause)) throw cause;
-  const place = { path: seat.disk.path, detail: cause.detail };
-  if (cause.code === 'locked') {
-    return new DiskError(
-      'locked',
-      `Seat '${seat.name}' cannot ${what}: another program has its disk open`,
-      place,
-    );
-  }
-  const fix =
-    cause.code === 'denied'
-      ? { fix: `'cowherd doctor ${seat.disk.path}' says what keeps QEMU from its files` }
-      : {};
-  return new DiskError(cause.code, `Seat '${seat.name}' cannot ${what}: ${cause.message}`, {
-    ...place,
-    detail: { ...cause.detail, ...fix },
-  });
-}
-
-function unreachable(uri: string, cause: unknown): DiskError {
-  if (!isDiskError(cause)) throw cause;
-  const missing = /ENOENT/.test(cause.message);
-  return new DiskError(
-    'unsupported',
-    missing
-      ? "No virsh was found, so libvirt cannot be reached. Install it ('apt install libvirt-clients libvirt-daemon-system', 'dnf install libvirt')"
-      : `libvirt does not answer at ${uri}: ${cause.message}`,
-    { path: uri, field: 'runner', detail: cause.detail },
-  );
 }
