@@ -3,7 +3,7 @@ import { basename, dirname, relative } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { recordedDependents, recordsPlace } from '../platform/dependents.ts';
 import { errnoOf } from '../platform/errno.ts';
-import { processesWith } from '../platform/open-files.ts';
+import { processesWith } from '../platform/processes-with.ts';
 import { probeLock } from '../storage/file.ts';
 import { count, describeSeats } from './describe.ts';
 import type { Lab } from './lab.ts';

@@ -1,7 +1,7 @@
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { processesWith } from '../../src/platform/open-files.ts';
+import { processesWith } from '../../src/platform/processes-with.ts';
 import { haveLibvirtd, startLibvirtd } from '../support/libvirtd.ts';
 import { have, mustRun, tempDir } from '../support/programs.ts';
 import { LabBench, labBench } from './support.ts';
