@@ -1,8 +1,9 @@
 import { existsSync, statSync } from 'node:fs';
-import { dirname, relative } from 'node:path';
+import { basename, dirname, relative } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { recordedDependents, recordsPlace } from '../platform/dependents.ts';
 import { errnoOf } from '../platform/errno.ts';
+import { processesWith } from '../platform/processes-with.ts';
 import { probeLock } from '../storage/file.ts';
 import { count, describeSeats } from './describe.ts';
 import type { Lab } from './lab.ts';
@@ -74,7 +75,7 @@ function isThere(folder: string): boolean {
 }
 
 /** Paths of what is there, by identity. */
-function byIdentity(paths: readonly string[]): ReadonlyMap<string, string> {
+export function byIdentity(paths: readonly string[]): ReadonlyMap<string, string> {
   return new Map(
     paths.flatMap((path) => {
       const identity = fileIdentity(path);
@@ -203,6 +204,36 @@ export async function assertClosed(paths: readonly string[]): Promise<void> {
   }
 }
 
+/** Throws `in-use` where a program has the disk of one of the seats open that their runner, which says that they are off, does not know. */
+export async function assertNotHeld(
+  seats: readonly Seat[],
+  whom: 'anybody' | 'writers' = 'anybody',
+): Promise<void> {
+  const held: Seat[] = [];
+  for (const seat of seats) {
+    if (!existsSync(seat.disk.path)) continue;
+    const { inUse, writer } = await probeLock(seat.disk.path);
+    if (whom === 'writers' ? writer : inUse) held.push(seat);
+  }
+  const [first] = held;
+  if (first === undefined) return;
+  const who = processesWith(first.disk.path).map(({ pid, name }) => `${name}, process ${pid}`);
+  throw new DiskError(
+    'in-use',
+    `${count(held.length, 'seat')} in use: ${describeSeats(held.map(({ name }) => name))}, by a program that this lab's runner does not know`,
+    {
+      path: first.disk.path,
+      detail: {
+        seats: held.length,
+        fix: [
+          `end it where it was started (by another user, under another COWHERD_RUNTIME_DIR, by another libvirt)`,
+          ...who.map((one) => `'${basename(first.disk.path)}' is open in ${one}`),
+        ].join('; '),
+      },
+    },
+  );
+}
+
 /**
  * Throws `in-use` when one of the seats runs, naming them and the way out; and as `assertOwnDisks` and `assertOneHost`. As `assertNotSaved` too, unless the
  * verb throws the disks away, with the memories that were saved over them.
@@ -214,12 +245,16 @@ export async function assertNotRunning(
   options: { readonly throwsAway?: boolean } = {},
 ): Promise<void> {
   await assertOneHost(seats, runner, verb === 'down' ? 'down' : 'up');
-  const running: string[] = [];
-  for (const seat of seats) if (await isInUse(seat, runner)) running.push(seat.name);
-  if (running.length === 0) {
+  const used: Seat[] = [];
+  for (const seat of seats) if (await isInUse(seat, runner)) used.push(seat);
+  if (used.length === 0) {
     if (!options.throwsAway) await assertNotSaved(seats, runner);
     return await assertOwnDisks(seats, runner);
   }
+  // What the runner knows nothing of, it cannot stop.
+  const states = await Promise.all(used.map((seat) => runner.state(seat)));
+  if (states.every(isDown)) await assertNotHeld(used);
+  const running = used.map(({ name }) => name);
   throw new DiskError('in-use', `${count(running.length, 'seat')} in use: ${describeSeats(running)}`, {
     detail: { seats: running.length, fix: `'cowherd ${verb} --stop' stops them first; or shut them down` },
   });

@@ -7,6 +7,7 @@ import { holdDisks, removeFiles } from './hold-disks.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import { makeOverlays, type OverlayJob } from './make-overlays.ts';
 import { computeContent, type DigestOptions, inspectMaster, type Master, masterState } from './master.ts';
+import { assertNoOtherDomain } from './other-domains.ts';
 import { chainOf, nameExists, readImageHead } from './overlay.ts';
 import { assertMasterApart } from './own-master.ts';
 import { foreignDisk, isMarkedFor, isOurs, leadsNowhere } from './plan.ts';
@@ -76,18 +77,15 @@ export async function resetSeats(
   };
   assertSameMaster(lab, state);
   if (!options.acceptMaster) await assertMasterUnchanged(lab, names);
-  await assertNobodyStandsOn(
-    jobs.flatMap((job) => [job.path, ...extraDisksOf(lab, job.seat)]),
-    lab,
-  );
+  const doomed = jobs.flatMap((job) => [job.path, ...extraDisksOf(lab, job.seat)]);
+  await assertNobodyStandsOn(doomed, lab);
+  await assertNoOtherDomain(doomed, lab, options.runner);
+  const inspected = await inspectMaster(lab.spec.master.path, lab.spec.master.format);
   if (options.dryRun) return result;
 
   const { master, content } = options.acceptMaster
     ? await acceptMaster(lab, state, options)
-    : {
-        master: await inspectMaster(lab.spec.master.path, lab.spec.master.format),
-        content: state.master.content,
-      };
+    : { master: inspected, content: state.master.content };
   const elsewhere = seatsElsewhere(lab, jobs);
   removeLeftovers(lab.pool);
   // Before the disks: a memory that was saved over the old disk must never run on over the new one.

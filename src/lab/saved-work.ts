@@ -15,6 +15,7 @@ import { labUuid, uuidV5 } from './identity.ts';
 import { encryptionFor, type Lab, realPath, seatPaths } from './lab.ts';
 import { masterChanged, masterChanges, pathFrom } from './master.ts';
 import { nameBacking } from './name-backing.ts';
+import { assertNoOtherDomain } from './other-domains.ts';
 import { fileIdentity, type ImageHead, isBlockDevice, nameExists, readImageHead } from './overlay.ts';
 import { isOurs } from './plan.ts';
 import { assertNobodyStandsOn, isLocked } from './release.ts';
@@ -149,7 +150,7 @@ export async function planRestore(
   lab: Lab,
   seat: string,
   file: string,
-  signal?: AbortSignal,
+  { runner, signal }: ChangeOverOptions,
 ): Promise<RestorePlan> {
   const head = readImageHead(file);
   const refuse = (message: string, fix: string) =>
@@ -184,7 +185,10 @@ export async function planRestore(
     });
   }
   await assertSound(file, { encryption });
-  if (there) await assertNobodyStandsOn([disk], lab);
+  if (there) {
+    await assertNobodyStandsOn([disk], lab);
+    await assertNoOtherDomain([disk], lab, runner);
+  }
   return { seat, file, master, encryption, freed: there?.allocated ?? 0 };
 }
 

@@ -59,13 +59,18 @@ export async function seatDiskFile(lab: Lab, seat: string): Promise<SeatDiskFile
 
 /**
  * Opens the disk with its chain, read-only; nobody writes to it meanwhile. Throws `locked`, `corrupt` for one that was cut off or is damaged:
- * what is missing would be read as zeroes; `denied` where the lab's passphrase is not the disk's.
+ * what is missing would be read as zeroes; `denied` where the lab's passphrase is not the disk's. `running`: a guest may write to it, and
+ * only what its header leads to at this moment can be believed.
  */
-export async function openSeatDisk(disk: Pick<SeatDiskFile, 'seat' | 'path' | 'encryption'>): Promise<Image> {
+export async function openSeatDisk(
+  disk: Pick<SeatDiskFile, 'seat' | 'path' | 'encryption'>,
+  { running = false } = {},
+): Promise<Image> {
   const { seat, path, encryption } = disk;
   await assertKeyOfDisk(seat, disk);
-  await assertSound(path, { encryption });
-  return await openImageFile(path, { format: 'qcow2', policy: trustedImages, ...keyFor(encryption) });
+  if (!running) await assertSound(path, { encryption });
+  const how = { format: 'qcow2', policy: trustedImages, ...keyFor(encryption) } as const;
+  return await openImageFile(path, running ? { ...how, locks: 'share' } : how);
 }
 
 /** What the internal snapshots of a disk are called, for people. */

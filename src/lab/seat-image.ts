@@ -1,3 +1,4 @@
+import { wipe } from '../crypto/bytes.ts';
 import { DiskError } from '../errors.ts';
 import type { BackingReference } from '../formats/driver.ts';
 import { createQcow2, encodeNewImage, type NewImage } from '../formats/qcow2/create.ts';
@@ -58,6 +59,13 @@ function newImage(size: number, context: Pick<SeatImageOptions, 'backing' | 'ext
 /** How new disks of a lab's seats are encrypted; undefined: not at all. */
 export function newEncryption(lab: Lab): ((seat: string) => DiskEncryption) | undefined {
   return lab.spec.encrypt && ((seat) => encryptionFor(lab.spec, seat));
+}
+
+/** Throws as `seatPassphrase` where that of new disks cannot be had: before anything is done that needs it. */
+export async function assertPassphrase(lab: Lab): Promise<void> {
+  const [seat] = lab.seats.keys();
+  const encryption = newEncryption(lab)?.(seat);
+  if (encryption) wipe(await seatPassphrase(encryption));
 }
 
 /** The mode of new disks; undefined: the usual, and that of one which is replaced. Those of encrypted seats are private. */

@@ -14,6 +14,7 @@ import type { Lab } from './lab.ts';
 import { makeOverlays, type OverlayKind, overlayEncoder } from './make-overlays.ts';
 import { fileFacts, type Master, masterChanged } from './master.ts';
 import { folderLock } from './masters/library.ts';
+import { assertNoOtherDomain } from './other-domains.ts';
 import { isBlockDevice, readImageHead } from './overlay.ts';
 import { placeFiles } from './place-files.ts';
 import { isOurs, problemError, type Step } from './plan.ts';
@@ -70,10 +71,9 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   const told = seatsTold(lab, plan.steps);
   // An image that somebody put above a disk has a size of its own: the guest would see nothing of what the disk grows by.
   const grown = plan.steps.flatMap((step) => (step.do === 'grow' ? [step] : []));
-  assertNothingAbove(
-    [...told.flatMap(disksOf), ...grown].map(({ path }) => path),
-    lab,
-  );
+  const changed = [...told.flatMap(disksOf), ...grown].map(({ path }) => path);
+  assertNothingAbove(changed, lab);
+  await assertNoOtherDomain([...doomed, ...changed], lab, options.runner);
   const removed = removals.flatMap((step) => lab.unlisted.get(step.seat) ?? []);
   for (const seat of removed) {
     if (!(await isInUse(seat, options.runner))) continue;

@@ -301,7 +301,7 @@ describe.skipIf(!haveLibvirtd || !have('mount'))('a lab over two libvirts with p
     const xml = `<domain type='qemu'><name>thief</name><memory>16384</memory><os><type>hvm</type></os><devices><disk type='file'>${source}</disk></devices></domain>`;
     writeFileSync(bench.path('thief.xml'), xml);
     await virsh('define', bench.path('thief.xml'));
-    await everything(/domain .* stands on/);
+    await everything(/The domain 'thief' has '.*' too/);
     await virsh('undefine', 'thief');
     rmSync(join(pool('left'), 'folder'), { recursive: true });
     await bench.must('reset', 'student-01');

@@ -133,7 +133,7 @@ export const labCommands: readonly CommandSpec[] = [
     summary: 'remove everything that up made',
     description:
       'Removes the disks and definitions of all seats, and makes the master as writable as it was. Refuses while a ' +
-      'seat runs, or while an image outside the lab stands on one of its disks.',
+      'seat runs, or while an image outside the lab stands on one of its disks, or a domain of somebody else uses one.',
     options: [
       { flags: '--stop', help: 'stop seats that are running first' },
       {

@@ -2,11 +2,13 @@ import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
-import { openLab } from '../lab.ts';
+import { type Lab, openLab } from '../lab.ts';
 import { withoutControls } from '../messages.ts';
+import { assertNoOtherDomain } from '../other-domains.ts';
 import { nameExists } from '../overlay.ts';
-import { assertNobodyStandsOn, assertNotRunning } from '../release.ts';
-import type { SeatDisk } from '../seat.ts';
+import { assertNobodyStandsOn, assertNotRunning, assertOwnDisks } from '../release.ts';
+import type { Runner } from '../runner/runner.ts';
+import type { Seat, SeatDisk } from '../seat.ts';
 import { seatDiskFile } from '../seat-disk.ts';
 import { assertKeyOfDisk, disksOf } from '../seat-key.ts';
 import { assertMayChange, type Compacted, compactImage } from '../space/compact.ts';
@@ -24,7 +26,7 @@ import {
   wantsJson,
 } from './command.ts';
 import { assertFileNotSaved } from './saved-memory.ts';
-import { stopSeats } from './stop.ts';
+import { stopFirst } from './stop-first.ts';
 
 /** `cowherd compact`: gives back to the host what guests have deleted. */
 export const run: LabCommand = async (input, context) => {
@@ -56,23 +58,34 @@ async function compactSeats(input: Input, context: CliContext): Promise<number> 
       (seat) => rest.length > 0 || nameExists(now.seats.get(seat)!.disk.path),
     );
     const seats = names.map((seat) => now.seats.get(seat)!);
-    if (input.options.stop === true && !dryRun) await stopSeats(seats, runner, { signal: context.signal });
-    await assertNotRunning(seats, runner, 'compact');
-    const disks: SeatDisk[] = [];
-    for (const seat of seats) {
-      // It says why not, where the disk is not as it should be.
-      await seatDiskFile(now, seat.name);
-      const there = disksOf(seat).filter(({ path }) => nameExists(path));
-      for (const disk of there) await assertKeyOfDisk(seat.name, disk);
-      disks.push(...there);
-    }
-    await assertNobodyStandsOn(
-      disks.map(({ path }) => path),
-      now,
-    );
-    return await compactAll(disks, input, context);
+    const check = async (off: readonly Seat[]) => {
+      await assertNotRunning(off, runner, 'compact');
+      await assertOwnDisks(seats, runner);
+      await compactable(now, seats, runner);
+    };
+    const stopped = new Set(await stopFirst(seats, { runner, check }, input, context));
+    if (dryRun && stopped.size > 0 && !wantsJson(input))
+      say(context, 'What these give back is seen when they are off');
+    const off = seats.filter(({ name }) => !dryRun || !stopped.has(name));
+    await assertNotRunning(off, runner, 'compact');
+    return await compactAll(await compactable(now, off, runner), input, context);
   };
   return dryRun ? await work() : await locked(lab, work);
+}
+
+/** Disks of seats, where they may be written to. It says why not, where one is not as it should be. */
+async function compactable(lab: Lab, seats: readonly Seat[], runner: Runner): Promise<readonly SeatDisk[]> {
+  const disks: SeatDisk[] = [];
+  for (const seat of seats) {
+    await seatDiskFile(lab, seat.name);
+    const there = disksOf(seat).filter(({ path }) => nameExists(path));
+    for (const disk of there) await assertKeyOfDisk(seat.name, disk);
+    disks.push(...there);
+  }
+  const paths = disks.map(({ path }) => path);
+  await assertNobodyStandsOn(paths, lab);
+  await assertNoOtherDomain(paths, lab, runner);
+  return disks;
 }
 
 async function compactAll(disks: readonly Compactable[], input: Input, context: CliContext): Promise<number> {

@@ -6,9 +6,12 @@ import { isDown, planDown, takeDown } from '../down.ts';
 import { givenUp } from '../give-up.ts';
 import { isSeatDiskName } from '../hold-disks.ts';
 import { type Lab, openLab } from '../lab.ts';
-import { assertClosed, assertNotRunning } from '../release.ts';
+import { assertNoOtherDomain } from '../other-domains.ts';
+import { assertClosed, assertNotRunning, assertOwnDisks } from '../release.ts';
 import { savedAmong, savedGoes } from '../saved-memory.ts';
+import type { Seat } from '../seat.ts';
 import { whyKept } from '../seat-extras.ts';
+import { disksOf } from '../seat-key.ts';
 import { removeEmptyPool } from '../state.ts';
 import { tidy } from '../up.ts';
 import { withoutHosts } from '../whereabouts.ts';
@@ -24,7 +27,7 @@ import {
   wantsJson,
   warn,
 } from './command.ts';
-import { stopSeats } from './stop.ts';
+import { stopFirst } from './stop-first.ts';
 
 /** `cowherd down`: removes what `up` made, and gives the master back. */
 const onThisMachine: LabCommand = async (input, context) => {
@@ -40,15 +43,33 @@ const onThisMachine: LabCommand = async (input, context) => {
     else say(context, `${lab.name}: there is nothing to take down`);
     return 0;
   }
-  const work = async () => {
-    if (input.options.stop === true && !dryRun)
-      await stopSeats(seats, runner, { gracefulMs: 0, signal: context.signal });
-    await assertNotRunning(seats, runner, 'down', { throwsAway: true });
-    const saved = await savedAmong(seats, runner);
+  const planned = async () => {
     const again = withoutHosts(openLab(lab.spec.file, context.cwd), giveUp);
     const plan = await planDown(again);
-    await assertClosed(plan.files.filter(isSeatDiskName));
-    return { plan, saved, restored: dryRun ? [] : await takeDown(again, plan, runner) };
+    await assertNoOtherDomain(plan.files.filter(isSeatDiskName), again, runner);
+    return { again, plan };
+  };
+  const work = async () => {
+    const check = async (off: readonly Seat[]) => {
+      await assertNotRunning(off, runner, 'down', { throwsAway: true });
+      await assertOwnDisks(seats, runner);
+      await planned();
+    };
+    const stopped = await stopFirst(seats, { runner, gracefulMs: 0, check }, input, context);
+    const up = new Set(dryRun ? stopped : []);
+    const off = seats.filter(({ name }) => !up.has(name));
+    await assertNotRunning(off, runner, 'down', { throwsAway: true });
+    const saved = await savedAmong(off, runner);
+    const { again, plan } = await planned();
+    const running = new Set(
+      seats
+        .filter(({ name }) => up.has(name))
+        .flatMap(disksOf)
+        .map(({ path }) => path),
+    );
+    await assertClosed(plan.files.filter((path) => isSeatDiskName(path) && !running.has(path)));
+    const restored = dryRun ? [] : await takeDown(again, plan, runner);
+    return { plan: input.options.stop === true ? { ...plan, stopped } : plan, saved, restored };
   };
   const { plan, saved, restored } = dryRun ? await work() : await locked(lab, work);
   if (!dryRun) removeEmptyPool(lab.pool);

@@ -1,5 +1,8 @@
 import { humanSize } from '../../cli/sizes.ts';
 import { flattenSeat, snapshotsDropped } from '../flatten-seat.ts';
+import type { Lab } from '../lab.ts';
+import { isLocked } from '../release.ts';
+import type { Runner } from '../runner/runner.ts';
 import { openSeatDisk, type SeatDiskFile, seatDiskFile } from '../seat-disk.ts';
 import { removeLeftovers } from '../up.ts';
 import { type LabCommand, lazyProgress, say, sayJson, wantsJson } from './command.ts';
@@ -11,12 +14,13 @@ export const run: LabCommand = async (input, context) => {
   const { seat } = one;
   const bar = lazyProgress(context, 'copying', 'bytes');
   try {
-    return await whileOff(one, 'flatten', input, context, async (lab, runner) => {
+    const dropSnapshots = input.options.dropSnapshots === true;
+    const check = async (lab: Lab) => {
       const disk = await seatDiskFile(lab, seat);
-      const { master, head } = disk;
+      return { ...disk, snapshots: disk.master ? await snapshotsOf(disk, dropSnapshots) : [] };
+    };
+    const work = async (lab: Lab, runner: Runner, { master, head, snapshots }: Flattened) => {
       const dryRun = input.options.dryRun === true;
-      const dropSnapshots = input.options.dropSnapshots === true;
-      const snapshots = master ? await snapshotsOf(disk, dropSnapshots) : [];
       let { allocated } = head;
       if (!dryRun && master) {
         removeLeftovers(lab.pool);
@@ -41,13 +45,16 @@ export const run: LabCommand = async (input, context) => {
       if (snapshots.length > 0 && !wantsJson(input))
         say(context, `Snapshots that ${dryRun ? 'would be' : 'were'} given up: ${snapshots.join(', ')}`);
       return 0;
-    });
+    };
+    return await whileOff(one, 'flatten', input, context, { check, work });
   } finally {
     bar.end();
   }
 };
 
+type Flattened = SeatDiskFile & { readonly snapshots: readonly string[] };
+
 async function snapshotsOf(disk: SeatDiskFile, drop: boolean): Promise<readonly string[]> {
-  await using image = await openSeatDisk(disk);
+  await using image = await openSeatDisk(disk, { running: await isLocked(disk.path) });
   return await snapshotsDropped(disk, image, drop);
 }

@@ -2,11 +2,11 @@ import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
 import { type Lab, openLab } from '../lab.ts';
 import type { LockOptions } from '../pool-lock.ts';
-import { assertNotRunning } from '../release.ts';
+import { assertNotRunning, assertOwnDisks } from '../release.ts';
 import type { Runner } from '../runner/runner.ts';
 import { selectSeats } from '../selection.ts';
 import { type Input, labFrom, locked, runnerOf } from './command.ts';
-import { stopSeats } from './stop.ts';
+import { stopFirst } from './stop-first.ts';
 
 /** One seat that a command is about, and what comes after it on the command line. */
 export interface OneSeat {
@@ -30,25 +30,39 @@ export function oneSeatFrom(input: Input, context: CliContext, after: number, ex
   return { lab, file, seat: seats[0], rest: rest.slice(1) };
 }
 
+/** What is done with a seat that is off. */
+export interface SeatWork<T> {
+  /** All that can be found out while the guest runs: throws what would keep the work from being done. Asked again when it is off. */
+  readonly check: (lab: Lab, runner: Runner) => Promise<T>;
+  /** The work, or with --dry-run what it would be: then the guest may run, `isUp`, and what only its end lets be seen is left out. */
+  readonly work: (lab: Lab, runner: Runner, found: T, isUp: boolean) => Promise<number>;
+}
+
 /**
- * Does the work on a seat that does not run, with the lab as it is under its lock; with --stop the seat is shut down first.
- * A dry run takes no lock and stops nobody.
+ * Does the work on a seat that does not run, with the lab as it is under its lock; with --stop the seat is shut down first, where nothing
+ * that can be known before stands in the way. A dry run takes no lock and stops nobody.
  */
 export async function whileOff<T>(
   { lab, seat }: OneSeat,
   verb: string,
   input: Input,
   context: CliContext,
-  work: (lab: Lab, runner: Runner) => Promise<T>,
+  { check, work }: SeatWork<T>,
   options?: LockOptions,
-): Promise<T> {
+): Promise<number> {
   await using runner = await runnerOf(lab);
   const dryRun = input.options.dryRun === true;
   const whole = async () => {
     const one = [lab.seats.get(seat)!];
-    if (input.options.stop === true && !dryRun) await stopSeats(one, runner, { signal: context.signal });
-    await assertNotRunning(one, runner, verb, { throwsAway: verb === 'restore' });
-    return work(openLab(lab.spec.file, context.cwd), runner);
+    const before = async () => {
+      await assertOwnDisks(one, runner);
+      await check(openLab(lab.spec.file, context.cwd), runner);
+    };
+    const stopped = await stopFirst(one, { runner, check: before }, input, context);
+    const isUp = dryRun && stopped.length > 0;
+    if (!isUp) await assertNotRunning(one, runner, verb, { throwsAway: verb === 'restore' });
+    const now = openLab(lab.spec.file, context.cwd);
+    return await work(now, runner, await check(now, runner), isUp);
   };
   return dryRun ? await whole() : await locked(lab, whole, options);
 }

@@ -1,11 +1,20 @@
 import { dirname } from 'node:path';
 import { humanSize } from '../../cli/sizes.ts';
+import type { Lab } from '../lab.ts';
 import { nextNumber } from '../masters/library.ts';
 import { versionLabel } from '../masters/name.ts';
-import { assertPlainWanted, promoteMethods, promoteSeat, promoteTarget } from '../masters/promote.ts';
+import {
+  assertCommittable,
+  assertPlainWanted,
+  promoteMethods,
+  promoteSeat,
+  promoteTarget,
+} from '../masters/promote.ts';
 import { readImageHead } from '../overlay.ts';
+import type { Runner } from '../runner/runner.ts';
 import { type LintReport, lintImage } from '../seal/lint.ts';
 import { openSeatDisk, type SeatDiskFile, seatDiskFile } from '../seat-disk.ts';
+import { assertKeyOfDisk } from '../seat-key.ts';
 import { type LabCommand, lazyProgress, say, sayJson, shown, wantsJson, warn } from './command.ts';
 import { oneSeatFrom, whileOff } from './one-seat.ts';
 import { clonesWouldClash, describeFindings } from './seal.ts';
@@ -22,13 +31,18 @@ export const run: LabCommand = async (input, context) => {
   const plain = input.options.plain === true;
   const bar = lazyProgress(context, 'copying', 'bytes');
   try {
-    return await whileOff(one, 'promote', input, context, async (lab) => {
-      const target = promoteTarget(lab, name);
+    const check = async (lab: Lab) => {
       const disk = await seatDiskFile(lab, seat);
       assertPlainWanted(disk, plain);
-      const report = await lintSeat(disk);
-      const refused = clonesWouldClash(report) && input.options.anyway !== true;
-      const known = report.findings.length + report.notes.length > 0;
+      if (method === 'commit') await assertCommittable(lab, disk, context.signal);
+      await assertKeyOfDisk(seat, disk);
+      return { disk, target: promoteTarget(lab, name) };
+    };
+    const work = async (lab: Lab, _: Runner, found: Awaited<ReturnType<typeof check>>, isUp: boolean) => {
+      const { disk, target } = found;
+      const report = isUp ? undefined : await lintSeat(disk);
+      const refused = report && clonesWouldClash(report) && input.options.anyway !== true;
+      const known = report && report.findings.length + report.notes.length > 0;
       if (!wantsJson(input) && known) describeFindings(report, context);
       if (refused) {
         if (wantsJson(input)) sayJson(context, { lab: lab.name, seat, master: null, ...report });
@@ -39,7 +53,10 @@ export const run: LabCommand = async (input, context) => {
         const label = versionLabel(target.name, nextNumber(target.folder, target.name));
         const answer = { lab: lab.name, seat, master: label, method, dryRun: true, ...report };
         if (wantsJson(input)) sayJson(context, answer);
-        else say(context, `${seat} would become ${label} in ${shown(context, target.folder)} (${method})`);
+        else {
+          say(context, `${seat} would become ${label} in ${shown(context, target.folder)} (${method})`);
+          if (isUp) say(context, 'Whether its clones would clash is seen when it is off');
+        }
         return 0;
       }
       const { signal, now } = context;
@@ -63,7 +80,8 @@ export const run: LabCommand = async (input, context) => {
       say(context, `${seat} is ${label} now: ${shown(context, path)}, ${size} by du`);
       say(context, `'${context.program} roll ${file} ${label}' lets the lab change over to it.`);
       return 0;
-    });
+    };
+    return await whileOff(one, 'promote', input, context, { check, work });
   } finally {
     bar.end();
   }

@@ -2,9 +2,12 @@ import { humanSize } from '../../cli/sizes.ts';
 import { DiskError } from '../../errors.ts';
 import { count, describeSeats, milliseconds } from '../describe.ts';
 import { openLab } from '../lab.ts';
-import { assertNotRunning } from '../release.ts';
+import { assertNotRunning, assertOwnDisks } from '../release.ts';
 import { type ResetResult, resetSeats } from '../reset.ts';
 import { savedAmong, savedGoes } from '../saved-memory.ts';
+import type { Seat } from '../seat.ts';
+import { assertPassphrase } from '../seat-image.ts';
+import { warnOfBeside } from './beside.ts';
 import {
   type LabCommand,
   labFrom,
@@ -18,7 +21,7 @@ import {
   startToo,
   wantsJson,
 } from './command.ts';
-import { stopSeats } from './stop.ts';
+import { stopFirst } from './stop-first.ts';
 
 /** `cowherd reset`: throws seats' disks away and makes them as fresh as the master. */
 const onThisMachine: LabCommand = async (input, context) => {
@@ -38,22 +41,35 @@ const onThisMachine: LabCommand = async (input, context) => {
   const reading = lazyProgress(context, 'reading the master', 'bytes');
   let ms = 0;
   let saved: readonly string[] = [];
+  const options = {
+    acceptMaster: input.options.acceptMaster === true,
+    runner,
+    digest: { signal: context.signal, onProgress: reading.update },
+    onProgress: bar.update,
+    signal: context.signal,
+  };
   const work = async () => {
-    if (input.options.stop === true && !dryRun)
-      await stopSeats(seats, runner, { gracefulMs: 0, signal: context.signal });
+    const check = async (off: readonly Seat[]) => {
+      await assertNotRunning(off, runner, 'reset', { throwsAway: true });
+      await assertOwnDisks(seats, runner);
+      const now = openLab(lab.spec.file, context.cwd);
+      await resetSeats(now, names, { ...options, dryRun: true });
+      await assertPassphrase(now);
+    };
+    const stopped = await stopFirst(seats, { runner, gracefulMs: 0, check }, input, context);
     const began = performance.now();
-    await assertNotRunning(seats, runner, 'reset', { throwsAway: true });
-    saved = await savedAmong(seats, runner);
-    const done = await resetSeats(openLab(lab.spec.file, context.cwd), names, {
-      acceptMaster: input.options.acceptMaster === true,
-      dryRun,
-      runner,
-      digest: { signal: context.signal, onProgress: reading.update },
-      onProgress: bar.update,
-      signal: context.signal,
-    });
+    const up = new Set(dryRun ? stopped : []);
+    const down = seats.filter(({ name }) => !up.has(name));
+    await assertNotRunning(down, runner, 'reset', { throwsAway: true });
+    saved = await savedAmong(down, runner);
+    const beside = await warnOfBeside(seats, runner, { dryRun }, context);
+    const done = await resetSeats(openLab(lab.spec.file, context.cwd), names, { ...options, dryRun });
     ms = performance.now() - began;
-    return done;
+    return {
+      ...done,
+      ...(beside.length > 0 ? { beside } : {}),
+      ...(input.options.stop === true ? { stopped } : {}),
+    };
   };
   let result: ResetResult;
   try {

@@ -1,8 +1,11 @@
 import { resolve } from 'node:path';
 import { humanSize } from '../../cli/sizes.ts';
+import type { Lab } from '../lab.ts';
+import type { Runner } from '../runner/runner.ts';
 import { savedAmong, savedGoes } from '../saved-memory.ts';
-import { planRestore, restoreSeat } from '../saved-work.ts';
+import { planRestore, type RestorePlan, restoreSeat } from '../saved-work.ts';
 import { removeLeftovers } from '../up.ts';
+import { warnOfBeside } from './beside.ts';
 import { type LabCommand, say, sayJson, shown, wantsJson } from './command.ts';
 import { oneSeatFrom, whileOff } from './one-seat.ts';
 
@@ -11,10 +14,12 @@ export const run: LabCommand = async (input, context) => {
   const one = oneSeatFrom(input, context, 1, 'restore classroom.yaml student-03 student-03.work.qcow2');
   const { seat } = one;
   const file = resolve(context.cwd, one.rest[0]);
-  return whileOff(one, 'restore', input, context, async (lab, runner) => {
-    const plan = await planRestore(lab, seat, file, context.signal);
+  const check = (lab: Lab, runner: Runner) =>
+    planRestore(lab, seat, file, { runner, signal: context.signal });
+  const work = async (lab: Lab, runner: Runner, plan: RestorePlan) => {
     const dryRun = input.options.dryRun === true;
     const saved = await savedAmong([lab.seats.get(seat)!], runner);
+    await warnOfBeside([lab.seats.get(seat)!], runner, { dryRun }, context);
     if (!dryRun) {
       removeLeftovers(lab.pool);
       await restoreSeat(lab, plan, { runner, signal: context.signal });
@@ -26,5 +31,6 @@ export const run: LabCommand = async (input, context) => {
     else say(context, `${seat} is what ${shown(context, file)} was saved from`);
     if (saved.length > 0 && !wantsJson(input)) say(context, savedGoes(saved, dryRun));
     return 0;
-  });
+  };
+  return whileOff(one, 'restore', input, context, { check, work });
 };

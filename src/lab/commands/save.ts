@@ -3,7 +3,8 @@ import { humanSize } from '../../cli/sizes.ts';
 import { DiskError } from '../../errors.ts';
 import { assertFooting } from '../footing.ts';
 import type { Lab } from '../lab.ts';
-import { nameExists } from '../overlay.ts';
+import { type ImageHead, nameExists } from '../overlay.ts';
+import type { Runner } from '../runner/runner.ts';
 import { assertReplaceable, saveSeat } from '../saved-work.ts';
 import { seatDiskFile } from '../seat-disk.ts';
 import { assertNoLabsOwn } from '../seat-names.ts';
@@ -17,7 +18,7 @@ export const run: LabCommand = async (input, context) => {
   const { seat } = one;
   const file = resolve(context.cwd, one.rest[0]);
   const force = input.options.force === true;
-  const work = async (lab: Lab) => {
+  const check = async (lab: Lab) => {
     assertNoLabsOwn(file);
     if (nameExists(file) && !force) {
       throw new DiskError('exists', `There is a file '${one.rest[0]}' already`, {
@@ -25,11 +26,14 @@ export const run: LabCommand = async (input, context) => {
         detail: { fix: '--force replaces it' },
       });
     }
+    const { head, master } = await seatDiskFile(lab, seat);
+    await assertReplaceable(lab, file);
+    if (master) await assertFooting(lab, head, master, context.signal);
+    return head;
+  };
+  const work = async (lab: Lab, _: Runner, head: ImageHead, isUp: boolean) => {
     if (input.options.dryRun === true) {
-      const { head, master } = await seatDiskFile(lab, seat);
-      await assertReplaceable(lab, file);
-      if (master) await assertFooting(lab, head, master, context.signal);
-      await assertSound(head.path, { withoutKey: true });
+      if (!isUp) await assertSound(head.path, { withoutKey: true });
       if (wantsJson(input))
         sayJson(context, { lab: lab.name, seat, file, allocated: head.allocated, dryRun: true });
       else say(context, `Would save ${seat} (${humanSize(head.allocated)}) to ${shown(context, file)}`);
@@ -43,5 +47,5 @@ export const run: LabCommand = async (input, context) => {
     return 0;
   };
   // A disk that fails is often read-only by then, and the work on it is to be saved all the more.
-  return whileOff(one, 'save', input, context, work, { onlyReads: true });
+  return whileOff(one, 'save', input, context, { check, work }, { onlyReads: true });
 };

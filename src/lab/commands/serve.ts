@@ -6,6 +6,7 @@ import { makeFolder } from '../../platform/json-file.ts';
 import { definitionOwner } from '../definition.ts';
 import { domainXml } from '../domain-xml.ts';
 import type { Lab } from '../lab.ts';
+import { assertNoOtherDomain } from '../other-domains.ts';
 import { isSameFile, nameExists } from '../overlay.ts';
 import { placeFiles } from '../place-files.ts';
 import { assertNotSavedIfAsked } from '../saved-memory.ts';
@@ -26,11 +27,7 @@ export const run: LabCommand = async (input, context) => {
   const place = placeOf(lab);
   // Under the lab's lock, so that no reset is half-way through these disks.
   const server = await locked(lab, async () => {
-    await using runner = await runnerOf(lab);
-    await assertNotSavedIfAsked(
-      names.map((name) => lab.seats.get(name)!),
-      runner,
-    );
+    await assertServable(lab, names);
     return await serveSeats(lab, names, {
       program: context.program,
       onRefused: (error) => warn(context, `a client was not let in: ${explain(error).text}`),
@@ -50,6 +47,19 @@ export const run: LabCommand = async (input, context) => {
   }
   return 0;
 };
+
+/**
+ * Throws `in-use` where another domain of the lab's hypervisor uses one of the disks, or a memory was saved over one. A hypervisor that
+ * does not answer keeps nobody from serving.
+ */
+async function assertServable(lab: Lab, names: readonly string[]): Promise<void> {
+  await using runner = await runnerOf(lab);
+  if ((await runner.unavailable()) !== undefined) return;
+  const seats = names.map((name) => lab.seats.get(name)!);
+  await assertNotSavedIfAsked(seats, runner);
+  const disks = seats.map(({ disk }) => disk.path);
+  await assertNoOtherDomain(disks, lab, runner);
+}
 
 /**
  * Writes the seats' definitions for other hosts, with what is served of them: nothing of this host's. Throws `exists`, before anything is

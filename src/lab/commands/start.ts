@@ -2,6 +2,7 @@ import type { CliContext } from '../../cli/context.ts';
 import { progressBar } from '../../cli/progress-bar.ts';
 import { DiskError } from '../../errors.ts';
 import { count, describeSeats, milliseconds } from '../describe.ts';
+import { assertNoOtherDomain } from '../other-domains.ts';
 import { assertNothingAbove, assertOwnDisks } from '../release.ts';
 import type { BootEvent } from '../runner/boot-many.ts';
 import { isDown, type Runner } from '../runner/runner.ts';
@@ -43,11 +44,11 @@ export const run: LabCommand = orRemote(
     const seats = await seatsToStart(lab, names);
     const there = withoutStrays(lab, seats, context);
     await assertOneHost(there, runner);
-    const check = (off: readonly Seat[]) =>
-      assertNothingAbove(
-        off.flatMap(disksOf).map(({ path }) => path),
-        lab,
-      );
+    const check = async (off: readonly Seat[]) => {
+      const disks = off.flatMap(disksOf).map(({ path }) => path);
+      assertNothingAbove(disks, lab);
+      await assertNoOtherDomain(disks, lab, runner);
+    };
     const code = await startSeats(there, { runner, spec: lab.spec, check }, input, context);
     return there.length < seats.length ? 1 : code;
   },

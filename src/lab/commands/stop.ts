@@ -3,6 +3,7 @@ import { DiskError } from '../../errors.ts';
 import { count, describeSeats, milliseconds } from '../describe.ts';
 import { strayProblem } from '../give-up.ts';
 import type { Lab } from '../lab.ts';
+import { assertNotHeld } from '../release.ts';
 import type { Runner } from '../runner/runner.ts';
 import type { Seat } from '../seat.ts';
 import { onAllHosts, straysAmong } from '../whereabouts.ts';
@@ -19,7 +20,7 @@ import {
   warn,
 } from './command.ts';
 
-/** `cowherd stop`: asks guests to shut down, and turns them off when they do not. */
+/** `cowherd stop`: asks guests to shut down, and turns them off when they do not. Throws `in-use` where others run a seat. */
 export const run: LabCommand = orRemote(
   async (input, context) => {
     const { lab, rest } = labFrom(input, context);
@@ -27,6 +28,8 @@ export const run: LabCommand = orRemote(
     await using runner = await runnerOf(lab);
     const there = withoutStrays(lab, seats, context);
     await stopAndSay(await onAllHosts(there, runner), runner, input, context);
+    // Who only reads a disk, as a backup does, is nobody to be stopped.
+    await assertNotHeld(there, 'writers');
     return there.length < seats.length ? 1 : 0;
   },
   () => import('./remote/stop.ts'),
@@ -52,7 +55,10 @@ export async function stopAndSay(
 ): Promise<void> {
   const began = performance.now();
   const gracefulMs = input.options.now === true ? 0 : secondsOf(input.options.wait);
-  const stopped = await stopSeats(seats, runner, { gracefulMs, signal: context.signal });
+  const up = await seatsUp(seats, runner);
+  await stopSeats(up, runner, { gracefulMs, signal: context.signal });
+  // One that was stopped on two hosts is one seat.
+  const stopped = [...new Set(up.map(({ name }) => name))];
   if (wantsJson(input)) {
     sayJson(context, { stopped, milliseconds: Math.round(performance.now() - began) });
   } else if (stopped.length === 0) {
@@ -74,27 +80,40 @@ function secondsOf(value: string | boolean | undefined): number | undefined {
   return seconds * 1000;
 }
 
-/** Guests that are shut down at the same time. */
+/** Guests that are asked, or shut down, at the same time. */
 const together = 16;
 
-/** Stops the seats that are up; gives their names. */
+/** Does something with each, some at a time, in order. */
+async function forEach<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
+  let next = 0;
+  const worker = async () => {
+    while (next < items.length) await work(items[next++]);
+  };
+  await Promise.all(Array.from({ length: together }, worker));
+}
+
+/** Those of the seats that a runner has to stop: all but those that are off, or saved. */
+export async function seatsUp(
+  seats: readonly Seat[],
+  runner: Pick<Runner, 'state'>,
+): Promise<readonly Seat[]> {
+  const up = new Set<Seat>();
+  await forEach(seats, async (seat) => {
+    const state = await runner.state(seat);
+    if (state !== 'off' && state !== 'saved') up.add(seat);
+  });
+  return seats.filter((seat) => up.has(seat));
+}
+
+/** Stops seats that are up. After the signal no more are begun: throws `aborted`. */
 export async function stopSeats(
   seats: readonly Seat[],
   runner: Runner,
   options: { readonly gracefulMs?: number; readonly signal?: AbortSignal },
-): Promise<readonly string[]> {
-  const stopped = new Set<string>();
-  let next = 0;
-  const worker = async () => {
-    while (next < seats.length && !options.signal?.aborted) {
-      const seat = seats[next++];
-      const state = await runner.state(seat);
-      if (state === 'off' || state === 'saved') continue;
-      await runner.stop(seat, options);
-      stopped.add(seat.name);
-    }
-  };
-  await Promise.all(Array.from({ length: together }, worker));
-  // One that was stopped on two hosts is one seat.
-  return [...new Set(seats.map((seat) => seat.name))].filter((name) => stopped.has(name));
+): Promise<void> {
+  await forEach(seats, async (seat) => {
+    if (options.signal?.aborted)
+      throw new DiskError('aborted', 'Interrupted; seats that were off by then stay off');
+    await runner.stop(seat, options);
+  });
 }

@@ -56,6 +56,22 @@ export function assertPlainWanted({ seat, path, encryption }: SeatDiskFile, plai
   );
 }
 
+/** What the seat's disk can be committed into a copy of. Throws `unsupported`, and as `assertFooting`. */
+export async function assertCommittable(lab: Lab, disk: SeatDiskFile, signal: AbortSignal | undefined) {
+  const { master } = disk;
+  const format = masterFormats.find((one) => one === master?.format);
+  if (!master || format === undefined || master.files.length !== 1) {
+    throw new DiskError('unsupported', `${disk.seat} cannot be committed into a copy of its master`, {
+      path: disk.path,
+      field: 'method',
+      detail: { fix: 'its master is no single qcow2 or raw image: leave --method commit out' },
+    });
+  }
+  // Of the chain only the seat's own layer is written into the copy.
+  await assertFooting(lab, disk.head, master, signal);
+  return { master, format };
+}
+
 /**
  * Makes a seat's disk a new version of the master. The seat and its master stay as they are. The caller has seen that the
  * seat does not run. Throws as `seatDiskFile`, `assertPlainWanted` and `publishMaster`.
@@ -77,17 +93,7 @@ export async function promoteSeat(lab: Lab, seat: string, options: PromoteOption
     const make = (path: string) => writeFlatCopy(image, path, { onProgress, signal });
     return await publishMaster({ ...target, format: 'qcow2', origin, make, digest, now });
   }
-  const { master } = disk;
-  const format = masterFormats.find((one) => one === master?.format);
-  if (!master || format === undefined || master.files.length !== 1) {
-    throw new DiskError('unsupported', `${seat} cannot be committed into a copy of its master`, {
-      path: disk.path,
-      field: 'method',
-      detail: { fix: 'its master is no single qcow2 or raw image: leave --method commit out' },
-    });
-  }
-  // Of the chain only the seat's own layer is written into the copy.
-  await assertFooting(lab, disk.head, master, signal);
+  const { master, format } = await assertCommittable(lab, disk, signal);
   const make = async (path: string) => {
     await copyFileSparse(master.path, path, { signal });
     chmodSync(path, 0o644);

@@ -3,7 +3,8 @@ import { DOMParser } from '@xmldom/xmldom';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { metadataNamespace } from '../domain-xml.ts';
 import { seatUuid } from '../identity.ts';
-import { type DomainDisks, domainDisks } from '../runner/libvirt/domain-disks.ts';
+import { domainDisks } from '../runner/libvirt/domain-disks.ts';
+import { type DomainFiles, domainsBeside } from '../runner/libvirt/domain-files.ts';
 import { seatState } from '../runner/libvirt/domain-state.ts';
 import { savedDomains } from '../runner/libvirt/saved-domains.ts';
 import type { SeatPlace } from '../runner/libvirt/seat-place.ts';
@@ -109,16 +110,9 @@ export class RemoteHost implements AsyncDisposable {
     return await this.#copies(await this.pool.list());
   }
 
-  /** What every domain of the host uses, seats' and others. */
-  async domainDisks(): Promise<readonly (DomainDisks & { readonly uuid: string })[]> {
-    const uuids = (await this.#virsh.run('list', '--all', '--uuid')).split(/\s+/).filter((one) => one !== '');
-    const found = await Promise.all(
-      uuids.map(async (uuid) => {
-        const xml = await this.#virsh.run('dumpxml', uuid).catch(noMetadata);
-        return { uuid, ...domainDisks(xml) };
-      }),
-    );
-    return found;
+  /** The host's domains that are none of these seats. */
+  domainsBeside(seats: readonly Seat[]): Promise<readonly DomainFiles[]> {
+    return domainsBeside(this.#virsh, new Set(seats.map(({ uuid }) => uuid)));
   }
 
   /** Whether there is a domain of that UUID. */

@@ -5,7 +5,7 @@ import { isDown, isOff } from '../runner/runner.ts';
 import type { Seat } from '../seat.ts';
 import { removeCopies } from './collect.ts';
 import type { RemoteHost } from './host.ts';
-import type { RemoteLab, RemoteView } from './lab.ts';
+import type { RemoteLab, RemoteMaster, RemoteView } from './lab.ts';
 import { seatMaker } from './make-seat.ts';
 import { names } from './records.ts';
 import { removeSeat } from './remove-seat.ts';
@@ -89,6 +89,31 @@ async function assertStillOff(lab: RemoteLab, seat: Seat): Promise<void> {
   });
 }
 
+/** The master that new disks stand on. Throws `not-found` where it, or a host's copy, is not there, `exists` for a disk that is not its seat's. */
+export async function assertResettable(
+  lab: RemoteLab,
+  view: RemoteView,
+  seats: readonly Seat[],
+): Promise<RemoteMaster> {
+  const { master } = view;
+  if (!master)
+    throw new DiskError('not-found', 'No master is known to this machine or to a host', { field: 'master' });
+  for (const { host } of seats) {
+    if (lab.copyOn(view, host!, master.content)) continue;
+    throw new DiskError('not-found', `${host} has no copy of the master yet`, {
+      detail: { fix: "'cowherd up' makes it" },
+    });
+  }
+  await assertOwnPlaces(lab, seats);
+  return master;
+}
+
+/** Throws `exists` where a disk in a seat's place is not its own. */
+export async function assertOwnPlaces(lab: RemoteLab, seats: readonly Seat[]): Promise<void> {
+  for (const { host, name } of seats)
+    assertReplaceable(await diskPlace(lab.hosts.get(host!)!, lab.spec.name, name), lab.spec.name, name);
+}
+
 /**
  * Makes seats' disks new on the lab's master. A cut leaves a seat without a disk, or with one that has no header, never with the old one
  * half gone: `up` makes it then. The caller has seen that nobody stands on the old ones.
@@ -99,21 +124,7 @@ export async function resetRemote(
   seats: readonly Seat[],
   options: { readonly onProgress?: (done: number, total: number) => void },
 ): Promise<void> {
-  const { master } = view;
-  if (!master)
-    throw new DiskError('not-found', 'No master is known to this machine or to a host', { field: 'master' });
-  for (const { host } of seats) {
-    if (lab.copyOn(view, host!, master.content)) continue;
-    throw new DiskError('not-found', `${host} has no copy of the master yet`, {
-      detail: { fix: "'cowherd up' makes it" },
-    });
-  }
-  for (const seat of seats)
-    assertReplaceable(
-      await diskPlace(lab.hosts.get(seat.host!)!, lab.spec.name, seat.name),
-      lab.spec.name,
-      seat.name,
-    );
+  const master = await assertResettable(lab, view, seats);
   const after = new Map(seats.map((seat) => [seat.name, lab.onMaster(seat, master)]));
   const maker = seatMaker(lab, master, after);
   let done = 0;

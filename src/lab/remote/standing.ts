@@ -2,6 +2,7 @@ import { basename } from 'node:path';
 import { DiskError } from '../../errors.ts';
 import { domainName } from '../domain-xml.ts';
 import { seatOfExtraDisk } from '../extra-disk-name.ts';
+import { otherDomainError } from '../other-domains.ts';
 import { backingPathOf, type ImageHead, imageHead } from '../overlay.ts';
 import { assertOwnDisks } from '../release.ts';
 import type { Seat } from '../seat.ts';
@@ -69,11 +70,9 @@ async function assertAlone(remote: RemoteHost, seats: readonly Seat[], use: Use)
     const on = paths.get(backingPathOf(head) ?? '');
     if (on !== undefined && on !== file) throw standsOn(remote, `${path}/${file}`, `${path}/${on}`, seats);
   }
-  const ownDomains = new Set(seats.map(({ uuid }) => uuid));
-  for (const domain of await remote.domainDisks()) {
-    if (ownDomains.has(domain.uuid)) continue;
-    const on = [...domain.disks, ...domain.others].find((file) => paths.has(file));
-    if (on !== undefined) throw standsOn(remote, `the domain ${domain.uuid}`, on, seats);
+  for (const { name, files: used } of await remote.domainsBeside(seats)) {
+    const on = used.find((file) => paths.has(file));
+    if (on !== undefined) throw otherDomainError({ uri: remote.host.uri, name }, { file: on, on });
   }
 }
 

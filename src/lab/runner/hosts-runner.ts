@@ -7,7 +7,9 @@ import type { LabHost } from '../spec/hosts.ts';
 import { LibvirtRunner } from './libvirt/libvirt-runner.ts';
 import type { SeatPlace } from './libvirt/seat-place.ts';
 import type {
+  Beside,
   ConsoleOptions,
+  OtherDomain,
   Runner,
   SeatEnd,
   SeatState,
@@ -108,6 +110,19 @@ export class HostsRunner implements Runner {
 
   async otherDisk(seat: Seat): Promise<string | undefined> {
     return (await this.#ask((runner) => runner.otherDisk(seat), seat.host)).get(seat.host ?? '');
+  }
+
+  async beside(seats: readonly Seat[]): Promise<readonly Beside[]> {
+    const said = await this.#ask((runner, host) => runner.beside(seats.filter((seat) => seat.host === host)));
+    return [...said.values()].flat();
+  }
+
+  /** A domain on another host than the seat's is none of it, whatever it is called. */
+  async otherDomains(seats: readonly Seat[]): Promise<readonly OtherDomain[]> {
+    const said = await this.#ask((runner, host) =>
+      runner.otherDomains(seats.filter((seat) => seat.host === host)),
+    );
+    return [...said.values()].flat();
   }
 
   async define(seat: Seat): Promise<void> {

@@ -59,6 +59,24 @@ export interface WaitOptions {
   readonly signal?: AbortSignal;
 }
 
+/** A domain of the hypervisor that is none of the seats in question: another seat, or somebody's own. */
+export interface OtherDomain {
+  /** libvirt's connection URI. */
+  readonly uri: string;
+  readonly name: string;
+  /** Absolute paths of all that it uses, as its hypervisor sees them. */
+  readonly files: readonly string[];
+}
+
+/** What somebody added to a seat by means of its hypervisor. */
+export interface Beside {
+  readonly seat: string;
+  /** Files and devices that its domain has as disks besides its own. */
+  readonly disks: readonly string[];
+  /** Names of snapshots that the hypervisor keeps a record of. */
+  readonly snapshots: readonly string[];
+}
+
 /**
  * Boots seats. One instance serves any number of seats at once; every call may run concurrently with calls for
  * other seats. Disposing gives back the runner's own connections, never the guests: they outlive the tool.
@@ -98,13 +116,17 @@ export interface Runner extends AsyncDisposable {
    * guest writes to. Absent: it has none but those of the seat.
    */
   otherDisk?(seat: Seat): Promise<string | undefined>;
+  /** The hypervisor's domains that are none of these seats, with what they use. Absent: it has none. */
+  otherDomains?(seats: readonly Seat[]): Promise<readonly OtherDomain[]>;
   /** Makes the seat known (a domain, a runtime directory). Doing it again changes nothing. Throws `in-use` where `otherDisk` is one. */
   define(seat: Seat): Promise<void>;
   /** Forgets the seat. Throws `in-use` while it is up. Unknown seats are no error. */
   undefine(seat: Seat): Promise<void>;
+  /** What `renew` would take from the seats that is none of theirs by their definitions; those with nothing are left out. Absent: nothing. */
+  beside?(seats: readonly Seat[]): Promise<readonly Beside[]>;
   /**
    * Forgets what it keeps of the seat's earlier runs besides its disk: a saved memory, firmware variables, a TPM. Called
-   * before the disk is made new. Throws `in-use` while it is up.
+   * before the disk is made new. Whether it starts with its host stays as it is. Throws `in-use` while it is up.
    */
   renew(seat: Seat): Promise<void>;
   /** Boots it; returns when its virtual machine runs. Throws `in-use` when it is up already. */

@@ -1,6 +1,6 @@
 import { count, describeSeats } from '../../describe.ts';
 import { givenUp, strayProblem } from '../../give-up.ts';
-import { assertOff, savedIn, takeDownRemote } from '../../remote/reset.ts';
+import { assertOff, assertOwnPlaces, savedIn, takeDownRemote } from '../../remote/reset.ts';
 import { assertNobodyStandsThere } from '../../remote/standing.ts';
 import {
   assertNoTwins,
@@ -11,7 +11,7 @@ import {
 } from '../../remote/whereabouts.ts';
 import { savedGoes } from '../../saved-memory.ts';
 import { type LabCommand, say, sayJson, wantsJson, warn } from '../command.ts';
-import { stopSeats } from '../stop.ts';
+import { stopFirst } from '../stop-first.ts';
 import { lockedRemote, lookAt, remoteLabFrom } from './lab.ts';
 
 /**
@@ -32,13 +32,17 @@ export const run: LabCommand = async (input, context) => {
       const found = view.found.get(seat.name);
       return found !== undefined && otherFolder(lab, found) === undefined;
     });
-    if (input.options.stop === true && !dryRun) {
-      await stopSeats(seats, lab.runner, { gracefulMs: 0, signal: context.signal });
-      view = await lab.look({ signal: context.signal });
-    }
-    assertOff(view, seats, 'down');
-    const saved = savedIn(view, seats);
-    await assertNobodyStandsThere(lab, seats, 'release');
+    const check = async () => {
+      await assertOwnPlaces(lab, seats);
+      await assertNobodyStandsThere(lab, seats, 'release');
+    };
+    const stopped = await stopFirst(seats, { runner: lab.runner, gracefulMs: 0, check }, input, context);
+    if (stopped.length > 0 && !dryRun) view = await lab.look({ signal: context.signal });
+    const up = new Set(dryRun ? stopped : []);
+    const off = seats.filter((seat) => !up.has(seat.name));
+    assertOff(view, off, 'down');
+    const saved = savedIn(view, off);
+    await check();
     const down = view.hosts.filter((one) => one.down !== undefined).map(({ host }) => host.name);
     const left = hiddenSeats(view, giveUp);
     for (const [host, strays] of straysOf(lab, view)) {
@@ -46,7 +50,8 @@ export const run: LabCommand = async (input, context) => {
       const { what, fix } = strayProblem(host, strays, lab.spec.file, { disks: 'there', verb: 'down' });
       warn(context, `${what}: left alone (${fix})`);
     }
-    const answer = { saved, down, left: [...left.keys()] };
+    const told = input.options.stop === true ? { stopped } : {};
+    const answer = { saved, ...told, down, left: [...left.keys()] };
     if (dryRun) return { seats: seats.map((seat) => seat.name), files: [] as readonly string[], ...answer };
     return { ...(await takeDownRemote(lab, view, seats, { keepRecord: left.size > 0 })), ...answer };
   };

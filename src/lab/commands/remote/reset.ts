@@ -1,10 +1,14 @@
 import { DiskError } from '../../../errors.ts';
 import { count, describeSeats, milliseconds } from '../../describe.ts';
-import { assertOff, resetRemote, savedIn, seatsFound } from '../../remote/reset.ts';
+import type { RemoteView } from '../../remote/lab.ts';
+import { assertOff, assertResettable, resetRemote, savedIn, seatsFound } from '../../remote/reset.ts';
 import { assertNobodyStandsThere } from '../../remote/standing.ts';
+import type { Beside } from '../../runner/runner.ts';
 import { savedGoes } from '../../saved-memory.ts';
+import type { Seat } from '../../seat.ts';
+import { warnOfBeside } from '../beside.ts';
 import { type LabCommand, lazyProgress, say, sayJson, startToo, wantsJson } from '../command.ts';
-import { stopSeats } from '../stop.ts';
+import { stopFirst } from '../stop-first.ts';
 import { lockedRemote, lookAt, remoteLabFrom, selected } from './lab.ts';
 
 /** `cowherd reset` for a lab whose hosts keep its seats. */
@@ -20,17 +24,34 @@ export const run: LabCommand = async (input, context) => {
   const dryRun = input.options.dryRun === true;
   const began = performance.now();
   let saved: readonly string[] = [];
+  let stopped: readonly string[] = [];
+  let beside: readonly Beside[] = [];
+  const besideOf = async (seats: readonly Seat[], view: RemoteView) => {
+    await lab.prepareDefinitions(seats, view);
+    return await warnOfBeside(seats, lab.runner, { dryRun }, context);
+  };
   const work = async () => {
     let view = await lookAt(lab, context);
     const seats = seatsFound(lab, view, names);
-    if (input.options.stop === true && !dryRun) {
-      await stopSeats(seats, lab.runner, { gracefulMs: 0, signal: context.signal });
-      view = await lab.look({ signal: context.signal });
+    const check = async () => {
+      await assertResettable(lab, view, seats);
+      await assertNobodyStandsThere(lab, seats, 'release');
+    };
+    stopped = await stopFirst(seats, { runner: lab.runner, gracefulMs: 0, check }, input, context);
+    if (dryRun) {
+      const up = new Set(stopped);
+      const off = seats.filter(({ name }) => !up.has(name));
+      assertOff(view, off, 'reset');
+      saved = savedIn(view, off);
+      await check();
+      beside = await besideOf(seats, view);
+      return;
     }
+    if (stopped.length > 0) view = await lab.look({ signal: context.signal });
     assertOff(view, seats, 'reset');
     saved = savedIn(view, seats);
     await assertNobodyStandsThere(lab, seats, 'release');
-    if (dryRun) return;
+    beside = await besideOf(seats, view);
     const bar = lazyProgress(context, 'making disks', 'disks');
     try {
       await resetRemote(lab, view, seats, { onProgress: bar.update });
@@ -41,7 +62,17 @@ export const run: LabCommand = async (input, context) => {
   if (dryRun) await work();
   else await lockedRemote(lab, work);
   const ms = performance.now() - began;
-  const answer = { lab: lab.spec.name, seats: names, saved, dryRun, milliseconds: Number(ms.toFixed(1)) };
+  const told = input.options.stop === true ? { stopped } : {};
+  const besideToo = beside.length > 0 ? { beside } : {};
+  const answer = {
+    lab: lab.spec.name,
+    seats: names,
+    saved,
+    ...besideToo,
+    ...told,
+    dryRun,
+    milliseconds: Number(ms.toFixed(1)),
+  };
   const json = wantsJson(input);
   if (!json) {
     const which = `${count(names.length, dryRun ? 'disk' : 'seat')}`;

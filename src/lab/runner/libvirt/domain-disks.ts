@@ -7,28 +7,25 @@ export interface DomainDisks {
   readonly from?: string;
   /** Files and devices that its disks (not its CD-ROMs) are, in order. What they stand on is not among them. */
   readonly disks: readonly string[];
-  /** Every file that it names besides, as far as libvirt tells: what disks stand on, CD-ROMs, mirrors. */
-  readonly others: readonly string[];
   /** Files that what its serial ports say is written to. */
   readonly logs: readonly string[];
 }
 
 /** Reads a domain's document (`virsh dumpxml`); an empty one names nothing. */
 export function domainDisks(xml: string): DomainDisks {
-  if (xml === '') return { disks: [], others: [], logs: [] };
+  if (xml === '') return { disks: [], logs: [] };
   const document = new DOMParser({ onError: () => undefined }).parseFromString(xml, 'text/xml');
   const mark = document.getElementsByTagNameNS(metadataNamespace, 'seat')[0];
   const disks: string[] = [];
-  const others: string[] = [];
   for (const source of [...document.getElementsByTagName('source')] as Element[]) {
     const path = source.getAttribute('file') || source.getAttribute('dev');
     const parent = source.parentNode as Element | null;
     if (!path || parent === null) continue;
     const isDisk = parent.nodeName === 'disk' && (parent.getAttribute('device') || 'disk') === 'disk';
-    (isDisk ? disks : others).push(path);
+    if (isDisk) disks.push(path);
   }
   const logs = ([...document.getElementsByTagName('log')] as Element[]).flatMap(
     (log) => log.getAttribute('file') || [],
   );
-  return { from: mark?.getAttribute('from') || undefined, disks, others, logs };
+  return { from: mark?.getAttribute('from') || undefined, disks, logs };
 }

@@ -2,18 +2,18 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError, isDiskError } from '../../../errors.ts';
 import { createPrivateFolder, type ScratchFolder } from '../../../platform/scratch-folder.ts';
-import { type DomainType, domainName, metadataNamespace, secretXml } from '../../domain-xml.ts';
+import { type DomainType, domainName, metadataNamespace } from '../../domain-xml.ts';
 import { isSameFile } from '../../overlay.ts';
 import type { Problem } from '../../plan.ts';
 import type { Seat } from '../../seat.ts';
 import { disksOf } from '../../seat-key.ts';
-import { chooseAccelerator } from '../accelerator.ts';
-import { findQemu } from '../qemu-command.ts';
 import { alreadyRunning } from '../qemu-start.ts';
 import {
+  type Beside,
   type ConsoleOptions,
   isDown,
   isOff,
+  type OtherDomain,
   otherDiskError,
   type Runner,
   type SeatEnd,
@@ -22,11 +22,15 @@ import {
   type StopOptions,
   type WaitOptions,
 } from '../runner.ts';
-import { layOutPassphrase } from '../secret-file.ts';
+import { besideSeats, listedUuids } from './beside-seats.ts';
 import { failed, unreachable } from './complaints.ts';
 import { domainDisks } from './domain-disks.ts';
 import { DomainEvents } from './domain-events.ts';
+import { domainsBeside } from './domain-files.ts';
+import { takenNames, withNameFix } from './domain-names.ts';
+import { tellSecret } from './domain-secret.ts';
 import { seatEnd, seatState } from './domain-state.ts';
+import { findDomainType } from './domain-type.ts';
 import { type DefinitionMark, definitionDigest, markDefinition, markIn } from './marked-definition.ts';
 import { SavedDomains, savedDomains } from './saved-domains.ts';
 import { onThisMachine, type SeatPlace } from './seat-place.ts';
@@ -75,6 +79,10 @@ export class LibvirtRunner implements Runner {
   /** The running domains' UUIDs, asked for together by all who wait. */
   #active: { readonly at: number; readonly uuids: Promise<ReadonlySet<string>> } | undefined;
   readonly #saved: SavedDomains;
+  /** Domains that libvirt starts by itself. */
+  #autostart: { readonly at: number; readonly uuids: Promise<ReadonlySet<string>> } | undefined;
+  /** Of each seat that was asked about, what its domain has as disks. */
+  readonly #disks = new Map<string, readonly string[]>();
   /** What libvirt's schema says of the first definition; the other seats' differ from it in names alone. */
   #schemaLook: Promise<unknown> | undefined;
   /** Seats whose last run was over before libvirt had greeted them: it takes these for failed. */
@@ -108,7 +116,7 @@ export class LibvirtRunner implements Runner {
   }
 
   domainType(): Promise<DomainType> {
-    this.#domainType ??= this.#findDomainType();
+    this.#domainType ??= findDomainType(this.#virsh, this.uri);
     return this.#domainType;
   }
 
@@ -135,22 +143,11 @@ export class LibvirtRunner implements Runner {
   }
 
   async obstacles(seats: readonly Seat[]): Promise<readonly Problem[]> {
-    const problems: Problem[] = [];
-    for (const seat of seats) {
-      const name = domainName(seat);
-      const uuid = await this.#virsh.run('domuuid', name).catch((error: unknown) => {
-        if (isDiskError(error, 'not-found') && error.field === 'virsh') return undefined;
-        throw unreachable(this.uri, error);
-      });
-      if (uuid === undefined || uuid.trim() === seat.uuid) continue;
-      problems.push({
-        seat: seat.name,
-        path: seat.definition,
-        what: `${this.uri} has a domain '${name}' that is not this seat's, and libvirt takes no second one of that name for`,
-        fix: `virsh -c '${this.uri}' domrename '${name}' OTHER-NAME, while it is off; or call the lab or the seat otherwise`,
-      });
+    try {
+      return await takenNames(this.#virsh, this.uri, seats);
+    } catch (error) {
+      throw unreachable(this.uri, error);
     }
-    return problems;
   }
 
   async pending(seats: readonly Seat[]): Promise<readonly Seat[]> {
@@ -178,9 +175,32 @@ export class LibvirtRunner implements Runner {
       throw unreachable(this.uri, error);
     }
     const { from, disks } = domainDisks(xml);
+    this.#disks.set(seat.uuid, from === seat.definition ? disks : []);
     // One of another pool's: its files are named elsewhere.
     if (from !== seat.definition || disks.length === 0) return undefined;
     return disks.some((one) => isSameFile(one, seat.disk.path)) ? undefined : disks[0];
+  }
+
+  async beside(seats: readonly Seat[]): Promise<readonly Beside[]> {
+    const disks = async (seat: Seat) => {
+      if (!this.#disks.has(seat.uuid)) await this.otherDisk(seat);
+      return this.#disks.get(seat.uuid) ?? [];
+    };
+    const definition = async (seat: Seat) => await this.#place.definition(seat);
+    try {
+      return await besideSeats(this.#virsh, seats, { disks, definition });
+    } catch (error) {
+      throw unreachable(this.uri, error);
+    }
+  }
+
+  async otherDomains(seats: readonly Seat[]): Promise<readonly OtherDomain[]> {
+    try {
+      const beside = await domainsBeside(this.#virsh, new Set(seats.map(({ uuid }) => uuid)));
+      return beside.map(({ name, files }) => ({ uri: this.uri, name, files }));
+    } catch (error) {
+      throw unreachable(this.uri, error);
+    }
   }
 
   async define(seat: Seat): Promise<void> {
@@ -198,7 +218,7 @@ export class LibvirtRunner implements Runner {
       writeFileSync(file, markDefinition(text, seat.definition));
       await this.#tellDefinition(file);
     } catch (error) {
-      throw await this.#withNameFix(seat, failed(seat, 'be defined', error));
+      throw await withNameFix(this.#virsh, this.uri, seat, failed(seat, 'be defined', error));
     } finally {
       rmSync(file, { force: true });
     }
@@ -220,38 +240,12 @@ export class LibvirtRunner implements Runner {
     await (well ? this.#virsh.run('define', file) : validated());
   }
 
-  /** A domain of ours that somebody has renamed keeps its UUID, and libvirt defines none of another name over it. */
-  async #withNameFix(seat: Seat, error: DiskError): Promise<DiskError> {
-    if (!/already defined with uuid/.test(error.message)) return error;
-    const name = await this.#virsh.run('domname', seat.uuid).catch(() => undefined);
-    if (name === undefined || name === domainName(seat)) return error;
-    return new DiskError(
-      error.code,
-      `Seat '${seat.name}' cannot be defined: its domain was renamed to '${name}'`,
-      {
-        path: seat.definition,
-        detail: { fix: `virsh -c '${this.uri}' domrename '${name}' ${domainName(seat)}` },
-      },
-    );
-  }
-
   /** libvirt learns the passphrase of the seat's disks, before they are opened; again where it has been restarted since. */
   async #tellSecret(seat: Seat): Promise<void> {
     const encryption = disksOf(seat).find((disk) => disk.encryption)?.encryption;
     if (!encryption) return;
     this.#folder ??= createPrivateFolder('define');
-    const definition = this.#folder.file(`${encryption.secret}.xml`);
-    const value = this.#folder.file(`${encryption.secret}.key`);
-    try {
-      using _file = await layOutPassphrase(seat, value);
-      writeFileSync(definition, secretXml(encryption));
-      await this.#virsh.run('secret-define', definition);
-      await this.#virsh.run('secret-set-value', '--plain', encryption.secret, '--file', value);
-    } catch (error) {
-      throw failed(seat, 'be given its passphrase', error);
-    } finally {
-      rmSync(definition, { force: true });
-    }
+    await tellSecret(this.#virsh, this.#folder, seat, encryption);
   }
 
   async undefine(seat: Seat): Promise<void> {
@@ -287,8 +281,22 @@ export class LibvirtRunner implements Runner {
   async renew(seat: Seat): Promise<void> {
     const mark = await this.#markOf(seat);
     if (mark === undefined || !this.#isOurs(seat, mark)) return;
+    const autostart = (await this.#startingByThemselves()).has(seat.uuid);
     await this.undefine(seat);
     await this.define(seat);
+    if (!autostart) return;
+    try {
+      await this.#virsh.run('autostart', seat.uuid);
+    } catch (error) {
+      throw failed(seat, 'be started with its host any more', error);
+    }
+  }
+
+  /** Domains that libvirt starts by itself; of many seats that are made anew one after the other, the first asks for all. */
+  async #startingByThemselves(): Promise<ReadonlySet<string>> {
+    if (!this.#autostart || performance.now() - this.#autostart.at > toldPollMs)
+      this.#autostart = { at: performance.now(), uuids: listedUuids(this.#virsh, '--autostart') };
+    return await this.#autostart.uuids;
   }
 
   async start(seat: Seat, options: StartOptions = {}): Promise<void> {
@@ -389,19 +397,6 @@ export class LibvirtRunner implements Runner {
     await this.#events[Symbol.asyncDispose]();
     await this.#virsh[Symbol.asyncDispose]();
     this.#folder?.[Symbol.dispose]();
-  }
-
-  async #findDomainType(): Promise<DomainType> {
-    if (/^test[+:]/.test(this.uri)) return 'test';
-    const capabilities = await this.#virsh.run('capabilities').catch((error: unknown) => {
-      throw unreachable(this.uri, error);
-    });
-    if (!/<domain type=['"]kvm['"]/.test(capabilities)) return 'qemu';
-    const qemu = findQemu();
-    // Of another machine nothing can be tried from here.
-    if (qemu === undefined || !/^qemu(\+unix)?:\/\/\//.test(this.uri)) return 'kvm';
-    const { accelerator } = await chooseAccelerator({ qemu });
-    return accelerator === 'kvm' ? 'kvm' : 'qemu';
   }
 
   /** What the domain of the seat's UUID says of its origin; 'foreign': nothing. */
