@@ -1,6 +1,6 @@
 import { existsSync, statSync } from 'node:fs';
 import { basename, dirname, relative } from 'node:path';
-import { DiskError } from '../errors.ts';
+import { DiskError, isDiskError } from '../errors.ts';
 import { recordedDependents, recordsPlace } from '../platform/dependents.ts';
 import { errnoOf } from '../platform/errno.ts';
 import { processesWith } from '../platform/processes-with.ts';
@@ -212,8 +212,13 @@ export async function assertNotHeld(
   const held: Seat[] = [];
   for (const seat of seats) {
     if (!existsSync(seat.disk.path)) continue;
-    const { inUse, writer } = await probeLock(seat.disk.path);
-    if (whom === 'writers' ? writer : inUse) held.push(seat);
+    try {
+      const { inUse, writer } = await probeLock(seat.disk.path);
+      if (whom === 'writers' ? writer : inUse) held.push(seat);
+    } catch (error) {
+      // Who may not open a disk may stop its guest all the same.
+      if (whom !== 'writers' || !isDiskError(error, 'denied')) throw error;
+    }
   }
   const [first] = held;
   if (first === undefined) return;
@@ -226,7 +231,7 @@ export async function assertNotHeld(
       detail: {
         seats: held.length,
         fix: [
-          `end it where it was started (by another user, under another COWHERD_RUNTIME_DIR, by another libvirt)`,
+          `end it where it was started (by another user, under another COWHERD_RUNTIME_DIR, by another libvirt; 'cowherd serve' ends with Ctrl-C)`,
           ...who.map((one) => `'${basename(first.disk.path)}' is open in ${one}`),
         ].join('; '),
       },

@@ -12,6 +12,7 @@ import type { Seat, SeatDisk } from '../seat.ts';
 import { seatDiskFile } from '../seat-disk.ts';
 import { assertKeyOfDisk, disksOf } from '../seat-key.ts';
 import { assertMayChange, type Compacted, compactImage } from '../space/compact.ts';
+import { assertOneHost } from '../whereabouts.ts';
 import {
   type Input,
   type LabCommand,
@@ -60,6 +61,7 @@ async function compactSeats(input: Input, context: CliContext): Promise<number> 
     const seats = names.map((seat) => now.seats.get(seat)!);
     const check = async (off: readonly Seat[]) => {
       await assertNotRunning(off, runner, 'compact');
+      await assertOneHost(seats, runner);
       await assertOwnDisks(seats, runner);
       await compactable(now, seats, runner);
     };

@@ -14,7 +14,7 @@ import { whyKept } from '../seat-extras.ts';
 import { disksOf } from '../seat-key.ts';
 import { removeEmptyPool } from '../state.ts';
 import { tidy } from '../up.ts';
-import { withoutHosts } from '../whereabouts.ts';
+import { assertOneHost, withoutHosts } from '../whereabouts.ts';
 import {
   type LabCommand,
   labFrom,
@@ -52,6 +52,7 @@ const onThisMachine: LabCommand = async (input, context) => {
   const work = async () => {
     const check = async (off: readonly Seat[]) => {
       await assertNotRunning(off, runner, 'down', { throwsAway: true });
+      await assertOneHost(seats, runner, 'down');
       await assertOwnDisks(seats, runner);
       await planned();
     };

@@ -5,6 +5,7 @@ import type { LockOptions } from '../pool-lock.ts';
 import { assertNotRunning, assertOwnDisks } from '../release.ts';
 import type { Runner } from '../runner/runner.ts';
 import { selectSeats } from '../selection.ts';
+import { assertOneHost } from '../whereabouts.ts';
 import { type Input, labFrom, locked, runnerOf } from './command.ts';
 import { stopFirst } from './stop-first.ts';
 
@@ -55,6 +56,7 @@ export async function whileOff<T>(
   const whole = async () => {
     const one = [lab.seats.get(seat)!];
     const before = async () => {
+      await assertOneHost(one, runner);
       await assertOwnDisks(one, runner);
       await check(openLab(lab.spec.file, context.cwd), runner);
     };

@@ -7,6 +7,7 @@ import { type ResetResult, resetSeats } from '../reset.ts';
 import { savedAmong, savedGoes } from '../saved-memory.ts';
 import type { Seat } from '../seat.ts';
 import { assertPassphrase } from '../seat-image.ts';
+import { assertOneHost } from '../whereabouts.ts';
 import { warnOfBeside } from './beside.ts';
 import {
   type LabCommand,
@@ -51,6 +52,7 @@ const onThisMachine: LabCommand = async (input, context) => {
   const work = async () => {
     const check = async (off: readonly Seat[]) => {
       await assertNotRunning(off, runner, 'reset', { throwsAway: true });
+      await assertOneHost(seats, runner);
       await assertOwnDisks(seats, runner);
       const now = openLab(lab.spec.file, context.cwd);
       await resetSeats(now, names, { ...options, dryRun: true });

@@ -115,6 +115,11 @@ export class RemoteHost implements AsyncDisposable {
     return domainsBeside(this.#virsh, new Set(seats.map(({ uuid }) => uuid)));
   }
 
+  /** The machine's UUID, by which two names of one host are known. */
+  async machine(): Promise<string | undefined> {
+    return /<host>\s*<uuid>([^<]+)</.exec(await this.#virsh.run('capabilities'))?.[1];
+  }
+
   /** Whether there is a domain of that UUID. */
   async hasDomain(uuid: string): Promise<boolean> {
     const uuids = await this.#virsh.run('list', '--all', '--uuid');

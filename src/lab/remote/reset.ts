@@ -67,7 +67,7 @@ export function assertCopies(lab: RemoteLab, view: RemoteView, seats: readonly S
 
 /** Throws `in-use` where one of the seats is not known to be down. A saved memory goes with its disk (`savedIn` tells of it). */
 export function assertOff(view: RemoteView, seats: readonly Seat[], verb: string): void {
-  const running = seats.filter(({ name }) => !isDown(view.found.get(name)!.state));
+  const running = seats.filter(({ name }) => !isDown(view.found.get(name)?.state ?? 'unknown'));
   if (running.length === 0) return;
   const who = describeSeats(running.map(({ name }) => name));
   throw new DiskError('in-use', `${count(running.length, 'seat')} in use: ${who}`, {
@@ -77,7 +77,7 @@ export function assertOff(view: RemoteView, seats: readonly Seat[], verb: string
 
 /** Names of the seats whose guests' memory was saved. */
 export function savedIn(view: RemoteView, seats: readonly Seat[]): readonly string[] {
-  return seats.flatMap(({ name }) => (view.found.get(name)!.state === 'saved' ? [name] : []));
+  return seats.flatMap(({ name }) => (view.found.get(name)?.state === 'saved' ? [name] : []));
 }
 
 /** That one is off, as its domain is at this moment. */

@@ -263,6 +263,7 @@ function placementAfter(
 
 /** Seats that another host has too, and their disks, go from one host. */
 async function removeSurplus(lab: RemoteLab, remote: RemoteHost, plan: RemotePlan, names: readonly string[]) {
+  if (names.length > 0) await assertNoOtherName(lab, remote);
   const seats = names.map((name) => lab.seatOn(plan.view, name, remote.host.name));
   for (const seat of seats) {
     if (isDown(await lab.runner.state(seat))) continue;
@@ -274,6 +275,20 @@ async function removeSurplus(lab: RemoteLab, remote: RemoteHost, plan: RemotePla
   await assertNobodyStandsThere(lab, seats, 'release');
   const files = await remote.pool.list();
   for (const seat of seats) await removeSeat(lab, remote, seat, files);
+}
+
+/** Throws `exists` where another host is the same machine, with the same folder: what seems to be there twice is there once. */
+async function assertNoOtherName(lab: RemoteLab, remote: RemoteHost): Promise<void> {
+  const machine = await remote.machine();
+  for (const other of lab.hosts.values()) {
+    if (other === remote || other.pool.path !== remote.pool.path) continue;
+    if (machine === undefined || (await other.machine().catch(() => undefined)) !== machine) continue;
+    throw new DiskError(
+      'exists',
+      `${other.host.name} and ${remote.host.name} are one machine, with one folder: nothing there is there twice`,
+      { path: remote.pool.path, field: 'hosts', detail: { fix: 'take one of the two out of the lab file' } },
+    );
+  }
 }
 
 /**
