@@ -3,7 +3,7 @@ import { type GivenUp, nothingGivenUp } from '../give-up.ts';
 import type { DigestOptions } from '../master.ts';
 import { isOurs, largerDisk, type Problem, problemError } from '../plan.ts';
 import { definitionDigest } from '../runner/libvirt/marked-definition.ts';
-import { isDown, type SeatState } from '../runner/runner.ts';
+import { isDown, isOff } from '../runner/runner.ts';
 import { memoryWithoutDisk } from '../saved-memory.ts';
 import type { Seat } from '../seat.ts';
 import type { FoundSeat, HostView, RemoteHost } from './host.ts';
@@ -199,10 +199,6 @@ async function planHost(
   function isStale(seat: string): boolean {
     return view.found.get(seat)?.digest !== definitionDigest(lab.definitionOf(seats.get(seat)!));
   }
-}
-
-function isOff(state: SeatState): boolean {
-  return state === 'off' || state === 'crashed';
 }
 
 /** Gives a seat's disk more guest bytes. Throws `in-use` where it was started meanwhile, `io` where that did not happen. */
