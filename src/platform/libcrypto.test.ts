@@ -13,10 +13,14 @@ function byNode(key: Uint8Array, plain: Uint8Array): Buffer {
 }
 
 describe.skipIf(!libc())('AES of the OpenSSL in this process', () => {
-  it.each([16, 24, 32])('is Node’s, with a key of %s bytes', (keyBytes) => {
+  it.each([
+    ...[16, 24, 32].map((bytes) => [bytes, 'ecb'] as const),
+    ...[16, 24, 32].map((bytes) => [bytes, 'xts'] as const),
+    [32, 'faster'] as const,
+  ])('is Node’s, with a key of %s bytes, by %s', (keyBytes, way) => {
     const key = new Uint8Array(randomBytes(keyBytes));
     const plain = new Uint8Array(randomBytes(65_536 + 16));
-    using aes = nativeAes(key)!;
+    using aes = nativeAes(key, way)!;
     const shared = new Uint8Array(new SharedArrayBuffer(plain.length + 48)).subarray(48);
     for (const bytes of [new Uint8Array(plain), shared]) {
       bytes.set(plain);
@@ -26,6 +30,25 @@ describe.skipIf(!libc())('AES of the OpenSSL in this process', () => {
       expect(show(bytes)).toBe(show(plain));
     }
   });
+
+  it.each(['ecb', 'xts'] as const)(
+    'begins anew with each call, small or more than one of XTS may be: %s',
+    (way) => {
+      const key = new Uint8Array(randomBytes(32));
+      const plain = new Uint8Array(randomBytes(2 ** 24 + 4096));
+      const expected = byNode(key, plain);
+      using aes = nativeAes(key, way)!;
+      for (const pieces of [[16, 32, 496, 65_536, plain.length], [plain.length]]) {
+        const bytes = plain.slice();
+        let from = 0;
+        for (const to of pieces) {
+          aes.encrypt(bytes.subarray(from, to));
+          from = to;
+        }
+        expect(expected.equals(bytes)).toBe(true);
+      }
+    },
+  );
 
   it('does nothing after it was disposed', () => {
     const aes = nativeAes(new Uint8Array(32))!;
