@@ -2,12 +2,12 @@ import { constants, deflateRawSync, deflateSync, inflateRawSync, inflateSync } f
 import { beforeAll, describe, expect, test } from 'vitest';
 import { findCodec } from '../codecs/codec.ts';
 import { inflate, plainZlib } from '../codecs/inflate.ts';
-import { registerZlibCodec } from './zlib-codec.ts';
+import { registerZlibCodec, type ZlibLibrary } from './zlib-codec.ts';
 
 const text = new TextEncoder().encode('Golden images, herds of clones. '.repeat(2048));
 
-describe('zlib codec', () => {
-  beforeAll(registerZlibCodec);
+describe.each(['libdeflate', 'zlib'] as const)('zlib codec by %s', (library) => {
+  beforeAll(() => registerZlibCodec(library));
 
   test('packs with a window that a 4 KiB reader takes, and unpacks in spite of padding', async () => {
     const codec = findCodec('deflate')!;
@@ -38,45 +38,6 @@ describe('zlib codec', () => {
     const wrong = deflateSync(text);
     wrong[wrong.length - 1] ^= 1;
     await expect(codec.unpack(wrong, new Uint8Array(text.length))).rejects.toThrow(/damaged/);
-  });
-
-  test('packs the same by the functions of zlib and by streams of Node, many units at a time', async () => {
-    const before = process.env.COWHERD_NO_KOFFI;
-    const units = Array.from({ length: 100 }, (_, n) => {
-      const bytes =
-        n % 3 === 0 ? crypto.getRandomValues(new Uint8Array(20_000)) : text.slice(n, 20_000 + 300 * n);
-      return n % 3 === 1 ? bytes : bytes.fill(n, 100 * n, 110 * n);
-    });
-    const deflated = { deflate: deflateRawSync, zlib: deflateSync };
-    const noise = crypto.getRandomValues(new Uint8Array(700));
-    const packAll = async (name: 'deflate' | 'zlib') => {
-      registerZlibCodec();
-      const codec = findCodec(name)!;
-      return Promise.all(
-        units.map((unit, n) => codec.pack!(unit, n % 2 === 0 ? unit.length - 1 : 2 * unit.length)),
-      );
-    };
-    try {
-      for (const name of ['deflate', 'zlib'] as const) {
-        const unpack = name === 'deflate' ? inflateRawSync : inflateSync;
-        const packed = await packAll(name);
-        for (const [n, unit] of units.entries()) {
-          const bytes = packed[n];
-          const into = new Uint8Array(unit.length).fill(0x5a);
-          await findCodec(name)!.unpack(Buffer.concat([bytes ?? deflated[name](unit), noise]), into);
-          expect(Buffer.compare(into, unit)).toBe(0);
-          if (bytes) expect(Buffer.compare(unpack(bytes), unit)).toBe(0);
-          else expect(n % 6).toBe(0);
-        }
-        process.env.COWHERD_NO_KOFFI = '1';
-        expect(await packAll(name)).toEqual(packed.map((bytes) => bytes && Buffer.from(bytes)));
-        delete process.env.COWHERD_NO_KOFFI;
-      }
-    } finally {
-      if (before === undefined) delete process.env.COWHERD_NO_KOFFI;
-      else process.env.COWHERD_NO_KOFFI = before;
-      registerZlibCodec();
-    }
   });
 
   test('keeps to the limit', async () => {
@@ -121,5 +82,52 @@ describe('zlib codec', () => {
     const into = new Uint8Array(4096);
     await findCodec('deflate')!.unpack(deflateRawSync(text), into);
     expect(Buffer.compare(into, text.subarray(0, 4096))).toBe(0);
+  });
+});
+
+describe('ways of packing', () => {
+  test('are libdeflate’s, and one by the functions of zlib and by streams of Node, many units at a time', async () => {
+    const before = process.env.COWHERD_NO_KOFFI;
+    const units = Array.from({ length: 100 }, (_, n) => {
+      const bytes =
+        n % 3 === 0 ? crypto.getRandomValues(new Uint8Array(20_000)) : text.slice(n, 20_000 + 300 * n);
+      return n % 3 === 1 ? bytes : bytes.fill(n, 100 * n, 110 * n);
+    });
+    const deflated = { deflate: deflateRawSync, zlib: deflateSync };
+    const show = (bytes: Uint8Array | undefined) => bytes && Buffer.from(bytes).toString('base64');
+    const noise = crypto.getRandomValues(new Uint8Array(700));
+    const packAll = async (name: 'deflate' | 'zlib', library: ZlibLibrary = 'zlib') => {
+      registerZlibCodec(library);
+      const codec = findCodec(name)!;
+      return Promise.all(
+        units.map((unit, n) => codec.pack!(unit, n % 2 === 0 ? unit.length - 1 : 2 * unit.length)),
+      );
+    };
+    try {
+      for (const name of ['deflate', 'zlib'] as const) {
+        const unpack = name === 'deflate' ? inflateRawSync : inflateSync;
+        const expectWhole = async (packed: readonly (Uint8Array | undefined)[]) => {
+          for (const [n, unit] of units.entries()) {
+            const bytes = packed[n];
+            const into = new Uint8Array(unit.length).fill(0x5a);
+            await findCodec(name)!.unpack(Buffer.concat([bytes ?? deflated[name](unit), noise]), into);
+            expect(Buffer.compare(into, unit)).toBe(0);
+            if (bytes) expect(Buffer.compare(unpack(bytes), unit)).toBe(0);
+            else expect(n % 6).toBe(0);
+          }
+        };
+        await expectWhole(await packAll(name, 'libdeflate'));
+        const packed = await packAll(name);
+        await expectWhole(packed);
+        process.env.COWHERD_NO_KOFFI = '1';
+        expect((await packAll(name)).map(show)).toEqual(packed.map(show));
+        expect((await packAll(name, 'libdeflate')).map(show)).toEqual(packed.map(show));
+        delete process.env.COWHERD_NO_KOFFI;
+      }
+    } finally {
+      if (before === undefined) delete process.env.COWHERD_NO_KOFFI;
+      else process.env.COWHERD_NO_KOFFI = before;
+      registerZlibCodec();
+    }
   });
 });

@@ -3,6 +3,7 @@ import { type Codec, registerCodec } from '../codecs/codec.ts';
 import { plainDeflate, plainZlib } from '../codecs/inflate.ts';
 import { looksRandom } from '../codecs/randomness.ts';
 import { DiskError } from '../errors.ts';
+import { bindLibdeflate, type Libdeflate } from './libdeflate.ts';
 import { bindDeflate, bindInflate, type Deflate, type Inflate, leastBytes, memoryLevel } from './libz.ts';
 
 interface Shape {
@@ -15,7 +16,7 @@ interface Shape {
 }
 
 const shapes: readonly Shape[] = [
-  // A window of 4 KiB is what qcow2 allows.
+  // A window of 4 KiB is what QEMU packs with.
   {
     name: 'deflate',
     plain: plainDeflate,
@@ -35,14 +36,20 @@ const shapes: readonly Shape[] = [
 /** Takes a fifth less time than 6, zlib's own choice, and three thousandths more space. */
 const level = 5;
 
-/** Node's zlib, on the thread pool: several units at a time use several cores. */
+/** The furthest back that deflate can refer. libdeflate does; no reader of qcow2 that is known cares how far, QEMU included. */
+const farthest = 2 ** 15;
+
+/** libdeflate, or Node's zlib, on the thread pool: several units at a time use several cores. */
 class ZlibCodec implements Codec {
   readonly #shape: Shape;
+  readonly #library: ZlibLibrary;
+  #libdeflate: { readonly calls: Libdeflate | undefined } | undefined;
   #deflate: { readonly call: Deflate | undefined } | undefined;
   #inflate: { readonly call: Inflate | undefined } | undefined;
 
-  constructor(shape: Shape) {
+  constructor(shape: Shape, library: ZlibLibrary) {
     this.#shape = shape;
+    this.#library = library;
   }
 
   get name() {
@@ -52,11 +59,18 @@ class ZlibCodec implements Codec {
   async unpack(packed: Uint8Array, into: Uint8Array): Promise<void> {
     if (into.length >= leastBytes && packed.length > 0) {
       // Any window that may have been packed with.
-      this.#inflate ??= { call: bindInflate(this.name === 'deflate' ? -15 : 15) };
+      this.#inflate ??= {
+        call: this.#whole()?.inflate ?? bindInflate(this.name === 'deflate' ? -15 : 15),
+      };
       if (await this.#inflate.call?.(packed, into)) return;
     }
     // What ends elsewhere, or is damaged, is rare.
     return this.#unpackByNode(packed, into);
+  }
+
+  #whole(): Libdeflate | undefined {
+    this.#libdeflate ??= { calls: this.#library === 'libdeflate' ? bindLibdeflate(this.name) : undefined };
+    return this.#libdeflate.calls;
   }
 
   #unpackByNode(packed: Uint8Array, into: Uint8Array): Promise<void> {
@@ -91,10 +105,12 @@ class ZlibCodec implements Codec {
 
   async pack(bytes: Uint8Array, limit: number): Promise<Uint8Array | undefined> {
     const { windowBits } = this.#shape;
-    const inVain = looksRandom(bytes, 2 ** windowBits);
+    const inVain = looksRandom(bytes, this.#whole() ? farthest : 2 ** windowBits);
     if (inVain && limit < bytes.length) return undefined;
     if (inVain || bytes.length < leastBytes) return this.#packByNode(bytes, limit, inVain);
-    this.#deflate ??= { call: bindDeflate(this.name === 'deflate' ? -windowBits : windowBits, level) };
+    this.#deflate ??= {
+      call: this.#whole()?.deflate ?? bindDeflate(this.name === 'deflate' ? -windowBits : windowBits, level),
+    };
     const { call } = this.#deflate;
     return call ? call(bytes, limit) : this.#packByNode(bytes, limit, false);
   }
@@ -115,7 +131,10 @@ class ZlibCodec implements Codec {
   }
 }
 
-/** Makes Node's zlib the codec for deflate and zlib streams. */
-export function registerZlibCodec(): void {
-  for (const shape of shapes) registerCodec(new ZlibCodec(shape));
+/** What packs and unpacks, where it can be had; else the next one does. */
+export type ZlibLibrary = 'libdeflate' | 'zlib';
+
+/** Makes the system's libdeflate the codec for deflate and zlib streams, or Node's zlib. `library` is for tests. */
+export function registerZlibCodec(library: ZlibLibrary = 'libdeflate'): void {
+  for (const shape of shapes) registerCodec(new ZlibCodec(shape, library));
 }

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
-import { readFile, writeFile } from 'node:fs/promises';
+import { readFile, stat, writeFile } from 'node:fs/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { bindLibdeflate } from '../../src/platform/libdeflate.ts';
 import { pattern } from '../contract/model.ts';
 import { dataWriteId, makeDifferencingVhdx, writeDifferencingVhd } from '../support/hyper-v-images.ts';
 import { have, isRoot, mustRun, run, type TempDir, tempDir } from '../support/programs.ts';
@@ -19,6 +20,7 @@ beforeAll(async () => {
 });
 afterAll(() => dir.remove());
 
+const libdeflateIsThere = bindLibdeflate('deflate') !== undefined;
 const canMount = isRoot && existsSync('/dev/fuse');
 const kindNamed = (name: string): Kind => kinds.find((kind) => kind.name === name)!;
 
@@ -72,6 +74,44 @@ describe.skipIf(!have('7zz'))('7-Zip reads ours', () => {
     const { code, stdout, stderr } = await run('sh', ['-c', script], { cwd: dir.path });
     expect([code, stdout], stderr).toEqual([0, '']);
   });
+});
+
+describe('compressed clusters that refer back by more than the 4 KiB of QEMU’s own', () => {
+  // Of digits, so that it is worth packing, and each cluster twice the same half: what is 32,000 bytes before.
+  const half = () => Buffer.from(crypto.getRandomValues(new Uint8Array(16_000))).toString('hex');
+  const content = () =>
+    Buffer.concat(
+      Array.from({ length: 64 }, () => {
+        const text = half();
+        return Buffer.from((text + text).padEnd(65_536, text));
+      }),
+    );
+
+  beforeAll(async () => {
+    await writeFile(dir.file('model'), content());
+    await cow('convert', '-c', '-f', 'raw', '-O', 'qcow2', dir.file('model'), dir.file('far.qcow2'));
+    await cow('convert', '-c', '-f', 'raw', '-O', 'qcow', dir.file('model'), dir.file('far.qcow'));
+    if (!libdeflateIsThere) return;
+    // Each half alone takes half of its bytes at best: both of them were not packed apart.
+    expect((await stat(dir.file('far.qcow2'))).size).toBeLessThan(64 * 65_536 * 0.4);
+  });
+
+  it.skipIf(!qemuIsThere)('are read by qemu-img', async () => {
+    for (const format of ['qcow2', 'qcow']) {
+      const image = dir.file(`far.${format}`);
+      await mustRun('qemu-img', ['compare', '-f', 'raw', '-F', format, dir.file('model'), image]);
+    }
+  });
+
+  it.skipIf(!have('7zz'))('are read by 7-Zip', async () => {
+    const script = '7zz x -so -tqcow far.qcow2 >out && cmp out model';
+    const { code, stdout, stderr } = await run('sh', ['-c', script], { cwd: dir.path });
+    expect([code, stdout], stderr).toEqual([0, '']);
+  });
+
+  it.skipIf(!canMount || !have('qcowmount'))('are read by qcowmount', () =>
+    expectMounted('qcowmount', 'far.qcow2', 'qcow1'),
+  );
 });
 
 // libvmdk knows no monolithicFlat, which 7-Zip reads, nor 7-Zip a twoGbMaxExtentFlat.
