@@ -52,6 +52,7 @@ const judges = {
   bzip2: 'bzip2',
   zstd: 'zstd',
   gcc: 'gcc',
+  ...libdeflate,
   ...(hasDeviceMapper() ? { lvcreate: 'lvm2' } : {}),
 };
 
