@@ -27,7 +27,7 @@ export function processContext(program: string): CliContext {
       return process.stdin;
     },
     env: process.env,
-    cwd: process.cwd(),
+    cwd: workingDirectory(),
     signal,
     onProgressSignal(listener) {
       listeners.add(listener);
@@ -60,6 +60,15 @@ export function processContext(program: string): CliContext {
     },
     now: () => Date.now(),
   };
+}
+
+/** Of a folder that was deleted the system gives no name: what is looked for in it is not found, and absolute names are as ever. */
+export function workingDirectory(): string {
+  try {
+    return process.cwd();
+  } catch {
+    return '/proc/self/cwd';
+  }
 }
 
 /** The name in messages: that of the link the program was started by, without an extension of ours. */

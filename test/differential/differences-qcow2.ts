@@ -52,7 +52,8 @@ export const qcow2Differences = [
     what: '`convert -c` to qcow2 or qcow by zlib, where the library libdeflate is installed',
     qemuImg: 'refers back by at most 4 KiB',
     cowImg: 'refers back by up to 32 KiB, as deflate may; other bytes, of the same size',
-    reason: 'A quarter of the time. QEMU unpacks a cluster at once and takes any distance; so do 7-Zip and libqcow.',
+    reason:
+      'A quarter of the time. QEMU unpacks a cluster at once and takes any distance; so do 7-Zip and libqcow.',
     shown: 'elsewhere',
   },
   {

@@ -122,7 +122,7 @@ async function create(
       createImageFile(path, { ...making, options: { ...driverOptions(driver, options), ...keys } }),
     );
   } catch (error) {
-    throw worded(error, path, driver, options);
+    throw worded(error, path, driver, options, true);
   }
 }
 
@@ -135,9 +135,12 @@ export function worded(
   path: string,
   driver: FormatDriver,
   options: CreationOptions,
+  creating = false,
 ): unknown {
   const errno = isDiskError(error) ? error.detail.errno : errnoOf(error);
-  if (errno === 'EFBIG') return tooLarge(driver.name, options);
+  // As QEMU has it, `create` says so of the system's own limits too (ulimit -f, FAT), `convert` does not.
+  if (errno === 'EFBIG' && (creating || isDiskError(error, 'out-of-range')))
+    return tooLarge(driver.name, options);
   const backing = options.shown.get('backing_file');
   if (backing !== undefined && isDiskError(error) && error.detail.used !== undefined) {
     // The header has no room for the name.
