@@ -4,12 +4,9 @@ import {
   closeSync,
   fsyncSync,
   linkSync,
-  lstatSync,
   openSync,
   readdirSync,
-  readlinkSync,
   renameSync,
-  type Stats,
   statSync,
   unlinkSync,
 } from 'node:fs';
@@ -19,6 +16,7 @@ import { DiskError } from '../errors.ts';
 import { asSystemError, errnoName, errnoOf, systemError } from './errno.ts';
 import { libc } from './libc.ts';
 import { hasEnded, isAlive, processMark } from './process-identity.ts';
+import { beside, lstatIfAny, placeOf, type TargetPlace } from './target-place.ts';
 
 /** A file that is written aside, in the same directory, and takes its place whole or not at all. */
 export interface Aside extends AsyncDisposable {
@@ -62,7 +60,6 @@ let exitHooked = false;
 
 /** Names longer than this are cut, so that the temporary name stays under the usual limit of 255 bytes. */
 const longestName = 180;
-const maxLinks = 40;
 
 /**
  * Prepares to write `path` aside: `.NAME.cowherd-PID-START.PLACE.RANDOM.part` beside it (START and PLACE tell this
@@ -75,10 +72,17 @@ export function createAside(
   path: string,
   options: { readonly deviceLink?: boolean; readonly asNamed?: boolean } = {},
 ): Aside {
-  const end = options.asNamed ? { path: resolve(path), isDevice: false } : followLinks(path);
-  const target = end.isDevice && options.deviceLink ? resolve(path) : end.path;
-  if (end.isDevice && target === end.path) {
+  const end: TargetPlace = options.asNamed ? { path: resolve(path), kind: 'file' } : placeOf(path);
+  const target = end.kind === 'device' && options.deviceLink ? resolve(path) : end.path;
+  if (end.kind === 'device' && target === end.path) {
     throw new DiskError('unsupported', `'${path}' is a device: no file can take its place`, { path });
+  }
+  if (end.kind === 'open-file') {
+    throw new DiskError(
+      'unsupported',
+      `'${path}' is a file that a process has open: no file can take its place (name it by a path of its own)`,
+      { path },
+    );
   }
   const temporary = hiddenName(target);
   live.add(temporary);
@@ -162,7 +166,7 @@ function hiddenName(target: string): string {
   const random = Math.floor(Math.random() * 2 ** 48)
     .toString(16)
     .padStart(12, '0');
-  return join(dirname(target), `.${cutName(basename(target))}.cowherd-${processMark()}.${random}.part`);
+  return beside(target, `.${cutName(basename(target))}.cowherd-${processMark()}.${random}.part`);
 }
 
 /** Deletes every temporary file of this process that is not committed; at once, for a process about to end. */
@@ -223,30 +227,11 @@ function isLeftover(path: string, pid: string, mark: string, now: number): boole
   return mark.includes('.') || !isAlive(Number(pid));
 }
 
-/** Where a path leads by symbolic links, the last of which may lead to nothing yet, and whether that is a device. */
-function followLinks(path: string): { readonly path: string; readonly isDevice: boolean } {
-  let at = resolve(path);
-  for (let links = 0; links < maxLinks; links++) {
-    const stats = lstatIfAny(at);
-    if (!stats?.isSymbolicLink()) return { path: at, isDevice: isDevice(stats) };
-    at = resolve(dirname(at), readlinkSync(at));
-  }
-  throw systemError('ELOOP', 'create', path);
-}
-
-function isDevice(stats: Stats | undefined): boolean {
-  return stats !== undefined && (stats.isBlockDevice() || stats.isCharacterDevice());
-}
-
 /** A file's name, cut so that marks can be put to it. */
 export function cutName(name: string): string {
   let cut = name;
   while (Buffer.byteLength(cut) > longestName) cut = cut.slice(0, -1);
   return cut;
-}
-
-function lstatIfAny(path: string): Stats | undefined {
-  return lstatSync(path, { throwIfNoEntry: false });
 }
 
 function removeFile(path: string): boolean {
