@@ -1,19 +1,18 @@
 import {
   chmodSync,
-  chownSync,
   closeSync,
   fsyncSync,
   linkSync,
   openSync,
   readdirSync,
   renameSync,
-  statSync,
   unlinkSync,
 } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { asSystemError, errnoName, errnoOf, systemError } from './errno.ts';
+import { copyAttributes } from './file-attributes.ts';
 import { libc } from './libc.ts';
 import { hasEnded, isAlive, processMark } from './process-identity.ts';
 import { beside, lstatIfAny, placeOf, type TargetPlace } from './target-place.ts';
@@ -102,7 +101,7 @@ export function createAside(
     try {
       if (durable) syncPath(temporary);
       if (replace) {
-        copyAttributes(target, temporary);
+        copyAttributes(target, temporary, { mode });
         if (mode !== undefined) chmodSync(temporary, mode);
         renameSync(temporary, target);
       } else {
@@ -243,23 +242,6 @@ function removeFile(path: string): boolean {
     if (errnoOf(error) === 'ENOENT' || !lstatIfAny(path)) return false;
     throw asSystemError(error, 'delete', path);
   }
-}
-
-/** Gives a file the mode of another one, and its owner where that may be. Nothing where that is no regular file. */
-export function copyAttributes(from: string, to: string): void {
-  const old = statSync(from, { throwIfNoEntry: false });
-  // What a link to a device has is the device's.
-  if (!old?.isFile()) return;
-  const own = statSync(to);
-  // The owner first: changing it clears the set-user-ID bits. Only the superuser can, and it is no reason to fail.
-  if (old.uid !== own.uid || old.gid !== own.gid) {
-    try {
-      chownSync(to, old.uid, old.gid);
-    } catch (error) {
-      if (errnoOf(error) !== 'EPERM') throw error;
-    }
-  }
-  chmodSync(to, old.mode % 0o10000);
 }
 
 /**

@@ -3,6 +3,7 @@ import { basename, dirname } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { type CommitOptions, sweepAsides, syncDirectory } from '../platform/atomic-file.ts';
 import { asSystemError, systemError } from '../platform/errno.ts';
+import { modeSaysAll } from '../platform/file-attributes.ts';
 import { replaceRefusal, type TargetPlace } from '../platform/target-place.ts';
 import { emptyUnlessInUse, type FileStore, openFileStore } from './file.ts';
 import type { ByteStore } from './store.ts';
@@ -94,6 +95,8 @@ export function keepsItsPlace(
   // An open file may have no name at all; `createAside` says so to who may not write in place.
   if (place.kind === 'open-file') return !keepLinks;
   if (!keepLinks && old.nlink > 1n) return true;
+  // Who may read it or write to it would be lost with it.
+  if (!keepLinks && !modeSaysAll([place.path, dirname(place.path)])) return true;
   const refusal = replaceRefusal(place.path);
   if (refusal !== undefined && keepLinks) throw systemError(refusal, 'replace', place.path);
   return refusal !== undefined;
