@@ -1,5 +1,5 @@
 import { dirname } from 'node:path';
-import { type CommitOptions, syncDirectory } from '../platform/atomic-file.ts';
+import { type CommitOptions, newGroup, syncDirectory, undoAtExit } from '../platform/atomic-file.ts';
 import type { TargetFile } from './file-target.ts';
 
 /**
@@ -15,23 +15,36 @@ export async function commitTogether(
   if (siblings.length === 0) return main.commit(how);
   if (durable) await settleAll([...siblings, main]);
   const { replace = true } = how ?? {};
+  const group = newGroup();
+  const folders = new Set(siblings.map(({ written }) => dirname(written)));
+  const role = folders.size === 1 && folders.has(dirname(main.written)) ? 'main' : 'far';
+  const all = [...siblings, main];
+  const release = undoAtExit(() => takeAllBack(all));
   try {
     // An image must not be there with data that is another image's, nor without what it names.
-    if (replace) main.withdraw({ named: !siblings.some((one) => one.replaces) });
+    if (replace) main.withdraw({ named: !siblings.some((one) => one.replaces), group, role });
     for (const file of siblings) {
-      if (replace) file.withdraw({ named: true });
+      if (replace) file.withdraw({ named: true, group, role: 'kept' });
       await file.commit({ ...how, durable: false });
     }
     if (durable) {
-      for (const folder of new Set(siblings.map(({ written }) => dirname(written)))) syncDirectory(folder);
+      for (const folder of folders) syncDirectory(folder);
     }
     await main.commit(how);
   } catch (error) {
-    takeAllBack([...siblings, main]);
+    takeAllBack(all);
     throw error;
+  } finally {
+    release();
   }
-  // Only now what was replaced goes.
-  for (const file of [...siblings, main]) await file[Symbol.asyncDispose]();
+  // Only now what was replaced goes. The image is in its place, whatever becomes of the old one.
+  for (const file of all) {
+    try {
+      await file[Symbol.asyncDispose]();
+    } catch (error) {
+      process.emitWarning(`What was replaced could not be deleted: ${(error as Error).message}`);
+    }
+  }
 }
 
 function takeAllBack(files: readonly TargetFile[]): void {

@@ -1,7 +1,12 @@
 import { type BigIntStats, fchmodSync, truncateSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { isDiskError } from '../errors.ts';
-import { type CommitOptions, sweepAsides, syncDirectory } from '../platform/atomic-file.ts';
+import {
+  type CommitOptions,
+  sweepAsides,
+  syncDirectory,
+  type WithdrawOptions,
+} from '../platform/atomic-file.ts';
 import { asSystemError, systemError } from '../platform/errno.ts';
 import { modeSaysAll } from '../platform/file-attributes.ts';
 import { replaceRefusal, type TargetPlace } from '../platform/target-place.ts';
@@ -45,7 +50,7 @@ export interface TargetFile extends AsyncDisposable {
    * Takes the file that will be replaced out of its place, before `commit`, and keeps it until this is disposed; `named`: leaves it there
    * until `commit`. In place: nothing, its content is gone already.
    */
-  withdraw(options?: { readonly named?: boolean }): void;
+  withdraw(options: WithdrawOptions): void;
   /** After `withdraw`, undoes that and a `commit`, as far as the file was written aside. */
   takeBack(): void;
   /** Closes the store and makes its content durable, before a `commit` that is told that this is not needed. */
