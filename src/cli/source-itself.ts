@@ -1,4 +1,4 @@
-import { fstatSync, statSync } from 'node:fs';
+import { type BigIntStats, fstatSync, statSync } from 'node:fs';
 import type { Image } from '../image/image.ts';
 import { takesNewImages } from '../image/nodes/drivers/index.ts';
 import { requireFile } from '../image/reference.ts';
@@ -19,9 +19,7 @@ export function refuseSourceItself(
   path: string,
   { share }: { readonly share: boolean },
 ): void {
-  const target = takesNewImages(path)
-    ? undefined
-    : statSync(requireFile(path), { throwIfNoEntry: false, bigint: true });
+  const target = takesNewImages(path) ? undefined : statIfAny(requireFile(path));
   if (!target || !(target.isFile() || target.isBlockDevice())) return;
   for (const source of sources) {
     for (let image: Image | undefined = source; image; image = image.backing) {
@@ -35,5 +33,14 @@ export function refuseSourceItself(
       const other = path === file.name ? '' : ', under another name';
       throw new CliFailure(`${path}: it is '${file.name}', which is read${other}`);
     }
+  }
+}
+
+/** What cannot be looked at cannot be made either, and that says why. */
+function statIfAny(path: string): BigIntStats | undefined {
+  try {
+    return statSync(path, { bigint: true });
+  } catch {
+    return undefined;
   }
 }
