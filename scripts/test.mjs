@@ -32,6 +32,8 @@ const judges = {
   'mkfs.btrfs': 'btrfs-progs',
   'mkfs.xfs': 'xfsprogs',
   strace: 'strace',
+  setfacl: 'acl',
+  setfattr: 'attr',
   'mkfs.fat': 'dosfstools',
   mcopy: 'mtools',
   'grub-mkrescue': 'grub-common',

@@ -86,6 +86,24 @@ export const differences = [
     reason: 'A slip should not cost an image.',
   },
   {
+    id: 'device-lock',
+    what: '`create` or `convert` to a block device by another node of it (`mknod`), or with `-U`, that is read or stands beneath what is read',
+    qemuImg: 'writes over what it reads',
+    cowImg: 'refuses it',
+    reason:
+      'A slip should not cost an image. (By its own node the lock stops both programs, in the same words.)',
+    shown: 'elsewhere',
+  },
+  {
+    id: 'replaced-file',
+    what: 'A file that `create` or `convert` replaces',
+    qemuImg: 'is emptied and filled again: programs that have it open, and its inode, stay',
+    cowImg:
+      'is another file of the same name, mode, owner, access control list and extended attributes (but for file capabilities and integrity sums); written in place are block devices, files that a process has open (`/dev/fd/3`), with other hard links, or that nothing can be renamed over',
+    reason: 'So a failure or a kill leaves the old file.',
+    shown: 'elsewhere',
+  },
+  {
     id: 'bench-nothing',
     what: '`bench -d 0`, and `bench` of an image of 0 bytes',
     qemuImg: 'waits for ever; crashes (division by zero)',
