@@ -50,6 +50,8 @@ const makeSchema = () => {
     /** Masters that the lab has rolled away from, and that seats still stand on. */
     former: z.array(master).min(1).optional(),
     seats: z.array(seatStateSchema()),
+    /** URIs of the libvirts that have the seats' domains, by host; '' is that of a lab without hosts. Those that have answered. */
+    libvirt: z.record(z.string(), z.string()).optional(),
   });
 };
 

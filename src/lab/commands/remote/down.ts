@@ -1,5 +1,5 @@
 import { count, describeSeats } from '../../describe.ts';
-import { givenUp, strayProblem } from '../../give-up.ts';
+import { assertGone, givenUp, strayProblem } from '../../give-up.ts';
 import { assertOff, assertOwnPlaces, savedIn, takeDownRemote } from '../../remote/reset.ts';
 import { assertNobodyStandsThere } from '../../remote/standing.ts';
 import {
@@ -25,6 +25,7 @@ export const run: LabCommand = async (input, context) => {
   const giveUp = givenUp(input.options.giveUp, lab.spec.hosts, 'hosts');
   const work = async () => {
     let view = await lookAt(lab, context);
+    assertGone(giveUp, lab.spec.hosts!, new Set(view.replaced.map(({ host }) => host)));
     assertNoTwins(lab, view, [...view.found.keys()]);
     assertOwnFolder(lab, view, lab.spec.seats);
     // Of one that is not listed, and of another folder, another lab of that name may be the owner.
@@ -45,9 +46,9 @@ export const run: LabCommand = async (input, context) => {
     await check();
     const down = view.hosts.filter((one) => one.down !== undefined).map(({ host }) => host.name);
     const left = hiddenSeats(view, giveUp);
-    for (const [host, strays] of straysOf(lab, view)) {
-      if (giveUp.hosts.has(host)) continue;
-      const { what, fix } = strayProblem(host, strays, lab.spec.file, { disks: 'there', verb: 'down' });
+    for (const stray of straysOf(lab, view)) {
+      if (giveUp.hosts.has(stray.host)) continue;
+      const { what, fix } = strayProblem(stray, lab.spec.file, { disks: 'there', verb: 'down' });
       warn(context, `${what}: left alone (${fix})`);
     }
     const told = input.options.stop === true ? { stopped } : {};

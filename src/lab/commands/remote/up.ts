@@ -3,6 +3,7 @@ import { count, describeSeats, milliseconds } from '../../describe.ts';
 import { type GivenUp, givenUp } from '../../give-up.ts';
 import { fixOf, withoutControls } from '../../messages.ts';
 import type { RemoteLab } from '../../remote/lab.ts';
+import { writeOwnRecord } from '../../remote/own-record.ts';
 import { applyRemote, isIdle, planRemote, type RemoteApplied, type RemotePlan } from '../../remote/up.ts';
 import { type LabCommand, lazyProgress, say, sayJson, startToo, wantsJson, warn } from '../command.ts';
 import { describeProblems } from '../describe-plan.ts';
@@ -27,7 +28,11 @@ const command =
       const plan = await planned(lab, context, { make: true, giveUp });
       const none = { created: [], completed: [], grown: [], defined: [], removed: [], copied: [] };
       const nothing: RemoteApplied = { ...none, failures: [] };
-      if (isIdle(plan, prune)) return { plan, applied: nothing };
+      if (isIdle(plan, prune)) {
+        // Another machine may have been at work meanwhile.
+        if (plan.view.placement) writeOwnRecord(lab.spec, plan.view.placement);
+        return { plan, applied: nothing };
+      }
       const onHost = (host: string, what: string) => !wantsJson(input) && say(context, `  ${host}: ${what}`);
       return { plan, applied: await applyRemote(lab, plan, { prune, signal: context.signal, onHost }) };
     });
