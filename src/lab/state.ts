@@ -78,6 +78,11 @@ export function statePath(pool: string, lab: string): string {
   return join(pool, recordFolder, `lab-${lab}.json`);
 }
 
+/** Beside the lab file: what this machine saw last of who is where, of a lab whose hosts have pools of their own. */
+export function hostsRecordPath({ file, name }: { readonly file: string; readonly name: string }): string {
+  return join(dirname(file), recordFolder, `hosts-${name}.json`);
+}
+
 /** The lab's state, or undefined where none was made. Throws `corrupt` for a damaged one. */
 export function readState(pool: string, lab: string): LabState | undefined {
   return readStateFile(statePath(pool, lab));

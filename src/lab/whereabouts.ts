@@ -1,3 +1,5 @@
+import { existsSync, rmSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { DiskError } from '../errors.ts';
 import {
   assertGone,
@@ -13,6 +15,7 @@ import { type Lab, labOf } from './lab.ts';
 import type { Problem } from './plan.ts';
 import type { Runner } from './runner/runner.ts';
 import type { Seat } from './seat.ts';
+import { hostsRecordPath, removeEmptyRecords } from './state.ts';
 
 /*
  * Which of the hosts that share a pool has a seat's domain: the state remembers one, and the hosts' libvirts tell which it is.
@@ -39,10 +42,16 @@ export async function locate(lab: Lab, runner: Runner, giveUp: GivenUp): Promise
   const { file } = lab.spec;
   const all = [...lab.seats.values(), ...lab.unlisted.values()];
   const { answered, has } = (await runner.whereabouts?.(all)) ?? { answered: new Set(), has: new Map() };
-  assertGone(giveUp, lab.spec.hosts ?? [], renamed(all));
+  const apart = await apartFrom(lab);
+  assertGone(giveUp, lab.spec.hosts ?? [], new Set([...renamed(all), ...apart.map(({ host }) => host)]));
   const placed = new Map<string, string | undefined>();
   const left = (await leftBehind(all, { answered, has })).filter(({ host }) => !gone.has(host));
-  const problems: Problem[] = left.map((stray) => strayProblem(stray, file, { disks: 'shared' }));
+  const problems: Problem[] = [
+    ...apart
+      .filter(({ host }) => !gone.has(host))
+      .map((stray) => strayProblem(stray, file, { disks: 'there' })),
+    ...left.map((stray) => strayProblem(stray, file, { disks: 'shared' })),
+  ];
   for (const { host } of surplus) {
     if (!answered.has(host)) throw new DiskError('not-found', `The host ${host} is not there`);
   }
@@ -65,6 +74,26 @@ export async function locate(lab: Lab, runner: Runner, giveUp: GivenUp): Promise
     (seat) => placed.has(seat.name) && (seat.former || placed.get(seat.name) !== seat.host),
   );
   return { lab: moves ? labOf(lab.spec, placed) : lab, problems, surplus: there, answered };
+}
+
+/** Seats that hosts with pools of their own keep, as far as this machine knows, while the lab file has none such. */
+async function apartFrom({ spec }: Lab): Promise<readonly Stray[]> {
+  if (!existsSync(hostsRecordPath(spec))) return [];
+  return (await import('./remote/own-record.ts')).leftApart(spec);
+}
+
+/** Throws `not-found` where hosts with pools of their own keep seats of the lab, and are not given up. */
+export async function assertNoneApart(lab: Lab, { hosts }: GivenUp): Promise<void> {
+  const stray = (await apartFrom(lab)).find(({ host }) => !hosts.has(host));
+  if (!stray) return;
+  const { what, path, fix } = strayProblem(stray, lab.spec.file, { disks: 'there', verb: 'down' });
+  throw new DiskError('not-found', what, { path, field: 'hosts', detail: { fix } });
+}
+
+/** Forgets what such hosts keep. The caller has seen that they are given up. */
+export function forgetApart({ spec }: Lab): void {
+  rmSync(hostsRecordPath(spec), { force: true });
+  removeEmptyRecords(dirname(spec.file));
 }
 
 /** Hosts whose address is not what it was. */

@@ -1,4 +1,4 @@
-import { chmodSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../support/libvirtd.ts';
@@ -196,5 +196,64 @@ describe.skipIf(!haveLibvirtd)('a name in the lab file stands for the machine th
     expect([await domains('1'), await domains('2')]).toEqual([['class-s1'], ['class-s2']]);
     await bench.must('down');
     for (const machine of libvirts.keys()) expect(await files(machine)).toEqual([]);
+  }, 200_000);
+
+  it('also when the lab file names no host any more, or none with a pool of its own', async () => {
+    write({ a: '1' });
+    await bench.must('up', '--start');
+    const rest = {
+      master: 'masters/m.raw',
+      seats: ['s1', 's2'],
+      memory: '16M',
+      network: 'none',
+      disk: { size: '16M' },
+    };
+    const local = () => bench.write('lab.yaml', { ...rest, runner: { libvirt: uri('2') } });
+    local();
+    const told = /s1, s2 are on the host a, which the lab file does not name[\s\S]*--give-up a/;
+    for (const command of ['plan', 'up', 'down']) refused(await bench.run(command), told);
+    refused(await bench.run('up', '--give-up', 'b'), told);
+    bench.write('lab.yaml', { ...rest, runner: 'libvirt', hosts: [{ name: 'a', libvirt: uri('1') }] });
+    for (const command of ['plan', 'up', 'down'])
+      refused(await bench.run(command), /on what a was before[\s\S]*--give-up a/);
+    expect(existsSync(bench.path('class', 's1.qcow2'))).toBe(false);
+    expect([await virsh('1', 'list', '--name'), await domains('2')]).toEqual(['class-s1\nclass-s2', ['']]);
+    write({ a: '1' });
+    expect(await bench.must('up')).toContain('nothing to do');
+    local();
+    await bench.must('up', '--give-up', 'a');
+    expect(await bench.must('up')).toContain('nothing to do');
+    expect([await virsh('1', 'list', '--name'), await domains('2')]).toEqual([
+      'class-s1\nclass-s2',
+      ['class-s1', 'class-s2'],
+    ]);
+    // And now these are the lab's, whatever the host says.
+    write({ a: '1' });
+    const here =
+      /s1, s2 are in this folder, from when no host had a pool of its own[\s\S]*--give-up this-machine/;
+    for (const command of ['plan', 'up']) refused(await bench.run(command), here);
+    local();
+    await bench.must('down');
+  }, 200_000);
+
+  it('nor are seats forgotten that this machine has, when the lab gets hosts', async () => {
+    bench.write('lab.yaml', { seats: ['s1', 's2'], disk: { size: '16M' } });
+    await bench.must('up');
+    const before = readFileSync(bench.path('class', 's1.qcow2'));
+    write({ a: '1' });
+    const told =
+      /s1, s2 are in this folder, from when no host had a pool of its own[\s\S]*--give-up this-machine/;
+    for (const command of ['plan', 'up']) refused(await bench.run(command), told);
+    refused(await bench.run('roll', 'lab.yaml', 'masters/m.raw', '--dry-run'), told);
+    expect((await bench.run('down')).err).toContain('left alone: s1, s2');
+    expect([await domains('1'), await files('1')]).toEqual([[''], []]);
+    await bench.must('up', '--give-up', 'this-machine');
+    expect(await bench.must('up')).toContain('nothing to do');
+    expect(await domains('1')).toEqual(['class-s1', 'class-s2']);
+    expect(readFileSync(bench.path('class', 's1.qcow2')).equals(before)).toBe(true);
+    await bench.must('down');
+    bench.write('lab.yaml', { seats: ['s1', 's2'], disk: { size: '16M' } });
+    expect(await bench.must('up')).toContain('nothing to do');
+    await bench.must('down');
   }, 200_000);
 });

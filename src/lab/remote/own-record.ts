@@ -1,10 +1,10 @@
 import { rmSync } from 'node:fs';
-import { dirname, join } from 'node:path';
 import { DiskError } from '../../errors.ts';
-import { recordFolder } from '../../platform/dependents.ts';
 import { asSystemError } from '../../platform/errno.ts';
 import { readJsonFile, writeJsonFile } from '../../platform/json-file.ts';
+import type { Stray } from '../give-up.ts';
 import type { LabSpec } from '../spec/load.ts';
+import { hostsRecordPath } from '../state.ts';
 import { longestRecord, type Placement, placementOf } from './records.ts';
 
 /*
@@ -14,14 +14,9 @@ import { longestRecord, type Placement, placementOf } from './records.ts';
 
 type Named = Pick<LabSpec, 'file' | 'name'>;
 
-/** Where it is. */
-export function ownRecordPath({ file, name }: Named): string {
-  return join(dirname(file), recordFolder, `hosts-${name}.json`);
-}
-
 /** The record, or undefined where there is none. Throws `corrupt` for a damaged one. */
 export function readOwnRecord(spec: Named): Placement | undefined {
-  const path = ownRecordPath(spec);
+  const path = hostsRecordPath(spec);
   const fix = 'move it away: where seats are is asked of the hosts that the lab file names';
   const value = readJsonFile(path, longestRecord, fix);
   if (value === undefined) return undefined;
@@ -35,14 +30,25 @@ export function readOwnRecord(spec: Named): Placement | undefined {
 
 /** Writes it, whole or not at all. */
 export function writeOwnRecord(spec: Named, placement: Placement): void {
-  writeJsonFile(ownRecordPath(spec), placement);
+  writeJsonFile(hostsRecordPath(spec), placement);
 }
 
 export function removeOwnRecord(spec: Named): void {
-  const path = ownRecordPath(spec);
+  const path = hostsRecordPath(spec);
   try {
     rmSync(path, { force: true });
   } catch (cause) {
     throw asSystemError(cause, 'remove', path);
   }
+}
+
+/** Seats that hosts with pools of their own keep, while the lab file has no such hosts any more. Throws `corrupt`. */
+export function leftApart(spec: LabSpec): readonly Stray[] {
+  const { seats = {}, hosts = {} } = readOwnRecord(spec) ?? {};
+  const names = [...new Set(Object.values(seats))];
+  return names.map((host) => ({
+    host,
+    seats: Object.keys(seats).filter((seat) => seats[seat] === host),
+    was: spec.hosts?.some(({ name }) => name === host) ? hosts[host] : undefined,
+  }));
 }

@@ -1,8 +1,19 @@
+import { existsSync } from 'node:fs';
 import { DiskError } from '../../errors.ts';
 import { describeSeats } from '../describe.ts';
 import { domainName } from '../domain-xml.ts';
-import { type GivenUp, type Stray, strayed, strayProblem, twinError, twinProblem } from '../give-up.ts';
+import {
+  type GivenUp,
+  noHost,
+  type Stray,
+  strayed,
+  strayProblem,
+  twinError,
+  twinProblem,
+} from '../give-up.ts';
+import { realPath, seatPaths } from '../lab.ts';
 import type { Problem } from '../plan.ts';
+import { hostsRecordPath, readState } from '../state.ts';
 import type { FoundSeat, HostView } from './host.ts';
 import type { RemoteLab, RemoteView } from './lab.ts';
 import type { Placement } from './records.ts';
@@ -121,6 +132,34 @@ export function assertOwnFolder(lab: RemoteLab, view: RemoteView, seats: readonl
   });
 }
 
+/** Seats that this machine, or hosts that shared its pool, had before hosts got pools of their own, and that nobody has taken down. */
+export function localSeats({ spec }: RemoteLab): {
+  readonly pool: string;
+  readonly seats: readonly string[];
+} {
+  const pool = realPath(spec.pool);
+  // Who was on the hosts already has said what becomes of them.
+  const state = existsSync(hostsRecordPath(spec)) ? undefined : readState(pool, spec.name);
+  const made = (state?.seats ?? []).filter(({ name }) => existsSync(seatPaths(pool, name).disk));
+  return { pool, seats: made.map(({ name }) => name) };
+}
+
+function localProblems(lab: RemoteLab, gone: ReadonlySet<string>): readonly Problem[] {
+  const { pool, seats } = localSeats(lab);
+  if (seats.length === 0 || gone.has(noHost)) return [];
+  const are = seats.length === 1 ? 'is' : 'are';
+  return [
+    {
+      path: pool,
+      what: `${describeSeats(seats)} ${are} in this folder, from when no host had a pool of its own`,
+      fix: [
+        "put the lab file back as it was: 'cowherd save' keeps what they hold, 'cowherd down' removes them.",
+        `'cowherd up --give-up ${noHost}' leaves them as they are, and makes others on the hosts`,
+      ].join(' '),
+    },
+  ];
+}
+
 /** What of where seats are keeps `up` from doing anything. */
 export function whereProblems(
   lab: RemoteLab,
@@ -140,6 +179,7 @@ export function whereProblems(
     twinProblem(name, hostsOf(view, name), spec.file),
   );
   return [
+    ...localProblems(lab, gone),
     ...strays,
     ...twins,
     ...folderProblems(

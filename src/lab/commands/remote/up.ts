@@ -2,6 +2,7 @@ import type { CliContext } from '../../../cli/context.ts';
 import { count, describeSeats, milliseconds } from '../../describe.ts';
 import { type GivenUp, givenUp } from '../../give-up.ts';
 import { fixOf, withoutControls } from '../../messages.ts';
+import { describeOnHosts, made } from '../../remote/dry-run.ts';
 import type { RemoteLab } from '../../remote/lab.ts';
 import { writeOwnRecord } from '../../remote/own-record.ts';
 import { applyRemote, isIdle, planRemote, type RemoteApplied, type RemotePlan } from '../../remote/up.ts';
@@ -21,7 +22,7 @@ const command =
     const only = dryRun || input.options.dryRun === true;
     if (only) {
       const plan = await planned(lab, context, { make: false, giveUp });
-      describe(plan, input.options.output === 'json', lab, prune, context);
+      describe(plan, input.options.output === 'json', lab, prune, context, true);
       return plan.problems.length > 0 ? 1 : 0;
     }
     const { plan, applied } = await lockedRemote(lab, async () => {
@@ -85,12 +86,20 @@ async function planned(
 function describe(
   plan: RemotePlan,
   json: boolean,
-  { spec }: RemoteLab,
+  lab: RemoteLab,
   prune: boolean,
   context: CliContext,
+  dryRun = false,
 ): void {
+  const { spec } = lab;
+  const makes = dryRun ? plan.hosts.map((one) => made(lab, plan.view, one)) : [];
   if (json) {
-    const { hosts, problems, view } = plan;
+    const { problems, view } = plan;
+    const hosts = plan.hosts.map((one, i) => ({
+      ...one,
+      files: makes[i]?.files,
+      domains: makes[i]?.domains,
+    }));
     sayJson(context, { lab: spec.name, hosts, problems, content: view.master?.content });
     return;
   }
@@ -118,4 +127,5 @@ function describe(
         : `    ${host}: kept, not listed: ${describeSeats(unlisted)}`,
     );
   }
+  for (const line of describeOnHosts(makes)) say(context, line);
 }
