@@ -92,10 +92,9 @@ async function isAnother(
 export async function seenAfter(
   views: readonly HostView[],
   hosts: ReadonlyMap<string, RemoteHost>,
-  { hosts: before = {}, seats = {} }: Partial<Placement> = {},
+  before: Placement['hosts'] = {},
 ): Promise<Record<string, SeenHost>> {
-  const used = new Set([...views.map(({ host }) => host.name), ...Object.values(seats)]);
-  const seen = Object.fromEntries(Object.entries(before).filter(([name]) => used.has(name)));
+  const seen: Record<string, SeenHost> = { ...before };
   await Promise.all(
     views.map(async ({ host, down, placement }) => {
       const { name, uri, pool } = host;

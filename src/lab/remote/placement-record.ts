@@ -24,14 +24,16 @@ export function placementAfter(
     readonly seen: NonNullable<Placement['hosts']>;
   },
 ): Placement | undefined {
+  const seats = Object.fromEntries([...hostOf, ...[...hidden].filter(([seat]) => !hostOf.has(seat))]);
+  const used = new Set([...hosts.map(({ host }) => host.name), ...Object.values(seats)]);
   const after = {
     v: 1 as const,
     lab: spec.name,
     id: placement?.id ?? randomUUID(),
     master: { format, size, content },
     // Those that are not listed now, and cannot be looked at, may be listed again while they are where they were.
-    seats: Object.fromEntries([...hostOf, ...[...hidden].filter(([seat]) => !hostOf.has(seat))]),
-    hosts: seen,
+    seats,
+    hosts: Object.fromEntries(Object.entries(seen).filter(([name]) => used.has(name))),
   };
   const recorded = newest(hosts.flatMap((one) => one.placement ?? []));
   const latest = hosts.filter((one) => recorded && one.placement?.revision === recorded.revision);

@@ -110,7 +110,7 @@ export async function planRemote(
     placement: placementAfter(lab, view, master, {
       hostOf,
       hidden,
-      seen: await seenAfter(view.hosts, lab.hosts, view.placement),
+      seen: await seenAfter(view.hosts, lab.hosts, view.placement?.hosts),
     }),
     view,
     seats,
