@@ -9,7 +9,7 @@ import type { Prepared } from '../prepare.ts';
 import type { Runner } from '../runner/runner.ts';
 import { readState } from '../state.ts';
 import { type Applied, applyUp, tidy } from '../up.ts';
-import { locate } from '../whereabouts.ts';
+import { forgetApart, locate } from '../whereabouts.ts';
 import {
   type LabCommand,
   labFrom,
@@ -64,6 +64,8 @@ const onThisMachine: LabCommand = async (input, context) => {
       return { prepared: now, applied: await apply(now, runner, context) };
     }));
   }
+  // What was not given up was a problem.
+  if (giveUp.hosts.size > 0) forgetApart(lab);
   for (const warning of [...applied.warnings, ...(runner.warnings?.() ?? [])]) warn(context, warning);
   const answer = answerOf(prepared, applied, performance.now() - began);
   const json = wantsJson(input);

@@ -97,6 +97,8 @@ export interface Runner extends AsyncDisposable {
   domainType(): Promise<DomainType | undefined>;
   /** The XML of the hypervisor's own domain `name`, for a template. Throws `not-found`, `unsupported`. */
   domainXml(name: string): Promise<string>;
+  /** libvirt's connection, where it is one. */
+  readonly uri?: string;
   /** The hosts that it knows, by name. Absent: all seats are in one place. */
   readonly hosts?: ReadonlySet<string>;
   /**
