@@ -44,4 +44,4 @@ export const vhdDifferences = [
     cowImg: 'opens the parent that its locators name, and makes sure by the identifiers that it is the one',
     reason: 'Whoever reads such a disk wants what its guest saw.',
   },
-];
+] as const satisfies readonly Difference[];
