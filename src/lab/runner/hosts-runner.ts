@@ -141,6 +141,10 @@ export class HostsRunner implements Runner {
     return this.#of(seat).start(seat, options);
   }
 
+  assertOwn(seat: Seat): Promise<void> {
+    return this.#of(seat).assertOwn(seat);
+  }
+
   stop(seat: Seat, options?: StopOptions): Promise<void> {
     return this.#of(seat).stop(seat, options);
   }

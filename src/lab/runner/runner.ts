@@ -131,6 +131,8 @@ export interface Runner extends AsyncDisposable {
   renew(seat: Seat): Promise<void>;
   /** Boots it; returns when its virtual machine runs. Throws `in-use` when it is up already. */
   start(seat: Seat, options?: StartOptions): Promise<void>;
+  /** Throws `exists` where what runs in the seat's place is somebody else's, which `stop` would not touch. Absent: nothing is. */
+  assertOwn?(seat: Seat): Promise<void>;
   /** Stops it: by request first, then hard. Returns when it is off; no error when it was. */
   stop(seat: Seat, options?: StopOptions): Promise<void>;
   state(seat: Seat): Promise<SeatState>;

@@ -318,10 +318,14 @@ export class LibvirtRunner implements Runner {
     }
   }
 
-  async stop(seat: Seat, options: StopOptions = {}): Promise<void> {
-    if (!(await this.#isUp(seat))) return;
+  async assertOwn(seat: Seat): Promise<void> {
     const mark = await this.#markOf(seat);
     if (mark !== undefined) this.#assertOurs(seat, mark);
+  }
+
+  async stop(seat: Seat, options: StopOptions = {}): Promise<void> {
+    if (!(await this.#isUp(seat))) return;
+    await this.assertOwn(seat);
     const gracefulMs = options.gracefulMs ?? 10_000;
     if (gracefulMs > 0 && (await this.#tell(seat, 'shutdown'))) {
       const off = await this.#waitGone(seat, gracefulMs, options.signal);
