@@ -3,7 +3,7 @@ import { DiskError } from '../errors.ts';
 import { changeOver } from './change-over.ts';
 import { isOnOwnDevice, linkTarget } from './device-disk.ts';
 import { isSameMaster, masterPath } from './former.ts';
-import { holdDisks, removeFiles } from './hold-disks.ts';
+import { holdDisks, removeDisks } from './hold-disks.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import { makeOverlays, type OverlayJob } from './make-overlays.ts';
 import { computeContent, type DigestOptions, inspectMaster, type Master, masterState } from './master.ts';
@@ -95,7 +95,7 @@ export async function resetSeats(
   await makeOverlays(kind, files, {
     replace: true,
     beforePlacing: holdDisks,
-    makeRoom: removeFiles,
+    makeRoom: removeDisks,
     onProgress: options.onProgress,
     signal: options.signal,
   });
@@ -107,7 +107,7 @@ export async function resetSeats(
   await makeDeviceDisks(lab, kind, onDevices, options.signal);
   await renewExtras(lab, names, {
     beforePlacing: holdDisks,
-    makeRoom: removeFiles,
+    makeRoom: removeDisks,
     signal: options.signal,
   });
   if (elsewhere.length > 0) await changeOver(lab.spec, elsewhere, options);

@@ -6,6 +6,7 @@ import { ExtensionType } from '../formats/qcow2/constants.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { readSmallText } from '../platform/json-file.ts';
 import { seatOfExtraDisk } from './extra-disk-name.ts';
+import { removeFiles } from './hold-disks.ts';
 import { extraDiskPath, filesIn, type Lab, seatPaths } from './lab.ts';
 import { encodeProvenance, type ImageHead, nameExists, readImageHead } from './overlay.ts';
 import { type FileJob, type PlaceOptions, placeFiles } from './place-files.ts';
@@ -125,7 +126,9 @@ export async function makeExtras(
     // It may hold passwords.
     return { path, mode: privateModeOf(lab), content: () => encode!(seat, before ?? `iid-${randomUUID()}`) };
   });
-  await placeFiles(jobs, { ...options, replace: true });
+  // Another instance's seed is given up with its disk. The same instance's stays until its successor is there: with it would go its id.
+  const makeRoom = stale.length === jobs.length ? removeFiles : undefined;
+  await placeFiles(jobs, { ...options, replace: true, makeRoom });
   const disks = steps.flatMap((step) =>
     step.do === 'add' ? [diskJob(lab, step.seat, step.path, step.size)] : [],
   );
