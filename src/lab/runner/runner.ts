@@ -116,8 +116,11 @@ export interface Runner extends AsyncDisposable {
    * guest writes to. Absent: it has none but those of the seat.
    */
   otherDisk?(seat: Seat): Promise<string | undefined>;
-  /** The hypervisor's domains that are none of these seats, with what they use. Absent: it has none. */
-  otherDomains?(seats: readonly Seat[]): Promise<readonly OtherDomain[]>;
+  /**
+   * The hypervisor's domains that are none of these seats, with what they use. Absent: it has none. `lab`: all seats of their lab, of which
+   * those that are off may be asked about together, by what libvirt knows of their disks.
+   */
+  otherDomains?(seats: readonly Seat[], lab?: readonly Seat[]): Promise<readonly OtherDomain[]>;
   /** Makes the seat known (a domain, a runtime directory). Doing it again changes nothing. Throws `in-use` where `otherDisk` is one. */
   define(seat: Seat): Promise<void>;
   /** Forgets the seat. Throws `in-use` while it is up. Unknown seats are no error. */

@@ -194,9 +194,9 @@ export class LibvirtRunner implements Runner {
     }
   }
 
-  async otherDomains(seats: readonly Seat[]): Promise<readonly OtherDomain[]> {
+  async otherDomains(seats: readonly Seat[], lab?: readonly Seat[]): Promise<readonly OtherDomain[]> {
     try {
-      const beside = await domainsBeside(this.#virsh, new Set(seats.map(({ uuid }) => uuid)));
+      const beside = await domainsBeside(this.#virsh, new Set(seats.map(({ uuid }) => uuid)), lab);
       return beside.map(({ name, files }) => ({ uri: this.uri, name, files }));
     } catch (error) {
       throw unreachable(this.uri, error);
