@@ -139,7 +139,7 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
   const memory = await savedMemories(lab, steps, options.runner);
   const space = forecastNotes(lab, steps, await forecastOf(lab, kept, master.size));
   const detached = await detachedBy(lab, registered, options.runner);
-  const notes = [...plan.notes, ...memory.notes, ...detached, ...space.notes];
+  const notes = [...plan.notes, ...extras.notes, ...memory.notes, ...detached, ...space.notes];
   return {
     lab,
     master,
