@@ -138,7 +138,8 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
   ];
   const memory = await savedMemories(lab, steps, options.runner);
   const space = forecastNotes(lab, steps, await forecastOf(lab, kept, master.size));
-  const notes = [...plan.notes, ...memory.notes, ...space.notes];
+  const detached = await detachedBy(lab, registered, options.runner);
+  const notes = [...plan.notes, ...extras.notes, ...memory.notes, ...detached, ...space.notes];
   return {
     lab,
     master,
@@ -188,6 +189,25 @@ async function savedMemories(
     problems,
     notes: gone.length > 0 ? [`a saved memory goes with its seat: ${describeSeats(gone)}`] : [],
   };
+}
+
+/** A domain that is told anew loses the disks that somebody gave it besides its own. */
+async function detachedBy(
+  lab: Lab,
+  registered: readonly { readonly seat: string }[],
+  runner: Runner | undefined,
+): Promise<readonly string[]> {
+  const known = registered.flatMap(({ seat }) => lab.seats.get(seat) ?? []);
+  // The definition that is there says what it was given by us.
+  const before = known.filter((seat) => nameExists(seat.definition));
+  if (before.length === 0) return [];
+  const beside = (await runner?.beside?.(before)) ?? [];
+  return beside.flatMap(({ seat, disks }) =>
+    disks.map(
+      (path) =>
+        `${seat}: its domain is defined anew, without '${path}' that somebody attached (the file stays; virsh attach-disk --config)`,
+    ),
+  );
 }
 
 /** What is to be said of the room that the seats may come to need. Only what would be made can be refused. */

@@ -102,6 +102,7 @@ function answerOf({ lab, plan, master, hold, content }: Prepared, applied: Appli
     removed: applied.removed,
     unlisted: plan.unlisted,
     stale: plan.stale,
+    notes: plan.notes,
     apparent: facts.reduce((sum, disk) => sum + (disk?.size ?? 0), 0),
     allocated: facts.reduce((sum, disk) => sum + (disk?.allocated ?? 0), 0),
     milliseconds: Math.round(ms),
