@@ -79,6 +79,7 @@ describe.skipIf(!canLoop || !have('qemu-img') || !have('qemu-io'))('a block devi
     symlinkSync('round', dir.file('round'));
     for (const line of [
       'create -q -f vpc -o subformat=fixed DEVICE 16M',
+      'create -q -f vhdx -o subformat=fixed DEVICE 16M',
       'convert -f raw -O qcow2 DIR/other DIR/round',
       'dd -f raw -O raw if=DIR/other of=DIR/round',
       `convert -f raw -O qcow2 DIR/other DIR/${'x'.repeat(256)}`,
