@@ -15,10 +15,10 @@
  */
 import { exitUnlessAwaited } from '../platform/exit-now.ts';
 import { cowImg } from './cow-img.ts';
-import { processContext } from './process-context.ts';
+import { asTold, processContext } from './process-context.ts';
 
 export { leave } from '../platform/exit-now.ts';
 
 /** Runs the program with these arguments; gives its exit code. */
 export const main = async (args: readonly string[]): Promise<number> =>
-  exitUnlessAwaited(await cowImg(args, processContext('cow-img')));
+  exitUnlessAwaited(await asTold(cowImg)(args, processContext('cow-img')));

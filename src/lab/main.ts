@@ -1,5 +1,5 @@
 /** The program `cowherd`. A command is added by its file in commands/ and its entry in command-table/. */
-import { processContext } from '../cli/process-context.ts';
+import { asTold, processContext } from '../cli/process-context.ts';
 import { exitUnlessAwaited } from '../platform/exit-now.ts';
 import { cowherd } from './cowherd.ts';
 
@@ -7,4 +7,4 @@ export { leave } from '../platform/exit-now.ts';
 
 /** Runs the program with these arguments; gives its exit code. */
 export const main = async (args: readonly string[]): Promise<number> =>
-  exitUnlessAwaited(await cowherd(args, processContext('cowherd')));
+  exitUnlessAwaited(await asTold(cowherd)(args, processContext('cowherd')));

@@ -7,7 +7,6 @@ import {
   lstatSync,
   openSync,
   readdirSync,
-  readlinkSync,
   renameSync,
   type Stats,
   statSync,
@@ -17,6 +16,7 @@ import { open } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { asSystemError, errnoName, errnoOf, systemError } from './errno.ts';
+import { linkTargetOf } from './host-names.ts';
 import { libc } from './libc.ts';
 import { hasEnded, isAlive, processMark } from './process-identity.ts';
 
@@ -229,7 +229,7 @@ function followLinks(path: string): { readonly path: string; readonly isDevice: 
   for (let links = 0; links < maxLinks; links++) {
     const stats = lstatIfAny(at);
     if (!stats?.isSymbolicLink()) return { path: at, isDevice: isDevice(stats) };
-    at = resolve(dirname(at), readlinkSync(at));
+    at = resolve(dirname(at), linkTargetOf(at));
   }
   throw systemError('ELOOP', 'create', path);
 }
