@@ -1,6 +1,6 @@
 import { type BigIntStats, lstatSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { assertText, isText } from '../bytes/byte-text.ts';
+import { isText, shownName } from '../bytes/byte-text.ts';
 import { isDiskError } from '../errors.ts';
 import { CryptMethod, ExtensionType } from '../formats/qcow2/constants.ts';
 import {
@@ -89,7 +89,7 @@ const head = new Uint8Array(64 * 1024);
 
 /**
  * Looks at an image file's first 64 KiB and its size; undefined where there is no file. Synchronous and small, so
- * that a thousand take a fraction of a second. Throws `denied`, `io`, and `unsupported` where it names a file that is not UTF-8.
+ * that a thousand take a fraction of a second. Throws `denied`, `io`. An image that names a file which is not UTF-8 counts as damaged.
  */
 export function readImageHead(path: string): ImageHead | undefined {
   let stat: BigIntStats;
@@ -104,8 +104,10 @@ export function readImageHead(path: string): ImageHead | undefined {
   }
   const sizes = { apparent: Number(stat.size), allocated: Number(stat.blocks) * 512 };
   const found = imageHead(path, head.subarray(0, got), sizes);
-  // What it stands on cannot be told: nobody may take that for nothing.
-  for (const name of [found.backing?.path, found.dataFile]) if (name !== undefined) assertText(name, path);
+  // What it stands on cannot be told; of data in such a file nothing can be read.
+  const odd = [found.backing?.path, found.dataFile].find((name) => name !== undefined && !isText(name));
+  if (odd !== undefined && found.damage === undefined)
+    return { ...found, damage: `The file name '${shownName(odd)}' is not UTF-8` };
   return found;
 }
 
