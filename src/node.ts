@@ -3,8 +3,8 @@
  *
  * @module
  */
+
 import { fstatSync } from 'node:fs';
-import { realpath } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, normalize, relative, resolve as resolvePath } from 'node:path';
 import { DiskError, isDiskError } from './errors.ts';
 import type { BackingPlace, BackingReference, CreateContext, OptionValues } from './formats/driver.ts';
@@ -30,6 +30,7 @@ import { registerThreadCrew } from './platform/cipher-crew.ts';
 import { assertNoDependents } from './platform/dependents.ts';
 import { errnoOf, systemError } from './platform/errno.ts';
 import { identityOf } from './platform/file-facts.ts';
+import { realPathOf } from './platform/host-names.ts';
 import { registerNodePrimitives } from './platform/node-primitives.ts';
 import { connectSocket } from './platform/socket-stream.ts';
 import { isAppendOnly, placeOf, replaceRefusal } from './platform/target-place.ts';
@@ -439,11 +440,15 @@ async function resolve(
   return prepareNode({ filename, options: withFormat, asProtocol }, context);
 }
 
-/** A path without symbolic links; of one that does not exist, as far as it does. */
+/**
+ * A path without symbolic links; of one that does not exist, as far as it does. Throws `unsupported` where links lead to a name that is
+ * not UTF-8.
+ */
 export async function canonicalPath(path: string): Promise<string> {
   try {
-    return await realpath(path);
-  } catch {
+    return realPathOf(path);
+  } catch (error) {
+    if (isDiskError(error)) throw error;
     const parent = dirname(path);
     return parent === path ? path : join(await canonicalPath(parent), basename(path));
   }

@@ -15,12 +15,12 @@
  */
 import { end } from '../platform/exit-now.ts';
 import { cowImg } from './cow-img.ts';
-import { processContext } from './process-context.ts';
+import { asTold, processContext } from './process-context.ts';
 
 export { leave } from '../platform/exit-now.ts';
 
 /** Runs the program with these arguments; gives its exit code. */
 export const main = async (args: readonly string[]): Promise<number> => {
   const context = processContext('cow-img');
-  return end(await cowImg(args, context), context.signal);
+  return end(await asTold(cowImg)(args, context), context.signal);
 };

@@ -1,9 +1,11 @@
 import { fstatSync, writeSync } from 'node:fs';
 import { basename } from 'node:path';
+import { bytesOf, isText } from '../bytes/byte-text.ts';
 import { errnoOf } from '../platform/errno.ts';
+import { untrueNames } from '../platform/host-names.ts';
 import { watchSignals } from '../platform/signals.ts';
 import { askSecret } from './ask-secret.ts';
-import type { CliContext, OutputStream } from './context.ts';
+import type { CliContext, Command, OutputStream } from './context.ts';
 
 /**
  * The world of a real process. `program` is the name to use where the process was not started by one of its
@@ -71,6 +73,19 @@ export function workingDirectory(): string {
   }
 }
 
+/**
+ * A program that takes only what it was truly told: arguments in other bytes than UTF-8, and a current folder of such a name, reach Node
+ * as the name of another file. They are refused before anything is done.
+ */
+export function asTold(program: Command): Command {
+  return async (args, context) => {
+    const refusal = untrueNames(args, context.cwd);
+    if (refusal === undefined) return program(args, context);
+    context.stderr.write(`${context.program}: ${refusal}\n`);
+    return 1;
+  };
+}
+
 /** The name in messages: that of the link the program was started by, without an extension of ours. */
 function startedAs(path: string | undefined): string | undefined {
   if (!path) return undefined;
@@ -108,7 +123,8 @@ function outputStream(fd: number, open: () => NodeJS.WriteStream): OutputStream 
   return {
     write(text) {
       const rest = terminal || opened ? text : writeNow(fd, text);
-      if (rest !== undefined) stream().write(rest);
+      if (rest !== undefined)
+        stream().write(typeof rest === 'string' && !isText(rest) ? bytesOf(rest) : rest);
     },
     get isTTY() {
       return terminal && stream().isTTY === true;
@@ -122,7 +138,7 @@ function outputStream(fd: number, open: () => NodeJS.WriteStream): OutputStream 
 
 /** Writes what can be written at once; gives what is left where the descriptor takes no more for now. */
 function writeNow(fd: number, text: string | Uint8Array): Uint8Array | undefined {
-  const bytes = typeof text === 'string' ? Buffer.from(text) : text;
+  const bytes = typeof text === 'string' ? bytesOf(text) : text;
   for (let done = 0; done < bytes.length; ) {
     try {
       done += writeSync(fd, bytes, done);

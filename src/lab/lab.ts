@@ -1,8 +1,9 @@
-import { readdirSync, realpathSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { recordFolder, recordsFor } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
+import { realPathOf } from '../platform/host-names.ts';
 import { extraDiskName, seatOfExtraDisk } from './extra-disk-name.ts';
 import { formerOf, masterPath, mastersOf } from './former.ts';
 import { identities, labUuid, uuidV5 } from './identity.ts';
@@ -243,8 +244,9 @@ function macsOfOthers(pool: string, lab: string): readonly string[] {
 export function realPath(path: string): string {
   const absolute = resolve(path);
   try {
-    return realpathSync(absolute);
-  } catch {
+    return realPathOf(absolute);
+  } catch (error) {
+    if (isDiskError(error)) throw error;
     const parent = dirname(absolute);
     return parent === absolute ? absolute : join(realPath(parent), basename(absolute));
   }

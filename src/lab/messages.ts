@@ -45,7 +45,7 @@ function inWords(error: unknown, context: CliContext): unknown {
 /** A line in which names of files and images (anybody can choose those) cannot command the terminal. */
 export function withoutControls(line: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is taken out
-  return line.replace(/[\x00-\x1f\x7f-\x9f]/g, '?');
+  return line.replace(/[\x00-\x1f\x7f-\x9f]|\p{Surrogate}/gu, '?');
 }
 
 /** The error's sentence with those of what caused it. */

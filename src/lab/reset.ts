@@ -1,5 +1,5 @@
-import { realpathSync } from 'node:fs';
 import { DiskError } from '../errors.ts';
+import { realPathOf } from '../platform/host-names.ts';
 import { changeOver } from './change-over.ts';
 import { isOnOwnDevice, linkTarget } from './device-disk.ts';
 import { isSameMaster, masterPath } from './former.ts';
@@ -165,7 +165,7 @@ async function acceptMaster(
 /** A disk that the lab made on a device is made anew there; one that was adopted on another gives way to a file. */
 function whereMade(lab: Lab, jobs: readonly OverlayJob[]) {
   const stays = ({ seat, path }: OverlayJob) => isOnOwnDevice(lab, seat, path);
-  const onDevices = jobs.filter(stays).map((job) => ({ ...job, device: realpathSync(job.path) }));
+  const onDevices = jobs.filter(stays).map((job) => ({ ...job, device: realPathOf(job.path) }));
   return { onDevices, files: jobs.filter((job) => !stays(job)) };
 }
 

@@ -6,13 +6,13 @@ import {
   lstatSync,
   openSync,
   readFileSync,
-  readlinkSync,
   rmdirSync,
   type Stats,
   statfsSync,
 } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { errnoOf, systemError } from './errno.ts';
+import { linkTargetOf } from './host-names.ts';
 import { kernel, libc } from './libc.ts';
 
 export interface TargetPlace {
@@ -38,7 +38,7 @@ export function placeOf(path: string): TargetPlace {
     if (!stats?.isSymbolicLink()) return { path: at, kind: isDevice(stats) ? 'device' : 'file' };
     const folder = dirname(at);
     if (isProcfs(folder)) return { path: at, kind: 'open-file' };
-    at = absolute(folder, readlinkSync(at));
+    at = absolute(folder, linkTargetOf(at));
   }
   throw systemError('ELOOP', 'create', path);
 }

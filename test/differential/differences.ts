@@ -453,6 +453,16 @@ export const differences = [
     cowImg: 'checks it',
     reason: 'What is checked is not encrypted; who checks need not be who may read.',
   },
+  {
+    id: 'foreign-names',
+    what: 'File names that are not UTF-8: arguments, the current folder, what links lead to, and what images name',
+    qemuImg: 'opens them as any other',
+    cowImg:
+      'refuses them, naming the bytes (`b\\374.raw`); `info` shows such a name of a header as it is, `rebase -u` gives another',
+    reason:
+      'Node can tell such a name only by U+FFFD, which is the name of another file. That one must not be read or written in its place.',
+    shown: 'elsewhere',
+  },
   ...luksDifferences,
 ] as const satisfies readonly Difference[];
 
