@@ -1,4 +1,4 @@
-import { closeSync, constants, openSync, readlinkSync, statSync, symlinkSync } from 'node:fs';
+import { closeSync, constants, openSync, statSync, symlinkSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { isZero } from '../bytes/zero.ts';
 import { DiskError, isDiskError } from '../errors.ts';
@@ -11,7 +11,7 @@ import type { ByteStore } from '../storage/store.ts';
 import { type DeviceMark, encodeDeviceMark, markBytes } from './device-mark.ts';
 import { holdDisks } from './hold-disks.ts';
 import type { Lab } from './lab.ts';
-import { isBlockDevice, readImageHead } from './overlay.ts';
+import { isBlockDevice, linkTarget, readImageHead } from './overlay.ts';
 import type { SparseContent } from './place-files.ts';
 
 /*
@@ -187,15 +187,6 @@ function placeLink(device: string, link: string): void {
     syncDirectory(folder);
   } catch (cause) {
     throw asSystemError(cause, 'create', link);
-  }
-}
-
-/** Where a symbolic link leads; undefined: there is none. */
-export function linkTarget(path: string): string | undefined {
-  try {
-    return readlinkSync(path);
-  } catch {
-    return undefined;
   }
 }
 

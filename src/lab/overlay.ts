@@ -1,4 +1,4 @@
-import { type BigIntStats, lstatSync, statSync } from 'node:fs';
+import { type BigIntStats, lstatSync, readlinkSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { CryptMethod, ExtensionType } from '../formats/qcow2/constants.ts';
@@ -233,5 +233,14 @@ export function nameExists(path: string): boolean {
     return true;
   } catch {
     return false;
+  }
+}
+
+/** Where a symbolic link leads; undefined: there is none. */
+export function linkTarget(path: string): string | undefined {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return undefined;
   }
 }
