@@ -13,6 +13,7 @@ import { Feature, hasFeature, parseHeader as parseQedHeader } from '../formats/q
 import { parseJsonName } from '../image/nodes/json-dialect.ts';
 import { parseReference, type Reference } from '../image/reference.ts';
 import { backingNameIn, isQed } from '../platform/backing-name.ts';
+import type { BytePath } from '../platform/byte-name.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { readHead } from '../platform/json-file.ts';
 import { type DeviceMark, parseDeviceMark } from './device-mark.ts';
@@ -88,15 +89,15 @@ const head = new Uint8Array(64 * 1024);
 
 /**
  * Looks at an image file's first 64 KiB and its size; undefined where there is no file. Synchronous and small, so
- * that a thousand take a fraction of a second. Throws `denied`, `io`.
+ * that a thousand take a fraction of a second. `file`: the file, where `path` only says it to people. Throws `denied`, `io`.
  */
-export function readImageHead(path: string): ImageHead | undefined {
+export function readImageHead(path: string, file: BytePath = path): ImageHead | undefined {
   let stat: BigIntStats;
   let got: number;
   try {
-    stat = statSync(path, { bigint: true });
+    stat = statSync(file, { bigint: true });
     if (!stat.isFile() && !stat.isBlockDevice()) return { path, format: 'other', apparent: 0, allocated: 0 };
-    got = readHead(path, head);
+    got = readHead(file, head);
   } catch (cause) {
     if (errnoOf(cause) === 'ENOENT') return undefined;
     throw asSystemError(cause, 'read', path);
@@ -192,13 +193,17 @@ function fileIn(text: string): string | undefined {
 }
 
 /** Device and inode as one text, equal for two names of one file (or of one block device); undefined where there is none. */
-export function fileIdentity(path: string): string | undefined {
+export function fileIdentity(path: BytePath): string | undefined {
   try {
-    const stat = statSync(path, { bigint: true });
-    return stat.isBlockDevice() ? `device ${stat.rdev}` : `${stat.dev}:${stat.ino}`;
+    return identityOf(statSync(path, { bigint: true }));
   } catch {
     return undefined;
   }
+}
+
+/** `fileIdentity` of what was looked at. */
+export function identityOf(stat: BigIntStats): string {
+  return stat.isBlockDevice() ? `device ${stat.rdev}` : `${stat.dev}:${stat.ino}`;
 }
 
 /** Whether two paths lead to one file, or are the same where nothing is there. */
