@@ -62,12 +62,13 @@ export function lostPoolOf(
   };
 }
 
-/** A damaged record that this lab did not write is other labs' trouble. */
+/** What this lab did not write, and is damaged or closed to us, is other labs' trouble. */
 function recordsOf({ id }: Pick<Lab, 'id'>, path: string): readonly DependentsRecord[] {
   try {
     return recordsFor(path);
   } catch (error) {
-    if (!isDiskError(error, 'corrupt') || existsSync(join(recordsPlace(path), `${id}.json`))) throw error;
+    const others = isDiskError(error, 'corrupt') || isDiskError(error, 'denied');
+    if (!others || existsSync(join(recordsPlace(path), `${id}.json`))) throw error;
     return [];
   }
 }

@@ -1,4 +1,13 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { recordsFor } from '../../src/platform/dependents.ts';
 import { unmount } from '../support/mounts.ts';
@@ -120,6 +129,16 @@ describe.skipIf(!qemu)('a pool that is not there, while seats were made in it', 
     renameSync(bench.path('away'), bench.path('moved'));
     await bench.must('down');
     expect(standingOn(first(bench))).toEqual([]);
+  });
+
+  it('does not make other labs stumble over a damaged record, or one that is closed to them', async () => {
+    await using bench = await withoutPool();
+    writeFileSync(bench.path('masters/.cowherd/m@1.qcow2.dependents/somebody.json'), 'cut');
+    bench.write('other.yaml', { lab: 'other', pool: 'two', seats: 1, master: 'masters/m@2.qcow2' });
+    await bench.must('up', 'other.yaml');
+    await bench.must('down', 'other.yaml');
+    // Its own is among those.
+    expect((await bench.run('down')).err).toContain('somebody.json');
   });
 
   it('does not trouble another lab of the pool that has made nothing yet', async () => {

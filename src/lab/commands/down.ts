@@ -80,10 +80,11 @@ const onThisMachine: LabCommand = async (input, context) => {
     return 0;
   }
   const verb = dryRun ? 'Would remove' : 'Removed';
-  say(
-    context,
-    `${verb} ${count(plan.seats.length, 'seat')}, ${count(plan.files.length, 'file')}, ${humanSize(plan.freed)}: ${describeSeats(plan.seats)}`,
-  );
+  if (plan.forgotten.length === 0 || plan.files.length > 0)
+    say(
+      context,
+      `${verb} ${count(plan.seats.length, 'seat')}, ${count(plan.files.length, 'file')}, ${humanSize(plan.freed)}: ${describeSeats(plan.seats)}`,
+    );
   if (plan.forgotten.length > 0) {
     const forgot = dryRun ? 'Would forget' : 'Forgot';
     say(

@@ -80,7 +80,7 @@ function linesOf(
   const c = colours(context);
   const lines = [
     `${c.bold(lab.name)}: ${count(lab.seats.size, 'seat')} in ${shown(context, lab.pool)}, runner ${lab.spec.runner}`,
-    `master ${shown(context, lab.spec.master.path)}: ${lost ? c.red('seats were made on it that are not there') : verdictText(master, lab, c)}`,
+    `master ${shown(context, lab.spec.master.path)}: ${lost ? c.red('nothing is there of the seats that were made') : verdictText(master, lab, c)}`,
     ...(master.verified && lab.state ? [`content ${lab.state.master.content}`] : []),
   ];
   if (seats.length > 0 && !brief) {
