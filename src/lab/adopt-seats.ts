@@ -186,7 +186,7 @@ export async function adoptSeats(
   const adopted = new Set(jobs.map((job) => job.seat));
   const known = new Set(lab.state?.seats.map((seat) => seat.name));
   const seats = after!.seats.filter(({ name }) => known.has(name) || adopted.has(name));
-  const warnings = await rememberSeats(prepared, { ...after!, seats }, options.signal);
+  const warnings = await rememberSeats(prepared, { ...after!, seats }, options);
   for (const job of jobs) {
     if (!job.done) await bring(prepared, job, content!, options.signal);
     await forgetDependents(prepared.master.path, adoptedBy(job.from));

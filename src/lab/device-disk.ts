@@ -5,14 +5,13 @@ import { DiskError, isDiskError } from '../errors.ts';
 import { syncDirectory } from '../platform/atomic-file.ts';
 import { blockDeviceSize } from '../platform/block-device.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
-import { linkTargetOf } from '../platform/host-names.ts';
 import { makeFolder } from '../platform/json-file.ts';
 import { openFileStore } from '../storage/file.ts';
 import type { ByteStore } from '../storage/store.ts';
 import { type DeviceMark, encodeDeviceMark, markBytes } from './device-mark.ts';
 import { holdDisks } from './hold-disks.ts';
 import type { Lab } from './lab.ts';
-import { isBlockDevice, readImageHead } from './overlay.ts';
+import { isBlockDevice, linkTarget, readImageHead } from './overlay.ts';
 import type { SparseContent } from './place-files.ts';
 
 /*
@@ -188,15 +187,6 @@ function placeLink(device: string, link: string): void {
     syncDirectory(folder);
   } catch (cause) {
     throw asSystemError(cause, 'create', link);
-  }
-}
-
-/** Where a symbolic link leads; undefined: there is none. */
-export function linkTarget(path: string): string | undefined {
-  try {
-    return linkTargetOf(path);
-  } catch {
-    return undefined;
   }
 }
 

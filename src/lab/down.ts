@@ -5,6 +5,7 @@ import { mastersOf } from './former.ts';
 import { releaseHold } from './guard.ts';
 import { isSeatDiskName, removeFiles } from './hold-disks.ts';
 import { type Lab, seatPaths } from './lab.ts';
+import { forgetLost, lostPoolError, lostPoolOf } from './lost-pool.ts';
 import { inspectMaster } from './master.ts';
 import { nameExists, readImageHead } from './overlay.ts';
 import { isMarkedFor, isOurs, type SeatFiles } from './plan.ts';
@@ -24,10 +25,17 @@ export interface DownPlan {
   readonly freed: number;
   /** Files that this lab did not make. */
   readonly kept: readonly string[];
+  /** Seats of which nothing is in the pool any more, and which are forgotten. */
+  readonly forgotten: readonly string[];
 }
 
-/** Looks for everything that `up` made. Throws `in-use` when an image outside the lab stands on one of its disks. */
-export async function planDown(lab: Lab): Promise<DownPlan> {
+/**
+ * Looks for everything that `up` made. Throws `in-use` when an image outside the lab stands on one of its disks, and `not-found` where
+ * seats that the master's records name are not in the pool, unless `forgetGone` gives them up.
+ */
+export async function planDown(lab: Lab, forgetGone = false): Promise<DownPlan> {
+  const lost = lostPoolOf(lab);
+  if (lost && !forgetGone) throw lostPoolError(lost);
   const disks: string[] = [];
   const others: string[] = [];
   const kept: string[] = [];
@@ -48,7 +56,7 @@ export async function planDown(lab: Lab): Promise<DownPlan> {
   }
   const files = [...disks, ...others];
   await assertNobodyStandsOn(files.filter(isSeatDiskName), lab);
-  return { seats, files, freed, kept };
+  return { seats, files, freed, kept, forgotten: lost?.seats ?? [] };
 }
 
 interface OwnFiles {
@@ -81,14 +89,16 @@ function ownFiles(lab: Lab, files: SeatFiles): OwnFiles {
  * program opened since (it stays). Answers the paths of master files that are as writable as before the lab.
  */
 export async function takeDown(lab: Lab, plan: DownPlan, runner: Runner): Promise<readonly string[]> {
-  for (const name of plan.seats) {
+  for (const name of [...plan.seats, ...plan.forgotten]) {
     const seat = lab.seats.get(name) ?? lab.unlisted.get(name);
     if (seat) await runner.undefine(seat);
   }
   for (const name of plan.seats) await giveUpDevice(lab, name, seatPaths(lab.pool, name).disk);
   await removeFiles(plan.files);
   removeLeftovers(lab.pool);
-  const restored = await releaseHold({ id: lab.id, files: await heldFiles(lab) });
+  const lost = plan.forgotten.length > 0 ? lostPoolOf(lab) : undefined;
+  const forgotten = lost ? await forgetLost(lost) : [];
+  const restored = [...forgotten, ...(await releaseHold({ id: lab.id, files: await heldFiles(lab) }))];
   removeState(lab.pool, lab.name);
   return restored;
 }
@@ -107,7 +117,9 @@ async function heldFiles(lab: Lab): Promise<readonly string[]> {
 }
 
 /** Whether nothing is left of the lab: no state, no file, no record beside the master. */
-export async function isDown(lab: Lab): Promise<boolean> {
-  if (lab.state || (await planDown(lab)).files.length > 0) return false;
+export async function isDown(lab: Lab, forgetGone = false): Promise<boolean> {
+  if (lab.state) return false;
+  const { files, forgotten } = await planDown(lab, forgetGone);
+  if (files.length > 0 || forgotten.length > 0) return false;
   return !recordsFor(lab.spec.master.path).some((record) => record.by === lab.id);
 }

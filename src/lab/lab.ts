@@ -7,7 +7,14 @@ import { realPathOf } from '../platform/host-names.ts';
 import { extraDiskName, seatOfExtraDisk } from './extra-disk-name.ts';
 import { formerOf, masterPath, mastersOf } from './former.ts';
 import { identities, labUuid, uuidV5 } from './identity.ts';
-import { fileIdentity, type ImageHead, isBlockDevice, readHeadIfOpen, readImageHead } from './overlay.ts';
+import {
+  fileIdentity,
+  type ImageHead,
+  isBlockDevice,
+  linkTarget,
+  readHeadIfOpen,
+  readImageHead,
+} from './overlay.ts';
 import { assertNotMoving } from './pool-move/journal.ts';
 import type { DiskEncryption, FormerHome, Seat } from './seat.ts';
 import { placeSeats } from './spec/hosts.ts';
@@ -240,14 +247,18 @@ function macsOfOthers(pool: string, lab: string): readonly string[] {
     });
 }
 
-/** The path with its symbolic links resolved, as far down as it exists. */
+/** The path with its symbolic links resolved, those too that lead to what is not there (now). */
 export function realPath(path: string): string {
   const absolute = resolve(path);
   try {
     return realPathOf(absolute);
-  } catch (error) {
-    if (isDiskError(error)) throw error;
+  } catch (cause) {
+    if (isDiskError(cause)) throw cause;
     const parent = dirname(absolute);
-    return parent === absolute ? absolute : join(realPath(parent), basename(absolute));
+    if (parent === absolute) return absolute;
+    const target = errnoOf(cause) === 'ENOENT' ? linkTarget(absolute) : undefined;
+    return target === undefined
+      ? join(realPath(parent), basename(absolute))
+      : realPath(resolve(realPath(parent), target));
   }
 }

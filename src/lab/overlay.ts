@@ -1,6 +1,6 @@
 import { type BigIntStats, lstatSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { isText, shownName } from '../bytes/byte-text.ts';
+import { bytesOf, isText, shownName } from '../bytes/byte-text.ts';
 import { isDiskError } from '../errors.ts';
 import { CryptMethod, ExtensionType } from '../formats/qcow2/constants.ts';
 import {
@@ -14,7 +14,9 @@ import { Feature, hasFeature, parseHeader as parseQedHeader } from '../formats/q
 import { parseJsonName } from '../image/nodes/json-dialect.ts';
 import { parseReference, type Reference } from '../image/reference.ts';
 import { backingNameIn, isQed } from '../platform/backing-name.ts';
+import type { BytePath } from '../platform/byte-name.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
+import { linkTargetOf } from '../platform/host-names.ts';
 import { readHead } from '../platform/json-file.ts';
 import { type DeviceMark, parseDeviceMark } from './device-mark.ts';
 
@@ -89,15 +91,16 @@ const head = new Uint8Array(64 * 1024);
 
 /**
  * Looks at an image file's first 64 KiB and its size; undefined where there is no file. Synchronous and small, so
- * that a thousand take a fraction of a second. Throws `denied`, `io`. An image that names a file which is not UTF-8 counts as damaged.
+ * that a thousand take a fraction of a second. `file`: the file, where `path` only says it to people. Throws `denied`, `io`. An image that
+ * names a file which is not UTF-8 counts as damaged.
  */
-export function readImageHead(path: string): ImageHead | undefined {
+export function readImageHead(path: string, file: BytePath = path): ImageHead | undefined {
   let stat: BigIntStats;
   let got: number;
   try {
-    stat = statSync(path, { bigint: true });
+    stat = statSync(file, { bigint: true });
     if (!stat.isFile() && !stat.isBlockDevice()) return { path, format: 'other', apparent: 0, allocated: 0 };
-    got = readHead(path, head);
+    got = readHead(file, head);
   } catch (cause) {
     if (errnoOf(cause) === 'ENOENT') return undefined;
     throw asSystemError(cause, 'read', path);
@@ -198,14 +201,18 @@ function fileIn(text: string): string | undefined {
 }
 
 /** Device and inode as one text, equal for two names of one file (or of one block device); undefined where there is none. */
-export function fileIdentity(path: string): string | undefined {
-  if (!isText(path)) return undefined;
+export function fileIdentity(path: BytePath): string | undefined {
   try {
-    const stat = statSync(path, { bigint: true });
-    return stat.isBlockDevice() ? `device ${stat.rdev}` : `${stat.dev}:${stat.ino}`;
+    const file = typeof path === 'string' && !isText(path) ? Buffer.from(bytesOf(path)) : path;
+    return identityOf(statSync(file, { bigint: true }));
   } catch {
     return undefined;
   }
+}
+
+/** `fileIdentity` of what was looked at. */
+export function identityOf(stat: BigIntStats): string {
+  return stat.isBlockDevice() ? `device ${stat.rdev}` : `${stat.dev}:${stat.ino}`;
 }
 
 /** Whether two paths lead to one file, or are the same where nothing is there. */
@@ -240,5 +247,14 @@ export function nameExists(path: string): boolean {
     return true;
   } catch {
     return false;
+  }
+}
+
+/** Where a symbolic link leads; undefined: there is none. */
+export function linkTarget(path: string): string | undefined {
+  try {
+    return linkTargetOf(path);
+  } catch {
+    return undefined;
   }
 }

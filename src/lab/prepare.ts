@@ -3,11 +3,12 @@ import { isDiskError } from '../errors.ts';
 import { type DefinitionKind, definitionOf, definitionOwner } from './definition.ts';
 import { definitionKind } from './definition-kind.ts';
 import { describeSeats } from './describe.ts';
-import { type DeviceProblem, deviceFor, deviceNumber, deviceProblem, linkTarget } from './device-disk.ts';
+import { type DeviceProblem, deviceFor, deviceNumber, deviceProblem } from './device-disk.ts';
 import { vetRelinks } from './footing.ts';
 import { formerInUse, isRoll, masterPath, mastersOf } from './former.ts';
 import { guardNeeds, type Hold } from './guard.ts';
 import { filesIn, type Lab, realPath, seatPaths } from './lab.ts';
+import { type LostPool, lostPoolOf, lostPoolProblem } from './lost-pool.ts';
 import {
   computeContent,
   type DigestOptions,
@@ -19,7 +20,7 @@ import {
   rememberedContent,
 } from './master.ts';
 import { wholeMessage } from './messages.ts';
-import { nameExists, readImageHead } from './overlay.ts';
+import { linkTarget, nameExists, readImageHead } from './overlay.ts';
 import { assertMasterApart } from './own-master.ts';
 import {
   isMarkedFor,
@@ -50,6 +51,8 @@ export interface Prepared {
   /** The lab file names another master than before: seats that are there stay on the former one. */
   readonly rolls: boolean;
   readonly plan: Plan;
+  /** Seats that were made before, of which nothing is in the pool: given up (`forgetGone`), or a problem of the plan. */
+  readonly lost?: LostPool;
   /** Why disks must not be made, by the lab file's policy. */
   readonly refused?: string;
 }
@@ -63,6 +66,8 @@ export interface PrepareOptions {
   readonly prune?: boolean;
   /** Seats whose devices may hold anything: it is given up. */
   readonly overwrite?: ReadonlySet<string>;
+  /** Seats of which nothing is in the pool any more are given up. */
+  readonly forgetGone?: boolean;
   /** What the hosts said of where the seats are. Absent: they were not asked. */
   readonly where?: Pick<Where, 'problems' | 'surplus' | 'answered'>;
   /** Computes the master's digest where it is not known. Absent: it stays unknown. */
@@ -121,7 +126,9 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
   const extras = planExtras(lab);
   const { where } = options;
   const registered = await registrations(lab, plan, options.runner);
+  const lost = lostPoolOf(lab);
   const problems = [
+    ...(lost && !options.forgetGone ? [lostPoolProblem(lost)] : []),
     ...strayProblems(lab, options.prune ?? false),
     ...(where?.problems ?? []),
     ...(rolls ? [] : changedMaster(lab, plan, content)),
@@ -147,6 +154,7 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
     hold,
     after,
     rolls,
+    lost,
     plan: { ...plan, steps, problems: [...problems, ...memory.problems], notes },
     refused: space.refused,
   };

@@ -38,8 +38,8 @@ function lookForStanding(
 ): Standing {
   const found: { readonly path: string; readonly on: string }[] = [];
   const hidden: { readonly path: string; readonly on: string }[] = [];
-  const add = (path: string, on: string) => {
-    if (!files.has(fileIdentity(path) ?? '')) found.push({ path, on });
+  const add = (path: string, on: string, identity = fileIdentity(path)) => {
+    if (!files.has(identity ?? '')) found.push({ path, on });
   };
   const shallow = [dirname(spec.file), dirname(spec.master.path), ...folders];
   const inPool = scanImages([pool].filter(isThere));
@@ -47,7 +47,8 @@ function lookForStanding(
   for (const image of [...inPool.images, ...near.images]) {
     const backing = backingPathOf(image);
     const on = backing === undefined ? undefined : files.get(fileIdentity(backing) ?? '');
-    if (on !== undefined && !found.some((one) => one.path === image.path)) add(image.path, on);
+    if (on !== undefined && !found.some((one) => one.path === image.path))
+      add(image.path, on, image.identity);
   }
   for (const path of files.values()) {
     const recorded = recordedDependents(path);

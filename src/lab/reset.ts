@@ -1,10 +1,11 @@
 import { DiskError } from '../errors.ts';
 import { realPathOf } from '../platform/host-names.ts';
 import { changeOver } from './change-over.ts';
-import { isOnOwnDevice, linkTarget } from './device-disk.ts';
+import { isOnOwnDevice } from './device-disk.ts';
 import { isSameMaster, masterPath } from './former.ts';
 import { holdDisks, removeDisks } from './hold-disks.ts';
 import { type Lab, seatPaths } from './lab.ts';
+import { assertPoolThere } from './lost-pool.ts';
 import { makeOverlays, type OverlayJob } from './make-overlays.ts';
 import {
   computeContent,
@@ -15,7 +16,7 @@ import {
   rememberedContent,
 } from './master.ts';
 import { assertNoOtherDomain } from './other-domains.ts';
-import { chainOf, nameExists, readImageHead } from './overlay.ts';
+import { chainOf, linkTarget, nameExists, readImageHead } from './overlay.ts';
 import { assertMasterApart } from './own-master.ts';
 import { foreignDisk, isMarkedFor, isOurs, leadsNowhere } from './plan.ts';
 import { prepareUp } from './prepare.ts';
@@ -64,6 +65,7 @@ export async function resetSeats(
 ): Promise<ResetResult> {
   const { state } = lab;
   if (!state) {
+    assertPoolThere(lab);
     throw new DiskError('not-found', `The lab "${lab.name}" has no seats yet`, {
       path: lab.pool,
       detail: { fix: "'cowherd up' makes them" },
@@ -158,7 +160,7 @@ async function acceptMaster(
 ): Promise<{ readonly master: Master; readonly content: string }> {
   const prepared = await prepareUp(lab, { runner, digest });
   const after = { ...prepared.after!, master: masterState(master, content, lab.pool), seats };
-  await rememberSeats(prepared, after, signal);
+  await rememberSeats(prepared, after, { signal });
   return { master, content };
 }
 

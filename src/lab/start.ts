@@ -1,6 +1,7 @@
 import { DiskError } from '../errors.ts';
 import { describeSeats } from './describe.ts';
 import { type Lab, seatPaths } from './lab.ts';
+import { assertPoolThere } from './lost-pool.ts';
 import { readImageHead } from './overlay.ts';
 import type { Seat } from './seat.ts';
 import { assertKeyFits } from './seat-key.ts';
@@ -19,6 +20,7 @@ export async function seatsToStart(lab: Lab, names: readonly string[]): Promise<
   }
   const missing = by.get('missing');
   if (missing) {
+    assertPoolThere(lab);
     throw new DiskError('not-found', `Not made yet: ${describeSeats(missing)}`, {
       path: lab.pool,
       detail: { fix: "'cowherd up' makes them" },

@@ -2,6 +2,7 @@ import { probeLock } from '../storage/file.ts';
 import { formerOf } from './former.ts';
 import type { Lab } from './lab.ts';
 import { seatPaths } from './lab.ts';
+import { type LostPool, lostPoolOf } from './lost-pool.ts';
 import type { DigestOptions } from './master.ts';
 import { type ImageHead, nameExists, readImageHead } from './overlay.ts';
 import { isMarkedFor, isOurs } from './plan.ts';
@@ -43,6 +44,8 @@ export interface LabStatus {
   readonly seats: readonly SeatStatus[];
   /** Extra disks that the lab file has no more. */
   readonly leftDisks: readonly LeftDisk[];
+  /** Seats that were made before, of which nothing is in the pool. */
+  readonly lost?: LostPool;
 }
 
 /** Looks at every seat, and at the master: at once, or with `digest` at its whole content. */
@@ -72,7 +75,7 @@ export async function statusOf(lab: Lab, runner: Runner, digest?: DigestOptions)
       listed: lab.seats.has(seat.name),
     });
   }
-  return { master, seats, leftDisks: leftDisks(lab) };
+  return { master, seats, leftDisks: leftDisks(lab), lost: lostPoolOf(lab) };
 }
 
 /** What is to be said of a seat's disk. */

@@ -11,6 +11,7 @@ import { releaseFormer } from './former.ts';
 import { guardNeeds, takeHold } from './guard.ts';
 import { isSeatDiskName, removeFiles } from './hold-disks.ts';
 import type { Lab } from './lab.ts';
+import { forgetLost, lostPoolError } from './lost-pool.ts';
 import { makeOverlays, type OverlayKind, overlayEncoder } from './make-overlays.ts';
 import { fileFacts, type Master, masterChanged } from './master.ts';
 import { folderLock } from './masters/library.ts';
@@ -37,6 +38,8 @@ import { reserveDisk, reserveNew } from './space/reserve.ts';
 import { type LabState, writeState } from './state.ts';
 
 export interface ApplyOptions {
+  /** Seats of which nothing is in the pool any more are given up. */
+  readonly forgetGone?: boolean;
   /** Learns new definitions, and forgets seats that are removed. */
   readonly runner: Runner;
   readonly onProgress?: (done: number, total: number) => void;
@@ -101,7 +104,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
           removals.map((step) => step.seat),
         )
       : after;
-  const warnings = await rememberSeats(prepared, during, options.signal);
+  const warnings = await rememberSeats(prepared, during, options);
   const created = await createDisks(prepared, options);
   await makeExtras(lab, plan.steps, { renewed: new Set(created), signal: options.signal });
   for (const step of plan.steps) {
@@ -165,18 +168,22 @@ const mastersWaitMs = 30_000;
 
 /**
  * Writes down what is going to stand on the master, while nobody collects masters: from then on all who do know of it.
- * Answers what could not be done, in words. Throws `not-found` where the master went meanwhile.
+ * Answers what could not be done, in words. Throws `not-found` where the master went meanwhile, and where seats that the masters'
+ * records name are not in the pool, unless they are given up: what is written here takes the place of that.
  */
 export async function rememberSeats(
-  { lab, hold, master }: Prepared,
+  { lab, hold, master, lost }: Prepared,
   during: LabState,
-  signal: AbortSignal | undefined,
+  { forgetGone, signal }: Pick<ApplyOptions, 'forgetGone' | 'signal'>,
 ): Promise<readonly string[]> {
+  if (lost && !forgetGone) throw lostPoolError(lost);
   const needed = guardNeeds(hold).length > 0;
   using _lock = needed ? await lockMasters(dirname(master.path), signal) : undefined;
   for (const path of hold.files) fileFacts(path);
   writeState(lab.pool, during);
-  return await takeHold(hold);
+  const warnings = await takeHold(hold);
+  if (lost) await forgetLost(lost, hold);
+  return warnings;
 }
 
 /** Undefined where the folder cannot be written: nothing is collected there either. */

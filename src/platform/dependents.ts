@@ -133,7 +133,7 @@ function fileSystemsOf(
 }
 
 /** A number for the file system that is mounted where a path lies, whether there is such a path or not. */
-function fileSystemAt(path: string): string | undefined {
+export function fileSystemAt(path: string): string | undefined {
   try {
     return String(statSync(path, { bigint: true }).dev);
   } catch (cause) {
@@ -228,9 +228,17 @@ export function hiddenDependents(path: string): readonly Dependent[] {
   return recordedWhere(path, isHidden);
 }
 
-/** Files that were recorded as standing on `path` and are not where they were: deleted, or moved to where nobody has looked. */
+/**
+ * Files that were recorded as standing on `path` and are not where they were: deleted, or moved to where nobody has looked; or
+ * another file, on another file system, has their name now.
+ */
 export function goneDependents(path: string): readonly Dependent[] {
-  return recordedWhere(path, (dependent, record) => !existsSync(dependent) && !isHidden(dependent, record));
+  const stat = statOf(path);
+  return recordedWhere(path, (dependent, record) =>
+    existsSync(dependent)
+      ? isElsewhere(dependent, record) && !standsOn(dependent, stat!)
+      : !isHidden(dependent, record),
+  );
 }
 
 function recordedWhere(
@@ -261,10 +269,15 @@ function isHidden(dependent: string, record: DependentsRecord): boolean {
     if (errno !== 'ENOENT' && errno !== 'ENOTDIR') return true;
     // A link to a device that is not active now.
     if (lstatSync(dependent, { throwIfNoEntry: false })) return true;
-    const folder = dirname(dependent);
-    const before = record.fileSystemOf(folder);
-    return before !== undefined && before !== fileSystemAt(folder);
+    return isElsewhere(dependent, record);
   }
+}
+
+/** Whether the folder of a recorded file lay on another file system than now. */
+function isElsewhere(dependent: string, record: DependentsRecord): boolean {
+  const folder = dirname(dependent);
+  const before = record.fileSystemOf(folder);
+  return before !== undefined && before !== fileSystemAt(folder);
 }
 
 /**
@@ -324,21 +337,25 @@ function statOf(path: string): BigIntStats | undefined {
 function namesBeside(path: string, stat: BigIntStats): readonly string[] {
   const real = realPath(path);
   if (real === undefined || stat.nlink < 2n) return [path];
-  const folder = dirname(real);
-  let entries: string[] = [];
+  const others = imagesWithRecords(dirname(real)).filter((other) => {
+    const found = other === real ? undefined : statOf(other);
+    return found?.dev === stat.dev && found.ino === stat.ino;
+  });
+  return [path, ...others];
+}
+
+/** Paths of what is recorded as an image in a folder: it need not be there any more. */
+export function imagesWithRecords(folder: string): readonly string[] {
+  let entries: string[];
   try {
     entries = readdirSync(join(folder, recordFolder));
   } catch {
     // Nothing is recorded here.
+    return [];
   }
-  const others = entries
+  return entries
     .filter((entry) => entry.endsWith(recordSuffix))
-    .map((entry) => join(folder, entry.slice(0, -recordSuffix.length)))
-    .filter((other) => {
-      const found = other === real ? undefined : statOf(other);
-      return found?.dev === stat.dev && found.ino === stat.ino;
-    });
-  return [path, ...others];
+    .map((entry) => join(folder, entry.slice(0, -recordSuffix.length)));
 }
 
 /** Whether the file's header names the image. What cannot be read or understood counts as yes: better refuse. */

@@ -12,6 +12,7 @@ import { dirname } from 'node:path';
 import { textOf } from '../bytes/byte-text.ts';
 import { DiskError } from '../errors.ts';
 import { createAside } from './atomic-file.ts';
+import type { BytePath } from './byte-name.ts';
 import { asSystemError, errnoOf } from './errno.ts';
 
 /**
@@ -118,7 +119,7 @@ function holds(path: string, text: string): boolean {
 }
 
 /** Up to `length` bytes from the start of a file, synchronously: for scans over many headers. */
-export function readHead(path: string, into: Uint8Array): number {
+export function readHead(path: BytePath, into: Uint8Array): number {
   const fd = openSync(path, 'r');
   try {
     let done = 0;

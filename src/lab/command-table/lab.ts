@@ -8,6 +8,11 @@ const giveUp = {
     'and it goes from this one, with its disk where the host has a pool of its own',
 };
 
+const forgetGone = {
+  flags: '--forget-gone',
+  help: 'seats that the master has on record, of which nothing is in the pool any more, are gone for good',
+};
+
 /** Making a lab, running it, and removing it. */
 export const labCommands: readonly CommandSpec[] = [
   {
@@ -16,7 +21,12 @@ export const labCommands: readonly CommandSpec[] = [
     summary: 'say what up would do',
     description:
       'Compares the lab file with what is there, and says what up would make or change. Changes nothing. Exit code 1 where up would refuse it.',
-    options: [{ flags: '--prune', help: 'with seats that are not in the lab file any more' }, giveUp, output],
+    options: [
+      { flags: '--prune', help: 'with seats that are not in the lab file any more' },
+      giveUp,
+      forgetGone,
+      output,
+    ],
     examples: ['plan classroom.yaml', 'plan classroom.yaml --output json'],
     load: () => import('../commands/plan.ts'),
   },
@@ -37,6 +47,7 @@ export const labCommands: readonly CommandSpec[] = [
       },
       { flags: '--prune', help: 'remove seats that are not in the lab file any more, with their disks' },
       giveUp,
+      forgetGone,
       dryRun,
       { flags: '--parallel <n>', help: 'with --start: seats that are booted at the same time' },
       { flags: '--watch', help: 'with --start: show what guests print, until they are off' },
@@ -51,7 +62,7 @@ export const labCommands: readonly CommandSpec[] = [
     summary: 'show the master and every seat',
     description:
       'Shows what each seat is doing and what its disk takes, and whether the master is still what the seats were made ' +
-      'from. Exit code 1 when it is not.',
+      'from. Exit code 1 when it is not, or when nothing is left in the pool of seats that were made.',
     options: [
       { flags: '--verify', help: "compare the master's whole content, not only its dates and header" },
       { flags: '--brief', help: 'without the table of seats' },
@@ -140,6 +151,7 @@ export const labCommands: readonly CommandSpec[] = [
         flags: '--give-up <hosts>',
         help: 'forget seats of these hosts, which are not in the lab file any more',
       },
+      forgetGone,
       { flags: '--dry-run', help: 'only say what would be removed' },
       output,
     ],

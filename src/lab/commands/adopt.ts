@@ -29,7 +29,7 @@ const recordClones: LabCommand = async (input, context) => {
     });
   }
   const scan = scanImages(places);
-  for (const warning of scan.warnings) warn(context, warning);
+  for (const warning of [...scan.warnings, ...scan.leftOut]) warn(context, warning);
   const adopted: { path: string; backing: string }[] = [];
   for (const image of scan.images) {
     const backing = backingPathOf(image);
@@ -37,6 +37,10 @@ const recordClones: LabCommand = async (input, context) => {
     if (backing === undefined || image.provenance) continue;
     if (!nameExists(backing)) {
       warn(context, `'${shown(context, image.path)}' stands on '${backing}', which is not there`);
+      continue;
+    }
+    if (image.unnameable) {
+      warn(context, `'${shown(context, image.path)}' cannot be recorded: its name is no UTF-8. Rename it`);
       continue;
     }
     const path = realPath(image.path);

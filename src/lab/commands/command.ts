@@ -84,8 +84,16 @@ export function seatsFrom(lab: Lab, selections: readonly string[]): readonly str
   return selections.length === 0 ? names : selectSeats(selections, names);
 }
 
-/** Does the work while holding the lab's lock. */
-export async function locked<T>(lab: Lab, work: () => Promise<T>, options?: LockOptions): Promise<T> {
+/**
+ * Does the work while holding the lab's lock. Throws `not-found`, before it makes a folder for that, where seats were made in the pool and
+ * nothing of them is there, unless `forgetGone` gives them up.
+ */
+export async function locked<T>(
+  lab: Lab,
+  work: () => Promise<T>,
+  { forgetGone, ...options }: LockOptions & { readonly forgetGone?: boolean } = {},
+): Promise<T> {
+  if (!lab.state && !forgetGone) (await import('../lost-pool.ts')).assertPoolThere(lab);
   using _lock = await lockPool(lab.lockPath, `the lab "${lab.name}"`, options);
   return await work();
 }

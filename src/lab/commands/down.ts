@@ -35,9 +35,10 @@ const onThisMachine: LabCommand = async (input, context) => {
   const lab = withoutHosts(labFrom(input, context).lab, giveUp);
   await assertNoneApart(lab, giveUp);
   const dryRun = input.options.dryRun === true;
+  const forgetGone = input.options.forgetGone === true;
   await using runner = await runnerOf(lab);
   const seats = [...lab.seats.values(), ...lab.unlisted.values()];
-  if (await isDown(lab)) {
+  if (await isDown(lab, forgetGone)) {
     if (!dryRun) await tidyAway(lab);
     if (!dryRun && giveUp.hosts.size > 0) forgetApart(lab);
     if (wantsJson(input))
@@ -47,7 +48,7 @@ const onThisMachine: LabCommand = async (input, context) => {
   }
   const planned = async () => {
     const again = withoutHosts(openLab(lab.spec.file, context.cwd), giveUp);
-    const plan = await planDown(again);
+    const plan = await planDown(again, forgetGone);
     await assertNoOtherDomain(plan.files.filter(isSeatDiskName), again, runner);
     return { again, plan };
   };
@@ -74,7 +75,7 @@ const onThisMachine: LabCommand = async (input, context) => {
     const restored = dryRun ? [] : await takeDown(again, plan, runner);
     return { plan: input.options.stop === true ? { ...plan, stopped } : plan, saved, restored };
   };
-  const { plan, saved, restored } = dryRun ? await work() : await locked(lab, work);
+  const { plan, saved, restored } = dryRun ? await work() : await locked(lab, work, { forgetGone });
   if (!dryRun) removeEmptyPool(lab.pool);
   if (!dryRun && giveUp.hosts.size > 0) forgetApart(lab);
   if (wantsJson(input)) {
@@ -82,10 +83,18 @@ const onThisMachine: LabCommand = async (input, context) => {
     return 0;
   }
   const verb = dryRun ? 'Would remove' : 'Removed';
-  say(
-    context,
-    `${verb} ${count(plan.seats.length, 'seat')}, ${count(plan.files.length, 'file')}, ${humanSize(plan.freed)}: ${describeSeats(plan.seats)}`,
-  );
+  if (plan.forgotten.length === 0 || plan.files.length > 0)
+    say(
+      context,
+      `${verb} ${count(plan.seats.length, 'seat')}, ${count(plan.files.length, 'file')}, ${humanSize(plan.freed)}: ${describeSeats(plan.seats)}`,
+    );
+  if (plan.forgotten.length > 0) {
+    const forgot = dryRun ? 'Would forget' : 'Forgot';
+    say(
+      context,
+      `${forgot} ${count(plan.forgotten.length, 'seat')} that ${plan.forgotten.length === 1 ? 'was' : 'were'} not there: ${describeSeats(plan.forgotten)}`,
+    );
+  }
   if (saved.length > 0) say(context, savedGoes(saved, dryRun));
   for (const path of restored) say(context, `${shown(context, path)} is as writable as before`);
   for (const path of plan.kept) warn(context, `'${shown(context, path)}' ${whyKept(path, lab.name)}`);

@@ -21,6 +21,7 @@ import { describePlan } from './describe-plan.ts';
 const onThisMachine: LabCommand = async (input, context) => {
   const { lab: recorded, file } = labFrom(input, context);
   const prune = input.options.prune === true;
+  const forgetGone = input.options.forgetGone === true;
   await using runner = await runnerOf(recorded);
   const { lab, ...where } = await locate(
     recorded,
@@ -29,8 +30,8 @@ const onThisMachine: LabCommand = async (input, context) => {
   );
   // Before the first seat nothing can be wrong with the content; after it, it is read only where something touched it.
   const prepared = lab.state
-    ? await prepareWithDigest(lab, { prune, runner, where }, context)
-    : await prepareUp(lab, { prune, runner, where });
+    ? await prepareWithDigest(lab, { prune, forgetGone, runner, where }, context)
+    : await prepareUp(lab, { prune, forgetGone, runner, where });
   const { plan, master } = prepared;
   if (wantsJson(input)) {
     sayJson(context, planJson(prepared));

@@ -2,6 +2,7 @@ import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
 import { count, describeSeats, table } from '../describe.ts';
 import type { Lab } from '../lab.ts';
+import { lostPoolProblem } from '../lost-pool.ts';
 import { isDown } from '../runner/runner.ts';
 import { type LabStatus, type SeatStatus, statusOf } from '../status.ts';
 import { describeChanges, type MasterVerdict } from '../verify.ts';
@@ -19,9 +20,10 @@ import {
   wantsJson,
   warn,
 } from './command.ts';
+import { describeProblems } from './describe-plan.ts';
 import { watchSeats } from './watch-seats.ts';
 
-/** `cowherd status`: the master and every seat as they are. Exit code 1 when the master is not what it was. */
+/** `cowherd status`: the master and every seat as they are. Exit code 1 when the master is not what it was, or the pool is not there. */
 const onThisMachine: LabCommand = async (input, context) => {
   const { lab } = labFrom(input, context);
   await using runner = await runnerOf(lab);
@@ -39,7 +41,7 @@ const onThisMachine: LabCommand = async (input, context) => {
   else for (const line of linesOf(lab, status, context, input.options.brief === true)) say(context, line);
   if (input.options.watch === true) await watchSeats([...lab.seats.values()], runner, input, context);
   const { state } = status.master;
-  return state === 'as-it-was' || state === 'unknown' ? 0 : 1;
+  return (state === 'as-it-was' || state === 'unknown') && !status.lost ? 0 : 1;
 };
 
 /** With --watch others follow: each is one line then. */
@@ -50,7 +52,7 @@ export function sayStatus(input: Input, context: CliContext, value: unknown): vo
 
 export const run = orRemote(onThisMachine, () => import('./remote/status.ts'));
 
-function jsonOf(lab: Lab, { master, seats, leftDisks }: LabStatus): unknown {
+function jsonOf(lab: Lab, { master, seats, leftDisks, lost }: LabStatus): unknown {
   const known = lab.state?.master;
   return {
     lab: lab.name,
@@ -66,19 +68,20 @@ function jsonOf(lab: Lab, { master, seats, leftDisks }: LabStatus): unknown {
     },
     seats,
     leftDisks,
+    ...(lost ? { lost: lost.seats } : {}),
   };
 }
 
 function linesOf(
   lab: Lab,
-  { master, seats, leftDisks }: LabStatus,
+  { master, seats, leftDisks, lost }: LabStatus,
   context: CliContext,
   brief: boolean,
 ): readonly string[] {
   const c = colours(context);
   const lines = [
     `${c.bold(lab.name)}: ${count(lab.seats.size, 'seat')} in ${shown(context, lab.pool)}, runner ${lab.spec.runner}`,
-    `master ${shown(context, lab.spec.master.path)}: ${verdictText(master, lab, c)}`,
+    `master ${shown(context, lab.spec.master.path)}: ${lost ? c.red('nothing is there of the seats that were made') : verdictText(master, lab, c)}`,
     ...(master.verified && lab.state ? [`content ${lab.state.master.content}`] : []),
   ];
   if (seats.length > 0 && !brief) {
@@ -92,6 +95,7 @@ function linesOf(
     lines.push('', table([['SEAT', 'STATE', 'SIZE', 'ON DISK', ''], ...rows], [2, 3]), '');
   }
   lines.push(summary(seats), ...leftLines(leftDisks, context));
+  if (lost) lines.push(...describeProblems([lostPoolProblem(lost)], context));
   return lines;
 }
 

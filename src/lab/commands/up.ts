@@ -6,9 +6,8 @@ import { givenUp } from '../give-up.ts';
 import { type Lab, openLab } from '../lab.ts';
 import { assertNotMoving } from '../pool-move/journal.ts';
 import type { Prepared } from '../prepare.ts';
-import type { Runner } from '../runner/runner.ts';
 import { readState } from '../state.ts';
-import { type Applied, applyUp, tidy } from '../up.ts';
+import { type Applied, type ApplyOptions, applyUp, tidy } from '../up.ts';
 import { forgetApart, locate } from '../whereabouts.ts';
 import {
   type LabCommand,
@@ -36,11 +35,12 @@ const onThisMachine: LabCommand = async (input, context) => {
   const overwrite = new Set(
     typeof input.options.overwrite === 'string' ? seatsFrom(lab, input.options.overwrite.split(',')) : [],
   );
+  const forgetGone = input.options.forgetGone === true;
   const giveUp = givenUp(input.options.giveUp, lab.spec.hosts);
   await using runner = await runnerOf(lab);
   const prepare = async (now: Lab) => {
     const { lab, ...where } = await locate(now, runner, giveUp);
-    return await prepareWithDigest(lab, { prune, overwrite, runner, where }, context);
+    return await prepareWithDigest(lab, { prune, overwrite, forgetGone, runner, where }, context);
   };
   let prepared = await prepare(lab);
   if (input.options.dryRun === true) {
@@ -56,13 +56,17 @@ const onThisMachine: LabCommand = async (input, context) => {
   if (idle) await tidy(lab);
   else {
     const first = prepared;
-    ({ prepared, applied } = await locked(lab, async () => {
-      // Looked at again under the lock: another command may have been at work until now. Nobody was where the lab still has no state.
-      assertNotMoving(lab.pool);
-      const isFirst = lab.state === undefined && readState(lab.pool, lab.name) === undefined;
-      const now = isFirst ? first : await prepare(openLab(lab.spec.file, context.cwd));
-      return { prepared: now, applied: await apply(now, runner, context) };
-    }));
+    ({ prepared, applied } = await locked(
+      lab,
+      async () => {
+        // Looked at again under the lock: another command may have been at work until now. Nobody was where the lab still has no state.
+        assertNotMoving(lab.pool);
+        const isFirst = lab.state === undefined && readState(lab.pool, lab.name) === undefined;
+        const now = isFirst ? first : await prepare(openLab(lab.spec.file, context.cwd));
+        return { prepared: now, applied: await apply(now, { runner, forgetGone }, context) };
+      },
+      { forgetGone },
+    ));
   }
   // What was not given up was a problem.
   if (giveUp.hosts.size > 0) forgetApart(lab);
@@ -80,10 +84,14 @@ const onThisMachine: LabCommand = async (input, context) => {
 
 export const run = orRemote(onThisMachine, () => import('./remote/up.ts'));
 
-async function apply(prepared: Prepared, runner: Runner, context: CliContext): Promise<Applied> {
+async function apply(
+  prepared: Prepared,
+  options: Pick<ApplyOptions, 'runner' | 'forgetGone'>,
+  context: CliContext,
+): Promise<Applied> {
   const bar = lazyProgress(context, 'making disks', 'disks');
   try {
-    return await applyUp(prepared, { runner, signal: context.signal, onProgress: bar.update });
+    return await applyUp(prepared, { ...options, signal: context.signal, onProgress: bar.update });
   } finally {
     bar.end();
   }

@@ -30,7 +30,7 @@ export const run: LabCommand = async (input, context) => {
   );
   const users = standingOn(path, scan.images);
   const ms = performance.now() - began;
-  for (const warning of scan.warnings) warn(context, warning);
+  for (const warning of [...scan.warnings, ...scan.leftOut]) warn(context, warning);
   if (wantsJson(input)) {
     sayJson(context, {
       file: path,

@@ -146,7 +146,8 @@ async function whyKept(
     if (lab !== undefined) return lab;
   }
   if (await isLocked(path)) return 'a program has it open';
-  return scan.warnings.length > 0 ? `not everything could be looked at: ${scan.warnings[0]}` : undefined;
+  const [unseen] = [...scan.warnings, ...scan.leftOut];
+  return unseen === undefined ? undefined : `not everything could be looked at: ${unseen}`;
 }
 
 /** What a lab that has recorded clones of the image says of it now; undefined: it does without. */

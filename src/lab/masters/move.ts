@@ -119,8 +119,11 @@ export async function planMove(
   }
   const children = new Set<string>();
   for (const name of names) {
-    for (const { image, distance } of standingOn(name, scan.images))
-      if (distance === 1) children.add(image.path);
+    for (const { image, distance } of standingOn(name, scan.images)) {
+      if (distance !== 1) continue;
+      if (image.unnameable) throw unnameable(image.path);
+      children.add(image.path);
+    }
     for (const one of await knownDependents(name)) children.add(one.path);
   }
   for (const path of children) {
@@ -165,6 +168,13 @@ export async function planMove(
     resumed,
     placed,
   };
+}
+
+function unnameable(path: string): DiskError {
+  return new DiskError('unsupported', `'${path}' stands on it, and cannot be opened: its name is no UTF-8`, {
+    path,
+    detail: { fix: 'rename it first: it has to name the master where that is then' },
+  });
 }
 
 /**

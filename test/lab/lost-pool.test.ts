@@ -1,0 +1,213 @@
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { recordsFor } from '../../src/platform/dependents.ts';
+import { unmount } from '../support/mounts.ts';
+import { have, isRoot, mustRun, tempDir } from '../support/programs.ts';
+import { type LabBench, labBench } from './support.ts';
+
+/*
+ * A pool whose disk is not mounted is no pool in which nothing was made yet.
+ */
+
+const qemu = have('qemu-io') && have('qemu-img');
+
+const seat = (bench: LabBench, pool = 'class') => bench.path(pool, 'student-01.qcow2');
+
+const work = (path: string) => mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -P 119 1M 64k', path]);
+
+const holdsWork = (path: string) =>
+  mustRun('qemu-io', ['-r', '-f', 'qcow2', '-c', 'read -P 119 1M 64k', path]);
+
+const first = (bench: LabBench) => bench.path('masters/m@1.qcow2');
+
+/** By the records beside it. */
+const standingOn = (master: string) => recordsFor(master).flatMap((record) => record.dependents);
+
+/** A lab on m@1, with m@2 there, whose pool is away; an empty folder is in its place, as where its disk is to be mounted. */
+async function withoutPool(): Promise<LabBench> {
+  const bench = await labBench();
+  bench.write('lab.yaml', { seats: 2 });
+  await bench.must('up');
+  for (const pattern of [1, 2]) {
+    await mustRun('qemu-io', ['-f', 'qcow2', '-c', `write -P ${pattern} 0 1M`, seat(bench)]);
+    await bench.must('promote', 'student-01');
+  }
+  await bench.must('roll', 'm@1');
+  await bench.must('reset', 'all');
+  await work(seat(bench));
+  renameSync(bench.path('class'), bench.path('away'));
+  mkdirSync(bench.path('class'));
+  return bench;
+}
+
+function bringBack(bench: LabBench): void {
+  rmSync(bench.path('class'), { recursive: true, force: true });
+  renameSync(bench.path('away'), bench.path('class'));
+}
+
+describe.skipIf(!qemu)('a pool that is not there, while seats were made in it', () => {
+  it('is noticed by all that would make seats, forget them or use them, and nothing changes', async () => {
+    await using bench = await withoutPool();
+    const boots = bench.write('boots.yaml', { seats: 2, runner: 'qemu', master: 'masters/m@1.qcow2' });
+    const before = bench.snapshot();
+    const commands = [
+      ['up'],
+      ['up', '--start'],
+      ['up', '--dry-run'],
+      ['down'],
+      ['down', '--dry-run'],
+      ['plan'],
+      ['status'],
+      ['reset', 'all'],
+      ['reset', 'all', '--accept-master'],
+      ['start', boots],
+      ['roll', 'm@2'],
+    ];
+    for (const command of commands) {
+      const { code, out, err } = await bench.run(...command);
+      expect([command, code, out + err]).toEqual([
+        command,
+        1,
+        expect.stringMatching(/2 seats \(student-01, student-02\) on m@1\.qcow2 were made there.*mounted\?/),
+      ]);
+      expect(out + err).toContain('--forget-gone');
+    }
+    expect((await bench.json<{ lost: string[] }>('status')).lost).toEqual(['student-01', 'student-02']);
+    expect(bench.snapshot()).toEqual(before);
+    bringBack(bench);
+    expect(await bench.must('status')).not.toContain('--forget-gone');
+    await bench.must('up');
+    await holdsWork(seat(bench));
+  });
+
+  it.each(['down', 'up'])(
+    'keeps its master from gc, when the lab file names another one and %s was tried',
+    async (verb) => {
+      await using bench = await withoutPool();
+      bench.write('lab.yaml', { seats: 2, master: 'masters/m@2.qcow2' });
+      expect((await bench.run(verb)).code).toBe(1);
+      await bench.must('gc', 'masters', '--yes');
+      expect(readdirSync(bench.path('class'))).toEqual([]);
+      bringBack(bench);
+      await holdsWork(seat(bench));
+    },
+  );
+
+  it('is found where a link led to it, which now leads nowhere', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2 });
+    mkdirSync(bench.path('disk/pool'), { recursive: true });
+    symlinkSync('disk/pool', bench.path('class'));
+    await bench.must('up');
+    await work(seat(bench));
+    renameSync(bench.path('disk/pool'), bench.path('away'));
+    for (const verb of ['up', 'down']) {
+      const { code, err } = await bench.run(verb);
+      expect([verb, code, err]).toEqual([verb, 1, expect.stringContaining('is its disk mounted?')]);
+    }
+    renameSync(bench.path('away'), bench.path('disk/pool'));
+    await bench.must('up');
+    await holdsWork(seat(bench));
+  });
+
+  it('is found though it was moved by hand after it was made', async () => {
+    await using bench = await withoutPool();
+    renameSync(bench.path('away'), bench.path('moved'));
+    bench.write('lab.yaml', { seats: 2, pool: 'moved', master: 'masters/m@1.qcow2' });
+    await bench.must('up');
+    renameSync(bench.path('moved'), bench.path('away'));
+    expect((await bench.run('down')).err).toContain('is its disk mounted?');
+    renameSync(bench.path('away'), bench.path('moved'));
+    await bench.must('down');
+    expect(standingOn(first(bench))).toEqual([]);
+  });
+
+  it('does not make other labs stumble over a damaged record, or one that is closed to them', async () => {
+    await using bench = await withoutPool();
+    writeFileSync(bench.path('masters/.cowherd/m@1.qcow2.dependents/somebody.json'), 'cut');
+    bench.write('other.yaml', { lab: 'other', pool: 'two', seats: 1, master: 'masters/m@2.qcow2' });
+    await bench.must('up', 'other.yaml');
+    await bench.must('down', 'other.yaml');
+    // Its own is among those.
+    expect((await bench.run('down')).err).toContain('somebody.json');
+  });
+
+  it('does not trouble another lab of the pool that has made nothing yet', async () => {
+    await using bench = await withoutPool();
+    bench.write('other.yaml', { lab: 'other', pool: 'class', seats: ['x'], master: 'masters/m@2.qcow2' });
+    await bench.must('up', 'other.yaml');
+    await bench.must('down', 'other.yaml');
+    expect(standingOn(first(bench))).toHaveLength(2);
+  });
+});
+
+describe.skipIf(!qemu)('seats that are gone for good', () => {
+  it('are made anew by up --forget-gone, on another master too', async () => {
+    await using bench = await withoutPool();
+    bench.write('lab.yaml', { seats: 2, master: 'masters/m@2.qcow2' });
+    expect(await bench.must('up', '--forget-gone')).toContain('2 disks made');
+    expect(standingOn(first(bench))).toEqual([]);
+    expect(standingOn(bench.path('masters/m@2.qcow2'))).toHaveLength(2);
+    await bench.must('down');
+    expect(existsSync(bench.path('class'))).toBe(false);
+  });
+
+  it('are forgotten by down --forget-gone, which gives the master back', async () => {
+    await using bench = await withoutPool();
+    rmSync(bench.path('class'), { recursive: true });
+    expect(await bench.must('down', '--forget-gone', '--dry-run')).toContain('Would forget 2 seats');
+    expect(standingOn(first(bench))).toHaveLength(2);
+    expect(await bench.must('down', '--forget-gone')).toContain('Forgot 2 seats');
+    expect(standingOn(first(bench))).toEqual([]);
+    expect(await bench.must('down')).toContain('nothing to take down');
+  });
+
+  it('are none where a disk is there: a lost state alone is made anew', async () => {
+    await using bench = await withoutPool();
+    bringBack(bench);
+    rmSync(bench.path('class/.cowherd'), { recursive: true });
+    rmSync(bench.path('class/student-02.qcow2'));
+    await bench.must('up');
+    await holdsWork(seat(bench));
+    expect(JSON.parse(readFileSync(bench.path('class/.cowherd/lab-class.json'), 'utf8')).seats).toHaveLength(
+      2,
+    );
+  });
+});
+
+describe.skipIf(!qemu || !isRoot)('a pool on a disk of its own', () => {
+  it('is missed when that is not mounted; gc keeps what stands there though others have its names', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2 });
+    mkdirSync(bench.path('class'));
+    await using disk = await tempDir('cowherd-disk-');
+    await mustRun('mount', ['-t', 'tmpfs', '-o', 'size=50M', 'none', disk.path]);
+    try {
+      await mustRun('mount', ['--bind', disk.path, bench.path('class')]);
+      await bench.must('up');
+      for (const _ of [1, 2]) await bench.must('promote', 'student-01');
+      await bench.must('roll', 'm@1');
+      await bench.must('reset', 'all');
+      await work(seat(bench));
+      await unmount(bench.path('class'));
+      expect((await bench.run('up')).err).toMatch(/where another file system is: is its disk mounted\?/);
+      await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', seat(bench), '1M']);
+      await mustRun('qemu-img', ['create', '-q', '-f', 'qcow2', bench.path('class/student-02.qcow2'), '1M']);
+      rmSync(bench.path('lab.yaml'));
+      expect(await bench.must('gc', 'masters', '--yes')).toContain('stood on it, and is not there');
+      await mustRun('mount', ['--bind', disk.path, bench.path('class')]);
+      await holdsWork(seat(bench));
+    } finally {
+      for (const place of [bench.path('class'), disk.path]) await unmount(place).catch(() => undefined);
+    }
+  });
+});
