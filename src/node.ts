@@ -35,7 +35,7 @@ import { connectSocket } from './platform/socket-stream.ts';
 import { registerXzCodec } from './platform/xz-codec.ts';
 import { registerZlibCodec } from './platform/zlib-codec.ts';
 import { registerZstdCodec } from './platform/zstd-codec.ts';
-import { FileStore, openFileStore } from './storage/file.ts';
+import { FileStore, onLocksMissing, openFileStore } from './storage/file.ts';
 import {
   openExisting,
   sweepFor,
@@ -56,7 +56,7 @@ registerThreadCrew();
 
 export * from './index.ts';
 export type { TargetFile, TargetOptions } from './storage/file-target.ts';
-export { FileStore, openFileStore };
+export { FileStore, onLocksMissing, openFileStore };
 
 export interface OpenImageFileOptions
   extends Omit<OpenImageOptions, 'resolve' | 'canonicalPath' | 'identify' | 'depth' | 'policy'> {

@@ -2,6 +2,7 @@ import { fstatSync, writeSync } from 'node:fs';
 import { basename } from 'node:path';
 import { errnoOf } from '../platform/errno.ts';
 import { watchSignals } from '../platform/signals.ts';
+import { onLocksMissing } from '../storage/file-lock.ts';
 import { askSecret } from './ask-secret.ts';
 import type { CliContext, OutputStream } from './context.ts';
 
@@ -19,10 +20,13 @@ export function processContext(program: string): CliContext {
     for (const listener of listeners) listener();
   });
   const { signal } = watchSignals();
+  const name = startedAs(process.argv[1]) ?? program;
+  const stderr = outputStream(2, () => process.stderr);
+  onLocksMissing((message) => stderr.write(`${name}: warning: ${message}\n`));
   return {
-    program: startedAs(process.argv[1]) ?? program,
+    program: name,
     stdout: outputStream(1, () => process.stdout),
-    stderr: outputStream(2, () => process.stderr),
+    stderr,
     get stdin() {
       return process.stdin;
     },

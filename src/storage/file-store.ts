@@ -45,6 +45,8 @@ export class FileStore implements ByteStore, HostFile {
   /** The file system's number; with `inode` it names the file. */
   readonly device: bigint;
   readonly inode: bigint;
+  /** Made here, and under a name of its own until it is whole. */
+  readonly fresh: boolean;
   /** Requests up to here may block this thread. */
   readonly #mostInline: number;
   /** Takes the space of large writes that block. */
@@ -77,13 +79,16 @@ export class FileStore implements ByteStore, HostFile {
       foreground = false,
       writeBehind = false,
       unflushed = false,
-    }: Pick<OpenFileOptions, 'foreground' | 'writeBehind' | 'unflushed'> = {},
+      create,
+      name,
+    }: Pick<OpenFileOptions, 'foreground' | 'writeBehind' | 'unflushed' | 'create' | 'name'> = {},
   ) {
     this.path = opened.path;
     this.name = opened.name;
     this.fd = opened.fd;
     this.device = opened.device;
     this.inode = opened.inode;
+    this.fresh = create === 'exclusive' && name !== undefined;
     this.fileKind = opened.fileKind;
     this.#size = opened.size;
     this.writable = opened.writable;
