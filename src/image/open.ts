@@ -9,6 +9,7 @@ import type {
   OptionValues,
 } from '../formats/driver.ts';
 import { formats } from '../formats/index.ts';
+import { checkOptions } from '../formats/option-values.ts';
 import type { RequestPolicy } from '../storage/request-policy.ts';
 import { type ByteSource, type ByteStore, bottomOf, hostFileOf } from '../storage/store.ts';
 import { DiskImage } from './disk-image.ts';
@@ -241,6 +242,9 @@ export async function openLayer(
 /**
  * Lays an empty image of `size` guest bytes into `store`, whose former content is lost. The backing image is
  * named in `context.backing`, and not opened.
+ *
+ * `options` are the driver's `createOptions`, by QEMU's names. Throws `bad-argument` (`field`: its name) for one that the format does not
+ * have, and for a value that it cannot have; `unsupported` for a format that cannot be created.
  */
 export async function createImage(
   store: ByteStore,
@@ -264,7 +268,7 @@ export async function createImage(
       detail: { size },
     });
   }
-  await driver.create(store, size, options, context);
+  await driver.create(store, size, checkOptions(driver.createOptions, options, store.name), context);
 }
 
 async function openLayerAt(
