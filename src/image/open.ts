@@ -211,6 +211,14 @@ export async function openImage(
 }
 
 function nodeOf(opened: ByteSource | PreparedNode): PreparedNode {
+  // Somebody who writes JavaScript may hand over a path, or a Blob.
+  const given = opened as Partial<ByteSource & PreparedNode> | null | undefined;
+  const source = typeof given === 'object' ? (given?.source ?? given) : undefined;
+  if (typeof source?.read !== 'function' || typeof source.extent !== 'function') {
+    const what =
+      'An image is opened over a ByteSource (BlobSource, MemoryStore …); openImageFile opens one by its name';
+    throw new DiskError('bad-argument', what);
+  }
   return 'source' in opened ? opened : { source: opened };
 }
 
@@ -285,6 +293,9 @@ async function openLayerAt(
         path: source.name,
         cause: options.signal.reason,
       });
+    }
+    if (options.writable && typeof (source as Partial<ByteStore>).write !== 'function') {
+      throw new DiskError('read-only', `'${source.name}' can only be read`, { path: source.name });
     }
     const drivers = options.formats ?? formats;
     const format = node.format ?? options.format;

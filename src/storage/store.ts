@@ -1,3 +1,4 @@
+import { DiskError } from '../errors.ts';
 import type { ImageLock } from './image-lock.ts';
 
 /** A stretch of a source, in bytes: `data` may hold anything, a hole reads as zeroes and takes no space. */
@@ -77,6 +78,21 @@ export interface ByteStore extends ByteSource {
   sharesBlocks?(source: ByteSource): boolean;
   /** Durable on return: everything written before the call survives a power cut. */
   flush(): Promise<void>;
+}
+
+/** `source.extent(at)`. Throws `corrupt` for an answer without byte `at`: who goes on from its end would never come anywhere. */
+export async function extentOf(source: ByteSource, at: number): Promise<Extent> {
+  const extent = await source.extent(at);
+  const { offset, length } = extent;
+  if (offset <= at && offset + length > at) return extent;
+  throw new DiskError(
+    'corrupt',
+    `'${source.name}' answers ${length} bytes at ${offset} for the extent of byte ${at}`,
+    {
+      path: source.name,
+      offset: at,
+    },
+  );
 }
 
 /** What a host file or device adds to bytes: QEMU's image locks, and a path. */
