@@ -3,6 +3,9 @@
  *
  * @module
  */
+// First: what comes after names methods by these symbols.
+import './bytes/dispose-symbols.ts';
+
 import { fstatSync } from 'node:fs';
 import { realpath } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, normalize, relative, resolve as resolvePath } from 'node:path';
@@ -136,19 +139,23 @@ export interface CreateImageFileOptions extends Omit<CreateContext, 'sibling'> {
  * Throws `locked` and `in-use` when the file that is there is used, and what the format's `create` throws.
  */
 export async function createImageFile(path: string, options: CreateImageFileOptions): Promise<void> {
-  await using target = await createImageTarget(path, options);
   const { signal, onProgress } = options;
+  const stopIfAborted = () => {
+    if (!signal?.aborted) return;
+    throw new DiskError('aborted', 'The creation was stopped', { path, cause: signal.reason });
+  };
+  stopIfAborted();
+  await using target = await createImageTarget(path, options);
   await createImage(target.store, options.format, options.size, options.options, {
     ...target.context(options.backing),
     secret: options.secret,
     signal,
     onProgress: (done, total) => {
-      if (signal?.aborted) {
-        throw new DiskError('aborted', 'The creation was stopped', { path, cause: signal.reason });
-      }
+      stopIfAborted();
       onProgress?.(done, total);
     },
   });
+  stopIfAborted();
   await target.commit({ durable: options.durable });
 }
 
