@@ -82,7 +82,7 @@ async function loadEncoder(): Promise<Encoder> {
 
 /** Node's own zstd: from 22.15 on. */
 async function nodesOwn(): Promise<Encoder | undefined> {
-  const zlib: Partial<NodesZstd> = await import('node:zlib');
+  const zlib = (await import('node:zlib')) as unknown as Partial<NodesZstd>;
   const { zstdCompressSync: compress, constants } = zlib;
   if (!compress) return undefined;
   const params = { [constants!.ZSTD_c_compressionLevel]: wasmLevel };

@@ -101,7 +101,7 @@ export class MemoryStore implements ByteStore {
   }
 
   /** A copy of the whole content. */
-  toBytes(): Uint8Array {
+  toBytes(): Uint8Array & { readonly buffer: ArrayBuffer } {
     const bytes = new Uint8Array(this.#size);
     for (const [number, page] of this.#pages) {
       const at = number * pageBytes;

@@ -43,7 +43,7 @@ export interface ByteSource extends AsyncDisposable {
   /** The name that relative references in the content start from, where that is not `name`. */
   readonly referenceBase?: string;
   /** Bytes per allocation unit of the disk image that lies beneath, where one does. */
-  readonly clusterBytes?: number;
+  readonly clusterBytes?: number | undefined;
   /** What it holds means nothing (QEMU's null devices): it counts neither as data nor as zeroes. */
   readonly unspecified?: boolean;
   /** What lies beneath is ciphertext: where a byte lies there says nothing of what it is. */
