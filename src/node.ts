@@ -28,10 +28,12 @@ import {
 } from './image/open.ts';
 import { assertAllowed, type NamingImage, type ReferencePolicy, untrustedImages } from './image/policy.ts';
 import { combineReference, requireFile } from './image/reference.ts';
+import { warnOfUnflushed } from './image/unflushed.ts';
 import { type CommitOptions, createAside, syncDirectory } from './platform/atomic-file.ts';
 import { registerThreadCrew } from './platform/cipher-crew.ts';
 import { assertNoDependents } from './platform/dependents.ts';
 import { errnoOf, systemError } from './platform/errno.ts';
+import { warnAtExit } from './platform/exit-warning.ts';
 import { identityOf } from './platform/file-facts.ts';
 import { registerNodePrimitives } from './platform/node-primitives.ts';
 import { connectSocket } from './platform/socket-stream.ts';
@@ -56,6 +58,7 @@ registerZstdCodec();
 registerXzCodec();
 registerNodePrimitives();
 registerThreadCrew();
+warnOfUnflushed(warnAtExit);
 
 export * from './index.ts';
 export type { TargetFile, TargetOptions } from './storage/file-target.ts';

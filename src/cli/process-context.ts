@@ -1,6 +1,7 @@
 import { fstatSync, writeSync } from 'node:fs';
 import { basename } from 'node:path';
 import { errnoOf } from '../platform/errno.ts';
+import { noExitWarnings } from '../platform/exit-warning.ts';
 import { watchSignals } from '../platform/signals.ts';
 import { onLocksMissing } from '../storage/file-lock.ts';
 import { askSecret } from './ask-secret.ts';
@@ -20,6 +21,7 @@ export function processContext(program: string): CliContext {
     for (const listener of listeners) listener();
   });
   const { signal } = watchSignals();
+  noExitWarnings();
   const name = startedAs(process.argv[1]) ?? program;
   const stderr = outputStream(2, () => process.stderr);
   onLocksMissing((message) => stderr.write(`${name}: warning: ${message}\n`));

@@ -67,3 +67,13 @@ it('values are taken as the tools take them', async () => {
     });
   }
 });
+
+it('an error of creating says which image it is', async () => {
+  await expect(
+    createImage(new MemoryStore({ name: 'new' }), 'qcow2', Number.MAX_SAFE_INTEGER),
+  ).rejects.toMatchObject({
+    code: 'out-of-range',
+    path: 'new',
+    field: 'size',
+  });
+});

@@ -10,6 +10,7 @@ import type { ChainRun, Image, RunScope } from './image.ts';
 import { ImageWriter } from './image-writer.ts';
 import { guessFormat, probedBytes } from './probe.ts';
 import { RunCollector } from './runs.ts';
+import { noteUnflushed } from './unflushed.ts';
 
 export interface DiskImageOptions {
   readonly backing?: DiskImage;
@@ -39,6 +40,8 @@ export class DiskImage implements Image {
   readonly #signal: AbortSignal | undefined;
   readonly #requests: RequestPolicy | undefined;
   #disposed = false;
+  /** Changed since the last flush, where that matters to who ends without one: see `keepUnflushed`. */
+  #unflushed = false;
 
   constructor(layer: Layer, options: DiskImageOptions) {
     this.layer = layer;
@@ -302,7 +305,15 @@ export class DiskImage implements Image {
   }
 
   async flush(): Promise<void> {
-    if (isWritable(this.layer)) await this.layer.flush();
+    if (!isWritable(this.layer)) return;
+    const before = this.#unflushed;
+    this.#setUnflushed(false);
+    try {
+      await this.layer.flush();
+    } catch (error) {
+      this.#setUnflushed(before);
+      throw error;
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -322,6 +333,8 @@ export class DiskImage implements Image {
     await attempt(this.flush());
     await attempt(this.layer[Symbol.asyncDispose]());
     this.#locks.unlock(held);
+    // Whoever closes it hears of a failure.
+    this.#setUnflushed(false);
     if (this.backing) await attempt(this.backing[Symbol.asyncDispose]());
     if (failures.length > 0) throw failures[0];
   }
@@ -430,7 +443,14 @@ export class DiskImage implements Image {
   #checkWrite(offset: number, length: number): ImageWriter {
     if (!this.#writer) throw this.#error('read-only', 'The image was opened for reading only');
     this.#check(offset, length);
+    if (!this.#unflushed && !this.#flat) this.#setUnflushed(true);
     return this.#writer;
+  }
+
+  #setUnflushed(unflushed: boolean): void {
+    if (this.#unflushed === unflushed) return;
+    this.#unflushed = unflushed;
+    noteUnflushed(this, unflushed);
   }
 
   #checkAborted(): void {

@@ -1,5 +1,5 @@
 import type { KeyRing } from '../crypto/luks/key-ring.ts';
-import { DiskError, isDiskError } from '../errors.ts';
+import { DiskError, errorIn, isDiskError } from '../errors.ts';
 import type {
   BackingReference,
   CreateContext,
@@ -276,7 +276,12 @@ export async function createImage(
       detail: { size },
     });
   }
-  await driver.create(store, size, checkOptions(driver.createOptions, options, store.name), context);
+  const values = checkOptions(driver.createOptions, options, store.name);
+  try {
+    await driver.create(store, size, values, context);
+  } catch (error) {
+    throw errorIn(store.name, error);
+  }
 }
 
 async function openLayerAt(
