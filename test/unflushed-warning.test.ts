@@ -8,7 +8,11 @@ beforeAll(async () => {
   dir = await tempDir();
   program = await bundleFile(
     dir.file('program.mjs'),
-    `import { createImageFile, openImageFile } from ${nodeEntry};
+    `import { createImage, createImageFile, MemoryStore, openImage, openImageFile } from ${nodeEntry};
+     // Nobody could flush this one to anywhere.
+     const memory = new MemoryStore();
+     await createImage(memory, 'qcow2', 1 << 20);
+     await (await openImage(memory, { writable: true })).write(0, new Uint8Array(512));
      const [path, format, end] = process.argv.slice(2);
      await createImageFile(path, { format, size: 1 << 20 });
      const image = await openImageFile(path, { format, writable: true, locks: 'none' });

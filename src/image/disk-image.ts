@@ -40,7 +40,7 @@ export class DiskImage implements Image {
   readonly #signal: AbortSignal | undefined;
   readonly #requests: RequestPolicy | undefined;
   #disposed = false;
-  /** Changed since the last flush, where that matters to who ends without one: see `keepUnflushed`. */
+  /** Changed since the last flush, where that matters to who ends without one: see `warnOfUnflushed`. */
   #unflushed = false;
 
   constructor(layer: Layer, options: DiskImageOptions) {

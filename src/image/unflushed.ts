@@ -1,28 +1,27 @@
+import { bottomOf, hostFileOf } from '../storage/store.ts';
 import type { Image } from './image.ts';
+
+const namesTold = 3;
 
 let kept: Set<Image> | undefined;
 
 /**
- * From now on images that were changed are kept until they are flushed or closed, and are found in the set that this gives: at the end of a program
- * they are those whose last changes are lost. Not those where every byte has its place, since what was written there is there.
+ * From now on images in files that were changed are kept until they are flushed or closed; at the end of a program, which `atExit` waits for, those that
+ * are left are told of. Not those where every byte has its place, since what was written there is there.
  */
-function keepUnflushed(): ReadonlySet<Image> {
-  kept ??= new Set();
-  return kept;
-}
-
-/** Has who can tell of it at the program's end tell of such images. */
 export function warnOfUnflushed(atExit: (code: string, find: () => string | undefined) => void): void {
-  const images = keepUnflushed();
+  kept ??= new Set();
+  const images = kept;
   atExit('COWHERD_UNFLUSHED', () => {
     if (images.size === 0) return undefined;
-    const names = [...images].map(({ layer }) => `'${layer.source.name}'`).join(', ');
-    return `${names} changed, and neither flush() nor disposing came after: what was written last is lost`;
+    const names = [...images].slice(0, namesTold).map(({ layer }) => `'${layer.source.name}'`);
+    if (images.size > names.length) names.push(`and ${images.size - names.length} more`);
+    return `${names.join(', ')} changed, and neither flush() nor disposing came after: what was written last is lost`;
   });
 }
 
 /** For images: what they hold is no longer, or again, what was flushed last. */
 export function noteUnflushed(image: Image, unflushed: boolean): void {
-  if (unflushed) kept?.add(image);
-  else kept?.delete(image);
+  if (!unflushed) kept?.delete(image);
+  else if (kept && hostFileOf(bottomOf(image.layer.source))) kept.add(image);
 }
