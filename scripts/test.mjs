@@ -32,6 +32,8 @@ const judges = {
   'mkfs.btrfs': 'btrfs-progs',
   'mkfs.xfs': 'xfsprogs',
   strace: 'strace',
+  setfacl: 'acl',
+  setfattr: 'attr',
   'mkfs.fat': 'dosfstools',
   mcopy: 'mtools',
   'grub-mkrescue': 'grub-common',
@@ -52,6 +54,7 @@ const judges = {
   bzip2: 'bzip2',
   zstd: 'zstd',
   gcc: 'gcc',
+  ...libdeflate,
   ...(hasDeviceMapper() ? { lvcreate: 'lvm2' } : {}),
 };
 

@@ -7,7 +7,6 @@
 import './bytes/dispose-symbols.ts';
 
 import { fstatSync } from 'node:fs';
-import { realpath } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, normalize, relative, resolve as resolvePath } from 'node:path';
 import { DiskError, isDiskError } from './errors.ts';
 import type { BackingPlace, BackingReference, CreateContext, OptionValues } from './formats/driver.ts';
@@ -29,19 +28,24 @@ import {
 import { assertAllowed, type NamingImage, type ReferencePolicy, untrustedImages } from './image/policy.ts';
 import { combineReference, requireFile } from './image/reference.ts';
 import { warnOfUnflushed } from './image/unflushed.ts';
-import { type CommitOptions, createAside, syncDirectory } from './platform/atomic-file.ts';
+import { type Aside, createAside } from './platform/atomic-file.ts';
 import { registerThreadCrew } from './platform/cipher-crew.ts';
 import { assertNoDependents } from './platform/dependents.ts';
 import { errnoOf, systemError } from './platform/errno.ts';
 import { warnAtExit } from './platform/exit-warning.ts';
 import { identityOf } from './platform/file-facts.ts';
+import { realPathOf } from './platform/host-names.ts';
 import { registerNodePrimitives } from './platform/node-primitives.ts';
 import { connectSocket } from './platform/socket-stream.ts';
+import { isAppendOnly, placeOf, replaceRefusal } from './platform/target-place.ts';
 import { registerXzCodec } from './platform/xz-codec.ts';
 import { registerZlibCodec } from './platform/zlib-codec.ts';
 import { registerZstdCodec } from './platform/zstd-codec.ts';
 import { FileStore, onLocksMissing, openFileStore } from './storage/file.ts';
+import { commitTogether } from './storage/file-group.ts';
 import {
+  keepsItsPlace,
+  madeInPlace,
   openExisting,
   sweepFor,
   type TargetFile,
@@ -183,13 +187,14 @@ export async function createImageTarget(path: string, options: TargetOptions = {
       name: takesNewImages(path) ? path : basename(requireFile(path)),
       async sibling(name) {
         if (name === '') throw systemError('ENOENT', 'create', name, { detail: { sibling: name } });
-        const place = normalize(requireFile(combineReference(path, name)));
+        const named = requireFile(combineReference(path, name));
+        const place = normalize(named);
         if (!takesNewImages(path) && place === normalize(requireFile(path))) {
           throw new DiskError('bad-argument', `'${name}' is the image itself`, { path, field: 'data_file' });
         }
         const folder = dirname(place);
         const file =
-          siblings.get(place) ?? (await createSibling(place, { ...options, sweep: !folders.has(folder) }));
+          siblings.get(place) ?? (await createSibling(named, { ...options, sweep: !folders.has(folder) }));
         siblings.set(place, file);
         folders.add(folder);
         return file.store;
@@ -221,56 +226,6 @@ async function createSibling(place: string, options: TargetOptions): Promise<Tar
   }
 }
 
-/**
- * Puts an image and the files beside it in their places: all of them, or on an error none. Without `durable: false` all are on the disk
- * before the first that they replace goes, since that may fail, and take minutes.
- */
-async function commitTogether(
-  main: TargetFile,
-  siblings: readonly TargetFile[],
-  how: CommitOptions | undefined,
-): Promise<void> {
-  const durable = how?.durable !== false;
-  if (siblings.length === 0) return main.commit(how);
-  if (durable) await settleAll([...siblings, main]);
-  const { replace = true } = how ?? {};
-  try {
-    // An image must not be there with data that is another image's, nor without what it names.
-    if (replace) main.withdraw({ named: !siblings.some((one) => one.replaces) });
-    for (const file of siblings) {
-      if (replace) file.withdraw({ named: true });
-      await file.commit({ ...how, durable: false });
-    }
-    if (durable) {
-      for (const folder of new Set(siblings.map(({ written }) => dirname(written)))) syncDirectory(folder);
-    }
-    await main.commit(how);
-  } catch (error) {
-    takeAllBack([...siblings, main]);
-    throw error;
-  }
-  // Only now what was replaced goes.
-  for (const file of [...siblings, main]) await file[Symbol.asyncDispose]();
-}
-
-function takeAllBack(files: readonly TargetFile[]): void {
-  for (const file of files) {
-    try {
-      file.takeBack();
-    } catch {
-      // The others must not stay as they are for it; what went wrong first is what is told.
-    }
-  }
-}
-
-/** A split image has hundreds of files: the system makes several durable at the cost of one. */
-async function settleAll(files: readonly TargetFile[]): Promise<void> {
-  const atOnce = 16;
-  for (let first = 0; first < files.length; first += atOnce) {
-    await Promise.all(files.slice(first, first + atOnce).map((file) => file.settle()));
-  }
-}
-
 async function placeOfBacking(path: string, reference: string): Promise<BackingPlace> {
   const absolute = resolvePath(requireFile(combineReference(path, reference)));
   const named = requireFile(reference);
@@ -282,8 +237,9 @@ async function placeOfBacking(path: string, reference: string): Promise<BackingP
 
 /**
  * Prepares a file to be written aside and to take the place of `path` when it is whole. Written in place are block
- * devices, and unless told to keep them, files with other hard links (which would keep the old content) and files in a
- * directory where nothing can be created. Deletes what runs that were killed have left of this file.
+ * devices, files that a process has open (`/dev/fd/3`), and unless told to keep them, files with other hard links (which would keep the
+ * old content) and files that nothing can be renamed over: in a directory where nothing can be created, mount points, others' in a
+ * sticky directory, and what lies, or is new, in one that only takes new files. Deletes what runs that were killed have left of this file.
  *
  * Throws `locked` while another program uses the file that is there, `in-use` when other images stand on it.
  */
@@ -291,17 +247,27 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
   if (takesNewImages(path)) return exportTarget(path);
   const file = requireFile(path);
   await assertNoDependents(file, { force: options.corruptDependents });
+  const place = placeOf(file);
+  // First: a run that was killed may have left another name of the file, or the only one that it has.
+  if (place.kind === 'file') sweepFor(place.path, options.sweep);
   const old = await openExisting(file, options.unflushed);
   const { keepLinks = false } = options;
-  if (old && (old.fileKind === 'block' || (!keepLinks && fstatSync(old.fd).nlink > 1))) {
-    return writtenInPlace(file, old, options);
+  let aside: Aside;
+  try {
+    if (old && keepsItsPlace(fstatSync(old.fd, { bigint: true }), place, options)) {
+      return await writtenInPlace(file, old, options);
+    }
+    if (!old && !keepLinks && isAppendOnly(dirname(place.path)))
+      return await madeInPlace(file, place.path, options);
+    aside = createAside(file);
+  } catch (error) {
+    await old?.[Symbol.asyncDispose]();
+    throw error;
   }
-  const aside = createAside(file);
   let store: FileStore;
   try {
     // Until the name leads to the new file, nobody else may start to use the old one for writing.
     await old?.lock(creationLock);
-    sweepFor(aside.target, options.sweep);
     const { foreground, unflushed, mode } = options;
     // Some file systems send all of a file to the disk before it takes another one's name: let that begin at once.
     const writeBehind = options.writeBehind || old !== undefined;
@@ -311,8 +277,14 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
       foreground,
       writeBehind,
       unflushed,
-      mode,
+      // Who may not read the old file must not read the new one while it is written. (`commit` gives it the old one's permissions.)
+      mode: mode ?? (old && 0o600),
     });
+    if (!old && !keepLinks && isAppendOnly(dirname(place.path)) === undefined && replaceRefusal(aside.path)) {
+      // Its folder lets nothing go, which only what lies there could tell: an empty file stays, which is less than a copy that does.
+      await store[Symbol.asyncDispose]();
+      return await madeInPlace(file, place.path, options);
+    }
   } catch (error) {
     await aside.abandon();
     if (old && !keepLinks && isDiskError(error, 'denied')) return writtenInPlace(file, old, options);
@@ -477,11 +449,15 @@ async function resolve(
   return prepareNode({ filename, options: withFormat, asProtocol }, context);
 }
 
-/** A path without symbolic links; of one that does not exist, as far as it does. */
+/**
+ * A path without symbolic links; of one that does not exist, as far as it does. Throws `unsupported` where links lead to a name that is
+ * not UTF-8.
+ */
 export async function canonicalPath(path: string): Promise<string> {
   try {
-    return await realpath(path);
-  } catch {
+    return realPathOf(path);
+  } catch (error) {
+    if (isDiskError(error)) throw error;
     const parent = dirname(path);
     return parent === path ? path : join(await canonicalPath(parent), basename(path));
   }

@@ -2,6 +2,7 @@ import { statSync, symlinkSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { cowImg } from '../src/cli/cow-img.ts';
 import { openFileStore } from '../src/node.ts';
+import { reloadLibc } from '../src/platform/libc.ts';
 import { testContext } from './support/cli-context.ts';
 import { have, isRoot, mustRun, openQemuIo, run, type TempDir, tempDir } from './support/programs.ts';
 
@@ -52,6 +53,43 @@ describe.skipIf(!canLoop || !have('qemu-img') || !have('qemu-io'))('a block devi
     for (const image of [device, dir.file('overlay')]) {
       await using _guest = await openQemuIo(['-f', 'qcow2', image]);
       for (const line of writers) expect(await refused(line)).toContain('Failed to get "write" lock');
+    }
+  });
+
+  it('that a guest has is refused in the words of qemu-img, without koffi too', async () => {
+    const said = (words: string) => words.replaceAll(/^(cow|qemu)-img: /gm, '');
+    await using _guest = await openQemuIo(['-f', 'qcow2', device]);
+    try {
+      for (const line of writers) {
+        const words = line.split(' ').map((word) => word.replace('DEVICE', device).replace('DIR', dir.path));
+        const { stderr } = await run('qemu-img', words);
+        for (const without of ['0', '1']) {
+          process.env.COWHERD_NO_KOFFI = without;
+          reloadLibc();
+          expect([line, said(await refused(line))]).toEqual([line, said(stderr)]);
+        }
+      }
+    } finally {
+      delete process.env.COWHERD_NO_KOFFI;
+      reloadLibc();
+    }
+  });
+
+  it('that is too small, or a path that leads nowhere, is told of in the words of qemu-img', async () => {
+    symlinkSync('round', dir.file('round'));
+    for (const line of [
+      'create -q -f vpc -o subformat=fixed DEVICE 16M',
+      'create -q -f vhdx -o subformat=fixed DEVICE 16M',
+      'create -q --object secret,id=s,data=a -f luks -o key-secret=s,iter-time=10 DEVICE 16M',
+      'convert -f raw -O qcow2 DIR/other DIR/round',
+      'dd -f raw -O raw if=DIR/other of=DIR/round',
+      `convert -f raw -O qcow2 DIR/other DIR/${'x'.repeat(256)}`,
+    ]) {
+      const words = line.split(' ').map((word) => word.replace('DEVICE', device).replace('DIR', dir.path));
+      const context = testContext({ program: 'cow-img', cwd: dir.path });
+      expect([line, await cowImg(words, context)]).toEqual([line, 1]);
+      const { stderr } = await run('qemu-img', words);
+      expect(context.err().replace('cow-img', 'qemu-img')).toBe(stderr);
     }
   });
 

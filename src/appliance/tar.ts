@@ -1,3 +1,4 @@
+import { textOf } from '../bytes/byte-text.ts';
 import { DiskError } from '../errors.ts';
 import type { ByteSource } from '../storage/store.ts';
 
@@ -77,7 +78,7 @@ export class TarWalk {
 
   /** Takes what follows an extra header, at byte `offset`. Throws `corrupt` and `unsupported`. */
   extra(type: string, bytes: Uint8Array, offset: number): void {
-    const found = type === 'L' ? { name: textOf(bytes) } : paxOf(this.#path, offset, bytes);
+    const found = type === 'L' ? { name: fieldOf(bytes) } : paxOf(this.#path, offset, bytes);
     this.#extra = { ...this.#extra, ...found };
   }
 
@@ -131,13 +132,13 @@ function paxOf(path: string, offset: number, bytes: Uint8Array): Extra {
   const found: { name?: string; size?: number } = {};
   for (let at = 0; at < bytes.length; ) {
     const space = bytes.indexOf(0x20, at);
-    const digits = space < 0 ? '' : textOf(bytes.subarray(at, space));
+    const digits = space < 0 ? '' : fieldOf(bytes.subarray(at, space));
     const length = /^\d{1,7}$/.test(digits) ? Number(digits) : 0;
     const end = at + length;
     if (length === 0 || end > bytes.length || end <= space || bytes[end - 1] !== 0x0a) {
       throw corrupt(path, offset + at, 'its extended attributes are wrong');
     }
-    const record = textOf(bytes.subarray(space + 1, end - 1));
+    const record = fieldOf(bytes.subarray(space + 1, end - 1));
     const equals = record.indexOf('=');
     const [key, value] = [record.slice(0, equals), record.slice(equals + 1)];
     if (key === 'path') found.name = value;
@@ -152,9 +153,9 @@ function paxOf(path: string, offset: number, bytes: Uint8Array): Extra {
 }
 
 function ustarName(block: Uint8Array): string {
-  const name = textOf(block.subarray(0, 100));
-  const isUstar = textOf(block.subarray(257, 262)) === 'ustar' && block[262] === 0;
-  const prefix = isUstar ? textOf(block.subarray(345, 500)) : '';
+  const name = fieldOf(block.subarray(0, 100));
+  const isUstar = fieldOf(block.subarray(257, 262)) === 'ustar' && block[262] === 0;
+  const prefix = isUstar ? fieldOf(block.subarray(345, 500)) : '';
   return prefix === '' ? name : `${prefix}/${name}`;
 }
 
@@ -166,7 +167,7 @@ function numberAt(block: Uint8Array, at: number, length: number): number | undef
     for (const byte of field.subarray(1)) value = value * 256 + byte;
     return Number.isSafeInteger(value) ? value : undefined;
   }
-  const digits = textOf(field).trim();
+  const digits = fieldOf(field).trim();
   return /^[0-7]*$/.test(digits) ? Number.parseInt(digits || '0', 8) : undefined;
 }
 
@@ -176,9 +177,9 @@ function isChecksumRight(block: Uint8Array): boolean {
   return numberAt(block, 148, 8) === sum;
 }
 
-function textOf(bytes: Uint8Array): string {
+function fieldOf(bytes: Uint8Array): string {
   const end = bytes.indexOf(0);
-  return new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end));
+  return textOf(end < 0 ? bytes : bytes.subarray(0, end));
 }
 
 function assertPlainName(path: string, at: number, name: string): void {

@@ -1,3 +1,5 @@
+import { bytesOf } from './byte-text.ts';
+
 /**
  * JSON as QEMU prints it (`--output json`): objects come out in the order of QEMU's hash table of 512 buckets,
  * not in the order of insertion, and everything past ASCII is escaped. Scripts diff such output.
@@ -82,8 +84,42 @@ const shortEscapes: Readonly<Record<string, string>> = {
   '\t': '\\t',
 };
 
+/** What QEMU writes as U+FFFD: bytes that are no UTF-8 (`textOf`), and code points that are no characters. */
+const unprintable = /\p{Surrogate}|\p{Noncharacter_Code_Point}/u;
+
+/** `text` as QEMU decodes its bytes: a sequence that is cut short is one U+FFFD, with as much as belongs to it. */
+function repaired(text: string): string {
+  const bytes = bytesOf(text);
+  let out = '';
+  for (let at = 0; at < bytes.length; ) {
+    const first = bytes[at++];
+    // One bit a byte of the sequence, in the old way: up to six.
+    const length = first < 0xc0 || first >= 0xfe ? 1 : Math.clz32(~(first << 24));
+    let code = length === 1 ? (first < 0x80 ? first : -1) : first & (0x7f >> length);
+    for (let left = length - 1; left > 0; left--) {
+      if (at === bytes.length || (bytes[at] & 0xc0) !== 0x80) {
+        code = -1;
+        break;
+      }
+      code = code * 64 + (bytes[at++] & 0x3f);
+    }
+    const isLongZero = code === 0 && length === 2;
+    out +=
+      isCharacter(code) && (code >= leastOf[length] || isLongZero) ? String.fromCodePoint(code) : '\ufffd';
+  }
+  return out;
+}
+
+/** The least code point that needs so many bytes. */
+const leastOf = [0, 0, 0x80, 0x800, 0x10000, 0x200000, 0x4000000];
+
+function isCharacter(code: number): boolean {
+  return code >= 0 && code <= 0x10ffff && !unprintable.test(String.fromCodePoint(code));
+}
+
 /** A quoted string: control characters and all that is not ASCII as \uXXXX (surrogate pairs included). */
-export function jsonString(text: string): string {
+export function jsonString(given: string): string {
+  const text = unprintable.test(given) ? repaired(given) : given;
   let out = '"';
   for (let i = 0; i < text.length; i++) {
     const character = text[i];

@@ -1,14 +1,13 @@
 import { fstatSync, statSync } from 'node:fs';
-import { dirname } from 'node:path';
 import type { FormatDriver, OptionValues } from '../formats/driver.ts';
 import type { Image } from '../image/image.ts';
 import { takesNewImages } from '../image/nodes/drivers/index.ts';
 import { createImage, openImage } from '../image/open.ts';
 import { parseReference, requireFile } from '../image/reference.ts';
 import { canonicalPath, createImageTarget, type ImageTarget } from '../node.ts';
-import { sweepAsides } from '../platform/atomic-file.ts';
 import { identityOf } from '../platform/file-facts.ts';
 import { FileStore } from '../storage/file.ts';
+import { sweepFor } from '../storage/file-target.ts';
 import { allPermissions, Permission } from '../storage/image-lock.ts';
 import { bottomOf, hostFileOf } from '../storage/store.ts';
 import type { CliContext } from './context.ts';
@@ -86,7 +85,7 @@ export async function createConvertTarget(
       writeBehind: isDurable(wish),
       unflushed: true,
     });
-    if (target.aside) sweepAsides(dirname(requireFile(path)));
+    if (target.aside) sweepFor(requireFile(path), true);
     context.signal.throwIfAborted();
     const { store } = target;
     const making = { ...target.context(backing), secret: wish.images.opening.secret, signal: context.signal };

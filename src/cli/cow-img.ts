@@ -53,7 +53,7 @@ async function dispatch(args: readonly string[], context: CliContext): Promise<n
     if (found.key === '?') throw new UsageFailure(`unrecognized option '${getopt.shown}'`);
     if (found.key === 'h') throw new HelpWanted();
     if (found.key === 'V') {
-      context.stdout.write(versionText(context));
+      context.stdout.write(versionText('qemu-img version'));
       return 0;
     }
     // -T: tracing is QEMU's own; nothing here has trace points, so the option is accepted and does nothing.

@@ -24,7 +24,7 @@ const synopses: readonly string[] = [
 /** The whole help, for `-h` and `--help` with or without a verb. */
 export function helpText(context: CliContext): string {
   const { program } = context;
-  return `${versionText(context)}usage: ${program} [standard options] command [command options]
+  return `${versionText('qemu-img version')}usage: ${program} [standard options] command [command options]
 Disk images of virtual machines: make, look into, convert and repair them
 
     '-h', '--help'       this text

@@ -13,12 +13,14 @@
  * 3. Rows in test/differential/ that run it against the installed qemu-img.
  * The work itself lives in `operations/`; a verb only translates words.
  */
-import { exitUnlessAwaited } from '../platform/exit-now.ts';
+import { end } from '../platform/exit-now.ts';
 import { cowImg } from './cow-img.ts';
-import { processContext } from './process-context.ts';
+import { asTold, processContext } from './process-context.ts';
 
 export { leave } from '../platform/exit-now.ts';
 
 /** Runs the program with these arguments; gives its exit code. */
-export const main = async (args: readonly string[]): Promise<number> =>
-  exitUnlessAwaited(await cowImg(args, processContext('cow-img')));
+export const main = async (args: readonly string[]): Promise<number> => {
+  const context = processContext('cow-img');
+  return end(await asTold(cowImg)(args, context), context.signal);
+};

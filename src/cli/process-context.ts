@@ -1,11 +1,13 @@
 import { fstatSync, writeSync } from 'node:fs';
 import { basename } from 'node:path';
+import { bytesOf, isText } from '../bytes/byte-text.ts';
 import { errnoOf } from '../platform/errno.ts';
 import { noExitWarnings } from '../platform/exit-warning.ts';
+import { untrueNames } from '../platform/host-names.ts';
 import { watchSignals } from '../platform/signals.ts';
 import { onLocksMissing } from '../storage/file-lock.ts';
 import { askSecret } from './ask-secret.ts';
-import type { CliContext, OutputStream } from './context.ts';
+import type { CliContext, Command, OutputStream } from './context.ts';
 
 /**
  * The world of a real process. `program` is the name to use where the process was not started by one of its
@@ -33,7 +35,7 @@ export function processContext(program: string): CliContext {
       return process.stdin;
     },
     env: process.env,
-    cwd: process.cwd(),
+    cwd: workingDirectory(),
     signal,
     onProgressSignal(listener) {
       listeners.add(listener);
@@ -65,6 +67,28 @@ export function processContext(program: string): CliContext {
         });
     },
     now: () => Date.now(),
+  };
+}
+
+/** Of a folder that was deleted the system gives no name: what is looked for in it is not found, and absolute names are as ever. */
+export function workingDirectory(): string {
+  try {
+    return process.cwd();
+  } catch {
+    return '/proc/self/cwd';
+  }
+}
+
+/**
+ * A program that takes only what it was truly told: arguments in other bytes than UTF-8, and a current folder of such a name, reach Node
+ * as the name of another file. They are refused before anything is done.
+ */
+export function asTold(program: Command): Command {
+  return async (args, context) => {
+    const refusal = untrueNames(args, context.cwd);
+    if (refusal === undefined) return program(args, context);
+    context.stderr.write(`${context.program}: ${refusal}\n`);
+    return 1;
   };
 }
 
@@ -105,7 +129,8 @@ function outputStream(fd: number, open: () => NodeJS.WriteStream): OutputStream 
   return {
     write(text) {
       const rest = terminal || opened ? text : writeNow(fd, text);
-      if (rest !== undefined) stream().write(rest);
+      if (rest !== undefined)
+        stream().write(typeof rest === 'string' && !isText(rest) ? bytesOf(rest) : rest);
     },
     get isTTY() {
       return terminal && stream().isTTY === true;
@@ -119,7 +144,7 @@ function outputStream(fd: number, open: () => NodeJS.WriteStream): OutputStream 
 
 /** Writes what can be written at once; gives what is left where the descriptor takes no more for now. */
 function writeNow(fd: number, text: string | Uint8Array): Uint8Array | undefined {
-  const bytes = typeof text === 'string' ? Buffer.from(text) : text;
+  const bytes = typeof text === 'string' ? bytesOf(text) : text;
   for (let done = 0; done < bytes.length; ) {
     try {
       done += writeSync(fd, bytes, done);

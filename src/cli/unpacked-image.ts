@@ -4,6 +4,7 @@ import { formats } from '../formats/index.ts';
 import type { Image } from '../image/image.ts';
 import { openImage } from '../image/open.ts';
 import { guessFormat } from '../image/probe.ts';
+import { placeTold } from '../platform/host-names.ts';
 import { spoolUnpacked, surveyPacked, type UnpackOptions, unpackedSource } from '../storage/file-unpacked.ts';
 import type { ByteSource } from '../storage/store.ts';
 
@@ -34,7 +35,12 @@ export async function openUnpacked(
   const { signal } = options;
   if (format === 'raw') return openImage(unpackedSource(source, survey, { signal }), { format });
   options.onSpool?.(format, survey.size);
-  const spooled = await spoolUnpacked(source, compression, options.spoolDirectory ?? tmpdir(), options);
+  const spooled = await spoolUnpacked(
+    source,
+    compression,
+    options.spoolDirectory ?? placeTold(tmpdir(), 'TMPDIR', 'TMP', 'TEMP'),
+    options,
+  );
   await source[Symbol.asyncDispose]();
   return openImage(spooled, { format, signal });
 }

@@ -1,3 +1,4 @@
+import { assertText } from '../bytes/byte-text.ts';
 import { DiskError } from '../errors.ts';
 import { combineReference, parseReference } from './reference.ts';
 
@@ -25,7 +26,8 @@ export interface NamingImage {
 
 /**
  * Refuses a reference that the policy forbids, before anything is opened. `canonical` resolves symbolic links,
- * so that a link inside the directory cannot lead out of it; a name that is undefined is the caller's own. Throws `denied` and `unsupported`.
+ * so that a link inside the directory cannot lead out of it; a name that is undefined is the caller's own. Throws `denied` and,
+ * under any policy, `unsupported` for a name that is not UTF-8.
  */
 export async function assertAllowed(
   name: string | undefined,
@@ -40,7 +42,9 @@ export async function assertAllowed(
       detail: { limit: policy.maxDepth },
     });
   }
-  if (!policy.ownDirectoryOnly || name === undefined) return;
+  if (name === undefined) return;
+  assertText(name, from.name);
+  if (!policy.ownDirectoryOnly) return;
   const reference = parseReference(combineReference(from.name, name));
   const base = parseReference(from.name);
   const place = { path: from.name, field: 'reference', detail: { reference: name } };

@@ -1,10 +1,11 @@
-import { closeSync, constants, openSync, readlinkSync, statSync, symlinkSync } from 'node:fs';
+import { closeSync, constants, openSync, statSync, symlinkSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { isZero } from '../bytes/zero.ts';
 import { DiskError, isDiskError } from '../errors.ts';
 import { syncDirectory } from '../platform/atomic-file.ts';
 import { blockDeviceSize } from '../platform/block-device.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
+import { linkTargetOf } from '../platform/host-names.ts';
 import { makeFolder } from '../platform/json-file.ts';
 import { openFileStore } from '../storage/file.ts';
 import type { ByteStore } from '../storage/store.ts';
@@ -193,7 +194,7 @@ function placeLink(device: string, link: string): void {
 /** Where a symbolic link leads; undefined: there is none. */
 export function linkTarget(path: string): string | undefined {
   try {
-    return readlinkSync(path);
+    return linkTargetOf(path);
   } catch {
     return undefined;
   }

@@ -11,3 +11,8 @@ export function extraDiskName(seat: string, disk: string): string {
 export function seatOfExtraDisk(file: string): string | undefined {
   return /^([^.+][^+]*)\+.+\.qcow2$/.exec(file)?.[1];
 }
+
+/** The disk's own name in one that `seatOfExtraDisk` knows. */
+export function extraDiskOf(file: string): string {
+  return file.slice(file.indexOf('+') + 1, -'.qcow2'.length);
+}

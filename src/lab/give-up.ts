@@ -19,8 +19,8 @@ export interface GivenUp {
 export const nothingGivenUp: GivenUp = { hosts: new Set(), seats: [] };
 
 /**
- * Reads `HOST,SEAT@HOST`. Throws `bad-argument` for a host that the lab file names, and for a seat on one that it does not, or where only
- * hosts can be given up.
+ * Reads `HOST,SEAT@HOST`. Throws `bad-argument` for a seat on a host that the lab file does not name, or where only hosts can be given up.
+ * Hosts that it names may be others than before: `assertGone` says, when that is known.
  */
 export function givenUp(
   value: unknown,
@@ -39,17 +39,23 @@ export function givenUp(
       if (what === 'hosts') throw wrong(`Here --give-up takes hosts, not "${word}"`);
       if (!isListed(host)) throw wrong(`The lab file names no host "${host}"`, `give it its line back`);
       seats.push({ seat: word.slice(0, at), host });
-    } else {
-      if (isListed(host)) {
-        throw wrong(
-          `The lab file names the host "${host}": nothing of it is given up`,
-          'a host that is gone for good is taken out of the lab file first; of a seat that two hosts have, write SEAT@HOST',
-        );
-      }
-      hosts.add(host);
-    }
+    } else hosts.add(host);
   }
   return { hosts, seats };
+}
+
+/** Throws `bad-argument` where a host is given up that the lab file names, and that is no other machine than it was. */
+export function assertGone(
+  { hosts }: GivenUp,
+  listed: readonly { readonly name: string }[],
+  replaced: { has(host: string): boolean },
+): void {
+  const wanted = listed.find(({ name }) => hosts.has(name) && !replaced.has(name));
+  if (!wanted) return;
+  throw wrong(
+    `The lab file names the host "${wanted.name}": nothing of it is given up`,
+    'a host that is gone for good is taken out of the lab file first; of a seat that two hosts have, write SEAT@HOST',
+  );
 }
 
 function wrong(message: string, fix?: string): DiskError {
@@ -60,12 +66,23 @@ function wrong(message: string, fix?: string): DiskError {
 export function strayed(
   recorded: Iterable<readonly [seat: string, host: string]>,
   listed: readonly { readonly name: string }[],
-): ReadonlyMap<string, readonly string[]> {
+): readonly Stray[] {
   const names = new Set(listed.map(({ name }) => name));
   const found = new Map<string, string[]>();
   for (const [seat, host] of recorded)
     if (!names.has(host)) found.set(host, [...(found.get(host) ?? []), seat]);
-  return found;
+  return [...found].map(([host, seats]) => ({ host, seats }));
+}
+
+/** What gives up seats of a lab that had no hosts. */
+export const noHost = 'this-machine';
+
+/** Seats on a host that the lab file does not name; or names, but under another address, where they are not. */
+export interface Stray {
+  readonly host: string;
+  readonly seats: readonly string[];
+  /** The address that it had. */
+  readonly was?: { readonly uri: string; readonly pool?: string };
 }
 
 /**
@@ -73,21 +90,40 @@ export function strayed(
  * or in a folder that all hosts share.
  */
 export function strayProblem(
-  host: string,
-  seats: readonly string[],
+  { host, seats, was }: Stray,
   file: string,
   { disks, verb = 'up' }: { readonly disks: 'there' | 'shared'; readonly verb?: 'up' | 'down' },
 ): Problem {
   const give = `'cowherd ${verb} --give-up ${host}'`;
-  const lost = verb === 'up' ? 'makes them anew on other hosts' : 'forgets them';
+  const anew = was ? 'makes them anew' : 'makes them anew on other hosts';
+  const lost = verb === 'up' ? anew : 'forgets them';
   const kept = verb === 'up' ? 'has them on others, with their disks' : 'removes their disks';
   const way =
     disks === 'there'
       ? `Where what they hold can go: ${give} ${lost}`
       : `Where no guest of theirs runs there, nor ever will: ${give} ${kept}`;
+  const who = `${describeSeats(seats)} ${seats.length === 1 ? 'is' : 'are'} on`;
+  if (was && host === noHost) {
+    return {
+      path: file,
+      what: `${describeSeats(seats)} ${seats.length === 1 ? 'is' : 'are'} at '${was.uri}', from when the lab had no hosts`,
+      fix: `name that libvirt too: {name: here, libvirt: ${JSON.stringify(was.uri)}}; 'cowherd up' finds them there. ${way}`,
+    };
+  }
+  if (was) {
+    const pool = was.pool === undefined ? '' : `, pool: ${JSON.stringify(was.pool)}`;
+    return {
+      path: file,
+      what: `${who} what ${host} was before ('${was.uri}'${was.pool === undefined ? '' : `, '${was.pool}'`}); what the lab file calls ${host} now has nothing of the lab`,
+      fix: [
+        `put its former line back, or name that machine too: {name: ${host}-before, libvirt: ${JSON.stringify(was.uri)}${pool}};`,
+        `'cowherd up' finds them when it answers. ${way}`,
+      ].join(' '),
+    };
+  }
   return {
     path: file,
-    what: `${describeSeats(seats)} ${seats.length === 1 ? 'is' : 'are'} on the host ${host}, which the lab file does not name`,
+    what: `${who} the host ${host}, which the lab file does not name`,
     fix: [
       `give ${host} its line back: one that is away may stay there, its seats wait. Where it has another name now, 'cowherd up' finds`,
       `them when it answers. ${way}`,
@@ -96,15 +132,11 @@ export function strayProblem(
 }
 
 /** Throws `not-found` where one of the seats is on a host that the lab file does not name. */
-export function assertNotStrayed(
-  strays: ReadonlyMap<string, readonly string[]>,
-  seats: readonly string[],
-  file: string,
-): void {
-  for (const [host, names] of strays) {
-    const hit = names.filter((name) => seats.includes(name));
+export function assertNotStrayed(strays: readonly Stray[], seats: readonly string[], file: string): void {
+  for (const stray of strays) {
+    const hit = stray.seats.filter((name) => seats.includes(name));
     if (hit.length === 0) continue;
-    const { what, fix } = strayProblem(host, hit, file, { disks: 'there' });
+    const { what, fix } = strayProblem({ ...stray, seats: hit }, file, { disks: 'there' });
     throw new DiskError('not-found', `${count(hit.length, 'seat')} left alone: ${what}`, {
       path: file,
       field: 'hosts',

@@ -69,9 +69,18 @@ export const heldTogether = 128;
  * any more. Throws `locked` for one that a program opened since the caller looked (earlier ones are gone then).
  */
 export async function removeFiles(paths: readonly string[]): Promise<void> {
+  await removeHeld(paths, isSeatDiskName);
+}
+
+/** `removeFiles` of disks, whatever they are called: in the place of a seat's disk may be a link to one of any name. */
+export async function removeDisks(paths: readonly string[]): Promise<void> {
+  await removeHeld(paths, () => true);
+}
+
+async function removeHeld(paths: readonly string[], isDisk: (path: string) => boolean): Promise<void> {
   for (let from = 0; from < paths.length; from += heldTogether) {
     const some = paths.slice(from, from + heldTogether);
-    await using _held = await holdDisks(some.filter(isSeatDiskName));
+    await using _held = await holdDisks(some.filter(isDisk));
     for (const path of some) {
       try {
         rmSync(path, { force: true });

@@ -1,14 +1,15 @@
-import { readdirSync, realpathSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { recordFolder, recordsFor } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
+import { realPathOf } from '../platform/host-names.ts';
 import { extraDiskName, seatOfExtraDisk } from './extra-disk-name.ts';
 import { formerOf, masterPath, mastersOf } from './former.ts';
 import { identities, labUuid, uuidV5 } from './identity.ts';
 import { fileIdentity, type ImageHead, isBlockDevice, readHeadIfOpen, readImageHead } from './overlay.ts';
 import { assertNotMoving } from './pool-move/journal.ts';
-import type { DiskEncryption, Seat } from './seat.ts';
+import type { DiskEncryption, FormerHome, Seat } from './seat.ts';
 import { placeSeats } from './spec/hosts.ts';
 import type { LabSpec } from './spec/load.ts';
 import { loadLab } from './spec/load.ts';
@@ -84,6 +85,14 @@ export function labOf(spec: LabSpec, placed?: ReadonlyMap<string, string | undef
     ...(placed ?? []),
   ]);
   const hosts = spec.hosts && placeSeats(spec.seats, spec.hosts, hostBefore);
+  const formerOfSeat = (seat: string): FormerHome | undefined => {
+    const recorded = state?.seats.find(({ name }) => name === seat);
+    if (!spec.hosts || !recorded || placed?.has(seat)) return undefined;
+    const uri = state?.libvirt?.[recorded.host ?? ''];
+    if (recorded.host === undefined) return { uri };
+    const now = spec.hosts.find(({ name }) => name === recorded.host);
+    return now && uri !== undefined && now.uri !== uri ? { host: now.name, uri } : undefined;
+  };
   const master = realPath(spec.master.path);
   const present = filesIn(pool);
   const headOf = (path: string) => (present.has(basename(path)) ? readImageHead(path) : undefined);
@@ -97,6 +106,7 @@ export function labOf(spec: LabSpec, placed?: ReadonlyMap<string, string | undef
       uuid,
       mac,
       host: hosts?.get(seat) ?? hostBefore.get(seat),
+      former: formerOfSeat(seat),
       memoryMiB: spec.memoryMiB,
       cpus: spec.cpus,
       disk: {
@@ -234,8 +244,9 @@ function macsOfOthers(pool: string, lab: string): readonly string[] {
 export function realPath(path: string): string {
   const absolute = resolve(path);
   try {
-    return realpathSync(absolute);
-  } catch {
+    return realPathOf(absolute);
+  } catch (error) {
+    if (isDiskError(error)) throw error;
     const parent = dirname(absolute);
     return parent === absolute ? absolute : join(realPath(parent), basename(absolute));
   }

@@ -1,11 +1,12 @@
 import { createHash } from 'node:crypto';
-import { realpathSync, rmSync, statSync } from 'node:fs';
+import { rmSync, statSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import type { Image } from '../image/image.ts';
 import { openImageFile, trustedImages } from '../node.ts';
 import { recordFolder } from '../platform/dependents.ts';
 import { asSystemError } from '../platform/errno.ts';
+import { realPathOf } from '../platform/host-names.ts';
 import { readHead, readJsonFile, writeJsonFile } from '../platform/json-file.ts';
 import { hostFileOf, type OnProgress } from '../storage/store.ts';
 import { contentDigest, contentDigestPrefix } from './content-digest.ts';
@@ -59,11 +60,11 @@ function timeOf(nanoseconds: string): string {
 
 /** Opens the master and looks at it and its chain. Throws what opening throws. */
 export async function inspectMaster(path: string, format?: string): Promise<Master> {
-  const real = realPathOf(path);
+  const real = openedPathOf(path);
   await using image = await openPlain(real, format);
   const files: FileFacts[] = [];
   for (let one: Image | undefined = image; one; one = one.backing) {
-    files.push(fileFacts(realPathOf(hostFileOf(one.layer.source)?.path ?? one.layer.source.name)));
+    files.push(fileFacts(openedPathOf(hostFileOf(one.layer.source)?.path ?? one.layer.source.name)));
   }
   return { path: real, format: image.layer.format, size: image.size, files };
 }
@@ -85,9 +86,9 @@ async function openPlain(path: string, format: string | undefined): Promise<Imag
   }
 }
 
-function realPathOf(path: string): string {
+function openedPathOf(path: string): string {
   try {
-    return realpathSync(path);
+    return realPathOf(path);
   } catch (cause) {
     throw asSystemError(cause, 'open', path);
   }

@@ -6,7 +6,7 @@ import { asSystemError, errnoOf } from '../platform/errno.ts';
 /** What to do about errors that do not say it themselves. */
 const fixes: Readonly<Partial<Record<DiskErrorCode, string>>> = {
   denied: 'you may not do that with this file: ask its owner, or run as a user who may',
-  'out-of-space': 'make room on that file system, and run the command again: it goes on where it stopped',
+  'out-of-space': 'make room on that file system, and run the command again',
   locked: "a running guest or another program has it open: shut that down first ('cowherd stop')",
   'read-only': 'the file system or the image cannot be written',
 };
@@ -45,7 +45,7 @@ function inWords(error: unknown, context: CliContext): unknown {
 /** A line in which names of files and images (anybody can choose those) cannot command the terminal. */
 export function withoutControls(line: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is taken out
-  return line.replace(/[\x00-\x1f\x7f-\x9f]/g, '?');
+  return line.replace(/[\x00-\x1f\x7f-\x9f]|\p{Surrogate}/gu, '?');
 }
 
 /** The error's sentence with those of what caused it. */

@@ -21,10 +21,9 @@ export async function assertNoOtherDomain(
   const files = byIdentity(paths);
   if (files.size === 0 || !runner.otherDomains) return;
   const named = new Set(paths);
-  const own = [...seats.values(), ...unlisted.values()].filter((seat) =>
-    disksOf(seat).some(({ path }) => named.has(path)),
-  );
-  for (const domain of await runner.otherDomains(own)) {
+  const lab = [...seats.values(), ...unlisted.values()];
+  const own = lab.filter((seat) => disksOf(seat).some(({ path }) => named.has(path)));
+  for (const domain of await runner.otherDomains(own, lab)) {
     for (const file of domain.files) {
       const on = standsOnOneOf(file, files);
       if (on !== undefined) throw otherDomainError(domain, { file, on });

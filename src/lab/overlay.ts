@@ -1,5 +1,6 @@
 import { type BigIntStats, lstatSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
+import { isText, shownName } from '../bytes/byte-text.ts';
 import { isDiskError } from '../errors.ts';
 import { CryptMethod, ExtensionType } from '../formats/qcow2/constants.ts';
 import {
@@ -88,7 +89,7 @@ const head = new Uint8Array(64 * 1024);
 
 /**
  * Looks at an image file's first 64 KiB and its size; undefined where there is no file. Synchronous and small, so
- * that a thousand take a fraction of a second. Throws `denied`, `io`.
+ * that a thousand take a fraction of a second. Throws `denied`, `io`. An image that names a file which is not UTF-8 counts as damaged.
  */
 export function readImageHead(path: string): ImageHead | undefined {
   let stat: BigIntStats;
@@ -102,7 +103,12 @@ export function readImageHead(path: string): ImageHead | undefined {
     throw asSystemError(cause, 'read', path);
   }
   const sizes = { apparent: Number(stat.size), allocated: Number(stat.blocks) * 512 };
-  return imageHead(path, head.subarray(0, got), sizes);
+  const found = imageHead(path, head.subarray(0, got), sizes);
+  // What it stands on cannot be told; of data in such a file nothing can be read.
+  const odd = [found.backing?.path, found.dataFile].find((name) => name !== undefined && !isText(name));
+  if (odd !== undefined && found.damage === undefined)
+    return { ...found, damage: `The file name '${shownName(odd)}' is not UTF-8` };
+  return found;
 }
 
 /** The same of a file that may be somebody else's, and closed to us: undefined then. */
@@ -193,6 +199,7 @@ function fileIn(text: string): string | undefined {
 
 /** Device and inode as one text, equal for two names of one file (or of one block device); undefined where there is none. */
 export function fileIdentity(path: string): string | undefined {
+  if (!isText(path)) return undefined;
   try {
     const stat = statSync(path, { bigint: true });
     return stat.isBlockDevice() ? `device ${stat.rdev}` : `${stat.dev}:${stat.ino}`;

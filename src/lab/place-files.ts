@@ -1,4 +1,4 @@
-import { closeSync, ftruncateSync, openSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { firstNonZero } from '../bytes/zero.ts';
 import { DiskError, isDiskError } from '../errors.ts';
@@ -62,7 +62,11 @@ export async function placeFiles(jobs: readonly FileJob[], options: PlaceOptions
     } catch (error) {
       if (!options.makeRoom || !isDiskError(error, 'out-of-space')) throw error;
       await options.makeRoom(await placesOf(some));
-      await placeBatch(some, options, told);
+      // Where a link led to a file there is nothing any more; the new one will be where that was.
+      const beforePlacing =
+        options.beforePlacing &&
+        ((paths: readonly string[]) => options.beforePlacing!(paths.filter((path) => existsSync(path))));
+      await placeBatch(some, { ...options, beforePlacing }, told);
     }
   }
 }

@@ -64,7 +64,7 @@ export interface PrepareOptions {
   /** Seats whose devices may hold anything: it is given up. */
   readonly overwrite?: ReadonlySet<string>;
   /** What the hosts said of where the seats are. Absent: they were not asked. */
-  readonly where?: Pick<Where, 'problems' | 'surplus'>;
+  readonly where?: Pick<Where, 'problems' | 'surplus' | 'answered'>;
   /** Computes the master's digest where it is not known. Absent: it stays unknown. */
   readonly digest?: DigestOptions;
 }
@@ -97,7 +97,7 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
   };
   const rolls = content !== undefined && isRoll(state, lab.pool, master, content);
   const former = formerAfter(lab, content, rolls, files);
-  const after = content === undefined ? undefined : stateAfter(lab, master, content, kept, former);
+  const after = content === undefined ? undefined : stateAfter(lab, master, content, kept, former, options);
   const made = makePlan({
     lab: lab.name,
     pool: lab.pool,
@@ -138,7 +138,8 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
   ];
   const memory = await savedMemories(lab, steps, options.runner);
   const space = forecastNotes(lab, steps, await forecastOf(lab, kept, master.size));
-  const notes = [...plan.notes, ...memory.notes, ...space.notes];
+  const detached = await detachedBy(lab, registered, options.runner);
+  const notes = [...plan.notes, ...extras.notes, ...memory.notes, ...detached, ...space.notes];
   return {
     lab,
     master,
@@ -188,6 +189,25 @@ async function savedMemories(
     problems,
     notes: gone.length > 0 ? [`a saved memory goes with its seat: ${describeSeats(gone)}`] : [],
   };
+}
+
+/** A domain that is told anew loses the disks that somebody gave it besides its own. */
+async function detachedBy(
+  lab: Lab,
+  registered: readonly { readonly seat: string }[],
+  runner: Runner | undefined,
+): Promise<readonly string[]> {
+  const known = registered.flatMap(({ seat }) => lab.seats.get(seat) ?? []);
+  // The definition that is there says what it was given by us.
+  const before = known.filter((seat) => nameExists(seat.definition));
+  if (before.length === 0) return [];
+  const beside = (await runner?.beside?.(before)) ?? [];
+  return beside.flatMap(({ seat, disks }) =>
+    disks.map(
+      (path) =>
+        `${seat}: its domain is defined anew, without '${path}' that somebody attached (the file stays; virsh attach-disk --config)`,
+    ),
+  );
 }
 
 /** What is to be said of the room that the seats may come to need. Only what would be made can be refused. */
@@ -322,6 +342,7 @@ function stateAfter(
   content: string,
   files: readonly SeatFiles[],
   former: readonly MasterState[],
+  options: Pick<PrepareOptions, 'runner' | 'where'>,
 ): LabState {
   const seats = files.map(({ name }) => {
     const seat = lab.seats.get(name) ?? lab.unlisted.get(name);
@@ -333,7 +354,31 @@ function stateAfter(
     lab: lab.name,
     master: masterState(master, content, lab.pool),
   } as const;
-  return former.length > 0 ? { ...state, former: [...former], seats } : { ...state, seats };
+  const libvirt = libvirtAfter(lab, seats, options);
+  return {
+    ...state,
+    ...(former.length > 0 ? { former: [...former] } : {}),
+    seats,
+    ...(Object.keys(libvirt).length > 0 ? { libvirt } : {}),
+  };
+}
+
+/** Which libvirts have the seats' domains then: those that answer as the lab file has them, the others as they were. */
+function libvirtAfter(
+  { spec, state }: Lab,
+  seats: LabState['seats'],
+  { runner, where }: Pick<PrepareOptions, 'runner' | 'where'>,
+): Record<string, string> {
+  const used = new Set(['', ...(spec.hosts ?? []).map(({ name }) => name)]);
+  for (const { host } of seats) used.add(host ?? '');
+  if (spec.hosts && seats.every(({ host }) => host !== undefined)) used.delete('');
+  const before = Object.entries(state?.libvirt ?? {}).filter(([host]) => used.has(host));
+  const now = spec.hosts
+    ? spec.hosts.flatMap(({ name, uri }) => (where?.answered.has(name) ? [[name, uri] as const] : []))
+    : runner?.uri === undefined
+      ? []
+      : [['', runner.uri] as const];
+  return Object.fromEntries([...before, ...now].sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
 /** The files of every seat: those of the lab file in its order, then those that were made before. */

@@ -259,8 +259,27 @@ export async function assertNotRunning(
   // What the runner knows nothing of, it cannot stop.
   const states = await Promise.all(used.map((seat) => runner.state(seat)));
   if (states.every(isDown)) await assertNotHeld(used);
+  const unknown = used.filter((_, i) => states[i] === 'unknown');
+  if (unknown.length > 0) throw unknownError(unknown);
   const running = used.map(({ name }) => name);
   throw new DiskError('in-use', `${count(running.length, 'seat')} in use: ${describeSeats(running)}`, {
     detail: { seats: running.length, fix: `'cowherd ${verb} --stop' stops them first; or shut them down` },
   });
+}
+
+/** The refusal to touch seats of which nobody can tell whether they run. */
+export function unknownError(seats: readonly Seat[]): DiskError {
+  const hosts = [...new Set(seats.flatMap(({ host }) => host ?? []))];
+  const who = hosts.length > 0 ? `the libvirt of ${hosts.join(', ')}` : 'the hypervisor';
+  return new DiskError(
+    'in-use',
+    `${count(seats.length, 'seat')} perhaps in use: ${describeSeats(seats.map(({ name }) => name))}; ${who} does not tell`,
+    {
+      path: seats[0].disk.path,
+      detail: {
+        seats: seats.length,
+        fix: `bring that back ('cowherd status' shows what it says); or name seats whose hypervisor answers`,
+      },
+    },
+  );
 }

@@ -1,12 +1,19 @@
-import { realpathSync } from 'node:fs';
 import { DiskError } from '../errors.ts';
+import { realPathOf } from '../platform/host-names.ts';
 import { changeOver } from './change-over.ts';
 import { isOnOwnDevice, linkTarget } from './device-disk.ts';
 import { isSameMaster, masterPath } from './former.ts';
-import { holdDisks, removeFiles } from './hold-disks.ts';
+import { holdDisks, removeDisks } from './hold-disks.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import { makeOverlays, type OverlayJob } from './make-overlays.ts';
-import { computeContent, type DigestOptions, inspectMaster, type Master, masterState } from './master.ts';
+import {
+  computeContent,
+  type DigestOptions,
+  inspectMaster,
+  type Master,
+  masterState,
+  rememberedContent,
+} from './master.ts';
 import { assertNoOtherDomain } from './other-domains.ts';
 import { chainOf, nameExists, readImageHead } from './overlay.ts';
 import { assertMasterApart } from './own-master.ts';
@@ -39,6 +46,8 @@ export interface ResetResult {
   readonly disks: readonly string[];
   /** Bytes that they took, as `du` says. */
   readonly freed: number;
+  /** Seats that stay on what the master held before, with `acceptMaster`: they do not start until they are reset. */
+  readonly stranded: readonly string[];
 }
 
 /**
@@ -70,7 +79,7 @@ export async function resetSeats(
       return head && !head.mark ? [head] : [];
     }),
   );
-  const result: ResetResult = {
+  const found = {
     seats: names,
     disks: thrown.map(({ path }) => path),
     freed: thrown.reduce((sum, { allocated }) => sum + allocated, 0),
@@ -81,11 +90,14 @@ export async function resetSeats(
   await assertNobodyStandsOn(doomed, lab);
   await assertNoOtherDomain(doomed, lab, options.runner);
   const inspected = await inspectMaster(lab.spec.master.path, lab.spec.master.format);
+  const accepted = options.acceptMaster ? await acceptedContent(lab, names, inspected, options) : undefined;
+  const result = { ...found, stranded: accepted === undefined ? [] : strandedOn(lab, names, accepted) };
   if (options.dryRun) return result;
 
-  const { master, content } = options.acceptMaster
-    ? await acceptMaster(lab, state, options)
-    : { master: inspected, content: state.master.content };
+  const { master, content } =
+    accepted === undefined
+      ? { master: inspected, content: state.master.content }
+      : await acceptMaster(lab, state, inspected, accepted, options);
   const elsewhere = seatsElsewhere(lab, jobs);
   removeLeftovers(lab.pool);
   // Before the disks: a memory that was saved over the old disk must never run on over the new one.
@@ -95,7 +107,7 @@ export async function resetSeats(
   await makeOverlays(kind, files, {
     replace: true,
     beforePlacing: holdDisks,
-    makeRoom: removeFiles,
+    makeRoom: removeDisks,
     onProgress: options.onProgress,
     signal: options.signal,
   });
@@ -107,21 +119,43 @@ export async function resetSeats(
   await makeDeviceDisks(lab, kind, onDevices, options.signal);
   await renewExtras(lab, names, {
     beforePlacing: holdDisks,
-    makeRoom: removeFiles,
+    makeRoom: removeDisks,
     signal: options.signal,
   });
   if (elsewhere.length > 0) await changeOver(lab.spec, elsewhere, options);
   return result;
 }
 
+/** What the master holds now. For a dry run it is read where that is not known, and where any seat is left that may stand on something else. */
+async function acceptedContent(
+  { seats, unlisted }: Lab,
+  names: readonly string[],
+  master: Master,
+  { dryRun, digest = {} }: ResetOptions,
+): Promise<string | undefined> {
+  if (!dryRun) return await computeContent(master, digest);
+  if (seats.size + unlisted.size <= names.length) return undefined;
+  return rememberedContent(master) ?? (await computeContent(master, digest));
+}
+
+/** Who stands on another content of the master than this, and is not reset. */
+function strandedOn(lab: Lab, names: readonly string[], content: string): readonly string[] {
+  const others = [...lab.seats.keys(), ...lab.unlisted.keys()].filter((seat) => !names.includes(seat));
+  return others.filter((seat) => {
+    const head = readImageHead(seatPaths(lab.pool, seat).disk);
+    const condition = conditionOf(lab, seat, head);
+    return (condition === 'ok' || condition === 'stale') && head?.provenance?.master !== content;
+  });
+}
+
 /** Takes the master as it is now, and holds it as `up` does: it may be another file than the one that was held. */
 async function acceptMaster(
   lab: Lab,
   { seats }: LabState,
+  master: Master,
+  content: string,
   { runner, digest = {}, signal }: ResetOptions,
 ): Promise<{ readonly master: Master; readonly content: string }> {
-  const master = await inspectMaster(lab.spec.master.path, lab.spec.master.format);
-  const content = await computeContent(master, digest);
   const prepared = await prepareUp(lab, { runner, digest });
   const after = { ...prepared.after!, master: masterState(master, content, lab.pool), seats };
   await rememberSeats(prepared, after, signal);
@@ -131,7 +165,7 @@ async function acceptMaster(
 /** A disk that the lab made on a device is made anew there; one that was adopted on another gives way to a file. */
 function whereMade(lab: Lab, jobs: readonly OverlayJob[]) {
   const stays = ({ seat, path }: OverlayJob) => isOnOwnDevice(lab, seat, path);
-  const onDevices = jobs.filter(stays).map((job) => ({ ...job, device: realpathSync(job.path) }));
+  const onDevices = jobs.filter(stays).map((job) => ({ ...job, device: realPathOf(job.path) }));
   return { onDevices, files: jobs.filter((job) => !stays(job)) };
 }
 

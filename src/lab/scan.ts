@@ -1,5 +1,6 @@
 import { type Dirent, readdirSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
+import { assertText } from '../bytes/byte-text.ts';
 import { isDiskError } from '../errors.ts';
 import { errnoOf } from '../platform/errno.ts';
 import { backingPathOf, fileIdentity, type ImageHead, readImageHead } from './overlay.ts';
@@ -43,7 +44,10 @@ export function scanImages(places: readonly string[], shallow: readonly string[]
     files += 1;
     try {
       const image = readImageHead(path);
-      if (image?.backing) images.push(image);
+      if (!image?.backing) return;
+      // Nobody may take what it stands on for nothing.
+      assertText(image.backing.path, path);
+      images.push(image);
     } catch (error) {
       if (!isDiskError(error)) throw error;
       warnings.push(error.message);

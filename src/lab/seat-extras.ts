@@ -5,7 +5,8 @@ import { DiskError, isDiskError } from '../errors.ts';
 import { ExtensionType } from '../formats/qcow2/constants.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { readSmallText } from '../platform/json-file.ts';
-import { seatOfExtraDisk } from './extra-disk-name.ts';
+import { extraDiskOf, seatOfExtraDisk } from './extra-disk-name.ts';
+import { removeFiles } from './hold-disks.ts';
 import { extraDiskPath, filesIn, type Lab, seatPaths } from './lab.ts';
 import { encodeProvenance, type ImageHead, nameExists, readImageHead } from './overlay.ts';
 import { type FileJob, type PlaceOptions, placeFiles } from './place-files.ts';
@@ -26,9 +27,11 @@ const largestUserData = 1024 * 1024;
 export function planExtras(lab: Lab): {
   readonly steps: readonly Step[];
   readonly problems: readonly Problem[];
+  readonly notes: readonly string[];
 } {
   const steps: Step[] = [];
   const problems: Problem[] = [];
+  const notes: string[] = [];
   const foreign = (seat: string, path: string, what: string) =>
     problems.push({ seat, path, what, fix: 'move it away, or call the seat otherwise' });
   const encode = seedEncoder(lab);
@@ -50,9 +53,14 @@ export function planExtras(lab: Lab): {
       if (head === undefined) steps.push({ do: 'add', seat, path, disk: name, size });
       else if (!isExtra(head, lab.name, seat)) foreign(seat, path, foreignExtra(head, lab.name, seat));
       else if (head.size! < size) steps.push({ do: 'grow', seat, path, from: head.size!, to: size });
+      else if (head.size! > size) {
+        notes.push(
+          `${seat}: its disk "${name}" has ${head.size} bytes, more than the lab file's ${size}; 'cowherd reset' makes it new`,
+        );
+      }
     }
   }
-  return { steps, problems };
+  return { steps, problems, notes };
 }
 
 /** Throws `exists` where a file that is not the seats' own lies in the place of one of their extra disks or seeds. */
@@ -125,7 +133,9 @@ export async function makeExtras(
     // It may hold passwords.
     return { path, mode: privateModeOf(lab), content: () => encode!(seat, before ?? `iid-${randomUUID()}`) };
   });
-  await placeFiles(jobs, { ...options, replace: true });
+  // Another instance's seed is given up with its disk. The same instance's stays until its successor is there: with it would go its id.
+  const makeRoom = stale.length === jobs.length ? removeFiles : undefined;
+  await placeFiles(jobs, { ...options, replace: true, makeRoom });
   const disks = steps.flatMap((step) =>
     step.do === 'add' ? [diskJob(lab, step.seat, step.path, step.size)] : [],
   );
@@ -157,6 +167,29 @@ export function extraFiles(lab: Lab): ReadonlyMap<string, readonly { path: strin
     found.set(seat, [...(found.get(seat) ?? []), { path, ours }]);
   }
   return found;
+}
+
+/** An extra disk of a seat that the lab file does not give it any more, and that was kept. */
+export interface LeftDisk {
+  readonly seat: string;
+  /** The disk's name, as the lab file had it. */
+  readonly disk: string;
+  readonly path: string;
+  /** Bytes, as `du` says. */
+  readonly allocated: number;
+}
+
+/** Extra disks of listed seats that were made for an earlier lab file: nothing removes them before the seat itself goes. */
+export function leftDisks(lab: Lab): readonly LeftDisk[] {
+  const wanted = new Set(lab.spec.disks.map(({ name }) => name));
+  return [...filesIn(lab.pool)].sort().flatMap((file) => {
+    const seat = seatOfExtraDisk(file);
+    if (seat === undefined || !lab.seats.has(seat) || wanted.has(extraDiskOf(file))) return [];
+    const path = join(lab.pool, file);
+    const head = readImageHead(path);
+    if (!head || !isExtra(head, lab.name, seat)) return [];
+    return [{ seat, disk: extraDiskOf(file), path, allocated: head.allocated }];
+  });
 }
 
 /** Steps that remove a seat name all of its files: its extra disks, its seed and the log of its console too. */

@@ -13,6 +13,8 @@ export interface Seat {
   readonly mac: string;
   /** The host that it runs on, by its name in the lab file, where that has several. */
   readonly host?: string;
+  /** Where its domain was when that was last known, if that is not where the lab file has it now. */
+  readonly former?: FormerHome;
   readonly memoryMiB: number;
   readonly cpus: number;
   readonly disk: SeatDisk;
@@ -39,6 +41,14 @@ export interface Seat {
   readonly firmware: Firmware;
   /** A trusted platform module of its own, emulated. */
   readonly tpm?: boolean;
+}
+
+/** The libvirt that has had a seat's domain. */
+export interface FormerHome {
+  /** Undefined: the lab had no hosts. */
+  readonly host?: string;
+  /** Undefined: it was not written down. */
+  readonly uri?: string;
 }
 
 /** A kernel that the hypervisor loads by itself. */

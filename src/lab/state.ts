@@ -50,6 +50,8 @@ const makeSchema = () => {
     /** Masters that the lab has rolled away from, and that seats still stand on. */
     former: z.array(master).min(1).optional(),
     seats: z.array(seatStateSchema()),
+    /** URIs of the libvirts that have the seats' domains, by host; '' is that of a lab without hosts. Those that have answered. */
+    libvirt: z.record(z.string(), z.string()).optional(),
   });
 };
 
@@ -74,6 +76,11 @@ const stateLimit = 64 * 1024 * 1024;
 /** The state file of a lab in its pool. */
 export function statePath(pool: string, lab: string): string {
   return join(pool, recordFolder, `lab-${lab}.json`);
+}
+
+/** Beside the lab file: what this machine saw last of who is where, of a lab whose hosts have pools of their own. */
+export function hostsRecordPath({ file, name }: { readonly file: string; readonly name: string }): string {
+  return join(dirname(file), recordFolder, `hosts-${name}.json`);
 }
 
 /** The lab's state, or undefined where none was made. Throws `corrupt` for a damaged one. */

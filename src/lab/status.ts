@@ -6,6 +6,7 @@ import type { DigestOptions } from './master.ts';
 import { type ImageHead, nameExists, readImageHead } from './overlay.ts';
 import { isMarkedFor, isOurs } from './plan.ts';
 import { isOff, type Runner, type SeatState } from './runner/runner.ts';
+import { type LeftDisk, leftDisks } from './seat-extras.ts';
 import { type MasterVerdict, verifyMaster } from './verify.ts';
 
 /** A seat as it is now. */
@@ -40,6 +41,8 @@ export interface SeatStatus {
 export interface LabStatus {
   readonly master: MasterVerdict;
   readonly seats: readonly SeatStatus[];
+  /** Extra disks that the lab file has no more. */
+  readonly leftDisks: readonly LeftDisk[];
 }
 
 /** Looks at every seat, and at the master: at once, or with `digest` at its whole content. */
@@ -69,7 +72,7 @@ export async function statusOf(lab: Lab, runner: Runner, digest?: DigestOptions)
       listed: lab.seats.has(seat.name),
     });
   }
-  return { master, seats };
+  return { master, seats, leftDisks: leftDisks(lab) };
 }
 
 /** What is to be said of a seat's disk. */

@@ -5,7 +5,7 @@ import { cowNbd } from './cow-nbd.ts';
 it('answers --version and --help', async () => {
   const context = testContext({ program: 'qemu-nbd' });
   expect(await cowNbd(['--version'], context)).toBe(0);
-  expect(context.out()).toMatch(/^qemu-nbd version 7\.2\.0 \(cowherd \d+\.\d+\.\d+\)\n$/);
+  expect(context.out()).toMatch(/^qemu-nbd 7\.2\.0 \(cowherd \d+\.\d+\.\d+\)\n$/);
   expect(await cowNbd(['--help'], context)).toBe(0);
   expect(context.err()).toBe('');
 });

@@ -33,7 +33,7 @@ export const cowNbd: Command = async (args, outer) => {
   try {
     const found = readArguments(args, context);
     if (found === 'help') context.stdout.write(helpText(context.program));
-    else if (found === 'version') context.stdout.write(versionText(context));
+    else if (found === 'version') context.stdout.write(versionText('qemu-nbd'));
     else return await run(found, args, context);
     return 0;
   } catch (error) {

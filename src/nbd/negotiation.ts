@@ -1,4 +1,5 @@
 import type { Duplex } from 'node:stream';
+import { textOf } from '../bytes/byte-text.ts';
 import { isDiskError } from '../errors.ts';
 import { writeUint64 } from '../storage/nbd/headers.ts';
 import {
@@ -175,7 +176,7 @@ class Negotiation {
 
   async #exportName(data: Uint8Array): Promise<Negotiated | undefined> {
     if (data.length > maxStringBytes) return undefined;
-    const found = this.#options.find(new TextDecoder().decode(data));
+    const found = this.#options.find(textOf(data));
     if (!found) return undefined;
     const bytes = new Uint8Array(
       HeaderBytes.exportName + (this.#noZeroes ? 0 : HeaderBytes.exportNamePadding),

@@ -5,6 +5,7 @@ import { formats } from '../formats/index.ts';
 import { DiskImage } from '../image/disk-image.ts';
 import type { Image } from '../image/image.ts';
 import { createImage, openLayer } from '../image/open.ts';
+import { placeTold } from '../platform/host-names.ts';
 import { openFileStore } from '../storage/file.ts';
 
 /**
@@ -13,7 +14,7 @@ import { openFileStore } from '../storage/file.ts';
  */
 export async function openOverlay(base: Image): Promise<DiskImage> {
   const name = `.cow-nbd-${process.pid}-${randomBytes(8).toString('hex')}`;
-  const path = join(process.env.TMPDIR ?? '/var/tmp', name);
+  const path = join(placeTold(process.env.TMPDIR ?? '/var/tmp', 'TMPDIR'), name);
   const store = await openFileStore(path, { create: 'exclusive' });
   try {
     unlinkSync(path);

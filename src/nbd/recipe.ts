@@ -2,6 +2,7 @@ import type { CliContext } from '../cli/context.ts';
 import { CliFailure } from '../cli/failure.ts';
 import { ImageArguments } from '../cli/image-arguments.ts';
 import { explain, warnOfProbedRaw } from '../cli/messages.ts';
+import { workingDirectory } from '../cli/process-context.ts';
 import { loadSnapshot } from '../cli/snapshot-argument.ts';
 import type { KeyRing } from '../crypto/luks/key-ring.ts';
 import type { SnapshotSelector } from '../formats/driver.ts';
@@ -241,7 +242,7 @@ function collectingContext(program: string): [CliContext, () => string] {
     stderr: stream,
     stdin: process.stdin,
     env: process.env,
-    cwd: process.cwd(),
+    cwd: workingDirectory(),
     signal: new AbortController().signal,
     onProgressSignal: () => () => undefined,
     now: () => Date.now(),

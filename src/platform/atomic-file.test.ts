@@ -1,10 +1,12 @@
 import { spawn, spawnSync } from 'node:child_process';
 import {
   chmodSync,
+  closeSync,
   existsSync,
   linkSync,
   lstatSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
   readlinkSync,
@@ -14,6 +16,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { basename } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { build } from 'esbuild';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { have, isRoot, mustRun, run, type TempDir, tempDir } from '../../test/support/programs.ts';
@@ -145,12 +148,12 @@ async function program(then: string): Promise<string> {
 }
 
 /** Starts the program and waits until it has printed its path. */
-async function start(file: string) {
+async function start(file: string, input: 'ignore' | number = 'ignore') {
   const child = spawn(process.execPath, [file, folder.file('disk')], {
-    stdio: ['ignore', 'pipe', 'inherit'],
+    stdio: [input, 'pipe', 'inherit'],
   });
   const path = await new Promise<string>((resolve) =>
-    child.stdout.once('data', (text) => resolve(String(text).trim())),
+    child.stdout!.once('data', (text) => resolve(String(text).trim())),
   );
   const ended = new Promise<{ code: number | null; signal: string | null }>((resolve) =>
     child.on('close', (code, signal) => resolve({ code, signal })),
@@ -180,16 +183,40 @@ describe('a process that ends early', () => {
     ] as const) {
       const { child, path, ended } = await start(file);
       const told = new Promise<string>((resolve) =>
-        child.stdout.once('data', (text) => resolve(String(text).trim())),
+        child.stdout!.once('data', (text) => resolve(String(text).trim())),
       );
       child.kill(name);
       expect(await told).toBe(`${code} ${name}`);
       expect(existsSync(path)).toBe(true);
       child.kill(name);
-      expect(await ended).toEqual({ code, signal: null });
+      expect(await ended).toEqual({ code: null, signal: name });
       expect(existsSync(path)).toBe(false);
     }
   });
+
+  it.skipIf(!existsSync('/proc/self/fdinfo'))(
+    'goes on at SIGHUP after nohup, whose input cannot be read',
+    async () => {
+      const file = await program(`
+      watch.signal.addEventListener('abort', () => console.log(watch.exitCode));
+      setInterval(() => {}, 1000);`);
+      const input = openSync('/dev/null', 'w');
+      const { child, ended } = await start(file, input);
+      closeSync(input);
+      const told = new Promise<string>((resolve) =>
+        child.stdout!.once('data', (text) => resolve(String(text).trim())),
+      );
+      child.kill('SIGHUP');
+      await sleep(100);
+      child.kill('SIGTERM');
+      expect(await told).toBe('143');
+      child.kill('SIGHUP');
+      await sleep(100);
+      expect(child.exitCode ?? child.signalCode).toBe(null);
+      child.kill('SIGTERM');
+      expect(await ended).toEqual({ code: null, signal: 'SIGTERM' });
+    },
+  );
 
   it('leaves a file when it is killed, which a sweep takes; files of live processes stay', async () => {
     const file = await program('setInterval(() => {}, 1000);');

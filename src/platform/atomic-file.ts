@@ -1,24 +1,13 @@
-import {
-  chmodSync,
-  chownSync,
-  closeSync,
-  fsyncSync,
-  linkSync,
-  lstatSync,
-  openSync,
-  readdirSync,
-  readlinkSync,
-  renameSync,
-  type Stats,
-  statSync,
-  unlinkSync,
-} from 'node:fs';
+import { chmodSync, closeSync, fsyncSync, openSync, readdirSync, renameSync, unlinkSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { DiskError } from '../errors.ts';
-import { asSystemError, errnoName, errnoOf, systemError } from './errno.ts';
-import { libc } from './libc.ts';
+import { asSystemError, errnoOf } from './errno.ts';
+import { copyAttributes } from './file-attributes.ts';
+import { cutName, type KeptRole, keptName, recoverKept } from './kept-files.ts';
+import { linkIfPossible, moveUnlessExists } from './move-file.ts';
 import { hasEnded, isAlive, processMark } from './process-identity.ts';
+import { beside, lstatIfAny, placeOf, type TargetPlace } from './target-place.ts';
 
 /** A file that is written aside, in the same directory, and takes its place whole or not at all. */
 export interface Aside extends AsyncDisposable {
@@ -37,14 +26,21 @@ export interface Aside extends AsyncDisposable {
   /** Makes the file's content durable, for a `commit` that need not do it: many files may be settled at a time. */
   settle(): Promise<void>;
   /**
-   * Keeps the file that will be replaced, if there is one, under a hidden name until `abandon`, so that `takeBack` can bring it back. It
-   * loses its own name at once, durably; with `named` only by `commit`.
+   * Keeps the file that will be replaced, if there is one, under a hidden name until `abandon`, so that `takeBack` can bring it back, or
+   * after a kill a sweep. It loses its own name at once, durably; with `named` only by `commit`.
    */
-  withdraw(options?: { readonly named?: boolean }): void;
+  withdraw(options: WithdrawOptions): void;
   /** After `withdraw`, undoes that and a `commit`: what was there is there again, what was written has its hidden name. */
   takeBack(): void;
   /** Deletes what was written; after `commit`, what `withdraw` has kept, if anything. Disposing does the same. */
   abandon(): Promise<void>;
+}
+
+export interface WithdrawOptions {
+  readonly named?: boolean;
+  /** Of the files that take their places as one: `newGroup()`. */
+  readonly group: string;
+  readonly role: KeptRole;
 }
 
 export interface CommitOptions {
@@ -58,11 +54,9 @@ export interface CommitOptions {
 
 /** Temporary files that have not been committed or abandoned, for the process that ends early. */
 const live = new Set<string>();
+/** What to undo where the process ends early, before these are deleted. */
+const undos = new Set<() => void>();
 let exitHooked = false;
-
-/** Names longer than this are cut, so that the temporary name stays under the usual limit of 255 bytes. */
-const longestName = 180;
-const maxLinks = 40;
 
 /**
  * Prepares to write `path` aside: `.NAME.cowherd-PID-START.PLACE.RANDOM.part` beside it (START and PLACE tell this
@@ -75,10 +69,17 @@ export function createAside(
   path: string,
   options: { readonly deviceLink?: boolean; readonly asNamed?: boolean } = {},
 ): Aside {
-  const end = options.asNamed ? { path: resolve(path), isDevice: false } : followLinks(path);
-  const target = end.isDevice && options.deviceLink ? resolve(path) : end.path;
-  if (end.isDevice && target === end.path) {
+  const end: TargetPlace = options.asNamed ? { path: resolve(path), kind: 'file' } : placeOf(path);
+  const target = end.kind === 'device' && options.deviceLink ? resolve(path) : end.path;
+  if (end.kind === 'device' && target === end.path) {
     throw new DiskError('unsupported', `'${path}' is a device: no file can take its place`, { path });
+  }
+  if (end.kind === 'open-file') {
+    throw new DiskError(
+      'unsupported',
+      `'${path}' is a file that a process has open: no file can take its place (name it by a path of its own)`,
+      { path },
+    );
   }
   const temporary = hiddenName(target);
   live.add(temporary);
@@ -98,7 +99,7 @@ export function createAside(
     try {
       if (durable) syncPath(temporary);
       if (replace) {
-        copyAttributes(target, temporary);
+        copyAttributes(target, temporary, { mode });
         if (mode !== undefined) chmodSync(temporary, mode);
         renameSync(temporary, target);
       } else {
@@ -111,11 +112,11 @@ export function createAside(
       throw asSystemError(error, 'create', path);
     }
   };
-  const withdraw = ({ named = false } = {}) => {
+  const withdraw = ({ named = false, group, role }: WithdrawOptions) => {
     try {
       if (!lstatIfAny(target)?.isFile()) return;
       copyAttributes(target, temporary);
-      const aside = hiddenName(target);
+      const aside = keptName(target, temporary, group, role);
       if (!named || !linkIfPossible(target, aside)) renameSync(target, aside);
       kept = aside;
       if (!named) syncDirectory(dirname(target));
@@ -124,6 +125,7 @@ export function createAside(
     }
   };
   const takeBack = () => {
+    const changed = committed || kept !== undefined;
     if (committed) {
       renameSync(target, temporary);
       live.add(temporary);
@@ -133,6 +135,7 @@ export function createAside(
     // Of two names of one file, a rename leaves both.
     if (kept !== undefined) removeFile(kept);
     kept = undefined;
+    if (changed) syncDirectory(dirname(target));
   };
   return {
     path: temporary,
@@ -158,15 +161,26 @@ export function createAside(
 
 /** A name beside `target` that nothing has, by which a sweep knows whose it is. */
 function hiddenName(target: string): string {
-  // Only to keep our own apart: whoever makes the file asks that none be there. (Node's crypto takes milliseconds to load.)
-  const random = Math.floor(Math.random() * 2 ** 48)
-    .toString(16)
-    .padStart(12, '0');
-  return join(dirname(target), `.${cutName(basename(target))}.cowherd-${processMark()}.${random}.part`);
+  return beside(target, `.${cutName(basename(target))}.cowherd-${processMark()}.${newGroup()}.part`);
 }
 
-/** Deletes every temporary file of this process that is not committed; at once, for a process about to end. */
+/** Only to keep our own apart: whoever makes the file asks that none be there. (Node's crypto takes milliseconds to load.) */
+export function newGroup(): string {
+  return Math.floor(Math.random() * 2 ** 48)
+    .toString(16)
+    .padStart(12, '0');
+}
+
+/** Calls `undo` (which must not throw) if the process ends before the answer was called. For who has an aside. */
+export function undoAtExit(undo: () => void): () => void {
+  undos.add(undo);
+  return () => void undos.delete(undo);
+}
+
+/** Undoes what is half done, and deletes every temporary file of this process that is not committed; at once, for a process about to end. */
 export function removeAsides(): void {
+  for (const undo of undos) undo();
+  undos.clear();
   for (const path of live) {
     try {
       unlinkSync(path);
@@ -190,8 +204,8 @@ export interface SweepOptions {
 export const strangerAge = 24 * 3600 * 1000;
 
 /**
- * Deletes temporary files that processes left in `directory` when they were killed, and answers their paths. A
- * process that runs keeps its own: of this boot and container, that is known (number and start time); of another,
+ * Deletes temporary files that processes left in `directory` when they were killed, and answers their paths; old files that they had taken
+ * out of their places are brought back (whatever `name` says: they belong together). A process that runs keeps its own: of this boot and container, that is known (number and start time); of another,
  * files that changed in the last day are kept.
  */
 export function sweepAsides(directory: string, options: SweepOptions = {}): string[] {
@@ -203,14 +217,24 @@ export function sweepAsides(directory: string, options: SweepOptions = {}): stri
     throw asSystemError(error, 'list', directory);
   }
   const wanted = options.name === undefined ? undefined : cutName(options.name);
+  const now = options.now ?? Date.now();
   for (const name of names) {
     const owner = /^\.(.+)\.cowherd-(\d+)-([0-9a-z.]*)\.part$/.exec(name);
     if (!owner || (wanted !== undefined && owner[1] !== wanted)) continue;
     const path = join(directory, name);
-    if (live.has(path) || !isLeftover(path, owner[2], owner[3], options.now ?? Date.now())) continue;
+    if (live.has(path) || !isLeftover(path, owner[2], owner[3], now)) continue;
     if (options.dryRun || removeFile(path)) removed.push(path);
   }
-  return removed;
+  const isOver = (path: string, process: string) =>
+    // The file itself is an old one: its name is what changed.
+    hasEnded(process) ?? now - (lstatIfAny(path)?.ctimeMs ?? now) >= strangerAge;
+  try {
+    const { gone, back } = recoverKept(directory, names, isOver, options.dryRun);
+    if (back.length > 0 && !options.dryRun) syncDirectory(directory);
+    return [...removed, ...gone];
+  } catch (error) {
+    throw asSystemError(error, 'clear up', directory);
+  }
 }
 
 function isLeftover(path: string, pid: string, mark: string, now: number): boolean {
@@ -223,32 +247,6 @@ function isLeftover(path: string, pid: string, mark: string, now: number): boole
   return mark.includes('.') || !isAlive(Number(pid));
 }
 
-/** Where a path leads by symbolic links, the last of which may lead to nothing yet, and whether that is a device. */
-function followLinks(path: string): { readonly path: string; readonly isDevice: boolean } {
-  let at = resolve(path);
-  for (let links = 0; links < maxLinks; links++) {
-    const stats = lstatIfAny(at);
-    if (!stats?.isSymbolicLink()) return { path: at, isDevice: isDevice(stats) };
-    at = resolve(dirname(at), readlinkSync(at));
-  }
-  throw systemError('ELOOP', 'create', path);
-}
-
-function isDevice(stats: Stats | undefined): boolean {
-  return stats !== undefined && (stats.isBlockDevice() || stats.isCharacterDevice());
-}
-
-/** A file's name, cut so that marks can be put to it. */
-export function cutName(name: string): string {
-  let cut = name;
-  while (Buffer.byteLength(cut) > longestName) cut = cut.slice(0, -1);
-  return cut;
-}
-
-function lstatIfAny(path: string): Stats | undefined {
-  return lstatSync(path, { throwIfNoEntry: false });
-}
-
 function removeFile(path: string): boolean {
   try {
     unlinkSync(path);
@@ -258,56 +256,6 @@ function removeFile(path: string): boolean {
     if (errnoOf(error) === 'ENOENT' || !lstatIfAny(path)) return false;
     throw asSystemError(error, 'delete', path);
   }
-}
-
-/** Gives a file the mode of another one, and its owner where that may be. Nothing where that is no regular file. */
-export function copyAttributes(from: string, to: string): void {
-  const old = statSync(from, { throwIfNoEntry: false });
-  // What a link to a device has is the device's.
-  if (!old?.isFile()) return;
-  const own = statSync(to);
-  // The owner first: changing it clears the set-user-ID bits. Only the superuser can, and it is no reason to fail.
-  if (old.uid !== own.uid || old.gid !== own.gid) {
-    try {
-      chownSync(to, old.uid, old.gid);
-    } catch (error) {
-      if (errnoOf(error) !== 'EPERM') throw error;
-    }
-  }
-  chmodSync(to, old.mode % 0o10000);
-}
-
-/**
- * Gives a file of the same file system another name. A hard link fails where a name exists, unlike a rename; where there are
- * no hard links, Linux can rename so. Not durable on return.
- */
-export function moveUnlessExists(from: string, to: string): void {
-  if (linkIfPossible(from, to)) unlinkSync(from);
-  else renameUnlessExists(from, to);
-}
-
-/** Another name for a file; false where there can be none: the file system has none, or the file has all it may have. */
-function linkIfPossible(from: string, to: string): boolean {
-  try {
-    linkSync(from, to);
-    return true;
-  } catch (error) {
-    const errno = errnoOf(error);
-    if (errno !== 'EPERM' && errno !== 'ENOTSUP' && errno !== 'EMLINK') throw error;
-    return false;
-  }
-}
-
-function renameUnlessExists(from: string, to: string): void {
-  const answer = libc()?.renameNoReplace(from, to);
-  if (answer !== undefined) {
-    if (answer >= 0) return;
-    const errno = errnoName(answer);
-    if (errno !== 'EINVAL' && errno !== 'ENOSYS') throw systemError(errno, 'create', to);
-  }
-  // Not here: it looks and then moves, and hopes that nothing comes in between.
-  if (lstatIfAny(to)) throw systemError('EEXIST', 'create', to);
-  renameSync(from, to);
 }
 
 function syncPath(path: string): void {

@@ -1,3 +1,4 @@
+import { textOf } from '../bytes/byte-text.ts';
 import { readHead } from './json-file.ts';
 
 /** Longest backing file name that the formats allow, in bytes (qcow2 and QED specifications, header). */
@@ -23,7 +24,7 @@ export function backingNameIn(head: Uint8Array): string | null | undefined {
   if (!place) return place;
   const { at, length } = place;
   if (length === 0 || length > longestName || at + length > head.length) return '';
-  return new TextDecoder().decode(head.subarray(at, at + length));
+  return textOf(head.subarray(at, at + length));
 }
 
 /** Answers as `backingNameIn` does where there is no name. */

@@ -3,17 +3,18 @@ import {
   existsSync,
   lstatSync,
   readdirSync,
-  realpathSync,
   rmdirSync,
   rmSync,
   type Stats,
   statSync,
 } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
-import { DiskError } from '../errors.ts';
+import { isText } from '../bytes/byte-text.ts';
+import { DiskError, isDiskError } from '../errors.ts';
 import { sweepAsides, syncDirectory } from './atomic-file.ts';
 import { backingNameOf } from './backing-name.ts';
 import { asSystemError, codeOfErrno, errnoOf } from './errno.ts';
+import { realPathOf } from './host-names.ts';
 import { readJsonFile, writeJsonFile } from './json-file.ts';
 
 /*
@@ -66,11 +67,12 @@ export interface Dependent {
   readonly label: string;
 }
 
-/** The image's real path; undefined where there is no such file. */
+/** The image's real path; undefined where there is no such file. Throws `unsupported` where that is not UTF-8. */
 function realPath(path: string): string | undefined {
   try {
-    return realpathSync(path);
-  } catch {
+    return realPathOf(path);
+  } catch (error) {
+    if (isDiskError(error)) throw error;
     return undefined;
   }
 }
@@ -344,7 +346,7 @@ function standsOn(dependent: string, image: { readonly dev: bigint; readonly ino
   try {
     const name = backingNameOf(dependent);
     if (name === null) return false;
-    if (name === undefined || name === '' || name.startsWith('json:')) return true;
+    if (name === undefined || name === '' || name.startsWith('json:') || !isText(name)) return true;
     const file = resolve(dirname(dependent), name.startsWith('file:') ? name.slice(5) : name);
     const named = statSync(file, { bigint: true });
     return named.dev === image.dev && named.ino === image.ino;

@@ -1,5 +1,12 @@
 import { libc, libcIfLoaded } from './libc.ts';
 import { derivationsUnderWay } from './openssl.ts';
+import { dieOf, SignalReceived } from './signals.ts';
+
+/** The end of a program: by the signal that aborted its work where `exitCode` says so, else as `exitUnlessAwaited` has it. */
+export function end(exitCode: number, { reason }: AbortSignal): number {
+  if (reason instanceof SignalReceived && reason.exitCode === exitCode) dieOf(reason.signalName);
+  return exitUnlessAwaited(exitCode);
+}
 
 /**
  * Ends the process if it would only wait: Node joins the threads of its pool when it exits, and one that derives a key for

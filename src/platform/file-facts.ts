@@ -1,16 +1,8 @@
-import {
-  type BigIntStats,
-  chmodSync,
-  closeSync,
-  constants,
-  openSync,
-  realpathSync,
-  statfsSync,
-  statSync,
-} from 'node:fs';
+import { type BigIntStats, chmodSync, closeSync, constants, openSync, statfsSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { asSystemError, errnoName, errnoOf, systemError } from './errno.ts';
+import { realPathOf } from './host-names.ts';
 import { kernel, type Libc, libc } from './libc.ts';
 
 /** What stat tells of a file, in the units that we use. */
@@ -198,12 +190,12 @@ export function spaceAt(path: string): Space {
  */
 export function realPath(path: string): string {
   try {
-    return realpathSync(path);
+    return realPathOf(path);
   } catch (error) {
     if (errnoOf(error) !== 'ENOENT') throw asSystemError(error, 'resolve', path);
   }
   try {
-    return join(realpathSync(dirname(path)), basename(path));
+    return join(realPathOf(dirname(path)), basename(path));
   } catch (error) {
     throw asSystemError(error, 'resolve', path);
   }

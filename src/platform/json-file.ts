@@ -9,6 +9,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
+import { textOf } from '../bytes/byte-text.ts';
 import { DiskError } from '../errors.ts';
 import { createAside } from './atomic-file.ts';
 import { asSystemError, errnoOf } from './errno.ts';
@@ -31,7 +32,7 @@ export function readSmallText(path: string, limit: number): string | undefined {
     if (size > limit) {
       throw new DiskError('corrupt', `'${path}' is larger than the ${limit} bytes it can have`, { path });
     }
-    return readFileSync(fd, 'utf8');
+    return textOf(readFileSync(fd));
   } catch (cause) {
     throw asSystemError(cause, 'read', path);
   } finally {

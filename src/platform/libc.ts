@@ -19,6 +19,7 @@ export const kernel = {
   FS_IOC_GETFLAGS: 0x8008_6601,
   FS_IOC_SETFLAGS: 0x4008_6602,
   FS_IMMUTABLE_FL: 0x10,
+  FS_APPEND_FL: 0x20,
   BLKROGET: 0x125e,
   BLKZEROOUT: 0x127f,
   AT_FDCWD: -100,
@@ -41,6 +42,11 @@ export interface Libc {
   ioctlNumber(fd: number, request: number, argument: number): number;
   /** Renames, and fails (EEXIST) where something has the new name. EINVAL, ENOSYS: the file system, or the library, cannot. */
   renameNoReplace(from: string, to: string): number;
+  /** Extended attributes of what a path leads to. The first two answer how long the answer is, which they put into `into` if that has room. */
+  listxattr(path: string, into: Uint8Array): number;
+  getxattr(path: string, name: string, into: Uint8Array): number;
+  setxattr(path: string, name: string, value: Uint8Array): number;
+  removexattr(path: string, name: string): number;
   /** Ends the process there and then. */
   exit(code: number): void;
   readonly pool: {
@@ -101,6 +107,12 @@ function bind(koffi: Koffi): Libc {
     'int sync_file_range(int fd, int64_t offset, int64_t length, unsigned int flags)',
   );
   const syncfs = own.func('int syncfs(int fd)');
+  const listxattr = own.func('int64_t listxattr(const char *path, void *list, size_t size)');
+  const getxattr = own.func('int64_t getxattr(const char *path, const char *name, void *value, size_t size)');
+  const setxattr = own.func(
+    'int setxattr(const char *path, const char *name, void *value, size_t size, int flags)',
+  );
+  const removexattr = own.func('int removexattr(const char *path, const char *name)');
   const renameat2 = optional(() =>
     own.func('int renameat2(int fromAt, const char *from, int toAt, const char *to, unsigned int flags)'),
   );
@@ -131,6 +143,10 @@ function bind(koffi: Koffi): Libc {
       renameat2
         ? call(renameat2, kernel.AT_FDCWD, from, kernel.AT_FDCWD, to, kernel.RENAME_NOREPLACE)
         : -errnoNumber('ENOSYS'),
+    listxattr: (path, into) => call(listxattr, path, into, into.length),
+    getxattr: (path, name, into) => call(getxattr, path, name, into, into.length),
+    setxattr: (path, name, value) => call(setxattr, path, name, value, value.length, 0),
+    removexattr: (path, name) => call(removexattr, path, name),
     exit: (code) => void exit(code),
     pool: {
       fallocate: (fd, mode, offset, length) => inPool(fallocate, fd, mode, offset, length),

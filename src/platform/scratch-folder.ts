@@ -1,10 +1,11 @@
 import { randomBytes } from 'node:crypto';
-import { type Dirent, lstatSync, mkdirSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { type Dirent, lstatSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { strangerAge } from './atomic-file.ts';
 import { asSystemError } from './errno.ts';
+import { placeTold, realPathOf } from './host-names.ts';
 import { hasEnded, processMark } from './process-identity.ts';
 
 /** A folder for what is needed on the way. Disposing removes it with all that is in it. */
@@ -30,7 +31,10 @@ export function createScratchFolder(parent: string, name: string): ScratchFolder
  * Makes a folder for its owner's eyes alone, for what is on its way to another program: `cowherd-WHAT.cowherd-PID-START.PLACE.RANDOM`. What
  * is in it may be a passphrase: after a kill -9, `sweepPrivateFolders` finds it. `what` is of small letters. Throws what the system says.
  */
-export function createPrivateFolder(what: string, parent = tmpdir()): ScratchFolder {
+export function createPrivateFolder(
+  what: string,
+  parent = placeTold(tmpdir(), 'TMPDIR', 'TMP', 'TEMP'),
+): ScratchFolder {
   return createMarkedFolder(parent, `cowherd-${what}`);
 }
 
@@ -38,7 +42,7 @@ function createMarkedFolder(parent: string, name: string): ScratchFolder {
   let path: string;
   try {
     const random = randomBytes(6).toString('hex');
-    path = join(realpathSync(parent), `${name}.cowherd-${processMark()}.${random}`);
+    path = join(realPathOf(parent), `${name}.cowherd-${processMark()}.${random}`);
     mkdirSync(path, { mode: 0o700 });
   } catch (cause) {
     throw asSystemError(cause, 'create a folder in', parent);
@@ -188,7 +192,7 @@ function mountPointsFrom(
   let table: string;
   let real: string;
   try {
-    real = realpathSync(folder);
+    real = realPathOf(folder);
     table = readFileSync('/proc/self/mountinfo', 'utf8');
   } catch {
     return [];

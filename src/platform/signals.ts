@@ -1,3 +1,4 @@
+import { readFileSync, readlinkSync } from 'node:fs';
 import { constants } from 'node:os';
 import { removeAsides } from './atomic-file.ts';
 
@@ -14,7 +15,7 @@ export interface SignalWatch extends Disposable {
 
 /** Why work was aborted. */
 export class SignalReceived extends Error {
-  readonly signalName: string;
+  readonly signalName: EndingSignal;
   readonly exitCode: number;
 
   constructor(signalName: EndingSignal) {
@@ -32,14 +33,17 @@ export function exitCodeOf(signalName: NodeJS.Signals): number {
 
 /**
  * Turns the first SIGINT, SIGTERM or SIGHUP into an abort, so that work in hand can undo what it left half-done.
- * A second one ends the process there and then, its temporary files deleted. Disposing restores the defaults.
+ * A second one ends the process there and then, its temporary files deleted. Disposing restores the defaults. After `nohup`
+ * SIGHUP does nothing.
  */
 export function watchSignals(): SignalWatch {
   const controller = new AbortController();
   let exitCode: number | undefined;
   const onSignal = (name: NodeJS.Signals) => {
+    if (name === 'SIGHUP' && isUnderNohup()) return;
     if (exitCode !== undefined) {
       removeAsides();
+      dieOf(name);
       process.exit(exitCodeOf(name));
     }
     exitCode = exitCodeOf(name);
@@ -55,6 +59,29 @@ export function watchSignals(): SignalWatch {
       for (const name of ending) process.off(name, onSignal);
     },
   };
+}
+
+/**
+ * Ends the process as the signal would have ended it, after the handlers of 'exit': a shell ends its script only where the program that
+ * it waits for has died of Ctrl-C. Returns where signals do nothing: to the first process of a container.
+ */
+export function dieOf(name: NodeJS.Signals): void {
+  process.emit('exit', exitCodeOf(name));
+  for (const each of ending) process.removeAllListeners(each);
+  process.kill(process.pid, name);
+}
+
+/**
+ * Whether `nohup` has started this process at a terminal. Node puts back what it had set, that SIGHUP be ignored; but it has given us an
+ * input too that cannot be read, as nobody else does.
+ */
+function isUnderNohup(): boolean {
+  try {
+    const flags = /^flags:\s*([0-7]+)$/m.exec(readFileSync('/proc/self/fdinfo/0', 'latin1'));
+    return readlinkSync('/proc/self/fd/0') === '/dev/null' && Number.parseInt(flags?.[1] ?? '', 8) % 4 === 1;
+  } catch {
+    return false;
+  }
 }
 
 /** Does `work`, which may block the thread, so that a watched signal could not be heard: until it returns, signals do as by default. */

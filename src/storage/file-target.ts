@@ -1,8 +1,15 @@
-import { fchmodSync } from 'node:fs';
+import { type BigIntStats, fchmodSync, truncateSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { isDiskError } from '../errors.ts';
-import { type CommitOptions, sweepAsides } from '../platform/atomic-file.ts';
-import { asSystemError } from '../platform/errno.ts';
+import {
+  type CommitOptions,
+  sweepAsides,
+  syncDirectory,
+  type WithdrawOptions,
+} from '../platform/atomic-file.ts';
+import { asSystemError, systemError } from '../platform/errno.ts';
+import { modeSaysAll } from '../platform/file-attributes.ts';
+import { replaceRefusal, type TargetPlace } from '../platform/target-place.ts';
 import { emptyUnlessInUse, type FileStore, openFileStore } from './file.ts';
 import type { ByteStore } from './store.ts';
 
@@ -43,7 +50,7 @@ export interface TargetFile extends AsyncDisposable {
    * Takes the file that will be replaced out of its place, before `commit`, and keeps it until this is disposed; `named`: leaves it there
    * until `commit`. In place: nothing, its content is gone already.
    */
-  withdraw(options?: { readonly named?: boolean }): void;
+  withdraw(options: WithdrawOptions): void;
   /** After `withdraw`, undoes that and a `commit`, as far as the file was written aside. */
   takeBack(): void;
   /** Closes the store and makes its content durable, before a `commit` that is told that this is not needed. */
@@ -80,6 +87,27 @@ export async function openExisting(file: string, unflushed?: boolean): Promise<F
 }
 
 /**
+ * Whether what is there keeps its place, and takes the new bytes where the old ones lie: a block device, an open file of a process, and
+ * unless `keepLinks` says otherwise, a file that has other names, or that nothing can be renamed over. Throws `denied` or `in-use` where
+ * nothing can, and it may not be written in place.
+ */
+export function keepsItsPlace(
+  old: Pick<BigIntStats, 'nlink' | 'isBlockDevice'>,
+  place: TargetPlace,
+  { keepLinks = false }: Pick<TargetOptions, 'keepLinks'> = {},
+): boolean {
+  if (old.isBlockDevice()) return true;
+  // An open file may have no name at all; `createAside` says so to who may not write in place.
+  if (place.kind === 'open-file') return !keepLinks;
+  if (!keepLinks && old.nlink > 1n) return true;
+  // Who may read it or write to it would be lost with it.
+  if (!keepLinks && !modeSaysAll([place.path, dirname(place.path)])) return true;
+  const refusal = replaceRefusal(place.path);
+  if (refusal !== undefined && keepLinks) throw systemError(refusal, 'replace', place.path);
+  return refusal !== undefined;
+}
+
+/**
  * A target whose bytes go where the old ones lie: what another name or nobody else can have. Takes `old` over: its lock is taken before
  * anything is changed, and kept until the store is closed. Throws `locked`.
  */
@@ -88,23 +116,56 @@ export async function writtenInPlace(
   old: FileStore,
   { mode }: TargetOptions,
 ): Promise<TargetFile> {
+  let again: FileStore | undefined;
   try {
+    // Whoever writes through the store may close it, and the name may lead elsewhere by then (an open file, whose process has ended).
+    again = await openFileStore(file, { writable: true });
     await emptyUnlessInUse(old);
     // Who has it open keeps that.
     if (mode !== undefined && old.fileKind === 'regular') fchmodSync(old.fd, mode);
   } catch (cause) {
-    await old[Symbol.asyncDispose]();
+    await closeAll(old, again);
     throw asSystemError(cause, 'change the permissions of', file);
   }
-  const close = async () => old[Symbol.asyncDispose]();
+  return inPlace(file, old, again);
+}
+
+/**
+ * A new file that has its name from the start, in a folder that lets no name go (`chattr +a`). Not committed, it stays there, empty. Throws
+ * `exists`.
+ */
+export async function madeInPlace(file: string, place: string, options: TargetOptions): Promise<TargetFile> {
+  const { foreground, writeBehind, unflushed, mode } = options;
+  const opening = { create: 'exclusive', name: file, foreground, writeBehind, unflushed, mode } as const;
+  const store = await openFileStore(place, opening);
+  const target = await writtenInPlace(place, store, {});
+  let committed = false;
+  return {
+    ...target,
+    replaces: false,
+    async commit(how) {
+      await target.commit(how);
+      committed = true;
+      if (how?.durable !== false) syncDirectory(dirname(place));
+    },
+    async [Symbol.asyncDispose]() {
+      await target[Symbol.asyncDispose]();
+      if (!committed) truncateSync(place);
+    },
+  };
+}
+
+function inPlace(file: string, store: FileStore, again: FileStore): TargetFile {
+  const close = () => closeAll(store, again);
+  let settled = false;
   const settle = async () => {
+    await closeAll(store);
+    if (!settled) await again.flush();
+    settled = true;
     await close();
-    // Whoever wrote through the store may have closed it; the file is the same through any other opening.
-    await using again = await openFileStore(file, { writable: true });
-    await again.flush();
   };
   return {
-    store: old,
+    store,
     written: file,
     aside: false,
     replaces: true,
@@ -121,4 +182,8 @@ export async function writtenInPlace(
     },
     [Symbol.asyncDispose]: close,
   };
+}
+
+async function closeAll(...stores: (FileStore | undefined)[]): Promise<void> {
+  for (const store of stores) await store?.[Symbol.asyncDispose]();
 }

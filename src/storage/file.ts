@@ -1,4 +1,5 @@
 import { closeSync, constants, fstatSync, openSync, type Stats, statSync } from 'node:fs';
+import { assertText } from '../bytes/byte-text.ts';
 import { DiskError } from '../errors.ts';
 import { blockDeviceSize, isDeviceReadOnly } from '../platform/block-device.ts';
 import { asSystemError, errnoOf, systemError } from '../platform/errno.ts';
@@ -42,11 +43,13 @@ export interface OpenFileOptions {
 /**
  * Opens a regular file or a block device. A FIFO, socket, character device or directory is refused with
  * `bad-argument` (`detail.kind` says which) and never opened, so that nothing blocks. Throws `not-found`,
- * `denied`, `read-only`, `exists`, `locked`; `detail.errno` names the system's refusal.
+ * `denied`, `read-only`, `exists`, `locked`, and `unsupported` for a name that is not UTF-8 (`textOf`): Node would open
+ * another file. `detail.errno` names the system's refusal.
  */
 export async function openFileStore(path: string, options: OpenFileOptions = {}): Promise<FileStore> {
   const writable = options.writable === true || options.create !== undefined;
   const name = options.name ?? path;
+  assertText(path);
   const doing = options.create ? 'create' : 'open';
   const found = statOf(path, name, doing);
   if (found) {

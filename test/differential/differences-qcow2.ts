@@ -48,6 +48,15 @@ export const qcow2Differences = [
     shown: 'elsewhere',
   },
   {
+    id: 'packed-from-afar',
+    what: '`convert -c` to qcow2 or qcow by zlib, where the library libdeflate is installed',
+    qemuImg: 'refers back by at most 4 KiB',
+    cowImg: 'refers back by up to 32 KiB, as deflate may; other bytes, of the same size',
+    reason:
+      'A quarter of the time. QEMU unpacks a cluster at once and takes any distance; so do 7-Zip and libqcow.',
+    shown: 'elsewhere',
+  },
+  {
     id: 'growth-map',
     what: '`map` of what `resize --preallocation` has added to an image with a backing file',
     qemuImg: 'shows zero clusters with a place in the file',

@@ -1,6 +1,7 @@
 import { luksDifferences } from './differences-luks.ts';
 import { nbdDifferences } from './differences-nbd.ts';
 import { qcow2Differences } from './differences-qcow2.ts';
+import { vhdDifferences } from './differences-vhd.ts';
 
 /**
  * Where cow-img's answers knowingly differ from qemu-img's. docs/differences.md is this list as a page (a test keeps
@@ -84,6 +85,24 @@ export const differences = [
     qemuImg: 'empties it first, and then copies the zeroes',
     cowImg: 'copies what it held: the output is written aside',
     reason: 'A slip should not cost an image.',
+  },
+  {
+    id: 'device-lock',
+    what: '`create` or `convert` to a block device by another node of it (`mknod`), or with `-U`, that is read or stands beneath what is read',
+    qemuImg: 'writes over what it reads',
+    cowImg: 'refuses it',
+    reason:
+      'A slip should not cost an image. (By its own node the lock stops both programs, in the same words.)',
+    shown: 'elsewhere',
+  },
+  {
+    id: 'replaced-file',
+    what: 'A file that `create` or `convert` replaces',
+    qemuImg: 'is emptied and filled again: programs that have it open, and its inode, stay',
+    cowImg:
+      'is another file of the same name, mode, owner, access control list and extended attributes (but for file capabilities and integrity sums); written in place are block devices, files that a process has open (`/dev/fd/3`), with other hard links, or that nothing can be renamed over',
+    reason: 'So a failure or a kill leaves the old file. Until the end the disk needs room for both.',
+    shown: 'elsewhere',
   },
   {
     id: 'bench-nothing',
@@ -369,48 +388,7 @@ export const differences = [
     cowImg: 'looks for it beside the image that names it, as for a backing file',
     reason: 'An image should mean the same file wherever a command is run from.',
   },
-  {
-    id: 'vhdx-map',
-    what: '`map` of a VHDX image, and `measure` and `compare -s`, which go by it',
-    qemuImg: 'takes all of it for data of which nobody knows the place',
-    cowImg: 'says which blocks are there, where they lie, and which read as zeroes',
-    reason: 'The format says it; a conversion then reads only what is there.',
-  },
-  {
-    id: 'vhdx-truncated',
-    what: 'A VHDX image whose file ends before its blocks do, opened for its data',
-    qemuImg: 'says what is wrong on a line of its own, then `Invalid argument`',
-    cowImg: 'says what is wrong as the reason why it could not be opened',
-    reason: 'One sentence tells it.',
-  },
-  {
-    id: 'vhdx-log',
-    what: 'A VHDX image with entries in its log, opened for reading',
-    qemuImg: 'refuses it until `check -r all` has replayed them',
-    cowImg: 'replays them before its own eyes only, and leaves the file as it is',
-    reason: 'What another program left half done is no reason not to read.',
-  },
-  {
-    id: 'vhdx-sectors',
-    what: 'A VHDX image with sectors of 4096 bytes',
-    qemuImg: 'shows an eighth of the disk',
-    cowImg: 'shows all of it',
-    reason: "QEMU counts the disk's sectors as if they had 512 bytes. Converting would lose the rest.",
-  },
-  {
-    id: 'vhd-copies',
-    what: 'A VHD image with one of its two footers broken, or a VHDX image with one of its region tables broken',
-    qemuImg: 'refuses it',
-    cowImg: 'goes by the other copy',
-    reason: 'That is what the copy is for.',
-  },
-  {
-    id: 'differencing',
-    what: 'Differencing VHD and VHDX images',
-    qemuImg: "reads a VHD without its parent, the parent's sectors as garbage or zeroes; refuses a VHDX",
-    cowImg: 'opens the parent that its locators name, and makes sure by the identifiers that it is the one',
-    reason: 'Whoever reads such a disk wants what its guest saw.',
-  },
+  ...vhdDifferences,
   {
     id: 'dmg-chunks',
     what: 'A dmg image with chunks of bzip2, LZMA, LZFSE or ADC',
@@ -474,6 +452,16 @@ export const differences = [
     qemuImg: 'asks for the key',
     cowImg: 'checks it',
     reason: 'What is checked is not encrypted; who checks need not be who may read.',
+  },
+  {
+    id: 'foreign-names',
+    what: 'File names that are not UTF-8: arguments, the current folder, what links lead to, and what images name',
+    qemuImg: 'opens them as any other',
+    cowImg:
+      'refuses them, naming the bytes (`b\\374.raw`); `info` shows such a name of a header as it is, `rebase -u` gives another',
+    reason:
+      'Node can tell such a name only by U+FFFD, which is the name of another file. That one must not be read or written in its place.',
+    shown: 'elsewhere',
   },
   ...luksDifferences,
 ] as const satisfies readonly Difference[];

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../support/libvirtd.ts';
 import { mustRun } from '../support/programs.ts';
@@ -71,6 +71,58 @@ describe.skipIf(!haveLibvirtd)('what somebody added to a seat by virsh', () => {
     expect(await virsh('snapshot-list', 'class-one', '--name')).not.toContain('thesis');
     expect(await starts('class-one')).toBe(true);
     await bench.must('down');
+  }, 120_000);
+
+  it('is told of by up and plan where a changed definition takes it away', async () => {
+    bench.write('lab.yaml', { ...common, runner: { libvirt: libvirtd.uri } });
+    await bench.must('up');
+    await attach();
+    const told = /one: its domain is defined anew, without '.*more data\.qcow2' that somebody attached/;
+    for (const command of ['plan', 'up']) expect(await bench.must(command)).not.toMatch(told);
+    bench.write('lab.yaml', { ...common, memory: '24M', runner: { libvirt: libvirtd.uri } });
+    for (const command of [['plan'], ['up', '--dry-run']]) expect(await bench.must(...command)).toMatch(told);
+    expect(await virsh('domblklist', 'class-one')).toContain('more data');
+    const { notes } = await bench.json<{ notes: string[] }>('up');
+    expect(notes).toEqual([expect.stringMatching(told)]);
+    expect(await virsh('domblklist', 'class-one')).not.toContain('more data');
+    expect(existsSync(extra())).toBe(true);
+    expect((await bench.json<{ notes: string[] }>('up')).notes).toEqual([]);
+    await bench.must('down');
+  }, 120_000);
+
+  it('is not lost where a reset is killed: the next up has the seat start with its host again', async () => {
+    bench.write('lab.yaml', { ...common, runner: { libvirt: libvirtd.uri } });
+    await bench.must('up');
+    await virsh('autostart', 'class-one');
+    const folder = bench.path('bin');
+    mkdirSync(folder);
+    const real = (await mustRun('which', ['virsh'])).trim();
+    const path = process.env.PATH;
+    for (const last of ['define', 'autostart']) {
+      // All that libvirt hears ends there, as with a process that is killed.
+      const script = `#!/bin/sh\nsed -u '/^${last} /Q' | '${real}' "$@"\n`;
+      writeFileSync(`${folder}/virsh`, script, { mode: 0o755 });
+      process.env.PATH = `${folder}:${path}`;
+      try {
+        expect([last, (await bench.run('reset', 'lab.yaml', 'one')).code]).toEqual([last, 1]);
+      } finally {
+        process.env.PATH = path;
+      }
+      const defined = (await virsh('list', '--all', '--name')).includes('class-one');
+      expect([last, defined]).toEqual([last, last === 'autostart']);
+      if (defined) expect(await starts('class-one')).toBe(false);
+      await bench.must('up');
+      expect([last, await starts('class-one'), await starts('class-two')]).toEqual([last, true, false]);
+      expect(await bench.must('up')).toContain('nothing to do');
+    }
+    // Who wants it otherwise says so once.
+    await virsh('autostart', 'class-one', '--disable');
+    await bench.must('reset', 'lab.yaml', 'all');
+    await bench.must('up');
+    expect(await starts('class-one')).toBe(false);
+    await virsh('autostart', 'class-one');
+    await bench.must('down');
+    expect(existsSync(bench.path('class'))).toBe(false);
   }, 120_000);
 
   it('on a host with a pool of its own too', async () => {

@@ -1,4 +1,12 @@
-import { readdirSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { moveMaster, planMove } from '../../src/lab/masters/move.ts';
 import { movePool } from '../../src/lab/pool-move/move.ts';
@@ -11,6 +19,10 @@ const damages = [
   ['something else', (path: string) => writeFileSync(path, '[]'), 'holds no JSON object'],
   ['an object of something else', (path: string) => writeFileSync(path, '{}'), 'is damaged'],
 ] as const;
+
+/** Without folders, whose times tell of locks too. */
+const filesOf = (snapshot: Record<string, string>) =>
+  Object.entries(snapshot).filter(([path]) => statSync(path).isFile() && !path.endsWith('.lock'));
 
 async function labWith(damage: (path: string) => void, find: (bench: LabBench) => string) {
   const bench = await labBench();
@@ -26,11 +38,15 @@ describe('a lab’s state that is damaged', () => {
     const { bench, path } = await labWith(damage, (one) => one.path('class/.cowherd/lab-class.json'));
     await using _bench = bench;
     const disk = readFileSync(bench.path('class/student-01.qcow2'));
-    for (const verb of [['up'], ['status'], ['reset', 'all'], ['down']]) {
+    const move = ['move', 'masters/m.raw', 'masters/new.raw'];
+    const before = bench.snapshot();
+    for (const verb of [['up'], ['status'], ['reset', 'all'], ['down'], move, [...move, '--dry-run']]) {
       const { code, err } = await bench.run(...verb);
       expect([verb, code, err]).toEqual([verb, 1, expect.stringContaining(what)]);
       expect(err).toContain('move it away');
       expect(err).toContain("'cowherd up'");
+      // The master's folder, with it all that a move would have begun.
+      if (verb[0] === 'move') expect(filesOf(bench.snapshot())).toEqual(filesOf(before));
     }
     renameSync(path, bench.path('away.json'));
     await bench.must('up');

@@ -83,7 +83,11 @@ describe.skipIf(!have('qemu-io'))('a dry run says all that would go:', () => {
     await using bench = await labBench();
     const disks = [{ name: 'data', size: '8M' }];
     bench.write('lab.yaml', { seats: 2, disks });
+    expect(await bench.must('plan')).toMatch(/ 2 extra disks +student/);
     await bench.must('up');
+    bench.write('lab.yaml', { seats: 2, disks: [{ name: 'data', size: '4M' }] });
+    expect(await bench.must('plan')).toContain('student-01: its disk "data" has 8388608 bytes, more than');
+    bench.write('lab.yaml', { seats: 2, disks });
     const data = bench.path('class/student-01+data.qcow2');
     await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -P 7 1M 2M', data]);
     const reset = ['reset', 'student-01'] as const;

@@ -1,5 +1,17 @@
-import { appendFileSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { openLab } from '../../src/lab/lab.ts';
+import { resetSeats } from '../../src/lab/reset.ts';
+import { FilesRunner } from '../../src/lab/runner/files-runner.ts';
 import { unmount } from '../support/mounts.ts';
 import { have, isRoot, mustRun, openQemuIo, run } from '../support/programs.ts';
 import { labBench, poolNames, qemuCheck } from './support.ts';
@@ -134,6 +146,65 @@ describe.skipIf(!isRoot)('a full disk', () => {
       await unmount(bench.path('class'));
     }
   });
+
+  it.skipIf(!have('qemu-io'))(
+    'gives back no disk of any name that a program has open, and has room for seeds too',
+    async ({ skip }) => {
+      await using bench = await labBench();
+      mkdirSync(bench.path('class'));
+      const mount = ['-t', 'tmpfs', '-o', 'size=8M', 'none', bench.path('class')];
+      if ((await run('mount', mount)).code !== 0) skip('mounting is not allowed here');
+      const filler = bench.path('class/filler');
+      const fillUp = () => {
+        for (let bytes = 64 * 1024; bytes >= 4096; ) {
+          try {
+            appendFileSync(filler, new Uint8Array(bytes));
+          } catch (error) {
+            expect(error).toMatchObject({ code: 'ENOSPC' });
+            bytes /= 2;
+          }
+        }
+      };
+      try {
+        const disks = [{ name: 'data', size: '8M' }];
+        bench.write('lab.yaml', { seats: ['one'], disks, seed: {} });
+        await bench.must('up');
+        const files = ['one.qcow2', 'one+data.qcow2'].map((name) => bench.path('class', name));
+        // Links to files of another name, as somebody has who moved them.
+        for (const [n, file] of files.entries()) {
+          await mustRun('qemu-io', ['-f', 'qcow2', '-c', `write -P ${n + 2} 0 1M`, file]);
+          renameSync(file, `${file}.old.img`);
+          symlinkSync(`${file}.old.img`, file);
+        }
+        const lab = () => openLab('lab.yaml', bench.path());
+        await using runner = new FilesRunner();
+        for (const [n, file] of files.entries()) {
+          fillUp();
+          const before = readFileSync(`${file}.old.img`);
+          await using _guest = await openQemuIo(['-f', 'qcow2', file]);
+          await expect(resetSeats(lab(), ['one'], { runner })).rejects.toMatchObject({ code: 'locked' });
+          expect([n, readFileSync(`${file}.old.img`).equals(before)]).toEqual([n, true]);
+        }
+        fillUp();
+        await resetSeats(lab(), ['one'], { runner });
+        for (const [n, file] of files.entries()) {
+          await qemuCheck(file);
+          const zero = n === 0 ? '0x5a' : '0';
+          expect(await mustRun('qemu-io', ['-r', '-c', `read -P ${zero} 0 1M`, file])).toContain(
+            '1048576/1048576',
+          );
+        }
+        const seed = bench.path('class/one.seed.iso');
+        const before = readFileSync(seed);
+        fillUp();
+        await resetSeats(lab(), ['one'], { runner });
+        const after = readFileSync(seed);
+        expect([after.length, after.equals(before)]).toEqual([before.length, false]);
+      } finally {
+        await unmount(bench.path('class'));
+      }
+    },
+  );
 
   it('leaves whole disks, says what to do, and up goes on later', async ({ skip }) => {
     await using bench = await labBench();

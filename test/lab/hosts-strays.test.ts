@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../support/libvirtd.ts';
 import { mustRun } from '../support/programs.ts';
@@ -115,6 +115,106 @@ describe.skipIf(!haveLibvirtd)('seats on hosts that share a pool', () => {
     expect(await domains('a')).toEqual(['']);
     expect(bench.snapshot(bench.dir.path)).not.toHaveProperty(bench.path('class'));
     await virsh('b', 'undefine', 'class-s2');
+  }, 200_000);
+
+  it('stay at the address that their host had, while their domains are there', async () => {
+    write({ a: 'a' });
+    await bench.must('up', '--start');
+    write({ a: 'b' });
+    const told = /s1, s2 are on what a was before \('qemu\+unix:[\s\S]*a-before[\s\S]*--give-up a/;
+    for (const command of ['plan', 'up', 'down']) refused(await bench.run(command), told);
+    for (const command of ['start', 'stop'])
+      refused(await bench.run(command), /s1, s2 are on what[\s\S]*left alone/);
+    refused(await bench.run('reset', 's2'), /s2 is on what a was before/);
+    refused(await bench.run('roll', 'lab.yaml', 'masters/m.raw', '--dry-run'), told);
+    refused(await bench.run('up', '--give-up', 'b'), told);
+    expect([await running('a'), await domains('b')]).toEqual(['class-s1\nclass-s2', ['']]);
+    // While nobody answers under the new address its seats wait, and keep nobody else from anything.
+    bench.write('lab.yaml', {
+      ...{ ...rest, runner: 'libvirt', seats: ['s1', 's2', 's3'] },
+      hosts: [
+        { name: 'a', libvirt: `qemu+unix:///system?socket=${bench.path('nobody.sock')}` },
+        { name: 'b', libvirt: libvirts.get('b')!.uri },
+      ],
+    });
+    await bench.must('up');
+    expect(await domains('b')).toEqual(['class-s3']);
+    await virsh('b', 'undefine', 'class-s3');
+    write({ a: 'b' });
+    refused(await bench.run('up'), told);
+    write({ before: 'a', b: 'b' });
+    await bench.must('up', '--prune');
+    // It may have another name, or another address that leads to it.
+    write({ a: 'b', before: 'a' });
+    await bench.must('up');
+    expect([await stateOf('s1'), await domains('b')]).toEqual(['before running', ['']]);
+    symlinkSync(libvirts.get('a')!.dir.file('libvirt-sock'), bench.path('other.sock'));
+    const other = `qemu+unix:///system?socket=${bench.path('other.sock')}`;
+    for (const libvirt of [libvirts.get('a')!.uri, other]) {
+      bench.write('lab.yaml', { ...rest, runner: 'libvirt', hosts: [{ name: 'a', libvirt }] });
+      await bench.must('up');
+      expect(await stateOf('s1')).toBe('a running');
+      expect(await bench.must('up')).toContain('nothing to do');
+    }
+    refused(await bench.run('up', '--give-up', 'a'), /names the host "a": nothing of it is given up/, 2);
+    // One that answers and has none of them has nothing to say.
+    await bench.must('stop', '--now');
+    await virsh('a', 'undefine', 'class-s1');
+    await virsh('a', 'undefine', 'class-s2');
+    write({ a: 'b' });
+    await bench.must('up');
+    expect([await domains('a'), await domains('b')]).toEqual([[''], ['class-s1', 'class-s2']]);
+    // One that does not answer may have them, until it is given up.
+    const state = bench.path('class/.cowherd/lab-class.json');
+    const gone = bench.path('gone.sock');
+    writeFileSync(
+      state,
+      readFileSync(state, 'utf8').replace(libvirts.get('b')!.dir.file('libvirt-sock'), gone),
+    );
+    write({ a: 'a' });
+    refused(await bench.run('up'), told);
+    await bench.must('up', '--give-up', 'a');
+    expect(await domains('a')).toEqual(['class-s1', 'class-s2']);
+    await bench.must('down');
+    for (const seat of ['s1', 's2']) await virsh('b', 'undefine', `class-${seat}`);
+  }, 200_000);
+
+  it('stay where they were when the lab had no hosts', async () => {
+    const alone = () => bench.write('lab.yaml', { ...rest, runner: { libvirt: libvirts.get('a')!.uri } });
+    alone();
+    await bench.must('up', '--start');
+    expect(await bench.must('up')).toContain('nothing to do');
+    write({ b: 'b' });
+    const told =
+      /s1, s2 are at 'qemu\+unix:.*from when the lab had no hosts[\s\S]*name: here[\s\S]*--give-up this-machine/;
+    for (const command of ['plan', 'up', 'down']) refused(await bench.run(command), told);
+    for (const command of ['start', 'stop'])
+      refused(await bench.run(command), /s1, s2 are at[\s\S]*left alone/);
+    expect([await running('a'), await domains('b')]).toEqual(['class-s1\nclass-s2', ['']]);
+    // And back, as if nothing had been.
+    alone();
+    expect(await bench.must('up')).toContain('nothing to do');
+    write({ b: 'b', here: 'a' });
+    await bench.must('up');
+    expect([await stateOf('s1'), await domains('b')]).toEqual(['here running', ['']]);
+    await bench.must('down', '--stop');
+    // Seats without domains just get them.
+    bench.write('lab.yaml', { ...rest, runner: 'files' });
+    await bench.must('up');
+    write({ b: 'b' });
+    await bench.must('up');
+    expect(await domains('b')).toEqual(['class-s1', 'class-s2']);
+    await bench.must('down');
+    alone();
+    await bench.must('up');
+    write({ b: 'b' });
+    await bench.must('up', '--give-up', 'this-machine');
+    expect([await domains('a'), await domains('b')]).toEqual([
+      ['class-s1', 'class-s2'],
+      ['class-s1', 'class-s2'],
+    ]);
+    await bench.must('down');
+    for (const seat of ['s1', 's2']) await virsh('a', 'undefine', `class-${seat}`);
   }, 200_000);
 
   it('make no disk where somebody else’s domain has a seat’s name', async () => {

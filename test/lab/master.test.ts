@@ -57,7 +57,17 @@ describe.skipIf(!qemu)('a master that changed', () => {
     bench.write('lab.yaml', { runner: 'qemu', seats: 3 });
     await bench.must('up');
     await tamper(bench);
-    await bench.must('reset', 'student-01', '--accept-master');
+    const reset = ['reset', 'student-01', '--accept-master'] as const;
+    const before = bench.snapshot(bench.path('class'));
+    expect((await bench.run(...reset, '--dry-run')).err).toContain(
+      '2 seats would stay on what the master held before, to be reset before they start: student-02, student-03',
+    );
+    expect((await bench.run('reset', 'all', '--accept-master', '--dry-run')).err).toBe('');
+    expect(bench.snapshot(bench.path('class'))).toEqual(before);
+    const { stranded } = await bench.json<{ stranded: string[] }>(...reset);
+    expect(stranded).toEqual(['student-02', 'student-03']);
+    expect((await bench.run(...reset)).err).toContain('2 seats stay on what the master held before');
+    expect((await bench.run('reset', 'student-01', '--dry-run')).err).toBe('');
     const { seats } = await bench.json<{ seats: { name: string; disk: string }[] }>('status');
     expect(seats.map((seat) => seat.disk)).toEqual(['ok', 'stale', 'stale']);
     expect((await bench.run('start', 'student-02')).err).toContain(

@@ -114,4 +114,42 @@ describe.skipIf(!haveLibvirtd)('a domain of somebody else', () => {
     await bench.must('reset', 'lab.yaml', 'one');
     await virsh('undefine', 'other vm');
   }, 120_000);
+
+  it('may be another seat of the lab: that is seen without the documents of all', async () => {
+    const seats = Array.from({ length: 14 }, (_, i) => `s${i}`);
+    bench.write('many.yaml', {
+      ...{ lab: 'many', master: 'masters/demo.raw', seats, runner: { libvirt: libvirtd.uri } },
+      ...{ guest: 'demo', memory: '16M', network: 'none' },
+    });
+    await bench.must('up', 'many.yaml');
+    const counted = bench.path('bin');
+    mkdirSync(counted);
+    const real = (await mustRun('which', ['virsh'])).trim();
+    const said = bench.path('said to virsh');
+    writeFileSync(`${counted}/virsh`, `#!/bin/sh\ntee -a '${said}' | '${real}' "$@"\n`, { mode: 0o755 });
+    const path = process.env.PATH;
+    process.env.PATH = `${counted}:${path}`;
+    try {
+      await bench.must('reset', 'many.yaml', 's1');
+    } finally {
+      process.env.PATH = path;
+    }
+    const documents = readFileSync(said, 'utf8').match(/^dumpxml (?!--inactive).*$/gm) ?? [];
+    // Those of the other lab's two seats, which are foreign here.
+    expect(documents).toHaveLength(2);
+
+    const above = bench.path('else where/s1.qcow2');
+    await mustRun('qemu-img', [
+      ...['create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', bench.path('many/s1.qcow2'), above],
+    ]);
+    await virsh('attach-disk', 'many-s9', above, 'vdb', '--subdriver', 'qcow2', '--config');
+    const { code, err } = await bench.run('reset', 'many.yaml', 's1');
+    expect([code, err]).toEqual([
+      1,
+      expect.stringMatching(/The domain 'many-s9' uses '.*', which stands on '.*s1\.qcow2'/),
+    ]);
+    await virsh('detach-disk', 'many-s9', 'vdb', '--config');
+    await bench.must('reset', 'many.yaml', 's1');
+    await bench.must('down', 'many.yaml');
+  }, 120_000);
 });

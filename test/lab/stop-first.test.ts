@@ -1,4 +1,4 @@
-import { mkdirSync, rmSync } from 'node:fs';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { processesWith } from '../../src/platform/processes-with.ts';
@@ -177,4 +177,65 @@ describe.skipIf(!haveLibvirtd)('--stop on a host with a pool of its own', () => 
     await bench.must('down', '--stop');
     expect(await running()).toEqual(['']);
   }, 120_000);
+});
+
+describe.skipIf(!haveLibvirtd)('--stop of seats of which one cannot be stopped', () => {
+  it('stops nobody where a host does not answer, or what runs in the place of one is not its domain', async () => {
+    await using one = await startLibvirtd();
+    await using two = await startLibvirtd();
+    const bench = new LabBench(one.dir);
+    mkdirSync(bench.path('masters'));
+    await mustRun('truncate', ['-s', '8M', bench.path('masters/m.raw')]);
+    await mustRun('qemu-io', ['-f', 'raw', '-c', 'write -P 9 1M 64k', bench.path('masters/m.raw')]);
+    bench.write('lab.yaml', {
+      ...{ seats: 4, runner: 'libvirt', memory: '16M', network: 'none', graphics: 'none' },
+      hosts: [
+        { name: 'left', libvirt: one.uri },
+        { name: 'right', libvirt: two.uri },
+      ],
+    });
+    const virsh = (...words: string[]) => mustRun('virsh', ['-q', '-c', one.uri, ...words]);
+    const running = async () => (await virsh('list', '--name')).trim().split('\n').sort();
+    const left = ['class-student-01', 'class-student-03'];
+    await bench.must('up', '--start');
+    expect(await running()).toEqual(left);
+    const refused = async (words: RegExp, ...commands: string[][]) => {
+      for (const args of commands) {
+        const { code, err } = await bench.run(args[0], 'lab.yaml', ...args.slice(1));
+        expect([args, code, err]).toEqual([args, 1, expect.stringMatching(words)]);
+        expect([args, await running()]).toEqual([args, left]);
+      }
+    };
+    const unknown = /2 seats perhaps in use: student-02, ?(student-)?04; the libvirt of right does not tell/;
+    await two.kill();
+    await refused(
+      unknown,
+      ['reset', 'all', '--stop'],
+      ['reset', 'all', '--stop', '--dry-run'],
+      ['down', '--stop'],
+      ['compact', '--stop'],
+    );
+    await refused(
+      /1 seat perhaps in use: student-02; /,
+      ['reset', 'student-02'],
+      [...['flatten', 'student-02', '--stop']],
+    );
+    expect((await bench.run('reset', 'lab.yaml', 'student-02')).err).not.toContain('--stop');
+    await two.restart();
+
+    // Somebody's own domain, by the UUID of a seat.
+    const xml = await virsh('dumpxml', '--inactive', left[1]);
+    await virsh('destroy', left[1]);
+    await virsh('undefine', left[1]);
+    writeFileSync(bench.path('own.xml'), xml.replace(/<metadata>[\s\S]*<\/metadata>/, ''));
+    await virsh('define', bench.path('own.xml'));
+    await virsh('start', left[1]);
+    const foreign = /UUID of seat 'student-03', made by somebody else/;
+    await refused(foreign, ['reset', 'all', '--stop'], ['compact', 'all', '--stop'], ['down', '--stop']);
+    await virsh('destroy', left[1]);
+    await virsh('undefine', left[1]);
+    await bench.must('reset', 'lab.yaml', 'all', '--stop');
+    expect(await running()).toEqual(['']);
+    await bench.must('down');
+  }, 180_000);
 });

@@ -1,9 +1,9 @@
-import { realpath } from 'node:fs/promises';
 import { firstError, isDiskError } from '../../errors.ts';
 import { type Image, unfiltered } from '../../image/image.ts';
 import { backingAt, commitImage, findBacking } from '../../operations/commit.ts';
 import { assertNoDependents } from '../../platform/dependents.ts';
 import { errnoOf, strerror } from '../../platform/errno.ts';
+import { realNameOf } from '../../platform/host-names.ts';
 import { isCacheMode } from '../cache-mode.ts';
 import type { CliContext, Command } from '../context.ts';
 import { reportCorruption } from '../corruption.ts';
@@ -122,7 +122,7 @@ async function depthOf(image: Image, path: string, wish: CommitArguments): Promi
     if (!image.backing) throw new CliFailure('Image does not have a backing file');
     return 1;
   }
-  const depth = await findBacking(image, wish.base, (name) => realpath(name).catch(() => name));
+  const depth = await findBacking(image, wish.base, async (name) => realNameOf(name));
   if (depth !== undefined) return depth;
   throw new CliFailure(`Did not find '${wish.base}' in the backing chain of '${path}'`);
 }

@@ -1,3 +1,4 @@
+import { statSync } from 'node:fs';
 import { isDiskError } from '../../errors.ts';
 import type { FormatDriver, OptionValues } from '../../formats/driver.ts';
 import { takesNewImages } from '../../image/nodes/drivers/index.ts';
@@ -122,12 +123,16 @@ async function create(
       createImageFile(path, { ...making, options: { ...driverOptions(driver, options), ...keys } }),
     );
   } catch (error) {
-    throw worded(error, path, driver, options);
+    throw worded(error, path, driver, options, true);
   }
 }
 
 /** Refusals of the place itself: QEMU says of them that it could not create the file. */
 const placeErrors = 'EACCES EBUSY EISDIR ELOOP ENAMETOOLONG ENOENT ENOTDIR EPERM EROFS ETXTBSY'.split(' ');
+
+/** QEMU tries to open what it cannot create. */
+const noCreationOnDevices =
+  "Protocol driver 'host_device' does not support image creation, and opening the image failed: ";
 
 /** What qemu-img says otherwise when it creates than when it opens. */
 export function worded(
@@ -135,9 +140,12 @@ export function worded(
   path: string,
   driver: FormatDriver,
   options: CreationOptions,
+  creating = false,
 ): unknown {
   const errno = isDiskError(error) ? error.detail.errno : errnoOf(error);
-  if (errno === 'EFBIG') return tooLarge(driver.name, options);
+  // As QEMU has it, `create` says so of the system's own limits too (ulimit -f, FAT), `convert` does not.
+  if (errno === 'EFBIG' && (creating || isDiskError(error, 'out-of-range')))
+    return tooLarge(driver.name, options);
   const backing = options.shown.get('backing_file');
   if (backing !== undefined && isDiskError(error) && error.detail.used !== undefined) {
     // The header has no room for the name.
@@ -153,10 +161,28 @@ export function worded(
   if (takesNewImages(path) && isDiskError(error, 'out-of-space') && error.field === 'size') {
     return new CliFailure('Cannot grow NBD nodes', { cause: error });
   }
+  if (!takesNewImages(path) && isBlockDevice(requireFile(path))) {
+    // qcow2 says by itself which of its parts found no room, raw how much is missing.
+    if (isDiskError(error, 'out-of-space') && !['raw', 'qcow2'].includes(driver.name)) {
+      return new CliFailure('Cannot grow device files', { cause: error });
+    }
+  }
+  if (isDiskError(error, 'locked') && error.path !== undefined && isBlockDevice(error.path)) {
+    const { text, hint } = explain(error);
+    return new CliFailure(`${noCreationOnDevices}${text}`, { hint, cause: error });
+  }
   const refusal = growthRefusal(error, driver.name);
   if (refusal === undefined) return error;
   const what = driver.name === 'raw' ? '' : 'Could not resize image: ';
   return new CliFailure(`${what}${refusal}`, { cause: error });
+}
+
+function isBlockDevice(path: string): boolean {
+  try {
+    return statSync(path).isBlockDevice();
+  } catch {
+    return false;
+  }
 }
 
 /** A name that can only be a directory's: the system would say so at opening it. */

@@ -1,5 +1,5 @@
-import { realpath } from 'node:fs/promises';
 import { isAbsolute } from 'node:path';
+import { bytesOf } from '../../bytes/byte-text.ts';
 import { isDiskError } from '../../errors.ts';
 import { findFormat } from '../../formats/index.ts';
 import { type Image, unfiltered } from '../../image/image.ts';
@@ -8,6 +8,7 @@ import { openImageFile } from '../../node.ts';
 import { findBacking } from '../../operations/commit.ts';
 import { changeBacking, copyDifferences, type NewBacking } from '../../operations/rebase.ts';
 import { strerror } from '../../platform/errno.ts';
+import { realNameOf } from '../../platform/host-names.ts';
 import { isCacheMode } from '../cache-mode.ts';
 import type { CliContext, Command } from '../context.ts';
 import { reportCorruption } from '../corruption.ts';
@@ -162,7 +163,7 @@ async function openNext(image: Image, wish: RebaseArguments, context: CliContext
   if (!wish.backing) return new Next({ kind: 'none' });
   const top = unfiltered(image);
   const name = combineReference(nameFor(image, wish.backing), wish.backing);
-  const depth = await findBacking(top, name, (one) => realpath(one).catch(() => one));
+  const depth = await findBacking(top, name, async (one) => realNameOf(one));
   if (depth !== undefined) return new Next({ kind: 'depth', depth });
   try {
     const next = await openImageFile(name, {
@@ -198,7 +199,7 @@ function checkChange(image: Image, wish: RebaseArguments): void {
   if (!('setBacking' in unfiltered(image).layer)) throw couldNotChange(wish, strerror('ENOTSUP'));
   if (!wish.backing) return;
   if (wish.backingFormat === undefined) throw couldNotChange(wish, 'backing format must be specified');
-  if (new TextEncoder().encode(wish.backing).length > longestName) {
+  if (bytesOf(wish.backing).length > longestName) {
     throw couldNotChange(wish, strerror('EINVAL'));
   }
 }

@@ -1,3 +1,4 @@
+import { bytesOf, textOf } from '../../bytes/byte-text.ts';
 import { isDiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
 import {
@@ -92,6 +93,6 @@ function refusal(context: CliContext, image: Image, action: Action, name: string
 
 /** QEMU keeps names in a buffer of a fixed size. */
 function cut(name: string): string {
-  const bytes = new TextEncoder().encode(name);
-  return bytes.length <= maxNameBytes ? name : new TextDecoder().decode(bytes.subarray(0, maxNameBytes));
+  const bytes = bytesOf(name);
+  return bytes.length <= maxNameBytes ? name : textOf(bytes.subarray(0, maxNameBytes));
 }

@@ -45,8 +45,11 @@ export const luks: FormatDriver = {
     const plan = planHeader(luksOptions(options, ''));
     const detached = options['detached-header'] === true;
     const length = plan.payloadOffset + (detached ? 0 : alignUp(size, sectorBytes));
-    if (hasFixedSize(store)) await store.zero(0, plan.payloadOffset);
-    else {
+    if (hasFixedSize(store)) {
+      // A device says that it cannot grow.
+      if (length > store.size) await store.resize(length);
+      await store.zero(0, plan.payloadOffset);
+    } else {
       await store.resize(0);
       await store.resize(length);
     }

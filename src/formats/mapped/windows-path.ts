@@ -1,3 +1,4 @@
+import { bytesOf, textOf } from '../../bytes/byte-text.ts';
 import type { CreateContext } from '../driver.ts';
 
 /*
@@ -7,7 +8,7 @@ import type { CreateContext } from '../driver.ts';
 
 /** The file names that a path of a Windows program may mean here, the likeliest first. */
 export function namesOfWindowsPath(path: string): string[] {
-  const slashed = path.replaceAll('\\', '/');
+  const slashed = path.replace(/^\ufeff/, '').replaceAll('\\', '/');
   if (slashed === '') return [];
   const foreign = /^([a-z]:|\/\/)/i.test(slashed);
   const name = slashed.slice(slashed.lastIndexOf('/') + 1);
@@ -42,18 +43,28 @@ export async function windowsPathsOf(context: CreateContext): Promise<{
 /** The path that a `file:` URL means. */
 export function pathOfFileUrl(url: string): string {
   const path = url.replace(/^file:\/\/(localhost)?/, '');
-  try {
-    return decodeURIComponent(path);
-  } catch {
-    // Not written as a URL after all.
-    return path;
+  // Not written as a URL after all.
+  if (/%(?![0-9a-f]{2})/i.test(path)) return path;
+  const bytes: number[] = [];
+  for (const part of path.split(/(%[0-9a-f]{2})/i)) {
+    if (part.startsWith('%')) bytes.push(Number.parseInt(part.slice(1), 16));
+    else bytes.push(...bytesOf(part));
   }
+  return textOf(Uint8Array.from(bytes));
 }
 
 /** Names in order, each once, without those that could be taken for a protocol. */
 export function distinctNames(names: readonly string[]): string[] {
   const safe = names.map((name) => (/^[^/]*:/.test(name) ? `./${name}` : name));
   return [...new Set(safe)].filter((name) => name !== '' && !name.includes('\0'));
+}
+
+/** What `utf16le` makes bytes of, unit by unit: what is no pair of surrogates stays what it is, and leads to no file. */
+export function textOfUtf16le(bytes: Uint8Array): string {
+  let text = '';
+  for (let at = 0; at + 1 < bytes.length; at += 2)
+    text += String.fromCharCode(bytes[at] + bytes[at + 1] * 256);
+  return text;
 }
 
 /** A text as Windows programs store it. */

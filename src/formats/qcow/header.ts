@@ -1,3 +1,4 @@
+import { bytesOf } from '../../bytes/byte-text.ts';
 import { readU64BE, viewOf, writeU64BE } from '../../bytes/numbers.ts';
 import { DiskError, type DiskErrorCode } from '../../errors.ts';
 
@@ -73,7 +74,7 @@ export function parseHeader(bytes: Uint8Array, path: string): QcowHeader {
 
 /** The header of a new image and the name that follows it, to the L1 table. Throws `bad-argument`. */
 export function encodeHeader(size: number, backingFile: string | undefined): Uint8Array {
-  const name = new TextEncoder().encode(backingFile ?? '');
+  const name = bytesOf(backingFile ?? '');
   if (name.length > longestName) {
     throw new DiskError('bad-argument', 'Backing file name too long', { field: 'backing_file' });
   }

@@ -1,3 +1,4 @@
+import { textOf } from '../../bytes/byte-text.ts';
 import { alignDown, alignUp } from '../../bytes/numbers.ts';
 import { findCodec } from '../../codecs/codec.ts';
 import { DiskError } from '../../errors.ts';
@@ -34,7 +35,7 @@ export async function readBacking(
   }
   const name = new Uint8Array(backingSize);
   await source.read(backingOffset, name);
-  return { path: new TextDecoder().decode(name) };
+  return { path: textOf(name) };
 }
 
 export async function openQcow(source: ByteSource, context: OpenContext): Promise<Layer> {

@@ -1,3 +1,4 @@
+import { bytesOf } from '../../bytes/byte-text.ts';
 import { wipe } from '../../crypto/bytes.ts';
 import { amendSlots, type SlotWish } from '../../crypto/luks/amend.ts';
 import { readHeader as readLuksHeader } from '../../crypto/luks/key-slots.ts';
@@ -176,7 +177,7 @@ async function setDataFile(
   const isRaw = (header.autoclearFeatures & c.Autoclear.dataFileRaw) !== 0n;
   const renamed = name !== undefined && name !== (dataFileNameOf(header) ?? '');
   if (!renamed && raw === isRaw) return header;
-  const data = name === '' ? undefined : new TextEncoder().encode(name);
+  const data = name ? bytesOf(name) : undefined;
   return replaceHeader(store, header, {
     ...header,
     autoclearFeatures: raw

@@ -1,3 +1,4 @@
+import { bytesOf } from '../../bytes/byte-text.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import type { BitmapContent, BitmapInfo, LayerBitmaps } from '../driver.ts';
@@ -74,7 +75,7 @@ export class Qcow2Bitmaps implements LayerBitmaps {
   async add({ name, granularity, enabled = true }: Parameters<LayerBitmaps['add']>[0]): Promise<void> {
     const header = this.#header();
     const bytes = granularity ?? Math.min(65536, Math.max(4096, clusterSizeOf(header)));
-    const nameBytes = new TextEncoder().encode(name);
+    const nameBytes = bytesOf(name);
     await this.#alter(async (change, entries) => {
       checkNew(this.#source.name, header, entries, { name, nameBytes, granularity: bytes });
       const bits = new DirtyBits(header.size, bytes, clusterSizeOf(header));

@@ -1,3 +1,4 @@
+import { bytesOf } from '../../bytes/byte-text.ts';
 import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import * as c from './constants.ts';
@@ -102,10 +103,10 @@ export function newHeader(values: NewHeader): Qcow2Header {
   const { backingFile, backingFormat, compressionType = c.CompressionType.zlib } = values;
   let extensions: HeaderExtension[] = [];
   if (backingFormat !== undefined) {
-    extensions.push({ type: c.ExtensionType.backingFormat, data: new TextEncoder().encode(backingFormat) });
+    extensions.push({ type: c.ExtensionType.backingFormat, data: bytesOf(backingFormat) });
   }
   if (values.dataFile !== undefined) {
-    const data = new TextEncoder().encode(values.dataFile);
+    const data = bytesOf(values.dataFile);
     extensions.push({ type: c.ExtensionType.dataFile, data });
   }
   // The names take most of a small first cluster; like QEMU, leave the room to the backing file's name.
@@ -137,6 +138,6 @@ export function newHeader(values: NewHeader): Qcow2Header {
     unknownFields: new Uint8Array(0),
     extensions,
     backingFileOffset: 0,
-    backingFileBytes: backingFile === undefined ? undefined : new TextEncoder().encode(backingFile),
+    backingFileBytes: backingFile === undefined ? undefined : bytesOf(backingFile),
   };
 }

@@ -1,3 +1,4 @@
+import { bytesOf } from '../../bytes/byte-text.ts';
 import { alignDown } from '../../bytes/numbers.ts';
 import type { CodecName } from '../../codecs/codec.ts';
 import { type DiskError, isDiskError } from '../../errors.ts';
@@ -301,12 +302,11 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
 
   /** Durable on return. */
   async setBacking(reference: BackingReference | undefined): Promise<void> {
-    const encoder = new TextEncoder();
-    const format = reference?.format === undefined ? undefined : encoder.encode(reference.format);
+    const format = reference?.format === undefined ? undefined : bytesOf(reference.format);
     await this.#changeHeader((header) => ({
       ...header,
       extensions: withExtension(header.extensions, ExtensionType.backingFormat, format, 'first'),
-      backingFileBytes: reference ? encoder.encode(reference.path) : undefined,
+      backingFileBytes: reference ? bytesOf(reference.path) : undefined,
     }));
   }
 

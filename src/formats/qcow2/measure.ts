@@ -1,3 +1,4 @@
+import { bytesOf } from '../../bytes/byte-text.ts';
 import { wipe } from '../../crypto/bytes.ts';
 import { DiskError } from '../../errors.ts';
 import type { MeasuredBitmap, Measurement, MeasureRequest, OptionValues } from '../driver.ts';
@@ -118,7 +119,7 @@ function bitmapBytes(size: bigint, bitmaps: readonly MeasuredBitmap[], clusterSi
   for (const { name, granularity } of bitmaps) {
     const clusters = divideUp(divideUp(divideUp(size, BigInt(granularity)), 8n), clusterSize);
     bytes += clusters * clusterSize + roundUp(clusters * BigInt(c.entryBytes), clusterSize);
-    directory += roundUp(BigInt(24 + new TextEncoder().encode(name).length), 8n);
+    directory += roundUp(BigInt(24 + bytesOf(name).length), 8n);
   }
   return bytes + roundUp(directory, clusterSize);
 }

@@ -1,3 +1,4 @@
+import { bytesOf } from '../../bytes/byte-text.ts';
 import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import * as c from './constants.ts';
@@ -22,9 +23,8 @@ export interface NewSnapshot {
 
 /** One entry of the snapshot table as it is written (section "Snapshots"). Throws `bad-argument` for a long name. */
 export function encodeNewSnapshot(snapshot: NewSnapshot): Uint8Array {
-  const encoder = new TextEncoder();
-  const id = encoder.encode(snapshot.id);
-  const name = encoder.encode(snapshot.name);
+  const id = bytesOf(snapshot.id);
+  const name = bytesOf(snapshot.name);
   if (name.length > 0xffff) {
     throw new DiskError('bad-argument', `A snapshot's name has at most 65535 bytes, not ${name.length}`, {
       field: 'name',

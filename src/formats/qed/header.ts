@@ -1,3 +1,4 @@
+import { bytesOf } from '../../bytes/byte-text.ts';
 import { readU64LE, viewOf, writeU64LE } from '../../bytes/numbers.ts';
 import { DiskError, type DiskErrorCode } from '../../errors.ts';
 
@@ -122,7 +123,7 @@ export function withBacking(
   header: QedHeader,
   backing: { readonly path: string; readonly format?: string } | undefined,
 ): { readonly header: QedHeader; readonly name: Uint8Array } {
-  const name = new TextEncoder().encode(backing?.path ?? '');
+  const name = bytesOf(backing?.path ?? '');
   if (name.length > longestName || headerBytes + name.length > header.clusterSize * header.headerSize) {
     throw new DiskError('bad-argument', 'The backing file name is too long', {
       field: 'backing_file',

@@ -1,3 +1,4 @@
+import { textOf } from '../../bytes/byte-text.ts';
 import { alignUp } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteSource, ByteStore } from '../../storage/store.ts';
@@ -36,7 +37,7 @@ export async function readBacking(
   if (!hasFeature(header, Feature.backingFile)) return undefined;
   const name = new Uint8Array(header.backingSize);
   await source.read(header.backingOffset, name);
-  const path = new TextDecoder().decode(name);
+  const path = textOf(name);
   return hasFeature(header, Feature.backingIsRaw) ? { path, format: 'raw' } : { path };
 }
 

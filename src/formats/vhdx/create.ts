@@ -52,9 +52,11 @@ export async function createVhdx(
   }
   const device = hasFixedSize(store);
   if (store.size > 0 && !device) await store.resize(0);
-  if (!device) await store.resize(dataAt + (options.fixed ? layout.blocks * options.blockSize : 0));
+  const needed = dataAt + (options.fixed ? layout.blocks * options.blockSize : 0);
+  // A device says that it cannot grow.
+  if (!device || needed > store.size) await store.resize(needed);
   // What lies on a device may look like a log or a table.
-  else await store.zero(0, dataAt);
+  if (device) await store.zero(0, dataAt);
   await store.write(0, encodeFileIdentifier());
   const header = {
     sequence: BigInt(viewOf(randomGuid()).getUint32(0)),

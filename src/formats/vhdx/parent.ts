@@ -2,7 +2,13 @@ import { guidText, parseGuid } from '../../bytes/guid.ts';
 import { viewOf } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { BackingReference, CreateContext, Layer } from '../driver.ts';
-import { distinctNames, namesOfWindowsPath, utf16le, windowsPathsOf } from '../mapped/windows-path.ts';
+import {
+  distinctNames,
+  namesOfWindowsPath,
+  textOfUtf16le,
+  utf16le,
+  windowsPathsOf,
+} from '../mapped/windows-path.ts';
 import { guidAt, guidBytes, vhdxLocator } from './constants.ts';
 import { corrupt, unsupported } from './errors.ts';
 
@@ -24,7 +30,7 @@ export function parseParentLocator(view: DataView, path: string): ParentLocator 
     const at = 20 + index * 12;
     const text = (place: number, length: number): string => {
       if (place + length > bytes.length) throw corrupt(path, 'parent locator');
-      return new TextDecoder('utf-16le').decode(bytes.subarray(place, place + length));
+      return textOfUtf16le(bytes.subarray(place, place + length));
     };
     const key = text(view.getUint32(at, true), view.getUint16(at + 8, true));
     entries.set(key, text(view.getUint32(at + 4, true), view.getUint16(at + 10, true)));

@@ -1,3 +1,4 @@
+import { bytesOf, isText, textOf } from '../../bytes/byte-text.ts';
 import { corrupt, invalid } from './errors.ts';
 
 export type Access = 'RW' | 'RDONLY' | 'NOACCESS';
@@ -67,7 +68,7 @@ export function parseDescriptor(bytes: Uint8Array, path: string): Descriptor {
 
 function settingOf(text: string, key: string): string | undefined {
   const found = new RegExp(`^[ \\t]*${key}[ \\t]*=[ \\t]*"([^"\\r\\n]*)"`, 'im').exec(text);
-  return found ? named(found[1]) : undefined;
+  return found ? named(found[1], text) : undefined;
 }
 
 function parseExtents(text: string, path: string): ExtentLine[] {
@@ -93,21 +94,22 @@ function parseExtents(text: string, path: string): ExtentLine[] {
       throw corrupt(path, 'extent', `Invalid extent line: ${line}`, { errno: 'EINVAL' });
     }
     if (sectors > 0) {
-      const name = file === undefined ? undefined : named(file);
+      const name = file === undefined ? undefined : named(file, text);
       extents.push({ access: access as Access, sectors, type, file: name, offset });
     }
   }
   return extents;
 }
 
-/** Names are UTF-8 where they can be. */
-function named(text: string): string {
-  const bytes = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
-  try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
-  } catch {
-    return text;
-  }
+/**
+ * A name, of which `letters` has a byte in each character. UTF-8 where it can be; VMware on Windows writes others too, and says so in
+ * the descriptor, `text`.
+ */
+function named(letters: string, text: string): string {
+  const bytes = Uint8Array.from(letters, (letter) => letter.charCodeAt(0));
+  const name = textOf(bytes);
+  const saysWindows = () => /^[ \t]*encoding[ \t]*=[ \t]*"(windows-1252|iso-8859-1)"/im.test(text);
+  return isText(name) || !saysWindows() ? name : new TextDecoder('windows-1252').decode(bytes);
 }
 
 function latin1(bytes: Uint8Array): string {
@@ -138,7 +140,7 @@ export function encodeDescriptor(wish: DescriptorWish): Uint8Array {
     ({ access, sectors, type, file, offset }) =>
       `${access} ${sectors} ${type} "${file}"${offset === undefined ? '' : ` ${offset}`}\n`,
   );
-  return new TextEncoder().encode(
+  return bytesOf(
     '# Disk DescriptorFile\n' +
       'version=1\n' +
       `CID=${hexId(wish.cid)}\n` +

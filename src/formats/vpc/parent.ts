@@ -1,8 +1,9 @@
+import { textOf } from '../../bytes/byte-text.ts';
 import { guidText } from '../../bytes/guid.ts';
 import { DiskError } from '../../errors.ts';
 import { type ByteSource, bottomOf, hostFileOf } from '../../storage/store.ts';
 import type { BackingReference, Layer } from '../driver.ts';
-import { distinctNames, namesOfWindowsPath, pathOfFileUrl } from '../mapped/windows-path.ts';
+import { distinctNames, namesOfWindowsPath, pathOfFileUrl, textOfUtf16le } from '../mapped/windows-path.ts';
 import type { DynamicHeader, LocatorEntry } from './dynamic-header.ts';
 import { corrupt } from './errors.ts';
 import { timestampOf } from './footer.ts';
@@ -43,9 +44,9 @@ function namesOf({ platform }: LocatorEntry, bytes: Uint8Array): string[] {
   switch (platform) {
     case 'W2ru':
     case 'W2ku':
-      return namesOfWindowsPath(untilNul(new TextDecoder('utf-16le').decode(bytes)));
+      return namesOfWindowsPath(untilNul(textOfUtf16le(bytes)));
     case 'MacX':
-      return [pathOfFileUrl(untilNul(new TextDecoder().decode(bytes)))];
+      return [pathOfFileUrl(untilNul(textOf(bytes)))];
     default:
       return namesOfWindowsPath(untilNul(new TextDecoder('windows-1252').decode(bytes)));
   }

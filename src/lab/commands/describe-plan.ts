@@ -106,7 +106,7 @@ export function describeProblems(problems: readonly Problem[], context: CliConte
 /** `1 disk to grow`, `3 disks to grow`. */
 function countWords(number: number, words: string): string {
   const [first, ...rest] = words.split(' ');
-  if (first === 'changed') return `${number} ${words}${number === 1 ? '' : 's'}`;
+  if (first === 'changed' || first === 'extra') return `${number} ${words}${number === 1 ? '' : 's'}`;
   return [count(number, first), ...rest].join(' ');
 }
 

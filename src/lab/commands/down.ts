@@ -14,7 +14,7 @@ import { whyKept } from '../seat-extras.ts';
 import { disksOf } from '../seat-key.ts';
 import { removeEmptyPool } from '../state.ts';
 import { tidy } from '../up.ts';
-import { assertOneHost, withoutHosts } from '../whereabouts.ts';
+import { assertNoneApart, assertOneHost, forgetApart, withoutHosts } from '../whereabouts.ts';
 import {
   type LabCommand,
   labFrom,
@@ -33,11 +33,13 @@ import { stopFirst } from './stop-first.ts';
 const onThisMachine: LabCommand = async (input, context) => {
   const giveUp = givenUp(input.options.giveUp, labFrom(input, context).lab.spec.hosts, 'hosts');
   const lab = withoutHosts(labFrom(input, context).lab, giveUp);
+  await assertNoneApart(lab, giveUp);
   const dryRun = input.options.dryRun === true;
   await using runner = await runnerOf(lab);
   const seats = [...lab.seats.values(), ...lab.unlisted.values()];
   if (await isDown(lab)) {
     if (!dryRun) await tidyAway(lab);
+    if (!dryRun && giveUp.hosts.size > 0) forgetApart(lab);
     if (wantsJson(input))
       sayJson(context, { lab: lab.name, seats: [], files: [], freed: 0, kept: [], dryRun });
     else say(context, `${lab.name}: there is nothing to take down`);
@@ -74,6 +76,7 @@ const onThisMachine: LabCommand = async (input, context) => {
   };
   const { plan, saved, restored } = dryRun ? await work() : await locked(lab, work);
   if (!dryRun) removeEmptyPool(lab.pool);
+  if (!dryRun && giveUp.hosts.size > 0) forgetApart(lab);
   if (wantsJson(input)) {
     sayJson(context, { lab: lab.name, ...plan, saved, restored, dryRun });
     return 0;

@@ -21,6 +21,7 @@ import {
   seatsFrom,
   startToo,
   wantsJson,
+  warn,
 } from './command.ts';
 import { stopFirst } from './stop-first.ts';
 
@@ -92,6 +93,14 @@ const onThisMachine: LabCommand = async (input, context) => {
     say(context, `Would throw away ${what} (${humanSize(freed)}): ${which}`);
   } else if (!json) {
     say(context, `${count(names.length, 'seat')} reset in ${milliseconds(ms)}: ${which}`);
+  }
+  if (result.stranded.length > 0) {
+    const { stranded } = result;
+    const stay = `${dryRun ? 'would stay' : stranded.length === 1 ? 'stays' : 'stay'} on what the master held before`;
+    warn(
+      context,
+      `${count(stranded.length, 'seat')} ${stay}, to be reset before ${stranded.length === 1 ? 'it starts' : 'they start'}: ${describeSeats(stranded)}`,
+    );
   }
   if (saved.length > 0 && !json) say(context, savedGoes(saved, dryRun));
   if (input.options.start === true && !dryRun) return startToo(input, context, [file, ...rest], answer);

@@ -42,7 +42,7 @@ export const run: LabCommand = orRemote(
       say(context, `seats that run here are not served; those that are off: 'cowherd serve ${file} SEATS'`);
     }
     const seats = await seatsToStart(lab, names);
-    const there = withoutStrays(lab, seats, context);
+    const there = await withoutStrays(lab, seats, runner, context);
     await assertOneHost(there, runner);
     const check = async (off: readonly Seat[]) => {
       const disks = off.flatMap(disksOf).map(({ path }) => path);

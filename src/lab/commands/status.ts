@@ -1,6 +1,6 @@
 import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
-import { count, table } from '../describe.ts';
+import { count, describeSeats, table } from '../describe.ts';
 import type { Lab } from '../lab.ts';
 import { isDown } from '../runner/runner.ts';
 import { type LabStatus, type SeatStatus, statusOf } from '../status.ts';
@@ -50,7 +50,7 @@ export function sayStatus(input: Input, context: CliContext, value: unknown): vo
 
 export const run = orRemote(onThisMachine, () => import('./remote/status.ts'));
 
-function jsonOf(lab: Lab, { master, seats }: LabStatus): unknown {
+function jsonOf(lab: Lab, { master, seats, leftDisks }: LabStatus): unknown {
   const known = lab.state?.master;
   return {
     lab: lab.name,
@@ -65,12 +65,13 @@ function jsonOf(lab: Lab, { master, seats }: LabStatus): unknown {
       ...master,
     },
     seats,
+    leftDisks,
   };
 }
 
 function linesOf(
   lab: Lab,
-  { master, seats }: LabStatus,
+  { master, seats, leftDisks }: LabStatus,
   context: CliContext,
   brief: boolean,
 ): readonly string[] {
@@ -90,8 +91,22 @@ function linesOf(
     ]);
     lines.push('', table([['SEAT', 'STATE', 'SIZE', 'ON DISK', ''], ...rows], [2, 3]), '');
   }
-  lines.push(summary(seats));
+  lines.push(summary(seats), ...leftLines(leftDisks, context));
   return lines;
+}
+
+/** So many files are named one by one. */
+const fewFiles = 8;
+
+/** Of each extra disk that the lab file has no more: whose are there, and what removes them. */
+function leftLines(left: LabStatus['leftDisks'], context: CliContext): readonly string[] {
+  return [...new Set(left.map(({ disk }) => disk))].map((disk) => {
+    const some = left.filter((one) => one.disk === disk);
+    const bytes = some.reduce((sum, { allocated }) => sum + allocated, 0);
+    const quoted = some.map(({ path }) => `'${shown(context, path).replaceAll("'", `'\\''`)}'`);
+    const files = quoted.length > fewFiles ? `${quoted[0]}, and those of the others` : quoted.join(' ');
+    return `disk "${disk}" is not in the lab file any more and was kept: ${describeSeats(some.map(({ seat }) => seat))} (${humanSize(bytes)} by du). Where it is not wanted: 'cowherd up', then rm ${files}`;
+  });
 }
 
 function verdictText(verdict: MasterVerdict, lab: Lab, c: ReturnType<typeof colours>): string {

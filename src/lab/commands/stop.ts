@@ -6,7 +6,7 @@ import type { Lab } from '../lab.ts';
 import { assertNotHeld } from '../release.ts';
 import type { Runner } from '../runner/runner.ts';
 import type { Seat } from '../seat.ts';
-import { onAllHosts, straysAmong } from '../whereabouts.ts';
+import { leftBehind, onAllHosts, straysAmong } from '../whereabouts.ts';
 import {
   type Input,
   type LabCommand,
@@ -26,7 +26,7 @@ export const run: LabCommand = orRemote(
     const { lab, rest } = labFrom(input, context);
     const seats = seatsFrom(lab, rest).map((name) => lab.seats.get(name)!);
     await using runner = await runnerOf(lab);
-    const there = withoutStrays(lab, seats, context);
+    const there = await withoutStrays(lab, seats, runner, context);
     await stopAndSay(await onAllHosts(there, runner), runner, input, context);
     // Who only reads a disk, as a backup does, is nobody to be stopped.
     await assertNotHeld(there, 'writers');
@@ -35,14 +35,20 @@ export const run: LabCommand = orRemote(
   () => import('./remote/stop.ts'),
 );
 
-/** The seats without those on hosts that the lab file does not name, which are told of. */
-export function withoutStrays({ spec }: Lab, seats: readonly Seat[], context: CliContext): readonly Seat[] {
-  const strays = straysAmong(seats, spec.hosts ?? []);
-  for (const [host, names] of strays) {
-    const { what, fix } = strayProblem(host, names, spec.file, { disks: 'shared' });
+/** The seats without those on hosts that the lab file does not name, or not under that address, which are told of. */
+export async function withoutStrays(
+  { spec }: Lab,
+  seats: readonly Seat[],
+  runner: Runner,
+  context: CliContext,
+): Promise<readonly Seat[]> {
+  const where = await runner.whereabouts?.(seats);
+  const strays = [...straysAmong(seats, spec.hosts ?? []), ...(await leftBehind(seats, where))];
+  for (const stray of strays) {
+    const { what, fix } = strayProblem(stray, spec.file, { disks: 'shared' });
     warn(context, `${what}: left alone (${fix})`);
   }
-  const left = new Set([...strays.values()].flat());
+  const left = new Set(strays.flatMap(({ seats }) => seats));
   return seats.filter(({ name }) => !left.has(name));
 }
 

@@ -9,7 +9,7 @@ import type { Prepared } from '../prepare.ts';
 import type { Runner } from '../runner/runner.ts';
 import { readState } from '../state.ts';
 import { type Applied, applyUp, tidy } from '../up.ts';
-import { locate } from '../whereabouts.ts';
+import { forgetApart, locate } from '../whereabouts.ts';
 import {
   type LabCommand,
   labFrom,
@@ -64,6 +64,8 @@ const onThisMachine: LabCommand = async (input, context) => {
       return { prepared: now, applied: await apply(now, runner, context) };
     }));
   }
+  // What was not given up was a problem.
+  if (giveUp.hosts.size > 0) forgetApart(lab);
   for (const warning of [...applied.warnings, ...(runner.warnings?.() ?? [])]) warn(context, warning);
   const answer = answerOf(prepared, applied, performance.now() - began);
   const json = wantsJson(input);
@@ -100,6 +102,7 @@ function answerOf({ lab, plan, master, hold, content }: Prepared, applied: Appli
     removed: applied.removed,
     unlisted: plan.unlisted,
     stale: plan.stale,
+    notes: plan.notes,
     apparent: facts.reduce((sum, disk) => sum + (disk?.size ?? 0), 0),
     allocated: facts.reduce((sum, disk) => sum + (disk?.allocated ?? 0), 0),
     milliseconds: Math.round(ms),

@@ -1,7 +1,8 @@
 import { spawnSync } from 'node:child_process';
-import { accessSync, constants, lstatSync, readlinkSync, type Stats } from 'node:fs';
+import { accessSync, constants, lstatSync, type Stats } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { errnoOf } from '../../platform/errno.ts';
+import { linkTargetOf } from '../../platform/host-names.ts';
 import type { Account } from './account.ts';
 
 /** What is wrong with one path, and the command that puts it right. */
@@ -61,7 +62,7 @@ export function walkPath(path: string, account: Account, wants: 'read' | 'write'
         });
         return findings;
       }
-      const target = readlinkSync(next);
+      const target = linkTargetOf(next);
       rest.unshift(...target.split('/'));
       if (target.startsWith('/')) at = '/';
     } else at = next;

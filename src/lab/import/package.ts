@@ -1,8 +1,9 @@
-import { existsSync, readdirSync, realpathSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { basename, dirname, extname, join, sep } from 'node:path';
 import { type ManifestLine, parseManifest } from '../../appliance/manifest.ts';
 import { isPlainName, looksLikeTar, readTar, tarBlock, withoutDots } from '../../appliance/tar.ts';
 import { DiskError } from '../../errors.ts';
+import { realPathOf } from '../../platform/host-names.ts';
 import { openFileStore } from '../../storage/file.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import { windowOf } from '../../storage/window.ts';
@@ -81,11 +82,11 @@ export async function openPackage(path: string): Promise<AppliancePackage> {
 }
 
 async function openFolder(path: string, isFolder = false): Promise<AppliancePackage> {
-  const folder = realpathSync(isFolder ? path : dirname(path));
+  const folder = realPathOf(isFolder ? path : dirname(path));
   const open = async (href: string, from: PackageFile) => {
     const name = namesOf(href, from).find((each) => existsSync(join(folder, each)));
     if (name === undefined) throw missing(path, href);
-    const place = realpathSync(join(folder, name));
+    const place = realPathOf(join(folder, name));
     if (!place.startsWith(folder + sep)) {
       throw new DiskError('denied', `'${name}' leads out of the folder of the descriptor`, {
         path,

@@ -1,10 +1,11 @@
 import { linkSync, lstatSync, readdirSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { DiskError, isDiskError } from '../../errors.ts';
-import { type CommitOptions, createAside, cutName, syncDirectory } from '../../platform/atomic-file.ts';
+import { type CommitOptions, createAside, syncDirectory } from '../../platform/atomic-file.ts';
 import { asSystemError, errnoOf } from '../../platform/errno.ts';
 import { factsIfAny, fileFacts, realPath } from '../../platform/file-facts.ts';
 import { readJsonFile, readSmallText } from '../../platform/json-file.ts';
+import { cutName } from '../../platform/kept-files.ts';
 import { hasEnded, processMark } from '../../platform/process-identity.ts';
 import { sweepFor } from '../../storage/file-target.ts';
 import { fileIdentity } from '../overlay.ts';

@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, realpathSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { basename, dirname, extname, join, resolve } from 'node:path';
 import { isDiskError } from '../../errors.ts';
 import { sweepAsides, syncDirectory } from '../../platform/atomic-file.ts';
@@ -12,6 +12,7 @@ import {
 } from '../../platform/dependents.ts';
 import { asSystemError } from '../../platform/errno.ts';
 import { fileFacts, isImmutable, setImmutable } from '../../platform/file-facts.ts';
+import { realPathOf } from '../../platform/host-names.ts';
 import { abandonedFolders, allocatedIn, mountedIn, removeFolder } from '../../platform/scratch-folder.ts';
 import { mastersOf } from '../former.ts';
 import { releaseHold } from '../guard.ts';
@@ -54,7 +55,7 @@ export interface CollectOptions {
 
 /** Looks for what a folder of masters can do without. Changes nothing. */
 export async function planCollection(masters: string, options: CollectOptions): Promise<Collection> {
-  const folder = realpathSync(masters);
+  const folder = realPathOf(masters);
   const versions = masterVersions(folder);
   const looked = placesOf(folder, versions, options.places);
   const scan = scanImages([folder, ...looked.pools], looked.near);
@@ -210,7 +211,7 @@ async function deadHolds(folder: string, { forgetGone }: CollectOptions): Promis
  * record, so that a run that is cut off leaves a record without an image, which the next one removes.
  */
 export async function collect(masters: string, options: CollectOptions): Promise<Collection> {
-  const folder = realpathSync(masters);
+  const folder = realPathOf(masters);
   const lock = folderLock(folder);
   using _lock = await lockPool(lock.path, lock.what);
   const collection = await planCollection(folder, options);

@@ -56,7 +56,8 @@ export interface MovePlan {
 
 /**
  * Looks at all that moving a master means. Changes nothing. Throws `not-found`, `exists`, `in-use` while the master or one of
- * its clones is open in a program, `unsupported` for a master that names a backing file from where it lies.
+ * its clones is open in a program, `unsupported` for a master that names a backing file from where it lies,
+ * `corrupt` where the state of a lab that stands on it is damaged.
  */
 export async function planMove(
   from: string,
@@ -144,6 +145,9 @@ export async function planMove(
       ),
     ),
   );
+  const followed = [...states].filter(nameExists);
+  // A damaged one that is found half-way would leave the master between two places.
+  for (const file of followed) readStateFile(file);
   const { named, unread } = labFilesIn([...new Set([...near, ...places])]);
   const mistaken = mayName(basename(from), unread);
   if (mistaken !== undefined) {
@@ -157,7 +161,7 @@ export async function planMove(
     to,
     children: [...children].sort(),
     labFiles: labFilesNaming(names, named),
-    states: [...states].filter(nameExists),
+    states: followed,
     resumed,
     placed,
   };

@@ -1,7 +1,8 @@
-import { chmodSync, realpathSync, renameSync } from 'node:fs';
+import { chmodSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import { openImageFile, trustedImages } from '../../node.ts';
 import { createAside, sweepAsides } from '../../platform/atomic-file.ts';
+import { realPathOf } from '../../platform/host-names.ts';
 import { makeFolder, writeJsonFile } from '../../platform/json-file.ts';
 import { contentDigest } from '../content-digest.ts';
 import { type DigestOptions, inspectMaster, rememberContent } from '../master.ts';
@@ -32,7 +33,7 @@ const readOnly = 0o444;
 export async function publishMaster(options: PublishOptions): Promise<MasterVersion> {
   const { name, format } = options;
   makeFolder(options.folder);
-  const folder = realpathSync(options.folder);
+  const folder = realPathOf(options.folder);
   sweepAsides(folder);
   await using aside = createAside(join(folder, `${name}@new.${format}`));
   await options.make(aside.path);

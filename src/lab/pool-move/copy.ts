@@ -8,7 +8,6 @@ import {
   mkdirSync,
   openSync,
   readdirSync,
-  readlinkSync,
   rmdirSync,
   rmSync,
   statSync,
@@ -19,6 +18,7 @@ import { DiskError } from '../../errors.ts';
 import { syncDirectory } from '../../platform/atomic-file.ts';
 import { recordFolder } from '../../platform/dependents.ts';
 import { asSystemError } from '../../platform/errno.ts';
+import { linkTargetOf } from '../../platform/host-names.ts';
 import { isMountPoint } from '../../platform/scratch-folder.ts';
 import type { OnProgress } from '../../storage/store.ts';
 import { copyCompared, datesOf, holdSame } from '../compared-copy.ts';
@@ -59,7 +59,7 @@ export async function copyFolder(
     if (dirname(name) !== '.') mkdirSync(dirname(target), { recursive: true });
     folders.add(dirname(target));
     if (lstatSync(source).isSymbolicLink()) {
-      symlinkSync(readlinkSync(source), target);
+      symlinkSync(linkTargetOf(source), target);
       continue;
     }
     await copyCompared(source, target, { signal, onProgress: (done) => onProgress?.(before + done, total) });
@@ -124,7 +124,7 @@ async function asCopied(from: string, to: string, file: CopiedFile): Promise<Cop
   const links = [original, copy].filter((one) => lstatSync(one).isSymbolicLink());
   const same =
     links.length > 0
-      ? links.length === 2 && readlinkSync(original) === readlinkSync(copy)
+      ? links.length === 2 && linkTargetOf(original) === linkTargetOf(copy)
       : await holdSame(original, copy);
   return same ? { ...file, dates } : undefined;
 }

@@ -1,7 +1,8 @@
-import { type Dirent, readdirSync, readlinkSync } from 'node:fs';
+import { type Dirent, readdirSync } from 'node:fs';
 import { basename, dirname, isAbsolute, join, relative } from 'node:path';
 import { DiskError } from '../../errors.ts';
 import { asSystemError } from '../../platform/errno.ts';
+import { assertTextNames, linkTargetOf } from '../../platform/host-names.ts';
 import { isMountPoint } from '../../platform/scratch-folder.ts';
 
 /** Whether `path` is `folder` or lies in it. */
@@ -20,7 +21,8 @@ export function isLostAndFound(path: string): boolean {
   return basename(path) === 'lost+found' && isMountPoint(dirname(path));
 }
 
-/** Paths within a pool, of all files, but for those in a file system's `lost+found`. Throws `unsupported` for links that would lead elsewhere then, and for sockets and the like. */
+/** Paths within a pool, of all files, but for those in a file system's `lost+found`. Throws `unsupported` for links that would lead elsewhere then, for sockets and the like, and
+ * for names that are not UTF-8. */
 export function filesBelow(pool: string): readonly string[] {
   const found: string[] = [];
   const look = (folder: string) => {
@@ -30,6 +32,10 @@ export function filesBelow(pool: string): readonly string[] {
     } catch (cause) {
       throw asSystemError(cause, 'look into', join(pool, folder));
     }
+    assertTextNames(
+      join(pool, folder),
+      entries.map(({ name }) => name),
+    );
     for (const entry of entries) {
       const name = join(folder, entry.name);
       if (entry.isDirectory() && isLostAndFound(join(pool, name))) continue;
@@ -48,5 +54,5 @@ export function filesBelow(pool: string): readonly string[] {
 
 /** A link that is right in any place. */
 function leadsOn(folder: string, entry: Dirent): boolean {
-  return entry.isSymbolicLink() && isAbsolute(readlinkSync(join(folder, entry.name)));
+  return entry.isSymbolicLink() && isAbsolute(linkTargetOf(join(folder, entry.name)));
 }

@@ -16,6 +16,8 @@ import { HostsRunner } from '../runner/hosts-runner.ts';
 import type { Seat } from '../seat.ts';
 import type { LabSpec } from '../spec/load.ts';
 import { type HostView, newest, type PoolHost, placeOnHost, RemoteHost } from './host.ts';
+import { type Replaced, settle } from './machines.ts';
+import { readOwnRecord } from './own-record.ts';
 import { type MasterCopy, names, type Placement } from './records.ts';
 import { type LocatedSeat, sortOut } from './whereabouts.ts';
 
@@ -41,6 +43,8 @@ export interface RemoteView {
   /** Undefined: neither this machine nor a host knows one. */
   readonly master?: RemoteMaster;
   readonly placement?: Placement;
+  /** Hosts of the lab file that are other machines than before. */
+  readonly replaced: readonly Replaced[];
   /** Seats that domains tell of, by name, with their host's name. */
   readonly found: ReadonlyMap<string, LocatedSeat>;
   /** The same seats on other hosts again. */
@@ -49,7 +53,8 @@ export interface RemoteView {
 
 /**
  * A lab whose hosts keep its seats in folders of their own, each with a copy of the master. This machine keeps nothing of it: all that
- * is known is asked of the hosts, so that another one with the same lab file knows as much.
+ * is known is asked of the hosts, so that another one with the same lab file knows as much. What it remembers counts only where no host of
+ * the lab file has as new a record.
  */
 export class RemoteLab implements AsyncDisposable {
   readonly spec: LabSpec;
@@ -67,9 +72,11 @@ export class RemoteLab implements AsyncDisposable {
   /** Asks all hosts, at the same time. With `digest` a master of this machine is read where its digest is not known. */
   async look(digest?: DigestOptions): Promise<RemoteView> {
     const hosts = await Promise.all([...this.hosts.values()].map((host) => host.look(this.spec.name)));
-    const placement = newest(hosts.flatMap((one) => one.placement ?? []));
+    const recorded = this.#recorded(newest(hosts.flatMap((one) => one.placement ?? [])));
+    const seen = new Set(hosts.flatMap(({ seats }) => seats.map(({ name }) => name)));
+    const { placement, replaced } = await settle(hosts, this.hosts, recorded, seen);
     const { found, twins } = sortOut(hosts, placement);
-    return { hosts, placement, found, twins, master: await this.#master(placement, digest) };
+    return { hosts, placement, replaced, found, twins, master: await this.#master(placement, digest) };
   }
 
   /** The lab file's seats and those that were found besides, as they are on their hosts. Those without a host are left out. */
@@ -121,6 +128,14 @@ export class RemoteLab implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.runner[Symbol.asyncDispose]();
     for (const host of this.hosts.values()) await host[Symbol.asyncDispose]();
+  }
+
+  /** The hosts' newest record, or a later one of the same lab that this machine saw: the lab file may name other hosts now. */
+  #recorded(there: Placement | undefined): Placement | undefined {
+    const own = readOwnRecord(this.spec);
+    if (!there || !own) return there ?? own;
+    const isSame = there.id === undefined || there.id === own.id;
+    return isSame && own.revision > there.revision ? own : there;
   }
 
   #copyPath(host: string, content: string, format: 'qcow2' | 'raw'): string {

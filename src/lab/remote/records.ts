@@ -29,15 +29,34 @@ const copySchema = z.object({
 /** A copy of a master on a host, whole and compared: its record is written after that. */
 export type MasterCopy = z.infer<typeof copySchema>;
 
+const seenSchema = z.object({
+  /** libvirt's connection URI. */
+  uri: z.string(),
+  pool: z.string(),
+  /** The mark of its folder. */
+  folder: z.string(),
+  /** The machine's UUID, as its libvirt says; some have none that stays. */
+  machine: z.string().optional(),
+});
+
+/** A host as it was when it answered. */
+export type SeenHost = z.infer<typeof seenSchema>;
+
 const placementSchema = z.object({
   v: z.literal(1),
   lab: z.string(),
+  /** Tells records of a lab that was taken down and made again from later ones; those of older versions have none. */
+  id: z.string().optional(),
+  /** In a host's folder: its mark, made with the first record there. */
+  folder: z.string().optional(),
   /** The newest counts. */
   revision: z.number().int().positive(),
   /** What new disks stand on. */
   master: z.object({ format: z.enum(['qcow2', 'raw']), size: bytes, content }),
   /** Each seat's host. */
   seats: z.record(z.string(), z.string()),
+  /** The hosts that have answered, by name. */
+  hosts: z.record(z.string(), seenSchema).optional(),
 });
 
 /** Which host each seat of a lab is on, as each of the hosts keeps it. */
@@ -56,6 +75,11 @@ export function parseCopy(bytes: Uint8Array): MasterCopy | undefined {
 
 export function parsePlacement(bytes: Uint8Array): Placement | undefined {
   return parse(placementSchema, bytes);
+}
+
+/** A record that was read elsewhere than on a host. */
+export function placementOf(value: unknown): Placement | undefined {
+  return placementSchema.safeParse(value).data;
 }
 
 function parse<T>(schema: z.ZodType<T>, bytes: Uint8Array): T | undefined {

@@ -7,6 +7,7 @@ import { removeCopies } from './collect.ts';
 import type { RemoteHost } from './host.ts';
 import type { RemoteLab, RemoteMaster, RemoteView } from './lab.ts';
 import { seatMaker } from './make-seat.ts';
+import { removeOwnRecord } from './own-record.ts';
 import { names } from './records.ts';
 import { removeSeat } from './remove-seat.ts';
 import { assertReplaceable, diskPlace } from './seat-files.ts';
@@ -170,6 +171,7 @@ export async function takeDownRemote(
     }
     if (files.size > 0) removed.files.push(...(await removeRest(lab, remote, keepRecord)));
   }
+  if (!keepRecord) removeOwnRecord(lab.spec);
   return removed;
 }
 

@@ -124,18 +124,18 @@ export function atWork(path: string): DiskError {
 }
 
 /**
- * Removes a seat's files, its disk last: the disk, its seed, extra disks that are the seat's own, and the log where `log` says that the
+ * Removes a seat's files (with `dryRun` it says which), its disk last: the disk, its seed, extra disks that are the seat's own, and the log where `log` says that the
  * seat's domain wrote there.
  */
 export async function removeSeatFiles(
   { pool }: SeatFolder,
   files: ReadonlySet<string>,
-  { lab, seat, log }: DeviceMark & { readonly log: boolean },
+  { lab, seat, log, dryRun = false }: DeviceMark & { readonly log: boolean; readonly dryRun?: boolean },
 ): Promise<readonly string[]> {
   const removed: string[] = [];
   const owner = { lab, seat };
   const remove = async (file: string) => {
-    await pool.remove(file);
+    if (!dryRun) await pool.remove(file);
     removed.push(file);
   };
   const removeDisk = async (file: string) => {

@@ -1,5 +1,5 @@
 import { DiskError, firstError, isDiskError } from '../../errors.ts';
-import { type GivenUp, nothingGivenUp } from '../give-up.ts';
+import { assertGone, type GivenUp, nothingGivenUp } from '../give-up.ts';
 import type { DigestOptions } from '../master.ts';
 import { isOurs, largerDisk, type Problem, problemError } from '../plan.ts';
 import { definitionDigest } from '../runner/libvirt/marked-definition.ts';
@@ -8,12 +8,15 @@ import { memoryWithoutDisk } from '../saved-memory.ts';
 import type { Seat } from '../seat.ts';
 import type { FoundSeat, HostView, RemoteHost } from './host.ts';
 import type { RemoteLab, RemoteMaster, RemoteView } from './lab.ts';
+import { seenAfter } from './machines.ts';
 import { seatMaker } from './make-seat.ts';
 import { copyMaster } from './master-copy.ts';
+import { writeOwnRecord } from './own-record.ts';
 import { type Room, roomFor, spreadSeats } from './placement.ts';
-import { encodeRecord, longestRecord, names, type Placement } from './records.ts';
+import { assertSamePlacement, placementAfter, recordOf, writePlacement } from './placement-record.ts';
+import { names, type Placement } from './records.ts';
 import { removeSeat } from './remove-seat.ts';
-import { assertReplaceable, atWork, diskPlace, removeLeftover } from './seat-files.ts';
+import { assertReplaceable, diskPlace } from './seat-files.ts';
 import { assertNobodyStandsThere } from './standing.ts';
 import { hiddenSeats, otherFolder, whereProblems, withoutSurplus } from './whereabouts.ts';
 
@@ -78,6 +81,7 @@ export async function planRemote(
   }: { readonly digest?: DigestOptions; readonly make?: boolean; readonly giveUp?: GivenUp } = {},
 ): Promise<RemotePlan> {
   const view = withoutSurplus(await lab.look(digest), giveUp.seats);
+  assertGone(giveUp, lab.spec.hosts!, new Set(view.replaced.map(({ host }) => host)));
   const { master } = view;
   if (!master) {
     const { path } = lab.spec.master;
@@ -103,7 +107,11 @@ export async function planRemote(
   return {
     hosts,
     problems: [...whereProblems(lab, view, giveUp), ...(await lab.runner.obstacles(told))],
-    placement: placementAfter(lab, view, master, hostOf, hidden),
+    placement: placementAfter(lab, view, master, {
+      hostOf,
+      hidden,
+      seen: await seenAfter(view.hosts, lab.hosts, view.placement?.hosts),
+    }),
     view,
     seats,
   };
@@ -233,33 +241,9 @@ function adopt(
   seats.set(name, { ...seat, content, master: copy && `${pool}/${copy.file}` });
 }
 
-function placementAfter(
-  { spec }: RemoteLab,
-  { placement, hosts }: RemoteView,
-  { format, size, content }: RemoteMaster,
-  hostOf: ReadonlyMap<string, string>,
-  hidden: ReadonlyMap<string, string>,
-): Placement | undefined {
-  const after = {
-    v: 1 as const,
-    lab: spec.name,
-    master: { format, size, content },
-    // Those that are not listed now, and cannot be looked at, may be listed again while they are where they were.
-    seats: Object.fromEntries([...hostOf, ...[...hidden].filter(([seat]) => !hostOf.has(seat))]),
-  };
-  const same =
-    placement &&
-    JSON.stringify({ ...after, revision: 0 }) === JSON.stringify({ ...after, ...placement, revision: 0 });
-  const everywhere = hosts.every(
-    (one) => one.down !== undefined || one.placement?.revision === placement?.revision,
-  );
-  if (same && everywhere) return undefined;
-  return { ...after, revision: same ? placement.revision : (placement?.revision ?? 0) + 1 };
-}
-
 /** Seats that another host has too, and their disks, go from one host. */
 async function removeSurplus(lab: RemoteLab, remote: RemoteHost, plan: RemotePlan, names: readonly string[]) {
-  if (names.length > 0) await assertNoOtherName(lab, remote);
+  if (names.length > 0) await assertNoOtherName(lab, remote, plan.view);
   const seats = names.map((name) => lab.seatOn(plan.view, name, remote.host.name));
   for (const seat of seats) {
     if (isDown(await lab.runner.state(seat))) continue;
@@ -274,11 +258,14 @@ async function removeSurplus(lab: RemoteLab, remote: RemoteHost, plan: RemotePla
 }
 
 /** Throws `exists` where another host is the same machine, with the same folder: what seems to be there twice is there once. */
-async function assertNoOtherName(lab: RemoteLab, remote: RemoteHost): Promise<void> {
+async function assertNoOtherName(lab: RemoteLab, remote: RemoteHost, view: RemoteView): Promise<void> {
   const machine = await remote.machine();
   for (const other of lab.hosts.values()) {
     if (other === remote || other.pool.path !== remote.pool.path) continue;
     if (machine === undefined || (await other.machine().catch(() => undefined)) !== machine) continue;
+    // Some machines share their UUID: each folder's record says whose it is.
+    const marks = [remote, other].map(({ host }) => recordOf(view, host.name)?.folder);
+    if (marks[0] !== marks[1]) continue;
     throw new DiskError(
       'exists',
       `${other.host.name} and ${remote.host.name} are one machine, with one folder: nothing there is there twice`,
@@ -324,7 +311,11 @@ export async function applyRemote(
     await assertSamePlacement(remote, lab.spec.name, plan.view);
     if (host.surplus.length > 0) await removeSurplus(lab, remote, plan, host.surplus);
     done.removed.push(...host.surplus);
-    if (plan.placement) await writePlacement(remote, plan.placement);
+    if (plan.placement)
+      await writePlacement(remote, {
+        ...plan.placement,
+        folder: plan.placement.hosts?.[host.host]?.folder,
+      });
     let { view } = plan;
     if (host.copy) {
       const { master } = view;
@@ -368,6 +359,7 @@ export async function applyRemote(
       }
     }
   };
+  if (plan.placement) writeOwnRecord(lab.spec, plan.placement);
   await Promise.all(
     plan.hosts.map(async (host) => {
       if (host.down !== undefined) return;
@@ -381,18 +373,6 @@ export async function applyRemote(
     }),
   );
   return { ...done, failures };
-}
-
-/** Throws `changed` where another machine has written who is where since the plan was made: it may have made the seats, too. */
-async function assertSamePlacement(remote: RemoteHost, lab: string, { hosts }: RemoteView): Promise<void> {
-  const { name } = remote.host;
-  const planned = hosts.find(({ host }) => host.name === name)?.placement;
-  const now = await remote.placement(lab);
-  if (JSON.stringify(now) === JSON.stringify(planned)) return;
-  throw new DiskError('changed', `Another cowherd was at work on ${name} meanwhile`, {
-    path: `${remote.pool.path}`,
-    detail: { fix: 'run this again' },
-  });
 }
 
 /**
@@ -421,27 +401,6 @@ function assertNoMemory({ found }: RemoteView, seat: Seat): void {
     path: seat.disk.path,
     detail: { fix: memoryWithoutDisk(seat) },
   });
-}
-
-/** Writes a new record beside the former ones and removes those: whichever is whole and newest counts. */
-async function writePlacement(remote: RemoteHost, placement: Placement): Promise<void> {
-  const { pool } = remote;
-  const name = names.placement(placement.lab, placement.revision);
-  const files = await pool.list();
-  if (files.has(name) && (await pool.read(name, longestRecord)) !== undefined) {
-    // A whole one was seen in the plan, and is said again: nothing is to be written. Any other was cut off.
-    if ((await remote.placement(placement.lab))?.revision === placement.revision) return;
-    await removeLeftover(pool, name);
-  }
-  try {
-    await pool.put(name, encodeRecord(placement), { mode: '0644' });
-  } catch (error) {
-    throw isDiskError(error, 'exists') ? atWork(`${pool.path}/${name}`) : error;
-  }
-  for (const file of files) {
-    const revision = names.placementRevision(placement.lab, file);
-    if (revision !== undefined && revision < placement.revision) await pool.remove(file);
-  }
 }
 
 function withCopy(view: RemoteView, host: string, copy: HostView['copies'][number]): RemoteView {

@@ -1,8 +1,19 @@
+import { existsSync } from 'node:fs';
 import { DiskError } from '../../errors.ts';
 import { describeSeats } from '../describe.ts';
 import { domainName } from '../domain-xml.ts';
-import { type GivenUp, strayed, strayProblem, twinError, twinProblem } from '../give-up.ts';
+import {
+  type GivenUp,
+  noHost,
+  type Stray,
+  strayed,
+  strayProblem,
+  twinError,
+  twinProblem,
+} from '../give-up.ts';
+import { realPath, seatPaths } from '../lab.ts';
 import type { Problem } from '../plan.ts';
+import { hostsRecordPath, readState } from '../state.ts';
 import type { FoundSeat, HostView } from './host.ts';
 import type { RemoteLab, RemoteView } from './lab.ts';
 import type { Placement } from './records.ts';
@@ -48,25 +59,31 @@ export function assertNoTwins(
   if (twin) throw twinError(twin.name, hostsOf(view, twin.name), lab.spec.file);
 }
 
-/** Seats that the record has on hosts which the lab file does not name, by host; those that were found anywhere are not among them. */
+/**
+ * Seats that the record has on hosts which the lab file does not name, or that were other machines; those that were found anywhere are not
+ * among them.
+ */
 export function straysOf(
   lab: RemoteLab,
-  { found, placement }: Pick<RemoteView, 'found' | 'placement'>,
-): ReadonlyMap<string, readonly string[]> {
+  { found, placement, replaced }: Pick<RemoteView, 'found' | 'placement' | 'replaced'>,
+): readonly Stray[] {
   const recorded = Object.entries(placement?.seats ?? {}).filter(([seat]) => !found.has(seat));
-  return strayed(recorded, lab.spec.hosts!);
+  return [...strayed(recorded, lab.spec.hosts!), ...replaced];
 }
 
-/** Seats that the record has where nobody can look now: on hosts that do not answer, and on such that the lab file does not name. */
+/** Seats that the record has where nobody can look now: on hosts that do not answer, and on such that the lab file does not name, or not as they were. */
 export function hiddenSeats(
-  { hosts, found, placement }: RemoteView,
+  { hosts, found, placement, replaced }: RemoteView,
   { hosts: gone }: GivenUp,
 ): ReadonlyMap<string, string> {
   const answering = new Set(hosts.flatMap(({ host, down }) => (down === undefined ? [host.name] : [])));
   const recorded = Object.entries(placement?.seats ?? {});
-  return new Map(
-    recorded.filter(([seat, host]) => !found.has(seat) && !answering.has(host) && !gone.has(host)),
-  );
+  return new Map([
+    ...recorded.filter(([seat, host]) => !found.has(seat) && !answering.has(host) && !gone.has(host)),
+    ...replaced.flatMap(({ host, seats }) =>
+      gone.has(host) ? [] : seats.map((seat) => [seat, host] as const),
+    ),
+  ]);
 }
 
 /** The folder that a seat's domain was made in, where that is not the host's. */
@@ -115,6 +132,34 @@ export function assertOwnFolder(lab: RemoteLab, view: RemoteView, seats: readonl
   });
 }
 
+/** Seats that this machine, or hosts that shared its pool, had before hosts got pools of their own, and that nobody has taken down. */
+export function localSeats({ spec }: RemoteLab): {
+  readonly pool: string;
+  readonly seats: readonly string[];
+} {
+  const pool = realPath(spec.pool);
+  // Who was on the hosts already has said what becomes of them.
+  const state = existsSync(hostsRecordPath(spec)) ? undefined : readState(pool, spec.name);
+  const made = (state?.seats ?? []).filter(({ name }) => existsSync(seatPaths(pool, name).disk));
+  return { pool, seats: made.map(({ name }) => name) };
+}
+
+function localProblems(lab: RemoteLab, gone: ReadonlySet<string>): readonly Problem[] {
+  const { pool, seats } = localSeats(lab);
+  if (seats.length === 0 || gone.has(noHost)) return [];
+  const are = seats.length === 1 ? 'is' : 'are';
+  return [
+    {
+      path: pool,
+      what: `${describeSeats(seats)} ${are} in this folder, from when no host had a pool of its own`,
+      fix: [
+        "put the lab file back as it was: 'cowherd save' keeps what they hold, 'cowherd down' removes them.",
+        `'cowherd up --give-up ${noHost}' leaves them as they are, and makes others on the hosts`,
+      ].join(' '),
+    },
+  ];
+}
+
 /** What of where seats are keeps `up` from doing anything. */
 export function whereProblems(
   lab: RemoteLab,
@@ -123,16 +168,18 @@ export function whereProblems(
 ): readonly Problem[] {
   const { spec } = lab;
   const listed = new Set(spec.seats);
-  const strays = [...straysOf(lab, view)].flatMap(([host, seats]) => {
-    const wanted = seats.filter((seat) => listed.has(seat));
-    return wanted.length === 0 || gone.has(host)
+  const strays = straysOf(lab, view).flatMap((stray) => {
+    // One name cannot stand for two machines, whichever seats they have.
+    const wanted = stray.was ? stray.seats : stray.seats.filter((seat) => listed.has(seat));
+    return wanted.length === 0 || gone.has(stray.host)
       ? []
-      : [strayProblem(host, wanted, spec.file, { disks: 'there' })];
+      : [strayProblem({ ...stray, seats: wanted }, spec.file, { disks: 'there' })];
   });
   const twins = [...new Set(view.twins.map(({ name }) => name))].map((name) =>
     twinProblem(name, hostsOf(view, name), spec.file),
   );
   return [
+    ...localProblems(lab, gone),
     ...strays,
     ...twins,
     ...folderProblems(

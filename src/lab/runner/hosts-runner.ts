@@ -118,10 +118,11 @@ export class HostsRunner implements Runner {
   }
 
   /** A domain on another host than the seat's is none of it, whatever it is called. */
-  async otherDomains(seats: readonly Seat[]): Promise<readonly OtherDomain[]> {
-    const said = await this.#ask((runner, host) =>
-      runner.otherDomains(seats.filter((seat) => seat.host === host)),
-    );
+  async otherDomains(seats: readonly Seat[], lab: readonly Seat[] = []): Promise<readonly OtherDomain[]> {
+    const said = await this.#ask((runner, host) => {
+      const [of, all] = [seats, lab].map((some) => some.filter((seat) => seat.host === host));
+      return runner.otherDomains(of, all);
+    });
     return [...said.values()].flat();
   }
 
@@ -139,6 +140,10 @@ export class HostsRunner implements Runner {
 
   start(seat: Seat, options?: StartOptions): Promise<void> {
     return this.#of(seat).start(seat, options);
+  }
+
+  assertOwn(seat: Seat): Promise<void> {
+    return this.#of(seat).assertOwn(seat);
   }
 
   stop(seat: Seat, options?: StopOptions): Promise<void> {

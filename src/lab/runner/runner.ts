@@ -97,6 +97,8 @@ export interface Runner extends AsyncDisposable {
   domainType(): Promise<DomainType | undefined>;
   /** The XML of the hypervisor's own domain `name`, for a template. Throws `not-found`, `unsupported`. */
   domainXml(name: string): Promise<string>;
+  /** libvirt's connection, where it is one. */
+  readonly uri?: string;
   /** The hosts that it knows, by name. Absent: all seats are in one place. */
   readonly hosts?: ReadonlySet<string>;
   /**
@@ -116,8 +118,11 @@ export interface Runner extends AsyncDisposable {
    * guest writes to. Absent: it has none but those of the seat.
    */
   otherDisk?(seat: Seat): Promise<string | undefined>;
-  /** The hypervisor's domains that are none of these seats, with what they use. Absent: it has none. */
-  otherDomains?(seats: readonly Seat[]): Promise<readonly OtherDomain[]>;
+  /**
+   * The hypervisor's domains that are none of these seats, with what they use. Absent: it has none. `lab`: all seats of their lab, of which
+   * those that are off may be asked about together, by what libvirt knows of their disks.
+   */
+  otherDomains?(seats: readonly Seat[], lab?: readonly Seat[]): Promise<readonly OtherDomain[]>;
   /** Makes the seat known (a domain, a runtime directory). Doing it again changes nothing. Throws `in-use` where `otherDisk` is one. */
   define(seat: Seat): Promise<void>;
   /** Forgets the seat. Throws `in-use` while it is up. Unknown seats are no error. */
@@ -131,6 +136,8 @@ export interface Runner extends AsyncDisposable {
   renew(seat: Seat): Promise<void>;
   /** Boots it; returns when its virtual machine runs. Throws `in-use` when it is up already. */
   start(seat: Seat, options?: StartOptions): Promise<void>;
+  /** Throws `exists` where what runs in the seat's place is somebody else's, which `stop` would not touch. Absent: nothing is. */
+  assertOwn?(seat: Seat): Promise<void>;
   /** Stops it: by request first, then hard. Returns when it is off; no error when it was. */
   stop(seat: Seat, options?: StopOptions): Promise<void>;
   state(seat: Seat): Promise<SeatState>;

@@ -3,6 +3,7 @@ import { lstatSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { DiskError } from '../../errors.ts';
 import { asSystemError, errnoOf } from '../../platform/errno.ts';
+import { placeTold } from '../../platform/host-names.ts';
 import { makeFolder } from '../../platform/json-file.ts';
 import type { Seat } from '../seat.ts';
 
@@ -28,7 +29,7 @@ export interface SeatFiles {
  * so not XDG_RUNTIME_DIR, which goes with it), gone after a reboot. `COWHERD_RUNTIME_DIR` names another.
  */
 export function runtimeDir(env: Readonly<Record<string, string | undefined>> = process.env): string {
-  if (env.COWHERD_RUNTIME_DIR) return env.COWHERD_RUNTIME_DIR;
+  if (env.COWHERD_RUNTIME_DIR) return placeTold(env.COWHERD_RUNTIME_DIR, 'COWHERD_RUNTIME_DIR');
   const user = process.getuid?.() ?? 0;
   return user === 0 && process.platform === 'linux' ? '/run/cowherd' : `/tmp/cowherd-${user}`;
 }

@@ -1,4 +1,4 @@
-import { lstatSync, realpathSync, statSync } from 'node:fs';
+import { lstatSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { IntervalSet } from '../../bytes/intervals.ts';
 import { DiskError, isDiskError } from '../../errors.ts';
@@ -6,6 +6,7 @@ import type { Image } from '../../image/image.ts';
 import { openImageFile, trustedImages } from '../../node.ts';
 import { asSystemError } from '../../platform/errno.ts';
 import { type Space, spaceAt } from '../../platform/file-facts.ts';
+import { realPathOf } from '../../platform/host-names.ts';
 import { deviceSize } from '../device-disk.ts';
 import { filesIn, type Lab } from '../lab.ts';
 import { backingPathOf, type ImageHead, isBlockDevice, nameExists, readHeadIfOpen } from '../overlay.ts';
@@ -81,7 +82,7 @@ export async function measurePool(pool: string, lab?: Pick<Lab, 'name' | 'seats'
     const full = image?.size === undefined ? 0 : await fullBytes(image.size);
     seats.set(key, {
       ...before,
-      ...(size === undefined ? {} : { device: { path: realpathSync(path), size, full } }),
+      ...(size === undefined ? {} : { device: { path: realPathOf(path), size, full } }),
       apparent: before.apparent + apparent,
       own: before.own + allocated,
       shared: before.shared + shared,

@@ -1,7 +1,9 @@
 import { homedir } from 'node:os';
 import { dirname, isAbsolute, join, resolve } from 'node:path';
 import { type Document, isMap, isScalar, LineCounter, type Node, parseDocument, visit } from 'yaml';
+import { assertText } from '../../bytes/byte-text.ts';
 import { DiskError } from '../../errors.ts';
+import { placeTold } from '../../platform/host-names.ts';
 import { readSmallText } from '../../platform/json-file.ts';
 import type { DiskBus, Firmware, Graphics, Preallocation, SeatNetwork } from '../seat.ts';
 import { explain, rangeOf } from './explain.ts';
@@ -177,7 +179,9 @@ function resolveSpec(data: LabDocument, document: Document, source: SourceText, 
     mistakes.push({ ...rangeOf(document, path), message, fix });
   const base = dirname(file);
   const local = (path: string) => {
-    const home = path === '~' || path.startsWith('~/') ? join(homedir(), path.slice(1)) : path;
+    assertText(path, source.name);
+    const home =
+      path === '~' || path.startsWith('~/') ? join(placeTold(homedir(), 'HOME'), path.slice(1)) : path;
     return isAbsolute(home) ? home : join(base, home);
   };
 

@@ -47,7 +47,9 @@ export function answering(
 ): readonly string[] {
   const down = new Set(view.hosts.flatMap(({ host, down }) => (down === undefined ? [] : [host.name])));
   const known = new Set(view.hosts.map(({ host }) => host.name));
+  const away = new Set(view.replaced.flatMap(({ seats }) => seats));
   const hidden = names.filter((name) => {
+    if (away.has(name)) return true;
     const host = view.placement?.seats[name];
     return !view.found.has(name) && host !== undefined && (down.has(host) || !known.has(host));
   });

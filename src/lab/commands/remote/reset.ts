@@ -1,5 +1,6 @@
 import { DiskError } from '../../../errors.ts';
 import { count, describeSeats, milliseconds } from '../../describe.ts';
+import { describeOnHosts, type OnHost, thrownAway } from '../../remote/dry-run.ts';
 import type { RemoteView } from '../../remote/lab.ts';
 import { assertOff, assertResettable, resetRemote, savedIn, seatsFound } from '../../remote/reset.ts';
 import { assertNobodyStandsThere } from '../../remote/standing.ts';
@@ -26,6 +27,7 @@ export const run: LabCommand = async (input, context) => {
   let saved: readonly string[] = [];
   let stopped: readonly string[] = [];
   let beside: readonly Beside[] = [];
+  let hosts: readonly OnHost[] = [];
   const besideOf = async (seats: readonly Seat[], view: RemoteView) => {
     await lab.prepareDefinitions(seats, view);
     return await warnOfBeside(seats, lab.runner, { dryRun }, context);
@@ -45,6 +47,7 @@ export const run: LabCommand = async (input, context) => {
       saved = savedIn(view, off);
       await check();
       beside = await besideOf(seats, view);
+      hosts = thrownAway(lab, view, seats);
       return;
     }
     if (stopped.length > 0) view = await lab.look({ signal: context.signal });
@@ -69,6 +72,7 @@ export const run: LabCommand = async (input, context) => {
     seats: names,
     saved,
     ...besideToo,
+    ...(dryRun ? { hosts } : {}),
     ...told,
     dryRun,
     milliseconds: Number(ms.toFixed(1)),
@@ -82,6 +86,7 @@ export const run: LabCommand = async (input, context) => {
         ? `Would throw away ${which}: ${describeSeats(names)}`
         : `${which} reset in ${milliseconds(ms)}: ${describeSeats(names)}`,
     );
+    for (const line of describeOnHosts(hosts)) say(context, line);
     if (saved.length > 0) say(context, savedGoes(saved, dryRun));
   }
   if (input.options.start === true && !dryRun) return startToo(input, context, [file, ...rest], answer);

@@ -125,11 +125,12 @@ async function seatOn(
   found: LocatedSeat | undefined,
 ): Promise<SeatOnHost> {
   const listed = lab.spec.seats.includes(name);
-  const host = found?.host ?? view.placement?.seats[name];
+  const before = found ? undefined : view.replaced.find(({ seats }) => seats.includes(name));
+  const host = found?.host ?? before?.host ?? view.placement?.seats[name];
   const uuid = lab.seats(view, new Map(host ? [[name, host]] : [])).get(name)?.uuid ?? '';
   const there = view.hosts.find((one) => one.host.name === host);
   const isStray = host !== undefined && there === undefined;
-  const down = there?.down !== undefined || isStray;
+  const down = there?.down !== undefined || isStray || before !== undefined;
   const none = { name, uuid, host, listed, apparent: 0, allocated: 0, wrong: whatIsWrong() };
   if (!found) return { ...none, state: down ? 'unknown' : 'not made', disk: down ? 'unknown' : 'missing' };
   if (otherFolder(lab, found) !== undefined)
@@ -143,6 +144,7 @@ async function seatOn(
   return { ...none, state, content, disk, apparent, allocated };
 
   function whatIsWrong(): string | undefined {
+    if (before) return `as it was before ('${before.was.uri}'): 'cowherd plan' says what can be done`;
     if (isStray) return "which the lab file does not name: 'cowherd plan' says what can be done";
     if (found && hostsOf(view, name).length > 1)
       return "another host has it, too: 'cowherd plan' says what can be done";

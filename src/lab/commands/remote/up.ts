@@ -2,7 +2,9 @@ import type { CliContext } from '../../../cli/context.ts';
 import { count, describeSeats, milliseconds } from '../../describe.ts';
 import { type GivenUp, givenUp } from '../../give-up.ts';
 import { fixOf, withoutControls } from '../../messages.ts';
+import { describeOnHosts, made } from '../../remote/dry-run.ts';
 import type { RemoteLab } from '../../remote/lab.ts';
+import { writeOwnRecord } from '../../remote/own-record.ts';
 import { applyRemote, isIdle, planRemote, type RemoteApplied, type RemotePlan } from '../../remote/up.ts';
 import { type LabCommand, lazyProgress, say, sayJson, startToo, wantsJson, warn } from '../command.ts';
 import { describeProblems } from '../describe-plan.ts';
@@ -20,14 +22,18 @@ const command =
     const only = dryRun || input.options.dryRun === true;
     if (only) {
       const plan = await planned(lab, context, { make: false, giveUp });
-      describe(plan, input.options.output === 'json', lab, prune, context);
+      describe(plan, input.options.output === 'json', lab, prune, context, true);
       return plan.problems.length > 0 ? 1 : 0;
     }
     const { plan, applied } = await lockedRemote(lab, async () => {
       const plan = await planned(lab, context, { make: true, giveUp });
       const none = { created: [], completed: [], grown: [], defined: [], removed: [], copied: [] };
       const nothing: RemoteApplied = { ...none, failures: [] };
-      if (isIdle(plan, prune)) return { plan, applied: nothing };
+      if (isIdle(plan, prune)) {
+        // Another machine may have been at work meanwhile.
+        if (plan.view.placement) writeOwnRecord(lab.spec, plan.view.placement);
+        return { plan, applied: nothing };
+      }
       const onHost = (host: string, what: string) => !wantsJson(input) && say(context, `  ${host}: ${what}`);
       return { plan, applied: await applyRemote(lab, plan, { prune, signal: context.signal, onHost }) };
     });
@@ -80,12 +86,20 @@ async function planned(
 function describe(
   plan: RemotePlan,
   json: boolean,
-  { spec }: RemoteLab,
+  lab: RemoteLab,
   prune: boolean,
   context: CliContext,
+  dryRun = false,
 ): void {
+  const { spec } = lab;
+  const makes = dryRun ? plan.hosts.map((one) => made(lab, plan.view, one)) : [];
   if (json) {
-    const { hosts, problems, view } = plan;
+    const { problems, view } = plan;
+    const hosts = plan.hosts.map((one, i) => ({
+      ...one,
+      files: makes[i]?.files,
+      domains: makes[i]?.domains,
+    }));
     sayJson(context, { lab: spec.name, hosts, problems, content: view.master?.content });
     return;
   }
@@ -113,4 +127,5 @@ function describe(
         : `    ${host}: kept, not listed: ${describeSeats(unlisted)}`,
     );
   }
+  for (const line of describeOnHosts(makes)) say(context, line);
 }

@@ -8,9 +8,9 @@ import type { Virsh } from './virsh.ts';
 /** The domains of which a condition of `virsh list` holds. */
 export async function listedUuids(
   virsh: Pick<Virsh, 'run'>,
-  condition: '--autostart' | '--with-snapshot',
+  condition?: '--autostart' | '--with-snapshot',
 ): Promise<ReadonlySet<string>> {
-  const text = await virsh.run('list', '--all', '--uuid', condition);
+  const text = await virsh.run('list', '--all', '--uuid', ...(condition ? [condition] : []));
   return new Set(text.split(/\s+/).filter((one) => one !== ''));
 }
 

@@ -1,4 +1,6 @@
 import { isDiskError } from '../../../errors.ts';
+import type { Seat } from '../../seat.ts';
+import { labDomains } from './lab-domains.ts';
 import type { Virsh } from './virsh.ts';
 
 /** A domain, and every file that it uses: now, and where it is started next. */
@@ -9,13 +11,22 @@ export interface DomainFiles {
   readonly files: readonly string[];
 }
 
-/** Every domain of a libvirt but those of these UUIDs, with what it uses. One question for the list, and one or two for each. */
+/**
+ * Every domain of a libvirt but those of these UUIDs, with what it uses. One question for the list, and one or two for each, but those that
+ * `labDomains` knows of the `lab`'s own.
+ */
 export async function domainsBeside(
   virsh: Pick<Virsh, 'run'>,
   uuids: ReadonlySet<string>,
+  lab: readonly Seat[] = [],
 ): Promise<readonly DomainFiles[]> {
   const all = (await virsh.run('list', '--all', '--uuid')).split(/\s+/).filter((one) => one !== '');
-  const found = await Promise.all(all.filter((uuid) => !uuids.has(uuid)).map((uuid) => filesOf(virsh, uuid)));
+  const beside = new Set(all.filter((uuid) => !uuids.has(uuid)));
+  const known = await labDomains(
+    virsh,
+    lab.filter(({ uuid }) => beside.has(uuid)),
+  );
+  const found = await Promise.all([...beside].map((uuid) => known.get(uuid) ?? filesOf(virsh, uuid)));
   return found.flatMap((one) => one ?? []);
 }
 

@@ -22,7 +22,8 @@ import {
   type StopOptions,
   type WaitOptions,
 } from '../runner.ts';
-import { besideSeats, listedUuids } from './beside-seats.ts';
+import { Autostart } from './autostart.ts';
+import { besideSeats } from './beside-seats.ts';
 import { failed, unreachable } from './complaints.ts';
 import { domainDisks } from './domain-disks.ts';
 import { DomainEvents } from './domain-events.ts';
@@ -79,8 +80,7 @@ export class LibvirtRunner implements Runner {
   /** The running domains' UUIDs, asked for together by all who wait. */
   #active: { readonly at: number; readonly uuids: Promise<ReadonlySet<string>> } | undefined;
   readonly #saved: SavedDomains;
-  /** Domains that libvirt starts by itself. */
-  #autostart: { readonly at: number; readonly uuids: Promise<ReadonlySet<string>> } | undefined;
+  readonly #autostart: Autostart;
   /** Of each seat that was asked about, what its domain has as disks. */
   readonly #disks = new Map<string, readonly string[]>();
   /** What libvirt's schema says of the first definition; the other seats' differ from it in names alone. */
@@ -95,6 +95,7 @@ export class LibvirtRunner implements Runner {
     this.#virsh = new Virsh({ uri: this.uri, program: options.virsh });
     this.#saved = new SavedDomains(this.#virsh);
     this.#place = options.place ?? onThisMachine;
+    this.#autostart = new Autostart(this.#virsh, this.#place === onThisMachine);
     this.#events = new DomainEvents({
       uri: this.uri,
       program: options.virsh,
@@ -160,6 +161,7 @@ export class LibvirtRunner implements Runner {
       seats.map(async (seat) => {
         const mark = await this.#markOf(seat);
         if (mark === undefined || mark === 'foreign' || mark.from !== seat.definition) return false;
+        if (this.#autostart.isDue(seat)) return false;
         return mark.digest === definitionDigest(await this.#place.definition(seat));
       }),
     );
@@ -194,9 +196,9 @@ export class LibvirtRunner implements Runner {
     }
   }
 
-  async otherDomains(seats: readonly Seat[]): Promise<readonly OtherDomain[]> {
+  async otherDomains(seats: readonly Seat[], lab?: readonly Seat[]): Promise<readonly OtherDomain[]> {
     try {
-      const beside = await domainsBeside(this.#virsh, new Set(seats.map(({ uuid }) => uuid)));
+      const beside = await domainsBeside(this.#virsh, new Set(seats.map(({ uuid }) => uuid)), lab);
       return beside.map(({ name, files }) => ({ uri: this.uri, name, files }));
     } catch (error) {
       throw unreachable(this.uri, error);
@@ -208,7 +210,7 @@ export class LibvirtRunner implements Runner {
     const mark = await this.#markOf(seat);
     if (mark !== undefined) this.#assertOurs(seat, mark);
     if (mark !== undefined && mark !== 'foreign' && mark.from === seat.definition) {
-      if (mark.digest === definitionDigest(text)) return;
+      if (mark.digest === definitionDigest(text)) return await this.#autostart.restore(seat);
       const other = await this.otherDisk(seat);
       if (other !== undefined) throw otherDiskError(seat, other);
     }
@@ -222,6 +224,7 @@ export class LibvirtRunner implements Runner {
     } finally {
       rmSync(file, { force: true });
     }
+    await this.#autostart.restore(seat);
   }
 
   /** The first is validated; none is told while that is not known to be well, and where it is not, each is validated by itself. */
@@ -249,6 +252,11 @@ export class LibvirtRunner implements Runner {
   }
 
   async undefine(seat: Seat): Promise<void> {
+    await this.#forget(seat);
+    this.#autostart.forget(seat);
+  }
+
+  async #forget(seat: Seat): Promise<void> {
     const mark = await this.#markOf(seat);
     if (mark === undefined || !this.#isOurs(seat, mark)) return;
     if (!isDown(await this.state(seat))) {
@@ -281,22 +289,9 @@ export class LibvirtRunner implements Runner {
   async renew(seat: Seat): Promise<void> {
     const mark = await this.#markOf(seat);
     if (mark === undefined || !this.#isOurs(seat, mark)) return;
-    const autostart = (await this.#startingByThemselves()).has(seat.uuid);
-    await this.undefine(seat);
+    await this.#autostart.remember(seat);
+    await this.#forget(seat);
     await this.define(seat);
-    if (!autostart) return;
-    try {
-      await this.#virsh.run('autostart', seat.uuid);
-    } catch (error) {
-      throw failed(seat, 'be started with its host any more', error);
-    }
-  }
-
-  /** Domains that libvirt starts by itself; of many seats that are made anew one after the other, the first asks for all. */
-  async #startingByThemselves(): Promise<ReadonlySet<string>> {
-    if (!this.#autostart || performance.now() - this.#autostart.at > toldPollMs)
-      this.#autostart = { at: performance.now(), uuids: listedUuids(this.#virsh, '--autostart') };
-    return await this.#autostart.uuids;
   }
 
   async start(seat: Seat, options: StartOptions = {}): Promise<void> {
@@ -318,10 +313,14 @@ export class LibvirtRunner implements Runner {
     }
   }
 
-  async stop(seat: Seat, options: StopOptions = {}): Promise<void> {
-    if (!(await this.#isUp(seat))) return;
+  async assertOwn(seat: Seat): Promise<void> {
     const mark = await this.#markOf(seat);
     if (mark !== undefined) this.#assertOurs(seat, mark);
+  }
+
+  async stop(seat: Seat, options: StopOptions = {}): Promise<void> {
+    if (!(await this.#isUp(seat))) return;
+    await this.assertOwn(seat);
     const gracefulMs = options.gracefulMs ?? 10_000;
     if (gracefulMs > 0 && (await this.#tell(seat, 'shutdown'))) {
       const off = await this.#waitGone(seat, gracefulMs, options.signal);
