@@ -52,6 +52,13 @@ export function isDiskError(error: unknown, code?: DiskErrorCode): error is Disk
   return error instanceof DiskError && (code === undefined || error.code === code);
 }
 
+/** The same error, and that it lies in `path`, where it does not say in what. */
+export function errorIn(path: string, error: unknown): unknown {
+  if (!isDiskError(error) || error.path !== undefined) return error;
+  const { code, message, offset, field, detail, cause } = error;
+  return new DiskError(code, message, { path, offset, field, detail, cause });
+}
+
 /** What went wrong first, where closing something after it failed too (`await using` throws both in one). */
 export function firstError(error: unknown): unknown {
   let first = error;

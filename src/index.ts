@@ -11,6 +11,7 @@
  *
  * @module
  */
+/// <reference lib="esnext.disposable" preserve="true" />
 // First: what comes after names methods by these symbols.
 import './bytes/dispose-symbols.ts';
 
@@ -39,7 +40,14 @@ export {
 } from './image/open.ts';
 export { type NamingImage, type ReferencePolicy, trustedImages, untrustedImages } from './image/policy.ts';
 export { combineReference, parseReference, type Reference } from './image/reference.ts';
+export { checkImage } from './operations/check.ts';
+export { type CommitOptions, commitImage } from './operations/commit.ts';
+export { type CompareOptions, type Comparison, compareImages } from './operations/compare.ts';
+export { type ConvertOptions, convertImages } from './operations/convert.ts';
+export { type MapEntry, type MapScope, mapImage } from './operations/map.ts';
+export { measureImage } from './operations/measure.ts';
 export { BlobSource } from './storage/blob.ts';
+export { type HttpOptions, openHttpSource } from './storage/http.ts';
 export { allPermissions, type ImageLock, Permission } from './storage/image-lock.ts';
 export { MemoryStore } from './storage/memory.ts';
 export type * from './storage/store.ts';

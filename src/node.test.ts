@@ -173,6 +173,24 @@ describe.skipIf(!qemu)('image locks', () => {
 describe('creating a file', () => {
   const options = { format: 'raw', size };
 
+  it('keeps what is there when it is stopped, even at the last moment', async () => {
+    const path = dir.file('precious');
+    await writeFile(path, 'precious');
+    const stopped = { format: 'qcow2', size, signal: AbortSignal.abort() };
+    await expect(createImageFile(path, stopped)).rejects.toMatchObject({ code: 'aborted', path });
+    const stop = new AbortController();
+    const options = { 'encrypt.format': 'luks', 'encrypt.key-secret': 's', 'encrypt.iter-time': 10 };
+    const secret = async () => {
+      // No more progress is told after this.
+      stop.abort();
+      return new TextEncoder().encode('secret');
+    };
+    const late = createImageFile(path, { ...stopped, options, secret, signal: stop.signal });
+    await expect(late).rejects.toMatchObject({ code: 'aborted' });
+    expect(await readFile(path, 'utf8')).toBe('precious');
+    expect(await readdir(dir.path)).toEqual(['precious']);
+  });
+
   it('leaves the one that is there as it was when it fails, and nothing beside it', async () => {
     const path = dir.file('disk');
     await writeFile(path, 'precious');

@@ -3,6 +3,8 @@
  *
  * @module
  */
+// First: what comes after names methods by these symbols.
+import './bytes/dispose-symbols.ts';
 
 import { fstatSync } from 'node:fs';
 import { basename, dirname, isAbsolute, join, normalize, relative, resolve as resolvePath } from 'node:path';
@@ -25,10 +27,12 @@ import {
 } from './image/open.ts';
 import { assertAllowed, type NamingImage, type ReferencePolicy, untrustedImages } from './image/policy.ts';
 import { combineReference, requireFile } from './image/reference.ts';
+import { warnOfUnflushed } from './image/unflushed.ts';
 import { type Aside, createAside } from './platform/atomic-file.ts';
 import { registerThreadCrew } from './platform/cipher-crew.ts';
 import { assertNoDependents } from './platform/dependents.ts';
 import { errnoOf, systemError } from './platform/errno.ts';
+import { warnAtExit } from './platform/exit-warning.ts';
 import { identityOf } from './platform/file-facts.ts';
 import { realPathOf } from './platform/host-names.ts';
 import { registerNodePrimitives } from './platform/node-primitives.ts';
@@ -37,7 +41,7 @@ import { isAppendOnly, placeOf, replaceRefusal } from './platform/target-place.t
 import { registerXzCodec } from './platform/xz-codec.ts';
 import { registerZlibCodec } from './platform/zlib-codec.ts';
 import { registerZstdCodec } from './platform/zstd-codec.ts';
-import { FileStore, openFileStore } from './storage/file.ts';
+import { FileStore, onLocksMissing, openFileStore } from './storage/file.ts';
 import { commitTogether } from './storage/file-group.ts';
 import {
   keepsItsPlace,
@@ -58,10 +62,11 @@ registerZstdCodec();
 registerXzCodec();
 registerNodePrimitives();
 registerThreadCrew();
+warnOfUnflushed(warnAtExit);
 
 export * from './index.ts';
 export type { TargetFile, TargetOptions } from './storage/file-target.ts';
-export { FileStore, openFileStore };
+export { FileStore, onLocksMissing, openFileStore };
 
 export interface OpenImageFileOptions
   extends Omit<OpenImageOptions, 'resolve' | 'canonicalPath' | 'identify' | 'depth' | 'policy'> {
@@ -141,19 +146,23 @@ export interface CreateImageFileOptions extends Omit<CreateContext, 'sibling'> {
  * Throws `locked` and `in-use` when the file that is there is used, and what the format's `create` throws.
  */
 export async function createImageFile(path: string, options: CreateImageFileOptions): Promise<void> {
-  await using target = await createImageTarget(path, options);
   const { signal, onProgress } = options;
+  const stopIfAborted = () => {
+    if (!signal?.aborted) return;
+    throw new DiskError('aborted', 'The creation was stopped', { path, cause: signal.reason });
+  };
+  stopIfAborted();
+  await using target = await createImageTarget(path, options);
   await createImage(target.store, options.format, options.size, options.options, {
     ...target.context(options.backing),
     secret: options.secret,
     signal,
     onProgress: (done, total) => {
-      if (signal?.aborted) {
-        throw new DiskError('aborted', 'The creation was stopped', { path, cause: signal.reason });
-      }
+      stopIfAborted();
       onProgress?.(done, total);
     },
   });
+  stopIfAborted();
   await target.commit({ durable: options.durable });
 }
 

@@ -120,6 +120,12 @@ describe('the architecture', () => {
     expect(wrong).toEqual([]);
   });
 
+  it('both entries name the symbols of disposing before a class is made that has methods of these names', () => {
+    for (const entry of ['src/index.ts', 'src/node.ts']) {
+      expect(importsOf(entry)[0].target).toBe('src/bytes/dispose-symbols.ts');
+    }
+  });
+
   it('what the runtime-independent surface reaches is free of Node', () => {
     const reached = new Set<string>();
     const follow = (path: string) => {

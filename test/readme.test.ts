@@ -18,7 +18,7 @@ function blocks(language: string): string[] {
 
 describe('the README', () => {
   it('has library examples that work, against the built package', async () => {
-    const [files, blobs, ...others] = blocks('ts');
+    const [files, blobs, http, ...others] = blocks('ts');
     expect(others).toEqual([]);
     await using scratch = await tempDir();
     const folder = scratch.path;
@@ -35,6 +35,22 @@ describe('the README', () => {
       '65536 1073676288 hole layer 1',
     ]);
     expect(node('blobs.mjs')).toBe('only in the overlay\n');
+    const serve = `import { createServer } from 'node:http';
+      import { readFileSync } from 'node:fs';
+      const server = createServer((request, response) => {
+        const file = readFileSync('master.qcow2');
+        const [first, last] = request.headers.range.match(/\\d+/g).map(Number);
+        const end = Math.min(last, file.length - 1);
+        response.writeHead(206, { 'content-range': 'bytes ' + first + '-' + end + '/' + file.length });
+        response.end(file.subarray(first, end + 1));
+      });
+      await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+      const url = 'http://127.0.0.1:' + server.address().port;`;
+    writeFileSync(
+      join(folder, 'http.mjs'),
+      `${serve}\n${http}\nserver.close();\nserver.closeAllConnections();\n`,
+    );
+    expect(node('http.mjs')).toBe('true\n');
     if (have('qemu-img'))
       expect((await run('qemu-img', ['check', 'seat.qcow2'], { cwd: folder })).code).toBe(0);
   });

@@ -47,8 +47,9 @@ export class RangeLock {
   unlock(held: HeldRange): void {
     const index = this.#entries.indexOf(held as Entry);
     if (index < 0) throw new Error('A range was unlocked twice');
-    const [entry] = this.#entries.splice(index, 1);
-    this.#spare.push(entry);
+    for (let at = index + 1; at < this.#entries.length; at++) this.#entries[at - 1] = this.#entries[at];
+    this.#entries.pop();
+    this.#spare.push(held as Entry);
     for (let later = index; later < this.#entries.length; later++) {
       const waiting = this.#entries[later];
       if (waiting.granted || this.#conflicts(waiting.start, waiting.end, waiting.exclusive, later)) continue;

@@ -1,4 +1,5 @@
 import type { FormatDriver, OptionSpec, OptionValues } from '../formats/driver.ts';
+import { readOption, unknownOption } from '../formats/option-values.ts';
 import { splitOptions } from '../image/nodes/option-list.ts';
 import type { CliContext } from './context.ts';
 import { CliFailure } from './failure.ts';
@@ -118,52 +119,25 @@ export function parseOptions(
   const numbers = new Map<string, bigint>();
   for (const { name, value } of splitOptions(list)) {
     const spec = specs.find((option) => option.name === name);
-    if (!spec) throw new CliFailure(`Invalid parameter '${name}'`);
+    if (!spec) throw new CliFailure(unknownOption(name));
     shown.set(name, value);
-    if (spec.type === 'string') values[name] = value;
-    else if (spec.type === 'boolean') values[name] = parseBoolean(name, value);
-    else {
-      const number = spec.type === 'size' ? sizeParameter(context, name, value) : numberOption(name, value);
-      numbers.set(name, number);
-      values[name] = Number(number);
-    }
+    const read = parameter(context, spec, value);
+    values[name] = read.value;
+    if (read.exact !== undefined) numbers.set(name, read.exact);
   }
   return { values, shown, numbers };
 }
 
-function parseBoolean(name: string, value: string): boolean {
-  if (['on', 'yes', 'true', 'y'].includes(value)) return true;
-  if (['off', 'no', 'false', 'n'].includes(value)) return false;
-  throw new CliFailure(`Parameter '${name}' expects 'on' or 'off'`);
+function parameter(context: CliContext, spec: Pick<OptionSpec, 'name' | 'type'>, value: string) {
+  const read = readOption(spec, value);
+  if ('refusal' in read) throw new CliFailure(read.refusal, { hint: read.hint });
+  if (read.hexSuffix) warnOfHexSuffix(context, value);
+  return read;
 }
 
 /** A parameter that is a size, below 2^64 bytes. Throws CliFailure. */
 export function sizeParameter(context: CliContext, name: string, value: string): bigint {
-  const parsed = parseSize(value);
-  if (parsed.kind === 'invalid') {
-    throw new CliFailure(`Parameter '${name}' expects a non-negative number below 2^64`, {
-      hint:
-        'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n' +
-        'and exabytes, respectively.\n',
-    });
-  }
-  if (parsed.kind === 'too-large') {
-    throw new CliFailure(`Value '${value}' is out of range for parameter '${name}'`);
-  }
-  if (parsed.hexSuffix) warnOfHexSuffix(context, value);
-  return parsed.bytes;
-}
-
-/** C's strtoull with base 0: 0x hexadecimal, a leading 0 octal, a minus wraps around 2^64. */
-function numberOption(name: string, value: string): bigint {
-  const match = /^[ \t\n\v\f\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))$/.exec(value);
-  if (!match) throw new CliFailure(`Parameter '${name}' expects a number`);
-  const [, sign, hex, octal, decimal] = match;
-  const magnitude = hex ? BigInt(`0x${hex}`) : octal ? BigInt(`0o0${octal}`) : BigInt(decimal);
-  if (magnitude >= 1n << 64n) {
-    throw new CliFailure(`Value '${value}' is too large for parameter '${name}'`);
-  }
-  return sign === '-' ? BigInt.asUintN(64, -magnitude) : magnitude;
+  return parameter(context, { name, type: 'size' }, value).exact!;
 }
 
 const typeNames = { size: 'size', string: 'str', boolean: 'bool (on/off)', number: 'num' } as const;

@@ -2,8 +2,10 @@ import { fstatSync, writeSync } from 'node:fs';
 import { basename } from 'node:path';
 import { bytesOf, isText } from '../bytes/byte-text.ts';
 import { errnoOf } from '../platform/errno.ts';
+import { noExitWarnings } from '../platform/exit-warning.ts';
 import { untrueNames } from '../platform/host-names.ts';
 import { watchSignals } from '../platform/signals.ts';
+import { onLocksMissing } from '../storage/file-lock.ts';
 import { askSecret } from './ask-secret.ts';
 import type { CliContext, Command, OutputStream } from './context.ts';
 
@@ -21,10 +23,14 @@ export function processContext(program: string): CliContext {
     for (const listener of listeners) listener();
   });
   const { signal } = watchSignals();
+  noExitWarnings();
+  const name = startedAs(process.argv[1]) ?? program;
+  const stderr = outputStream(2, () => process.stderr);
+  onLocksMissing((message) => stderr.write(`${name}: warning: ${message}\n`));
   return {
-    program: startedAs(process.argv[1]) ?? program,
+    program: name,
     stdout: outputStream(1, () => process.stdout),
-    stderr: outputStream(2, () => process.stderr),
+    stderr,
     get stdin() {
       return process.stdin;
     },

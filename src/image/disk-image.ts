@@ -1,3 +1,4 @@
+import { isBytes, notBytes } from '../bytes/is-bytes.ts';
 import { alignDown, alignUp, isOffset } from '../bytes/numbers.ts';
 import { type HeldRange, RangeLock } from '../bytes/range-lock.ts';
 import { DiskError, type DiskErrorCode } from '../errors.ts';
@@ -9,6 +10,7 @@ import type { ChainRun, Image, RunScope } from './image.ts';
 import { ImageWriter } from './image-writer.ts';
 import { guessFormat, probedBytes } from './probe.ts';
 import { RunCollector } from './runs.ts';
+import { noteUnflushed } from './unflushed.ts';
 
 export interface DiskImageOptions {
   readonly backing?: DiskImage;
@@ -38,6 +40,8 @@ export class DiskImage implements Image {
   readonly #signal: AbortSignal | undefined;
   readonly #requests: RequestPolicy | undefined;
   #disposed = false;
+  /** Changed since the last flush, where that matters to who ends without one: see `warnOfUnflushed`. */
+  #unflushed = false;
 
   constructor(layer: Layer, options: DiskImageOptions) {
     this.layer = layer;
@@ -73,12 +77,29 @@ export class DiskImage implements Image {
   }
 
   async read(offset: number, into: Uint8Array): Promise<void> {
-    this.#check(offset, into.length);
-    if (into.length === 0) return;
+    this.#checkBytes(into);
+    const { length } = into;
+    this.#check(offset, length);
+    if (length === 0) return;
+    try {
+      await this.#read(offset, into);
+    } catch (error) {
+      throw into.length === length ? error : this.#resized(offset, error);
+    }
+    if (into.length !== length) throw this.#resized(offset);
+  }
+
+  #read(offset: number, into: Uint8Array): Promise<void> {
     const { flat } = this.layer;
     if (flat) return readPadded(flat.source, flat.at + offset, into);
-    if (!this.#writer) return this.#reader.read(offset, into);
-    const held = await this.#hold(offset, offset + into.length, false);
+    return this.#writer ? this.#readHeld(offset, into) : this.#reader.read(offset, into);
+  }
+
+  async #readHeld(offset: number, into: Uint8Array): Promise<void> {
+    const { length } = into;
+    const held =
+      this.#locks.tryLock(offset, offset + length, false) ??
+      (await this.#holdInside(offset, length, offset, offset + length, false));
     try {
       await this.#reader.read(offset, into);
     } finally {
@@ -87,27 +108,46 @@ export class DiskImage implements Image {
   }
 
   async write(offset: number, from: Uint8Array): Promise<void> {
-    const writer = this.#checkWrite(offset, from.length);
-    if (from.length === 0) return;
+    this.#checkBytes(from);
+    const { length } = from;
+    const writer = this.#checkWrite(offset, length);
+    if (length === 0) return;
     const { detectZeroes = 'off' } = this.#requests ?? {};
-    if (detectZeroes === 'off') return this.#write(writer, offset, from);
+    try {
+      if (detectZeroes === 'off') await this.#write(writer, offset, from);
+      else await this.#writeStretches(writer, offset, from, detectZeroes === 'unmap');
+    } catch (error) {
+      throw from.length === length ? error : this.#resized(offset, error);
+    }
+    // What was written then is anything.
+    if (from.length !== length) throw this.#resized(offset);
+  }
+
+  async #writeStretches(
+    writer: ImageWriter,
+    offset: number,
+    from: Uint8Array,
+    unmap: boolean,
+  ): Promise<void> {
+    const { length } = from;
     const unit = Math.max(unitOf(this.layer), leastZeroes);
     for (const { start, end, zero } of stretches(from, offset, unit)) {
-      if (zero) await this.zero(offset + start, end - start, { unmap: detectZeroes === 'unmap' });
+      if (from.length !== length) return;
+      if (zero) await this.zero(offset + start, end - start, { unmap });
       else await this.#write(writer, offset + start, from.subarray(start, end));
     }
   }
 
   async #write(writer: ImageWriter, offset: number, from: Uint8Array): Promise<void> {
     if (this.#flat && this.#guessedRaw && offset < probedBytes) return this.#writeGuarded(offset, from);
-    if (this.#flat) {
-      const { store, at } = this.#flat;
-      store.debugEvent?.('write_aio');
-      return store.write(at + offset, from);
-    }
-    const held = await this.#holdUnits(offset, from.length);
+    const { length } = from;
+    const held = this.#tryHoldUnits(offset, length) ?? (await this.#holdUnits(offset, length));
     try {
-      await writer.write(offset, from);
+      if (this.#flat) {
+        const { store, at } = this.#flat;
+        store.debugEvent?.('write_aio');
+        await store.write(at + offset, from);
+      } else await writer.write(offset, from);
     } finally {
       this.#locks.unlock(held);
     }
@@ -117,27 +157,23 @@ export class DiskImage implements Image {
     const { layer } = this;
     if (!isWritable(layer) || length === 0 || this.#requests) return undefined;
     this.#checkWrite(offset, length);
-    if (this.#flat) {
-      const { store, at } = this.#flat;
-      return this.#guessedRaw && offset < probedBytes ? undefined : { store, at: at + offset };
-    }
-    if (!layer.placeNow) return undefined;
-    const unit = unitOf(layer);
-    const free = this.#locks.isFree(alignDown(offset, unit), alignUp(offset + length, unit), true);
-    return free ? layer.placeNow(offset, length) : undefined;
+    if (this.#flat ? this.#guessedRaw && offset < probedBytes : !layer.placeNow) return undefined;
+    const unit = this.#unit;
+    if (!this.#locks.isFree(alignDown(offset, unit), alignUp(offset + length, unit), true)) return undefined;
+    return this.#flat
+      ? { store: this.#flat.store, at: this.#flat.at + offset }
+      : layer.placeNow!(offset, length);
   }
 
   async copyFrom(offset: number, source: ByteSource, at: number, length: number): Promise<number> {
     const writer = this.#checkWrite(offset, length);
     // What the first sector of a guessed raw image would look like must be seen before.
     if (length === 0 || this.#requests || (this.#guessedRaw && offset < probedBytes)) return 0;
-    if (this.#flat) {
+    const held = this.#tryHoldUnits(offset, length) ?? (await this.#holdUnits(offset, length));
+    try {
+      if (!this.#flat) return await writer.copy(offset, source, at, length);
       const { store, at: start } = this.#flat;
       return (await store.copyFrom?.(start + offset, source, at, length)) ?? 0;
-    }
-    const held = await this.#holdUnits(offset, length);
-    try {
-      return await writer.copy(offset, source, at, length);
     } finally {
       this.#locks.unlock(held);
     }
@@ -147,16 +183,15 @@ export class DiskImage implements Image {
     const writer = this.#checkWrite(offset, length);
     if (length === 0) return;
     const unmap = options.unmap ?? false;
-    if (this.#flat) {
-      const { store, at } = this.#flat;
-      const guarded = this.#guardedPart(offset, length);
-      if (guarded > 0) await this.#writeGuarded(offset, new Uint8Array(guarded));
-      if (guarded === length) return;
-      return store.zero(at + offset + guarded, length - guarded, { punch: unmap });
-    }
-    const held = await this.#holdUnits(offset, length);
+    const guarded = this.#guardedPart(offset, length);
+    if (guarded > 0) await this.#writeGuarded(offset, new Uint8Array(guarded));
+    if (guarded === length) return;
+    const start = offset + guarded;
+    const end = offset + length;
+    const held = this.#tryHoldUnits(start, end - start) ?? (await this.#holdUnits(start, end - start));
     try {
-      await writer.zero(offset, offset + length, unmap);
+      if (this.#flat) await this.#flat.store.zero(this.#flat.at + start, end - start, { punch: unmap });
+      else await writer.zero(start, end, unmap);
     } finally {
       this.#locks.unlock(held);
     }
@@ -165,29 +200,34 @@ export class DiskImage implements Image {
   async discard(offset: number, length: number): Promise<void> {
     const writer = this.#checkWrite(offset, length);
     if (length === 0 || this.#requests?.discard === false) return;
-    if (this.#flat) {
-      const { store, at } = this.#flat;
-      // A file that ends inside its last sector is not made longer by giving space back.
-      const end = Math.min(at + offset + length, store.size);
-      const start = at + offset + this.#guardedPart(offset, length);
-      if (end > start) await store.zero(start, end - start, { punch: true });
-      return;
-    }
-    const held = await this.#holdUnits(offset, length);
+    const held = this.#tryHoldUnits(offset, length) ?? (await this.#holdUnits(offset, length));
     try {
-      await writer.discard(
-        offset,
-        offset + length,
-        this.layer.backing !== undefined || this.backing !== undefined,
-      );
+      if (this.#flat) await this.#discardFlat(this.#flat, offset, length);
+      else {
+        const hasBacking = this.layer.backing !== undefined || this.backing !== undefined;
+        await writer.discard(offset, offset + length, hasBacking);
+      }
     } finally {
       this.#locks.unlock(held);
     }
   }
 
+  async #discardFlat(
+    { store, at }: { readonly store: ByteStore; readonly at: number },
+    offset: number,
+    length: number,
+  ): Promise<void> {
+    // A file that ends inside its last sector is not made longer by giving space back.
+    const end = Math.min(at + offset + length, store.size);
+    const start = at + offset + this.#guardedPart(offset, length);
+    if (end > start) await store.zero(start, end - start, { punch: true });
+  }
+
   async writePacked(offset: number, from: Uint8Array): Promise<void> {
     if (this.filtered) return this.filtered.writePacked(offset, from);
-    const writer = this.#checkWrite(offset, from.length);
+    this.#checkBytes(from);
+    const { length } = from;
+    const writer = this.#checkWrite(offset, length);
     const { size, format } = this.layer;
     const unit = unitOf(this.layer);
     if (!isWritable(this.layer) || !this.layer.pack) {
@@ -201,12 +241,13 @@ export class DiskImage implements Image {
         offset,
       });
     }
-    const held = await this.#holdUnits(offset, from.length);
+    const held = this.#tryHoldUnits(offset, length) ?? (await this.#holdUnits(offset, length));
     try {
-      await writer.pack(offset, from);
+      if (from.length === length) await writer.pack(offset, from);
     } finally {
       this.#locks.unlock(held);
     }
+    if (from.length !== length) throw this.#resized(offset);
   }
 
   async *runs(scope: RunScope = {}): AsyncIterable<readonly ChainRun[]> {
@@ -264,7 +305,15 @@ export class DiskImage implements Image {
   }
 
   async flush(): Promise<void> {
-    if (isWritable(this.layer)) await this.layer.flush();
+    if (!isWritable(this.layer)) return;
+    const before = this.#unflushed;
+    this.#setUnflushed(false);
+    try {
+      await this.layer.flush();
+    } catch (error) {
+      this.#setUnflushed(before);
+      throw error;
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -284,6 +333,8 @@ export class DiskImage implements Image {
     await attempt(this.flush());
     await attempt(this.layer[Symbol.asyncDispose]());
     this.#locks.unlock(held);
+    // Whoever closes it hears of a failure.
+    this.#setUnflushed(false);
     if (this.backing) await attempt(this.backing[Symbol.asyncDispose]());
     if (failures.length > 0) throw failures[0];
   }
@@ -300,7 +351,8 @@ export class DiskImage implements Image {
   /** Writes into the first sector of a guessed raw image, if it goes on looking like raw. */
   async #writeGuarded(offset: number, from: Uint8Array): Promise<void> {
     const { store, at } = this.#flat!;
-    const held = await this.#hold(0, probedBytes, true);
+    const end = Math.max(probedBytes, offset + from.length);
+    const held = await this.#holdInside(offset, from.length, 0, end, true);
     try {
       const sector = new Uint8Array(probedBytes);
       await readPadded(store, at, sector);
@@ -327,17 +379,58 @@ export class DiskImage implements Image {
     return this.#locks.tryLock(start, end, exclusive) ?? this.#locks.lock(start, end, exclusive);
   }
 
-  /** Two writers in one unit could each give it space of its own, and the later one would hide the earlier. */
-  #holdUnits(offset: number, length: number): HeldRange | Promise<HeldRange> {
-    const unit = unitOf(this.layer);
-    return this.#hold(alignDown(offset, unit), alignUp(offset + length, unit), true);
+  /**
+   * Two writers in one unit could each give it space of its own, and the later one would hide the earlier. Where every byte has its
+   * place, it is for the order of asking, and for those who must have all to themselves.
+   */
+  get #unit(): number {
+    return this.#flat ? 1 : unitOf(this.layer);
+  }
+
+  #tryHoldUnits(offset: number, length: number): HeldRange | undefined {
+    const unit = this.#unit;
+    return this.#locks.tryLock(alignDown(offset, unit), alignUp(offset + length, unit), true);
+  }
+
+  #holdUnits(offset: number, length: number): Promise<HeldRange> {
+    const unit = this.#unit;
+    return this.#holdInside(offset, length, alignDown(offset, unit), alignUp(offset + length, unit), true);
+  }
+
+  /** For a request on `length` bytes at `offset`: the image may have become smaller while it waited. */
+  async #holdInside(
+    offset: number,
+    length: number,
+    start: number,
+    end: number,
+    exclusive: boolean,
+  ): Promise<HeldRange> {
+    const held = await this.#locks.lock(start, end, exclusive);
+    if (offset + length <= this.size) return held;
+    this.#locks.unlock(held);
+    throw this.#outside(offset, length);
+  }
+
+  /** Anything but bytes has a length that is not one in bytes, or none: what would be done is not what was meant. */
+  #checkBytes(bytes: Uint8Array): void {
+    if (isBytes(bytes)) return;
+    throw this.#error('bad-argument', notBytes(bytes));
+  }
+
+  #resized(offset: number, cause?: unknown): DiskError {
+    const message = 'The buffer changed its length, or was transferred, before the request was done';
+    return this.#error('bad-argument', message, { offset, cause });
   }
 
   #check(offset: number, length: number): void {
     this.#checkAborted();
     if (this.#disposed) throw this.#error('bad-argument', 'The image is closed');
     if (isOffset(offset) && isOffset(length) && offset + length <= this.size) return;
-    throw this.#error(
+    throw this.#outside(offset, length);
+  }
+
+  #outside(offset: number, length: number): DiskError {
+    return this.#error(
       'out-of-range',
       `${length} bytes at ${offset} are not inside an image of ${this.size}`,
       {
@@ -350,7 +443,14 @@ export class DiskImage implements Image {
   #checkWrite(offset: number, length: number): ImageWriter {
     if (!this.#writer) throw this.#error('read-only', 'The image was opened for reading only');
     this.#check(offset, length);
+    if (!this.#unflushed && !this.#flat) this.#setUnflushed(true);
     return this.#writer;
+  }
+
+  #setUnflushed(unflushed: boolean): void {
+    if (this.#unflushed === unflushed) return;
+    this.#unflushed = unflushed;
+    noteUnflushed(this, unflushed);
   }
 
   #checkAborted(): void {

@@ -36,8 +36,9 @@ export class ImageWriter {
   }
 
   async write(offset: number, from: Uint8Array): Promise<void> {
-    for (let done = 0; done < from.length; ) {
-      done += await this.#writePiece(offset + done, done === 0 ? from : from.subarray(done));
+    const { length } = from;
+    for (let done = 0; done < length; ) {
+      done += await this.#writePiece(offset + done, done === 0 ? from : from.subarray(done), length - done);
     }
   }
 
@@ -145,17 +146,20 @@ export class ImageWriter {
   }
 
   /** Writes as much of `from` as one reservation takes; gives how much that was. */
-  async #writePiece(offset: number, from: Uint8Array): Promise<number> {
-    const reservation = await this.#layer.reserve(offset, from.length);
+  async #writePiece(offset: number, from: Uint8Array, wanted: number): Promise<number> {
+    const reservation = await this.#layer.reserve(offset, wanted);
     let length: number;
     try {
-      length = Math.min(from.length, reservation.offset + reservation.length - offset);
-      const data = length === from.length ? from : from.subarray(0, length);
+      // Somebody may take the buffer away during each wait.
+      if (from.length !== wanted) throw this.#lost(offset);
+      length = Math.min(wanted, reservation.offset + reservation.length - offset);
+      const data = length === wanted ? from : from.subarray(0, length);
       if (reservation.fresh) await this.#fill(reservation, offset, data);
       else {
         reservation.store.debugEvent?.('write_aio');
         await reservation.store.write(reservation.at + (offset - reservation.offset), data);
       }
+      if (from.length !== wanted) throw this.#lost(offset);
       reservation.publish();
       this.#reader.unpacked.invalidate(
         this.#layer,
@@ -166,6 +170,13 @@ export class ImageWriter {
       await reservation[Symbol.asyncDispose]();
     }
     return length;
+  }
+
+  #lost(offset: number): DiskError {
+    return new DiskError('bad-argument', 'The buffer changed its length while it was written', {
+      path: this.#layer.source.name,
+      offset,
+    });
   }
 
   /** Fills fresh space: `data` where it belongs, the old content around it. */

@@ -17,8 +17,14 @@ export interface RunScope {
 
 /**
  * A disk image with its backing chain, whatever its format. One implementation serves every format; ranges are
- * checked here once. Offsets and lengths are guest bytes. Disposing closes the chain (flushing first where it
- * is writable).
+ * checked here once. Offsets and lengths are guest bytes.
+ *
+ * What was written is in the image, and durable, after `flush` or disposing only: until then the tables that lead to it may be in memory, and a program
+ * that ends without either loses it. Disposing closes the chain, and flushes first where it is writable; it waits for changes that
+ * are under way, not for reads. It throws what went wrong, once: disposed again, an image does nothing.
+ *
+ * A buffer must be left alone until its request is done: one that is transferred or changes its length meanwhile fails with
+ * `bad-argument`, and what a write left in its range then is anything. Requests that overlap are done in the order of asking.
  */
 export interface Image extends AsyncDisposable {
   readonly size: number;
@@ -34,9 +40,12 @@ export interface Image extends AsyncDisposable {
   readonly filename?: string;
   /** The image that a filter (`throttle` …) hands through: its map is the one that counts. */
   readonly filtered?: Image;
-  /** Fills `into` from `offset`. Throws `out-of-range` past the end. */
+  /** Fills `into` from `offset`. Throws `out-of-range` past the end, `bad-argument` for what is no array of bytes. */
   read(offset: number, into: Uint8Array): Promise<void>;
-  /** Writes `from` at `offset`, copying up what a fresh cluster needs. Throws `out-of-range`, `read-only`. */
+  /**
+   * Writes `from` at `offset`, copying up what a fresh cluster needs. It is read by others, and survives the program, after `flush`. Throws
+   * `out-of-range`, `read-only`, `bad-argument` for what is no array of bytes.
+   */
   write(offset: number, from: Uint8Array): Promise<void>;
   /**
    * Where [offset, offset + length) may be written in one piece over what is there, if that can be told without waiting:
@@ -66,7 +75,7 @@ export interface Image extends AsyncDisposable {
   exclusively<T>(work: () => Promise<T>): Promise<T>;
   /** Pages of merged runs in order, which together cover the scope without gaps. */
   runs(scope?: RunScope): AsyncIterable<readonly ChainRun[]>;
-  /** Durable on return. */
+  /** What was written before is durable on return: it survives the end of the program, and a power cut. */
   flush(): Promise<void>;
 }
 

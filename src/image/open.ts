@@ -1,5 +1,5 @@
 import type { KeyRing } from '../crypto/luks/key-ring.ts';
-import { DiskError, isDiskError } from '../errors.ts';
+import { DiskError, errorIn, isDiskError } from '../errors.ts';
 import type {
   BackingReference,
   CreateContext,
@@ -9,6 +9,7 @@ import type {
   OptionValues,
 } from '../formats/driver.ts';
 import { formats } from '../formats/index.ts';
+import { checkOptions } from '../formats/option-values.ts';
 import type { RequestPolicy } from '../storage/request-policy.ts';
 import { type ByteSource, type ByteStore, bottomOf, hostFileOf } from '../storage/store.ts';
 import { DiskImage } from './disk-image.ts';
@@ -210,6 +211,14 @@ export async function openImage(
 }
 
 function nodeOf(opened: ByteSource | PreparedNode): PreparedNode {
+  // Somebody who writes JavaScript may hand over a path, or a Blob.
+  const given = opened as Partial<ByteSource & PreparedNode> | null | undefined;
+  const source = typeof given === 'object' ? (given?.source ?? given) : undefined;
+  if (typeof source?.read !== 'function' || typeof source.extent !== 'function') {
+    const what =
+      'An image is opened over a ByteSource (BlobSource, MemoryStore …); openImageFile opens one by its name';
+    throw new DiskError('bad-argument', what);
+  }
   return 'source' in opened ? opened : { source: opened };
 }
 
@@ -241,6 +250,9 @@ export async function openLayer(
 /**
  * Lays an empty image of `size` guest bytes into `store`, whose former content is lost. The backing image is
  * named in `context.backing`, and not opened.
+ *
+ * `options` are the driver's `createOptions`, by QEMU's names. Throws `bad-argument` (`field`: its name) for one that the format does not
+ * have, and for a value that it cannot have; `unsupported` for a format that cannot be created.
  */
 export async function createImage(
   store: ByteStore,
@@ -264,7 +276,12 @@ export async function createImage(
       detail: { size },
     });
   }
-  await driver.create(store, size, options, context);
+  const values = checkOptions(driver.createOptions, options, store.name);
+  try {
+    await driver.create(store, size, values, context);
+  } catch (error) {
+    throw errorIn(store.name, error);
+  }
 }
 
 async function openLayerAt(
@@ -281,6 +298,9 @@ async function openLayerAt(
         path: source.name,
         cause: options.signal.reason,
       });
+    }
+    if (options.writable && typeof (source as Partial<ByteStore>).write !== 'function') {
+      throw new DiskError('read-only', `'${source.name}' can only be read`, { path: source.name });
     }
     const drivers = options.formats ?? formats;
     const format = node.format ?? options.format;

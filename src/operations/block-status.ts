@@ -1,7 +1,7 @@
 import { DiskError } from '../errors.ts';
 import type { Layer, Run } from '../formats/driver.ts';
 import { type Image, unfiltered } from '../image/image.ts';
-import type { ByteSource, Extent } from '../storage/store.ts';
+import { type ByteSource, type Extent, extentOf } from '../storage/store.ts';
 
 /**
  * What QEMU's block layer would answer about a stretch of guest bytes (`bdrv_block_status_above`): its flags
@@ -228,7 +228,7 @@ export class ChainStatus {
     const known = this.#extents.get(source);
     if (known && at >= known.offset && at < known.offset + known.length) return known;
     this.#missing = async () => {
-      this.#extents.set(source, await source.extent(at));
+      this.#extents.set(source, await extentOf(source, at));
     };
     return undefined;
   }

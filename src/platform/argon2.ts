@@ -1,6 +1,7 @@
 import { Worker } from 'node:worker_threads';
 import type { Argon2Cost } from '../crypto/primitives.ts';
 import { DiskError } from '../errors.ts';
+import { threadFile } from './thread-file.ts';
 
 /** What the thread is told. */
 export interface Argon2Request {
@@ -13,16 +14,14 @@ export interface Argon2Request {
 
 export type Argon2Answer = { readonly key: Uint8Array } | { readonly error: string };
 
-/** As that of the cipher threads; from source there is none. */
-const workerFile = import.meta.url.endsWith('.cjs') ? './argon2-worker.cjs' : './argon2-worker.js';
-
 /**
- * Argon2 in a thread of its own: it takes seconds, which the signal ends, and up to gigabytes. Throws `aborted`, and `io` where
- * it fails.
+ * Argon2 in a thread of its own: it takes seconds, which the signal ends, and up to gigabytes. Where the thread's code is not found
+ * it is computed here, and stops for nothing. Throws `aborted`, and `io` where it fails.
  */
 export async function argon2InThread(request: Argon2Request, signal?: AbortSignal): Promise<Uint8Array> {
   try {
-    return import.meta.url.endsWith('.ts') ? await computeHere(request) : await hire(request, signal);
+    const file = threadFile('argon2-worker');
+    return file ? await hire(file, request, signal) : await computeHere(request, signal);
   } catch (cause) {
     if (signal?.aborted)
       throw new DiskError('aborted', 'The key derivation was stopped', { cause: signal.reason });
@@ -31,13 +30,14 @@ export async function argon2InThread(request: Argon2Request, signal?: AbortSigna
   }
 }
 
-async function computeHere(request: Argon2Request): Promise<Uint8Array> {
+async function computeHere(request: Argon2Request, signal: AbortSignal | undefined): Promise<Uint8Array> {
   const { computeArgon2 } = await import('./argon2-compute.ts');
+  signal?.throwIfAborted();
   return computeArgon2(request);
 }
 
-function hire(request: Argon2Request, signal: AbortSignal | undefined): Promise<Uint8Array> {
-  const worker = new Worker(new URL(workerFile, import.meta.url), { workerData: request });
+function hire(file: URL, request: Argon2Request, signal: AbortSignal | undefined): Promise<Uint8Array> {
+  const worker = new Worker(file, { workerData: request });
   return new Promise<Uint8Array>((resolve, reject) => {
     const stop = () => reject(signal?.reason);
     signal?.addEventListener('abort', stop, { once: true });

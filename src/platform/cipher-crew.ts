@@ -5,6 +5,7 @@ import { type BulkCipher, type CipherCrew, registerCipherCrew } from '../crypto/
 import type { CipherSpec } from '../crypto/sector-cipher.ts';
 import { maskRoomBytes } from '../crypto/xts-mask.ts';
 import { DiskError } from '../errors.ts';
+import { threadFile } from './thread-file.ts';
 
 /** What a worker is told: keys come and go, and pieces of shared memory are transformed. */
 export type CipherOrder =
@@ -45,9 +46,6 @@ const piecesAWorker = 3;
 const wasmPageBytes = 65536;
 /** Memory to lend. What nobody asks for takes address space only. */
 const lendableBytes = 40 * 1024 * 1024;
-
-/** A program bundle has its threads' code beside it, the modules beside this one; from source there is none. */
-const workerFile = import.meta.url.endsWith('.cjs') ? './cipher-worker.cjs' : './cipher-worker.js';
 
 /** Worker threads that encrypt and decrypt. They start with the first cipher, and keep no process alive that is idle. */
 export class ThreadCrew implements CipherCrew {
@@ -206,8 +204,8 @@ export class ThreadCrew implements CipherCrew {
   }
 }
 
-/** Gives large encryption to worker threads, where they can be: not from source, and not with a single core. */
+/** Gives large encryption to worker threads, where they can be: not without a file of theirs, and not with a single core. */
 export function registerThreadCrew(): void {
-  if (import.meta.url.endsWith('.ts') || availableParallelism() < 2) return;
-  registerCipherCrew(new ThreadCrew(new URL(workerFile, import.meta.url)));
+  const file = threadFile('cipher-worker');
+  if (file && availableParallelism() > 1) registerCipherCrew(new ThreadCrew(file));
 }

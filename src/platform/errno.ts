@@ -38,6 +38,8 @@ export function errnoOf(error: unknown): string | undefined {
     const name = nameByNumber.get(Math.abs(errno));
     if (name !== undefined) return name;
   }
+  // What Node's own permissions (`--permission`) refuse.
+  if (code === 'ERR_ACCESS_DENIED') return 'EACCES';
   return typeof code === 'string' && /^E[A-Z0-9]+$/.test(code) ? code : undefined;
 }
 

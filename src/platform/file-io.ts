@@ -36,17 +36,19 @@ export function readWholeInPool(file: OpenFile, at: number, into: Uint8Array): P
   return new Promise((resolve, reject) => {
     let done = 0;
     let retries = 0;
+    const { length } = into;
     const next = () =>
-      read(file.fd, into, done, Math.min(into.length - done, largestCall), at + done, (error, count) => {
+      read(file.fd, into, done, Math.min(length - done, largestCall), at + done, (error, count) => {
         if (error) {
-          if (isTransient(error) && retries++ < patience) next();
+          if (isTransient(error) && into.length === length && retries++ < patience) next();
           else reject(asSystemError(error, 'read from', file.name, { offset: at + done }));
         } else if (count === 0) {
           reject(endedEarly(file, at + done));
         } else {
           done += count;
-          if (done < into.length) next();
-          else resolve();
+          if (done === length) resolve();
+          else if (into.length === length) next();
+          else reject(bufferChanged(file, at + done));
         }
       });
     next();
@@ -72,17 +74,19 @@ export function writeWholeInPool(file: OpenFile, at: number, from: Uint8Array): 
   return new Promise((resolve, reject) => {
     let done = 0;
     let retries = 0;
+    const { length } = from;
     const next = () =>
-      write(file.fd, from, done, Math.min(from.length - done, largestCall), at + done, (error, count) => {
+      write(file.fd, from, done, Math.min(length - done, largestCall), at + done, (error, count) => {
         if (error) {
-          if (isTransient(error) && retries++ < patience) next();
+          if (isTransient(error) && from.length === length && retries++ < patience) next();
           else reject(asSystemError(error, 'write to', file.name, { offset: at + done }));
         } else if (count === 0 && retries++ >= patience) {
           reject(noProgress(file, at + done));
         } else {
           done += count;
-          if (done < from.length) next();
-          else resolve();
+          if (done === length) resolve();
+          else if (from.length === length) next();
+          else reject(bufferChanged(file, at + done));
         }
       });
     next();
@@ -134,6 +138,11 @@ function endedEarly(file: OpenFile, offset: number): DiskError {
       offset,
     },
   );
+}
+
+function bufferChanged(file: OpenFile, offset: number): DiskError {
+  const message = `The buffer of a request on '${file.name}' changed its length before it was done`;
+  return new DiskError('bad-argument', message, { path: file.name, offset });
 }
 
 function noProgress(file: OpenFile, offset: number): DiskError {

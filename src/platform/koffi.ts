@@ -2,6 +2,7 @@ import { closeSync, existsSync, openSync, readSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { codeAddress } from './thread-file.ts';
 
 export interface KoffiFunction {
   (...args: unknown[]): number | bigint;
@@ -25,7 +26,7 @@ export interface Koffi {
 export function loadKoffi(): Koffi | undefined {
   if (process.env.COWHERD_NO_KOFFI === '1') return undefined;
   if (process.platform !== 'linux' || !['x64', 'arm64', 'riscv64'].includes(process.arch)) return undefined;
-  return loadAddon() ?? (createRequire(import.meta.url)('koffi') as Koffi);
+  return loadAddon() ?? (createRequire(codeAddress()!)('koffi') as Koffi);
 }
 
 /**
@@ -46,7 +47,7 @@ function loadAddon(): Koffi | undefined {
   try {
     const inPackages = `node_modules/@koromix/koffi-linux-${process.arch}/${systemLibrary()}_${process.arch}/koffi.node`;
     const addon: { exports: Partial<Koffi> } = { exports: {} };
-    process.dlopen(addon, findAbove(dirname(fileURLToPath(import.meta.url)), inPackages));
+    process.dlopen(addon, findAbove(dirname(fileURLToPath(codeAddress()!)), inPackages));
     const { load, errno } = addon.exports;
     return load && errno ? (addon.exports as Koffi) : undefined;
   } catch {

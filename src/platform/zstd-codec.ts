@@ -70,9 +70,28 @@ async function loadEncoder(): Promise<Encoder> {
     await module.init();
     return module;
   } catch (cause) {
-    const message = 'Compressing with zstd needs libzstd.so.1 and koffi, or the package @bokuweb/zstd-wasm';
+    // A bundle has the package's code, but not the file that it reads.
+    const own = await nodesOwn();
+    if (own) return own;
+    const message =
+      'Compressing with zstd needs libzstd.so.1 and koffi, the package @bokuweb/zstd-wasm (which reads a file beside itself: a bundler must be ' +
+      'told to leave it out), or Node 22.15';
     throw new DiskError('unsupported', message, { field: 'compression_type', cause });
   }
+}
+
+/** Node's own zstd: from 22.15 on. */
+async function nodesOwn(): Promise<Encoder | undefined> {
+  const zlib = (await import('node:zlib')) as unknown as Partial<NodesZstd>;
+  const { zstdCompressSync: compress, constants } = zlib;
+  if (!compress) return undefined;
+  const params = { [constants!.ZSTD_c_compressionLevel]: wasmLevel };
+  return { compress: (bytes) => compress(bytes, { params }) };
+}
+
+interface NodesZstd {
+  zstdCompressSync(bytes: Uint8Array, options: { params: Record<number, number> }): Uint8Array;
+  constants: { readonly ZSTD_c_compressionLevel: number };
 }
 
 /** Makes zstd known where Node runs; its libraries are loaded at the first use. */

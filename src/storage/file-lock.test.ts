@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { have, isRoot, mustRun, run, type TempDir, tempDir } from '../../test/support/programs.ts';
 import { libc, reloadLibc } from '../platform/libc.ts';
 import { onLocksMissing, openFileStore, probeLock } from './file.ts';
-import { allPermissions, Permission } from './image-lock.ts';
+import { allPermissions, creationLock, Permission } from './image-lock.ts';
 
 const { consistentRead, write, resize } = Permission;
 const writerLock = { hold: consistentRead | write | resize, shared: allPermissions & ~(write | resize) };
@@ -220,12 +220,19 @@ describe('image locks without koffi', () => {
     const told: string[] = [];
     onLocksMissing((message) => told.push(message));
     const path = folder.file('raw');
+    await using made = await openFileStore(folder.file('made'), { create: 'exclusive', name: 'new' });
+    await made.lock(writerLock);
     await using one = await openFileStore(path, { create: 'exclusive' });
     await using two = await openFileStore(path);
+    await one.lock(creationLock);
+    // Who is about to replace an image, or makes one that nobody knows, has nobody to keep out.
+    expect(told).toEqual([]);
     await one.lock(writerLock);
     await expect(two.lock(readerLock)).rejects.toMatchObject({ code: 'locked' });
+    expect(await probeLock(path)).toMatchObject({ writer: true, inUse: true });
     await one[Symbol.asyncDispose]();
     await two.lock(readerLock);
+    expect(await probeLock(path)).toMatchObject({ writer: false, inUse: true });
     expect(told.length).toBe(1);
     for (const message of told) expect(message).toContain('koffi');
   });

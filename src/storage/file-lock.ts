@@ -2,7 +2,8 @@ import { DiskError } from '../errors.ts';
 import { type ByteLocks, byteLocks, type LockedRange, lockedRanges } from '../platform/byte-locks.ts';
 import { errnoName, strerror } from '../platform/errno.ts';
 import type { OpenFile } from '../platform/file-io.ts';
-import { allPermissions, lockBytes, permissionNames } from './image-lock.ts';
+import { type Notice, putUp, readNotices } from '../platform/notices.ts';
+import { allPermissions, lockBytes, Permission, permissionNames } from './image-lock.ts';
 
 /** Permissions as bits: those in use, and those that others must not use. */
 export interface LockBits {
@@ -14,19 +15,27 @@ export interface LockBits {
 export interface LockableFile extends OpenFile {
   readonly device: bigint;
   readonly inode: bigint;
+  /** Made by us under a name that nobody else knows: there is nobody to be kept out. */
+  readonly fresh?: boolean;
 }
 
 export const noLocks: LockBits = { held: 0, unshared: 0 };
 
-let missingListener: ((message: string) => void) | undefined;
+let missingListener = warn;
 let missingTold = false;
 
 /**
- * Calls `listener` once in the life of the process, at the first lock that could not be taken since koffi is
- * missing: others are then not kept out of the images that we use (that others use one is still noticed).
+ * Whom to tell, once from now on and in this thread, when an image is first opened for writing and cannot be locked (koffi is missing, or the
+ * system is not Linux). Cowherd's own programs and threads see each other still, but neither keep QEMU out nor are seen by it.
+ * Default: `process.emitWarning` with the code `COWHERD_NO_LOCKS`.
  */
 export function onLocksMissing(listener: (message: string) => void): void {
   missingListener = listener;
+  missingTold = false;
+}
+
+function warn(message: string): void {
+  process.emitWarning(message, { type: 'CowherdWarning', code: 'COWHERD_NO_LOCKS' });
 }
 
 /**
@@ -63,7 +72,11 @@ export function othersLocks(file: LockableFile): LockBits {
   const locks = byteLocks();
   let isLocked: (byte: number) => boolean;
   if (locks) isLocked = (byte) => locks.isLocked(file.fd, byte) === 1;
-  else isLocked = inRanges(lockedRanges(file.fd, file.inode) ?? []);
+  else {
+    const isForeign = inRanges(lockedRanges(file.fd, file.inode) ?? []);
+    const ours = noticedLocks(`${file.device}:${file.inode}`, [notices.get(file.fd)?.id]);
+    isLocked = (byte) => isForeign(byte) || hasByte(ours, byte);
+  }
   let held = 0;
   let unshared = 0;
   forEachBit(allPermissions, (bit, index) => {
@@ -102,10 +115,14 @@ function refuseConflicts(file: OpenFile, wanted: LockBits, isLocked: (byte: numb
 function conflict(file: OpenFile, index: number, shared: boolean): DiskError {
   const permission = permissionNames[index];
   const which = shared ? `others use "${permission}"` : `others do not allow "${permission}"`;
-  return new DiskError('locked', `'${file.name}' is in use by another process: ${which}`, {
-    path: file.name,
-    detail: { permission, shared },
-  });
+  return new DiskError(
+    'locked',
+    `'${file.name}' is in use (by another program, or opened twice by this one): ${which}`,
+    {
+      path: file.name,
+      detail: { permission, shared },
+    },
+  );
 }
 
 function lockFailure(file: OpenFile, answer: number, byte: number): DiskError {
@@ -117,32 +134,63 @@ function lockFailure(file: OpenFile, answer: number, byte: number): DiskError {
   });
 }
 
-/** Locks of this process where the system's cannot be taken, by file descriptor: at least we see ourselves. */
-const ownLocks = new Map<number, LockBits & Pick<LockableFile, 'device' | 'inode'>>();
+/** What is put up where the system's locks cannot be taken, by file descriptor: we see ourselves, in all threads and processes. */
+const notices = new Map<number, Notice>();
 
 function changeWithoutLocks(file: LockableFile, before: LockBits, after: LockBits): void {
+  const former = notices.get(file.fd);
+  const some = after.held !== 0 || after.unshared !== 0;
+  const place = `${file.device}:${file.inode}`;
+  // First put up, then looked: two who do so at once cannot both miss the other.
+  const next = some ? putUp(`${place}:${after.held}:${after.unshared}`) : undefined;
   if ((after.held & ~before.held) !== 0 || (after.unshared & ~before.unshared) !== 0) {
-    const isForeign = inRanges(lockedRanges(file.fd, file.inode) ?? []);
-    refuseConflicts(file, after, (byte) => isForeign(byte) || isOwn(file, byte));
-    if (!missingTold && missingListener) {
-      missingTold = true;
-      missingListener(
-        'Image locks cannot be taken without the optional package koffi: other programs are not kept out of images in use',
-      );
+    try {
+      const isForeign = inRanges(lockedRanges(file.fd, file.inode) ?? []);
+      const ours = noticedLocks(place, [former?.id, next?.id]);
+      refuseConflicts(file, after, (byte) => isForeign(byte) || hasByte(ours, byte));
+    } catch (error) {
+      next?.withdraw();
+      throw error;
     }
+    tellOfMissing(file, after);
   }
-  if (after.held === 0 && after.unshared === 0) ownLocks.delete(file.fd);
-  else ownLocks.set(file.fd, { ...after, device: file.device, inode: file.inode });
+  former?.withdraw();
+  if (next) notices.set(file.fd, next);
+  else notices.delete(file.fd);
 }
 
-function isOwn(file: LockableFile, byte: number): boolean {
-  for (const [fd, { device, inode, held, unshared }] of ownLocks) {
-    if (fd === file.fd || inode !== file.inode || device !== file.device) continue;
-    const bits = byte >= lockBytes.unshared ? unshared : held;
-    const index = byte - (byte >= lockBytes.unshared ? lockBytes.unshared : lockBytes.held);
-    if ((bits & (1 << index)) !== 0) return true;
+/** What those hold together who have put up a notice on the file at `place`, but for the notices `without`. */
+function noticedLocks(place: string, without: readonly (string | undefined)[]): LockBits {
+  let held = 0;
+  let unshared = 0;
+  for (const [id, text] of readNotices()) {
+    if (without.includes(id) || !text.startsWith(`${place}:`)) continue;
+    const [uses, forbids] = text.slice(place.length + 1).split(':');
+    held |= Number(uses);
+    unshared |= Number(forbids);
   }
-  return false;
+  return { held, unshared };
+}
+
+function hasByte({ held, unshared }: LockBits, byte: number): boolean {
+  return byte >= lockBytes.unshared
+    ? (unshared & (1 << (byte - lockBytes.unshared))) !== 0
+    : (held & (1 << (byte - lockBytes.held))) !== 0;
+}
+
+/** An image that is written, not one that is about to be replaced or that nobody else knows. */
+function tellOfMissing(file: LockableFile, { held }: LockBits): void {
+  const writing = (held & Permission.write) !== 0 && (held & Permission.consistentRead) !== 0;
+  if (missingTold || file.fresh || !writing) return;
+  missingTold = true;
+  const mending =
+    process.platform === 'linux'
+      ? 'install the package koffi (npm install koffi)'
+      : 'see to it that nothing else uses it';
+  missingListener(
+    `Images are written without locks here ('${file.name}'): a virtual machine, or another program that opens one meanwhile, is not kept ` +
+      `out, and what one of the two writes can be lost: ${mending}`,
+  );
 }
 
 function inRanges(ranges: readonly LockedRange[]): (byte: number) => boolean {

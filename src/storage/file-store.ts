@@ -1,3 +1,4 @@
+import { isBytes, notBytes } from '../bytes/is-bytes.ts';
 import { isOffset } from '../bytes/numbers.ts';
 import { DiskError } from '../errors.ts';
 import { cloneInKernel, copyInKernel, sharesBlocks } from '../platform/copy-range.ts';
@@ -45,6 +46,8 @@ export class FileStore implements ByteStore, HostFile {
   /** The file system's number; with `inode` it names the file. */
   readonly device: bigint;
   readonly inode: bigint;
+  /** Made here, and under a name of its own until it is whole. */
+  readonly fresh: boolean;
   /** Requests up to here may block this thread. */
   readonly #mostInline: number;
   /** Takes the space of large writes that block. */
@@ -77,13 +80,16 @@ export class FileStore implements ByteStore, HostFile {
       foreground = false,
       writeBehind = false,
       unflushed = false,
-    }: Pick<OpenFileOptions, 'foreground' | 'writeBehind' | 'unflushed'> = {},
+      create,
+      name,
+    }: Pick<OpenFileOptions, 'foreground' | 'writeBehind' | 'unflushed' | 'create' | 'name'> = {},
   ) {
     this.path = opened.path;
     this.name = opened.name;
     this.fd = opened.fd;
     this.device = opened.device;
     this.inode = opened.inode;
+    this.fresh = create === 'exclusive' && name !== undefined;
     this.fileKind = opened.fileKind;
     this.#size = opened.size;
     this.writable = opened.writable;
@@ -99,6 +105,7 @@ export class FileStore implements ByteStore, HostFile {
 
   read(at: number, into: Uint8Array): Promise<void> {
     try {
+      this.#checkBytes(into);
       this.#check(at, into.length);
       if (at + into.length > this.#size) throw this.#outOfRange('Read', at, into.length);
       if (!callInline(into.length, this.#mostInline)) return this.#track(readWholeInPool(this, at, into));
@@ -111,6 +118,7 @@ export class FileStore implements ByteStore, HostFile {
 
   write(at: number, from: Uint8Array): Promise<void> {
     try {
+      this.#checkBytes(from);
       this.#checkWrite(at, from.length);
       if (!callInline(from.length, this.#mostInline)) {
         const end = at + from.length;
@@ -331,6 +339,11 @@ export class FileStore implements ByteStore, HostFile {
         path: this.name,
       });
     }
+  }
+
+  /** The system's calls would take a text or wider numbers for something else, and write elsewhere. */
+  #checkBytes(bytes: Uint8Array): void {
+    if (!isBytes(bytes)) throw new DiskError('bad-argument', notBytes(bytes), { path: this.name });
   }
 
   #checkWrite(at: number, length: number): void {

@@ -13,7 +13,7 @@ export interface HttpOptions {
   readonly fetch?: typeof fetch;
   /** Sent with each request (`authorization` …). */
   readonly headers?: Readonly<Record<string, string>>;
-  /** How often a request is tried again after a 5xx, 408 or 429, or a lost connection. Default 4. */
+  /** How often in a row, without a byte between, a request is tried again after a 5xx, 408 or 429, or a lost connection. Default 4. */
   readonly retries?: number;
   /** Milliseconds before the first retry; doubled for each one after. Default 250. */
   readonly retryDelay?: number;
@@ -59,47 +59,67 @@ export class RangeClient {
       }
       const total = contentRange(response)?.total;
       if (total === undefined || !Number.isSafeInteger(total)) {
-        throw this.#failure('unsupported', 'does not tell its size');
+        const hidden = isForeign(this.url)
+          ? ' to pages of another origin (its server must name content-range in Access-Control-Expose-Headers)'
+          : '';
+        throw this.#failure('unsupported', `does not tell its size${hidden}`);
       }
       return identityOf(response, total);
     });
   }
 
-  /** Fills `into` from byte `at`. Resumes where a lost connection stopped. Throws `changed` for another file. */
+  /**
+   * Fills `into` from byte `at`. Resumes where a lost connection stopped, and asks on where the server sent a part (RFC 9110, 15.3.7,
+   * lets it). Throws `changed` for another file.
+   */
   async read(identity: HttpIdentity, at: number, into: Uint8Array): Promise<void> {
     let done = 0;
     await this.#retrying(async (progress, signal) => {
-      if (done === into.length) return;
-      const first = at + done;
-      const last = at + into.length - 1;
-      // A server whose file has changed then answers 200 instead of mixing the two. (Weak tags do not serve.)
-      const ifRange = identity.etag?.startsWith('"') ? identity.etag : undefined;
-      const response = await this.#request(
-        { range: `bytes=${first}-${last}`, ...(ifRange === undefined ? {} : { 'if-range': ifRange }) },
-        signal,
-      );
-      try {
-        this.#refuseStatus(response);
-        this.#refuseChange(response, identity);
-        const range = contentRange(response);
-        if (response.status !== 206 || range?.first !== first || range.last > last) {
-          throw this.#failure('io', `answered with other bytes than ${first} to ${last}`, first);
-        }
-        const expected = range.last - first + 1;
-        let received = 0;
-        for await (const chunk of chunksOf(response, progress)) {
-          if (received + chunk.length > expected)
-            throw this.#failure('io', 'sent more than it announced', first);
-          into.set(chunk, done);
-          done += chunk.length;
-          received += chunk.length;
-        }
-        if (done < into.length)
-          throw new Transient(`the connection ended after ${received} of ${expected} bytes`);
-      } finally {
-        await discardBody(response);
+      while (done < into.length) {
+        const part = into.subarray(done);
+        await this.#readPart(identity, at + done, part, signal, (bytes) => {
+          done += bytes;
+          progress();
+        });
       }
     });
+  }
+
+  /** One request, for all of `into`; `received` is told of bytes that were put there. */
+  async #readPart(
+    identity: HttpIdentity,
+    first: number,
+    into: Uint8Array,
+    signal: AbortSignal,
+    received: (bytes: number) => void,
+  ): Promise<void> {
+    const last = first + into.length - 1;
+    // A server whose file has changed then answers 200 instead of mixing the two. (Weak tags do not serve; and a server of another origin
+    // must allow the header, which few do: there the tags that are compared must do.)
+    const ifRange = identity.etag?.startsWith('"') && !isForeign(this.url) ? identity.etag : undefined;
+    const response = await this.#request(
+      { range: `bytes=${first}-${last}`, ...(ifRange === undefined ? {} : { 'if-range': ifRange }) },
+      signal,
+    );
+    try {
+      this.#refuseStatus(response);
+      this.#refuseChange(response, identity);
+      const range = contentRange(response);
+      if (response.status !== 206 || range?.first !== first || range.last < first || range.last > last) {
+        throw this.#failure('io', `answered with other bytes than ${first} to ${last}`, first);
+      }
+      const expected = range.last - first + 1;
+      let done = 0;
+      for await (const chunk of chunksOf(response)) {
+        if (done + chunk.length > expected) throw this.#failure('io', 'sent more than it announced', first);
+        into.set(chunk, done);
+        done += chunk.length;
+        if (chunk.length > 0) received(chunk.length);
+      }
+      if (done < expected) throw new Transient(`the connection ended after ${done} of ${expected} bytes`);
+    } finally {
+      await discardBody(response);
+    }
   }
 
   /** Ends requests in flight with `aborted`. */
@@ -116,7 +136,10 @@ export class RangeClient {
         signal,
       });
     } catch (error) {
-      throw new Transient('the server cannot be reached', { cause: error });
+      const refused = isForeign(this.url)
+        ? " (or does not allow pages of another origin to ask for it: CORS, with the header 'range')"
+        : '';
+      throw new Transient(`the server cannot be reached${refused}`, { cause: error });
     }
     const encoding = response.headers.get('content-encoding');
     if (encoding !== null && encoding !== 'identity') {
@@ -126,7 +149,7 @@ export class RangeClient {
     return response;
   }
 
-  /** Runs `attempt` until it succeeds, fails for good, or has failed too often. */
+  /** Runs `attempt` until it succeeds, fails for good, or has failed too often without any progress between. */
   async #retrying<T>(attempt: (progress: () => void, signal: AbortSignal) => Promise<T>): Promise<T> {
     const { retries = 4, retryDelay = 250, patience = 30_000, signal } = this.#options;
     for (let failures = 0; ; ) {
@@ -137,6 +160,7 @@ export class RangeClient {
       if (signal?.aborted || closing.aborted) stop();
       let timer = setTimeout(stop, patience);
       const progress = () => {
+        failures = 0;
         clearTimeout(timer);
         timer = setTimeout(stop, patience);
       };
@@ -174,9 +198,12 @@ export class RangeClient {
     const now = identityOf(response, contentRange(response)?.total ?? identity.size);
     const differs = (was: string | undefined, is: string | undefined) =>
       was !== undefined && is !== undefined && was !== is;
+    // A server that tells the tag tells it with each part (RFC 9110, 15.3.7).
+    const lostTag = identity.etag !== undefined && now.etag === undefined;
     // 200: the server took up `if-range` and has another file, or it stopped to serve ranges.
     const another =
       now.size !== identity.size ||
+      lostTag ||
       differs(identity.etag, now.etag) ||
       differs(identity.lastModified, now.lastModified) ||
       response.status === 200;
@@ -191,6 +218,16 @@ export class RangeClient {
     detail?: Record<string, number>,
   ): DiskError {
     return new DiskError(code, `'${this.url}' ${what}`, { path: this.url, offset, cause, detail });
+  }
+}
+
+/** Whether a page asks a server of another origin: the browser hides then what that one does not show. */
+function isForeign(url: string): boolean {
+  try {
+    const here = (globalThis as { readonly location?: { readonly origin?: string } }).location?.origin;
+    return here !== undefined && here !== new URL(url).origin;
+  } catch {
+    return false;
   }
 }
 
@@ -216,7 +253,7 @@ function contentRange(
 }
 
 /** The body piece by piece; a connection that breaks is transient. */
-async function* chunksOf(response: Response, progress: () => void): AsyncGenerator<Uint8Array> {
+async function* chunksOf(response: Response): AsyncGenerator<Uint8Array> {
   const reader = response.body?.getReader();
   if (!reader) return;
   try {
@@ -228,7 +265,6 @@ async function* chunksOf(response: Response, progress: () => void): AsyncGenerat
         throw new Transient('the connection broke', { cause: error });
       }
       if (piece.done) return;
-      if (piece.value.length > 0) progress();
       yield piece.value;
     }
   } finally {

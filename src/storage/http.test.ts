@@ -1,6 +1,6 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { openHttpSource } from './http.ts';
 
 const content = Uint8Array.from({ length: 3_000_000 }, (_, index) => (index * 7 + (index >> 8)) % 256);
@@ -171,6 +171,7 @@ describe('openHttpSource', () => {
         response.writeHead(206, {
           'content-range': `bytes ${first}-${content.length - 1}/${content.length}`,
           'content-length': String(content.length - first),
+          etag: server.etag,
         });
         response.write(content.subarray(first, first + 100_000), () => request.socket.destroy());
       } else return false;
@@ -224,11 +225,84 @@ describe('openHttpSource', () => {
     await expect(source.read(1_000_000, new Uint8Array(10))).rejects.toMatchObject({ code: 'changed' });
   });
 
+  it('notices that the tag is gone by which a file was known', async () => {
+    const server = await site();
+    await using source = await openHttpSource(server.url);
+    server.intercept = (request, response) => {
+      const [, first, last] = /(\d+)-(\d+)/.exec(request.headers.range ?? '')!.map(Number);
+      const headers = { 'content-range': `bytes ${first}-${last}/${content.length}` };
+      response.writeHead(206, headers).end(new Uint8Array(last - first + 1));
+      return true;
+    };
+    await expect(source.read(0, new Uint8Array(10))).rejects.toMatchObject({ code: 'changed' });
+  });
+
+  it('asks on, without a pause, where a server sends less than it was asked for', async () => {
+    const server = await site();
+    await using source = await openHttpSource(server.url, { retries: 0, retryDelay: 1e9 });
+    server.intercept = (request, response) => {
+      const [, first, last] = /(\d+)-(\d+)/.exec(request.headers.range ?? '')!.map(Number);
+      const end = Math.min(last, first + 99_999);
+      const headers = { 'content-range': `bytes ${first}-${end}/${content.length}`, etag: server.etag };
+      response.writeHead(206, headers).end(content.subarray(first, end + 1));
+      return true;
+    };
+    expect(isContent(await readAll(source, content.length))).toBe(true);
+    expect(server.ranges.length).toBe(31);
+  });
+
+  it('goes on as long as anything comes, however often the connection is lost', async () => {
+    const server = await site();
+    await using source = await openHttpSource(server.url, { retries: 1, retryDelay: 1 });
+    server.intercept = (request, response) => {
+      const [, first, last] = /(\d+)-(\d+)/.exec(request.headers.range ?? '')!.map(Number);
+      const headers = { 'content-range': `bytes ${first}-${last}/${content.length}`, etag: server.etag };
+      response
+        .writeHead(206, headers)
+        .write(content.subarray(first, Math.min(last + 1, first + 400_000)), () => response.destroy());
+      return true;
+    };
+    expect(isContent(await readAll(source, content.length))).toBe(true);
+  });
+
+  it('says in a page what a server of another origin hides from it', async () => {
+    vi.stubGlobal('location', { origin: 'https://page.example' });
+    try {
+      const hidden = async () => new Response(null, { status: 206 });
+      await expect(openHttpSource('http://disks.example/a', { fetch: hidden })).rejects.toMatchObject({
+        code: 'unsupported',
+        message: expect.stringContaining('Access-Control-Expose-Headers'),
+      });
+      const refused = () => Promise.reject(new TypeError('Failed to fetch'));
+      await expect(
+        openHttpSource('http://disks.example/a', { fetch: refused, retries: 0 }),
+      ).rejects.toMatchObject({
+        code: 'io',
+        message: expect.stringContaining('CORS'),
+      });
+      // A header that is not allowed everywhere is not sent there: the tag is compared all the same.
+      const server = await site();
+      const sent: (string | undefined)[] = [];
+      server.intercept = (request) => {
+        sent.push(request.headers['if-range'] as string | undefined);
+        return false;
+      };
+      await using source = await openHttpSource(server.url);
+      await source.read(0, new Uint8Array(10));
+      expect(sent).toEqual([undefined, undefined]);
+      server.etag = '"two"';
+      await expect(source.read(2_000_000, new Uint8Array(10))).rejects.toMatchObject({ code: 'changed' });
+    } finally {
+      vi.unstubAllGlobals();
+    }
+  });
+
   it('refuses bytes that it did not ask for', async () => {
     const server = await site();
     await using source = await openHttpSource(server.url);
     server.intercept = (_, response) => {
-      response.writeHead(206, { 'content-range': `bytes 7-16/${content.length}` }).end('0123456789');
+      const headers = { 'content-range': `bytes 7-16/${content.length}`, etag: server.etag };
+      response.writeHead(206, headers).end('0123456789');
       return true;
     };
     await expect(source.read(0, new Uint8Array(10))).rejects.toMatchObject({ code: 'io' });

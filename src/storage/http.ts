@@ -11,7 +11,10 @@ const furthestAhead = 2 * 1024 * 1024;
 
 /**
  * Opens a file on a web server that serves byte ranges (RFC 9110, 14). Throws `not-found`, `denied`, `unsupported`
- * for a server without ranges, `io` when it cannot be reached; later `changed` when another file lies there.
+ * for a server without ranges, `io` when it cannot be reached; later `changed` when another file lies there. (By its size, ETag and
+ * Last-Modified: where a server sends neither of these two, a file of the same size takes its place unseen.)
+ *
+ * In a browser a server of another origin must allow the header `range`, and expose `content-range` and `etag` (CORS).
  */
 export async function openHttpSource(url: string, options: HttpOptions = {}): Promise<ByteSource> {
   if (!/^https?:\/\//i.test(url)) {

@@ -1,3 +1,4 @@
+import { isBytes, notBytes } from '../bytes/is-bytes.ts';
 import { DiskError } from '../errors.ts';
 import type { ByteStore, Extent } from './store.ts';
 
@@ -25,6 +26,7 @@ export class MemoryStore implements ByteStore {
   }
 
   async read(at: number, into: Uint8Array): Promise<void> {
+    this.#checkBytes(into);
     if (!(at >= 0) || at + into.length > this.#size) {
       throw new DiskError('out-of-range', `Read of ${into.length} bytes at ${at} ends past ${this.#size}`, {
         path: this.name,
@@ -99,7 +101,7 @@ export class MemoryStore implements ByteStore {
   }
 
   /** A copy of the whole content. */
-  toBytes(): Uint8Array {
+  toBytes(): Uint8Array & { readonly buffer: ArrayBuffer } {
     const bytes = new Uint8Array(this.#size);
     for (const [number, page] of this.#pages) {
       const at = number * pageBytes;
@@ -113,6 +115,7 @@ export class MemoryStore implements ByteStore {
   }
 
   #put(at: number, from: Uint8Array): void {
+    this.#checkBytes(from);
     this.#checkRange(at, from.length);
     for (let done = 0; done < from.length; ) {
       const number = Math.floor((at + done) / pageBytes);
@@ -145,6 +148,10 @@ export class MemoryStore implements ByteStore {
       else high = middle;
     }
     return low < this.#order.length ? this.#order[low] : Number.POSITIVE_INFINITY;
+  }
+
+  #checkBytes(bytes: Uint8Array): void {
+    if (!isBytes(bytes)) throw new DiskError('bad-argument', notBytes(bytes), { path: this.name });
   }
 
   #checkRange(at: number, length: number): void {

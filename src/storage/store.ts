@@ -1,3 +1,4 @@
+import { DiskError } from '../errors.ts';
 import type { ImageLock } from './image-lock.ts';
 
 /** A stretch of a source, in bytes: `data` may hold anything, a hole reads as zeroes and takes no space. */
@@ -42,7 +43,7 @@ export interface ByteSource extends AsyncDisposable {
   /** The name that relative references in the content start from, where that is not `name`. */
   readonly referenceBase?: string;
   /** Bytes per allocation unit of the disk image that lies beneath, where one does. */
-  readonly clusterBytes?: number;
+  readonly clusterBytes?: number | undefined;
   /** What it holds means nothing (QEMU's null devices): it counts neither as data nor as zeroes. */
   readonly unspecified?: boolean;
   /** What lies beneath is ciphertext: where a byte lies there says nothing of what it is. */
@@ -77,6 +78,21 @@ export interface ByteStore extends ByteSource {
   sharesBlocks?(source: ByteSource): boolean;
   /** Durable on return: everything written before the call survives a power cut. */
   flush(): Promise<void>;
+}
+
+/** `source.extent(at)`. Throws `corrupt` for an answer without byte `at`: who goes on from its end would never come anywhere. */
+export async function extentOf(source: ByteSource, at: number): Promise<Extent> {
+  const extent = await source.extent(at);
+  const { offset, length } = extent;
+  if (offset <= at && offset + length > at) return extent;
+  throw new DiskError(
+    'corrupt',
+    `'${source.name}' answers ${length} bytes at ${offset} for the extent of byte ${at}`,
+    {
+      path: source.name,
+      offset: at,
+    },
+  );
 }
 
 /** What a host file or device adds to bytes: QEMU's image locks, and a path. */

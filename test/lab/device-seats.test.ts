@@ -187,7 +187,7 @@ describe.skipIf(!haveLoops || !have('qemu-img'))('seats that are made on block d
     }
     {
       await using _open = await openQemuIo(['-f', 'raw', devices[0].path]);
-      await refused('is in use by another process');
+      await refused('is in use (by another program');
     }
     bench.write('lab.yaml', { seats: ['s1', 's3'], disk: { device: bench.path('vg/{seat}') } });
     await refused('there is no block device');

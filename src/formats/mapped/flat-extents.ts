@@ -1,4 +1,4 @@
-import type { ByteSource, ByteStore, Extent } from '../../storage/store.ts';
+import { type ByteSource, type ByteStore, type Extent, extentOf } from '../../storage/store.ts';
 import type { Run } from '../driver.ts';
 
 /** `locate` and `fault` of a layer whose guest byte n is byte n of its source: where the source has holes, zeroes. */
@@ -26,7 +26,7 @@ export class FlatExtents {
   }
 
   async fault(offset: number): Promise<void> {
-    this.#extent = await this.#source.extent(offset);
+    this.#extent = await extentOf(this.#source, offset);
   }
 }
 
