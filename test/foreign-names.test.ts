@@ -148,9 +148,8 @@ describe.skipIf(!have('qemu-img'))('names in headers', () => {
   it('a lab takes an image that stands on such a name for one that it cannot tell of', async () => {
     await bash("qemu-img create -q -f qcow2 -u -b $'b\\xfc.raw' -F raw ov.qcow2 1M");
     expect(readImageHead(`${folder}/ov.qcow2`)?.damage).toMatch(/'b\\374\.raw' is not UTF-8/);
-    const { images, closed } = scanImages([folder]);
-    expect({ images, closed }).toMatchObject({
-      images: [],
+    expect(scanImages([folder])).toMatchObject({
+      images: [{ path: `${folder}/ov.qcow2`, damage: expect.stringContaining("'b\\374.raw'") }],
       closed: expect.arrayContaining([`${folder}/ov.qcow2`]),
     });
   });

@@ -2,6 +2,7 @@ import { Buffer } from 'node:buffer';
 import { existsSync, mkdirSync, renameSync, rmSync, symlinkSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { have, isRoot, mustRun, run, tempDir } from '../support/programs.ts';
+import { buildProgram } from './kill.ts';
 import { type LabBench, labBench } from './support.ts';
 
 /*
@@ -135,13 +136,8 @@ describe.skipIf(!qemu || !isRoot || !have('setpriv'))('a clone that may be liste
     await mustRun('chown', ['0', bench.path('masters/clones')]);
     await mustRun('chmod', ['744', bench.path('masters/clones')]);
     await mustRun('chmod', ['755', bench.path()]);
-    const asNobody = ['--reuid', '65534', '--regid', '65534', '--clear-groups', 'node'];
-    const gc = [
-      new URL('../../bin/cowherd.js', import.meta.url).pathname,
-      'gc',
-      bench.path('masters'),
-      '--yes',
-    ];
+    const asNobody = ['--reuid', '65534', '--regid', '65534', '--clear-groups', process.execPath];
+    const gc = [await buildProgram(bench), 'gc', bench.path('masters'), '--yes'];
     const { stdout, stderr } = await run('setpriv', [...asNobody, ...gc]);
     expect(`${stdout}${stderr}`).toMatch(/not everything could be looked at: .*clones\/c\.qcow2/);
     expect(existsSync(first(bench))).toBe(true);
