@@ -168,6 +168,25 @@ describe.skipIf(!qemu)('image locks', () => {
     await expect(createImageFile(path, { format: 'qcow2', size })).rejects.toMatchObject({ code: 'locked' });
     expect((await readFile(path)).equals(before)).toBe(true);
   });
+
+  it('takes no place of a raw image that somebody writes to, by whatever program', async () => {
+    const path = dir.file('written.raw');
+    await create('-f raw written.raw 1M');
+    const refusal = { code: 'locked' };
+    {
+      await using image = await openImageFile(path, { format: 'raw', writable: true });
+      await expect(createImageFile(path, { format: 'qcow2', size })).rejects.toMatchObject(refusal);
+      await image.write(0, new Uint8Array(512).fill(7));
+    }
+    {
+      await using _writer = await openQemuIo(['-f', 'raw', path]);
+      await expect(createImageFile(path, { format: 'raw', size })).rejects.toMatchObject(refusal);
+    }
+    await mustRun('qemu-io', ['-f', 'raw', '-c', 'read -P 7 0 512', path]);
+    // Who reads it goes on reading the old one.
+    await using _reader = await openQemuIo(['-r', '-f', 'raw', path]);
+    await createImageFile(path, { format: 'raw', size });
+  });
 });
 
 describe('creating a file', () => {

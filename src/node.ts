@@ -53,7 +53,7 @@ import {
   writtenInPlace,
 } from './storage/file-target.ts';
 import { FilterStore } from './storage/filter-store.ts';
-import { creationLock } from './storage/image-lock.ts';
+import { replacementLock } from './storage/image-lock.ts';
 import { type ByteSource, type ByteStore, bottomOf } from './storage/store.ts';
 
 // The built-in codec runs everywhere; Node's own is several times as fast and works on several cores.
@@ -267,7 +267,7 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
   let store: FileStore;
   try {
     // Until the name leads to the new file, nobody else may start to use the old one for writing.
-    await old?.lock(creationLock);
+    await old?.lock(replacementLock);
     const { foreground, unflushed, mode } = options;
     // Some file systems send all of a file to the disk before it takes another one's name: let that begin at once.
     const writeBehind = options.writeBehind || old !== undefined;

@@ -22,13 +22,16 @@ export interface ImageLock {
   readonly shared: number;
 }
 
-/**
- * What QEMU's tools ask for while they empty and fill a file or device: nobody else may write to it or resize it, others may look
- * on.
- */
+/** What QEMU's tools ask for while they empty and fill a file or device: nobody else may resize it, nor may who lets nobody write use it. */
 export const creationLock: ImageLock = {
   hold: Permission.write | Permission.resize,
   shared: allPermissions & ~Permission.resize,
+};
+
+/** While another file takes a file's place: what somebody else wrote to the old one from then on would be found nowhere. */
+export const replacementLock: ImageLock = {
+  hold: creationLock.hold,
+  shared: Permission.consistentRead,
 };
 
 /** First byte of the locks for permissions held, and for permissions not shared. */
