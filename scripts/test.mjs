@@ -3,7 +3,7 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { installDebianPackages, installPackages, root, run } from './bootstrap.mjs';
+import { installDebianPackages, installPackages, libdeflate, root, run } from './bootstrap.mjs';
 
 /** Programs that judge our work, and the Debian packages that bring them. */
 const judges = {
