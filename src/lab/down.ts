@@ -1,5 +1,5 @@
 import { resolve } from 'node:path';
-import { isDiskError } from '../errors.ts';
+import { DiskError, isDiskError } from '../errors.ts';
 import { recordsFor } from '../platform/dependents.ts';
 import { mastersOf } from './former.ts';
 import { releaseHold } from './guard.ts';
@@ -13,7 +13,7 @@ import { seatFilesIn } from './prepare.ts';
 import { assertNobodyStandsOn } from './release.ts';
 import type { Runner } from './runner/runner.ts';
 import { extraFiles } from './seat-extras.ts';
-import { removeState } from './state.ts';
+import { readState, removeState } from './state.ts';
 import { giveUpDevice, removeLeftovers } from './up.ts';
 
 /** What `down` removes, and what it leaves although it lies in the place of a seat's file. */
@@ -97,6 +97,12 @@ export async function takeDown(lab: Lab, plan: DownPlan, runner: Runner): Promis
   await removeFiles(plan.files);
   removeLeftovers(lab.pool);
   const lost = plan.forgotten.length > 0 ? lostPoolOf(lab) : undefined;
+  if (plan.forgotten.length > 0 && (!lost || readState(lab.pool, lab.name))) {
+    throw new DiskError('changed', `'${lab.pool}' has seats again: nothing more is forgotten`, {
+      path: lab.pool,
+      detail: { fix: 'run this again' },
+    });
+  }
   const forgotten = lost ? await forgetLost(lost) : [];
   const restored = [...forgotten, ...(await releaseHold({ id: lab.id, files: await heldFiles(lab) }))];
   removeState(lab.pool, lab.name);

@@ -74,8 +74,8 @@ export function strayed(
   return [...found].map(([host, seats]) => ({ host, seats }));
 }
 
-/** What gives up seats of a lab that had no hosts. */
-export const noHost = 'this-machine';
+/** What gives up seats of a lab that had no hosts: no host can have that name. */
+export const noHost = '.';
 
 /** Seats on a host that the lab file does not name; or names, but under another address, where they are not. */
 export interface Stray {

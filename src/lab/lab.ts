@@ -160,10 +160,10 @@ export function labOf(spec: LabSpec, placed?: ReadonlyMap<string, string | undef
 }
 
 /**
- * What the state says, wherever the pool was moved to; but a pool that was copied signs for itself, lest the two take each other's
- * names off the masters.
+ * What a lab's records on masters are signed with: what the state says, wherever the pool was moved to; but a pool that was copied signs for
+ * itself, lest the two take each other's names off the masters.
  */
-function idOf(pool: string, name: string, state: LabState | undefined): string {
+export function idOf(pool: string, name: string, state: LabState | undefined): string {
   const own = uuidV5(pool, labUuid(name));
   if (!state || state.id === own) return own;
   const here = fileIdentity(statePath(pool, name));

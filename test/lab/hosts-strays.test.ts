@@ -186,7 +186,7 @@ describe.skipIf(!haveLibvirtd)('seats on hosts that share a pool', () => {
     expect(await bench.must('up')).toContain('nothing to do');
     write({ b: 'b' });
     const told =
-      /s1, s2 are at 'qemu\+unix:.*from when the lab had no hosts[\s\S]*name: here[\s\S]*--give-up this-machine/;
+      /s1, s2 are at 'qemu\+unix:.*from when the lab had no hosts[\s\S]*name: here[\s\S]*--give-up \.'/;
     for (const command of ['plan', 'up', 'down']) refused(await bench.run(command), told);
     for (const command of ['start', 'stop'])
       refused(await bench.run(command), /s1, s2 are at[\s\S]*left alone/);
@@ -208,7 +208,7 @@ describe.skipIf(!haveLibvirtd)('seats on hosts that share a pool', () => {
     alone();
     await bench.must('up');
     write({ b: 'b' });
-    await bench.must('up', '--give-up', 'this-machine');
+    await bench.must('up', '--give-up', '.');
     expect([await domains('a'), await domains('b')]).toEqual([
       ['class-s1', 'class-s2'],
       ['class-s1', 'class-s2'],

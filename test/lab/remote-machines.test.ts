@@ -1,4 +1,13 @@
-import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../support/libvirtd.ts';
@@ -229,8 +238,7 @@ describe.skipIf(!haveLibvirtd)('a name in the lab file stands for the machine th
     ]);
     // And now these are the lab's, whatever the host says.
     write({ a: '1' });
-    const here =
-      /s1, s2 are in this folder, from when no host had a pool of its own[\s\S]*--give-up this-machine/;
+    const here = /s1, s2 are in this folder, from when no host had a pool of its own[\s\S]*--give-up \.'/;
     for (const command of ['plan', 'up']) refused(await bench.run(command), here);
     local();
     await bench.must('down');
@@ -241,13 +249,17 @@ describe.skipIf(!haveLibvirtd)('a name in the lab file stands for the machine th
     await bench.must('up');
     const before = readFileSync(bench.path('class', 's1.qcow2'));
     write({ a: '1' });
-    const told =
-      /s1, s2 are in this folder, from when no host had a pool of its own[\s\S]*--give-up this-machine/;
+    const told = /s1, s2 are in this folder, from when no host had a pool of its own[\s\S]*--give-up \.'/;
     for (const command of ['plan', 'up']) refused(await bench.run(command), told);
     refused(await bench.run('roll', 'lab.yaml', 'masters/m.raw', '--dry-run'), told);
     expect((await bench.run('down')).err).toContain('left alone: s1, s2');
+    // Nor while the disk that they are on is not mounted.
+    renameSync(bench.path('class'), bench.path('elsewhere'));
+    const lost = /s1, s2\) on m\.raw were made there[\s\S]*is its disk mounted\?[\s\S]*--give-up \.'/;
+    for (const command of ['plan', 'up']) refused(await bench.run(command), lost);
+    renameSync(bench.path('elsewhere'), bench.path('class'));
     expect([await domains('1'), await files('1')]).toEqual([[''], []]);
-    await bench.must('up', '--give-up', 'this-machine');
+    await bench.must('up', '--give-up', '.');
     expect(await bench.must('up')).toContain('nothing to do');
     expect(await domains('1')).toEqual(['class-s1', 'class-s2']);
     expect(readFileSync(bench.path('class', 's1.qcow2')).equals(before)).toBe(true);

@@ -4,13 +4,14 @@ import type { CommandSpec } from './spec.ts';
 const giveUp = {
   flags: '--give-up <what>',
   help:
-    'HOST: it is not in the lab file any more, and its seats are made anew on others; SEAT@HOST: another host has the seat too, ' +
+    'HOST: it is not in the lab file any more, or is another machine now, and its seats are made anew; . (a dot): the seats from when ' +
+    'the lab had no such hosts; SEAT@HOST: another host has the seat too, ' +
     'and it goes from this one, with its disk where the host has a pool of its own',
 };
 
 const forgetGone = {
   flags: '--forget-gone',
-  help: 'seats that the master has on record, of which nothing is in the pool any more, are gone for good',
+  help: 'seats that the master has on record, of which nothing is in the pool any more, are gone for good (not with pools on hosts)',
 };
 
 /** Making a lab, running it, and removing it. */
@@ -149,7 +150,7 @@ export const labCommands: readonly CommandSpec[] = [
       { flags: '--stop', help: 'stop seats that are running first' },
       {
         flags: '--give-up <hosts>',
-        help: 'forget seats of these hosts, which are not in the lab file any more',
+        help: 'forget seats of these hosts, which are not in the lab file any more, or are other machines now',
       },
       forgetGone,
       { flags: '--dry-run', help: 'only say what would be removed' },

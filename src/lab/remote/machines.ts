@@ -59,8 +59,10 @@ export async function settle(
   return { placement: { ...placement, seats, hosts: seen }, replaced };
 }
 
-/** What the lab file calls the host that has that folder. One that was copied is where it was. */
+/** What the lab file calls the host that has that folder. One that was copied is where it was, though that host may be away. */
 function nameNow(views: readonly HostView[], old: string, was: SeenHost | undefined): string {
+  const listed = views.find(({ host }) => host.name === old);
+  if (listed?.down !== undefined && was?.uri === listed.host.uri && was.pool === listed.host.pool) return old;
   const holders = views.flatMap(({ host, placement }) =>
     was && placement?.folder === was.folder ? host.name : [],
   );
@@ -86,8 +88,8 @@ async function isAnother(
 }
 
 /**
- * The record's hosts after a run: those that answer as they are now, the others as they were. A folder without a mark gets one; a machine is
- * asked for its UUID once.
+ * The record's hosts after a run: those that answer as they are now, the others as they were. A folder without a mark gets one, and so does
+ * one with the mark of another host, which it was copied from; a machine is asked for its UUID once.
  */
 export async function seenAfter(
   views: readonly HostView[],
@@ -95,11 +97,15 @@ export async function seenAfter(
   before: Placement['hosts'] = {},
 ): Promise<Record<string, SeenHost>> {
   const seen: Record<string, SeenHost> = { ...before };
+  const owners = new Map(
+    views.map(({ host, placement }) => [placement?.folder, host.name] as const).reverse(),
+  );
+  for (const { host } of views) if (before[host.name]) owners.set(before[host.name].folder, host.name);
   await Promise.all(
     views.map(async ({ host, down, placement }) => {
       const { name, uri, pool } = host;
       const was = before[name];
-      const mark = placement?.folder;
+      const mark = owners.get(placement?.folder) === name ? placement?.folder : undefined;
       if (down !== undefined || (was && mark === was.folder && was.uri === uri && was.pool === pool)) return;
       seen[name] = { uri, pool, folder: mark ?? randomUUID(), machine: await hosts.get(name)!.machine() };
     }),

@@ -11,9 +11,10 @@ import {
   twinError,
   twinProblem,
 } from '../give-up.ts';
-import { realPath, seatPaths } from '../lab.ts';
+import { idOf, realPath, seatPaths } from '../lab.ts';
+import { lostPoolOf, lostPoolProblem } from '../lost-pool.ts';
 import type { Problem } from '../plan.ts';
-import { hostsRecordPath, readState } from '../state.ts';
+import { hostsRecordPath, readState, statePath } from '../state.ts';
 import type { FoundSeat, HostView } from './host.ts';
 import type { RemoteLab, RemoteView } from './lab.ts';
 import type { Placement } from './records.ts';
@@ -144,9 +145,23 @@ export function localSeats({ spec }: RemoteLab): {
   return { pool, seats: made.map(({ name }) => name) };
 }
 
+/** Seats of such a time in a pool that is not mounted, by what their master has on record. */
+function lostProblems({ spec }: RemoteLab): readonly Problem[] {
+  if (existsSync(hostsRecordPath(spec))) return [];
+  const pool = realPath(spec.pool);
+  const state = readState(pool, spec.name);
+  const id = idOf(pool, spec.name, state);
+  const lost = lostPoolOf({ id, pool, state, statePath: statePath(pool, spec.name), spec });
+  if (!lost) return [];
+  const { path, what } = lostPoolProblem(lost);
+  const fix = `mount it, and see what 'cowherd plan' says then. Where they are gone for good, or are to stay as they are: 'cowherd up --give-up ${noHost}'`;
+  return [{ path, what, fix }];
+}
+
 function localProblems(lab: RemoteLab, gone: ReadonlySet<string>): readonly Problem[] {
   const { pool, seats } = localSeats(lab);
-  if (seats.length === 0 || gone.has(noHost)) return [];
+  if (gone.has(noHost)) return [];
+  if (seats.length === 0) return lostProblems(lab);
   const are = seats.length === 1 ? 'is' : 'are';
   return [
     {
