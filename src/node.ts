@@ -246,10 +246,10 @@ async function placeOfBacking(path: string, reference: string): Promise<BackingP
 export async function createTarget(path: string, options: TargetOptions = {}): Promise<TargetFile> {
   if (takesNewImages(path)) return exportTarget(path);
   const file = requireFile(path);
-  await assertNoDependents(file, { force: options.corruptDependents });
   const place = placeOf(file);
   // First: a run that was killed may have left another name of the file, or the only one that it has.
   if (place.kind === 'file') sweepFor(place.path, options.sweep);
+  await assertNoDependents(file, { force: options.corruptDependents });
   const old = await openExisting(file, options.unflushed);
   const { keepLinks = false } = options;
   let aside: Aside;
@@ -258,7 +258,7 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
       return await writtenInPlace(file, old, options);
     }
     if (!old && !keepLinks && isAppendOnly(dirname(place.path)))
-      return await madeInPlace(file, place.path, options);
+      return await madeInPlace(place.path, options);
     aside = createAside(file);
   } catch (error) {
     await old?.[Symbol.asyncDispose]();
@@ -283,7 +283,8 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
     if (!old && !keepLinks && isAppendOnly(dirname(place.path)) === undefined && replaceRefusal(aside.path)) {
       // Its folder lets nothing go, which only what lies there could tell: an empty file stays, which is less than a copy that does.
       await store[Symbol.asyncDispose]();
-      return await madeInPlace(file, place.path, options);
+      await aside.abandon().catch(() => undefined);
+      return await madeInPlace(place.path, options);
     }
   } catch (error) {
     await aside.abandon();

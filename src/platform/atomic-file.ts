@@ -228,13 +228,10 @@ export function sweepAsides(directory: string, options: SweepOptions = {}): stri
   const isOver = (path: string, process: string) =>
     // The file itself is an old one: its name is what changed.
     hasEnded(process) ?? now - (lstatIfAny(path)?.ctimeMs ?? now) >= strangerAge;
-  try {
-    const { gone, back } = recoverKept(directory, names, isOver, options.dryRun);
-    if (back.length > 0 && !options.dryRun) syncDirectory(directory);
-    return [...removed, ...gone];
-  } catch (error) {
-    throw asSystemError(error, 'clear up', directory);
-  }
+  const { gone, back, failure } = recoverKept(directory, names, isOver, options.dryRun);
+  if (back.length > 0 && !options.dryRun) syncDirectory(directory);
+  if (failure !== undefined) throw asSystemError(failure, 'clear up', directory);
+  return [...removed, ...gone];
 }
 
 function isLeftover(path: string, pid: string, mark: string, now: number): boolean {

@@ -38,18 +38,22 @@ export function copyAttributes(from: string, to: string, { mode }: CopyAttribute
   }
   const bits = old.mode % 0o10000;
   const acl = system && aclOf(system, from);
-  if (!system && !modeSaysAll([from, to])) chmodSync(to, bits & ~0o070);
-  else if (!system || !acl) {
-    // The folder may have given the new file a list; the mode would be its mask.
-    if (system) dropAcl(system, to);
+  // The folder may have given the new file a list; the mode would be its mask.
+  if (
+    acl === 'unknown' ||
+    (!system && !modeSaysAll([from, to])) ||
+    (system && !acl && !dropAcl(system, to))
+  ) {
+    chmodSync(to, bits & ~0o070);
+  } else if (!system || !acl) {
     chmodSync(to, sameGroup ? bits : withOthersRights(bits));
   } else {
     const wanted = sameGroup ? acl : withGroupAsOthers(acl);
     const answer = system.setxattr(to, aclName, wanted);
     if (answer >= 0) chmodSync(to, (bits & ~0o777) | modeOf(wanted));
     else {
-      dropAcl(system, to);
-      chmodSync(to, (bits & ~0o077) | leastOf(wanted));
+      const dropped = dropAcl(system, to);
+      chmodSync(to, (bits & ~0o077) | (dropped ? leastOf(wanted) : leastOf(wanted) & 0o007));
     }
   }
 }
@@ -91,23 +95,20 @@ function readAttribute(system: Libc, path: string, name: string): Uint8Array | u
   return length < 0 ? undefined : into.slice(0, length);
 }
 
-/** Throws what keeps it from being known: without it nobody can tell who may do what. */
-function aclOf(system: Libc, path: string): Uint8Array | undefined {
+/** 'unknown': file systems of programs (FUSE) and rules for containers may forbid to ask. Throws where the disk fails. */
+function aclOf(system: Libc, path: string): Uint8Array | 'unknown' | undefined {
   const into = new Uint8Array(longest);
   const length = system.getxattr(path, aclName, into);
   if (length >= 0) return into.slice(0, length);
   const errno = errnoName(length);
-  if (errno === 'ENODATA' || errno === 'ENOTSUP') return undefined;
-  throw systemError(errno, 'read the access control list of', path);
+  if (errno === 'ENODATA' || errno === 'ENOTSUP' || errno === 'ENOSYS') return undefined;
+  if (errno === 'EIO') throw systemError(errno, 'read the access control list of', path);
+  return 'unknown';
 }
 
-function dropAcl(system: Libc, path: string): void {
-  const answer = system.removexattr(path, aclName);
-  if (answer >= 0) return;
-  const errno = errnoName(answer);
-  if (errno !== 'ENODATA' && errno !== 'ENOTSUP') {
-    throw systemError(errno, 'change the access control list of', path);
-  }
+/** Whether the file has no list then. */
+function dropAcl(system: Libc, path: string): boolean {
+  return aclOf(system, path) === undefined || system.removexattr(path, aclName) >= 0;
 }
 
 /** A list's entries as the kernel gives them: a version of four bytes, then tag, rights and whose they are, in eight bytes each. */

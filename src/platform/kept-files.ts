@@ -30,9 +30,9 @@ export function keptName(target: string, replacement: string, group: string, rol
   return beside(target, `.${base}.cowherd-${mark}.${role}`);
 }
 
-/** A file that is written no more. Its inode's number alone may be another file's soon. */
-function markOf({ ino, mtimeNs }: BigIntStats): string {
-  return `${ino.toString(36)}-${mtimeNs.toString(36)}`;
+/** Tells a file from others that have its inode's number later: by when it was made, or where the file system does not say, by its last change. */
+function markOf({ ino, birthtimeNs, mtimeNs }: BigIntStats): string {
+  return `${ino.toString(36)}-${(birthtimeNs || mtimeNs).toString(36)}`;
 }
 
 interface Kept {
@@ -71,11 +71,13 @@ export interface Recovered {
   readonly gone: string[];
   /** What is in its place again. */
   readonly back: string[];
+  /** What the system refused first; the other images are as they should be. */
+  readonly failure?: unknown;
 }
 
 /**
  * Brings back what killed runs had taken out of its place, and deletes what has served. What is the only copy of anything stays, if it
- * cannot go where it was. `hasEnded` is asked about each file's process. Not durable on return. Throws what the system refuses.
+ * cannot go where it was. `hasEnded` is asked about each file's process. Not durable on return.
  */
 export function recoverKept(
   directory: string,
@@ -90,29 +92,41 @@ export function recoverKept(
       groups.set(kept.whose, [...(groups.get(kept.whose) ?? []), kept]);
     }
   }
-  const done: Recovered = { gone: [], back: [] };
+  const gone: string[] = [];
+  const back: string[] = [];
+  let failure: unknown;
   for (const group of groups.values()) {
-    // The main file last: as long as it is here, it tells what is to be done with the others.
-    group.sort((one, other) => Number(one.role === 'main') - Number(other.role === 'main'));
-    for (const [kept, fate] of fatesOf(group)) {
-      if (fate === 'stay') continue;
-      if (fate === 'gone') done.gone.push(kept.path);
-      else done.back.push(kept.place!);
-      if (dryRun) continue;
+    try {
+      recover(group, { gone, back }, dryRun);
+    } catch (error) {
+      // Somebody else's, in a folder that all may write to.
+      failure ??= error;
+    }
+  }
+  return { gone, back, failure };
+}
+
+function recover(group: Kept[], { gone, back }: Pick<Recovered, 'gone' | 'back'>, dryRun: boolean): void {
+  // The main file last: as long as it is here, it tells what is to be done with the others.
+  group.sort((one, other) => Number(one.role === 'main') - Number(other.role === 'main'));
+  for (const [kept, fate] of fatesOf(group)) {
+    if (fate === 'stay') continue;
+    if (!dryRun) {
       if (fate === 'gone') unlinkSync(kept.path);
       else if (isReplaced(kept)) renameSync(kept.path, kept.place!);
       else moveUnlessExists(kept.path, kept.place!);
     }
+    if (fate === 'gone') gone.push(kept.path);
+    else back.push(kept.place!);
   }
-  return done;
 }
 
 function fatesOf(group: readonly Kept[]): (readonly [Kept, Fate])[] {
   const main = group.find(({ role }) => role === 'main');
   const fates = group.map((kept) => [kept, fateAlone(kept)] as const);
   if (!main) return fates;
-  // The new main file has its place, or somebody's: nothing can come back, and nothing is asked for any more.
-  if (main.place !== undefined && lstatIfAny(main.place)) return group.map((kept) => [kept, 'gone'] as const);
+  // The new main file has its place: nothing is asked for any more.
+  if (isReplaced(main)) return group.map((kept) => [kept, 'gone'] as const);
   // A new file in an old one's place, without the main file that names it, gives the place up.
   const whole = fates.map(([kept, fate]) => [kept, isReplaced(kept) ? ('back' as const) : fate] as const);
   // An old main file must not come back to what is another image's.

@@ -24,7 +24,7 @@ function findPlace(): string {
 
 /**
  * When a process began, in clock ticks since boot, as a decimal number: with its number it names one process of
- * this boot for good, though numbers are used again. Undefined when there is no such process.
+ * this boot for good, though numbers are used again. Undefined when there is no such process, or /proc does not show it.
  */
 export function processStart(pid: number): string | undefined {
   let text: string;
@@ -59,5 +59,7 @@ export function processMark(): string {
 export function hasEnded(marked: string): boolean | undefined {
   const [, pid, start, where] = /^(\d+)-([0-9a-z]*)(?:\.([0-9a-z]*))?$/.exec(marked) ?? [];
   if (start === undefined || start === '' || !where || where !== processPlace()) return undefined;
-  return processStart(Number(pid)) !== start;
+  const begun = processStart(Number(pid));
+  // Of other users' processes /proc need not tell anything (hidepid).
+  return begun === undefined ? !isAlive(Number(pid)) : begun !== start;
 }

@@ -32,7 +32,7 @@ const O_PATH = 0o10000000;
 
 /** Follows a path's symbolic links as the system does. Throws `bad-argument` (ELOOP). */
 export function placeOf(path: string): TargetPlace {
-  let at = absolute(process.cwd(), path);
+  let at = isAbsolute(path) ? absolute('/', path) : absolute(process.cwd(), path);
   for (let links = 0; links < maxLinks; links++) {
     const stats = lstatIfAny(at);
     if (!stats?.isSymbolicLink()) return { path: at, kind: isDevice(stats) ? 'device' : 'file' };

@@ -13,6 +13,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { type TempDir, tempDir } from '../../test/support/programs.ts';
 import { createTarget } from '../node.ts';
 import { sweepAsides } from '../platform/atomic-file.ts';
+import { keptName, recoverKept } from '../platform/kept-files.ts';
 import { commitTogether } from './file-group.ts';
 
 let built: TempDir;
@@ -115,6 +116,25 @@ describe('an image of several files', () => {
     renameSync(dir.file('data'), dir.file('mine'));
     sweepAsides(dir.path);
     expect(contents()).toEqual({ ...old, mine: 'somebody else’s' });
+  });
+
+  it('loses no piece where the main file was put back by hand', () => {
+    run('data', 'kill');
+    const [main] = readdirSync(dir.path).filter((name) => name.endsWith('.main'));
+    writeFileSync(dir.file('disk'), readFileSync(dir.file(main)));
+    sweepAsides(dir.path);
+    expect(Object.values(contents()).sort()).toEqual(['new', 'old data', 'old disk', 'old disk']);
+  });
+
+  it('is brought back where another one’s leftovers cannot be cleared', () => {
+    const kept = (name: string, group: string) => keptName(dir.file(name), dir.file('disk'), group, 'main');
+    const [stuck, back] = [kept('disk', 'aa'), kept('lost', 'bb')];
+    mkdirSync(stuck);
+    writeFileSync(back, 'lost');
+    const { gone, back: came, failure } = recoverKept(dir.path, readdirSync(dir.path), () => true);
+    expect([gone, came]).toEqual([[], [dir.file('lost')]]);
+    expect(failure).toBeInstanceOf(Error);
+    expect(readFileSync(dir.file('lost'), 'utf8')).toBe('lost');
   });
 
   it('does not come back to data elsewhere that may be the new one’s', () => {

@@ -134,9 +134,10 @@ export async function writtenInPlace(
  * A new file that has its name from the start, in a folder that lets no name go (`chattr +a`). Not committed, it stays there, empty. Throws
  * `exists`.
  */
-export async function madeInPlace(file: string, place: string, options: TargetOptions): Promise<TargetFile> {
+export async function madeInPlace(place: string, options: TargetOptions): Promise<TargetFile> {
   const { foreground, writeBehind, unflushed, mode } = options;
-  const opening = { create: 'exclusive', name: file, foreground, writeBehind, unflushed, mode } as const;
+  // By its own name, under which others may find it meanwhile.
+  const opening = { create: 'exclusive', foreground, writeBehind, unflushed, mode } as const;
   const store = await openFileStore(place, opening);
   const target = await writtenInPlace(place, store, {});
   let committed = false;
