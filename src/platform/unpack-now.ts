@@ -1,7 +1,6 @@
 import type { CodecName } from '../codecs/codec.ts';
 import { zstdFrameLength } from '../codecs/zstd-frame.ts';
 import { type Koffi, loadKoffi, loadZstd } from './koffi.ts';
-import { libdeflateNow } from './libdeflate.ts';
 import { loadZlib, ZStream, zlib, zlibVersion } from './z-stream.ts';
 
 /**
@@ -29,7 +28,7 @@ function load(codec: CodecName): UnpackNow | undefined {
     const koffi = loadKoffi();
     if (!koffi) return undefined;
     if (codec === 'zstd') return bindZstd(koffi);
-    return codec === 'deflate' ? (libdeflateNow(koffi) ?? bindDeflate(koffi)) : undefined;
+    return codec === 'deflate' ? bindDeflate(koffi) : undefined;
   } catch {
     // Optional: without it the work is done in libuv's pool.
     return undefined;

@@ -3,7 +3,7 @@ import { type Codec, registerCodec } from '../codecs/codec.ts';
 import { plainDeflate, plainZlib } from '../codecs/inflate.ts';
 import { looksRandom } from '../codecs/randomness.ts';
 import { DiskError } from '../errors.ts';
-import { bindLibdeflate, type Libdeflate } from './libdeflate.ts';
+import { bindLibdeflate } from './libdeflate.ts';
 import { bindDeflate, bindInflate, type Deflate, type Inflate, leastBytes, memoryLevel } from './libz.ts';
 
 interface Shape {
@@ -39,11 +39,11 @@ const level = 5;
 /** The furthest back that deflate can refer. libdeflate does; no reader of qcow2 that is known cares how far, QEMU included. */
 const farthest = 2 ** 15;
 
-/** libdeflate, or Node's zlib, on the thread pool: several units at a time use several cores. */
+/** Node's zlib, and for packing libdeflate, on the thread pool: several units at a time use several cores. */
 class ZlibCodec implements Codec {
   readonly #shape: Shape;
   readonly #library: ZlibLibrary;
-  #libdeflate: { readonly calls: Libdeflate | undefined } | undefined;
+  #libdeflate: { readonly call: Deflate | undefined } | undefined;
   #deflate: { readonly call: Deflate | undefined } | undefined;
   #inflate: { readonly call: Inflate | undefined } | undefined;
 
@@ -59,18 +59,16 @@ class ZlibCodec implements Codec {
   async unpack(packed: Uint8Array, into: Uint8Array): Promise<void> {
     if (into.length >= leastBytes && packed.length > 0) {
       // Any window that may have been packed with.
-      this.#inflate ??= {
-        call: this.#whole()?.inflate ?? bindInflate(this.name === 'deflate' ? -15 : 15),
-      };
+      this.#inflate ??= { call: bindInflate(this.name === 'deflate' ? -15 : 15) };
       if (await this.#inflate.call?.(packed, into)) return;
     }
     // What ends elsewhere, or is damaged, is rare.
     return this.#unpackByNode(packed, into);
   }
 
-  #whole(): Libdeflate | undefined {
-    this.#libdeflate ??= { calls: this.#library === 'libdeflate' ? bindLibdeflate(this.name) : undefined };
-    return this.#libdeflate.calls;
+  #whole(): Deflate | undefined {
+    this.#libdeflate ??= { call: this.#library === 'libdeflate' ? bindLibdeflate(this.name) : undefined };
+    return this.#libdeflate.call;
   }
 
   #unpackByNode(packed: Uint8Array, into: Uint8Array): Promise<void> {
@@ -109,7 +107,7 @@ class ZlibCodec implements Codec {
     if (inVain && limit < bytes.length) return undefined;
     if (inVain || bytes.length < leastBytes) return this.#packByNode(bytes, limit, inVain);
     this.#deflate ??= {
-      call: this.#whole()?.deflate ?? bindDeflate(this.name === 'deflate' ? -windowBits : windowBits, level),
+      call: this.#whole() ?? bindDeflate(this.name === 'deflate' ? -windowBits : windowBits, level),
     };
     const { call } = this.#deflate;
     return call ? call(bytes, limit) : this.#packByNode(bytes, limit, false);
@@ -131,10 +129,10 @@ class ZlibCodec implements Codec {
   }
 }
 
-/** What packs and unpacks, where it can be had; else the next one does. */
+/** What packs, where it can be had; else zlib does. */
 export type ZlibLibrary = 'libdeflate' | 'zlib';
 
-/** Makes the system's libdeflate the codec for deflate and zlib streams, or Node's zlib. `library` is for tests. */
+/** Makes Node's zlib the codec for deflate and zlib streams, with the system's libdeflate to pack. `library` is for tests. */
 export function registerZlibCodec(library: ZlibLibrary = 'libdeflate'): void {
   for (const shape of shapes) registerCodec(new ZlibCodec(shape, library));
 }
