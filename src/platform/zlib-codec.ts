@@ -43,8 +43,7 @@ const farthest = 2 ** 15;
 class ZlibCodec implements Codec {
   readonly #shape: Shape;
   readonly #library: ZlibLibrary;
-  #libdeflate: { readonly call: Deflate | undefined } | undefined;
-  #deflate: { readonly call: Deflate | undefined } | undefined;
+  #deflate: { readonly call: Deflate | undefined; readonly window: number } | undefined;
   #inflate: { readonly call: Inflate | undefined } | undefined;
 
   constructor(shape: Shape, library: ZlibLibrary) {
@@ -66,9 +65,13 @@ class ZlibCodec implements Codec {
     return this.#unpackByNode(packed, into);
   }
 
-  #whole(): Deflate | undefined {
-    this.#libdeflate ??= { call: this.#library === 'libdeflate' ? bindLibdeflate(this.name) : undefined };
-    return this.#libdeflate.call;
+  /** What packs, and how far back in bytes it can refer. */
+  #bindDeflate() {
+    const { windowBits } = this.#shape;
+    const whole = this.#library === 'libdeflate' ? bindLibdeflate(this.name) : undefined;
+    if (whole) return { call: whole, window: farthest };
+    const call = bindDeflate(this.name === 'deflate' ? -windowBits : windowBits, level);
+    return { call, window: 2 ** windowBits };
   }
 
   #unpackByNode(packed: Uint8Array, into: Uint8Array): Promise<void> {
@@ -102,14 +105,11 @@ class ZlibCodec implements Codec {
   }
 
   async pack(bytes: Uint8Array, limit: number): Promise<Uint8Array | undefined> {
-    const { windowBits } = this.#shape;
-    const inVain = looksRandom(bytes, this.#whole() ? farthest : 2 ** windowBits);
+    this.#deflate ??= this.#bindDeflate();
+    const { call, window } = this.#deflate;
+    const inVain = looksRandom(bytes, window);
     if (inVain && limit < bytes.length) return undefined;
     if (inVain || bytes.length < leastBytes) return this.#packByNode(bytes, limit, inVain);
-    this.#deflate ??= {
-      call: this.#whole() ?? bindDeflate(this.name === 'deflate' ? -windowBits : windowBits, level),
-    };
-    const { call } = this.#deflate;
     return call ? call(bytes, limit) : this.#packByNode(bytes, limit, false);
   }
 
