@@ -87,7 +87,9 @@ describe('XTS', () => {
       [512, 8192 - 512, 0],
       [512, 1024, 16_384],
       [1024, 7168, 8192],
+      [1024, maskBytes, 0],
       [4096, 8192, 0],
+      [4096, 9 * 4096, 0],
     ]) {
       for (const { data, apply } of [fast, plain]) {
         apply(data.subarray(0, length), data.subarray(to, to + length), sectorBytes);
