@@ -79,7 +79,7 @@ describe('XTS', () => {
     const [fast, plain] = [xtsMask(), plainMask()];
     for (const mask of [fast, plain]) {
       mask.data.set(counted(maskBytes));
-      mask.seeds.set(counted(256).map((byte) => byte * 181));
+      mask.seeds.set(counted(mask.seeds.length).map((byte) => byte * 181));
     }
     // Whole groups of sectors that go abreast, a rest, and fewer than a group; in place, and from one place to another.
     for (const [sectorBytes, length, to] of [
