@@ -17,10 +17,11 @@ import './bytes/dispose-symbols.ts';
 
 export { DiskError, type DiskErrorCode, type ErrorPlace, isDiskError } from './errors.ts';
 export type * from './filesystems/file-system.ts';
-export { openFileSystem, type Volume, volumesOf } from './filesystems/open.ts';
+export { openFileSystem } from './filesystems/open.ts';
 export { type Partition, type PartitionTable, readPartitions } from './filesystems/partitions.ts';
 export type { ByteSource } from './filesystems/source.ts';
 export { lookUp, type TreeEntry, walkTree } from './filesystems/tree.ts';
+export { type Volume, volumesOf } from './filesystems/volumes.ts';
 export type * from './formats/driver.ts';
 export { isWritable } from './formats/driver.ts';
 export { findFormat, formats } from './formats/index.ts';

@@ -15,8 +15,13 @@ function makeTable(): Uint32Array {
 
 /** The CRC-32 of `bytes`, as an unsigned number. */
 export function crc32(bytes: Uint8Array): number {
+  return ~crc32Register(~0, bytes) >>> 0;
+}
+
+/** The register after `bytes`, which held `start` before them: for checksums that begin or end in another way. Unsigned. */
+export function crc32Register(start: number, bytes: Uint8Array): number {
   table ??= makeTable();
-  let crc = ~0;
+  let crc = start;
   for (const byte of bytes) crc = table[(crc ^ byte) & 255] ^ (crc >>> 8);
-  return ~crc >>> 0;
+  return crc >>> 0;
 }

@@ -1,8 +1,9 @@
 import { writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { openFileSystem, volumesOf } from '../../src/filesystems/open.ts';
+import { openFileSystem } from '../../src/filesystems/open.ts';
 import { readPartitions } from '../../src/filesystems/partitions.ts';
 import { readContent, walkTree } from '../../src/filesystems/tree.ts';
+import { volumesOf } from '../../src/filesystems/volumes.ts';
 import { openImageFile } from '../../src/node.ts';
 import { have, mustRun, type TempDir, tempDir } from '../support/programs.ts';
 

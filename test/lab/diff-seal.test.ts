@@ -263,6 +263,9 @@ describe.skipIf(!needed.every(have))('diff, and seal', () => {
         `PARTUUID=${partuuid}`,
         ...['/dev/vda2', '/dev/sda2', '/dev/nvme0n1p2', 'LABEL=more'],
         'UUID=A7F3C2D0-0000-4000-8000-000000000001',
+        `/dev/disk/by-partuuid/${partuuid}`,
+        '/dev/disk/by-label/more',
+        '/dev/disk/by-uuid/a7f3c2d0-0000-4000-8000-000000000001',
       ]) {
         writeFileSync(
           join(root, 'etc/fstab'),

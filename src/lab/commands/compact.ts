@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
+import { nameInWords } from '../../filesystems/volumes.ts';
 import { type Lab, openLab } from '../lab.ts';
 import { withoutControls } from '../messages.ts';
 import { assertNoOtherDomain } from '../other-domains.ts';
@@ -115,11 +116,11 @@ function linesOf(one: Compacted, dryRun: boolean, context: CliContext): readonly
   const what = `${humanSize(freed)} of deleted files and ${humanSize(zeroes)} of zeroes stored`;
   return [
     `${shown(context, path)}: ${what}${dryRun ? '' : `; ${humanSize(before)} by du, now ${humanSize(after)}`}`,
-    ...volumes.flatMap(({ partition, note }) =>
+    ...volumes.flatMap(({ partition, logical, note }) =>
       note === undefined
         ? []
         : [
-            `  (${partition === undefined ? 'the disk' : `partition ${partition}`}: only zeroes were looked for: ${withoutControls(note)})`,
+            `  (${withoutControls(nameInWords(partition, logical))}: only zeroes were looked for: ${withoutControls(note)})`,
           ],
     ),
   ];

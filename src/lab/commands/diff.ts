@@ -113,10 +113,12 @@ function describe(diff: ImageDiff, context: CliContext): void {
   );
 }
 
-function nameOf({ partition, fileSystem, label, length, offset, notes }: VolumeDiff): string {
+function nameOf({ partition, logical, fileSystem, label, length, offset, notes }: VolumeDiff): string {
   const kind = fileSystem === undefined ? '' : ` ${fileSystem}${label ? ` "${withoutControls(label)}"` : ''}`;
   if (partition !== undefined)
     return `partition ${partition}:${kind} ${humanSize(length)} at ${humanSize(offset)}`;
+  if (logical !== undefined)
+    return `logical volume ${withoutControls(logical)}:${kind} ${humanSize(length)} at ${humanSize(offset)}`;
   return fileSystem !== undefined || notes.length === 0
     ? `the disk:${kind} ${humanSize(length)}`
     : 'the disk';

@@ -2,15 +2,19 @@ import { IntervalSet } from '../../bytes/intervals.ts';
 import { humanSize } from '../../cli/sizes.ts';
 import { DiskError, isDiskError } from '../../errors.ts';
 import type { ByteRange, FileSystem } from '../../filesystems/file-system.ts';
-import { openFileSystem, type Volume, volumesOf } from '../../filesystems/open.ts';
+import { openFileSystem } from '../../filesystems/open.ts';
+import { lieAlike, placesOf } from '../../filesystems/pieces.ts';
+import { type Volume, volumesOf } from '../../filesystems/volumes.ts';
 import type { Image } from '../../image/image.ts';
 import { diffRanges } from './diff-ranges.ts';
 import { diffTrees, type FileChange } from './diff-trees.ts';
 
-/** What differs within a partition, or on a disk without any. */
+/** What differs within a partition or a logical volume, or on a disk without any. */
 export interface VolumeDiff {
-  /** The partition's number; undefined: the whole disk, or what lies outside the partitions. */
+  /** The partition's number; undefined: a logical volume, the whole disk, or what lies outside the partitions. */
   readonly partition?: number;
+  /** `GROUP/NAME` of a logical volume (LVM). */
+  readonly logical?: string;
   /** Of the disk after the change, in bytes. */
   readonly offset: number;
   readonly length: number;
@@ -47,9 +51,13 @@ export async function diffImages(before: Image, after: Image, options: DiffOptio
   outside.add(0, after.size);
   for (const volume of now) {
     if (options.signal?.aborted) throw new DiskError('aborted', 'Comparing was interrupted');
-    outside.delete(volume.offset, volume.offset + volume.length);
+    // A logical volume that cannot be read lies in others, of which nothing is known: it is told by its bytes.
+    if (volume.pieces.length === 0) continue;
+    for (const { offset, length } of volume.pieces) outside.delete(offset, offset + length);
     // One that has grown, as a seat's does on a larger disk, is still the same.
-    const former = old.find(({ offset }) => offset === volume.offset);
+    const former = old.find(({ offset, logical }) =>
+      volume.logical ? logical?.uuid === volume.logical.uuid : !logical && offset === volume.offset,
+    );
     volumes.push(await diffVolume(before, after, former, volume, touched, options));
   }
   const rest = [...outside.intervals()].map(({ start, end }) => ({ offset: start, length: end - start }));
@@ -59,7 +67,11 @@ export async function diffImages(before: Image, after: Image, options: DiffOptio
       offset: 0,
       length: after.size,
       ranges,
-      notes: ['outside the partitions: boot code, partition table'],
+      notes: [
+        now.some(({ logical }) => logical)
+          ? "outside the partitions and logical volumes: boot code, partition table, LVM's own records"
+          : 'outside the partitions: boot code, partition table',
+      ],
     });
   }
   return { before: before.size, after: after.size, volumes };
@@ -94,12 +106,20 @@ async function diffVolume(
   touched: IntervalSet,
   options: DiffOptions,
 ): Promise<VolumeDiff> {
-  const { offset, length, partition } = volume;
-  const place = { partition: partition?.number, offset, length };
+  const { offset, length, pieces, partition, logical } = volume;
+  const place = { partition: partition?.number, logical: logical?.name, offset, length };
   const notes: string[] = [];
   if (!former && partition) notes.push('the partition was not there before, or lay elsewhere');
+  if (!former && logical) notes.push('the logical volume was not there before');
   if (former && former.length !== length) notes.push(`it had ${humanSize(former.length)} before`);
-  if (former && !touched.overlaps(offset, offset + length)) {
+  // Elsewhere on the disk it would be other bytes that tell whether it changed.
+  const unmoved = former && lieAlike(former.pieces, pieces);
+  const isTouched = (from: number, to: number) => {
+    for (const { offset: at, length: bytes } of placesOf(pieces, from, to - from))
+      if (touched.overlaps(at, at + bytes)) return true;
+    return !unmoved;
+  };
+  if (former && !isTouched(0, length)) {
     const same = await systemOf(volume, notes);
     return { ...place, ...named(same), ...(same ? { files: [] } : { ranges: [] }), notes };
   }
@@ -109,7 +129,6 @@ async function diffVolume(
     if (system.needsRecovery) notes.push('it was not unmounted: what waits in its journal is not shown');
     try {
       const files: FileChange[] = [];
-      const isTouched = (from: number, to: number) => touched.overlaps(offset + from, offset + to);
       for await (const change of diffTrees(old, system, isTouched)) {
         if (options.signal?.aborted) throw new DiskError('aborted', 'Comparing was interrupted');
         files.push(change);
@@ -120,7 +139,7 @@ async function diffVolume(
       notes.push(`its files cannot be compared: ${error.message}`);
     }
   }
-  const ranges = await diffRanges(before, after, [{ offset, length }], touched, options);
+  const ranges = await diffRanges(before, after, pieces, touched, options);
   return { ...place, ...named(system), ranges, notes };
 }
 

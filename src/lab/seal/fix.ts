@@ -2,6 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { DiskError } from '../../errors.ts';
 import type { ByteSource } from '../../filesystems/source.ts';
+import { volumeName } from '../../filesystems/volumes.ts';
 import type { Image } from '../../image/image.ts';
 import { openImageFile } from '../../node.ts';
 import { requireTools, runTool } from '../build/tools.ts';
@@ -84,13 +85,23 @@ async function collect(
 }
 
 function assertWritable({ system, volume }: GuestVolume, path: string): void {
-  const where = volume.partition ? `partition ${volume.partition.number}` : 'the disk';
+  const where = volumeName(volume);
   if (!system?.kind.startsWith('ext') || system.needsRecovery) {
     const why = system?.needsRecovery ? 'was not unmounted' : 'is not ext2, ext3 or ext4';
     throw new DiskError('unsupported', `Nothing can be changed on ${where}: it ${why}`, {
       path,
       detail: { fix: 'shut the guest down properly, or clean it in the guest' },
     });
+  }
+  if (volume.pieces.length !== 1) {
+    throw new DiskError(
+      'unsupported',
+      `Nothing can be changed on ${where}: it lies in ${volume.pieces.length} pieces`,
+      {
+        path,
+        detail: { fix: 'clean it in the guest' },
+      },
+    );
   }
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is refused
   if (/["\\\x00-\x1f\x7f]/.test(path)) {

@@ -1,8 +1,9 @@
 import { isDiskError } from '../../errors.ts';
 import type { DirectoryEntry, FileNode, FileSystem } from '../../filesystems/file-system.ts';
-import { openFileSystem, type Volume, volumesOf } from '../../filesystems/open.ts';
+import { openFileSystem } from '../../filesystems/open.ts';
 import type { ByteSource } from '../../filesystems/source.ts';
 import { lookUp, readContent } from '../../filesystems/tree.ts';
+import { type Volume, volumesOf } from '../../filesystems/volumes.ts';
 
 /** A volume with what it holds. */
 export interface GuestVolume {
@@ -101,15 +102,33 @@ export class GuestFiles {
 /** Partitions of a machine's first disk, by the kernel's names. */
 const firstDisk = /^\/dev\/(?:[shv]da|xvda|nvme0n1p|mmcblk0p)(\d+)$/;
 
+/** What a volume is known by in fstab(5), as `KEY=value` or by udev's links; the value as it is compared. */
+function tagOf(device: string): { readonly key: string | undefined; readonly value: string } {
+  const [, key, quoted = ''] = /^(UUID|LABEL|PARTUUID)="?([^"]*)"?$/.exec(device) ?? [];
+  const [, link, name = ''] = /^\/dev\/disk\/by-(uuid|label|partuuid)\/(.+)$/.exec(device) ?? [];
+  const either = key ?? link?.toUpperCase();
+  const value = key ? quoted : name;
+  return { key: either, value: either === 'LABEL' ? value : value.toLowerCase() };
+}
+
+/** The device mapper doubles dashes within names, so that one dash parts them. */
+function logicalNames({ name, uuid }: { readonly name: string; readonly uuid: string }): readonly string[] {
+  const mapped = name
+    .split('/')
+    .map((part) => part.replaceAll('-', '--'))
+    .join('-');
+  return [`/dev/${name}`, `/dev/mapper/${mapped}`, `/dev/disk/by-id/dm-uuid-LVM-${uuid}`];
+}
+
 function mountsOf(fstab: string, volumes: readonly GuestVolume[]): { at: string; system: FileSystem }[] {
   return fstab.split('\n').flatMap((line) => {
     const [device = '', at] = line.trim().split(/\s+/);
     if (at === undefined || !/^\/./.test(at)) return [];
     const number = firstDisk.exec(device)?.[1];
-    const [, key, quoted = ''] = /^(UUID|LABEL|PARTUUID)="?([^"]*)"?$/.exec(device) ?? [];
-    const value = key === 'LABEL' ? quoted : quoted.toLowerCase();
-    const found = volumes.find(({ volume: { partition }, system }) => {
+    const { key, value } = tagOf(device);
+    const found = volumes.find(({ volume: { partition, logical }, system }) => {
       if (number !== undefined) return partition?.number === Number(number);
+      if (logical && logicalNames(logical).includes(device)) return true;
       if (key === undefined || value === '') return false;
       if (key === 'PARTUUID') return partition?.uuid === value;
       return key === 'UUID' ? system?.uuid.toLowerCase() === value : system?.label === value;

@@ -1,5 +1,6 @@
 import { isDiskError } from '../../errors.ts';
 import type { ByteSource } from '../../filesystems/source.ts';
+import { volumeName } from '../../filesystems/volumes.ts';
 import { GuestFiles } from './guest-files.ts';
 import { rules } from './rules.ts';
 
@@ -35,7 +36,7 @@ export async function lintImage(disk: ByteSource): Promise<LintReport> {
   const guest = await GuestFiles.of(disk);
   const notes: string[] = [];
   for (const { volume, system, damage } of guest.volumes) {
-    const name = volume.partition ? `partition ${volume.partition.number}` : 'the disk';
+    const name = volumeName(volume);
     if (damage !== undefined) notes.push(`${name} cannot be read: ${damage}`);
     if (system?.needsRecovery) {
       notes.push(
@@ -43,7 +44,10 @@ export async function lintImage(disk: ByteSource): Promise<LintReport> {
       );
     }
   }
-  if (!guest.hasRoot) notes.push('no Linux system was found on ext4: nothing was looked at');
+  if (!guest.hasRoot)
+    notes.push(
+      'no Linux system was found on ext4 (in a partition or a linear LVM volume): nothing was looked at',
+    );
   const findings: Finding[] = [];
   for (const rule of rules) {
     try {

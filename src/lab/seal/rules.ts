@@ -1,4 +1,5 @@
 import { walkTree } from '../../filesystems/tree.ts';
+import { volumeName } from '../../filesystems/volumes.ts';
 import type { GuestFile, GuestFiles } from './guest-files.ts';
 import type { Finding } from './lint.ts';
 
@@ -120,12 +121,12 @@ const leases: Rule = async (guest) => {
 
 const swap: Rule = async (guest) => {
   const findings: Finding[] = [];
-  for (const { volume, system } of guest.volumes) {
-    if (system || volume.length < 4096) continue;
+  for (const { volume, system, damage } of guest.volumes) {
+    if (system || damage !== undefined || volume.length < 4096) continue;
     const mark = new Uint8Array(10);
     await volume.bytes.read(4086, mark);
     const text = new TextDecoder('latin1').decode(mark);
-    const path = volume.partition ? `partition ${volume.partition.number}` : 'the disk';
+    const path = volumeName(volume);
     if (/^(S1SUSPEND|ULSUSPEND|LINHIB)/.test(text)) {
       findings.push({
         rule: 'swap',

@@ -2,16 +2,20 @@ import { IntervalSet } from '../../bytes/intervals.ts';
 import { alignDown, alignUp } from '../../bytes/numbers.ts';
 import { isZero } from '../../bytes/zero.ts';
 import { DiskError, isDiskError } from '../../errors.ts';
-import { openFileSystem, type Volume, volumesOf } from '../../filesystems/open.ts';
+import { openFileSystem } from '../../filesystems/open.ts';
+import { placesOf } from '../../filesystems/pieces.ts';
 import { foreignSignature } from '../../filesystems/signatures.ts';
+import { type Volume, volumesOf } from '../../filesystems/volumes.ts';
 import { unitOf } from '../../formats/driver.ts';
 import type { Image } from '../../image/image.ts';
 import type { OnProgress } from '../../storage/store.ts';
 
-/** What was found in a partition, or on a disk without any. */
+/** What was found in a partition or a logical volume, or on a disk without any. */
 export interface VolumeUse {
-  /** Undefined: the whole disk. */
+  /** Undefined: the whole disk, or a logical volume. */
   readonly partition?: number;
+  /** `GROUP/NAME` of a logical volume (LVM). */
+  readonly logical?: string;
   readonly fileSystem?: string;
   /** Bytes that its file system has free; undefined where that is not known. */
   readonly free?: number;
@@ -80,12 +84,10 @@ export async function findUnused(
 }
 
 async function freeIn(volume: Volume, all: readonly Volume[], found: IntervalSet): Promise<VolumeUse> {
-  const { partition, offset, length, bytes } = volume;
-  const place = { partition: partition?.number };
-  const overlapped = all.some(
-    (one) => one !== volume && one.offset < offset + length && offset < one.offset + one.length,
-  );
-  if (overlapped) return { ...place, note: 'it overlaps another partition' };
+  const { partition, logical, pieces, bytes } = volume;
+  const place = { partition: partition?.number, logical: logical?.name };
+  if (overlaps(volume, all)) return { ...place, note: 'it overlaps another volume' };
+  if (logical?.heldBy !== undefined) return { ...place, note: logical.heldBy };
   if (partition && foreignTypes.has(partition.type))
     return { ...place, note: `its type (${partition.type}) is that of no file system` };
   try {
@@ -94,14 +96,30 @@ async function freeIn(volume: Volume, all: readonly Volume[], found: IntervalSet
     const other = await foreignSignature(bytes);
     if (other !== undefined)
       return { ...place, fileSystem: system.kind, note: `it carries the mark of ${other}` };
-    for await (const range of system.freeRanges())
-      found.add(offset + range.offset, offset + range.offset + range.length);
+    for await (const range of system.freeRanges()) {
+      for (const { offset, length } of placesOf(pieces, range.offset, range.length))
+        found.add(offset, offset + length);
+    }
     return { ...place, fileSystem: system.kind, free: found.total };
   } catch (error) {
     if (!isDiskError(error) || !['in-use', 'corrupt', 'unsupported'].includes(error.code)) throw error;
     found.clear();
     return { ...place, note: error.message };
   }
+}
+
+/** Also where pieces of its own lie over each other. */
+function overlaps(volume: Volume, all: readonly Volume[]): boolean {
+  const others = new IntervalSet();
+  for (const one of all) {
+    if (one === volume) continue;
+    for (const { offset, length } of one.pieces) others.add(offset, offset + length);
+  }
+  for (const { offset, length } of volume.pieces) {
+    if (others.overlaps(offset, offset + length)) return true;
+    others.add(offset, offset + length);
+  }
+  return false;
 }
 
 /** Grains of [from, to) that are read whole, are all zero, and are not known to be free. */

@@ -1,0 +1,76 @@
+import { DiskError, isDiskError } from '../errors.ts';
+import type { ByteRange } from './file-system.ts';
+import { type LogicalVolume, readLogicalVolumes } from './lvm/logical-volumes.ts';
+import { hasFileSystem } from './open.ts';
+import { type Partition, readPartitions } from './partitions.ts';
+import { joined } from './pieces.ts';
+import { type ByteSource, windowOf } from './source.ts';
+
+/** A part of a disk that may hold a file system. */
+export interface Volume {
+  /** A partition; undefined for the whole disk, which has none, and for a logical volume. */
+  readonly partition?: Partition;
+  /** One of LVM's. */
+  readonly logical?: LogicalVolume;
+  /** Where it begins within the disk, in bytes; of a logical volume that cannot be read what it lies in. */
+  readonly offset: number;
+  readonly length: number;
+  /** Where its bytes lie within the disk, in order; none where nobody can tell. */
+  readonly pieces: readonly ByteRange[];
+  /** Throws `unsupported` or `corrupt` where it cannot be read. */
+  readonly bytes: ByteSource;
+}
+
+/**
+ * The partitions of a disk but for extended ones, or the disk itself where it has none; in place of one that is LVM's, its logical volumes
+ * (what else of it there is, is LVM's own).
+ */
+export async function volumesOf(disk: ByteSource): Promise<readonly Volume[]> {
+  const { partitions } = await readPartitions(disk);
+  const places =
+    partitions.length === 0
+      ? [{ partition: undefined, offset: 0, length: disk.size }]
+      : partitions
+          .filter(({ type }) => !['5', 'f', '85'].includes(type))
+          .map((partition) => ({ partition, offset: partition.offset, length: partition.length }));
+  const volumes: Volume[] = [];
+  for (const place of places) {
+    const bytes = windowOf(disk, place.offset, place.length);
+    const plain = { ...place, pieces: [{ offset: place.offset, length: place.length }], bytes };
+    try {
+      // Who makes a file system over LVM may leave its label; who makes LVM over a file system wipes that.
+      const logical = (await hasFileSystem(bytes)) ? undefined : await readLogicalVolumes(bytes);
+      if (logical?.length) volumes.push(...logical.map((one) => logicalVolume(disk, place.offset, one)));
+      else volumes.push(plain);
+    } catch (error) {
+      if (!isDiskError(error, 'corrupt') && !isDiskError(error, 'unsupported')) throw error;
+      volumes.push({ ...plain, bytes: failing(place.length, error) });
+    }
+  }
+  return volumes;
+}
+
+function logicalVolume(disk: ByteSource, start: number, logical: LogicalVolume): Volume {
+  const { length, unreadable } = logical;
+  const pieces = logical.pieces.map((piece) => ({ ...piece, offset: start + piece.offset }));
+  const bytes =
+    unreadable === undefined
+      ? joined(disk, pieces)
+      : failing(length, new DiskError('unsupported', unreadable, { path: logical.name }));
+  return { logical, offset: pieces[0]?.offset ?? start, length, pieces, bytes };
+}
+
+function failing(size: number, error: DiskError): ByteSource {
+  return { size, read: () => Promise.reject(error) };
+}
+
+/** What to call it in a sentence. */
+export function volumeName({ partition, logical }: Pick<Volume, 'partition' | 'logical'>): string {
+  return nameInWords(partition?.number, logical?.name);
+}
+
+/** The same, of a partition's number or a logical volume's name, where there is either. */
+export function nameInWords(partition: number | undefined, logical: string | undefined): string {
+  if (logical !== undefined) return `the logical volume ${logical}`;
+  return partition === undefined ? 'the disk' : `partition ${partition}`;
+}
