@@ -12,6 +12,8 @@ export interface Volume {
   readonly partition?: Partition;
   /** One of LVM's. */
   readonly logical?: LogicalVolume;
+  /** Of a logical volume: the physical one that it lies in. */
+  readonly physical?: ByteRange;
   /** Where it begins within the disk, in bytes; of a logical volume that cannot be read what it lies in. */
   readonly offset: number;
   readonly length: number;
@@ -40,7 +42,7 @@ export async function volumesOf(disk: ByteSource): Promise<readonly Volume[]> {
     try {
       // Who makes a file system over LVM may leave its label; who makes LVM over a file system wipes that.
       const logical = (await hasFileSystem(bytes)) ? undefined : await readLogicalVolumes(bytes);
-      if (logical?.length) volumes.push(...logical.map((one) => logicalVolume(disk, place.offset, one)));
+      if (logical?.length) volumes.push(...logical.map((one) => logicalVolume(disk, place, one)));
       else volumes.push(plain);
     } catch (error) {
       if (!isDiskError(error, 'corrupt') && !isDiskError(error, 'unsupported')) throw error;
@@ -50,14 +52,15 @@ export async function volumesOf(disk: ByteSource): Promise<readonly Volume[]> {
   return volumes;
 }
 
-function logicalVolume(disk: ByteSource, start: number, logical: LogicalVolume): Volume {
+function logicalVolume(disk: ByteSource, physical: ByteRange, logical: LogicalVolume): Volume {
+  const start = physical.offset;
   const { length, unreadable } = logical;
   const pieces = logical.pieces.map((piece) => ({ ...piece, offset: start + piece.offset }));
   const bytes =
     unreadable === undefined
       ? joined(disk, pieces)
       : failing(length, new DiskError('unsupported', unreadable, { path: logical.name }));
-  return { logical, offset: pieces[0]?.offset ?? start, length, pieces, bytes };
+  return { logical, physical, offset: pieces[0]?.offset ?? start, length, pieces, bytes };
 }
 
 function failing(size: number, error: DiskError): ByteSource {

@@ -108,12 +108,14 @@ async function freeIn(volume: Volume, all: readonly Volume[], found: IntervalSet
   }
 }
 
-/** Also where pieces of its own lie over each other. */
+/** Also where pieces of its own lie over each other, or where LVM keeps what it needs itself. */
 function overlaps(volume: Volume, all: readonly Volume[]): boolean {
   const others = new IntervalSet();
   for (const one of all) {
     if (one === volume) continue;
-    for (const { offset, length } of one.pieces) others.add(offset, offset + length);
+    const isApart = one.physical?.offset !== volume.physical?.offset;
+    const places = one.physical && isApart ? [one.physical] : one.pieces;
+    for (const { offset, length } of places) others.add(offset, offset + length);
   }
   for (const { offset, length } of volume.pieces) {
     if (others.overlaps(offset, offset + length)) return true;
