@@ -109,14 +109,8 @@ export interface BitmapContent {
   ranges(): Iterable<{ readonly offset: number; readonly length: number }>;
 }
 
-/**
- * The persistent bitmaps of an image. Each change is durable, whole or not at all; nothing else may be under way on the
- * layer. Throw `not-found`, `exists`, `in-use` (an inconsistent one), `read-only`.
- */
-export interface LayerBitmaps {
-  /** False: an image of this version cannot hold any. */
-  readonly supported: boolean;
-  list(): Promise<readonly BitmapInfo[]>;
+/** What can be done to bitmaps. Throw `not-found`, `exists`, `in-use` (an inconsistent one), `read-only`. */
+export interface BitmapChanges {
   content(name: string): Promise<BitmapContent>;
   /** `granularity`: bytes, a power of two from 512 to 2 GiB; default by the cluster size. */
   add(wanted: {
@@ -129,6 +123,21 @@ export interface LayerBitmaps {
   enable(name: string, enabled: boolean): Promise<void>;
   /** Makes dirty what another bitmap, of a disk of the same size, has dirty. */
   merge(name: string, from: BitmapContent): Promise<void>;
+}
+
+/**
+ * The persistent bitmaps of an image. Each change is durable, whole or not at all; nothing else may be under way on the
+ * layer.
+ */
+export interface LayerBitmaps extends BitmapChanges {
+  /** False: an image of this version cannot hold any. */
+  readonly supported: boolean;
+  list(): Promise<readonly BitmapInfo[]>;
+  /**
+   * Makes what `work` changes one change: durable when this ends, and nothing of it before. Where `work` fails half-way, what
+   * it had changed until then is kept.
+   */
+  together(work: (bitmaps: BitmapChanges) => Promise<void>): Promise<void>;
 }
 
 /** A snapshot that is meant: its id or else its name, or both as far as they are given. */

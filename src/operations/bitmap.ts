@@ -1,5 +1,5 @@
 import { DiskError } from '../errors.ts';
-import type { BitmapContent, BitmapInfo, LayerBitmaps } from '../formats/driver.ts';
+import type { BitmapChanges, BitmapContent, BitmapInfo } from '../formats/driver.ts';
 import type { Image } from '../image/image.ts';
 
 /** What can be done to a persistent bitmap. */
@@ -16,20 +16,40 @@ export async function listBitmaps(image: Image): Promise<readonly BitmapInfo[]> 
 
 /** What a bitmap says. Throws `not-found`, `in-use` (inconsistent), `unsupported`. */
 export async function readBitmap(image: Image, name: string): Promise<BitmapContent> {
-  return image.exclusively(() => bitmapsOf(image, name).content(name));
+  const { bitmaps } = image.layer;
+  if (!bitmaps) throw noBitmaps(image, name, false);
+  return image.exclusively(() => bitmaps.content(name));
 }
+
+/** Makes one change among others that are to become durable together. */
+export type ChangeBitmap = (name: string, action: BitmapAction) => Promise<void>;
 
 /**
  * Changes one bitmap, durably: whole or not at all. Throws `unsupported` (field `bitmap`) for a format that has none,
  * `not-found`, `exists`, `in-use` (an inconsistent one, which can only be removed), `bad-argument`.
  */
-export async function changeBitmap(image: Image, name: string, action: BitmapAction): Promise<void> {
-  if (action.kind !== 'merge') {
-    await image.exclusively(() => perform(bitmapsOf(image, name, action.kind === 'add'), name, action));
-    return;
+export function changeBitmap(image: Image, name: string, action: BitmapAction): Promise<void> {
+  return changeBitmaps(image, (change) => change(name, action));
+}
+
+/**
+ * Changes bitmaps, durably, and as one: a stop or a power cut in between leaves them as they were. Where a change fails, those
+ * before it are kept. Throws what `work` throws; its changes throw as `changeBitmap` does.
+ */
+export async function changeBitmaps(
+  image: Image,
+  work: (change: ChangeBitmap) => Promise<void>,
+): Promise<void> {
+  const { bitmaps } = image.layer;
+  if (!bitmaps) {
+    return work(async (name, action) => {
+      if (action.kind === 'merge') await readBitmap(action.from ?? image, action.source);
+      throw noBitmaps(image, name, action.kind === 'add');
+    });
   }
-  const content = await readBitmap(action.from ?? image, action.source);
-  await image.exclusively(() => bitmapsOf(image, name).merge(name, content));
+  await image.exclusively(() =>
+    bitmaps.together((row) => work((name, action) => perform(row, image, name, action))),
+  );
 }
 
 /** Whether an image can hold bitmaps. */
@@ -38,21 +58,26 @@ export function supportsBitmaps({ layer }: Image): boolean {
 }
 
 /**
- * Gives `target` the bitmaps of `source`, with what they say and whether they record. Those that are inconsistent are
- * left out. Throws as `changeBitmap` does; `detail.step` says whether it was to 'create' or to 'populate', and
- * `detail.name` which bitmap.
+ * Gives `target` the bitmaps of `source`, with what they say and whether they record, all at once. Those that are
+ * inconsistent are left out. Throws as `changeBitmap` does (one that cannot be filled is then not there, those before it
+ * are); `detail.step` says whether it was to 'create' or to 'populate', and `detail.name` which bitmap.
  */
 export async function copyBitmaps(source: Image, target: Image): Promise<void> {
-  for (const { name, granularity, enabled, inconsistent } of await listBitmaps(source)) {
-    if (inconsistent) continue;
-    await atStep('create', name, () =>
-      changeBitmap(target, name, { kind: 'add', granularity, enabled: false }),
-    );
-    await atStep('populate', name, () =>
-      changeBitmap(target, name, { kind: 'merge', source: name, from: source }),
-    );
-    if (enabled) await changeBitmap(target, name, { kind: 'enable' });
-  }
+  const found = await listBitmaps(source);
+  await changeBitmaps(target, async (change) => {
+    for (const { name, granularity, enabled, inconsistent } of found) {
+      if (inconsistent) continue;
+      await atStep('create', name, () => change(name, { kind: 'add', granularity, enabled: false }));
+      try {
+        await atStep('populate', name, () => change(name, { kind: 'merge', source: name, from: source }));
+      } catch (error) {
+        // An empty one would say that nothing has changed.
+        await change(name, { kind: 'remove' });
+        throw error;
+      }
+      if (enabled) await change(name, { kind: 'enable' });
+    }
+  });
 }
 
 async function atStep(step: 'create' | 'populate', name: string, work: () => Promise<void>): Promise<void> {
@@ -65,10 +90,11 @@ async function atStep(step: 'create' | 'populate', name: string, work: () => Pro
   }
 }
 
-function perform(
-  bitmaps: LayerBitmaps,
+async function perform(
+  bitmaps: BitmapChanges,
+  image: Image,
   name: string,
-  action: Exclude<BitmapAction, { kind: 'merge' }>,
+  action: BitmapAction,
 ): Promise<void> {
   switch (action.kind) {
     case 'add':
@@ -77,22 +103,25 @@ function perform(
       return bitmaps.remove(name);
     case 'clear':
       return bitmaps.clear(name);
+    case 'merge': {
+      const { from = image, source } = action;
+      return bitmaps.merge(name, await (from === image ? bitmaps.content(source) : readBitmap(from, source)));
+    }
     default:
       return bitmaps.enable(name, action.kind === 'enable');
   }
 }
 
 /** A format without bitmaps cannot store one; of others there is none to be found. */
-function bitmapsOf({ layer }: Image, name: string, adding = false): LayerBitmaps {
-  if (layer.bitmaps) return layer.bitmaps;
+function noBitmaps({ layer }: Image, name: string, adding: boolean): DiskError {
   const place = { path: layer.source.name, field: 'bitmap' };
   if (adding) {
-    throw new DiskError('unsupported', `Images in ${layer.format} format have no bitmaps`, {
+    return new DiskError('unsupported', `Images in ${layer.format} format have no bitmaps`, {
       ...place,
       detail: { format: layer.format, name, errno: 'ENOTSUP' },
     });
   }
-  throw new DiskError('not-found', `Dirty bitmap '${name}' not found`, {
+  return new DiskError('not-found', `Dirty bitmap '${name}' not found`, {
     ...place,
     detail: { name, errno: 'ENOENT' },
   });

@@ -1,6 +1,6 @@
 import { isDiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
-import { type BitmapAction, changeBitmap } from '../../operations/bitmap.ts';
+import { type BitmapAction, changeBitmaps } from '../../operations/bitmap.ts';
 import type { CliContext, Command } from '../context.ts';
 import { CliFailure } from '../failure.ts';
 import { ImageArguments } from '../image-arguments.ts';
@@ -53,7 +53,7 @@ export const run: Command = async (args, context) => {
     corruptDependents: force,
   });
   await using source = await openSource(context, wish);
-  for (const wanted of wish.actions) await perform(wish, wanted, image, name, source?.image);
+  await performAll(wish, image, name, source?.image);
   return 0;
 };
 
@@ -100,21 +100,24 @@ async function openSource(
   return { image, [Symbol.asyncDispose]: () => image[Symbol.asyncDispose]() };
 }
 
-async function perform(
+/** As one: a bitmap that was added or cleared, and is not filled yet, would say that nothing has changed. */
+async function performAll(
   wish: BitmapArguments,
-  wanted: Wanted,
   image: Image,
   name: string,
   from: Image | undefined,
 ): Promise<void> {
+  let kind: Wanted['kind'] = wish.actions[0].kind;
   try {
-    await changeBitmap(image, name, actionOf(wish, wanted, from));
+    await changeBitmaps(image, async (change) => {
+      for (const wanted of wish.actions) {
+        kind = wanted.kind;
+        await change(name, actionOf(wish, wanted, from));
+      }
+    });
   } catch (error) {
     const { text, hint } = refusal(image, name, error);
-    throw new CliFailure(`Operation ${wanted.kind} on bitmap ${name} failed: ${text}`, {
-      hint,
-      cause: error,
-    });
+    throw new CliFailure(`Operation ${kind} on bitmap ${name} failed: ${text}`, { hint, cause: error });
   }
 }
 

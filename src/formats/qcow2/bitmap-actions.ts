@@ -1,27 +1,12 @@
-import { bytesOf } from '../../bytes/byte-text.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteSource } from '../../storage/store.ts';
-import type { BitmapContent, BitmapInfo, LayerBitmaps } from '../driver.ts';
-import { DirtyBits } from './bitmap-bits.ts';
-import {
-  type BitmapEntry,
-  encodeBitmapDirectory,
-  flagAuto,
-  inconsistentBitmap,
-  maxGranularityBits,
-  maxNameBytes,
-  minGranularityBits,
-  type NewBitmapEntry,
-  readBitmapDirectory,
-} from './bitmap-directory.ts';
-import { type BitmapChange, changeBitmaps } from './bitmap-store.ts';
-import { allZeroes, readBits } from './bitmap-table.ts';
-import { maxBitmapDirectoryBytes, maxBitmaps } from './constants.ts';
-import { clusterSizeOf, type Qcow2Header } from './header.ts';
+import type { BitmapChanges, BitmapContent, BitmapInfo, LayerBitmaps } from '../driver.ts';
+import { readBitmapDirectory } from './bitmap-directory.ts';
+import { BitmapRow, usableBitmap } from './bitmap-row.ts';
+import { changeBitmaps } from './bitmap-store.ts';
+import { readBits } from './bitmap-table.ts';
+import type { Qcow2Header } from './header.ts';
 import type { Qcow2Writer } from './writer.ts';
-
-/** QEMU's limit for the data of one bitmap. */
-const maxBitmapBytes = 0x2000_0000;
 
 /** The persistent bitmaps of one image (section "Bitmaps"). Messages are QEMU's. */
 export class Qcow2Bitmaps implements LayerBitmaps {
@@ -69,78 +54,30 @@ export class Qcow2Bitmaps implements LayerBitmaps {
   async #read(name: string): Promise<BitmapContent> {
     const header = this.#header();
     const entries = await readBitmapDirectory(this.#source, header);
-    return readBits(this.#source, header, usable(this.#source.name, entries, name));
+    return readBits(this.#source, header, usableBitmap(this.#source.name, entries, name));
   }
 
-  async add({ name, granularity, enabled = true }: Parameters<LayerBitmaps['add']>[0]): Promise<void> {
-    const header = this.#header();
-    const bytes = granularity ?? Math.min(65536, Math.max(4096, clusterSizeOf(header)));
-    const nameBytes = bytesOf(name);
-    await this.#alter(async (change, entries) => {
-      checkNew(this.#source.name, header, entries, { name, nameBytes, granularity: bytes });
-      const bits = new DirtyBits(header.size, bytes, clusterSizeOf(header));
-      const table = new Array<number>(bits.partCount).fill(allZeroes);
-      const added: NewBitmapEntry = {
-        nameBytes,
-        granularityBits: Math.log2(bytes),
-        flags: enabled ? flagAuto : 0,
-        ...(await change.writeTable(table)),
-      };
-      return [...entries, added];
-    });
+  add(wanted: Parameters<LayerBitmaps['add']>[0]): Promise<void> {
+    return this.together((row) => row.add(wanted));
   }
 
-  async remove(name: string): Promise<void> {
-    await this.#alter(async (change, entries) => {
-      const entry = found(this.#source.name, entries, name);
-      await change.dropBitmap(entry);
-      return entries.filter((other) => other !== entry);
-    });
+  remove(name: string): Promise<void> {
+    return this.together((row) => row.remove(name));
   }
 
-  async clear(name: string): Promise<void> {
-    await this.#alterOne(name, async (change, entry) => {
-      await change.dropBitmap(entry);
-      return change.writeTable(new Array<number>(entry.tableSize).fill(allZeroes));
-    });
+  clear(name: string): Promise<void> {
+    return this.together((row) => row.clear(name));
   }
 
-  async enable(name: string, enabled: boolean): Promise<void> {
-    await this.#alterOne(name, async (_change, { flags }) => ({
-      flags: enabled ? flags | flagAuto : flags & ~flagAuto,
-    }));
+  enable(name: string, enabled: boolean): Promise<void> {
+    return this.together((row) => row.enable(name, enabled));
   }
 
-  async merge(name: string, from: BitmapContent): Promise<void> {
-    const header = this.#header();
-    await this.#alterOne(name, (change, entry) => {
-      if (from.size !== header.size) {
-        throw new DiskError(
-          'bad-argument',
-          `Bitmaps are of different sizes (destination size is ${header.size}, source size is ${from.size}) and can't be merged`,
-          { path: this.#source.name, field: 'bitmap', detail: { errno: 'EINVAL' } },
-        );
-      }
-      const bits = new DirtyBits(header.size, 2 ** entry.granularityBits, clusterSizeOf(header));
-      for (const { offset, length } of from.ranges()) bits.set(offset, length);
-      return change.addBits(entry, bits);
-    });
+  merge(name: string, from: BitmapContent): Promise<void> {
+    return this.together((row) => row.merge(name, from));
   }
 
-  #alterOne(
-    name: string,
-    work: (change: BitmapChange, entry: BitmapEntry) => Promise<Partial<NewBitmapEntry>>,
-  ): Promise<void> {
-    return this.#alter(async (change, entries) => {
-      const entry = usable(this.#source.name, entries, name);
-      const altered = { ...entry, ...(await work(change, entry)) };
-      return entries.map((other) => (other === entry ? altered : other));
-    });
-  }
-
-  async #alter(
-    work: (change: BitmapChange, entries: readonly BitmapEntry[]) => Promise<readonly NewBitmapEntry[]>,
-  ): Promise<void> {
+  async together(work: (row: BitmapChanges) => Promise<void>): Promise<void> {
     if (!this.#change) {
       throw new DiskError('read-only', 'The image was opened for reading only', { path: this.#source.name });
     }
@@ -148,62 +85,22 @@ export class Qcow2Bitmaps implements LayerBitmaps {
       await writer.load();
       // What was recorded up to now is stored first: a change works on what the image holds.
       await writer.stopTracking();
-      await changeBitmaps(writer, work);
+      let failure: { readonly error: unknown } | undefined;
+      try {
+        await changeBitmaps(writer, async (change, entries) => {
+          const row = new BitmapRow(this.#source, this.#header(), change, entries);
+          try {
+            await work(row);
+          } catch (error) {
+            if (!row.changed) throw error;
+            failure = { error };
+          }
+          return row.entries;
+        });
+      } catch (error) {
+        throw failure ? failure.error : error;
+      }
+      if (failure) throw failure.error;
     });
-  }
-}
-
-function found(path: string, entries: readonly BitmapEntry[], name: string): BitmapEntry {
-  const entry = entries.find((one) => one.name === name);
-  if (entry) return entry;
-  throw new DiskError('not-found', `Dirty bitmap '${name}' not found`, {
-    path,
-    field: 'bitmap',
-    detail: { name, errno: 'ENOENT' },
-  });
-}
-
-function usable(path: string, entries: readonly BitmapEntry[], name: string): BitmapEntry {
-  const entry = found(path, entries, name);
-  if (entry.inUse) throw inconsistentBitmap(path, name);
-  return entry;
-}
-
-/** Refuses what QEMU refuses, in its order. */
-function checkNew(
-  path: string,
-  header: Qcow2Header,
-  entries: readonly BitmapEntry[],
-  wanted: { readonly name: string; readonly nameBytes: Uint8Array; readonly granularity: number },
-): void {
-  const { name, nameBytes, granularity } = wanted;
-  const bits = Math.log2(granularity);
-  const fail = (
-    code: 'bad-argument' | 'exists' | 'unsupported' | 'out-of-range',
-    message: string,
-    stored = true,
-  ) => new DiskError(code, message, { path, field: 'bitmap', detail: { name, stored, errno: 'EINVAL' } });
-  if (name === '') throw fail('bad-argument', 'Bitmap name cannot be empty', false);
-  if (granularity < 512 || !Number.isInteger(bits)) {
-    throw fail('bad-argument', 'Granularity must be power of 2 and at least 512', false);
-  }
-  if (entries.some((entry) => entry.name === name))
-    throw fail('exists', `Bitmap already exists: ${name}`, false);
-  if (header.version < 3) throw fail('unsupported', 'Cannot store dirty bitmaps in qcow2 v2 files');
-  if (bits > maxGranularityBits || bits < minGranularityBits) {
-    throw fail('bad-argument', `Granularity exceeds maximum (${2 ** maxGranularityBits} bytes)`);
-  }
-  if (nameBytes.length > maxNameBytes) {
-    throw fail('bad-argument', `Name length exceeds maximum (${maxNameBytes} characters)`);
-  }
-  if (header.size > maxBitmapBytes * 8 * granularity) {
-    throw fail('out-of-range', 'Too much space will be occupied by the bitmap. Use larger granularity');
-  }
-  if (entries.length >= maxBitmaps) {
-    throw fail('out-of-range', 'Maximum number of persistent bitmaps is already reached');
-  }
-  const next: NewBitmapEntry = { nameBytes, flags: 0, granularityBits: bits, tableOffset: 0, tableSize: 0 };
-  if (encodeBitmapDirectory([...entries, next]).length > maxBitmapDirectoryBytes) {
-    throw fail('out-of-range', 'Not enough space in the bitmap directory');
   }
 }

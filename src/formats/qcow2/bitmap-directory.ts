@@ -118,6 +118,22 @@ export type NewBitmapEntry = Pick<
   'nameBytes' | 'tableOffset' | 'tableSize' | 'flags' | 'granularityBits'
 >;
 
+/** The entry that will be read where `fields` are written. */
+export function newBitmapEntry(fields: NewBitmapEntry): BitmapEntry {
+  const { nameBytes, tableOffset, tableSize, flags, granularityBits } = fields;
+  return {
+    name: storedText(nameBytes),
+    tableOffset,
+    tableSize,
+    inUse: (flags & flagInUse) !== 0,
+    auto: (flags & flagAuto) !== 0,
+    type: dirtyTracking,
+    granularityBits,
+    flags,
+    nameBytes,
+  };
+}
+
 /** The directory's bytes; each entry takes a multiple of eight. */
 export function encodeBitmapDirectory(entries: readonly NewBitmapEntry[]): Uint8Array {
   const length = entries.reduce(
