@@ -28,8 +28,11 @@ export async function changeBitmap(image: Image, name: string, action: BitmapAct
     await image.exclusively(() => perform(bitmapsOf(image, name, action.kind === 'add'), name, action));
     return;
   }
+  const target = bitmapsOf(image, name);
+  // Of two that are missing, the target is the one that QEMU names.
+  if (!(await target.list()).some((one) => one.name === name)) throw missing(image, name);
   const content = await readBitmap(action.from ?? image, action.source);
-  await image.exclusively(() => bitmapsOf(image, name).merge(name, content));
+  await image.exclusively(() => target.merge(name, content));
 }
 
 /** Whether an image can hold bitmaps. */
@@ -83,17 +86,23 @@ function perform(
 }
 
 /** A format without bitmaps cannot store one; of others there is none to be found. */
-function bitmapsOf({ layer }: Image, name: string, adding = false): LayerBitmaps {
+function bitmapsOf(image: Image, name: string, adding = false): LayerBitmaps {
+  const { layer } = image;
   if (layer.bitmaps) return layer.bitmaps;
-  const place = { path: layer.source.name, field: 'bitmap' };
   if (adding) {
     throw new DiskError('unsupported', `Images in ${layer.format} format have no bitmaps`, {
-      ...place,
+      path: layer.source.name,
+      field: 'bitmap',
       detail: { format: layer.format, name, errno: 'ENOTSUP' },
     });
   }
-  throw new DiskError('not-found', `Dirty bitmap '${name}' not found`, {
-    ...place,
+  throw missing(image, name);
+}
+
+function missing({ layer }: Image, name: string): DiskError {
+  return new DiskError('not-found', `Dirty bitmap '${name}' not found`, {
+    path: layer.source.name,
+    field: 'bitmap',
     detail: { name, errno: 'ENOENT' },
   });
 }
