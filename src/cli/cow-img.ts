@@ -33,6 +33,7 @@ export const cowImg: Command = async (args, context) => {
     return await dispatch(args, own);
   } catch (error) {
     if (!(error instanceof HelpWanted)) return answerFor(error, context);
+    if (error.message !== '') context.stderr.write(`${error.message}\n`);
     const { helpText } = await import('./help.ts');
     context.stdout.write(helpText(context));
     return 0;

@@ -22,7 +22,10 @@ export class UsageFailure extends CliFailure {
   }
 }
 
-/** `-h` or `--help` among a verb's options: the whole help is printed, exit code 0. */
+/**
+ * `-h` or `--help` among a verb's options: the whole help is printed, exit code 0. The message, if any, is what was
+ * wrong with an option of a verb that answers so: it goes to stderr.
+ */
 export class HelpWanted extends Error {
   override readonly name = 'HelpWanted';
 }

@@ -9,15 +9,38 @@ const long: LongOption[] = [
   { name: 'colour', argument: 'optional', key: 'colour' },
 ];
 
-function read(words: string, short = 'f:qUp'): { found: FoundOption[]; operands: string[]; shown: string } {
+interface Reading {
+  found: FoundOption[];
+  operands: string[];
+  shown: string;
+  complaint: string;
+}
+
+function read(words: string, short = 'f:qUp'): Reading {
   const getopt = new Getopt(['info', ...words.split(' ').filter((word) => word !== '')], short, long);
   const found: FoundOption[] = [];
   for (let next = getopt.next(); next; next = getopt.next()) {
     found.push(next);
     if (next.key === '?' || next.key === ':') break;
   }
-  return { found, operands: getopt.operands(), shown: getopt.shown };
+  return { found, operands: getopt.operands(), shown: getopt.shown, complaint: getopt.complaint };
 }
+
+it('words what is wrong as getopt of glibc does', () => {
+  const complaints = {
+    '-z x': "invalid option -- 'z'",
+    '-qz': "invalid option -- 'z'",
+    '-f': "option requires an argument -- 'f'",
+    '--nix': "unrecognized option '--nix'",
+    '--nix=3': "unrecognized option '--nix=3'",
+    '--obj': "option '--object' requires an argument",
+    '--o=x': "option '--o=x' is ambiguous; possibilities: '--object' '--output'",
+    '--back=1': "option '--backing-chain' doesn't allow an argument",
+    '-q x': '',
+  };
+  for (const [words, complaint] of Object.entries(complaints))
+    expect(read(words).complaint, words).toBe(complaint);
+});
 
 describe('short options', () => {
   it('reads clusters and joined arguments', () => {

@@ -17,8 +17,8 @@ const optionalArgument = 2;
 
 /**
  * glibc's `getopt_long` with its permutation of `argv`, clusters (`-qf raw`), joined arguments (`-fraw`,
- * `--output=json`), abbreviations (`--out json`) and `--`. Errors are silent, as with a leading ':' in
- * the option string: the caller words them, and like qemu-img it does so from `argv[optind - 1]`. So `optind`
+ * `--output=json`), abbreviations (`--out json`) and `--`. Nothing is printed, as with a leading ':' in
+ * the option string: the caller words what is wrong, and like qemu-img it does so from `argv[optind - 1]`, or by `complaint`. So `optind`
  * moves exactly as glibc's does, also inside a cluster.
  *
  * `short` is getopt's option string (`'hf:U'`); a leading '+' stops at the first word that is no option.
@@ -27,6 +27,8 @@ const optionalArgument = 2;
 export class Getopt {
   /** Index of the next word to look at; after the last option, of the first operand. */
   optind = 1;
+  /** What is wrong with the option that `next()` answered '?' or ':' for, as getopt itself words it. */
+  complaint = '';
   readonly argv: string[];
   private readonly arguments_ = new Map<string, number>();
   private readonly long: readonly LongOption[];
@@ -113,7 +115,7 @@ export class Getopt {
     this.nextCharacter = this.nextCharacter.slice(1);
     if (this.nextCharacter === '') this.optind++;
     const kind = letter === ':' || letter === ';' ? undefined : this.arguments_.get(letter);
-    if (kind === undefined) return { key: '?' };
+    if (kind === undefined) return this.wrong('?', `invalid option -- '${letter}'`);
     if (kind === noArgument) return { key: letter };
     if (this.nextCharacter !== '') {
       const value = this.nextCharacter;
@@ -122,7 +124,9 @@ export class Getopt {
       return { key: letter, value };
     }
     if (kind === optionalArgument) return { key: letter };
-    if (this.optind === this.argv.length) return { key: ':' };
+    if (this.optind === this.argv.length) {
+      return this.wrong(':', `option requires an argument -- '${letter}'`);
+    }
     return { key: letter, value: this.argv[this.optind++] };
   }
 
@@ -130,26 +134,35 @@ export class Getopt {
     const equals = text.indexOf('=');
     const name = equals < 0 ? text : text.slice(0, equals);
     const joined = equals < 0 ? undefined : text.slice(equals + 1);
-    const found = this.matchLong(name);
+    const candidates = this.matchLong(name);
+    const [found] = candidates;
     this.optind++;
-    if (found === undefined) return { key: '?' };
+    if (found === undefined) return this.wrong('?', `unrecognized option '--${text}'`);
+    if (candidates.some((option) => option.key !== found.key || option.argument !== found.argument)) {
+      const names = candidates.map((option) => `'--${option.name}'`).join(' ');
+      return this.wrong('?', `option '--${text}' is ambiguous; possibilities: ${names}`);
+    }
     if (joined !== undefined) {
-      return found.argument === 'none' ? { key: '?' } : { key: found.key, value: joined };
+      return found.argument === 'none'
+        ? this.wrong('?', `option '--${found.name}' doesn't allow an argument`)
+        : { key: found.key, value: joined };
     }
     if (found.argument !== 'required') return { key: found.key };
-    if (this.optind >= this.argv.length) return { key: ':' };
+    if (this.optind >= this.argv.length) {
+      return this.wrong(':', `option '--${found.name}' requires an argument`);
+    }
     return { key: found.key, value: this.argv[this.optind++] };
   }
 
-  /** An exact match, else the only option that begins so (several that mean the same count as one). */
-  private matchLong(name: string): LongOption | undefined {
+  private wrong(key: '?' | ':', complaint: string): FoundOption {
+    this.complaint = complaint;
+    return { key };
+  }
+
+  /** An exact match, else the options that begin so (several that mean the same count as one). */
+  private matchLong(name: string): LongOption[] {
     const exact = this.long.find((option) => option.name === name);
-    if (exact) return exact;
-    const candidates = this.long.filter((option) => option.name.startsWith(name));
-    const [first] = candidates;
-    return candidates.every((option) => option.key === first.key && option.argument === first.argument)
-      ? first
-      : undefined;
+    return exact ? [exact] : this.long.filter((option) => option.name.startsWith(name));
   }
 }
 

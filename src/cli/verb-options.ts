@@ -7,7 +7,7 @@ import { Getopt, type LongOption } from './getopt.ts';
  * the operands.
  *
  * `args[0]` is the verb's name. `short` is getopt's option string (`'f:qU'`), without `h`. `unknown` 'help': what is
- * wrong with an option is answered with the help, as some of qemu-img's verbs do.
+ * wrong with an option is said by getopt, and answered with the help, as some of qemu-img's verbs do.
  */
 export function readOptions(
   args: readonly string[],
@@ -19,7 +19,9 @@ export function readOptions(
   const getopt = new Getopt(args, `h${short}`, [{ name: 'help', argument: 'none', key: 'h' }, ...long]);
   for (let found = getopt.next(); found; found = getopt.next()) {
     if (found.key === 'h') throw new HelpWanted();
-    if (unknown === 'help' && (found.key === '?' || found.key === ':')) throw new HelpWanted();
+    if (unknown === 'help' && (found.key === '?' || found.key === ':')) {
+      throw new HelpWanted(`${args[0]}: ${getopt.complaint}`);
+    }
     if (found.key === '?') throw new UsageFailure(`unrecognized option '${getopt.shown}'`);
     if (found.key === ':') throw new UsageFailure(`missing argument for option '${getopt.shown}'`);
     visit(found.key, found.value ?? '');

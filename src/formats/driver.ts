@@ -121,8 +121,8 @@ export interface BitmapChanges {
   remove(name: string): Promise<void>;
   clear(name: string): Promise<void>;
   enable(name: string, enabled: boolean): Promise<void>;
-  /** Makes dirty what another bitmap, of a disk of the same size, has dirty. */
-  merge(name: string, from: BitmapContent): Promise<void>;
+  /** Makes dirty what another bitmap, of a disk of the same size, has dirty; it is read when the one to be changed was found. */
+  merge(name: string, from: () => Promise<BitmapContent>): Promise<void>;
 }
 
 /**

@@ -43,7 +43,6 @@ export async function changeBitmaps(
   const { bitmaps } = image.layer;
   if (!bitmaps) {
     return work(async (name, action) => {
-      if (action.kind === 'merge') await readBitmap(action.from ?? image, action.source);
       throw noBitmaps(image, name, action.kind === 'add');
     });
   }
@@ -105,7 +104,7 @@ async function perform(
       return bitmaps.clear(name);
     case 'merge': {
       const { from = image, source } = action;
-      return bitmaps.merge(name, await (from === image ? bitmaps.content(source) : readBitmap(from, source)));
+      return bitmaps.merge(name, () => (from === image ? bitmaps.content(source) : readBitmap(from, source)));
     }
     default:
       return bitmaps.enable(name, action.kind === 'enable');

@@ -80,6 +80,8 @@ lines('bitmap, refused', [
   { line: 'bitmap --disable bitmap.qcow2 nix', files: 'contents' },
   { line: 'bitmap --merge nix bitmap.qcow2 b0', files: 'contents' },
   { line: 'bitmap --merge b0 bitmap.qcow2 nix', files: 'contents' },
+  { line: 'bitmap --merge nix bitmap.qcow2 neither', files: 'contents' },
+  { line: 'bitmap --merge nix -b plain.qcow2 bitmap.qcow2 neither', files: 'contents' },
   { line: 'bitmap --clear --merge nix bitmap.qcow2 b0', files: 'contents' },
   { line: 'bitmap --add --merge nix bitmap.qcow2 b2', files: 'contents' },
   { line: 'bitmap --add --remove bitmap.qcow2 b0', files: 'contents' },

@@ -138,9 +138,24 @@ lines(
     'measure -O qcow2 bad/l2odd.qcow2',
     { line: 'measure plain.qcow2', held: 'plain.qcow2' },
     { line: 'measure -U plain.qcow2', held: 'plain.qcow2' },
-    { line: 'measure -z', differs: 'help', ours: { code: 0, stdout: 'Command syntax:' } },
-    { line: 'measure -q raw.img', differs: 'help', ours: { code: 0, stdout: 'Command syntax:' } },
-    { line: 'measure --size', differs: 'help', ours: { code: 0, stdout: 'Command syntax:' } },
+    'measure --image-opts',
+    'measure --image-opts --size 1M',
+    // Here the help goes to stdout, and what is wrong to stderr.
+    {
+      line: 'measure -z',
+      differs: 'help',
+      ours: { code: 0, stderr: "measure: invalid option -- 'z'\n", stdout: 'Command syntax:' },
+    },
+    {
+      line: 'measure -q raw.img',
+      differs: 'help',
+      ours: { code: 0, stderr: "measure: invalid option -- 'q'\n" },
+    },
+    {
+      line: 'measure --size',
+      differs: 'help',
+      ours: { code: 0, stderr: "measure: option '--size' requires an argument\n" },
+    },
   ] satisfies (string | Row)[],
   { readOnly: true },
 );

@@ -68,7 +68,8 @@ export const run: Command = async (args, context) => {
 function operandOf(operands: readonly string[], wish: MeasureArguments): string | undefined {
   if (operands.length > 1) throw new CliFailure('At most one filename argument is allowed.');
   const [path] = operands;
-  if (path === undefined && (wish.format !== undefined || wish.snapshot !== undefined)) {
+  const { format, snapshot, images } = wish;
+  if (path === undefined && (images.imageOptions || format !== undefined || snapshot !== undefined)) {
     throw new CliFailure('--image-opts, -f, and -l require a filename argument.');
   }
   if (path !== undefined && wish.size !== undefined) {

@@ -73,7 +73,7 @@ export class Qcow2Bitmaps implements LayerBitmaps {
     return this.together((row) => row.enable(name, enabled));
   }
 
-  merge(name: string, from: BitmapContent): Promise<void> {
+  merge(name: string, from: () => Promise<BitmapContent>): Promise<void> {
     return this.together((row) => row.merge(name, from));
   }
 

@@ -93,9 +93,10 @@ export class BitmapRow implements BitmapChanges {
     }));
   }
 
-  merge(name: string, from: BitmapContent): Promise<void> {
+  merge(name: string, read: () => Promise<BitmapContent>): Promise<void> {
     const header = this.#header;
-    return this.#alter(name, (entry) => {
+    return this.#alter(name, async (entry) => {
+      const from = await read();
       if (from.size !== header.size) {
         throw new DiskError(
           'bad-argument',
