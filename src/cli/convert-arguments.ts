@@ -5,7 +5,7 @@ import { CliFailure } from './failure.ts';
 import { ImageArguments } from './image-arguments.ts';
 import { joinOptionLists } from './options.ts';
 import { progressStyle } from './progress.ts';
-import { sizeArgument, toOffset } from './sizes.ts';
+import { sizeArgument } from './sizes.ts';
 import { snapshotArgument } from './snapshot-argument.ts';
 import { flag, readOptions, valued } from './verb-options.ts';
 
@@ -98,7 +98,7 @@ export function readConvertArguments(args: readonly string[], context: CliContex
     m: (value) => (wish.requests = requestCount(value)),
     W: () => (wish.unordered = true),
     U: () => (wish.share = true),
-    r: (value) => (wish.bytesPerSecond = toOffset(sizeArgument(context, 'rate limit', value), 'rate limit')),
+    r: (value) => (wish.bytesPerSecond = Number(sizeArgument(context, 'rate limit', value))),
     'target-image-opts': () => (wish.targetImageOptions = true),
     decompress: () => (wish.decompress = true),
     salvage: () => (wish.salvage = true),

@@ -31,6 +31,7 @@ lines('convert to raw', [
   'convert -t none -T none -O raw raw.img out.img',
   'convert -t writeback -O raw raw.img out.img',
   'convert -r 100M -O raw plain.qcow2 out.img',
+  'convert -r 1E -O raw plain.qcow2 out.img',
   'convert --salvage -O raw plain.qcow2 out.img',
   'convert -O raw -o preallocation=falloc plain.qcow2 out.img',
   'convert -O raw -o preallocation=full plain.qcow2 out.img',
