@@ -75,9 +75,14 @@ describe.skipIf(!canLoop || !have('qemu-img') || !have('qemu-io'))('a block devi
     }
   });
 
-  it('that is too small, or a path that leads nowhere, is told of in the words of qemu-img', async () => {
+  it('that is too small, cannot become it, or a path that leads nowhere, is told of in the words of qemu-img', async () => {
     symlinkSync('round', dir.file('round'));
     for (const line of [
+      'create -q -f qed DEVICE 1M',
+      'create -q -f raw -o preallocation=full DEVICE 1M',
+      'convert -f raw -O raw -o preallocation=falloc DIR/other DEVICE',
+      'resize -f raw DEVICE 16M',
+      'resize -f raw --shrink DEVICE 1M',
       'create -q -f vpc -o subformat=fixed DEVICE 16M',
       'create -q -f vhdx -o subformat=fixed DEVICE 16M',
       'create -q --object secret,id=s,data=a -f luks -o key-secret=s,iter-time=10 DEVICE 16M',

@@ -95,7 +95,8 @@ export async function createConvertTarget(
     };
     keys = await askingForNew(context, wish.images, path, create);
   } catch (error) {
-    await target?.[Symbol.asyncDispose]();
+    // What went wrong first is what is told, whatever closing a device tells then.
+    await Promise.allSettled([target?.[Symbol.asyncDispose]()]);
     if (context.signal.aborted) throw error;
     const { text, hint } = explain(worded(error, path, driver, options));
     throw new CliFailure(`${path}: error while converting ${wish.targetFormat}: ${text}`, {
@@ -106,7 +107,7 @@ export async function createConvertTarget(
   try {
     return await openTarget(path, plan.driver, keys, target, wish);
   } catch (error) {
-    await target[Symbol.asyncDispose]();
+    await Promise.allSettled([target[Symbol.asyncDispose]()]);
     throw couldNotOpen(path, error);
   }
 }

@@ -56,6 +56,8 @@ export class FileStore implements ByteStore, HostFile {
   readonly #unflushed: boolean;
   #size: number;
   #sizeChanged = false;
+  /** Something was written or made zeroes of. */
+  #changed = false;
   /**
    * What a flush failed with. The kernel may have dropped what it could not write and tells of it once: later flushes would
    * succeed, and what stands on what was lost would become durable. So none does.
@@ -276,8 +278,20 @@ export class FileStore implements ByteStore, HostFile {
     this.#closed = true;
     // A descriptor closed under a request in flight could by then name another file.
     while (this.#inFlight > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
-    if (this.#locks !== noLocks) changeLocks(this, this.#locks, noLocks);
-    closeFile(this);
+    try {
+      await this.#settleDevice();
+    } finally {
+      if (this.#locks !== noLocks) changeLocks(this, this.#locks, noLocks);
+      closeFile(this);
+    }
+  }
+
+  /**
+   * What is left to the system is written before the last close of a block device returns, as it is; but of what fails then no close
+   * tells, only a flush does, which costs no more. A file is another matter: the system goes on writing it after its close.
+   */
+  async #settleDevice(): Promise<void> {
+    if (this.fileKind === 'block' && this.#unflushed && this.#changed) await syncFile(this, false);
   }
 
   /** Counts a request that is in flight, so that closing waits for it. */
@@ -358,6 +372,7 @@ export class FileStore implements ByteStore, HostFile {
         detail: { errno: 'ENOSPC', length, size: this.#size },
       });
     }
+    if (length > 0) this.#changed = true;
   }
 
   #outOfRange(what: string, at: number, length: number): DiskError {

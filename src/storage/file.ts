@@ -35,7 +35,7 @@ export interface OpenFileOptions {
   readonly writeBehind?: boolean;
   /**
    * Flushes are left to the system (QEMU's cache mode `unsafe`): for a target that is thrown away anyhow when the work on it is
-   * cut short, or is made durable by whoever opened it when that is done.
+   * cut short, or is made durable by whoever opened it when that is done. A block device's close throws what the system could not write.
    */
   readonly unflushed?: boolean;
 }

@@ -96,6 +96,14 @@ export const differences = [
     shown: 'elsewhere',
   },
   {
+    id: 'device-flush',
+    what: '`convert` to a block device whose writes fail after the system has taken them (a broken disk under a logical volume, a thin pool that is full)',
+    qemuImg: 'ends with exit code 0; with `-t writeback` it may complain, and does so too',
+    cowImg: 'says that it could not flush the device, and ends with exit code 1',
+    reason: 'The system writes to the device before it closes it; a copy that did not come there is no copy.',
+    shown: 'elsewhere',
+  },
+  {
     id: 'replaced-file',
     what: 'A file that `create` or `convert` replaces',
     qemuImg: 'is emptied and filled again: programs that have it open, and its inode, stay',

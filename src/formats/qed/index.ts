@@ -1,6 +1,6 @@
 import { alignUp, viewOf } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
-import { type ByteStore, hasFixedSize } from '../../storage/store.ts';
+import type { ByteStore } from '../../storage/store.ts';
 import { type CreateContext, type FormatDriver, isWritable, type OptionValues } from '../driver.ts';
 import { checkTables } from './check.ts';
 import {
@@ -76,7 +76,8 @@ async function createQed(
     backingSize: 0,
   };
   const { header, name } = withBacking(plain, context.backing);
-  if (store.size > 0 && !hasFixedSize(store)) await store.resize(0);
+  // An image grows at the end of its file, which a device's does not: it refuses to be empty.
+  if (store.size > 0) await store.resize(0);
   await store.write(0, encodeHeader(header));
   if (name.length > 0) await store.write(headerBytes, name);
   await store.zero(clusterSize, tableBytesOf(header), { punch: true });

@@ -40,7 +40,14 @@ export const raw: FormatDriver = {
     const preallocation = preallocationOf(options.preallocation, store.name);
     const length = alignUp(size, sectorBytes);
     if (hasFixedSize(store)) {
-      // A device keeps its size: creating over it only asks whether the image fits.
+      // A device keeps its size: creating over it only asks whether the image fits. What is to be there is what it has (a thin volume: nothing).
+      if (preallocation !== 'off') {
+        throw new DiskError('unsupported', `Unsupported preallocation mode '${preallocation}'`, {
+          path: store.name,
+          field: 'preallocation',
+          detail: { value: preallocation },
+        });
+      }
       if (store.size < length) {
         throw new DiskError('out-of-space', `The device has ${store.size} bytes, the image needs ${length}`, {
           path: store.name,

@@ -86,12 +86,12 @@ export class WritableRawLayer extends RawLayer implements WritableLayer {
         detail: { value: preallocation },
       });
     }
-    if (hostFileOf(this.#store)?.fileKind === 'block') {
-      if (size <= this.#store.size) return;
-      throw new DiskError('out-of-space', `The device has ${this.#store.size} bytes and cannot grow`, {
+    const { size: before } = this.#store;
+    if (hostFileOf(this.#store)?.fileKind === 'block' && size !== before) {
+      throw new DiskError(size > before ? 'out-of-space' : 'unsupported', 'Cannot resize device files', {
         path: this.#store.name,
         field: 'size',
-        detail: { size, device: this.#store.size },
+        detail: { size, device: before },
       });
     }
     await this.#store.resize(size, { preallocation, onProgress });

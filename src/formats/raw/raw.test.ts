@@ -196,9 +196,12 @@ describe('a raw image', () => {
           detail: { size: (1 << 20) + 512, device: 1 << 20 },
         });
         const layer = new WritableRawLayer(store);
-        await layer.resize(512);
+        await layer.resize(1 << 20);
+        await expect(layer.resize(512)).rejects.toMatchObject({ code: 'unsupported' });
         expect(layer.size).toBe(1 << 20);
         await expect(layer.resize(2 << 20)).rejects.toMatchObject({ code: 'out-of-space' });
+        const full = raw.create!(store, 1000, { preallocation: 'full' }, {});
+        await expect(full).rejects.toMatchObject({ code: 'unsupported', field: 'preallocation' });
         const image = new DiskImage(layer, { probed: false, formats: [raw] });
         await image.write(5000, new Uint8Array(9000).fill(3));
         await image.discard(6000, 5000);
