@@ -1,9 +1,9 @@
-import { chmodSync, closeSync, fsyncSync, openSync, readdirSync, renameSync, unlinkSync } from 'node:fs';
+import { closeSync, fsyncSync, openSync, readdirSync, renameSync, unlinkSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { DiskError } from '../errors.ts';
 import { asSystemError, errnoOf } from './errno.ts';
-import { copyAttributes } from './file-attributes.ts';
+import { copyAttributes, setMode } from './file-attributes.ts';
 import { cutName, type KeptRole, keptName, recoverKept } from './kept-files.ts';
 import { linkIfPossible, moveUnlessExists } from './move-file.ts';
 import { hasEnded, isAlive, processMark } from './process-identity.ts';
@@ -100,7 +100,7 @@ export function createAside(
       if (durable) syncPath(temporary);
       if (replace) {
         copyAttributes(target, temporary, { mode });
-        if (mode !== undefined) chmodSync(temporary, mode);
+        if (mode !== undefined) setMode(temporary, mode);
         renameSync(temporary, target);
       } else {
         moveUnlessExists(temporary, target);

@@ -5,7 +5,7 @@ import { DiskError } from '../errors.ts';
 import { blockDeviceSize } from './block-device.ts';
 import { cloneInKernel, copyInKernel } from './copy-range.ts';
 import { asSystemError } from './errno.ts';
-import { readWhole, writeWhole } from './file-io.ts';
+import { closeFile, readWhole, writeWhole } from './file-io.ts';
 import { findExtent, truncate } from './sparse.ts';
 
 const pieceBytes = 1024 * 1024;
@@ -30,7 +30,7 @@ export async function copyFileSparse(from: string, to: string, options: CopyFile
     try {
       await copy({ fd: source, name: from }, { fd: target, name: to }, options);
     } finally {
-      closeSync(target);
+      closeFile({ fd: target, name: to });
     }
   } finally {
     closeSync(source);

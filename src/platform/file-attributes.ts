@@ -15,6 +15,9 @@ const longest = 65536;
  */
 const ofContent = /^security\.(capability|ima|evm)$|^(trusted|user)\.overlay\.|^trusted\.SGI_ACL_/;
 
+/** The user may not, a container does not know the owner, the file system has none. */
+const cannotOwn = ['EPERM', 'EINVAL', 'ENOSYS', 'ENOTSUP'];
+
 export interface CopyAttributesOptions {
   /** Its permissions, in place of the other file's, whose access control list it does not get then. */
   readonly mode?: number;
@@ -33,7 +36,7 @@ export function copyAttributes(from: string, to: string, { mode }: CopyAttribute
   const system = libc();
   if (system) copyExtended(system, from, to);
   if (mode !== undefined) {
-    chmodSync(to, mode);
+    setMode(to, mode);
     return;
   }
   const bits = old.mode % 0o10000;
@@ -44,18 +47,23 @@ export function copyAttributes(from: string, to: string, { mode }: CopyAttribute
     (!system && !modeSaysAll([from, to])) ||
     (system && !acl && !dropAcl(system, to))
   ) {
-    chmodSync(to, bits & ~0o070);
+    setMode(to, bits & ~0o070);
   } else if (!system || !acl) {
-    chmodSync(to, sameGroup ? bits : withOthersRights(bits));
+    setMode(to, sameGroup ? bits : withOthersRights(bits));
   } else {
     const wanted = sameGroup ? acl : withGroupAsOthers(acl);
     const answer = system.setxattr(to, aclName, wanted);
-    if (answer >= 0) chmodSync(to, (bits & ~0o777) | modeOf(wanted));
+    if (answer >= 0) setMode(to, (bits & ~0o777) | modeOf(wanted));
     else {
       const dropped = dropAcl(system, to);
-      chmodSync(to, (bits & ~0o077) | (dropped ? leastOf(wanted) : leastOf(wanted) & 0o007));
+      setMode(to, (bits & ~0o077) | (dropped ? leastOf(wanted) : leastOf(wanted) & 0o007));
     }
   }
+}
+
+/** Not where nothing would change: some file systems (FUSE, FAT, SMB) know one mode for all files, and refuse to be asked for any. */
+export function setMode(path: string, bits: number): void {
+  if ((statSync(path).mode & 0o7777) !== bits) chmodSync(path, bits);
 }
 
 /** The owner first: changing it clears the set-user-ID bits. Only the superuser can, and it is no reason to fail. Answers whether the group is the old one. */
@@ -67,7 +75,7 @@ function copyOwner(old: Stats, to: string): boolean {
       chownSync(to, uid, old.gid);
       return true;
     } catch (error) {
-      if (errnoOf(error) !== 'EPERM' && errnoOf(error) !== 'EINVAL') throw error;
+      if (!cannotOwn.includes(errnoOf(error) ?? '')) throw error;
     }
   }
   return old.gid === own.gid;

@@ -54,6 +54,7 @@ export interface Libc {
     copyFileRange(from: number, fromAt: number, to: number, toAt: number, length: number): Promise<number>;
     ioctl(fd: number, request: number, argument: Uint8Array): Promise<number>;
     ioctlNumber(fd: number, request: number, argument: number): Promise<number>;
+    /** A failure that is told of once is EIO, whatever it was. */
     syncfs(fd: number): Promise<number>;
     /** Begins to write a file's changed bytes to its disk, and does not wait for them. */
     startWriting(fd: number): Promise<number>;
@@ -121,15 +122,20 @@ function bind(koffi: Koffi): Libc {
     const answer = Number(code(...args));
     return answer < 0 ? -koffi.errno() : answer;
   };
-  const inPool = (code: KoffiFunction, ...args: unknown[]): Promise<number> =>
+  const later = (code: KoffiFunction, args: unknown[], told: (again: number) => number): Promise<number> =>
     new Promise((resolve, reject) => {
       code.async(...args, (error: unknown, answer: number | bigint) => {
         if (error) reject(error);
         // errno belongs to the pool's thread and is lost there; a call that failed at once fails the same way
-        // again, here, where it can be read. (Should it succeed now, that is the answer.)
-        else resolve(Number(answer) < 0 ? call(code, ...args) : Number(answer));
+        // again, here, where it can be read.
+        else resolve(Number(answer) < 0 ? told(call(code, ...args)) : Number(answer));
       });
     });
+  // Should it succeed now, that is the answer.
+  const inPool = (code: KoffiFunction, ...args: unknown[]) => later(code, args, (again) => again);
+  // What could not be written is told of once; made again, the call says that all is well.
+  const toldOnce = (code: KoffiFunction, ...args: unknown[]) =>
+    later(code, args, (again) => (again < 0 ? again : -errnoNumber('EIO')));
 
   return {
     lseek: (fd, offset, whence) => call(lseek, fd, offset, whence),
@@ -154,7 +160,7 @@ function bind(koffi: Koffi): Libc {
         inPool(copyFileRange, from, offsetCell(fromAt), to, offsetCell(toAt), length, 0),
       ioctl: (fd, request, argument) => inPool(ioctl, fd, request, argument),
       ioctlNumber: (fd, request, argument) => inPool(ioctlNumber, fd, request, argument),
-      syncfs: (fd) => inPool(syncfs, fd),
+      syncfs: (fd) => toldOnce(syncfs, fd),
       startWriting: (fd) => inPool(syncFileRange, fd, 0, 0, kernel.SYNC_FILE_RANGE_WRITE),
     },
   };

@@ -19,7 +19,8 @@ export function linkIfPossible(from: string, to: string): boolean {
     return true;
   } catch (error) {
     const errno = errnoOf(error);
-    if (errno !== 'EPERM' && errno !== 'ENOTSUP' && errno !== 'EMLINK') throw error;
+    // ENOSYS: FUSE, before Linux 6.13.
+    if (errno !== 'EPERM' && errno !== 'ENOTSUP' && errno !== 'ENOSYS' && errno !== 'EMLINK') throw error;
     return false;
   }
 }

@@ -11,7 +11,7 @@ import {
   statfsSync,
 } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
-import { errnoOf, systemError } from './errno.ts';
+import { asSystemError, errnoOf, systemError } from './errno.ts';
 import { linkTargetOf } from './host-names.ts';
 import { kernel, libc } from './libc.ts';
 
@@ -67,8 +67,13 @@ function isDevice(stats: Stats | undefined): boolean {
   return stats !== undefined && (stats.isBlockDevice() || stats.isCharacterDevice());
 }
 
+/** Undefined where there is nothing. Throws `io`, `denied`, … */
 export function lstatIfAny(path: string): Stats | undefined {
-  return lstatSync(path, { throwIfNoEntry: false });
+  try {
+    return lstatSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    throw asSystemError(error, 'look at', path);
+  }
 }
 
 /**
@@ -84,7 +89,7 @@ export function replaceRefusal(path: string): 'EBUSY' | 'EPERM' | 'EACCES' | und
     accessSync(dirname(path), constants.W_OK | constants.X_OK);
     // The kernel asks whether the name may go before it asks whether a folder has it; a file stays. Sticky bits, flags, capabilities,
     // and which users a container knows are so weighed as they will be for the rename.
-    if (lstatIfAny(path)?.isFile()) rmdirSync(path);
+    if (lstatSync(path, { throwIfNoEntry: false })?.isFile()) rmdirSync(path);
   } catch (error) {
     const errno = errnoOf(error);
     if (errno === 'EPERM' || errno === 'EACCES') return errno;
