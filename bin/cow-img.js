@@ -1,2 +1,2 @@
 #!/usr/bin/env node
-require('../dist/programs/launch.cjs').run('cow-img');
+require('./built.js').run('cow-img');

@@ -1,2 +1,2 @@
 #!/usr/bin/env node
-require('../dist/programs/launch.cjs').run('cowherd');
+require('./built.js').run('cowherd');

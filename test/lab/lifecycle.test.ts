@@ -5,6 +5,28 @@ import { labBench, poolNames, qemuCheck } from './support.ts';
 
 const qemu = have('qemu-img');
 
+describe('what works on whole labs', () => {
+  it('takes no seat, and no lab that is not here, for the lab of this folder', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml');
+    await bench.must('up');
+    const before = bench.snapshot();
+    for (const verb of ['down', 'up', 'plan', 'status', 'space', 'tree']) {
+      for (const operand of ['student-01', 'other-class']) {
+        const result = await bench.run(verb, operand);
+        expect([verb, result.code, result.err]).toEqual([
+          verb,
+          2,
+          expect.stringContaining(`There is no lab file '${operand}'`),
+        ]);
+      }
+    }
+    expect(bench.snapshot()).toEqual(before);
+    renameSync(bench.path('lab.yaml'), bench.path('my-class'));
+    expect(await bench.must('down', 'my-class')).toContain('Removed 5 seats');
+  });
+});
+
 describe('up', () => {
   it('makes a disk and a definition for each seat, and nothing the second time', async () => {
     await using bench = await labBench();

@@ -26,7 +26,8 @@ export const defaultLabFile = 'lab.yaml';
 
 /**
  * The lab that the first operand names, or the one in this folder; and the operands after it. `after`: a command takes so many
- * operands after the lab, and the first of more is the lab, whatever it looks like.
+ * operands after the lab, and the first of more is the lab, whatever it looks like. (With 0 nothing can be taken for a seat, which
+ * would leave the command to the whole lab of this folder.)
  */
 export function labFrom(
   input: Input,
@@ -49,9 +50,13 @@ export function isRemote({ hosts }: LabSpec): boolean {
 }
 
 /** A command that does its work otherwise for labs whose hosts have pools of their own. */
-export function orRemote(local: LabCommand, remote: () => Promise<{ readonly run: LabCommand }>): LabCommand {
+export function orRemote(
+  local: LabCommand,
+  remote: () => Promise<{ readonly run: LabCommand }>,
+  after?: number,
+): LabCommand {
   return async (input, context) => {
-    if (!isRemote(specFrom(input, context).spec)) return await local(input, context);
+    if (!isRemote(specFrom(input, context, after).spec)) return await local(input, context);
     return await (await remote()).run(input, context);
   };
 }
@@ -74,6 +79,12 @@ export function specFrom(
         : `"${first}" is no lab file, and there is no lab.yaml here`,
       { detail: { fix: `write for example: ${context.program} up classroom.yaml` } },
     );
+  }
+  if (after === 0 && named && !looksSo && !existsSync(resolve(context.cwd, file))) {
+    throw new DiskError('bad-argument', `There is no lab file '${file}'`, {
+      path: file,
+      detail: { fix: "a lab is named by its file; single seats have 'reset', 'start', 'stop' and others" },
+    });
   }
   return { spec: loadLab(file, context.cwd), file, rest: named ? rest : input.operands };
 }

@@ -46,7 +46,7 @@ async function patient(
   const [operand] = input.operands;
   const connect = typeof input.options.connect === 'string' ? input.options.connect : undefined;
   if (operand === undefined || /\.(ya?ml|json)$/i.test(operand)) {
-    const { lab } = labFrom(input, context);
+    const { lab } = labFrom(input, context, 0);
     const { runner, uri, master } = lab.spec;
     const libvirt = runner === 'libvirt' ? (uri ?? defaultUri()) : undefined;
     const needed = [...lab.seats.values()].flatMap(({ name, disk, disks = [], cdrom, seed }): Needed[] => {

@@ -31,8 +31,8 @@ import { stopFirst } from './stop-first.ts';
 
 /** `cowherd down`: removes what `up` made, and gives the master back. */
 const onThisMachine: LabCommand = async (input, context) => {
-  const giveUp = givenUp(input.options.giveUp, labFrom(input, context).lab.spec.hosts, 'hosts');
-  const lab = withoutHosts(labFrom(input, context).lab, giveUp);
+  const giveUp = givenUp(input.options.giveUp, labFrom(input, context, 0).lab.spec.hosts, 'hosts');
+  const lab = withoutHosts(labFrom(input, context, 0).lab, giveUp);
   await assertNoneApart(lab, giveUp);
   const dryRun = input.options.dryRun === true;
   const forgetGone = input.options.forgetGone === true;
@@ -101,7 +101,7 @@ const onThisMachine: LabCommand = async (input, context) => {
   return 0;
 };
 
-export const run = orRemote(onThisMachine, () => import('./remote/down.ts'));
+export const run = orRemote(onThisMachine, () => import('./remote/down.ts'), 0);
 
 /** What is left when the last moments of a `down` were cut off: a lock, and folders with nothing in them. */
 async function tidyAway(lab: Lab): Promise<void> {

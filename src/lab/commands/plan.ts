@@ -19,7 +19,7 @@ import { describePlan } from './describe-plan.ts';
 
 /** `cowherd plan`: what `up` would do. Changes nothing. */
 const onThisMachine: LabCommand = async (input, context) => {
-  const { lab: recorded, file } = labFrom(input, context);
+  const { lab: recorded, file } = labFrom(input, context, 0);
   const prune = input.options.prune === true;
   const forgetGone = input.options.forgetGone === true;
   await using runner = await runnerOf(recorded);
@@ -52,7 +52,7 @@ const onThisMachine: LabCommand = async (input, context) => {
   return 0;
 };
 
-export const run = orRemote(onThisMachine, () => import('./remote/plan.ts'));
+export const run = orRemote(onThisMachine, () => import('./remote/plan.ts'), 0);
 
 /** Whether `up` would do what the plan says, not refuse it. */
 export function isPossible({ plan, refused }: Prepared): boolean {

@@ -12,7 +12,7 @@ export const run: LabCommand = async (input, context) => {
   const [first] = input.operands;
   const folder = first === undefined ? undefined : resolve(context.cwd, first);
   const isPool = folder !== undefined && existsSync(folder) && statSync(folder).isDirectory();
-  const lab = isPool ? undefined : labFrom(input, context).lab;
+  const lab = isPool ? undefined : labFrom(input, context, 0).lab;
   const space = await measurePool(lab ? lab.pool : realPath(folder!), lab);
   for (const warning of space.warnings) warn(context, warning);
   if (wantsJson(input)) {

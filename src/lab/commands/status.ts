@@ -25,7 +25,7 @@ import { watchSeats } from './watch-seats.ts';
 
 /** `cowherd status`: the master and every seat as they are. Exit code 1 when the master is not what it was, or the pool is not there. */
 const onThisMachine: LabCommand = async (input, context) => {
-  const { lab } = labFrom(input, context);
+  const { lab } = labFrom(input, context, 0);
   await using runner = await runnerOf(lab);
   const bar = lazyProgress(context, 'reading the master', 'bytes');
   const digest =
@@ -50,7 +50,7 @@ export function sayStatus(input: Input, context: CliContext, value: unknown): vo
   else sayJson(context, value);
 }
 
-export const run = orRemote(onThisMachine, () => import('./remote/status.ts'));
+export const run = orRemote(onThisMachine, () => import('./remote/status.ts'), 0);
 
 function jsonOf(lab: Lab, { master, seats, leftDisks, lost }: LabStatus): unknown {
   const known = lab.state?.master;

@@ -21,7 +21,7 @@ export const run: LabCommand = async (input, context) => {
     path = resolve(context.cwd, first);
     folders = [];
   } else {
-    const { lab } = labFrom(input, context);
+    const { lab } = labFrom(input, context, 0);
     path = lab.spec.master.path;
     folders = existsSync(lab.pool) ? [lab.pool] : [];
     if (!existsSync(path)) {

@@ -29,7 +29,7 @@ import { isPossible, planJson, prepareWithDigest } from './plan.ts';
 
 /** `cowherd up`: makes what the lab file asks for and is not there. */
 const onThisMachine: LabCommand = async (input, context) => {
-  const { lab, file } = labFrom(input, context);
+  const { lab, file } = labFrom(input, context, 0);
   const began = performance.now();
   const prune = input.options.prune === true;
   const overwrite = new Set(
@@ -82,7 +82,7 @@ const onThisMachine: LabCommand = async (input, context) => {
   return 0;
 };
 
-export const run = orRemote(onThisMachine, () => import('./remote/up.ts'));
+export const run = orRemote(onThisMachine, () => import('./remote/up.ts'), 0);
 
 async function apply(
   prepared: Prepared,

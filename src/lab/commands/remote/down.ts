@@ -21,7 +21,7 @@ import { lockedRemote, lookAt, remoteLabFrom } from './lab.ts';
  * what is on it, and the others the record of that.
  */
 export const run: LabCommand = async (input, context) => {
-  await using lab = remoteLabFrom(input, context).lab;
+  await using lab = remoteLabFrom(input, context, 0).lab;
   const { name } = lab.spec;
   const dryRun = input.options.dryRun === true;
   const giveUp = givenUp(input.options.giveUp, lab.spec.hosts, 'hosts');

@@ -6,7 +6,7 @@ import { lockedRemote, lookAt, remoteLabFrom } from './lab.ts';
 
 /** `cowherd gc` for a lab whose hosts keep its seats: copies of masters. Exit code 1 where a host does not answer. */
 export const run: LabCommand = async (input, context) => {
-  await using lab = remoteLabFrom(input, context).lab;
+  await using lab = remoteLabFrom(input, context, 0).lab;
   const yes = input.options.yes === true && input.options.dryRun !== true;
   const look = async () => {
     const view = await lookAt(lab, context);

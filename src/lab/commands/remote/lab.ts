@@ -8,12 +8,13 @@ import { selectSeats } from '../../selection.ts';
 import { removeEmptyRecords } from '../../state.ts';
 import { type Input, lazyProgress, specFrom, warn } from '../command.ts';
 
-/** The lab of a command line, with the operands after it. */
+/** The lab of a command line, with the operands after it: as `labFrom`. */
 export function remoteLabFrom(
   input: Input,
   context: CliContext,
+  after?: number,
 ): { readonly lab: RemoteLab; readonly file: string; readonly rest: readonly string[] } {
-  const { spec, file, rest } = specFrom(input, context);
+  const { spec, file, rest } = specFrom(input, context, after);
   return { lab: new RemoteLab(spec), file, rest };
 }
 

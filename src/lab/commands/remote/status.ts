@@ -28,7 +28,7 @@ interface SeatOnHost {
 
 /** `cowherd status` for a lab whose hosts keep its seats: all of it comes from the hosts. Exit code 1 where a copy of the master is not what it was. */
 export const run: LabCommand = async (input, context) => {
-  await using lab = remoteLabFrom(input, context).lab;
+  await using lab = remoteLabFrom(input, context, 0).lab;
   const view = await lookAt(lab, context);
   const named = [...new Set([...lab.spec.seats, ...view.found.keys()])];
   const seats = await Promise.all(

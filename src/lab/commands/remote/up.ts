@@ -14,7 +14,7 @@ import { lockedRemote, remoteLabFrom, warnOfDown } from './lab.ts';
 const command =
   (dryRun: boolean): LabCommand =>
   async (input, context) => {
-    const { lab: remote, file } = remoteLabFrom(input, context);
+    const { lab: remote, file } = remoteLabFrom(input, context, 0);
     await using lab = remote;
     const began = performance.now();
     const prune = input.options.prune === true;
