@@ -11,6 +11,7 @@ import {
 import { count, describeSeats } from './describe.ts';
 import { releaseHold } from './guard.ts';
 import { type Lab, realPath } from './lab.ts';
+import { knownMasterFolders } from './master-folders.ts';
 import type { Problem } from './plan.ts';
 
 /*
@@ -31,14 +32,16 @@ export interface LostPool {
 }
 
 /**
- * Looks beside the masters in the folder of the lab's master. Undefined: nothing is missed. While one of the seats' disks is there, or
+ * Looks beside the masters in the folders of the lab's masters: the present one, and those that are remembered beside the lab file, which
+ * may name another one by now. Undefined: nothing is missed. While one of the seats' disks is there, or
  * the lab's state, the pool is, and what else is missing was deleted.
  */
 export function lostPoolOf(
   lab: Pick<Lab, 'id' | 'pool' | 'state' | 'statePath' | 'spec'>,
 ): LostPool | undefined {
   if (lab.state) return undefined;
-  const lost = imagesWithRecords(dirname(realPath(lab.spec.master.path))).flatMap((path) =>
+  const folders = new Set([dirname(realPath(lab.spec.master.path)), ...knownMasterFolders(lab.spec)]);
+  const lost = [...folders].flatMap(imagesWithRecords).flatMap((path) =>
     recordsOf(lab, path)
       .filter((record) => isOf(lab, record, path))
       .map((record) => ({

@@ -14,6 +14,7 @@ import type { Lab } from './lab.ts';
 import { forgetLost, lostPoolError } from './lost-pool.ts';
 import { makeOverlays, type OverlayKind, overlayEncoder } from './make-overlays.ts';
 import { fileFacts, type Master, masterChanged } from './master.ts';
+import { noteMasterFolders } from './master-folders.ts';
 import { folderLock } from './masters/library.ts';
 import { assertNoOtherDomain } from './other-domains.ts';
 import { isBlockDevice, readImageHead } from './overlay.ts';
@@ -180,6 +181,7 @@ export async function rememberSeats(
   const needed = guardNeeds(hold).length > 0;
   using _lock = needed ? await lockMasters(dirname(master.path), signal) : undefined;
   for (const path of hold.files) fileFacts(path);
+  noteMasterFolders(lab.spec, lab.pool, during);
   writeState(lab.pool, during);
   const warnings = await takeHold(hold);
   if (lost) await forgetLost(lost, hold);

@@ -6,6 +6,7 @@ import { isDown, planDown, takeDown } from '../down.ts';
 import { givenUp } from '../give-up.ts';
 import { isSeatDiskName } from '../hold-disks.ts';
 import { type Lab, openLab } from '../lab.ts';
+import { forgetMasterFolders } from '../master-folders.ts';
 import { assertNoOtherDomain } from '../other-domains.ts';
 import { assertClosed, assertNotRunning, assertOwnDisks } from '../release.ts';
 import { savedAmong, savedGoes } from '../saved-memory.ts';
@@ -76,7 +77,10 @@ const onThisMachine: LabCommand = async (input, context) => {
     return { plan: input.options.stop === true ? { ...plan, stopped } : plan, saved, restored };
   };
   const { plan, saved, restored } = dryRun ? await work() : await locked(lab, work, { forgetGone });
-  if (!dryRun) removeEmptyPool(lab.pool);
+  if (!dryRun) {
+    removeEmptyPool(lab.pool);
+    forgetMasterFolders(lab.spec);
+  }
   if (!dryRun && giveUp.hosts.size > 0) forgetApart(lab);
   if (wantsJson(input)) {
     sayJson(context, { lab: lab.name, ...plan, saved, restored, dryRun });
@@ -105,6 +109,7 @@ export const run = orRemote(onThisMachine, () => import('./remote/down.ts'));
 
 /** What is left when the last moments of a `down` were cut off: a lock, and folders with nothing in them. */
 async function tidyAway(lab: Lab): Promise<void> {
+  forgetMasterFolders(lab.spec);
   if (!existsSync(dirname(lab.lockPath))) return;
   await tidy(lab);
   removeEmptyPool(lab.pool);

@@ -13,11 +13,13 @@ import {
 import { isImmutable, setImmutable } from '../../platform/file-facts.ts';
 import { makeFolder, writeJsonFile } from '../../platform/json-file.ts';
 import { factsDiffer, fileFacts, forgetContent, pathFrom } from '../master.ts';
+import { addMasterFolder } from '../master-folders.ts';
 import { nameBacking } from '../name-backing.ts';
 import { backingPathOf, fileIdentity, nameExists, readImageHead } from '../overlay.ts';
 import { isLocked } from '../release.ts';
 import { scanImages, standingOn } from '../scan.ts';
 import { editLabFile, withValue } from '../spec/edit.ts';
+import { loadLab } from '../spec/load.ts';
 import { type FileFacts, poolOfState, readStateFile, writeState } from '../state.ts';
 import { labFilesIn, labFilesNaming, mayName } from './lab-files.ts';
 import { readMasterRecord, recordPathOf } from './library.ts';
@@ -196,7 +198,11 @@ export async function moveMaster(plan: MovePlan, options: MoveOptions = {}): Pro
   moveVersionRecord(from, to);
   for (const child of plan.children) await nameMaster(child, from, to);
   for (const state of plan.states) followState(state, from, to, before);
-  for (const file of plan.labFiles) followLabFile(file, from, to);
+  for (const file of plan.labFiles) {
+    const spec = loadLab(file, dirname(file));
+    followLabFile(file, from, to);
+    addMasterFolder(spec, dirname(to));
+  }
   if (nameExists(from)) {
     assertStillSame(from, to, placed);
     if (isImmutable(from)) setImmutable(from, false);
