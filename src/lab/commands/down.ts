@@ -6,6 +6,7 @@ import { isDown, planDown, takeDown } from '../down.ts';
 import { givenUp } from '../give-up.ts';
 import { isSeatDiskName } from '../hold-disks.ts';
 import { type Lab, openLab } from '../lab.ts';
+import { lostPoolOf, unlistedLost } from '../lost-pool.ts';
 import { forgetMasterFolders } from '../master-folders.ts';
 import { assertNoOtherDomain } from '../other-domains.ts';
 import { assertClosed, assertNotRunning, assertOwnDisks } from '../release.ts';
@@ -38,7 +39,9 @@ const onThisMachine: LabCommand = async (input, context) => {
   const dryRun = input.options.dryRun === true;
   const forgetGone = input.options.forgetGone === true;
   await using runner = await runnerOf(lab);
-  const seats = [...lab.seats.values(), ...lab.unlisted.values()];
+  const gone = forgetGone ? lostPoolOf(lab) : undefined;
+  const lost = gone ? await unlistedLost(lab, gone, runner) : [];
+  const seats = [...lab.seats.values(), ...lab.unlisted.values(), ...lost];
   if (await isDown(lab, forgetGone)) {
     if (!dryRun) await tidyAway(lab);
     if (!dryRun && giveUp.hosts.size > 0) forgetApart(lab);
@@ -73,7 +76,7 @@ const onThisMachine: LabCommand = async (input, context) => {
         .map(({ path }) => path),
     );
     await assertClosed(plan.files.filter((path) => isSeatDiskName(path) && !running.has(path)));
-    const restored = dryRun ? [] : await takeDown(again, plan, runner);
+    const restored = dryRun ? [] : await takeDown(again, plan, { runner, lost });
     return { plan: input.options.stop === true ? { ...plan, stopped } : plan, saved, restored };
   };
   const { plan, saved, restored } = dryRun ? await work() : await locked(lab, work, { forgetGone });
