@@ -1,4 +1,4 @@
-import { rmSync, statSync } from 'node:fs';
+import { copyFileSync, rmSync, statSync } from 'node:fs';
 import { basename, dirname, isAbsolute, relative, resolve } from 'node:path';
 import { parseDocument } from 'yaml';
 import { DiskError } from '../../errors.ts';
@@ -221,8 +221,12 @@ function moveVersionRecord(from: string, to: string): void {
   const [before, after] = [versionOfFile(from), versionOfFile(to)];
   if (!before || !after) return;
   const label = `${after.name}@${after.number}`;
-  const record = readMasterRecord(recordPathOf(dirname(from), `${before.name}@${before.number}`));
-  if (record) writeJsonFile(recordPathOf(dirname(to), label), { ...record, master: label });
+  const path = recordPathOf(dirname(from), `${before.name}@${before.number}`);
+  const target = recordPathOf(dirname(to), label);
+  const record = readMasterRecord(path);
+  if (record) writeJsonFile(target, { ...record, master: label });
+  // A damaged one says something to people still; the old name goes at the end.
+  else if (nameExists(path) && !nameExists(target)) copyFileSync(path, target);
 }
 
 /** A clone's header names the new place, as it named the old one: from where it lies, or by the whole path. */
