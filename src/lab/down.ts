@@ -12,6 +12,7 @@ import { isMarkedFor, isOurs, type SeatFiles } from './plan.ts';
 import { seatFilesIn } from './prepare.ts';
 import { assertNobodyStandsOn } from './release.ts';
 import type { Runner } from './runner/runner.ts';
+import type { Seat } from './seat.ts';
 import { extraFiles } from './seat-extras.ts';
 import { readState, removeState } from './state.ts';
 import { giveUpDevice, removeLeftovers } from './up.ts';
@@ -85,14 +86,19 @@ function ownFiles(lab: Lab, files: SeatFiles): OwnFiles {
 
 /**
  * Removes what the plan says, gives the master back, and forgets the lab. A run that was killed is finished by the next:
- * the state goes last. The caller holds the lab's lock and has seen that none of the seats runs. Throws `locked` for a disk that a
+ * the state goes last. `lost`: seats that are forgotten and that the lab file does not list. The caller holds the lab's lock and has seen that none of the seats runs. Throws `locked` for a disk that a
  * program opened since (it stays). Answers the paths of master files that are as writable as before the lab.
  */
-export async function takeDown(lab: Lab, plan: DownPlan, runner: Runner): Promise<readonly string[]> {
+export async function takeDown(
+  lab: Lab,
+  plan: DownPlan,
+  { runner, lost: gone }: { readonly runner: Runner; readonly lost: readonly Seat[] },
+): Promise<readonly string[]> {
   for (const name of [...plan.seats, ...plan.forgotten]) {
     const seat = lab.seats.get(name) ?? lab.unlisted.get(name);
     if (seat) await runner.undefine(seat);
   }
+  for (const seat of gone) await runner.undefine(seat);
   for (const name of plan.seats) await giveUpDevice(lab, name, seatPaths(lab.pool, name).disk);
   await removeFiles(plan.files);
   removeLeftovers(lab.pool);

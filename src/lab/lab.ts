@@ -78,8 +78,15 @@ export function openLab(file: string, cwd: string): Lab {
   return labOf(loadLab(file, cwd));
 }
 
-/** `openLab` for a specification. `placed`: the hosts of seats, or none yet, whatever the state says. */
-export function labOf(spec: LabSpec, placed?: ReadonlyMap<string, string | undefined>): Lab {
+/**
+ * `openLab` for a specification. `placed`: the hosts of seats, or none yet, whatever the state says. `lost`: seats that were made before,
+ * though nothing in the pool says so.
+ */
+export function labOf(
+  spec: LabSpec,
+  placed?: ReadonlyMap<string, string | undefined>,
+  lost: readonly string[] = [],
+): Lab {
   const { name } = spec;
   // Relative names of masters start from where the folder really is.
   const pool = realPath(spec.pool);
@@ -141,7 +148,8 @@ export function labOf(spec: LabSpec, placed?: ReadonlyMap<string, string | undef
     };
   };
   const listed = new Set(spec.seats);
-  const recorded = (state?.seats ?? []).map((seat) => seat.name).filter((seat) => !listed.has(seat));
+  const before = new Set([...(state?.seats ?? []).map((seat) => seat.name), ...lost]);
+  const recorded = [...before].filter((seat) => !listed.has(seat));
   const gone = [...recorded, ...unrecorded(pool, name, present, new Set([...spec.seats, ...recorded]))];
   const goneIdentities = identities(name, gone, given);
   const seats = (names: readonly string[], from: typeof identity) =>

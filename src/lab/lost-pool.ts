@@ -10,8 +10,12 @@ import {
 } from '../platform/dependents.ts';
 import { count, describeSeats } from './describe.ts';
 import { releaseHold } from './guard.ts';
-import { type Lab, realPath } from './lab.ts';
+import { type Lab, labOf, realPath } from './lab.ts';
+import { knownMasterFolders } from './master-folders.ts';
 import type { Problem } from './plan.ts';
+import type { Runner } from './runner/runner.ts';
+import type { Seat } from './seat.ts';
+import { onAllHosts } from './whereabouts.ts';
 
 /*
  * A pool whose disk is not mounted looks as if no seat had been made yet: its state and its disks are not there. But what stands
@@ -31,14 +35,16 @@ export interface LostPool {
 }
 
 /**
- * Looks beside the masters in the folder of the lab's master. Undefined: nothing is missed. While one of the seats' disks is there, or
+ * Looks beside the masters in the folders of the lab's masters: the present one, and those that are remembered beside the lab file, which
+ * may name another one by now. Undefined: nothing is missed. While one of the seats' disks is there, or
  * the lab's state, the pool is, and what else is missing was deleted.
  */
 export function lostPoolOf(
   lab: Pick<Lab, 'id' | 'pool' | 'state' | 'statePath' | 'spec'>,
 ): LostPool | undefined {
   if (lab.state) return undefined;
-  const lost = imagesWithRecords(dirname(realPath(lab.spec.master.path))).flatMap((path) =>
+  const folders = new Set([dirname(realPath(lab.spec.master.path)), ...knownMasterFolders(lab.spec)]);
+  const lost = [...folders].flatMap(imagesWithRecords).flatMap((path) =>
     recordsOf(lab, path)
       .filter((record) => isOf(lab, record, path))
       .map((record) => ({
@@ -114,6 +120,19 @@ export function lostPoolError(lost: LostPool): DiskError {
     path,
     detail: { seats: lost.seats.length, fix },
   });
+}
+
+/**
+ * Those of the seats that the lab file does not list any more, on each host that has one: nothing but the hypervisor and the masters' records
+ * knows of them.
+ */
+export async function unlistedLost({ spec }: Lab, lost: LostPool, runner: Runner): Promise<readonly Seat[]> {
+  const { unlisted } = labOf(spec, undefined, lost.seats);
+  const seats = await onAllHosts(
+    lost.seats.flatMap((name) => unlisted.get(name) ?? []),
+    runner,
+  );
+  return runner.hosts ? seats.filter(({ host }) => host !== undefined) : seats;
 }
 
 /** Takes the seats off the masters' records, but for those that `kept` signs and holds. Answers the paths that are as writable as before. */

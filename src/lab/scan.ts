@@ -122,9 +122,21 @@ export function scanImages(places: readonly string[], shallow: readonly string[]
   if (linked.length > 0) {
     const known = new Set(entered.map(fileIdentity));
     for (const { path, identity } of linked)
-      if (!known.has(identity)) leftOut.push(`'${textOfPath(path)}' is a link to a folder: name that too`);
+      if (!known.has(identity))
+        leftOut.push(
+          `'${textOfPath(path)}' is a link to a folder: name ${targetOf(path)} too, or remove the link`,
+        );
   }
   return { images, files, warnings, closed, leftOut };
+}
+
+/** A link's folder, to be named. */
+function targetOf(path: BytePath): string {
+  try {
+    return `'${realpathSync(textOfPath(path))}'`;
+  } catch {
+    return 'that';
+  }
 }
 
 function inBrackets(errno: string | undefined): string {

@@ -9,6 +9,7 @@ import { isMarkedFor, isOurs } from './plan.ts';
 import { isOff, type Runner, type SeatState } from './runner/runner.ts';
 import { type LeftDisk, leftDisks } from './seat-extras.ts';
 import { type MasterVerdict, verifyMaster } from './verify.ts';
+import { leftBehind } from './whereabouts.ts';
 
 /** A seat as it is now. */
 export interface SeatStatus {
@@ -19,6 +20,8 @@ export interface SeatStatus {
   readonly host?: string;
   /** Other hosts that have its domain, too. */
   readonly alsoOn: readonly string[];
+  /** URI of the libvirt that has its domain, or may have it, where the lab file names another in its place: nobody asked that what it does. */
+  readonly formerly?: string;
   /** As the runner says; 'in use' when it knows nothing of it, and another program has the disk open. */
   readonly state: SeatState | 'in use';
   /**
@@ -54,10 +57,12 @@ export async function statusOf(lab: Lab, runner: Runner, digest?: DigestOptions)
   const seats: SeatStatus[] = [];
   const all = [...lab.seats.values(), ...lab.unlisted.values()];
   const where = await runner.whereabouts?.(all);
+  const behind = await leftBehind(all, where);
   for (const seat of all) {
     const paths = seatPaths(lab.pool, seat.name);
     const head = readImageHead(paths.disk);
-    const state = await runner.state(seat);
+    const formerly = behind.find(({ seats }) => seats.includes(seat.name))?.was?.uri;
+    const state = formerly === undefined ? await runner.state(seat) : 'unknown';
     const used = isOff(state) && head !== undefined && (await probeLock(paths.disk)).inUse;
     seats.push({
       name: seat.name,
@@ -65,6 +70,7 @@ export async function statusOf(lab: Lab, runner: Runner, digest?: DigestOptions)
       mac: seat.mac,
       host: seat.host,
       alsoOn: (where?.has.get(seat.name) ?? []).filter((host) => host !== seat.host),
+      formerly,
       state: used ? 'in use' : state,
       disk: conditionOf(lab, seat.name, head),
       path: paths.disk,

@@ -11,9 +11,10 @@ import { releaseFormer } from './former.ts';
 import { guardNeeds, takeHold } from './guard.ts';
 import { isSeatDiskName, removeFiles } from './hold-disks.ts';
 import type { Lab } from './lab.ts';
-import { forgetLost, lostPoolError } from './lost-pool.ts';
+import { forgetLost, lostPoolError, unlistedLost } from './lost-pool.ts';
 import { makeOverlays, type OverlayKind, overlayEncoder } from './make-overlays.ts';
 import { fileFacts, type Master, masterChanged } from './master.ts';
+import { noteMasterFolders } from './master-folders.ts';
 import { folderLock } from './masters/library.ts';
 import { assertNoOtherDomain } from './other-domains.ts';
 import { isBlockDevice, readImageHead } from './overlay.ts';
@@ -78,7 +79,9 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   assertNothingAbove(changed, lab);
   await assertNoOtherDomain([...doomed, ...changed], lab, options.runner);
   const removed = removals.flatMap((step) => lab.unlisted.get(step.seat) ?? []);
-  for (const seat of removed) {
+  const lost =
+    prepared.lost && options.forgetGone ? await unlistedLost(lab, prepared.lost, options.runner) : [];
+  for (const seat of [...removed, ...lost]) {
     if (!(await isInUse(seat, options.runner))) continue;
     throw new DiskError('in-use', `Seat '${seat.name}' is to be removed, and runs: shut it down first`, {
       path: seat.disk.path,
@@ -95,6 +98,8 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   const makesDisks = plan.steps.some((step) => step.do === 'create' || step.do === 'add');
   if (makesDisks && lab.spec.encrypt) await assertKeyOfAll(lab.seats.values());
   await withdraw(lab, plan.steps, options.runner);
+  // While the masters' records still name them: a run that is cut off does it again.
+  for (const seat of lost) await options.runner.undefine(seat);
   // Seats that are going to be removed stay known until they are gone.
   const during =
     removals.length > 0
@@ -180,6 +185,7 @@ export async function rememberSeats(
   const needed = guardNeeds(hold).length > 0;
   using _lock = needed ? await lockMasters(dirname(master.path), signal) : undefined;
   for (const path of hold.files) fileFacts(path);
+  noteMasterFolders(lab.spec, lab.pool, during);
   writeState(lab.pool, during);
   const warnings = await takeHold(hold);
   if (lost) await forgetLost(lost, hold);

@@ -123,6 +123,8 @@ describe.skipIf(!haveLibvirtd)('seats on hosts that share a pool', () => {
     write({ a: 'b' });
     const told = /s1, s2 are on what a was before \('qemu\+unix:[\s\S]*a-before[\s\S]*--give-up a/;
     for (const command of ['plan', 'up', 'down']) refused(await bench.run(command), told);
+    expect(await stateOf('s1')).toBe('a unknown');
+    expect(await bench.must('status')).toMatch(/s1 +unknown .*left at 'qemu\+unix:.*where it may run/);
     for (const command of ['start', 'stop'])
       refused(await bench.run(command), /s1, s2 are on what[\s\S]*left alone/);
     refused(await bench.run('reset', 's2'), /s2 is on what a was before/);

@@ -149,7 +149,7 @@ describe.skipIf(!have('qemu-io'))('what a program has open is not removed', () =
     runner.undefine = async () => {
       guest ??= await openQemuIo(['-f', 'qcow2', bench.path('class/s2.qcow2')]);
     };
-    const down = async () => await takeDown(lab, await planDown(lab), runner);
+    const down = async () => await takeDown(lab, await planDown(lab), { runner, lost: [] });
     try {
       await expect(down()).rejects.toMatchObject({ code: 'locked' });
       expect(poolNames(bench)).toContain('s2.qcow2');

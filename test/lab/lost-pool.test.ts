@@ -1,10 +1,13 @@
 import {
+  chownSync,
+  copyFileSync,
   existsSync,
   mkdirSync,
   readdirSync,
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
@@ -102,6 +105,73 @@ describe.skipIf(!qemu)('a pool that is not there, while seats were made in it', 
     },
   );
 
+  it('is noticed though the lab file meanwhile names a master in another folder', async () => {
+    await using bench = await withoutPool();
+    mkdirSync(bench.path('others'));
+    copyFileSync(bench.path('masters/m@2.qcow2'), bench.path('others/n.qcow2'));
+    bench.write('lab.yaml', { seats: 2, master: 'others/n.qcow2' });
+    // The digest of the new master may be remembered beside it.
+    const before = ['class', 'away', 'masters', '.cowherd'].map((name) => bench.snapshot(bench.path(name)));
+    for (const command of [['up'], ['down'], ['plan'], ['status'], ['reset', 'all']]) {
+      const { code, out, err } = await bench.run(...command);
+      expect([command, code, out + err]).toEqual([
+        command,
+        1,
+        expect.stringMatching(/2 seats \(student-01, student-02\) on m@1\.qcow2 were made there.*mounted\?/),
+      ]);
+    }
+    expect(['class', 'away', 'masters', '.cowherd'].map((name) => bench.snapshot(bench.path(name)))).toEqual(
+      before,
+    );
+    await bench.must('gc', 'masters', '--yes');
+    bringBack(bench);
+    await holdsWork(seat(bench));
+    await bench.must('up');
+    await bench.must('down');
+    expect(existsSync(bench.path('.cowherd'))).toBe(false);
+  });
+
+  it('is noticed after its master was moved to a third folder, too', async () => {
+    await using bench = await withoutPool();
+    bringBack(bench);
+    mkdirSync(bench.path('third'));
+    await bench.must('move', 'masters/m@1.qcow2', 'third/');
+    renameSync(bench.path('class'), bench.path('away'));
+    bench.write('lab.yaml', { seats: 2, master: 'masters/m@2.qcow2' });
+    expect((await bench.run('up')).err).toContain('is its disk mounted?');
+    expect((await bench.run('down')).err).toContain('is its disk mounted?');
+    renameSync(bench.path('away'), bench.path('class'));
+    await holdsWork(seat(bench));
+  });
+
+  it('is given up by up --forget-gone, whose lab remembers the new folder alone', async () => {
+    await using bench = await withoutPool();
+    mkdirSync(bench.path('others'));
+    copyFileSync(bench.path('masters/m@2.qcow2'), bench.path('others/n.qcow2'));
+    bench.write('lab.yaml', { seats: 2, master: 'others/n.qcow2' });
+    await bench.must('up', '--forget-gone');
+    expect(standingOn(first(bench))).toEqual([]);
+    await bench.must('up');
+    expect(JSON.parse(readFileSync(bench.path('.cowherd/masters-class.json'), 'utf8')).folders).toEqual([
+      'others',
+    ]);
+  });
+
+  it('is no trouble where the folder of the lab file can hold no such record, or holds a damaged one', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2 });
+    writeFileSync(bench.path('.cowherd'), 'a file of somebody');
+    await bench.must('up');
+    await bench.must('down');
+    rmSync(bench.path('.cowherd'));
+    await bench.must('up');
+    writeFileSync(bench.path('.cowherd/masters-class.json'), '{"folders": 7');
+    await bench.must('status');
+    await bench.must('reset', 'student-01');
+    expect(readFileSync(bench.path('.cowherd/masters-class.json'), 'utf8')).toContain('"masters"');
+    await bench.must('down');
+  });
+
   it('is found where a link led to it, which now leads nowhere', async () => {
     await using bench = await labBench();
     bench.write('lab.yaml', { seats: 2 });
@@ -181,6 +251,17 @@ describe.skipIf(!qemu)('seats that are gone for good', () => {
     expect(JSON.parse(readFileSync(bench.path('class/.cowherd/lab-class.json'), 'utf8')).seats).toHaveLength(
       2,
     );
+  });
+});
+
+describe.skipIf(!qemu || !isRoot)('what the superuser remembers in the folder of somebody', () => {
+  it('is theirs, so that they can go on by themselves', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2 });
+    chownSync(bench.path(), 65534, 65534);
+    await bench.must('up');
+    for (const name of ['.cowherd', '.cowherd/masters-class.json'])
+      expect(statSync(bench.path(name)).uid).toBe(65534);
   });
 });
 

@@ -6,6 +6,20 @@ import { labBench, qemuCheck } from './support.ts';
 
 const qemu = have('qemu-io') && have('qemu-img');
 
+describe('a version whose record is damaged', () => {
+  it('moves with what is left of that', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 1 });
+    await bench.must('up');
+    await bench.must('promote', 'student-01');
+    const text = readFileSync(bench.path('masters/m@1.json'), 'utf8').slice(0, 60);
+    writeFileSync(bench.path('masters/m@1.json'), text);
+    await bench.must('move', 'masters/m@1.qcow2', 'far/m@2.qcow2');
+    expect(readFileSync(bench.path('far/m@2.json'), 'utf8')).toBe(text);
+    expect(existsSync(bench.path('masters/m@1.json'))).toBe(false);
+  });
+});
+
 describe.skipIf(!qemu)('move and adopt', () => {
   it('takes a master elsewhere, and its clones, labs and records with it', async () => {
     await using bench = await labBench();

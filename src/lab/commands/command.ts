@@ -106,6 +106,7 @@ export async function locked<T>(
 ): Promise<T> {
   if (!lab.state && !forgetGone) (await import('../lost-pool.ts')).assertPoolThere(lab);
   using _lock = await lockPool(lab.lockPath, `the lab "${lab.name}"`, options);
+  if (lab.state) (await import('../master-folders.ts')).noteMasterFolders(lab.spec, lab.pool, lab.state);
   return await work();
 }
 

@@ -6,6 +6,8 @@ import { isDown, planDown, takeDown } from '../down.ts';
 import { givenUp } from '../give-up.ts';
 import { isSeatDiskName } from '../hold-disks.ts';
 import { type Lab, openLab } from '../lab.ts';
+import { lostPoolOf, unlistedLost } from '../lost-pool.ts';
+import { forgetMasterFolders } from '../master-folders.ts';
 import { assertNoOtherDomain } from '../other-domains.ts';
 import { assertClosed, assertNotRunning, assertOwnDisks } from '../release.ts';
 import { savedAmong, savedGoes } from '../saved-memory.ts';
@@ -37,7 +39,9 @@ const onThisMachine: LabCommand = async (input, context) => {
   const dryRun = input.options.dryRun === true;
   const forgetGone = input.options.forgetGone === true;
   await using runner = await runnerOf(lab);
-  const seats = [...lab.seats.values(), ...lab.unlisted.values()];
+  const gone = forgetGone ? lostPoolOf(lab) : undefined;
+  const lost = gone ? await unlistedLost(lab, gone, runner) : [];
+  const seats = [...lab.seats.values(), ...lab.unlisted.values(), ...lost];
   if (await isDown(lab, forgetGone)) {
     if (!dryRun) await tidyAway(lab);
     if (!dryRun && giveUp.hosts.size > 0) forgetApart(lab);
@@ -72,11 +76,14 @@ const onThisMachine: LabCommand = async (input, context) => {
         .map(({ path }) => path),
     );
     await assertClosed(plan.files.filter((path) => isSeatDiskName(path) && !running.has(path)));
-    const restored = dryRun ? [] : await takeDown(again, plan, runner);
+    const restored = dryRun ? [] : await takeDown(again, plan, { runner, lost });
     return { plan: input.options.stop === true ? { ...plan, stopped } : plan, saved, restored };
   };
   const { plan, saved, restored } = dryRun ? await work() : await locked(lab, work, { forgetGone });
-  if (!dryRun) removeEmptyPool(lab.pool);
+  if (!dryRun) {
+    removeEmptyPool(lab.pool);
+    forgetMasterFolders(lab.spec);
+  }
   if (!dryRun && giveUp.hosts.size > 0) forgetApart(lab);
   if (wantsJson(input)) {
     sayJson(context, { lab: lab.name, ...plan, saved, restored, dryRun });
@@ -105,6 +112,7 @@ export const run = orRemote(onThisMachine, () => import('./remote/down.ts'), 0);
 
 /** What is left when the last moments of a `down` were cut off: a lock, and folders with nothing in them. */
 async function tidyAway(lab: Lab): Promise<void> {
+  forgetMasterFolders(lab.spec);
   if (!existsSync(dirname(lab.lockPath))) return;
   await tidy(lab);
   removeEmptyPool(lab.pool);

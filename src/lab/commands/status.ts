@@ -137,6 +137,8 @@ function noteOn(seat: SeatStatus): string {
   if (seat.host !== undefined) notes.push(`on ${seat.host}`);
   if (seat.alsoOn.length > 0)
     notes.push(`and on ${seat.alsoOn.join(', ')}: 'cowherd plan' says what can be done`);
+  if (seat.formerly !== undefined)
+    notes.push(`left at '${seat.formerly}', where it may run: 'cowherd plan' says what can be done`);
   if (seat.state === 'saved' && seat.disk !== 'missing')
     notes.push('its memory was saved: it goes on from there when it is started');
   if (seat.state === 'saved' && seat.disk === 'missing')

@@ -4,6 +4,7 @@ import { factsIfAny } from '../../platform/file-facts.ts';
 import { count, milliseconds } from '../describe.ts';
 import { givenUp } from '../give-up.ts';
 import { type Lab, openLab } from '../lab.ts';
+import { noteMasterFolders } from '../master-folders.ts';
 import { assertNotMoving } from '../pool-move/journal.ts';
 import type { Prepared } from '../prepare.ts';
 import { readState } from '../state.ts';
@@ -53,8 +54,10 @@ const onThisMachine: LabCommand = async (input, context) => {
   }
   let applied: Applied = { created: [], defined: 0, removed: [], warnings: [] };
   const idle = isEmpty(prepared.plan);
-  if (idle) await tidy(lab);
-  else {
+  if (idle) {
+    if (lab.state) noteMasterFolders(lab.spec, lab.pool, lab.state);
+    await tidy(lab);
+  } else {
     const first = prepared;
     ({ prepared, applied } = await locked(
       lab,

@@ -1,4 +1,4 @@
-import { rmSync, statSync } from 'node:fs';
+import { copyFileSync, rmSync, statSync } from 'node:fs';
 import { basename, dirname, isAbsolute, relative, resolve } from 'node:path';
 import { parseDocument } from 'yaml';
 import { DiskError } from '../../errors.ts';
@@ -13,11 +13,13 @@ import {
 import { isImmutable, setImmutable } from '../../platform/file-facts.ts';
 import { makeFolder, writeJsonFile } from '../../platform/json-file.ts';
 import { factsDiffer, fileFacts, forgetContent, pathFrom } from '../master.ts';
+import { addMasterFolder } from '../master-folders.ts';
 import { nameBacking } from '../name-backing.ts';
 import { backingPathOf, fileIdentity, nameExists, readImageHead } from '../overlay.ts';
 import { isLocked } from '../release.ts';
 import { scanImages, standingOn } from '../scan.ts';
 import { editLabFile, withValue } from '../spec/edit.ts';
+import { loadLab } from '../spec/load.ts';
 import { type FileFacts, poolOfState, readStateFile, writeState } from '../state.ts';
 import { labFilesIn, labFilesNaming, mayName } from './lab-files.ts';
 import { readMasterRecord, recordPathOf } from './library.ts';
@@ -196,7 +198,11 @@ export async function moveMaster(plan: MovePlan, options: MoveOptions = {}): Pro
   moveVersionRecord(from, to);
   for (const child of plan.children) await nameMaster(child, from, to);
   for (const state of plan.states) followState(state, from, to, before);
-  for (const file of plan.labFiles) followLabFile(file, from, to);
+  for (const file of plan.labFiles) {
+    const spec = loadLab(file, dirname(file));
+    followLabFile(file, from, to);
+    addMasterFolder(spec, dirname(to));
+  }
   if (nameExists(from)) {
     assertStillSame(from, to, placed);
     if (isImmutable(from)) setImmutable(from, false);
@@ -215,8 +221,12 @@ function moveVersionRecord(from: string, to: string): void {
   const [before, after] = [versionOfFile(from), versionOfFile(to)];
   if (!before || !after) return;
   const label = `${after.name}@${after.number}`;
-  const record = readMasterRecord(recordPathOf(dirname(from), `${before.name}@${before.number}`));
-  if (record) writeJsonFile(recordPathOf(dirname(to), label), { ...record, master: label });
+  const path = recordPathOf(dirname(from), `${before.name}@${before.number}`);
+  const target = recordPathOf(dirname(to), label);
+  const record = readMasterRecord(path);
+  if (record) writeJsonFile(target, { ...record, master: label });
+  // A damaged one says something to people still; the old name goes at the end.
+  else if (nameExists(path) && !nameExists(target)) copyFileSync(path, target);
 }
 
 /** A clone's header names the new place, as it named the old one: from where it lies, or by the whole path. */

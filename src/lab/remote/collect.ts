@@ -115,6 +115,24 @@ export async function removeCopies(
   return removed;
 }
 
+/**
+ * What `removeCopies` would remove of a host, as it was looked at, once these seats are gone from it, with the files that are `going` anyway.
+ */
+export async function copiesWithout(
+  lab: RemoteLab,
+  view: HostView,
+  gone: { readonly seats: ReadonlySet<string>; readonly going: ReadonlySet<string> },
+): Promise<readonly string[]> {
+  if (view.copies.length === 0) return [];
+  const files = new Set([...view.files].filter((file) => !gone.going.has(file)));
+  const left = view.seats.filter(({ name }) => !gone.seats.has(name));
+  const standing = new Set([...view.standingBeside, ...left.flatMap(({ master }) => master ?? [])]);
+  const heads = await headsOn(lab.hosts.get(view.host.name)!, files);
+  return view.copies
+    .filter(({ file }) => whyKept(lab, { host: view.host, files, standing }, heads, file) === undefined)
+    .flatMap(({ file }) => [names.copyRecord(file), file]);
+}
+
 /** Removes what a plan found, host by host. The caller holds the lab's lock, and has made the plan under it. */
 export async function collectRemote(lab: RemoteLab, garbage: readonly RemoteGarbage[]): Promise<void> {
   for (const { host, files } of garbage)

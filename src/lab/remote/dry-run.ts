@@ -1,5 +1,6 @@
 import { domainName } from '../domain-xml.ts';
 import type { Seat } from '../seat.ts';
+import { copiesWithout } from './collect.ts';
 import type { RemoteLab, RemoteView } from './lab.ts';
 import { names } from './records.ts';
 import { removeSeatFiles } from './seat-files.ts';
@@ -12,7 +13,7 @@ export interface OnHost {
   readonly domains: readonly string[];
 }
 
-/** What `down` would remove, copies of masters aside: which of them nobody needs then is seen when the disks are gone. */
+/** What `down` would remove, with the copies of masters that nobody needs then. */
 export async function takenDown(
   lab: RemoteLab,
   view: RemoteView,
@@ -22,7 +23,8 @@ export async function takenDown(
   const { name: labName } = lab.spec;
   const hosts = view.hosts.filter(({ down }) => down === undefined);
   return await Promise.all(
-    hosts.map(async ({ host, files: there }) => {
+    hosts.map(async (one) => {
+      const { host, files: there } = one;
       const remote = lab.hosts.get(host.name)!;
       const own = seats.filter((seat) => seat.host === host.name);
       const files: string[] = [];
@@ -33,9 +35,12 @@ export async function takenDown(
         );
       }
       const records = [...there].filter((file) => names.placementRevision(labName, file) !== undefined);
+      if (!keepRecord) files.push(...records);
+      const gone = new Set(own.map((seat) => seat.name));
+      files.push(...(await copiesWithout(lab, one, { seats: gone, going: new Set(files) })));
       return {
         host: host.name,
-        files: keepRecord ? files : [...files, ...records],
+        files,
         domains: own.map(domainName),
       };
     }),

@@ -50,6 +50,8 @@ export interface HostView {
   readonly seats: readonly FoundSeat[];
   /** Paths of masters that domains of any lab stand on. */
   readonly standing: ReadonlySet<string>;
+  /** Those of them that other domains than the lab's stand on. */
+  readonly standingBeside: ReadonlySet<string>;
   readonly files: ReadonlySet<string>;
   readonly copies: readonly MasterCopy[];
   readonly placement?: Placement;
@@ -75,6 +77,7 @@ export class RemoteHost implements AsyncDisposable {
       host: this.host,
       seats: [],
       standing: new Set<string>(),
+      standingBeside: new Set<string>(),
       files: new Set<string>(),
       copies: [],
     };
@@ -88,12 +91,15 @@ export class RemoteHost implements AsyncDisposable {
     // A clone of a seat's domain says the same of itself, under a UUID of its own: it is nobody's.
     const seats = domains.filter((one) => one.lab === lab && one.uuid === seatUuid(lab, one.name));
     const standing = new Set(domains.flatMap(({ master }) => master ?? []));
-    if (!(await this.pool.open(false))) return { ...nothing, seats, standing };
+    const others = domains.filter((one) => !seats.includes(one));
+    const standingBeside = new Set(others.flatMap(({ master }) => master ?? []));
+    if (!(await this.pool.open(false))) return { ...nothing, seats, standing, standingBeside };
     const files = await this.pool.list();
     return {
       ...nothing,
       seats,
       standing,
+      standingBeside,
       files,
       copies: await this.#copies(files),
       placement: await this.#placement(lab, files),

@@ -25,6 +25,7 @@ function view(name: string, more: Partial<HostView>): HostView {
     host: { name, ...at(name) } as HostView['host'],
     seats: [],
     standing: new Set(),
+    standingBeside: new Set(),
     files: new Set(),
     copies: [],
     ...more,

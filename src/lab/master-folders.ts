@@ -1,0 +1,105 @@
+import { existsSync, lchownSync, rmSync, statSync } from 'node:fs';
+import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
+import { isDiskError } from '../errors.ts';
+import { imagesWithRecords, recordFolder, recordsFor } from '../platform/dependents.ts';
+import { errnoOf } from '../platform/errno.ts';
+import { makeFolder, readJsonFile, writeJsonFile } from '../platform/json-file.ts';
+import { mastersOf } from './former.ts';
+import { realPath } from './lab.ts';
+import type { LabSpec } from './spec/load.ts';
+import { type LabState, removeEmptyRecords } from './state.ts';
+
+/*
+ * In which folders the masters of a lab lie, remembered beside its lab file. The state in the pool says so too, but where the pool is away
+ * (its disk is not mounted) only records beside the masters tell that there was one, and the lab file may name a master in another folder by
+ * then. A hint where to look, and no more: it is never a reason to fail.
+ */
+
+type Named = Pick<LabSpec, 'file' | 'name'>;
+
+const longest = 1024 * 1024;
+
+function recordPath({ file, name }: Named): string {
+  return join(dirname(file), recordFolder, `masters-${name}.json`);
+}
+
+/** Absolute paths of folders in which masters of the lab lie, or lay when its state was last written. */
+export function knownMasterFolders(spec: Named): readonly string[] {
+  const { folders } = ofHint(() => readJsonFile(recordPath(spec), longest)) ?? {};
+  if (!Array.isArray(folders)) return [];
+  return folders.flatMap((one) => (typeof one === 'string' ? [resolve(dirname(spec.file), one)] : []));
+}
+
+/** Remembers the folders of these masters. Those that were known stay while anything there speaks of the lab, or they cannot be looked into. */
+export function noteMasterFolders(spec: Named, pool: string, state: LabState): void {
+  const files = mastersOf(state).flatMap((one) => one.files.map(({ path }) => realPath(resolve(pool, path))));
+  note(spec, new Set(files.map((file) => dirname(file)).filter((folder) => !folder.startsWith('/dev'))));
+}
+
+/** Remembers one more folder, where the lab has any. */
+export function addMasterFolder(spec: Named, folder: string): void {
+  const known = knownMasterFolders(spec);
+  if (known.length > 0) note(spec, new Set([...known, folder]));
+}
+
+/** Forgets the folders in which nothing speaks of the lab any more. */
+export function forgetMasterFolders(spec: Named): void {
+  if (!existsSync(recordPath(spec))) return;
+  note(spec, new Set());
+}
+
+function note(spec: Named, folders: ReadonlySet<string>): void {
+  ofHint(() => {
+    const others = knownMasterFolders(spec).filter((one) => !folders.has(one) && speaksOf(one, spec));
+    const all = [...folders, ...others].sort();
+    const path = recordPath(spec);
+    if (all.length === 0) {
+      rmSync(path, { force: true });
+      removeEmptyRecords(dirname(spec.file));
+      return;
+    }
+    const base = dirname(spec.file);
+    if (makeFolder(dirname(path))) giveToOwner(dirname(path));
+    writeJsonFile(path, { version: 1, lab: spec.name, folders: all.map((one) => shortest(base, one)) });
+    giveToOwner(path);
+  });
+}
+
+/** Whether records beside masters in the folder are a lab's of this name, in whatever pool; what cannot be looked at may be. */
+function speaksOf(folder: string, { name }: Named): boolean {
+  if (!existsSync(folder)) return true;
+  return imagesWithRecords(folder).some((path) => {
+    try {
+      return recordsFor(path).some(
+        ({ note }) => typeof note?.state === 'string' && basename(note.state) === `lab-${name}.json`,
+      );
+    } catch (error) {
+      if (isDiskError(error)) return true;
+      throw error;
+    }
+  });
+}
+
+/** What lies below the lab file's folder goes with it when that is moved. */
+function shortest(base: string, folder: string): string {
+  const name = relative(base, folder);
+  return name.startsWith('..') || isAbsolute(name) ? folder : name === '' ? '.' : name;
+}
+
+/** What the superuser makes in somebody's folder must not keep them from making more there. */
+function giveToOwner(path: string): void {
+  if (process.geteuid?.() !== 0) return;
+  const { uid, gid } = statSync(dirname(path));
+  if (uid !== 0) lchownSync(path, uid, gid);
+}
+
+/** A folder that cannot be written, or what is damaged, leaves us without the hint. */
+function ofHint<T>(work: () => T): T | undefined {
+  try {
+    return work();
+  } catch (error) {
+    // Removing and changing owners is Node's own, and so are their errors.
+    if (isDiskError(error) || errnoOf(error) !== undefined) return undefined;
+    throw error;
+  }
+}
