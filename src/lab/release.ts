@@ -261,15 +261,15 @@ export async function assertNotRunning(
   const states = await Promise.all(used.map((seat) => runner.state(seat)));
   if (states.every(isDown)) await assertNotHeld(used);
   const unknown = used.filter((_, i) => states[i] === 'unknown');
-  if (unknown.length > 0) throw unknownError(unknown);
+  if (unknown.length > 0) throw unknownError(unknown, verb);
   const running = used.map(({ name }) => name);
   throw new DiskError('in-use', `${count(running.length, 'seat')} in use: ${describeSeats(running)}`, {
     detail: { seats: running.length, fix: `'cowherd ${verb} --stop' stops them first; or shut them down` },
   });
 }
 
-/** The refusal to touch seats of which nobody can tell whether they run. */
-export function unknownError(seats: readonly Seat[]): DiskError {
+/** The refusal to touch seats of which nobody can tell whether they run. `verb`: what was to be done; `down` takes no seats' names. */
+export function unknownError(seats: readonly Seat[], verb: string): DiskError {
   const hosts = [...new Set(seats.flatMap(({ host }) => host ?? []))];
   const who = hosts.length > 0 ? `the libvirt of ${hosts.join(', ')}` : 'the hypervisor';
   return new DiskError(
@@ -279,7 +279,7 @@ export function unknownError(seats: readonly Seat[]): DiskError {
       path: seats[0].disk.path,
       detail: {
         seats: seats.length,
-        fix: `bring that back ('cowherd status' shows what it says); or name seats whose hypervisor answers`,
+        fix: `bring that back ('cowherd status' shows what it says)${verb === 'down' ? '' : '; or name seats whose hypervisor answers'}`,
       },
     },
   );

@@ -56,6 +56,20 @@ describe('a lab’s state that is damaged', () => {
   });
 });
 
+describe('what was seen of a lab’s hosts, damaged, while the lab has none', () => {
+  it('says what goes with it', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 1 });
+    await bench.must('up');
+    writeFileSync(bench.path('.cowherd/hosts-class.json'), '{}');
+    const { code, err } = await bench.run('down');
+    expect([code, err]).toEqual([
+      1,
+      expect.stringMatching(/move it away[\s\S]*does not name[\s\S]*is forgotten/),
+    ]);
+  });
+});
+
 describe('a record beside the master that is damaged', () => {
   const recordIn = (bench: LabBench) => {
     const folder = bench.path('masters/.cowherd/m.raw.dependents');

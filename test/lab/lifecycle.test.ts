@@ -5,6 +5,14 @@ import { labBench, poolNames, qemuCheck } from './support.ts';
 
 const qemu = have('qemu-img');
 
+describe('build', () => {
+  it('says of an address that it is to be loaded first', async () => {
+    await using bench = await labBench();
+    const { code, err } = await bench.run('build', 'm', '--from', 'https://127.0.0.1/m.qcow2');
+    expect([code, err]).toEqual([2, expect.stringContaining('curl -fLO https://127.0.0.1/m.qcow2')]);
+  });
+});
+
 describe('what works on whole labs', () => {
   it('takes no seat, and no lab that is not here, for the lab of this folder', async () => {
     await using bench = await labBench();
@@ -28,6 +36,14 @@ describe('what works on whole labs', () => {
 });
 
 describe('up', () => {
+  it('makes nothing where --parallel cannot be', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml');
+    const { code, err } = await bench.run('up', '--start', '--parallel', 'two');
+    expect([code, err]).toEqual([2, expect.stringContaining('--parallel takes a whole number')]);
+    expect(existsSync(bench.path('class'))).toBe(false);
+  });
+
   it('makes a disk and a definition for each seat, and nothing the second time', async () => {
     await using bench = await labBench();
     bench.write('lab.yaml');

@@ -221,6 +221,8 @@ describe.skipIf(!haveLibvirtd)('--stop of seats of which one cannot be stopped',
       [...['flatten', 'student-02', '--stop']],
     );
     expect((await bench.run('reset', 'lab.yaml', 'student-02')).err).not.toContain('--stop');
+    // It takes no names of seats.
+    expect((await bench.run('down', 'lab.yaml', '--stop')).err).not.toContain('name seats');
     await two.restart();
 
     // Somebody's own domain, by the UUID of a seat.

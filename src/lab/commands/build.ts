@@ -209,6 +209,12 @@ function readable(path: string): string {
 
 /** The absolute path of a file whose checksum, where one was given, is right. */
 async function verified(input: Input, context: CliContext, file: string): Promise<string> {
+  if (/^(https?|ftp):\/\//i.test(file)) {
+    throw new DiskError('bad-argument', `'${file}' is an address, not a file`, {
+      path: file,
+      detail: { fix: `load it first: curl -fLO ${file}` },
+    });
+  }
   const path = readable(resolve(context.cwd, file));
   for (const kind of ['sha256', 'sha512'] as const) {
     const digest = text(input, kind);

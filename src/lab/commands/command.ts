@@ -167,6 +167,11 @@ export function lazyProgress(context: CliContext, label: string, unit: 'bytes' |
   };
 }
 
+/** Throws `bad-argument` for options of `startToo` that cannot be, before disks are made. */
+export async function checkStartToo(input: Input): Promise<void> {
+  if (input.options.start === true) (await import('./start.ts')).parallelOf(input);
+}
+
 /**
  * Goes on with `start` after a command that makes disks. With --output json both answers are one document: `own` with
  * what `start` says as its member `start`.

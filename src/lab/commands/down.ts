@@ -63,7 +63,7 @@ const onThisMachine: LabCommand = async (input, context) => {
       await assertOwnDisks(seats, runner);
       await planned();
     };
-    const stopped = await stopFirst(seats, { runner, gracefulMs: 0, check }, input, context);
+    const stopped = await stopFirst(seats, { runner, gracefulMs: 0, verb: 'down', check }, input, context);
     const up = new Set(dryRun ? stopped : []);
     const off = seats.filter(({ name }) => !up.has(name));
     await assertNotRunning(off, runner, 'down', { throwsAway: true });

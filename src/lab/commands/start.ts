@@ -170,7 +170,8 @@ function isUp({ name }: Seat, results: readonly { readonly seat: string; readonl
   return results.some((one) => one.seat === name && one.ok);
 }
 
-function parallelOf(input: Input): number | undefined {
+/** What --parallel says. Throws `bad-argument`. */
+export function parallelOf(input: Input): number | undefined {
   const { parallel } = input.options;
   if (parallel === undefined) return undefined;
   const number = Number(parallel);

@@ -10,6 +10,8 @@ export interface StopFirst {
   readonly runner: Runner;
   /** As `StopOptions`. */
   readonly gracefulMs?: number;
+  /** What is to be done. */
+  readonly verb?: string;
   /** All that can be seen while the guests run: throws what would keep the work from being done, for which nobody is stopped then. */
   readonly check: (off: readonly Seat[]) => Promise<unknown>;
 }
@@ -21,7 +23,7 @@ export interface StopFirst {
  */
 export async function stopFirst(
   seats: readonly Seat[],
-  { runner, gracefulMs, check }: StopFirst,
+  { runner, gracefulMs, verb = '', check }: StopFirst,
   input: Input,
   context: CliContext,
 ): Promise<readonly string[]> {
@@ -29,7 +31,7 @@ export async function stopFirst(
   const up = await seatsUp(seats, runner);
   if (up.length === 0) return [];
   await check(seats.filter((seat) => !up.includes(seat)));
-  await assertStoppable(up, runner);
+  await assertStoppable(up, runner, verb);
   const names = up.map(({ name }) => name);
   if (input.options.dryRun === true) {
     if (!wantsJson(input)) say(context, `Would stop ${count(names.length, 'seat')}: ${describeSeats(names)}`);
@@ -38,11 +40,11 @@ export async function stopFirst(
 }
 
 /** One that could not be stopped after others were would leave the work undone, and these off. */
-async function assertStoppable(up: readonly Seat[], runner: Runner): Promise<void> {
+async function assertStoppable(up: readonly Seat[], runner: Runner, verb: string): Promise<void> {
   const unknown: Seat[] = [];
   for (const seat of up) {
     if ((await runner.state(seat)) === 'unknown') unknown.push(seat);
     else await runner.assertOwn?.(seat);
   }
-  if (unknown.length > 0) throw unknownError(unknown);
+  if (unknown.length > 0) throw unknownError(unknown, verb);
 }

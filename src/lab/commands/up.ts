@@ -11,6 +11,7 @@ import { readState } from '../state.ts';
 import { type Applied, type ApplyOptions, applyUp, tidy } from '../up.ts';
 import { forgetApart, locate } from '../whereabouts.ts';
 import {
+  checkStartToo,
   type LabCommand,
   labFrom,
   lazyProgress,
@@ -31,6 +32,7 @@ import { isPossible, planJson, prepareWithDigest } from './plan.ts';
 /** `cowherd up`: makes what the lab file asks for and is not there. */
 const onThisMachine: LabCommand = async (input, context) => {
   const { lab, file } = labFrom(input, context, 0);
+  await checkStartToo(input);
   const began = performance.now();
   const prune = input.options.prune === true;
   const overwrite = new Set(

@@ -17,7 +17,10 @@ type Named = Pick<LabSpec, 'file' | 'name'>;
 /** The record, or undefined where there is none. Throws `corrupt` for a damaged one. */
 export function readOwnRecord(spec: Named): Placement | undefined {
   const path = hostsRecordPath(spec);
-  const fix = 'move it away: where seats are is asked of the hosts that the lab file names';
+  const fix = [
+    'move it away: where seats are is asked of the hosts that the lab file names.',
+    'What only hosts know that it does not name (any more), or names without a pool, is forgotten then',
+  ].join(' ');
   const value = readJsonFile(path, longestRecord, fix);
   if (value === undefined) return undefined;
   const placement = placementOf(value);

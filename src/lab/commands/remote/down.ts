@@ -39,7 +39,12 @@ export const run: LabCommand = async (input, context) => {
       await assertOwnPlaces(lab, seats);
       await assertNobodyStandsThere(lab, seats, 'release');
     };
-    const stopped = await stopFirst(seats, { runner: lab.runner, gracefulMs: 0, check }, input, context);
+    const stopped = await stopFirst(
+      seats,
+      { runner: lab.runner, gracefulMs: 0, verb: 'down', check },
+      input,
+      context,
+    );
     if (stopped.length > 0 && !dryRun) view = await lab.look({ signal: context.signal });
     const up = new Set(dryRun ? stopped : []);
     const off = seats.filter((seat) => !up.has(seat.name));

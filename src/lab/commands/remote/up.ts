@@ -6,7 +6,16 @@ import { describeOnHosts, made } from '../../remote/dry-run.ts';
 import type { RemoteLab } from '../../remote/lab.ts';
 import { writeOwnRecord } from '../../remote/own-record.ts';
 import { applyRemote, isIdle, planRemote, type RemoteApplied, type RemotePlan } from '../../remote/up.ts';
-import { type LabCommand, lazyProgress, say, sayJson, startToo, wantsJson, warn } from '../command.ts';
+import {
+  checkStartToo,
+  type LabCommand,
+  lazyProgress,
+  say,
+  sayJson,
+  startToo,
+  wantsJson,
+  warn,
+} from '../command.ts';
 import { describeProblems } from '../describe-plan.ts';
 import { lockedRemote, remoteLabFrom, warnOfDown } from './lab.ts';
 
@@ -15,6 +24,7 @@ const command =
   (dryRun: boolean): LabCommand =>
   async (input, context) => {
     const { lab: remote, file } = remoteLabFrom(input, context, 0);
+    await checkStartToo(input);
     await using lab = remote;
     const began = performance.now();
     const prune = input.options.prune === true;
