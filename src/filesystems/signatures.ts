@@ -8,10 +8,11 @@ interface Signature {
 }
 
 const kib = 1024;
+const lvm = 'an LVM volume';
 
 /** Marks of what may lie over an older file system whose superblock it left alone, where each of them puts them. */
 const signatures: readonly Signature[] = [
-  ...[0, 1, 2, 3].map((sector) => ({ what: 'an LVM volume', at: sector * 512, bytes: 'LABELONE' })),
+  ...[0, 1, 2, 3].map((sector) => ({ what: lvm, at: sector * 512, bytes: 'LABELONE' })),
   { what: 'LUKS', at: 0, bytes: 'LUKS\xba\xbe' },
   { what: 'LUKS', at: 16 * kib, bytes: 'SKUL\xba\xbe' },
   { what: 'XFS', at: 0, bytes: 'XFSB' },
@@ -45,12 +46,18 @@ const zfsLabel = 256 * kib;
 const uberblock = [0x0c, 0xb1, 0xba, 0];
 
 /**
- * What else a volume is by the mark that it carries, such as LVM or swap space; undefined: nothing that is known. Where there
+ * What else a volume (one of LVM's where `isLvm`) is by the mark that it carries, such as LVM or swap space; undefined: nothing that is known. Where there
  * is one, a superblock of ext4 or a boot sector of FAT is only left over, and what it calls free is not.
  */
-export async function foreignSignature(volume: ByteSource): Promise<string | undefined> {
+export async function foreignSignature(
+  volume: ByteSource,
+  options: { readonly isLvm?: boolean } = {},
+): Promise<string | undefined> {
   const head = await part(volume, 0, 128 * kib);
-  for (const { what, at, bytes } of signatures) if (matches(head, at, bytes)) return what;
+  for (const { what, at, bytes } of signatures) {
+    if (options.isLvm && what === lvm) continue;
+    if (matches(head, at, bytes)) return what;
+  }
   const size = volume.size - (volume.size % zfsLabel);
   for (const label of [0, zfsLabel, size - 2 * zfsLabel, size - zfsLabel]) {
     if (label < 0) continue;

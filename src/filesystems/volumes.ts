@@ -13,7 +13,7 @@ export interface Volume {
   /** One of LVM's. */
   readonly logical?: LogicalVolume;
   /** Of a logical volume: the physical one that it lies in. */
-  readonly physical?: ByteRange;
+  readonly physical?: Pick<Volume, 'partition' | 'offset' | 'length' | 'bytes'>;
   /** Where it begins within the disk, in bytes; of a logical volume that cannot be read what it lies in. */
   readonly offset: number;
   readonly length: number;
@@ -22,6 +22,9 @@ export interface Volume {
   /** Throws `unsupported` or `corrupt` where it cannot be read. */
   readonly bytes: ByteSource;
 }
+
+/** Of LVM, on a disk. */
+const mostPhysical = 16;
 
 /**
  * The partitions of a disk but for extended ones, or the disk itself where it has none; in place of one that is LVM's, its logical volumes
@@ -36,23 +39,47 @@ export async function volumesOf(disk: ByteSource): Promise<readonly Volume[]> {
           .filter(({ type }) => !['5', 'f', '85'].includes(type))
           .map((partition) => ({ partition, offset: partition.offset, length: partition.length }));
   const volumes: Volume[] = [];
+  let physical = 0;
   for (const place of places) {
     const bytes = windowOf(disk, place.offset, place.length);
     const plain = { ...place, pieces: [{ offset: place.offset, length: place.length }], bytes };
     try {
       // Who makes a file system over LVM may leave its label; who makes LVM over a file system wipes that.
       const logical = (await hasFileSystem(bytes)) ? undefined : await readLogicalVolumes(bytes);
-      if (logical?.length) volumes.push(...logical.map((one) => logicalVolume(disk, place, one)));
+      if (logical) physical += 1;
+      if (physical > mostPhysical)
+        throw new DiskError('unsupported', `More than ${mostPhysical} LVM volumes on a disk`, {
+          offset: place.offset,
+        });
+      if (logical?.length) volumes.push(...logical.map((one) => logicalVolume(disk, plain, one)));
       else volumes.push(plain);
     } catch (error) {
       if (!isDiskError(error, 'corrupt') && !isDiskError(error, 'unsupported')) throw error;
       volumes.push({ ...plain, bytes: failing(place.length, error) });
     }
   }
-  return volumes;
+  return withoutDoubles(volumes);
 }
 
-function logicalVolume(disk: ByteSource, physical: ByteRange, logical: LogicalVolume): Volume {
+/** Each physical volume of a group names all its logical ones: of those, the one that is read here counts. */
+function withoutDoubles(volumes: readonly Volume[]): readonly Volume[] {
+  const read = new Set(
+    volumes.flatMap(({ logical, pieces }) => (logical && pieces.length > 0 ? [logical.uuid] : [])),
+  );
+  const seen = new Set<string>();
+  return volumes.filter(({ logical, pieces }) => {
+    if (!logical || pieces.length > 0) return true;
+    if (read.has(logical.uuid) || seen.has(logical.uuid)) return false;
+    seen.add(logical.uuid);
+    return true;
+  });
+}
+
+function logicalVolume(
+  disk: ByteSource,
+  physical: NonNullable<Volume['physical']>,
+  logical: LogicalVolume,
+): Volume {
   const start = physical.offset;
   const { length, unreadable } = logical;
   const pieces = logical.pieces.map((piece) => ({ ...piece, offset: start + piece.offset }));

@@ -1,11 +1,12 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { claimsOn } from '../../src/filesystems/claims.ts';
 import { parseConfig } from '../../src/filesystems/lvm/config-text.ts';
 import { openFileSystem } from '../../src/filesystems/open.ts';
 import { readContent, walkTree } from '../../src/filesystems/tree.ts';
 import { volumesOf } from '../../src/filesystems/volumes.ts';
 import { openImageFile } from '../../src/node.ts';
-import { firstExtent, haveLvm, LvmDisk } from '../support/lvm.ts';
+import { firstExtent, haveLvm, LvmDisk, withSnapshot } from '../support/lvm.ts';
 import { have, mustRun, type TempDir, tempDir } from '../support/programs.ts';
 
 const MiB = 1024 * 1024;
@@ -98,14 +99,12 @@ describe.skipIf(!haveLvm || !have('mkfs.ext4') || !have('debugfs'))('logical vol
   });
 
   it('are refused by name where they are no linear ones, and then hold what is free on the others', async () => {
-    const disk = await grownDisk('striped.img');
-    // What lvm would write, had the machine its kernel's half.
-    await disk.edit((text) =>
-      text.replace(/(swap \{[\s\S]*?)type = "striped"/, (_, before: string) => `${before}type = "snapshot"`),
-    );
+    const disk = await grownDisk('snapshot.img');
+    await disk.edit(withSnapshot);
     await using image = await openImageFile(disk.path, { format: 'raw' });
-    const [root, swap] = await volumesOf(image);
-    expect(root.logical!.heldBy).toMatch(/'swap', a volume of type snapshot/);
+    const [root, swap, ...others] = await volumesOf(image);
+    expect(others).toEqual([]);
+    expect(root.logical!.heldBy).toMatch(/'snapshot0', a volume of type snapshot/);
     expect(root.pieces.length).toBe(2);
     expect(swap.pieces).toEqual([]);
     await expect(openFileSystem(swap.bytes)).rejects.toMatchObject({
@@ -116,6 +115,8 @@ describe.skipIf(!haveLvm || !have('mkfs.ext4') || !have('debugfs'))('logical vol
 
   it.each<[string, (text: string) => string, RegExp]>([
     ['a piece past the end', (text) => text.replace(/"pv0", 0/, '"pv0", 900000'), /stripes/],
+    ['a piece before the first', (text) => text.replace(/"pv0", 0/, '"pv0", -1'), /stripes/],
+    ['a start within the metadata', (text) => text.replace('pe_start = 2048', 'pe_start = 1024'), /pe_start/],
     ['a gap', (text) => text.replace('start_extent = 12', 'start_extent = 13'), /start_extent/],
     [
       'an extent size of nothing',
@@ -157,6 +158,72 @@ describe.skipIf(!haveLvm || !have('mkfs.ext4') || !have('debugfs'))('logical vol
     expect(await changed(disk.textAt() + 40)).toBe('corrupt');
     expect(await changed(4096 + 30)).toBe('corrupt');
     expect(await changed(512 + 40)).toBe('no LVM');
+  });
+
+  it('are read from either metadata area, and held where one is damaged', async () => {
+    const disk = await LvmDisk.make(folder.file('two-areas.img'), {
+      start: 0,
+      length: 32 * MiB,
+      areas: 2,
+    });
+    await disk.run('lvcreate', ['-L', '4M', '-n', 'one']);
+    const look = async () => {
+      await using image = await openImageFile(disk.path, { format: 'raw' });
+      return (await volumesOf(image)).map(({ logical }) => [logical?.name, logical?.heldBy]);
+    };
+    expect(await look()).toEqual([['vg-a/one', undefined]]);
+    const bytes = readFileSync(disk.path);
+    bytes[4096 + 30] ^= 1;
+    writeFileSync(disk.path, bytes);
+    expect(await look()).toEqual([['vg-a/one', expect.stringContaining('wrong checksum')]]);
+  });
+
+  it('are named once where the group has two partitions of the disk', async () => {
+    const disk = await LvmDisk.make(folder.file('two.img'), {
+      start: MiB,
+      length: 31 * MiB,
+      second: 32 * MiB,
+    });
+    await disk.run('lvcreate', ['-l', '30', '-n', 'first']);
+    await disk.run('lvcreate', ['-l', '20', '-n', 'second']);
+    await disk.run('lvextend', ['-l', '31', `${disk.group}/first`]);
+    await using image = await openImageFile(disk.path, { format: 'raw' });
+    const volumes = await volumesOf(image);
+    expect(volumes.map(({ logical, pieces }) => [logical!.name, pieces.length])).toEqual([
+      ['vg-a/first', 0],
+      ['vg-a/second', 1],
+    ]);
+    expect(volumes[1].offset).toBe(33 * MiB);
+    expect([...(await claimsOn(volumes)).values()]).toEqual([
+      expect.stringContaining('other physical volumes'),
+      expect.stringContaining('other physical volumes'),
+    ]);
+  });
+
+  it('belong to what the partition is marked as, or lies over it, too', async () => {
+    const disk = await grownDisk('marked.img', MiB);
+    const claims = async () => {
+      await using image = await openImageFile(disk.path, { format: 'raw' });
+      return [...(await claimsOn(await volumesOf(image))).values()];
+    };
+    expect(await claims()).toEqual([]);
+    const bytes = readFileSync(disk.path);
+    // Version 1.0 of Linux's RAID superblock: the last 4 KiB but 8 before the end.
+    const at = MiB + 64 * MiB - 8192;
+    bytes.writeUInt32LE(0xa92b4efc, at);
+    writeFileSync(disk.path, bytes);
+    expect(await claims()).toEqual(Array(2).fill('what it lies in carries the mark of a RAID member'));
+    bytes.writeUInt32LE(0, at);
+    bytes[446 + 4] = 0xfd;
+    writeFileSync(disk.path, bytes);
+    expect(await claims()).toEqual(Array(2).fill('its type (fd) is that of no file system'));
+    bytes[446 + 4] = 0x8e;
+    // A second partition over the metadata.
+    bytes.copy(bytes, 446 + 16, 446, 446 + 16);
+    bytes[446 + 16 + 4] = 0x83;
+    bytes.writeUInt32LE(8, 446 + 16 + 12);
+    writeFileSync(disk.path, bytes);
+    expect(await claims()).toEqual(Array(3).fill('it overlaps another volume'));
   });
 
   it('give way to a file system that was made over them later', async () => {

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { openImageFile, trustedImages } from '../../src/node.ts';
-import { haveLvm, LvmDisk } from '../support/lvm.ts';
+import { haveLvm, LvmDisk, withSnapshot } from '../support/lvm.ts';
 import { have, mustRun } from '../support/programs.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
 
@@ -61,6 +61,12 @@ describe.skipIf(!haveLvm || !['mkfs.ext4', 'debugfs', 'e2fsck', 'qemu-img', 'dum
       expect(await mustRun('debugfs', ['-R', 'ls -p /etc/ssh', at])).not.toContain('ssh_host_rsa_key');
       expect(await mustRun('debugfs', ['-R', 'stat /etc/machine-id', at])).toContain('Size: 0');
 
+      // What a snapshot of the volume shows would change with it.
+      const snapped = await disk.copyTo(bench.path('snapped.raw'));
+      await snapped.edit((text) => withSnapshot(text).replace('cow_store = "swap"', 'cow_store = "home"'));
+      const held = await bench.run('seal', snapped.path, '--name', 'held', '--fix');
+      expect([held.code, held.err]).toEqual([1, expect.stringContaining('a volume of type snapshot')]);
+
       // What lies in two pieces debugfs cannot be led to.
       const [[head]] = await disk.extentsOf('home');
       expect(head).toBe(0);
@@ -79,7 +85,7 @@ describe.skipIf(!haveLvm || !['mkfs.ext4', 'debugfs', 'e2fsck', 'qemu-img', 'dum
       writeFileSync(late, 'late');
       await edit(changed, [`write ${late} /srv/late`, 'rm /etc/machine-id']);
       const seat = await overlayOf(bench, disk.path, changed.path);
-      type Answer = { volumes: { logical?: string; partition?: number; files?: { path: string }[] }[] };
+      type Answer = { volumes: { logical?: string; files?: { path: string }[]; ranges?: object[] }[] };
       for (const args of [[seat], [changed.path, disk.path]]) {
         const { volumes } = await bench.json<Answer>('diff', ...args);
         expect(volumes.map(({ logical, files }) => [logical, files?.map(({ path }) => path)])).toEqual([
@@ -97,6 +103,17 @@ describe.skipIf(!haveLvm || !['mkfs.ext4', 'debugfs', 'e2fsck', 'qemu-img', 'dum
       const { volumes } = await bench.json<Answer>('diff', moved);
       const root = volumes.find(({ logical }) => logical === 'vg-a/root-lv');
       expect(root?.files).toBeUndefined();
+      expect(root?.ranges?.length).toBeGreaterThan(0);
+      // Only its name is another one.
+      const renamed = await disk.copyTo(bench.path('renamed.raw'));
+      await renamed.run('lvrename', [disk.group, 'home', 'houses']);
+      const text = await bench.must('diff', await overlayOf(bench, disk.path, renamed.path));
+      expect(text).toMatch(/vg-a\/houses[^\n]*no file changed\n.*it was called vg-a\/home before/);
+      const removed = await disk.copyTo(bench.path('removed.raw'));
+      await removed.run('lvremove', ['-f', `${disk.group}/home`]);
+      expect(await bench.must('diff', await overlayOf(bench, disk.path, removed.path))).toContain(
+        'the logical volume vg-a/home is not there any more',
+      );
     });
 
     it('gives back what was deleted, and nothing that is used', async () => {
@@ -132,9 +149,7 @@ describe.skipIf(!haveLvm || !['mkfs.ext4', 'debugfs', 'e2fsck', 'qemu-img', 'dum
       // A snapshot's blocks may be free on the volume that it was made of.
       await writeTo(seat, changed.path);
       const snapshot = await changed.copyTo(bench.path('snapshot.raw'));
-      await snapshot.edit((one) =>
-        one.replace(/(home \{[\s\S]*?)type = "striped"/, (_, lead) => `${lead}type = "snapshot"`),
-      );
+      await snapshot.edit((one) => withSnapshot(one).replace('cow_store = "swap"', 'cow_store = "home"'));
       await writeTo(seat, snapshot.path);
       type Dry = { images: { freed: number; volumes: { logical?: string; note?: string }[] }[] };
       const dry = await bench.json<Dry>('compact', 'lab.yaml', '--dry-run');

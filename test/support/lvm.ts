@@ -22,43 +22,66 @@ export const firstExtent = MiB;
 const areaAt = 4096;
 const headerBytes = 512;
 
+export interface LvmDiskOptions {
+  /** Bytes; > 0: the physical volume is a partition. */
+  readonly start: number;
+  readonly length: number;
+  /** Places of metadata; default 1. */
+  readonly areas?: number;
+  /** Bytes of a second physical volume of the group, in the partition behind the first one. */
+  readonly second?: number;
+}
+
+/** Metadata in which `swap` is what a snapshot of `root-lv` keeps, as vgcfgbackup shows it. */
+export function withSnapshot(text: string): string {
+  const segment =
+    'segment1 { start_extent = 0 extent_count = 20 type = "snapshot" chunk_size = 16 origin = "root-lv" cow_store = "swap" }';
+  const snapshot = `snapshot0 { id = "AAAAAA-AAAA-AAAA-AAAA-AAAA-AAAA-AAAAAA" status = ["READ", "WRITE"] flags = [] segment_count = 1 ${segment} }`;
+  return text.replace('logical_volumes {', (found) => `${found}\n${snapshot}`);
+}
+
 /** A disk whose group `vg-a` lvm itself lays out, in extents of 1 MiB. No logical volume is ever active. */
 export class LvmDisk {
   readonly path: string;
   readonly group = 'vg-a';
   readonly #start: number;
   readonly #length: number;
+  readonly #second: number;
 
-  private constructor(path: string, start: number, length: number) {
+  private constructor(path: string, start: number, length: number, second: number) {
     this.path = path;
     this.#start = start;
     this.#length = length;
+    this.#second = second;
   }
 
   /** `start` > 0: in a partition of type 8e there. */
-  static async make(path: string, { start, length }: { start: number; length: number }): Promise<LvmDisk> {
+  static async make(path: string, options: LvmDiskOptions): Promise<LvmDisk> {
+    const { start, length, areas = 1, second = 0 } = options;
     rmSync(path, { force: true });
-    await mustRun('truncate', ['-s', String(start + length), path]);
+    await mustRun('truncate', ['-s', String(start + length + second), path]);
     if (start > 0) {
-      const table = `label: dos\nstart=${start / 512}, size=${length / 512}, type=8e\n`;
-      await mustRun('sfdisk', ['-q', path], { input: table });
+      const parts = [`start=${start / 512}, size=${length / 512}, type=8e`];
+      if (second > 0) parts.push(`start=${(start + length) / 512}, size=${second / 512}, type=8e`);
+      await mustRun('sfdisk', ['-q', path], { input: `label: dos\n${parts.join('\n')}\n` });
     }
-    const disk = new LvmDisk(path, start, length);
-    await disk.#onDevice((device) => disk.#lvm(device, 'pvcreate', ['-q', device]));
-    await disk.#onDevice((device) => disk.#lvm(device, 'vgcreate', ['-s', '1M', disk.group, device]));
+    const disk = new LvmDisk(path, start, length, second);
+    const copies = ['--metadatacopies', String(areas)];
+    await disk.#onDevices((devices) => disk.#lvm(devices, 'pvcreate', ['-q', ...copies, ...devices]));
+    await disk.#onDevices((devices) => disk.#lvm(devices, 'vgcreate', ['-s', '1M', disk.group, ...devices]));
     return disk;
   }
 
   /** The same disk in another file. */
   async copyTo(path: string): Promise<LvmDisk> {
     await mustRun('cp', ['--sparse=always', this.path, path]);
-    return new LvmDisk(path, this.#start, this.#length);
+    return new LvmDisk(path, this.#start, this.#length, this.#second);
   }
 
   /** One of lvm's programs; `lvcreate` gets the group. */
   async run(program: string, args: readonly string[]): Promise<string> {
     const more = program === 'lvcreate' ? ['-an', '-Zn', '-Wn', '-y', ...args, this.group] : args;
-    return this.#onDevice((device) => this.#lvm(device, program, more));
+    return this.#onDevices((devices) => this.#lvm(devices, program, more));
   }
 
   /** The group's and the volume's, as udev names the volume. */
@@ -141,18 +164,26 @@ export class LvmDisk {
     return header;
   }
 
-  #lvm(device: string, program: string, args: readonly string[]): Promise<string> {
-    const config = `devices{filter=["a|^${device}$|","r|.*|"] use_devicesfile=0} backup{backup=0 archive=0}`;
+  #lvm(devices: readonly string[], program: string, args: readonly string[]): Promise<string> {
+    const filter = devices.map((device) => `"a|^${device}$|",`).join('');
+    const config = `devices{filter=[${filter}"r|.*|"] use_devicesfile=0} backup{backup=0 archive=0}`;
     return mustRun(program, ['--driverloaded', 'n', '--config', config, ...args]);
   }
 
-  async #onDevice<Result>(use: (device: string) => Promise<Result>): Promise<Result> {
-    const range = ['-o', String(this.#start), '--sizelimit', String(this.#length)];
-    const device = (await mustRun('losetup', ['-f', '--show', ...range, this.path])).trim();
+  async #onDevices<Result>(use: (devices: readonly string[]) => Promise<Result>): Promise<Result> {
+    const devices: string[] = [];
     try {
-      return await use(device);
+      for (const [start, length] of [
+        [this.#start, this.#length],
+        [this.#start + this.#length, this.#second],
+      ]) {
+        if (length === 0) continue;
+        const range = ['-o', String(start), '--sizelimit', String(length)];
+        devices.push((await mustRun('losetup', ['-f', '--show', ...range, this.path])).trim());
+      }
+      return await use(devices);
     } finally {
-      await mustRun('losetup', ['-d', device]);
+      for (const device of devices) await mustRun('losetup', ['-d', device]);
     }
   }
 }

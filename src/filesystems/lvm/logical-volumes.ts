@@ -3,7 +3,7 @@ import type { ByteRange } from '../file-system.ts';
 import { merged } from '../pieces.ts';
 import type { ByteSource } from '../source.ts';
 import type { Section, Value } from './config-text.ts';
-import { readPhysicalVolume } from './physical-volume.ts';
+import { type PhysicalVolume, readPhysicalVolume } from './physical-volume.ts';
 
 /** A logical volume that a guest sees as a disk of its own. */
 export interface LogicalVolume {
@@ -22,8 +22,8 @@ export interface LogicalVolume {
 
 const sectorBytes = 512;
 /** LVM itself advises against more than a few hundred. */
-const mostVolumes = 10_000;
-const mostPieces = 100_000;
+const mostVolumes = 1000;
+const mostPieces = 10_000;
 
 /**
  * The logical volumes of an LVM physical volume, which may be one of several of its group; undefined: it is none. They are read where all of
@@ -34,7 +34,7 @@ export async function readLogicalVolumes(volume: ByteSource): Promise<readonly L
   if (!physical) return undefined;
   for (const [name, value] of physical.metadata ?? []) {
     if (value instanceof Map && value.has('physical_volumes'))
-      return new Group(name, value, physical.uuid, volume.size).volumes();
+      return new Group(name, value, physical, volume.size).volumes();
   }
   return [];
 }
@@ -47,24 +47,31 @@ class Group {
   readonly #here: string;
   /** Its first extent begins there. */
   readonly #start: number;
-  readonly #size: number;
+  readonly #end: number;
+  readonly #physical: PhysicalVolume;
   readonly #logical: ReadonlyMap<string, Section>;
   /** Names of volumes that hold what others were before they changed. */
   readonly #copies = new Set<string>();
   #pieces = 0;
 
-  constructor(name: string, section: Section, uuid: string, size: number) {
+  constructor(name: string, section: Section, at: PhysicalVolume, size: number) {
     this.#name = name;
     this.#section = section;
-    this.#size = size;
+    this.#physical = at;
     const extentSectors = numberIn(section, 'extent_size');
     this.#extentBytes = extentSectors * sectorBytes;
     if (extentSectors < 1) throw broken('extent_size', extentSectors);
     const physical = sectionsIn(section, 'physical_volumes');
-    const own = [...physical].find(([, one]) => undashed(one.get('id')) === uuid);
+    const own = [...physical].find(([, one]) => undashed(one.get('id')) === at.uuid);
     if (!own) throw new DiskError('corrupt', "LVM's metadata is that of another disk", { field: 'id' });
     this.#here = own[0];
     this.#start = numberIn(own[1], 'pe_start') * sectorBytes;
+    this.#end = this.#start + numberIn(own[1], 'pe_count') * this.#extentBytes;
+    if (this.#end > size) throw broken('pe_count', own[1].get('pe_count'));
+    for (const { offset, length } of at.areas) {
+      if (offset < this.#end && this.#start < offset + length)
+        throw broken('pe_start', own[1].get('pe_start'));
+    }
     this.#logical = section.has('logical_volumes') ? sectionsIn(section, 'logical_volumes') : new Map();
     if (this.#logical.size > mostVolumes) {
       throw new DiskError('unsupported', `An LVM group of ${this.#logical.size} volumes`, {
@@ -87,15 +94,17 @@ class Group {
       .map(([name, one]) => {
         const place = this.#placeOf(name, one);
         const uuid = `${group}${undashed(one.get('id')) ?? ''}`;
+        if (uuid.length !== 64) throw broken('id', uuid);
         return { name: `${this.#name}/${name}`, uuid, ...place, heldBy };
       });
   }
 
   /** Blocks that are free on a volume may be all that a snapshot of it has; and of other disks' parts nothing is known here. */
   #heldBy(): string | undefined {
+    if (this.#physical.damage !== undefined) return this.#physical.damage;
     const status = flagsIn(this.#section, 'status');
     if (sectionsIn(this.#section, 'physical_volumes').size !== 1)
-      return 'its volume group has other disks too';
+      return 'its volume group has other physical volumes too';
     if (status.includes('EXPORTED') || status.includes('PARTIAL')) return 'its volume group is not whole';
     for (const [name, one] of this.#logical) {
       const other = segmentsOf(one).find((segment) => !isLinear(segment));
@@ -117,10 +126,10 @@ class Group {
       if (!isLinear(segment)) return unreadable(`an LVM volume of type ${typeOf(segment)}`);
       if (this.#extents(segment, 'start_extent') !== end) throw broken('start_extent', name);
       const [on, extent] = segment.get('stripes') as readonly Value[];
-      if (on !== this.#here) return unreadable('a part of it lies on another disk');
+      if (on !== this.#here) return unreadable('a part of it lies on another physical volume');
       const bytes = this.#extents(segment, 'extent_count');
       const offset = this.#start + Number(extent) * this.#extentBytes;
-      if (!(offset >= 0 && offset + bytes <= this.#size && bytes > 0)) throw broken('stripes', name);
+      if (!(offset >= this.#start && offset + bytes <= this.#end && bytes > 0)) throw broken('stripes', name);
       pieces.push({ offset, length: bytes });
       end += bytes;
     }

@@ -1,6 +1,7 @@
 import { crc32Register } from '../../bytes/crc32.ts';
 import { readU64LE, viewOf } from '../../bytes/numbers.ts';
-import { DiskError } from '../../errors.ts';
+import { DiskError, isDiskError } from '../../errors.ts';
+import type { ByteRange } from '../file-system.ts';
 import { type ByteSource, readPart } from '../source.ts';
 import { parseConfig, type Section } from './config-text.ts';
 
@@ -15,16 +16,20 @@ export interface PhysicalVolume {
   readonly uuid: string;
   /** The newest metadata that is sound; undefined: it belongs to no volume group (yet). */
   readonly metadata?: Section;
+  /** Where metadata is kept, in bytes. */
+  readonly areas: readonly ByteRange[];
+  /** One of the areas is not sound, in words: what the others say may be older. */
+  readonly damage?: string;
 }
 
 const sectorBytes = 512;
 const labelSectors = 4;
 const labelBytes = 32;
 const uuidBytes = 32;
-/** Data areas and metadata areas together. LVM writes three at most. */
-const mostAreas = 16;
+/** Of each kind. LVM writes two at most. */
+const mostAreas = 2;
 /** The default area is a mebibyte; groups of thousands of volumes have more. */
-const mostTextBytes = 8 * 1024 * 1024;
+const mostTextBytes = 2 * 1024 * 1024;
 const areaMagic = ' LVM2 x[5A%r0N*>';
 const ignoredArea = 1;
 
@@ -66,9 +71,9 @@ async function volumeOf(volume: ByteSource, label: Uint8Array, at: number): Prom
   // After the size of the device.
   next += uuidBytes + 8;
   const places = (field: string) => {
-    const found: { readonly offset: number; readonly length: number }[] = [];
+    const found: ByteRange[] = [];
     for (;;) {
-      if (next + 16 > label.length || found.length > mostAreas) {
+      if (next + 16 > label.length || found.length >= mostAreas + 1) {
         throw new DiskError('corrupt', `LVM's list of ${field} has no end`, { offset: at, field });
       }
       const offset = readU64LE(view, next, field);
@@ -80,20 +85,25 @@ async function volumeOf(volume: ByteSource, label: Uint8Array, at: number): Prom
   };
   places('data areas');
   let newest: { readonly metadata: Section; readonly seqno: number } | undefined;
-  for (const area of places('metadata areas')) {
-    const metadata = await readArea(volume, area);
-    if (!metadata) continue;
-    const seqno = seqnoOf(metadata);
-    if (!newest || seqno > newest.seqno) newest = { metadata, seqno };
+  let damage: DiskError | undefined;
+  const areas = places('metadata areas');
+  for (const area of areas) {
+    try {
+      const metadata = await readArea(volume, area);
+      if (!metadata) continue;
+      const seqno = seqnoOf(metadata);
+      if (!newest || seqno > newest.seqno) newest = { metadata, seqno };
+    } catch (error) {
+      if (!isDiskError(error, 'corrupt')) throw error;
+      damage = error;
+    }
   }
-  return { uuid, metadata: newest?.metadata };
+  if (damage && !newest) throw damage;
+  return { uuid, metadata: newest?.metadata, areas, damage: damage?.message };
 }
 
 /** The text that an area holds; undefined: it holds none, or is not to be read. */
-async function readArea(
-  volume: ByteSource,
-  area: { readonly offset: number; readonly length: number },
-): Promise<Section | undefined> {
+async function readArea(volume: ByteSource, area: ByteRange): Promise<Section | undefined> {
   const { offset, length } = area;
   const field = 'metadata area';
   const header = await readPart(volume, offset, sectorBytes, field);

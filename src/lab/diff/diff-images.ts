@@ -48,6 +48,8 @@ export async function diffImages(before: Image, after: Image, options: DiffOptio
   const volumes: VolumeDiff[] = [];
   const [old, now] = await Promise.all([volumesOf(before), volumesOf(after)]);
   const outside = new IntervalSet();
+  /** Names of logical volumes that are not there any more. */
+  const gone = new Set(old.flatMap(({ logical }) => logical?.name ?? []));
   outside.add(0, after.size);
   for (const volume of now) {
     if (options.signal?.aborted) throw new DiskError('aborted', 'Comparing was interrupted');
@@ -58,6 +60,7 @@ export async function diffImages(before: Image, after: Image, options: DiffOptio
     const former = old.find(({ offset, logical }) =>
       volume.logical ? logical?.uuid === volume.logical.uuid : !logical && offset === volume.offset,
     );
+    gone.delete(former?.logical?.name ?? '');
     volumes.push(await diffVolume(before, after, former, volume, touched, options));
   }
   const rest = [...outside.intervals()].map(({ start, end }) => ({ offset: start, length: end - start }));
@@ -68,9 +71,10 @@ export async function diffImages(before: Image, after: Image, options: DiffOptio
       length: after.size,
       ranges,
       notes: [
-        now.some(({ logical }) => logical)
+        [...old, ...now].some(({ logical }) => logical)
           ? "outside the partitions and logical volumes: boot code, partition table, LVM's own records"
           : 'outside the partitions: boot code, partition table',
+        ...[...gone].map((name) => `the logical volume ${name} is not there any more`),
       ],
     });
   }
@@ -109,11 +113,14 @@ async function diffVolume(
   const { offset, length, pieces, partition, logical } = volume;
   const place = { partition: partition?.number, logical: logical?.name, offset, length };
   const notes: string[] = [];
-  if (!former && partition) notes.push('the partition was not there before, or lay elsewhere');
+  if (!former && partition) notes.push("the partition was not there before, lay elsewhere, or was LVM's");
   if (!former && logical) notes.push('the logical volume was not there before');
+  if (former?.logical && former.logical.name !== logical?.name)
+    notes.push(`it was called ${former.logical.name} before`);
   if (former && former.length !== length) notes.push(`it had ${humanSize(former.length)} before`);
   // Elsewhere on the disk it would be other bytes that tell whether it changed.
-  const unmoved = former && lieAlike(former.pieces, pieces);
+  const unmoved = former && former.pieces.length > 0 && lieAlike(former.pieces, pieces);
+  if (former && !unmoved) notes.push('it lies elsewhere on the disk than before');
   const isTouched = (from: number, to: number) => {
     for (const { offset: at, length: bytes } of placesOf(pieces, from, to - from))
       if (touched.overlaps(at, at + bytes)) return true;
@@ -139,8 +146,25 @@ async function diffVolume(
       notes.push(`its files cannot be compared: ${error.message}`);
     }
   }
-  const ranges = await diffRanges(before, after, pieces, touched, options);
+  const ranges =
+    former && !unmoved
+      ? await diffMoved(former, volume, options)
+      : await diffRanges(before, after, pieces, touched, options);
   return { ...place, ...named(system), ranges, notes };
+}
+
+/** What differs between volumes whose bytes lie at other places; all of it where the former one cannot be read. */
+async function diffMoved(
+  former: Volume,
+  volume: Volume,
+  options: DiffOptions,
+): Promise<readonly ByteRange[]> {
+  const { length, pieces } = volume;
+  if (former.pieces.length === 0) return pieces;
+  const all = new IntervalSet();
+  all.add(0, length);
+  const ranges = await diffRanges(former.bytes, volume.bytes, [{ offset: 0, length }], all, options);
+  return ranges.flatMap((range) => [...placesOf(pieces, range.offset, range.length)]);
 }
 
 function named(system: FileSystem | undefined): Pick<VolumeDiff, 'fileSystem' | 'label'> {

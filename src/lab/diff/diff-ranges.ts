@@ -2,7 +2,7 @@ import type { IntervalSet } from '../../bytes/intervals.ts';
 import { pageAligned } from '../../bytes/page-buffer.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteRange } from '../../filesystems/file-system.ts';
-import type { Image } from '../../image/image.ts';
+import type { ByteSource } from '../../filesystems/source.ts';
 
 const pieceBytes = 1024 * 1024;
 /** Differences are told in pieces of this size. */
@@ -10,8 +10,8 @@ const grain = 4096;
 
 /** Where bytes differ within `ranges` and what is `touched`; past the end, an image reads as zeroes. */
 export async function diffRanges(
-  before: Image,
-  after: Image,
+  before: ByteSource,
+  after: ByteSource,
   ranges: readonly ByteRange[],
   touched: IntervalSet,
   options: { readonly signal?: AbortSignal },
@@ -40,7 +40,7 @@ export async function diffRanges(
   return found;
 }
 
-async function readPadded(image: Image, offset: number, into: Uint8Array): Promise<void> {
+async function readPadded(image: ByteSource, offset: number, into: Uint8Array): Promise<void> {
   const there = Math.max(0, Math.min(into.length, image.size - offset));
   if (there > 0) await image.read(offset, into.subarray(0, there));
   into.fill(0, there);

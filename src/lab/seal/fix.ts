@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { DiskError } from '../../errors.ts';
+import { claimsOn } from '../../filesystems/claims.ts';
 import type { ByteSource } from '../../filesystems/source.ts';
 import { volumeName } from '../../filesystems/volumes.ts';
 import type { Image } from '../../image/image.ts';
@@ -40,6 +41,7 @@ export async function planFixes(
   { findings }: LintReport,
 ): Promise<readonly VolumeChanges[]> {
   const guest = await GuestFiles.of(disk);
+  const claims = await claimsOn(guest.volumes.map(({ volume }) => volume));
   const changes: Change[] = [];
   for (const { remedy } of findings) {
     for (const path of remedy?.paths ?? []) {
@@ -52,7 +54,7 @@ export async function planFixes(
     const place = guest.within(change.path);
     const volume = place && guest.volumes.find(({ system }) => system === place.system);
     if (!volume || !place) continue;
-    assertWritable(volume, change.path);
+    assertWritable(volume, claims.get(volume.volume), change.path);
     volumes.set(volume, [...(volumes.get(volume) ?? []), { ...change, within: place.path }]);
   }
   return [...volumes].map(([{ volume }, all]) => ({ volume, changes: all }));
@@ -84,7 +86,7 @@ async function collect(
   }
 }
 
-function assertWritable({ system, volume }: GuestVolume, path: string): void {
+function assertWritable({ system, volume }: GuestVolume, claim: string | undefined, path: string): void {
   const where = volumeName(volume);
   if (!system?.kind.startsWith('ext') || system.needsRecovery) {
     const why = system?.needsRecovery ? 'was not unmounted' : 'is not ext2, ext3 or ext4';
@@ -93,15 +95,14 @@ function assertWritable({ system, volume }: GuestVolume, path: string): void {
       detail: { fix: 'shut the guest down properly, or clean it in the guest' },
     });
   }
-  if (volume.pieces.length !== 1) {
-    throw new DiskError(
-      'unsupported',
-      `Nothing can be changed on ${where}: it lies in ${volume.pieces.length} pieces`,
-      {
-        path,
-        detail: { fix: 'clean it in the guest' },
-      },
-    );
+  // A partition may say what it likes of its type; what else stands on a logical volume would see it change.
+  const claimed = volume.logical ? claim : undefined;
+  const apart = volume.pieces.length === 1 ? claimed : `it lies in ${volume.pieces.length} pieces`;
+  if (apart !== undefined) {
+    throw new DiskError('unsupported', `Nothing can be changed on ${where}: ${apart}`, {
+      path,
+      detail: { fix: 'clean it in the guest' },
+    });
   }
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is refused
   if (/["\\\x00-\x1f\x7f]/.test(path)) {

@@ -117,22 +117,33 @@ function logicalNames({ name, uuid }: { readonly name: string; readonly uuid: st
     .split('/')
     .map((part) => part.replaceAll('-', '--'))
     .join('-');
-  return [`/dev/${name}`, `/dev/mapper/${mapped}`, `/dev/disk/by-id/dm-uuid-LVM-${uuid}`];
+  const byId = '/dev/disk/by-id';
+  return [
+    `/dev/${name}`,
+    `/dev/mapper/${mapped}`,
+    `${byId}/dm-uuid-LVM-${uuid}`,
+    `${byId}/dm-name-${mapped}`,
+  ];
 }
 
 function mountsOf(fstab: string, volumes: readonly GuestVolume[]): { at: string; system: FileSystem }[] {
+  const logical = new Map(
+    volumes.flatMap((one) =>
+      one.volume.logical ? logicalNames(one.volume.logical).map((name) => [name, one] as const) : [],
+    ),
+  );
   return fstab.split('\n').flatMap((line) => {
     const [device = '', at] = line.trim().split(/\s+/);
     if (at === undefined || !/^\/./.test(at)) return [];
     const number = firstDisk.exec(device)?.[1];
     const { key, value } = tagOf(device);
-    const found = volumes.find(({ volume: { partition, logical }, system }) => {
+    const byTag = ({ volume: { partition }, system }: GuestVolume) => {
       if (number !== undefined) return partition?.number === Number(number);
-      if (logical && logicalNames(logical).includes(device)) return true;
       if (key === undefined || value === '') return false;
       if (key === 'PARTUUID') return partition?.uuid === value;
       return key === 'UUID' ? system?.uuid.toLowerCase() === value : system?.label === value;
-    });
+    };
+    const found = logical.get(device) ?? volumes.find(byTag);
     return found?.system ? [{ at: at.replace(/\/+$/, ''), system: found.system }] : [];
   });
 }

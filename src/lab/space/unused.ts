@@ -2,6 +2,7 @@ import { IntervalSet } from '../../bytes/intervals.ts';
 import { alignDown, alignUp } from '../../bytes/numbers.ts';
 import { isZero } from '../../bytes/zero.ts';
 import { DiskError, isDiskError } from '../../errors.ts';
+import { claimsOn } from '../../filesystems/claims.ts';
 import { openFileSystem } from '../../filesystems/open.ts';
 import { placesOf } from '../../filesystems/pieces.ts';
 import { foreignSignature } from '../../filesystems/signatures.ts';
@@ -31,18 +32,6 @@ export interface Unused {
   readonly zeroes: IntervalSet;
 }
 
-/** Partition types under which no file system is looked for: what lies there is read by its own kind only. */
-const foreignTypes = new Set([
-  ...['8e', 'fd', '82', 'bf', '42'],
-  'E6D6D379-F507-44C2-A23C-238F2A3DF928',
-  'A19D880F-05FC-4D3B-A006-743F0F84911E',
-  '0657FD6D-A4AB-43C4-84E5-0933C84B4F4F',
-  '6A898CC3-1DD2-11B2-99A6-080020736631',
-  'CA7D7CCB-63ED-4C53-861C-1742536059CC',
-  'AF9B60A0-1431-4F62-BC68-3311714A69AD',
-  '5808C8AA-7E8F-42E0-85D2-E1E90434CFB3',
-]);
-
 const pieceBytes = 1024 * 1024;
 /** Less than this is not given back, in formats that tell single bytes apart. */
 const smallestPiece = 4096;
@@ -58,9 +47,10 @@ export async function findUnused(
   const free = new IntervalSet();
   const volumes: VolumeUse[] = [];
   const all = await volumesOf(image);
+  const claims = await claimsOn(all);
   for (const volume of all) {
     const found = new IntervalSet();
-    volumes.push(await freeIn(volume, all, found));
+    volumes.push(await freeIn(volume, claims.get(volume), found));
     for (const { start, end } of found.intervals()) free.add(start, end);
   }
   const freed = new IntervalSet();
@@ -83,13 +73,10 @@ export async function findUnused(
   return { volumes, freed, zeroes };
 }
 
-async function freeIn(volume: Volume, all: readonly Volume[], found: IntervalSet): Promise<VolumeUse> {
+async function freeIn(volume: Volume, claim: string | undefined, found: IntervalSet): Promise<VolumeUse> {
   const { partition, logical, pieces, bytes } = volume;
   const place = { partition: partition?.number, logical: logical?.name };
-  if (overlaps(volume, all)) return { ...place, note: 'it overlaps another volume' };
-  if (logical?.heldBy !== undefined) return { ...place, note: logical.heldBy };
-  if (partition && foreignTypes.has(partition.type))
-    return { ...place, note: `its type (${partition.type}) is that of no file system` };
+  if (claim !== undefined) return { ...place, note: claim };
   try {
     const system = await openFileSystem(bytes);
     if (!system) return { ...place, note: 'it has no file system that is read here' };
@@ -106,22 +93,6 @@ async function freeIn(volume: Volume, all: readonly Volume[], found: IntervalSet
     found.clear();
     return { ...place, note: error.message };
   }
-}
-
-/** Also where pieces of its own lie over each other, or where LVM keeps what it needs itself. */
-function overlaps(volume: Volume, all: readonly Volume[]): boolean {
-  const others = new IntervalSet();
-  for (const one of all) {
-    if (one === volume) continue;
-    const isApart = one.physical?.offset !== volume.physical?.offset;
-    const places = one.physical && isApart ? [one.physical] : one.pieces;
-    for (const { offset, length } of places) others.add(offset, offset + length);
-  }
-  for (const { offset, length } of volume.pieces) {
-    if (others.overlaps(offset, offset + length)) return true;
-    others.add(offset, offset + length);
-  }
-  return false;
 }
 
 /** Grains of [from, to) that are read whole, are all zero, and are not known to be free. */
