@@ -305,7 +305,8 @@ export async function createTarget(path: string, options: TargetOptions = {}): P
     },
     async commit(how) {
       await store[Symbol.asyncDispose]();
-      await aside.commit({ ...how, mode: options.mode });
+      const release = async () => old?.[Symbol.asyncDispose]();
+      await aside.commit({ ...how, mode: options.mode, release });
     },
     async [Symbol.asyncDispose]() {
       try {

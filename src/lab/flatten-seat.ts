@@ -40,7 +40,7 @@ export async function flattenSeat(lab: Lab, seat: string, options: FlattenOption
         detail: { fix: 'end the program that writes to it (without locks), and try again' },
       });
     }
-    await aside.commit();
+    await aside.commit({ release: async () => image[Symbol.asyncDispose]() });
   }
   await changeOver(lab.spec, [seat], options);
   return readImageHead(disk.path)?.allocated ?? 0;

@@ -101,9 +101,10 @@ async function placeBatch(
     throwIfAborted(options.signal);
     for (let first = 0; first < jobs.length; first += heldTogether) {
       const now = jobs.slice(first, first + heldTogether);
-      await using _held = await options.beforePlacing?.(now.map((job) => job.path));
+      await using held = await options.beforePlacing?.(now.map((job) => job.path));
+      const release = async () => held?.[Symbol.asyncDispose]();
       for (const [i, { mode }] of now.entries()) {
-        await asides[first + i].commit({ replace: options.replace, durable: false, mode });
+        await asides[first + i].commit({ replace: options.replace, durable: false, mode, release });
         told(first + i + 1);
       }
     }

@@ -235,8 +235,8 @@ export async function restoreSeat(lab: Lab, plan: RestorePlan, options: ChangeOv
   await loosenDefinition(lab.spec, seat, options);
   await options.runner.renew(lab.seats.get(seat)!);
   {
-    await using _held = await holdDisks([disk]);
-    await aside.commit();
+    await using held = await holdDisks([disk]);
+    await aside.commit({ release: async () => held[Symbol.asyncDispose]() });
   }
   await changeOver(lab.spec, [seat], options);
 }

@@ -1,12 +1,13 @@
 import { closeSync, fsyncSync, openSync, readdirSync, renameSync, unlinkSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { DiskError } from '../errors.ts';
+import { DiskError, isDiskError } from '../errors.ts';
 import { asSystemError, errnoOf } from './errno.ts';
 import { copyAttributes, setMode } from './file-attributes.ts';
 import { cutName, type KeptRole, keptName, recoverKept } from './kept-files.ts';
 import { linkIfPossible, moveUnlessExists } from './move-file.ts';
 import { hasEnded, isAlive, processMark } from './process-identity.ts';
+import { keepsOpenFiles, replaceFile } from './replace-file.ts';
 import { beside, lstatIfAny, placeOf, type TargetPlace } from './target-place.ts';
 
 /** A file that is written aside, in the same directory, and takes its place whole or not at all. */
@@ -18,16 +19,18 @@ export interface Aside extends AsyncDisposable {
   /**
    * Makes the file durable, gives it the permissions and owner of the file that it replaces, moves it into place and
    * makes that durable. `replace` false throws `exists` where there is a file now. Other hard links to the replaced
-   * file, and programs that have it open, keep the old one.
+   * file, and programs that have it open, keep the old one. An error whose `detail.kept` names a file says that the replaced one is lost,
+   * and that what was written is there.
    */
   commit(options?: CommitOptions): Promise<void>;
   /** The same at once, for small files. */
-  commitNow(options?: CommitOptions): void;
+  commitNow(options?: Omit<CommitOptions, 'release'>): void;
   /** Makes the file's content durable, for a `commit` that need not do it: many files may be settled at a time. */
   settle(): Promise<void>;
   /**
    * Keeps the file that will be replaced, if there is one, under a hidden name until `abandon`, so that `takeBack` can bring it back, or
-   * after a kill a sweep. It loses its own name at once, durably; with `named` only by `commit`.
+   * after a kill a sweep. It loses its own name at once, durably; with `named` only by `commit`,
+   * where files have several names and may be replaced while they are open.
    */
   withdraw(options: WithdrawOptions): void;
   /** After `withdraw`, undoes that and a `commit`: what was there is there again, what was written has its hidden name. */
@@ -50,6 +53,11 @@ export interface CommitOptions {
   readonly durable?: boolean;
   /** Its permissions, in place of those of the file that it replaces. */
   readonly mode?: number;
+  /**
+   * Closes what the caller has open of the file that is replaced (its lock): called before the rename, and only where the file system
+   * replaces no file that is open. Elsewhere the lock should hold until the new file has the place.
+   */
+  readonly release?: () => Promise<void>;
 }
 
 /** Temporary files that have not been committed or abandoned, for the process that ends early. */
@@ -101,7 +109,9 @@ export function createAside(
       if (replace) {
         copyAttributes(target, temporary, { mode });
         if (mode !== undefined) setMode(temporary, mode);
-        renameSync(temporary, target);
+        // What is kept comes back.
+        if (kept === undefined) replaceFile(temporary, target);
+        else renameSync(temporary, target);
       } else {
         moveUnlessExists(temporary, target);
       }
@@ -109,6 +119,8 @@ export function createAside(
       live.delete(temporary);
       if (durable) syncDirectory(dirname(target));
     } catch (error) {
+      // The only copy of anything that there is now.
+      if (isDiskError(error) && error.detail.kept !== undefined) live.delete(temporary);
       throw asSystemError(error, 'create', path);
     }
   };
@@ -117,7 +129,9 @@ export function createAside(
       if (!lstatIfAny(target)?.isFile()) return;
       copyAttributes(target, temporary);
       const aside = keptName(target, temporary, group, role);
-      if (!named || !linkIfPossible(target, aside)) renameSync(target, aside);
+      // A name that is open by somebody could not be taken back.
+      const links = named && !keepsOpenFiles(target);
+      if (!links || !linkIfPossible(target, aside)) renameSync(target, aside);
       kept = aside;
       if (!named) syncDirectory(dirname(target));
     } catch (error) {
@@ -141,7 +155,8 @@ export function createAside(
     path: temporary,
     target,
     commitNow,
-    async commit(options) {
+    async commit({ release, ...options } = {}) {
+      if (release && keepsOpenFiles(target)) await release();
       commitNow(options);
     },
     async settle() {
