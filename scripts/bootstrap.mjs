@@ -40,8 +40,10 @@ export function installPackages() {
   const installed = join(root, 'node_modules/.package-lock.json');
   const lock = join(root, 'package-lock.json');
   if (existsSync(installed) && statSync(installed).mtimeMs >= statSync(lock).mtimeMs) return;
-  console.log('Installing npm packages …');
-  if (run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], { quiet: true }) !== 0) {
+  console.error('Installing npm packages …');
+  // What an outer npm was told (--dry-run, --omit=dev) is not meant for these.
+  const asked = ['--include=dev', '--dry-run=false', '--no-audit', '--no-fund', '--loglevel=error'];
+  if (run('npm', ['ci', ...asked], { quiet: true }) !== 0) {
     fail('npm ci failed; its output is above.');
   }
 }

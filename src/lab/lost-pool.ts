@@ -13,6 +13,7 @@ import { releaseHold } from './guard.ts';
 import { type Lab, labOf, realPath } from './lab.ts';
 import { knownMasterFolders } from './master-folders.ts';
 import type { Problem } from './plan.ts';
+import { unknownError } from './release.ts';
 import type { Runner } from './runner/runner.ts';
 import type { Seat } from './seat.ts';
 import { onAllHosts } from './whereabouts.ts';
@@ -124,15 +125,24 @@ export function lostPoolError(lost: LostPool): DiskError {
 
 /**
  * Those of the seats that the lab file does not list any more, on each host that has one: nothing but the hypervisor and the masters' records
- * knows of them.
+ * knows of them. Throws `in-use` where a host that may have one does not answer: once forgotten, nobody would find it again.
  */
 export async function unlistedLost({ spec }: Lab, lost: LostPool, runner: Runner): Promise<readonly Seat[]> {
   const { unlisted } = labOf(spec, undefined, lost.seats);
-  const seats = await onAllHosts(
-    lost.seats.flatMap((name) => unlisted.get(name) ?? []),
-    runner,
-  );
-  return runner.hosts ? seats.filter(({ host }) => host !== undefined) : seats;
+  const wanted = lost.seats.flatMap((name) => unlisted.get(name) ?? []);
+  const seats = await onAllHosts(wanted, runner);
+  if (!runner.hosts) return seats;
+  const found = seats.filter(({ host }) => host !== undefined);
+  const missing = wanted.filter(({ name }) => !found.some((one) => one.name === name));
+  const answered = missing.length > 0 ? (await runner.whereabouts?.(missing))?.answered : undefined;
+  const silent = [...runner.hosts].find((host) => answered && !answered.has(host));
+  if (silent !== undefined) {
+    throw unknownError(
+      missing.map((seat) => ({ ...seat, host: silent })),
+      'down',
+    );
+  }
+  return found;
 }
 
 /** Takes the seats off the masters' records, but for those that `kept` signs and holds. Answers the paths that are as writable as before. */

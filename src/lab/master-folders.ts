@@ -1,4 +1,4 @@
-import { existsSync, lchownSync, rmSync, statSync } from 'node:fs';
+import { chmodSync, existsSync, lchownSync, rmSync, statSync } from 'node:fs';
 import { basename, dirname, isAbsolute, join, relative, resolve } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { imagesWithRecords, recordFolder, recordsFor } from '../platform/dependents.ts';
@@ -59,7 +59,12 @@ function note(spec: Named, folders: ReadonlySet<string>): void {
       return;
     }
     const base = dirname(spec.file);
-    if (makeFolder(dirname(path))) giveToOwner(dirname(path));
+    const folder = dirname(path);
+    if (makeFolder(folder)) {
+      // Whoever may make lab files here may keep what belongs to them, too.
+      chmodSync(folder, (statSync(folder).mode | statSync(base).mode) & 0o7777);
+      giveToOwner(folder);
+    }
     writeJsonFile(path, { version: 1, lab: spec.name, folders: all.map((one) => shortest(base, one)) });
     giveToOwner(path);
   });

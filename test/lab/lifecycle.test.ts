@@ -44,6 +44,17 @@ describe('up', () => {
     expect(existsSync(bench.path('class'))).toBe(false);
   });
 
+  it('starts seats of the lab that it was given, whatever that file is called', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml');
+    bench.write('my-class', { lab: 'other', seats: 1, pool: 'other' });
+    const { code, err } = await bench.run('up', 'my-class', '--start');
+    expect(existsSync(bench.path('other/student-01.qcow2'))).toBe(true);
+    // There is nothing here that could start it.
+    expect([code, err]).toEqual([expect.any(Number), expect.not.stringContaining('There is no seat')]);
+    expect(code).not.toBe(0);
+  });
+
   it('makes a disk and a definition for each seat, and nothing the second time', async () => {
     await using bench = await labBench();
     bench.write('lab.yaml');

@@ -1,4 +1,5 @@
 import {
+  chmodSync,
   chownSync,
   copyFileSync,
   existsSync,
@@ -12,6 +13,9 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { openLab } from '../../src/lab/lab.ts';
+import { unlistedLost } from '../../src/lab/lost-pool.ts';
+import type { Runner } from '../../src/lab/runner/runner.ts';
 import { recordsFor } from '../../src/platform/dependents.ts';
 import { unmount } from '../support/mounts.ts';
 import { have, isRoot, mustRun, tempDir } from '../support/programs.ts';
@@ -56,6 +60,31 @@ function bringBack(bench: LabBench): void {
   rmSync(bench.path('class'), { recursive: true, force: true });
   renameSync(bench.path('away'), bench.path('class'));
 }
+
+it('is not forgotten while a host does not answer that may have a domain which nobody lists', async () => {
+  await using bench = await labBench();
+  const lab = openLab(bench.write('lab.yaml', { seats: 1 }), bench.path());
+  const lost = { pool: lab.pool, seats: ['student-09'], otherFileSystem: false, holds: [] };
+  const hosts = (answered: readonly string[], has: readonly string[]) =>
+    ({
+      hosts: new Set(['a', 'b']),
+      whereabouts: async () => ({ answered: new Set(answered), has: new Map([['student-09', has]]) }),
+    }) as unknown as Runner;
+  await expect(unlistedLost(lab, lost, hosts(['a'], []))).rejects.toMatchObject({
+    code: 'in-use',
+    message: expect.stringContaining('the libvirt of b does not tell'),
+  });
+  expect(await unlistedLost(lab, lost, hosts(['a', 'b'], []))).toEqual([]);
+  expect((await unlistedLost(lab, lost, hosts(['a'], ['a']))).map(({ host }) => host)).toEqual(['a']);
+});
+
+it('is remembered where whoever may make lab files may keep records too', async () => {
+  await using bench = await labBench();
+  bench.write('lab.yaml', { seats: 1 });
+  chmodSync(bench.path(), 0o2775);
+  await bench.must('up');
+  expect(statSync(bench.path('.cowherd')).mode & 0o7777).toBe(0o2775);
+});
 
 describe.skipIf(!qemu)('a pool that is not there, while seats were made in it', () => {
   it('is noticed by all that would make seats, forget them or use them, and nothing changes', async () => {

@@ -65,18 +65,19 @@ export class BitmapRow implements BitmapChanges {
     const nameBytes = bytesOf(name);
     checkNew(this.#source.name, header, this.#entries, { name, nameBytes, granularity: bytes });
     const bits = new DirtyBits(header.size, bytes, clusterSizeOf(header));
+    const table = new Array<number>(bits.partCount).fill(allZeroes);
     const added = newBitmapEntry({
       nameBytes,
       granularityBits: Math.log2(bytes),
       flags: enabled ? flagAuto : 0,
-      ...(await this.#change.writeTable(new Array<number>(bits.partCount).fill(allZeroes))),
+      ...(await this.#change.step(() => this.#change.writeTable(table))),
     });
     this.#become([...this.#entries, added]);
   }
 
   async remove(name: string): Promise<void> {
     const entry = found(this.#source.name, this.#entries, name);
-    await this.#change.dropBitmap(entry);
+    await this.#change.step(() => this.#change.dropBitmap(entry));
     this.#become(this.#entries.filter((other) => other !== entry));
   }
 
@@ -112,7 +113,7 @@ export class BitmapRow implements BitmapChanges {
 
   async #alter(name: string, work: (entry: BitmapEntry) => Promise<Partial<NewBitmapEntry>>): Promise<void> {
     const entry = usableBitmap(this.#source.name, this.#entries, name);
-    const altered = newBitmapEntry({ ...entry, ...(await work(entry)) });
+    const altered = newBitmapEntry({ ...entry, ...(await this.#change.step(() => work(entry))) });
     this.#become(this.#entries.map((other) => (other === entry ? altered : other)));
   }
 

@@ -118,6 +118,18 @@ export class BitmapChange {
     return isZero(bytes) ? allZeroes : this.write(bytes);
   }
 
+  /** Runs a part of the change; where it fails, what it took is given back, and what it dropped is still needed. */
+  async step<Result>(work: () => Promise<Result>): Promise<Result> {
+    const [taken, dropped] = [this.#taken.length, this.#dropped.length];
+    try {
+      return await work();
+    } catch (error) {
+      this.#dropped.length = dropped;
+      await this.#release(this.#taken.splice(taken));
+      throw error;
+    }
+  }
+
   /** Makes these the image's bitmaps, durably. */
   async commit(entries: readonly NewBitmapEntry[]): Promise<void> {
     const writer = this.#writer;
@@ -145,7 +157,16 @@ export class BitmapChange {
   async abandon(): Promise<void> {
     try {
       await this.#writer.settleHeader();
-      for (const { first, count } of this.#taken) await this.#writer.refcounts.release(first, count);
+    } catch {
+      // What was taken may be in use then.
+      return;
+    }
+    await this.#release(this.#taken);
+  }
+
+  async #release(runs: readonly ClusterRun[]): Promise<void> {
+    try {
+      for (const { first, count } of runs) await this.#writer.refcounts.release(first, count);
     } catch {
       // Then the space is leaked; the error that led here matters more.
     }

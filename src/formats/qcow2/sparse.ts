@@ -1,3 +1,4 @@
+import { isDiskError } from '../../errors.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import { lowOffsetMask, two32 } from './constants.ts';
 import { clusterSizeOf, type Qcow2Header, refcountBlockEntriesOf } from './header.ts';
@@ -5,7 +6,8 @@ import { refcountAccess } from './refcount-width.ts';
 
 /**
  * Whether the image looks preallocated without its space being used: more clusters counted than the host spends
- * bytes on. Its data clusters may then be holes of the file. QEMU decides so, and by these thresholds.
+ * bytes on. Its data clusters may then be holes of the file. QEMU decides so, and by these thresholds; where refcounts cannot be read it does not look
+ * preallocated, since what is read of the image needs none of them.
  */
 export async function looksPreallocated(source: ByteSource, header: Qcow2Header): Promise<boolean> {
   const allocated = await source.allocated();
@@ -15,7 +17,12 @@ export async function looksPreallocated(source: ByteSource, header: Qcow2Header)
   const threshold = Math.max(Math.floor((used * 10) / 9), used + 2);
   const end = Math.ceil(source.size / clusterSize);
   if (end < threshold) return false;
-  return (await countClusters(source, header, end, threshold)) >= threshold;
+  try {
+    return (await countClusters(source, header, end, threshold)) >= threshold;
+  } catch (error) {
+    if (!isDiskError(error, 'io')) throw error;
+    return false;
+  }
 }
 
 /** Counts clusters before `end` whose refcount is not zero, up to `limit`. */

@@ -1,3 +1,4 @@
+import { resolve } from 'node:path';
 import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
 import { factsIfAny } from '../../platform/file-facts.ts';
@@ -79,7 +80,7 @@ const onThisMachine: LabCommand = async (input, context) => {
   const answer = answerOf(prepared, applied, performance.now() - began);
   const json = wantsJson(input);
   if (!json) report(prepared, answer, idle, context);
-  if (input.options.start === true) return startToo(input, context, [file], answer);
+  if (input.options.start === true) return startToo(input, context, [resolve(context.cwd, file)], answer);
   if (!json && lab.spec.serve) {
     say(context, `guests elsewhere reach these disks while 'cowherd serve ${file}' runs`);
   }

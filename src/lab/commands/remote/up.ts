@@ -1,3 +1,4 @@
+import { resolve } from 'node:path';
 import type { CliContext } from '../../../cli/context.ts';
 import { count, describeSeats, milliseconds } from '../../describe.ts';
 import { type GivenUp, givenUp } from '../../give-up.ts';
@@ -69,7 +70,7 @@ const command =
         );
     }
     if (failures.length === 0 && input.options.start === true)
-      return startToo(input, context, [file], answer);
+      return startToo(input, context, [resolve(context.cwd, file)], answer);
     if (json) sayJson(context, answer);
     return failures.length > 0 ? 1 : 0;
   };
