@@ -48,13 +48,15 @@ export function joined(disk: ByteSource, pieces: readonly ByteRange[]): ByteSour
   if (pieces.length === 1) return windowOf(disk, pieces[0].offset, pieces[0].length);
   const size = bytesOf(pieces);
   for (const { offset, length } of pieces) windowOf(disk, offset, length);
-  const bounds = windowOf({ size, read: readPieces }, 0, size);
-  async function readPieces(at: number, into: Uint8Array): Promise<void> {
-    let done = 0;
-    for (const { offset, length } of placesOf(pieces, at, into.length)) {
-      await disk.read(offset, into.subarray(done, done + length));
-      done += length;
-    }
-  }
-  return bounds;
+  const whole: ByteSource = {
+    size,
+    async read(at, into) {
+      let done = 0;
+      for (const { offset, length } of placesOf(pieces, at, into.length)) {
+        await disk.read(offset, into.subarray(done, done + length));
+        done += length;
+      }
+    },
+  };
+  return windowOf(whole, 0, size);
 }

@@ -23,7 +23,7 @@ export interface Volume {
   readonly bytes: ByteSource;
 }
 
-/** Of LVM, on a disk. */
+/** LVM's physical volumes on one disk that are looked into; more are left as plain partitions, which their label keeps from being changed. */
 const mostPhysical = 16;
 
 /**
@@ -45,16 +45,14 @@ export async function volumesOf(disk: ByteSource): Promise<readonly Volume[]> {
     const plain = { ...place, pieces: [{ offset: place.offset, length: place.length }], bytes };
     try {
       // Who makes a file system over LVM may leave its label; who makes LVM over a file system wipes that.
-      const logical = (await hasFileSystem(bytes)) ? undefined : await readLogicalVolumes(bytes);
+      const isOther = physical >= mostPhysical || (await hasFileSystem(bytes));
+      const logical = isOther ? undefined : await readLogicalVolumes(bytes);
       if (logical) physical += 1;
-      if (physical > mostPhysical)
-        throw new DiskError('unsupported', `More than ${mostPhysical} LVM volumes on a disk`, {
-          offset: place.offset,
-        });
       if (logical?.length) volumes.push(...logical.map((one) => logicalVolume(disk, plain, one)));
       else volumes.push(plain);
     } catch (error) {
       if (!isDiskError(error, 'corrupt') && !isDiskError(error, 'unsupported')) throw error;
+      physical += 1;
       volumes.push({ ...plain, bytes: failing(place.length, error) });
     }
   }
