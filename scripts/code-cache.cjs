@@ -1,18 +1,20 @@
-// `node code-cache.cjs FOLDER NAME [ARGUMENTS [-- ARGUMENTS]…]`: runs a bundled program so, and keeps what V8 compiled of it meanwhile.
+// `node code-cache.cjs FOLDER NAME COMMAND ARGUMENTS [-- ARGUMENTS]…`: runs a bundled program so, and keeps what V8 compiled of it meanwhile
+// for a start with COMMAND.
 // `node code-cache.cjs FOLDER NAME --thread`: the same for the code of cow-nbd's threads, which opens an image.
 'use strict';
 const { truncateSync, writeFileSync } = require('node:fs');
 const { join } = require('node:path');
 const { isMainThread, Worker, workerData } = require('node:worker_threads');
 
-const [folder, name, ...rest] = workerData ?? process.argv.slice(2);
-const { codeOf, compile } = require(join(folder, 'launch.cjs'));
-const bundle = join(folder, `${name}.bundle.cjs`);
+const [folder, name, command, ...rest] = workerData ?? process.argv.slice(2);
+const { anyCommand, codeOf, compile } = require(join(folder, 'launch.cjs'));
+
+const keep = (script, of) => writeFileSync(codeOf(name, of), script.createCachedData());
 
 if (!isMainThread) {
-  const { script } = compile(bundle);
-  process.on('exit', () => writeFileSync(codeOf(bundle), script.createCachedData()));
-} else if (rest[0] === '--thread') {
+  const { script } = compile(name);
+  process.on('exit', () => keep(script, anyCommand));
+} else if (command === '--thread') {
   const thread = new Worker(__filename, { workerData: [folder, name], trackUnmanagedFds: false });
   writeFileSync('disk', '');
   truncateSync('disk', 1 << 20);
@@ -24,7 +26,7 @@ if (!isMainThread) {
       throw new Error(message.message ?? message.failure);
   });
 } else {
-  const { exports: program, script } = compile(bundle);
+  const { exports: program, script } = compile(name);
   const calls = [[]];
   for (const argument of rest) {
     if (argument === '--') calls.push([]);
@@ -35,7 +37,7 @@ if (!isMainThread) {
       const code = await program.main(call);
       if (code !== 0) throw new Error(`${name} ${call.join(' ')}: exit code ${code}`);
     }
-    writeFileSync(codeOf(bundle), script.createCachedData());
+    keep(script, command);
     process.exit(0);
   })();
 }
