@@ -51,5 +51,6 @@ export async function bundle(root, folder) {
   for (const name of Object.keys(programs)) {
     start(name, `#!/usr/bin/env node\nrequire('./launch.cjs').run('${name}');\n`, 0o755);
   }
-  for (const name of Object.keys(threads)) start(name, `require('./launch.cjs').runThread('${name}');\n`, 0o644);
+  for (const name of Object.keys(threads))
+    start(name, `require('./launch.cjs').runThread('${name}');\n`, 0o644);
 }

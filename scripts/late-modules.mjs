@@ -50,18 +50,27 @@ async function toLate(esbuild, path, source) {
   };
   if (/\bimport_|stdin_exports/.test(source)) fail('has a name that is used here');
   const options = { loader: 'ts', format: 'cjs', target: 'esnext', platform: 'neutral' };
-  const { code } = await esbuild.transform(source, { ...options, define: { 'import.meta.url': '__moduleUrl' } });
+  const { code } = await esbuild.transform(source, {
+    ...options,
+    define: { 'import.meta.url': '__moduleUrl' },
+  });
   const [, afterHelpers] = code.split('var stdin_exports = {};\n');
   // It exports nothing.
   if (afterHelpers === undefined) return code;
-  const exported = /^__export\(stdin_exports, \{\n((?: {2}\w+: \(\) => [\w.]+,?\n)*)\}\);\n/.exec(afterHelpers);
-  let body = afterHelpers.slice(exported?.[0].length ?? 0).replace('module.exports = __toCommonJS(stdin_exports);\n', '');
+  const exported = /^__export\(stdin_exports, \{\n((?: {2}\w+: \(\) => [\w.]+,?\n)*)\}\);\n/.exec(
+    afterHelpers,
+  );
+  let body = afterHelpers
+    .slice(exported?.[0].length ?? 0)
+    .replace('module.exports = __toCommonJS(stdin_exports);\n', '');
 
   const first = [];
   const last = [];
   for (const [, name, value] of (exported?.[1] ?? '').matchAll(/^ {2}(\w+): \(\) => ([\w.]+),?$/gm)) {
     const isFunction = new RegExp(`^(async )?function\\*? ${value}\\(`, 'm').test(body);
-    if (value.includes('.')) first.push(`Object.defineProperty(exports, '${name}', { get: () => ${value}, enumerable: true });`);
+    if (value.includes('.'))
+      first.push(`Object.defineProperty(exports, '${name}', { get: () => ${value}, enumerable: true });`);
+    else if (new RegExp(`^(let|var) ${value}\\b`, 'm').test(body)) fail(`exports ${name}, which changes`);
     else (isFunction ? first : last).push(`exports.${name} = ${value};`);
   }
   const imports = [];
@@ -69,11 +78,16 @@ async function toLate(esbuild, path, source) {
     imports.push([name, from]);
     return '';
   });
-  body = body.replace(/^__reExport\(stdin_exports, require\((".*?")\)(?:, module\.exports)?\);\n/gm, (_, from) => {
-    first.push(`for (const [name, all] of ((all) => Object.keys(all).map((name) => [name, all]))(require(${from})))`);
-    first.push('  Object.defineProperty(exports, name, { get: () => all[name], enumerable: true });');
-    return '';
-  });
+  body = body.replace(
+    /^__reExport\(stdin_exports, require\((".*?")\)(?:, module\.exports)?\);\n/gm,
+    (_, from) => {
+      first.push(
+        `for (const [name, all] of ((all) => Object.keys(all).map((name) => [name, all]))(require(${from})))`,
+      );
+      first.push('  Object.defineProperty(exports, name, { get: () => all[name], enumerable: true });');
+      return '';
+    },
+  );
   // What a module's table names is wanted when it is looked up: a format's checks and its creation, say.
   body = body.replace(/^ {2}(\w+): (import_\w+\.\w+)(,?)$/gm, '  get $1() { return $2; }$3');
   let text = [...first, body, ...last].join('\n');
@@ -88,7 +102,8 @@ async function toLate(esbuild, path, source) {
       text = text.replace(use, `(${name} ??= require(${from}))`);
     }
   }
-  if (/\b__(?:toESM|reExport|toCommonJS|export)\b|stdin_exports/.test(text)) fail('is not written as expected by esbuild');
+  if (/\b__(?:toESM|reExport|toCommonJS|export)\b|stdin_exports/.test(text))
+    fail('is not written as expected by esbuild');
   return ["'use strict';", ...atOnce, text].join('\n');
 }
 
@@ -121,7 +136,9 @@ function packageNames(folder) {
       const used = names.get(from) ?? new Set();
       names.set(from, used);
       const space = /^\* as (\w+)$/.exec(what);
-      if (space) for (const [, name] of source.matchAll(new RegExp(`\\b${space[1]}\\s*\\.\\s*(\\w+)`, 'g'))) used.add(name);
+      if (space)
+        for (const [, name] of source.matchAll(new RegExp(`\\b${space[1]}\\s*\\.\\s*(\\w+)`, 'g')))
+          used.add(name);
       else if (!what.startsWith('{')) used.add('default');
       else
         for (const part of what.slice(1, -1).split(','))

@@ -7,7 +7,8 @@ const { join } = require('node:path');
 const { constants, Script } = require('node:vm');
 
 /** Where the compiled code is kept that a program needs for a command. V8 takes it only in the version that made it. */
-const codeOf = (name, command) => join(__dirname, `${name}.${command}.${process.version}-${process.arch}.code`);
+const codeOf = (name, command) =>
+  join(__dirname, `${name}.${command}.${process.version}-${process.arch}.code`);
 
 /** What has no code of its own: that of the program's `--version`, or of a thread. */
 const anyCommand = 'any';

@@ -13,6 +13,9 @@
  * 3. Rows in test/differential/ that run it against the installed qemu-img.
  * The work itself lives in `operations/`; a verb only translates words.
  */
+// First, for what it does: it brings in Node's codecs and ciphers.
+import '../node.ts';
+
 import { end } from '../platform/exit-now.ts';
 import { cowImg } from './cow-img.ts';
 import { asTold, processContext } from './process-context.ts';

@@ -23,12 +23,13 @@ export interface Codec {
   pack?(bytes: Uint8Array, limit: number): Promise<Uint8Array | undefined>;
 }
 
+/** Functions that call what unpacks, so that a program loads it when there is something to unpack. */
 const codecs = new Map<CodecName, Codec>([
   ['deflate', plainDeflate],
   ['zlib', plainZlib],
-  ['bzip2', new StreamCodec('bzip2', bunzip2)],
-  ['lzfse', new DirectCodec('lzfse', unpackLzfse)],
-  ['adc', new DirectCodec('adc', unpackAdc)],
+  ['bzip2', new StreamCodec('bzip2', (chunks, name) => bunzip2(chunks, name))],
+  ['lzfse', new DirectCodec('lzfse', (packed, into) => unpackLzfse(packed, into))],
+  ['adc', new DirectCodec('adc', (packed, into) => unpackAdc(packed, into))],
 ]);
 
 /** Makes `codec` the one for its name from now on; a runtime brings faster ones than the built-in. */

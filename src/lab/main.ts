@@ -1,4 +1,7 @@
 /** The program `cowherd`. A command is added by its file in commands/ and its entry in command-table/. */
+// First, for what it does: it brings in Node's codecs and ciphers.
+import '../node.ts';
+
 import { asTold, processContext } from '../cli/process-context.ts';
 import { end } from '../platform/exit-now.ts';
 import { cowherd } from './cowherd.ts';

@@ -1,4 +1,7 @@
 /** The program `cow-nbd`, a drop-in for `qemu-nbd` (also by a link of that name). */
+// First, for what it does: it brings in Node's codecs and ciphers.
+import '../node.ts';
+
 import { asTold, processContext } from '../cli/process-context.ts';
 import { exitNow, exitUnlessAwaited } from '../platform/exit-now.ts';
 import { cowNbd, opensInVain } from './cow-nbd.ts';

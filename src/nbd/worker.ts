@@ -1,4 +1,7 @@
 /** A thread that serves clients over their sockets, and has the images that they see open (host-threads.ts). */
+// First, for what it does: it brings in Node's codecs and ciphers.
+import '../node.ts';
+
 import { closeSync, readSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
 import { parentPort } from 'node:worker_threads';
