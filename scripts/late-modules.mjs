@@ -1,5 +1,6 @@
 // A plugin of esbuild: a module is a function that runs when something of it is first used, not when a module that may come to use
 // it is loaded. A start runs a third of a program's modules, and V8 keeps compiled code of those alone (scripts/code-cache.cjs).
+import childProcess from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -120,11 +121,30 @@ async function bundlePackage(esbuild, root, name, used) {
     mainFields: ['module', 'main'],
     format: 'cjs',
     target: 'esnext',
+    plugins: [lateChildren],
     legalComments: 'inline',
     logLevel: 'error',
   });
   return outputFiles[0].text;
 }
+
+/** commander asks for `child_process` when it is loaded, which takes milliseconds, for what nobody here uses. */
+const lateChildren = {
+  name: 'late-children',
+  setup(bundler) {
+    const name = 'node:child_process';
+    bundler.onResolve({ filter: new RegExp(`^${name}$`), namespace: 'file' }, () => ({
+      path: name,
+      namespace: 'late',
+    }));
+    bundler.onLoad({ filter: /.*/, namespace: 'late' }, () => {
+      const getters = Object.keys(childProcess).map(
+        (key) => `get ${key}() { return require('${name}').${key}; },`,
+      );
+      return { contents: `module.exports = {\n${getters.join('\n')}\n};` };
+    });
+  },
+};
 
 /** What the modules in a folder use of each package that they import by a declaration. */
 function packageNames(folder) {
