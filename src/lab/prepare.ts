@@ -377,9 +377,11 @@ function libvirtAfter(
   seats: LabState['seats'],
   { runner, where }: Pick<PrepareOptions, 'runner' | 'where'>,
 ): Record<string, string> {
-  const used = new Set(['', ...(spec.hosts ?? []).map(({ name }) => name)]);
+  // What has become of another libvirt than this is for `up` to say, which has looked.
+  if (!spec.hosts && !where && state?.libvirt?.[''] !== undefined) return state.libvirt;
+  const used = new Set((spec.hosts ?? []).map(({ name }) => name));
   for (const { host } of seats) used.add(host ?? '');
-  if (spec.hosts && seats.every(({ host }) => host !== undefined)) used.delete('');
+  if (!spec.hosts) used.delete('');
   const before = Object.entries(state?.libvirt ?? {}).filter(([host]) => used.has(host));
   const now = spec.hosts
     ? spec.hosts.flatMap(({ name, uri }) => (where?.answered.has(name) ? [[name, uri] as const] : []))
