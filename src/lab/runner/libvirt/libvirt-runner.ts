@@ -247,7 +247,11 @@ export class LibvirtRunner implements Runner {
     await tellSecret(this.#virsh, this.#folder, seat, encryption);
   }
 
-  async undefine(seat: Seat): Promise<void> {
+  async undefine(seat: Seat, { ownOnly = false } = {}): Promise<void> {
+    if (ownOnly) {
+      const mark = await this.#markOf(seat);
+      if (mark === undefined || mark === 'foreign' || mark.from !== seat.definition) return;
+    }
     await this.#forget(seat);
     this.#autostart.forget(seat);
   }
