@@ -1,5 +1,6 @@
 import { basename } from 'node:path';
 import { isDiskError } from '../errors.ts';
+import { readHead } from '../platform/json-file.ts';
 import { type DefinitionKind, definitionOf, definitionOwner } from './definition.ts';
 import { definitionKind } from './definition-kind.ts';
 import { describeSeats } from './describe.ts';
@@ -20,7 +21,7 @@ import {
   rememberedContent,
 } from './master.ts';
 import { wholeMessage } from './messages.ts';
-import { linkTarget, nameExists, readImageHead } from './overlay.ts';
+import { isSameFile, linkTarget, nameExists, readImageHead } from './overlay.ts';
 import { assertMasterApart } from './own-master.ts';
 import {
   isMarkedFor,
@@ -298,6 +299,16 @@ async function masterOf(lab: Lab): Promise<Master> {
         : 'paths are relative to the lab file; is the name right?';
     throw lab.spec.mistake(['master'], wholeMessage(error), hint);
   }
+  if (isSameFile(path, lab.spec.file)) {
+    throw lab.spec.mistake(['master'], 'it is the lab file itself', 'name the image that the seats start from');
+  }
+  if (format === undefined && master.format === 'raw' && isOnlyText(master.files[0])) {
+    throw lab.spec.mistake(
+      ['master'],
+      'what it holds is text, and no image',
+      'if it is a raw image, say so: master: {path: FILE, format: raw}',
+    );
+  }
   const ending = /\.(qcow2?|vmdk|vdi|vhdx?|vpc|qed)$/i.exec(path)?.[1];
   if (format !== undefined || master.format !== 'raw' || ending === undefined) return master;
   // A damaged header makes an image raw to everybody who guesses.
@@ -306,6 +317,14 @@ async function masterOf(lab: Lab): Promise<Master> {
     `its name ends in .${ending}, but what it holds is no such image`,
     'if it is a raw image, say so: master: {path: FILE, format: raw}',
   );
+}
+
+/** Whether a file begins as text does, and is of a size that no disk has. */
+function isOnlyText({ path, size }: { readonly path: string; readonly size: number }): boolean {
+  if (size % 512 === 0) return false;
+  const sector = new Uint8Array(512);
+  const text = new TextDecoder().decode(sector.subarray(0, readHead(path, sector)));
+  return !/[^\P{Cc}\t\n\r\f]/u.test(text);
 }
 
 function checkSize(lab: Lab, master: Master): void {

@@ -44,6 +44,21 @@ describe('up', () => {
     expect(existsSync(bench.path('class'))).toBe(false);
   });
 
+  it('takes no lab file, nor other text, for a master', async () => {
+    await using bench = await labBench();
+    for (const [master, words] of [
+      ['lab.yaml', 'it is the lab file itself'],
+      ['notes.txt', 'what it holds is text, and no image'],
+    ] as const) {
+      writeFileSync(bench.path('notes.txt'), 'What the class is to learn:\r\n\t1. é\n');
+      bench.write('lab.yaml', { master });
+      const { code, err } = await bench.run('up');
+      expect([code, err]).toEqual([2, expect.stringContaining(words)]);
+    }
+    bench.write('lab.yaml', { master: { path: 'notes.txt', format: 'raw' } });
+    await bench.must('up');
+  });
+
   it('starts seats of the lab that it was given, whatever that file is called', async () => {
     await using bench = await labBench();
     bench.write('lab.yaml');
