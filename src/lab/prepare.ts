@@ -13,8 +13,8 @@ import { type LostPool, lostPoolOf, lostPoolProblem } from './lost-pool.ts';
 import {
   computeContent,
   type DigestOptions,
-  factsDiffer,
   inspectMaster,
+  isAsRecorded,
   type Master,
   masterChanged,
   masterState,
@@ -300,7 +300,11 @@ async function masterOf(lab: Lab): Promise<Master> {
     throw lab.spec.mistake(['master'], wholeMessage(error), hint);
   }
   if (isSameFile(path, lab.spec.file)) {
-    throw lab.spec.mistake(['master'], 'it is the lab file itself', 'name the image that the seats start from');
+    throw lab.spec.mistake(
+      ['master'],
+      'it is the lab file itself',
+      'name the image that the seats start from',
+    );
   }
   if (format === undefined && master.format === 'raw' && isOnlyText(master.files[0])) {
     throw lab.spec.mistake(
@@ -340,13 +344,7 @@ function checkSize(lab: Lab, master: Master): void {
 /** The master's digest as far as it is known without reading it whole. */
 function knownContent(lab: Lab, master: Master): string | undefined {
   const known = lab.state?.master;
-  if (known) {
-    const state = masterState(master, known.content, lab.pool);
-    const same =
-      known.files.length === state.files.length &&
-      known.files.every((one, i) => one.path === state.files[i].path && !factsDiffer(one, state.files[i]));
-    if (same) return known.content;
-  }
+  if (known && isAsRecorded(master, known, lab.pool)) return known.content;
   return rememberedContent(master);
 }
 
@@ -379,7 +377,7 @@ function stateAfter(
     version: 1,
     id: lab.id,
     lab: lab.name,
-    master: masterState(master, content, lab.pool),
+    master: masterState(master, content, lab.pool, lab.state?.master),
   } as const;
   const libvirt = libvirtAfter(lab, seats, options);
   return {

@@ -7,7 +7,7 @@ import { asSystemError } from '../platform/errno.ts';
 import { readJsonFile, writeJsonFile } from '../platform/json-file.ts';
 
 /** What tells whether a file was touched, without reading it. Numbers past 2^53 are decimal texts. */
-const fileFactsSchema = () =>
+export const fileFactsSchema = () =>
   z.object({
     /** Relative to the pool; absolute for a device. */
     path: z.string(),
@@ -18,6 +18,10 @@ const fileFactsSchema = () =>
     inode: z.string(),
     /** SHA-256 of the first 64 KiB, in hexadecimal. */
     head: z.string(),
+    /** Nanoseconds since the epoch: when anything of it last changed, its mode or a link too. No program can put that back. */
+    ctime: z.string().optional(),
+    /** `sampleOf` at that time. */
+    sample: z.string().optional(),
   });
 
 const masterStateSchema = () =>

@@ -13,7 +13,7 @@ import { isSeatDiskName, removeFiles } from './hold-disks.ts';
 import type { Lab } from './lab.ts';
 import { forgetLost, lostPoolError, unlistedLost } from './lost-pool.ts';
 import { makeOverlays, type OverlayKind, overlayEncoder } from './make-overlays.ts';
-import { fileFacts, type Master, masterChanged } from './master.ts';
+import { afterHold, fileFacts, type Master, masterChanged } from './master.ts';
 import { noteMasterFolders } from './master-folders.ts';
 import { folderLock } from './masters/library.ts';
 import { assertNoOtherDomain } from './other-domains.ts';
@@ -188,6 +188,7 @@ export async function rememberSeats(
   noteMasterFolders(lab.spec, lab.pool, during);
   writeState(lab.pool, during);
   const warnings = await takeHold(hold);
+  if (needed) writeState(lab.pool, { ...during, master: afterHold(during.master, lab.pool) });
   if (lost) await forgetLost(lost, hold);
   return warnings;
 }

@@ -41,7 +41,9 @@ const onThisMachine: LabCommand = async (input, context) => {
   else for (const line of linesOf(lab, status, context, input.options.brief === true)) say(context, line);
   if (input.options.watch === true) {
     // What a libvirt says that does not have a seat's domain would be no answer.
-    const elsewhere = new Set(status.seats.flatMap(({ name, formerly }) => (formerly === undefined ? [] : name)));
+    const elsewhere = new Set(
+      status.seats.flatMap(({ name, formerly }) => (formerly === undefined ? [] : name)),
+    );
     const watched = [...lab.seats.values()].filter(({ name }) => !elsewhere.has(name));
     await watchSeats(watched, runner, input, context);
   }

@@ -197,8 +197,7 @@ function resolveSpec(data: LabDocument, document: Document, source: SourceText, 
   const memoryMiB = typeof data.memory === 'number' ? data.memory : sizeOf(data.memory) / (1024 * 1024);
   if (!Number.isInteger(memoryMiB) || memoryMiB < 1 || memoryMiB > 16 * 1024 * 1024) {
     wrong(['memory'], 'memory must be a whole number of MiB, up to 16T', 'write for example: memory: 2G');
-  }
-  else if (typeof data.memory === 'number' && data.memory < leastBareMiB) {
+  } else if (typeof data.memory === 'number' && data.memory < leastBareMiB) {
     wrong(
       ['memory'],
       `memory: ${data.memory} is ${data.memory} MiB, in which hardly anything boots`,
