@@ -96,9 +96,9 @@ export async function takeDown(
 ): Promise<readonly string[]> {
   for (const name of [...plan.seats, ...plan.forgotten]) {
     const seat = lab.seats.get(name) ?? lab.unlisted.get(name);
-    if (seat) await runner.undefine(seat);
+    if (seat) await runner.undefine(seat, { ownOnly: plan.forgotten.includes(name) });
   }
-  for (const seat of gone) await runner.undefine(seat);
+  for (const seat of gone) await runner.undefine(seat, { ownOnly: true });
   for (const name of plan.seats) await giveUpDevice(lab, name, seatPaths(lab.pool, name).disk);
   await removeFiles(plan.files);
   removeLeftovers(lab.pool);

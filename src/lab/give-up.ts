@@ -83,6 +83,8 @@ export interface Stray {
   readonly seats: readonly string[];
   /** The address that it had. */
   readonly was?: { readonly uri: string; readonly pool?: string };
+  /** Of a lab without hosts: its runner's address, or name, now. */
+  readonly now?: string;
 }
 
 /**
@@ -90,7 +92,7 @@ export interface Stray {
  * or in a folder that all hosts share.
  */
 export function strayProblem(
-  { host, seats, was }: Stray,
+  { host, seats, was, now }: Stray,
   file: string,
   { disks, verb = 'up' }: { readonly disks: 'there' | 'shared'; readonly verb?: 'up' | 'down' },
 ): Problem {
@@ -103,6 +105,17 @@ export function strayProblem(
       ? `Where what they hold can go: ${give} ${lost}`
       : `Where no guest of theirs runs there, nor ever will: ${give} ${kept}`;
   const who = `${describeSeats(seats)} ${seats.length === 1 ? 'is' : 'are'} on`;
+  if (was && now !== undefined) {
+    const domains = seats.length === 1 ? 'its domain' : 'their domains';
+    return {
+      path: file,
+      what: `${describeSeats(seats)} ${seats.length === 1 ? 'is' : 'are'} at '${was.uri}', which the lab file does not name any more ('${now}' has nothing of the lab)`,
+      fix: [
+        `put that back: runner: {libvirt: ${JSON.stringify(was.uri)}}. To move: shut ${seats.length === 1 ? 'it' : 'them'} down there, and have that libvirt forget ${domains}`,
+        `(virsh -c '${was.uri}' undefine DOMAIN; disks stay). Where no guest of theirs runs there, nor ever will: ${give} ${verb === 'up' ? 'has them here, with their disks' : 'removes their disks'}`,
+      ].join(' '),
+    };
+  }
   if (was && host === noHost) {
     return {
       path: file,

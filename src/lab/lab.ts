@@ -16,6 +16,7 @@ import {
   readImageHead,
 } from './overlay.ts';
 import { assertNotMoving } from './pool-move/journal.ts';
+import { defaultUri } from './runner/libvirt/default-uri.ts';
 import type { DiskEncryption, FormerHome, Seat } from './seat.ts';
 import { placeSeats } from './spec/hosts.ts';
 import type { LabSpec } from './spec/load.ts';
@@ -101,8 +102,12 @@ export function labOf(
   const hosts = spec.hosts && placeSeats(spec.seats, spec.hosts, hostBefore);
   const formerOfSeat = (seat: string): FormerHome | undefined => {
     const recorded = state?.seats.find(({ name }) => name === seat);
-    if (!spec.hosts || !recorded || placed?.has(seat)) return undefined;
+    if (!recorded || placed?.has(seat)) return undefined;
     const uri = state?.libvirt?.[recorded.host ?? ''];
+    if (!spec.hosts) {
+      const isOther = recorded.host === undefined && uri !== undefined && uri !== uriOf(spec);
+      return isOther ? { uri } : undefined;
+    }
     if (recorded.host === undefined) return { uri };
     const now = spec.hosts.find(({ name }) => name === recorded.host);
     return now && uri !== undefined && now.uri !== uri ? { host: now.name, uri } : undefined;
@@ -165,6 +170,11 @@ export function labOf(
     seats: seats(spec.seats, identity),
     unlisted: seats(gone, goneIdentities),
   };
+}
+
+/** The libvirt of a lab without hosts; undefined: it has none. */
+function uriOf({ runner, uri }: LabSpec): string | undefined {
+  return runner === 'libvirt' ? (uri ?? defaultUri()) : undefined;
 }
 
 /**

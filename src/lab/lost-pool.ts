@@ -11,7 +11,7 @@ import {
 import { count, describeSeats } from './describe.ts';
 import { releaseHold } from './guard.ts';
 import { type Lab, labOf, realPath } from './lab.ts';
-import { knownMasterFolders } from './master-folders.ts';
+import { knownMasterFolders, voidFolders } from './master-folders.ts';
 import type { Problem } from './plan.ts';
 import { unknownError } from './release.ts';
 import type { Runner } from './runner/runner.ts';
@@ -45,16 +45,20 @@ export function lostPoolOf(
 ): LostPool | undefined {
   if (lab.state) return undefined;
   const folders = new Set([dirname(realPath(lab.spec.master.path)), ...knownMasterFolders(lab.spec)]);
-  const lost = [...folders].flatMap(imagesWithRecords).flatMap((path) =>
-    recordsOf(lab, path)
-      .filter((record) => isOf(lab, record, path))
-      .map((record) => ({
-        path,
-        record,
-        disks: record.dependents.filter((one) => dirname(one) === lab.pool),
-      }))
-      .filter(({ disks }) => disks.length > 0),
-  );
+  const voids = voidFolders(lab.spec, lab.pool);
+  const lost = [...folders]
+    .filter((one) => !voids.has(one))
+    .flatMap(imagesWithRecords)
+    .flatMap((path) =>
+      recordsOf(lab, path)
+        .filter((record) => isOf(lab, record, path))
+        .map((record) => ({
+          path,
+          record,
+          disks: record.dependents.filter((one) => dirname(one) === lab.pool),
+        }))
+        .filter(({ disks }) => disks.length > 0),
+    );
   const disks = new Set(lost.flatMap((one) => one.disks));
   if (disks.size === 0 || [...disks].some(isNamed)) return undefined;
   const now = fileSystemAt(lab.pool);

@@ -30,6 +30,28 @@ export function knownMasterFolders(spec: Named): readonly string[] {
   return folders.flatMap((one) => (typeof one === 'string' ? [resolve(dirname(spec.file), one)] : []));
 }
 
+/**
+ * Folders that were away when the lab was taken down in a pool: what records there still say of it is void. Absolute paths.
+ */
+export function voidFolders(spec: Named, pool: string): ReadonlySet<string> {
+  return new Set(
+    takenDown(spec).flatMap((one) => (one.pool === pool ? resolve(dirname(spec.file), one.folder) : [])),
+  );
+}
+
+interface TakenDown {
+  /** As in `folders`. */
+  readonly folder: string;
+  /** Absolute path. */
+  readonly pool: string;
+}
+
+function takenDown(spec: Named): readonly TakenDown[] {
+  const { takenDown: value } = ofHint(() => readJsonFile(recordPath(spec), longest)) ?? {};
+  if (!Array.isArray(value)) return [];
+  return value.filter((one) => typeof one?.folder === 'string' && typeof one?.pool === 'string');
+}
+
 /** Remembers the folders of these masters. Those that were known stay while anything there speaks of the lab, or they cannot be looked into. */
 export function noteMasterFolders(spec: Named, pool: string, state: LabState): void {
   const files = mastersOf(state).flatMap((one) => one.files.map(({ path }) => realPath(resolve(pool, path))));
@@ -42,13 +64,13 @@ export function addMasterFolder(spec: Named, folder: string): void {
   if (known.length > 0) note(spec, new Set([...known, folder]));
 }
 
-/** Forgets the folders in which nothing speaks of the lab any more. */
-export function forgetMasterFolders(spec: Named): void {
+/** After the lab was taken down in a pool: forgets the folders in which nothing speaks of it any more. */
+export function forgetMasterFolders(spec: Named, pool: string): void {
   if (!existsSync(recordPath(spec))) return;
-  note(spec, new Set());
+  note(spec, new Set(), pool);
 }
 
-function note(spec: Named, folders: ReadonlySet<string>): void {
+function note(spec: Named, folders: ReadonlySet<string>, downIn?: string): void {
   ofHint(() => {
     const others = knownMasterFolders(spec).filter((one) => !folders.has(one) && speaksOf(one, spec));
     const all = [...folders, ...others].sort();
@@ -65,7 +87,21 @@ function note(spec: Named, folders: ReadonlySet<string>): void {
       chmodSync(folder, (statSync(folder).mode | statSync(base).mode) & 0o7777);
       giveToOwner(folder);
     }
-    writeJsonFile(path, { version: 1, lab: spec.name, folders: all.map((one) => shortest(base, one)) });
+    const away = downIn === undefined ? [] : others.filter((one) => !existsSync(one));
+    const names = new Set([...away, ...folders].map((one) => shortest(base, one)));
+    const voids = [
+      // Who makes a lab anew on a master there means what is recorded there from then on.
+      ...takenDown(spec).filter(
+        (one) => all.some((folder) => shortest(base, folder) === one.folder) && !names.has(one.folder),
+      ),
+      ...away.map((one): TakenDown => ({ folder: shortest(base, one), pool: downIn! })),
+    ];
+    writeJsonFile(path, {
+      version: 1,
+      lab: spec.name,
+      folders: all.map((one) => shortest(base, one)),
+      ...(voids.length > 0 ? { takenDown: voids } : {}),
+    });
     giveToOwner(path);
   });
 }

@@ -11,7 +11,8 @@ import { readHead, readJsonFile, writeJsonFile } from '../platform/json-file.ts'
 import { hostFileOf, type OnProgress } from '../storage/store.ts';
 import { contentDigest, contentDigestPrefix } from './content-digest.ts';
 import { describeSeats } from './describe.ts';
-import type { FileFacts, MasterState } from './state.ts';
+import { sampleOf } from './file-sample.ts';
+import { type FileFacts, fileFactsSchema, type MasterState } from './state.ts';
 
 /** Bytes at a file's start that are hashed: the first cluster of a qcow2 image, and so its header. */
 const headBytes = 64 * 1024;
@@ -39,19 +40,39 @@ export function fileFacts(path: string): FileFacts {
       mtime: device ? '0' : String(stat.mtimeNs),
       inode: device ? '0' : String(stat.ino),
       head: createHash('sha256').update(head.subarray(0, got)).digest('hex'),
+      ...(device ? {} : { ctime: String(stat.ctimeNs) }),
     };
   } catch (cause) {
     throw asSystemError(cause, 'read', path);
   }
 }
 
-/** What differs between two facts about the same file, in words; undefined when nothing does. */
-export function factsDiffer(before: FileFacts, now: FileFacts): string | undefined {
+/**
+ * What differs between two facts about the same file, in words; undefined when nothing does. A date of writing can be put back. Where only
+ * the other one, of any change, is not what it was, `file` (absolute; default: `now.path`) is looked into: a mode, a link or an owner may
+ * have changed, which a hypervisor does at every start.
+ */
+export function factsDiffer(before: FileFacts, now: FileFacts, file = now.path): string | undefined {
   if (before.size !== now.size) return `its size was ${before.size} bytes and is ${now.size}`;
   if (before.head !== now.head) return 'its header changed';
   if (before.inode !== now.inode) return 'it is another file now (its inode changed)';
   if (before.mtime !== now.mtime) return `it was written to at ${timeOf(now.mtime)}`;
-  return undefined;
+  if (before.sample === undefined || before.ctime === now.ctime || before.sample === sampled(file))
+    return undefined;
+  return 'its content changed, though its date did not';
+}
+
+function sampled(path: string): string {
+  try {
+    return sampleOf(path);
+  } catch (cause) {
+    throw asSystemError(cause, 'read', path);
+  }
+}
+
+/** Facts to compare later ones with. */
+function withSample(facts: FileFacts): FileFacts {
+  return facts.ctime === undefined ? facts : { ...facts, sample: sampled(facts.path) };
 }
 
 function timeOf(nanoseconds: string): string {
@@ -94,14 +115,45 @@ function openedPathOf(path: string): string {
   }
 }
 
-/** The master's state for a lab's pool: file paths become relative to it. */
-export function masterState(master: Master, content: string, pool: string): MasterState {
+/** The master's state for a lab's pool: file paths become relative to it. Files that are as in `before` are told of in its words. */
+export function masterState(
+  master: Master,
+  content: string,
+  pool: string,
+  before?: MasterState,
+): MasterState {
   return {
     format: master.format,
     size: master.size,
     content,
-    files: master.files.map((one) => ({ ...one, path: pathFrom(pool, one.path) })),
+    files: master.files.map((one, i) => {
+      const path = pathFrom(pool, one.path);
+      const known = before?.files[i];
+      if (known?.path === path && factsDiffer(known, one) === undefined) return known;
+      return { ...withSample(one), path };
+    }),
   };
+}
+
+/** Whether a recorded master's files are these, and as they were. */
+export function isAsRecorded(master: Master, known: MasterState, pool: string): boolean {
+  return (
+    known.files.length === master.files.length &&
+    master.files.every(
+      (one, i) => known.files[i].path === pathFrom(pool, one.path) && !factsDiffer(known.files[i], one),
+    )
+  );
+}
+
+/** The state after the files' modes were changed by us: nothing else of them was. */
+export function afterHold(state: MasterState, pool: string): MasterState {
+  const now = (known: FileFacts): FileFacts => {
+    const { ctime, ...facts } = fileFacts(resolve(pool, known.path));
+    return ctime === undefined || factsDiffer(known, { ...facts, ctime: known.ctime })
+      ? known
+      : { ...known, ctime };
+  };
+  return { ...state, files: state.files.map(now) };
 }
 
 /**
@@ -180,7 +232,19 @@ export function rememberedContent(master: Master): string | undefined {
   }
   const { content, files } = (value ?? {}) as { content?: unknown; files?: unknown };
   if (typeof content !== 'string' || !content.startsWith(contentDigestPrefix)) return undefined;
-  return JSON.stringify(files) === JSON.stringify(relativeFiles(master)) ? content : undefined;
+  const known = masterFilesOf(files);
+  if (known?.length !== master.files.length) return undefined;
+  const folder = dirname(master.path);
+  const same = master.files.every(
+    (one, i) => known[i].path === pathFrom(folder, one.path) && factsDiffer(known[i], one) === undefined,
+  );
+  return same ? content : undefined;
+}
+
+/** Undefined for what is damaged. */
+function masterFilesOf(value: unknown): readonly FileFacts[] | undefined {
+  const parsed = fileFactsSchema().array().safeParse(value);
+  return parsed.success ? parsed.data : undefined;
 }
 
 /** A block device has no date that a write would change: nobody can say that what was computed still holds. */
@@ -210,7 +274,7 @@ function contentRecord(path: string): string {
 
 function relativeFiles(master: Master): readonly FileFacts[] {
   const folder = dirname(master.path);
-  return master.files.map((one) => ({ ...one, path: pathFrom(folder, one.path) }));
+  return master.files.map((one) => ({ ...withSample(one), path: pathFrom(folder, one.path) }));
 }
 
 /** The refusal to use seats whose master is not what it was when they were made. */

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { processPlace, processStart } from '../platform/process-identity.ts';
 import { lockPool } from './pool-lock.ts';
@@ -58,3 +59,21 @@ it('knows a lock that lies in a link, as it is taken where there is no room for 
   (await lockPool(path(), 'x'))[Symbol.dispose]();
   expect(readdirSync(join(dir, '.cowherd'))).toEqual([]);
 });
+
+it('is taken while others remove the empty folder, as two that take a lab down do', async () => {
+  const folder = join(dir, '.cowherd');
+  const pause = 'Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1)';
+  const remove = `for (;;) try { require('fs').rmdirSync(${JSON.stringify(folder)}) } catch { ${pause} }`;
+  const child = spawn(process.execPath, ['-e', remove], { stdio: 'ignore' });
+  try {
+    let removed = 0;
+    for (const until = performance.now() + 20_000; removed < 30 && performance.now() < until; ) {
+      (await lockPool(path(), 'x'))[Symbol.dispose]();
+      await sleep(1);
+      if (!existsSync(folder)) removed += 1;
+    }
+    expect(removed).toBeGreaterThan(0);
+  } finally {
+    child.kill('SIGKILL');
+  }
+}, 60_000);

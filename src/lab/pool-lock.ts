@@ -46,8 +46,9 @@ export async function lockPool(path: string, what: string, options: LockOptions 
 async function takeLock(path: string, what: string): Promise<PoolLock> {
   const mine = `${process.pid} ${processStart(process.pid) ?? ''} ${processPlace()}`;
   try {
-    makeFolder(dirname(path));
     for (let tries = 0; tries < 100; tries++) {
+      // Who has just taken the lab down removes it again.
+      makeFolder(dirname(path));
       if (await tryCreate(path, mine)) return new HeldLock(path, mine);
       const holder = readLock(path);
       // Gone again meanwhile: its holder is done.
@@ -86,14 +87,16 @@ export async function removeStaleLock(path: string): Promise<void> {
 }
 
 async function tryCreate(path: string, text: string): Promise<boolean> {
-  await using aside = createAside(path, { asNamed: true });
   try {
+    await using aside = createAside(path, { asNamed: true });
     writeFileSync(aside.path, text, { flag: 'wx' });
     await aside.commit({ replace: false, durable: false });
     return true;
   } catch (error) {
     if (errnoOf(error) === 'ENOSPC') return tryLink(path, text);
-    if (isDiskError(error, 'exists')) return false;
+    // The folder can be gone meanwhile.
+    if (isDiskError(error, 'exists') || isDiskError(error, 'not-found') || errnoOf(error) === 'ENOENT')
+      return false;
     throw error;
   }
 }

@@ -1,5 +1,6 @@
 import { basename } from 'node:path';
 import { isDiskError } from '../errors.ts';
+import { readHead } from '../platform/json-file.ts';
 import { type DefinitionKind, definitionOf, definitionOwner } from './definition.ts';
 import { definitionKind } from './definition-kind.ts';
 import { describeSeats } from './describe.ts';
@@ -12,15 +13,15 @@ import { type LostPool, lostPoolOf, lostPoolProblem } from './lost-pool.ts';
 import {
   computeContent,
   type DigestOptions,
-  factsDiffer,
   inspectMaster,
+  isAsRecorded,
   type Master,
   masterChanged,
   masterState,
   rememberedContent,
 } from './master.ts';
 import { wholeMessage } from './messages.ts';
-import { linkTarget, nameExists, readImageHead } from './overlay.ts';
+import { isSameFile, linkTarget, nameExists, readImageHead } from './overlay.ts';
 import { assertMasterApart } from './own-master.ts';
 import {
   isMarkedFor,
@@ -298,6 +299,20 @@ async function masterOf(lab: Lab): Promise<Master> {
         : 'paths are relative to the lab file; is the name right?';
     throw lab.spec.mistake(['master'], wholeMessage(error), hint);
   }
+  if (isSameFile(path, lab.spec.file)) {
+    throw lab.spec.mistake(
+      ['master'],
+      'it is the lab file itself',
+      'name the image that the seats start from',
+    );
+  }
+  if (format === undefined && master.format === 'raw' && isOnlyText(master.files[0])) {
+    throw lab.spec.mistake(
+      ['master'],
+      'what it holds is text, and no image',
+      'if it is a raw image, say so: master: {path: FILE, format: raw}',
+    );
+  }
   const ending = /\.(qcow2?|vmdk|vdi|vhdx?|vpc|qed)$/i.exec(path)?.[1];
   if (format !== undefined || master.format !== 'raw' || ending === undefined) return master;
   // A damaged header makes an image raw to everybody who guesses.
@@ -306,6 +321,14 @@ async function masterOf(lab: Lab): Promise<Master> {
     `its name ends in .${ending}, but what it holds is no such image`,
     'if it is a raw image, say so: master: {path: FILE, format: raw}',
   );
+}
+
+/** Whether a file begins as text does, and is of a size that no disk has. */
+function isOnlyText({ path, size }: { readonly path: string; readonly size: number }): boolean {
+  if (size % 512 === 0) return false;
+  const sector = new Uint8Array(512);
+  const text = new TextDecoder().decode(sector.subarray(0, readHead(path, sector)));
+  return !/[^\P{Cc}\t\n\r\f]/u.test(text);
 }
 
 function checkSize(lab: Lab, master: Master): void {
@@ -321,13 +344,7 @@ function checkSize(lab: Lab, master: Master): void {
 /** The master's digest as far as it is known without reading it whole. */
 function knownContent(lab: Lab, master: Master): string | undefined {
   const known = lab.state?.master;
-  if (known) {
-    const state = masterState(master, known.content, lab.pool);
-    const same =
-      known.files.length === state.files.length &&
-      known.files.every((one, i) => one.path === state.files[i].path && !factsDiffer(one, state.files[i]));
-    if (same) return known.content;
-  }
+  if (known && isAsRecorded(master, known, lab.pool)) return known.content;
   return rememberedContent(master);
 }
 
@@ -360,7 +377,7 @@ function stateAfter(
     version: 1,
     id: lab.id,
     lab: lab.name,
-    master: masterState(master, content, lab.pool),
+    master: masterState(master, content, lab.pool, lab.state?.master),
   } as const;
   const libvirt = libvirtAfter(lab, seats, options);
   return {
@@ -377,9 +394,11 @@ function libvirtAfter(
   seats: LabState['seats'],
   { runner, where }: Pick<PrepareOptions, 'runner' | 'where'>,
 ): Record<string, string> {
-  const used = new Set(['', ...(spec.hosts ?? []).map(({ name }) => name)]);
+  // What has become of another libvirt than this is for `up` to say, which has looked.
+  if (!spec.hosts && !where && state?.libvirt?.[''] !== undefined) return state.libvirt;
+  const used = new Set((spec.hosts ?? []).map(({ name }) => name));
   for (const { host } of seats) used.add(host ?? '');
-  if (spec.hosts && seats.every(({ host }) => host !== undefined)) used.delete('');
+  if (!spec.hosts) used.delete('');
   const before = Object.entries(state?.libvirt ?? {}).filter(([host]) => used.has(host));
   const now = spec.hosts
     ? spec.hosts.flatMap(({ name, uri }) => (where?.answered.has(name) ? [[name, uri] as const] : []))

@@ -8,7 +8,7 @@ import { encodeHeader } from '../formats/qcow2/header-encode.ts';
 import { MemoryStore } from '../storage/memory.ts';
 import { encryptionFor, type Lab } from './lab.ts';
 import { type SparseContent, withoutZeroes } from './place-files.ts';
-import { defaultUri } from './runner/libvirt/libvirt-runner.ts';
+import { defaultUri } from './runner/libvirt/default-uri.ts';
 import type { DiskEncryption } from './seat.ts';
 import { encryptedImage, seatPassphrase } from './seat-key.ts';
 

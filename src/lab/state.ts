@@ -7,7 +7,7 @@ import { asSystemError } from '../platform/errno.ts';
 import { readJsonFile, writeJsonFile } from '../platform/json-file.ts';
 
 /** What tells whether a file was touched, without reading it. Numbers past 2^53 are decimal texts. */
-const fileFactsSchema = () =>
+export const fileFactsSchema = () =>
   z.object({
     /** Relative to the pool; absolute for a device. */
     path: z.string(),
@@ -18,6 +18,10 @@ const fileFactsSchema = () =>
     inode: z.string(),
     /** SHA-256 of the first 64 KiB, in hexadecimal. */
     head: z.string(),
+    /** Nanoseconds since the epoch: when anything of it last changed, its mode or a link too. No program can put that back. */
+    ctime: z.string().optional(),
+    /** `sampleOf` at that time. */
+    sample: z.string().optional(),
   });
 
 const masterStateSchema = () =>
@@ -83,9 +87,19 @@ export function hostsRecordPath({ file, name }: { readonly file: string; readonl
   return join(dirname(file), recordFolder, `hosts-${name}.json`);
 }
 
-/** The lab's state, or undefined where none was made. Throws `corrupt` for a damaged one. */
+/**
+ * The lab's state, or undefined where none was made. Throws `corrupt` for a damaged one, and `exists` for another lab's: on a file system that
+ * makes no difference between A and a, two labs of a pool have one file.
+ */
 export function readState(pool: string, lab: string): LabState | undefined {
-  return readStateFile(statePath(pool, lab));
+  const path = statePath(pool, lab);
+  const state = readStateFile(path);
+  if (!state || state.lab === lab) return state;
+  throw new DiskError('exists', `'${path}' is the state of the lab "${state.lab}", not of "${lab}"`, {
+    path,
+    field: 'lab',
+    detail: { fix: 'call this lab otherwise, or give it another pool' },
+  });
 }
 
 const damagedFix = "move it away and run 'cowherd up' again: seats are recognised by their own headers";

@@ -57,7 +57,7 @@ export async function statusOf(lab: Lab, runner: Runner, digest?: DigestOptions)
   const seats: SeatStatus[] = [];
   const all = [...lab.seats.values(), ...lab.unlisted.values()];
   const where = await runner.whereabouts?.(all);
-  const behind = await leftBehind(all, where);
+  const behind = await leftBehind(all, runner, where);
   for (const seat of all) {
     const paths = seatPaths(lab.pool, seat.name);
     const head = readImageHead(paths.disk);

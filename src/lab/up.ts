@@ -13,7 +13,7 @@ import { isSeatDiskName, removeFiles } from './hold-disks.ts';
 import type { Lab } from './lab.ts';
 import { forgetLost, lostPoolError, unlistedLost } from './lost-pool.ts';
 import { makeOverlays, type OverlayKind, overlayEncoder } from './make-overlays.ts';
-import { fileFacts, type Master, masterChanged } from './master.ts';
+import { afterHold, fileFacts, type Master, masterChanged } from './master.ts';
 import { noteMasterFolders } from './master-folders.ts';
 import { folderLock } from './masters/library.ts';
 import { assertNoOtherDomain } from './other-domains.ts';
@@ -89,7 +89,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   }
   await assertClosed(doomed.filter(isSeatDiskName));
   const growing = grown.map(({ seat }) => lab.seats.get(seat)!);
-  await assertOwnDisks([...new Set([...told, ...removed, ...growing])], options.runner);
+  await assertOwnDisks([...new Set([...told, ...removed, ...growing, ...lost])], options.runner);
   await assertLostAreOff(lab, plan.steps, options.runner);
   for (const step of plan.steps) {
     if (step.do !== 'relink' && step.do !== 'grow') continue;
@@ -99,7 +99,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   if (makesDisks && lab.spec.encrypt) await assertKeyOfAll(lab.seats.values());
   await withdraw(lab, plan.steps, options.runner);
   // While the masters' records still name them: a run that is cut off does it again.
-  for (const seat of lost) await options.runner.undefine(seat);
+  for (const seat of lost) await options.runner.undefine(seat, { ownOnly: true });
   // Seats that are going to be removed stay known until they are gone.
   const during =
     removals.length > 0
@@ -188,6 +188,7 @@ export async function rememberSeats(
   noteMasterFolders(lab.spec, lab.pool, during);
   writeState(lab.pool, during);
   const warnings = await takeHold(hold);
+  if (needed) writeState(lab.pool, { ...during, master: afterHold(during.master, lab.pool) });
   if (lost) await forgetLost(lost, hold);
   return warnings;
 }

@@ -45,7 +45,7 @@ export async function locate(lab: Lab, runner: Runner, giveUp: GivenUp): Promise
   const apart = await apartFrom(lab);
   assertGone(giveUp, lab.spec.hosts ?? [], new Set([...renamed(all), ...apart.map(({ host }) => host)]));
   const placed = new Map<string, string | undefined>();
-  const left = (await leftBehind(all, { answered, has })).filter(({ host }) => !gone.has(host));
+  const left = (await leftBehind(all, runner, { answered, has })).filter(({ host }) => !gone.has(host));
   const problems: Problem[] = [
     ...apart
       .filter(({ host }) => !gone.has(host))
@@ -102,27 +102,30 @@ function renamed(seats: readonly Seat[]): ReadonlySet<string> {
 }
 
 /**
- * Seats whose domains a libvirt has, or may have, that the lab file does not name any more: under that host's name there is another address, or
- * the lab had no hosts. `where`: what the lab file's hosts say; seats of one that does not answer wait for it. A libvirt that answers, and has
- * none of them, has nothing to say.
+ * Seats whose domains a libvirt has, or may have, that the lab file does not name any more: under that host's name there is another address, the
+ * lab had no hosts, or has none, and another runner. `where`: what the lab file's hosts say; seats of one that does not answer wait for it. A
+ * libvirt that answers, and has none of them, has nothing to say.
  */
 export async function leftBehind(
   seats: readonly Seat[],
+  runner: Pick<Runner, 'hosts' | 'uri' | 'name'>,
   where: Awaited<ReturnType<NonNullable<Runner['whereabouts']>>> | undefined,
 ): Promise<readonly Stray[]> {
-  if (!where) return [];
-  const { answered, has } = where;
+  if (!seats.some(({ former }) => former)) return [];
+  const { answered = new Set(), has = new Map<string, readonly string[]>() } = where ?? {};
   const waits = (host: string | undefined) => host !== undefined && !answered.has(host);
-  const isFound = ({ name, former }: Seat) => has.get(name)?.includes(former?.host ?? '') === true;
+  const { defaultUri, uuidsAt } = await import('./runner/libvirt/former-libvirt.ts');
+  const here = !runner.hosts && runner.uri !== undefined ? await uuidsAt(runner.uri) : undefined;
+  const isFound = ({ name, uuid, former }: Seat) =>
+    has.get(name)?.includes(former?.host ?? '') === true || here?.has(uuid) === true;
   // The same machine under another address.
   const same = new Set(seats.filter(isFound).map(({ former }) => former?.host));
   const open = seats.filter(
     ({ name, former }) => former && !has.has(name) && !same.has(former.host) && !waits(former.host),
   );
   if (open.length === 0) return [];
-  const { defaultUri, uuidsAt } = await import('./runner/libvirt/former-libvirt.ts');
   const known = new Map<string, Promise<ReadonlySet<string> | undefined>>();
-  const strays = new Map<string, { host: string; was: { uri: string }; seats: string[] }>();
+  const strays = new Map<string, { host: string; was: { uri: string }; now?: string; seats: string[] }>();
   for (const { name, uuid, former } of open) {
     const uri = former!.uri ?? defaultUri();
     if (!known.has(uri)) known.set(uri, uuidsAt(uri));
@@ -130,7 +133,8 @@ export async function leftBehind(
     // What was not written down need not have been anywhere.
     if (there ? !there.has(uuid) : former!.uri === undefined) continue;
     const host = former!.host ?? noHost;
-    const stray = strays.get(`${host} ${uri}`) ?? { host, was: { uri }, seats: [] };
+    const now = runner.hosts ? undefined : (runner.uri ?? runner.name);
+    const stray = strays.get(`${host} ${uri}`) ?? { host, was: { uri }, now, seats: [] };
     strays.set(`${host} ${uri}`, stray);
     stray.seats.push(name);
   }
@@ -198,7 +202,7 @@ export async function assertOneHost(
     throw new DiskError('not-found', what, { path, field: 'hosts', detail: { fix } });
   }
   const where = await runner.whereabouts?.(seats);
-  const [left] = await leftBehind(seats, where);
+  const [left] = await leftBehind(seats, runner, where);
   if (left) {
     const { what, path, fix } = strayProblem(left, seats[0].disk.path, { disks: 'shared', verb });
     throw new DiskError('not-found', what, { path, field: 'hosts', detail: { fix } });

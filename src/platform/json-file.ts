@@ -1,6 +1,7 @@
 import {
   closeSync,
   fstatSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readFileSync,
@@ -60,6 +61,10 @@ export function readJsonFile(path: string, limit: number, fix?: string): Record<
   return value as Record<string, unknown>;
 }
 
+function isLink(path: string): boolean {
+  return lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() ?? false;
+}
+
 /**
  * Makes a folder and those above it, where they are missing. (Node's own `recursive` says ENOENT of a read-only file
  * system, and tries without end where nothing can be made, as in /proc.) Answers whether the folder is new. Throws `denied`,
@@ -72,7 +77,10 @@ export function makeFolder(path: string, mode = 0o777): boolean {
       return true;
     } catch (cause) {
       const errno = errnoOf(cause);
-      if (errno === 'EEXIST' && statSync(path).isDirectory()) return false;
+      const there = errno === 'EEXIST' ? statSync(path, { throwIfNoEntry: false }) : undefined;
+      if (there?.isDirectory()) return false;
+      // Removed since: what is to be done in it says so.
+      if (errno === 'EEXIST' && there === undefined && !isLink(path)) return false;
       if (errno === 'ENOENT' && !last && dirname(path) !== path) return undefined;
       throw asSystemError(cause, 'create the folder', path);
     }

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { have, mustRun, run } from '../support/programs.ts';
 import { labBench, poolNames, qemuCheck } from './support.ts';
@@ -42,6 +42,42 @@ describe('up', () => {
     const { code, err } = await bench.run('up', '--start', '--parallel', 'two');
     expect([code, err]).toEqual([2, expect.stringContaining('--parallel takes a whole number')]);
     expect(existsSync(bench.path('class'))).toBe(false);
+  });
+
+  it('takes no lab file, nor other text, for a master', async () => {
+    await using bench = await labBench();
+    for (const [master, words] of [
+      ['lab.yaml', 'it is the lab file itself'],
+      ['notes.txt', 'what it holds is text, and no image'],
+    ] as const) {
+      writeFileSync(bench.path('notes.txt'), 'What the class is to learn:\r\n\t1. é\n');
+      bench.write('lab.yaml', { master });
+      const { code, err } = await bench.run('up');
+      expect([code, err]).toEqual([2, expect.stringContaining(words)]);
+    }
+    bench.write('lab.yaml', { master: { path: 'notes.txt', format: 'raw' } });
+    await bench.must('up');
+  });
+
+  it('leaves a lab alone whose name the file system takes for its own', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { pool: 'pool' });
+    await bench.must('up');
+    // As where A and a are one name.
+    const records = bench.path('pool/.cowherd');
+    symlinkSync('lab-class.json', `${records}/lab-Class.json`);
+    bench.write('Class.yaml', { lab: 'Class', pool: 'pool', seats: ['x'] });
+    for (const verb of ['up', 'down', 'status']) {
+      const { code, err } = await bench.run(verb, 'Class.yaml');
+      expect([verb, code, err]).toEqual([
+        verb,
+        1,
+        expect.stringMatching(/is the state of the lab "class", not of "Class"\n +call this lab otherwise/),
+      ]);
+    }
+    expect(statSync(bench.path('masters/m.raw')).mode & 0o222).toBe(0);
+    rmSync(`${records}/lab-Class.json`);
+    expect(await bench.must('up')).toContain('nothing to do');
   });
 
   it('starts seats of the lab that it was given, whatever that file is called', async () => {

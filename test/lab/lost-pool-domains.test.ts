@@ -73,4 +73,33 @@ describe.skipIf(!haveLibvirtd)('--forget-gone under libvirt', () => {
     await bench.must('down', '--forget-gone', '--stop');
     expect(await domains()).toEqual([]);
   });
+
+  it('leaves a domain of another lab of the same name, whose pool is away too', async () => {
+    await lose(false);
+    mkdirSync(bench.path('other'));
+    const theirs = (name: string) => bench.path(`other/${name}`);
+    for (const name of ['class-student-01', 'class-student-03']) {
+      const xml = await mustRun('virsh', ['-c', libvirtd.uri, 'dumpxml', name]);
+      await mustRun('virsh', ['-c', libvirtd.uri, 'undefine', name]);
+      writeFileSync(bench.path('d.xml'), xml.replaceAll(bench.path('class/'), theirs('class/')));
+      await mustRun('virsh', ['-c', libvirtd.uri, 'define', bench.path('d.xml')]);
+    }
+    await bench.must('down', '--forget-gone');
+    expect(await domains()).toEqual(['class-student-01', 'class-student-03']);
+    for (const name of await domains()) await mustRun('virsh', ['-c', libvirtd.uri, 'undefine', name]);
+  });
+
+  it('makes nothing anew while the work of a seat that is not listed lies in a snapshot', async () => {
+    await lose(false);
+    const xml = await mustRun('virsh', ['-c', libvirtd.uri, 'dumpxml', 'class-student-03']);
+    writeFileSync(
+      bench.path('d.xml'),
+      xml.replace(bench.path('class/student-03.qcow2'), bench.path('snapshot.qcow2')),
+    );
+    await mustRun('virsh', ['-c', libvirtd.uri, 'define', bench.path('d.xml')]);
+    const { code, err } = await bench.run('up', '--forget-gone');
+    expect([code, err]).toEqual([1, expect.stringContaining("'student-03' is another file now")]);
+    expect(await domains()).toHaveLength(3);
+    await mustRun('virsh', ['-c', libvirtd.uri, 'undefine', 'class-student-03']);
+  });
 });

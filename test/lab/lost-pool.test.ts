@@ -186,6 +186,26 @@ describe.skipIf(!qemu)('a pool that is not there, while seats were made in it', 
     ]);
   });
 
+  it('is none after a down while the folder of a former master was away', async () => {
+    await using bench = await withoutPool();
+    bringBack(bench);
+    mkdirSync(bench.path('others'));
+    copyFileSync(bench.path('masters/m@2.qcow2'), bench.path('others/n.qcow2'));
+    bench.write('lab.yaml', { seats: 2, master: 'others/n.qcow2' });
+    await bench.must('up');
+    renameSync(bench.path('masters'), bench.path('masters-away'));
+    await bench.must('down');
+    await bench.must('status');
+    renameSync(bench.path('masters-away'), bench.path('masters'));
+    expect((await bench.run('status')).err).toBe('');
+    expect(await bench.must('down')).toContain('nothing to take down');
+    // A lab that is made there anew is missed again.
+    bench.write('lab.yaml', { seats: 2, master: 'masters/m@1.qcow2' });
+    await bench.must('up');
+    renameSync(bench.path('class'), bench.path('away'));
+    expect((await bench.run('up')).err).toContain('is its disk mounted?');
+  });
+
   it('is no trouble where the folder of the lab file can hold no such record, or holds a damaged one', async () => {
     await using bench = await labBench();
     bench.write('lab.yaml', { seats: 2 });

@@ -1,4 +1,16 @@
-import { existsSync, readdirSync, statSync, symlinkSync, utimesSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  linkSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeSync,
+} from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { contentDigest } from '../../src/lab/content-digest.ts';
 import { openImageFile } from '../../src/node.ts';
@@ -126,6 +138,56 @@ describe.skipIf(!qemu)('a master that changed', () => {
     utimesSync(master, atime, mtime);
     expect((await bench.run('status')).code).toBe(1);
     expect((await bench.run('start')).err).toMatch(/changed since its clones were made/);
+  });
+
+  it.each([16, 64])('fools nobody with its own date, to the nanosecond (%i MiB)', async (size) => {
+    await using bench = await labBench();
+    const master = bench.path('masters/m.raw');
+    await mustRun('truncate', ['-s', `${size}M`, master]);
+    bench.write('lab.yaml', { runner: 'qemu' });
+    bench.write('other.yaml', { lab: 'other', runner: 'files' });
+    await bench.must('up');
+    const disk = () => statSync(bench.path('class/student-01.qcow2')).ino;
+    const before = disk();
+    await mustRun('touch', ['-r', master, bench.path('date')]);
+    chmodSync(master, 0o644);
+    const fd = openSync(master, 'r+');
+    writeSync(fd, new Uint8Array(1024 * 1024).fill(1), 0, 1024 * 1024, 1024 * 1024);
+    closeSync(fd);
+    await mustRun('touch', ['-r', bench.path('date'), master]);
+    const status = await bench.run('status');
+    expect([status.code, status.out]).toEqual([1, expect.stringContaining('though its date did not')]);
+    for (const command of [['start'], ['reset', 'all'], ['up']]) {
+      const { code, err } = await bench.run(...command);
+      expect([command, code, err]).toEqual([
+        command,
+        1,
+        expect.stringContaining('changed since its clones were made'),
+      ]);
+    }
+    expect(disk()).toBe(before);
+    // What was computed for it before is not that of another lab's seats.
+    await bench.must('up', 'other.yaml');
+    const content = async (file: string) =>
+      (await bench.json<{ master: { content: string } }>('status', file)).master.content;
+    expect(await content('other.yaml')).not.toBe(await content('lab.yaml'));
+    await bench.must('reset', 'all', '--accept-master');
+    await bench.must('status');
+  });
+
+  it('takes a mode, an owner and a link for no change', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml');
+    const master = bench.path('masters/m.raw');
+    await bench.must('up');
+    const state = () => JSON.parse(readFileSync(bench.path('class/.cowherd/lab-class.json'), 'utf8'));
+    expect(state().master.files[0].ctime).toBe(String(statSync(master, { bigint: true }).ctimeNs));
+    chmodSync(master, 0o400);
+    linkSync(master, bench.path('masters/link'));
+    await bench.must('status');
+    expect(await bench.must('up')).not.toContain('disk made');
+    await bench.must('reset', 'all');
+    expect(await bench.must('up')).toContain('nothing to do');
   });
 });
 

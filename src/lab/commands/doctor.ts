@@ -9,7 +9,8 @@ import { accountFor, accountNamed } from '../doctor/account.ts';
 import { type Ailment, diagnose } from '../doctor/doctor.ts';
 import { filesOfDomain, type Needed } from '../doctor/references.ts';
 import { nameExists } from '../overlay.ts';
-import { defaultUri, LibvirtRunner } from '../runner/libvirt/libvirt-runner.ts';
+import { defaultUri } from '../runner/libvirt/default-uri.ts';
+import { LibvirtRunner } from '../runner/libvirt/libvirt-runner.ts';
 import { colours, type Input, type LabCommand, labFrom, say, sayJson, shown, wantsJson } from './command.ts';
 
 /** `cowherd doctor`: what keeps QEMU from opening images. Exit code 1 when something does. */

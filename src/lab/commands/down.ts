@@ -82,7 +82,7 @@ const onThisMachine: LabCommand = async (input, context) => {
   const { plan, saved, restored } = dryRun ? await work() : await locked(lab, work, { forgetGone });
   if (!dryRun) {
     removeEmptyPool(lab.pool);
-    forgetMasterFolders(lab.spec);
+    forgetMasterFolders(lab.spec, lab.pool);
   }
   if (!dryRun && giveUp.hosts.size > 0) forgetApart(lab);
   if (wantsJson(input)) {
@@ -112,7 +112,7 @@ export const run = orRemote(onThisMachine, () => import('./remote/down.ts'), 0);
 
 /** What is left when the last moments of a `down` were cut off: a lock, and folders with nothing in them. */
 async function tidyAway(lab: Lab): Promise<void> {
-  forgetMasterFolders(lab.spec);
+  forgetMasterFolders(lab.spec, lab.pool);
   if (!existsSync(dirname(lab.lockPath))) return;
   await tidy(lab);
   removeEmptyPool(lab.pool);

@@ -39,7 +39,14 @@ const onThisMachine: LabCommand = async (input, context) => {
   for (const warning of runner.warnings?.() ?? []) warn(context, warning);
   if (wantsJson(input)) sayStatus(input, context, jsonOf(lab, status));
   else for (const line of linesOf(lab, status, context, input.options.brief === true)) say(context, line);
-  if (input.options.watch === true) await watchSeats([...lab.seats.values()], runner, input, context);
+  if (input.options.watch === true) {
+    // What a libvirt says that does not have a seat's domain would be no answer.
+    const elsewhere = new Set(
+      status.seats.flatMap(({ name, formerly }) => (formerly === undefined ? [] : name)),
+    );
+    const watched = [...lab.seats.values()].filter(({ name }) => !elsewhere.has(name));
+    await watchSeats(watched, runner, input, context);
+  }
   const { state } = status.master;
   return (state === 'as-it-was' || state === 'unknown') && !status.lost ? 0 : 1;
 };

@@ -43,7 +43,7 @@ export async function withoutStrays(
   context: CliContext,
 ): Promise<readonly Seat[]> {
   const where = await runner.whereabouts?.(seats);
-  const strays = [...straysAmong(seats, spec.hosts ?? []), ...(await leftBehind(seats, where))];
+  const strays = [...straysAmong(seats, spec.hosts ?? []), ...(await leftBehind(seats, runner, where))];
   for (const stray of strays) {
     const { what, fix } = strayProblem(stray, spec.file, { disks: 'shared' });
     warn(context, `${what}: left alone (${fix})`);

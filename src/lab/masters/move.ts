@@ -246,7 +246,9 @@ function followState(file: string, from: string, to: string, before: FileFacts |
   if (!state) return;
   const pool = poolOfState(file);
   const moved = (known: FileFacts) => ({
-    ...(before && factsDiffer(known, before) === undefined ? fileFacts(to) : known),
+    ...(before && factsDiffer(known, before, to) === undefined
+      ? { ...fileFacts(to), sample: known.sample }
+      : known),
     path: pathFrom(pool, to),
   });
   const follow = (master: (typeof state)['master']) => ({

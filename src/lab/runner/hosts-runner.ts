@@ -130,8 +130,8 @@ export class HostsRunner implements Runner {
     await this.#ask((runner) => runner.define(seat), seat.host);
   }
 
-  undefine(seat: Seat): Promise<void> {
-    return this.#of(seat).undefine(seat);
+  undefine(seat: Seat, options?: { readonly ownOnly?: boolean }): Promise<void> {
+    return this.#of(seat).undefine(seat, options);
   }
 
   renew(seat: Seat): Promise<void> {

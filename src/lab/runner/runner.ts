@@ -125,8 +125,11 @@ export interface Runner extends AsyncDisposable {
   otherDomains?(seats: readonly Seat[], lab?: readonly Seat[]): Promise<readonly OtherDomain[]>;
   /** Makes the seat known (a domain, a runtime directory). Doing it again changes nothing. Throws `in-use` where `otherDisk` is one. */
   define(seat: Seat): Promise<void>;
-  /** Forgets the seat. Throws `in-use` while it is up. Unknown seats are no error. */
-  undefine(seat: Seat): Promise<void>;
+  /**
+   * Forgets the seat. Throws `in-use` while it is up. Unknown seats are no error. `ownOnly`: nothing of the seat is there, so what was made from
+   * another definition, though that is not there either, may be another lab's of the same name, whose pool is away too: it stays.
+   */
+  undefine(seat: Seat, options?: { readonly ownOnly?: boolean }): Promise<void>;
   /** What `renew` would take from the seats that is none of theirs by their definitions; those with nothing are left out. Absent: nothing. */
   beside?(seats: readonly Seat[]): Promise<readonly Beside[]>;
   /**

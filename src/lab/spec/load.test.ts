@@ -33,6 +33,7 @@ const wrong: readonly string[] = [
   'lab: 7\nmaster: m.qcow2\nseats: 40\n',
   'lab: networking\nmaster: m.qcow2\nseats: 40\nmemory: lots\n',
   'lab: networking\nmaster: m.qcow2\nseats: 40\nmemory: 0.3K\n',
+  'lab: networking\nmaster: m.qcow2\nseats: 40\nmemory: 2\n',
   'lab: networking\nmaster: m.qcow2\nseats: 40\ncpus: 0\nnetwork: wifi\nrunner: docker\n',
   'lab: networking\nmaster: m.qcow2\nseats: 40\ndisk: 40G\n',
   'lab: networking\nmaster: m.qcow2\nseats: 40\ndisk:\n  size: 40\n  buss: ide\n',
@@ -127,6 +128,13 @@ describe('a lab file', () => {
     await expect(told.join('\n==========\n')).toMatchFileSnapshot(
       '../../../test/golden/lab-file-mistakes.txt',
     );
+  });
+
+  it('says of UTF-16 that it is none of ours, and takes a mark of UTF-8', () => {
+    const text = 'lab: l\nmaster: m\nseats: 1\n';
+    const wide = [...text].map((letter) => `${letter}\0`).join('');
+    expect(() => parse(wide)).toThrow(/the lab file is no text, or is UTF-16/);
+    expect(parse(`\ufeff${text}`).name).toBe('l');
   });
 
   it('shows at most ten mistakes', () => {

@@ -63,6 +63,9 @@ export interface LabSpec {
   mistake(path: readonly (string | number)[], message: string, fix?: string): DiskError;
 }
 
+/** Who writes a number below this, without a unit, means gigabytes. MiB. */
+const leastBareMiB = 64;
+
 /** A lab file of more than this many bytes is something else. */
 const largestFile = 4 * 1024 * 1024;
 
@@ -86,6 +89,11 @@ export function loadLab(name: string, cwd: string): LabSpec {
 export function parseLab(text: string, where: { readonly name: string; readonly file: string }): LabSpec {
   const lines = new LineCounter();
   const source: SourceText = { name: where.name, text, lines };
+  // No text has a zero, but for what is written in two bytes a letter.
+  if (text.includes('\0')) {
+    const message = 'the lab file is no text, or is UTF-16';
+    throw labFileError(source, [{ from: 0, to: 1, message, fix: 'save it as UTF-8' }]);
+  }
   const document = parseYaml(source);
   if (document.errors.length > 0) {
     throw labFileError(
@@ -189,6 +197,12 @@ function resolveSpec(data: LabDocument, document: Document, source: SourceText, 
   const memoryMiB = typeof data.memory === 'number' ? data.memory : sizeOf(data.memory) / (1024 * 1024);
   if (!Number.isInteger(memoryMiB) || memoryMiB < 1 || memoryMiB > 16 * 1024 * 1024) {
     wrong(['memory'], 'memory must be a whole number of MiB, up to 16T', 'write for example: memory: 2G');
+  } else if (typeof data.memory === 'number' && data.memory < leastBareMiB) {
+    wrong(
+      ['memory'],
+      `memory: ${data.memory} is ${data.memory} MiB, in which hardly anything boots`,
+      `write its unit: memory: ${data.memory}G, or ${data.memory}M where that is meant`,
+    );
   }
   const size = data.disk.size === undefined ? undefined : sizeOf(data.disk.size);
   if (size !== undefined && (!Number.isSafeInteger(size) || size % 512 !== 0 || size === 0)) {

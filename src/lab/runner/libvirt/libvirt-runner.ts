@@ -25,6 +25,7 @@ import {
 import { Autostart } from './autostart.ts';
 import { besideSeats } from './beside-seats.ts';
 import { failed, unreachable } from './complaints.ts';
+import { defaultUri } from './default-uri.ts';
 import { domainDisks } from './domain-disks.ts';
 import { DomainEvents } from './domain-events.ts';
 import { domainsBeside } from './domain-files.ts';
@@ -59,11 +60,6 @@ const killLimitMs = 20_000;
 const toldLateMs = 1_000;
 /** How long who waits for guests goes on without libvirt: it may be starting anew, which guests do not notice. */
 const outageMs = 20_000;
-
-/** Where virsh goes by itself: LIBVIRT_DEFAULT_URI; else the system's libvirt for root, the user's own for others. */
-export function defaultUri(env: Readonly<Record<string, string | undefined>> = process.env): string {
-  return env.LIBVIRT_DEFAULT_URI || (process.geteuid?.() === 0 ? 'qemu:///system' : 'qemu:///session');
-}
 
 /**
  * Guests as libvirt domains, over one virsh. A domain is ours when its metadata names the definition file that it was
@@ -251,7 +247,11 @@ export class LibvirtRunner implements Runner {
     await tellSecret(this.#virsh, this.#folder, seat, encryption);
   }
 
-  async undefine(seat: Seat): Promise<void> {
+  async undefine(seat: Seat, { ownOnly = false } = {}): Promise<void> {
+    if (ownOnly) {
+      const mark = await this.#markOf(seat);
+      if (mark === undefined || mark === 'foreign' || mark.from !== seat.definition) return;
+    }
     await this.#forget(seat);
     this.#autostart.forget(seat);
   }
