@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   closeSync,
+  copyFileSync,
   existsSync,
   mkdtempSync,
   openSync,
@@ -127,6 +128,22 @@ it.skipIf(!canLock)('is locked for all hosts while it is held', async () => {
   // Who has waited for that file sees that it is no lock any more.
   expect([byteLocks()!.lockAlone(asker), readFileSync(asker, 'utf8')]).toEqual([0, '']);
   closeSync(asker);
+  expect(readdirSync(join(dir, '.cowherd'))).toEqual([]);
+});
+
+it.skipIf(!canLock)("is in nobody's way who copies it as an image, and follows to the copy", async () => {
+  const lock = await lockPool(path(), 'x');
+  const copier = openSync(path(), 'r');
+  expect(byteLocks()!.lock(copier, 100)).toBe(0);
+  closeSync(copier);
+  const moved = `${path()}-moved`;
+  copyFileSync(path(), moved);
+  rmSync(path());
+  lock.follow(moved);
+  const asker = openSync(moved, 'r+');
+  expect(byteLocks()!.lockAlone(asker)).toBeLessThan(0);
+  closeSync(asker);
+  lock[Symbol.dispose]();
   expect(readdirSync(join(dir, '.cowherd'))).toEqual([]);
 });
 

@@ -1,6 +1,7 @@
 import {
   closeSync,
   constants,
+  fstatSync,
   ftruncateSync,
   openSync,
   readlinkSync,
@@ -32,6 +33,9 @@ export interface PoolLock extends Disposable {
 }
 
 const longest = 4096;
+
+/** None of those that images are locked by: a pool that moves is copied under such locks, this file with it. */
+const lockedByte = 0;
 
 /** How often a lock is asked for that another command holds. */
 const pollMs = 50;
@@ -111,7 +115,7 @@ async function lockOwn(path: string, mine: string, locks: ByteLocks): Promise<nu
     if (typeof fd !== 'number') return fd === 'gone' ? 'lost' : 'no-locks';
     let kept = false;
     try {
-      const answer = locks.lockAlone(fd);
+      const answer = locks.lockAlone(fd, lockedByte);
       if (answer < 0 && !isTaken(answer)) return 'no-locks';
       // Who takes one away empties it, before he lets it go.
       if (textIn(fd) !== mine) return 'lost';
@@ -153,7 +157,7 @@ class HeldLock implements PoolLock {
   path: string;
   readonly #text: string;
   /** The file, locked. */
-  readonly #fd: number | undefined;
+  #fd: number | undefined;
 
   constructor(path: string, text: string, fd?: number) {
     this.path = path;
@@ -163,6 +167,16 @@ class HeldLock implements PoolLock {
 
   follow(path: string): void {
     this.path = path;
+    if (this.#fd === undefined) return;
+    const fd = openToLock(path);
+    if (typeof fd !== 'number') return;
+    // A copy is another file, which nobody has locked; the file itself has this lock already.
+    if (fstatSync(fd).ino === fstatSync(this.#fd).ino || (byteLocks()?.lockAlone(fd, lockedByte) ?? -1) < 0) {
+      closeSync(fd);
+      return;
+    }
+    closeSync(this.#fd);
+    this.#fd = fd;
   }
 
   [Symbol.dispose](): void {
@@ -249,7 +263,7 @@ async function removeEnded(path: string, text: string): Promise<boolean> {
   }
   let open = true;
   try {
-    const answer = locks.lockAlone(fd);
+    const answer = locks.lockAlone(fd, lockedByte);
     if (state === 'ask' && isTaken(answer)) return false;
     if (state === 'ask' && answer < 0 && otherwise === 'unknown') return false;
     if (answer < 0) await takeAway(path, text);

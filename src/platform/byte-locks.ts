@@ -8,8 +8,8 @@ import { kernel, libc } from './libc.ts';
  */
 export interface ByteLocks {
   lock(fd: number, byte: number): number;
-  /** Locks the whole file, for nobody else to lock any byte of it. */
-  lockAlone(fd: number): number;
+  /** Locks the whole file, or one byte, for nobody else to lock any of it. */
+  lockAlone(fd: number, byte?: number): number;
   unlock(fd: number, byte: number): number;
   /** 1 when another open file description, of this or any process, has a lock on the byte; else 0. */
   isLocked(fd: number, byte: number): number;
@@ -34,9 +34,9 @@ export function byteLocks(): ByteLocks | undefined {
   };
   return {
     lock: (fd, byte) => set(fd, kernel.F_RDLCK, byte),
-    lockAlone(fd) {
+    lockAlone(fd, byte) {
       // A length of 0: to the end of the file, wherever that comes to be.
-      fill(kernel.F_WRLCK, 0, 0n);
+      fill(kernel.F_WRLCK, byte ?? 0, byte === undefined ? 0n : 1n);
       return system.fcntl(fd, kernel.F_OFD_SETLK, flock);
     },
     unlock: (fd, byte) => set(fd, kernel.F_UNLCK, byte),
