@@ -1,12 +1,25 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, beforeEach, expect, it } from 'vitest';
-import { processPlace, processStart } from '../platform/process-identity.ts';
-import { lockPool } from './pool-lock.ts';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { byteLocks, locksReachAll } from '../platform/byte-locks.ts';
+import { reloadLibc } from '../platform/libc.ts';
+import { hostIdentity, processPlace, processStart } from '../platform/process-identity.ts';
+import { lockPool, removeStaleLock } from './pool-lock.ts';
 
 let dir: string;
 const path = () => join(dir, '.cowherd', 'lab-x.lock');
@@ -77,3 +90,124 @@ it('is taken while others remove the empty folder, as two that take a lab down d
     child.kill('SIGKILL');
   }
 }, 60_000);
+
+/** Whether the system has locks here at all that reach all hosts. */
+const canLock = (() => {
+  const fd = openSync(tmpdir(), 'r');
+  try {
+    return locksReachAll(fd) && byteLocks() !== undefined;
+  } finally {
+    closeSync(fd);
+  }
+})();
+
+/** What a process of another host (or of this one, where that is said) writes. */
+function record({
+  how = 'locked',
+  host = 'elsewhere',
+  boot = '00c0ffee',
+  machine = '0badcafe',
+} = {}): string {
+  return `${process.pid} 1 deadbeef ${boot} ${machine} ${how} ${host}`;
+}
+
+async function leave(text: string): Promise<void> {
+  (await lockPool(path(), 'x'))[Symbol.dispose]();
+  writeFileSync(path(), text);
+}
+
+const refusal = {
+  code: 'in-use',
+  message: expect.stringContaining("of the host 'elsewhere'"),
+  detail: { pid: process.pid, host: 'elsewhere', fix: expect.stringMatching(/: rm '.*lab-x\.lock'$/) },
+};
+
+it.skipIf(!canLock)(
+  "refuses another host's lock while that is locked, and takes it over when it is not",
+  async () => {
+    await leave(record());
+    const holder = openSync(path(), 'r+');
+    expect(byteLocks()!.lockAlone(holder)).toBe(0);
+    await expect(lockPool(path(), 'x')).rejects.toMatchObject(refusal);
+    await removeStaleLock(path());
+    expect(readFileSync(path(), 'utf8')).toBe(record());
+    closeSync(holder);
+    (await lockPool(path(), 'x'))[Symbol.dispose]();
+    expect(readdirSync(join(dir, '.cowherd'))).toEqual([]);
+  },
+);
+
+it.skipIf(!canLock)('is locked for all hosts while it is held', async () => {
+  const mine = `${process.pid} ${processStart(process.pid)} ${processPlace()}`;
+  const lock = await lockPool(path(), 'x');
+  expect(readFileSync(path(), 'utf8')).toMatch(new RegExp(`^${mine} .* locked \\S+$`));
+  const asker = openSync(path(), 'r+');
+  expect(byteLocks()!.lockAlone(asker)).toBeLessThan(0);
+  lock[Symbol.dispose]();
+  // Who has waited for that file sees that it is no lock any more.
+  expect([byteLocks()!.lockAlone(asker), readFileSync(asker, 'utf8')]).toEqual([0, '']);
+  closeSync(asker);
+  expect(readdirSync(join(dir, '.cowherd'))).toEqual([]);
+});
+
+it.skipIf(!canLock)("is in nobody's way who copies it as an image, and follows to the copy", async () => {
+  const lock = await lockPool(path(), 'x');
+  const copier = openSync(path(), 'r');
+  expect(byteLocks()!.lock(copier, 100)).toBe(0);
+  closeSync(copier);
+  const moved = `${path()}-moved`;
+  copyFileSync(path(), moved);
+  rmSync(path());
+  lock.follow(moved);
+  const asker = openSync(moved, 'r+');
+  expect(byteLocks()!.lockAlone(asker)).toBeLessThan(0);
+  closeSync(asker);
+  lock[Symbol.dispose]();
+  expect(readdirSync(join(dir, '.cowherd'))).toEqual([]);
+});
+
+it("refuses another host's lock that nobody can ask about", async () => {
+  await leave(record({ how: '-' }));
+  await expect(lockPool(path(), 'x')).rejects.toMatchObject(refusal);
+  rmSync(path());
+  symlinkSync(record({ how: '-' }), path());
+  await expect(lockPool(path(), 'x', { waitMs: 1 })).rejects.toMatchObject(refusal);
+});
+
+it.each(['locked', '-'])(
+  'takes over what this host left when it went down (%s), though its lock is not free',
+  async (how) => {
+    const { boot, machine, name } = hostIdentity();
+    await leave(record({ how, host: name, machine }));
+    const holder = openSync(path(), 'r+');
+    // As a server keeps it that has not heard of that: where there is a machine-id, this need not be asked.
+    if (machine !== '-') byteLocks()?.lockAlone(holder);
+    (await lockPool(path(), 'x'))[Symbol.dispose]();
+    closeSync(holder);
+    // And what a container left that is gone.
+    await leave(record({ how, host: 'container', machine: '-', boot }));
+    (await lockPool(path(), 'x'))[Symbol.dispose]();
+    expect(existsSync(path())).toBe(false);
+  },
+);
+
+it('does without locks of the system', async () => {
+  vi.stubEnv('COWHERD_NO_KOFFI', '1');
+  reloadLibc();
+  try {
+    {
+      using _lock = await lockPool(path(), 'x');
+      expect(readFileSync(path(), 'utf8')).toMatch(/ - \S+$/);
+      await expect(lockPool(path(), 'x')).rejects.toMatchObject({ code: 'in-use' });
+    }
+    await leave(record());
+    await expect(lockPool(path(), 'x')).rejects.toMatchObject(refusal);
+    const { machine, name } = hostIdentity();
+    writeFileSync(path(), record({ host: name, machine }));
+    (await lockPool(path(), 'x'))[Symbol.dispose]();
+    expect(readdirSync(join(dir, '.cowherd'))).toEqual([]);
+  } finally {
+    vi.unstubAllEnvs();
+    reloadLibc();
+  }
+});

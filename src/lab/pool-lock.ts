@@ -1,13 +1,31 @@
-import { readlinkSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  ftruncateSync,
+  openSync,
+  readlinkSync,
+  readSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { textOf } from '../bytes/byte-text.ts';
 import { DiskError, isDiskError } from '../errors.ts';
 import { createAside } from '../platform/atomic-file.ts';
-import { asSystemError, errnoOf } from '../platform/errno.ts';
+import { type ByteLocks, byteLocks, locksReachAll } from '../platform/byte-locks.ts';
+import { asSystemError, errnoNumber, errnoOf } from '../platform/errno.ts';
 import { makeFolder, readSmallText } from '../platform/json-file.ts';
-import { isAlive, processPlace, processStart } from '../platform/process-identity.ts';
+import { moveUnlessExists } from '../platform/move-file.ts';
+import { holderOf, lockRecord } from './lock-record.ts';
 
-/** One command at a time changes a lab, or a folder of masters. Disposing gives the lock back; a killed holder's is taken over. */
+/**
+ * One command at a time, of all hosts that share the disk, changes a lab, or a folder of masters. Disposing gives the lock back; a killed
+ * holder's is taken over.
+ */
 export interface PoolLock extends Disposable {
   readonly path: string;
   /** The folder that it lies in has been renamed: it is at `path` now. */
@@ -15,6 +33,9 @@ export interface PoolLock extends Disposable {
 }
 
 const longest = 4096;
+
+/** None of those that images are locked by: a pool that moves is copied under such locks, this file with it. */
+const lockedByte = 0;
 
 /** How often a lock is asked for that another command holds. */
 const pollMs = 50;
@@ -44,17 +65,26 @@ export async function lockPool(path: string, what: string, options: LockOptions 
 }
 
 async function takeLock(path: string, what: string): Promise<PoolLock> {
-  const mine = `${process.pid} ${processStart(process.pid) ?? ''} ${processPlace()}`;
   try {
+    let reach = true;
     for (let tries = 0; tries < 100; tries++) {
       // Who has just taken the lab down removes it again.
       makeFolder(dirname(path));
-      if (await tryCreate(path, mine)) return new HeldLock(path, mine);
-      const holder = readLock(path);
+      const locks = reach ? locksFor(dirname(path)) : undefined;
+      const mine = lockRecord(locks !== undefined);
+      if (await tryCreate(path, mine)) {
+        if (!locks) return new HeldLock(path, mine);
+        const fd = await lockOwn(path, mine, locks);
+        if (typeof fd === 'number') return new HeldLock(path, mine, fd);
+        // Nobody may believe that this one is locked.
+        if (readLock(path) === mine) rmSync(path, { force: true });
+        if (fd === 'no-locks') reach = false;
+        continue;
+      }
+      const text = readLock(path);
       // Gone again meanwhile: its holder is done.
-      if (holder === undefined) continue;
-      if (isHeld(holder)) throw inUse(path, what, holder);
-      await takeAway(path, holder);
+      if (text === undefined) continue;
+      if (!(await removeEnded(path, text))) throw inUse(path, what, text);
     }
     throw inUse(path, what, readLock(path) ?? '');
   } catch (cause) {
@@ -62,28 +92,132 @@ async function takeLock(path: string, what: string): Promise<PoolLock> {
   }
 }
 
+/** Undefined where a lock of the system would not reach all who can reach the folder. */
+function locksFor(folder: string): ByteLocks | undefined {
+  try {
+    const fd = openSync(folder, 'r');
+    try {
+      return locksReachAll(fd) ? byteLocks() : undefined;
+    } finally {
+      closeSync(fd);
+    }
+  } catch {
+    // A folder that may be used but not read: it is the file alone then.
+    return undefined;
+  }
+}
+
+/**
+ * Locks the file that this process has just made, and answers its descriptor. `lost`: until then nobody could see that its maker lives, and
+ * another host has taken it away, or is about to.
+ */
+async function lockOwn(path: string, mine: string, locks: ByteLocks): Promise<number | 'lost' | 'no-locks'> {
+  for (let tries = 0; tries < 100; tries++) {
+    const fd = openToLock(path);
+    if (typeof fd !== 'number') return fd === 'gone' ? 'lost' : 'no-locks';
+    let kept = false;
+    try {
+      const answer = locks.lockAlone(fd, lockedByte);
+      if (answer < 0 && !isTaken(answer)) return 'no-locks';
+      // Who takes one away empties it, before he lets it go.
+      if (textIn(fd) !== mine) return 'lost';
+      kept = answer >= 0;
+      if (kept) return fd;
+    } finally {
+      if (!kept) closeSync(fd);
+    }
+    await sleep(pollMs / 10);
+  }
+  return 'lost';
+}
+
+/** The file of a lock, to be read and locked. `other`: it may not be written, or is a link. */
+function openToLock(path: string): number | 'gone' | 'other' {
+  try {
+    return openSync(path, constants.O_RDWR | constants.O_NOFOLLOW);
+  } catch (error) {
+    return errnoOf(error) === 'ENOENT' ? 'gone' : 'other';
+  }
+}
+
+/** What a locked file says now, on whatever host it was written; empty where it cannot be read. */
+function textIn(fd: number): string {
+  try {
+    const bytes = new Uint8Array(longest);
+    return textOf(bytes.subarray(0, readSync(fd, bytes, 0, longest, 0)));
+  } catch {
+    return '';
+  }
+}
+
+/** Whether that is the answer to who asks for a lock that somebody has (fcntl(2)). */
+function isTaken(answer: number): boolean {
+  return answer === -errnoNumber('EAGAIN') || answer === -errnoNumber('EACCES');
+}
+
 class HeldLock implements PoolLock {
   path: string;
   readonly #text: string;
+  /** The file, locked. */
+  #fd: number | undefined;
 
-  constructor(path: string, text: string) {
+  constructor(path: string, text: string, fd?: number) {
     this.path = path;
     this.#text = text;
+    this.#fd = fd;
   }
 
   follow(path: string): void {
     this.path = path;
+    if (this.#fd === undefined) return;
+    const fd = openToLock(path);
+    if (typeof fd !== 'number') return;
+    // A copy is another file, which nobody has locked; the file itself has this lock already.
+    if (isSameFile(fd, this.#fd) || (byteLocks()?.lockAlone(fd, lockedByte) ?? -1) < 0) {
+      closeSync(fd);
+      return;
+    }
+    closeSync(this.#fd);
+    this.#fd = fd;
   }
 
   [Symbol.dispose](): void {
-    if (readLock(this.path) === this.#text) rmSync(this.path, { force: true });
+    if (this.#fd === undefined) {
+      if (readLock(this.path) === this.#text) rmSync(this.path, { force: true });
+      return;
+    }
+    const aside = createAside(this.path, { asNamed: true });
+    try {
+      if (readLock(this.path) === this.#text) renameSync(this.path, aside.path);
+    } finally {
+      letGo(this.#fd);
+      aside.abandon().catch(() => undefined);
+    }
   }
+}
+
+function isSameFile(one: number, other: number): boolean {
+  const [a, b] = [fstatSync(one), fstatSync(other)];
+  return a.ino === b.ino && a.dev === b.dev;
+}
+
+/**
+ * Closes a lock that has lost its name, first emptied: who has waited to lock this very file sees that it is none any more. It
+ * is deleted after that: NFS gives what is deleted while it is open a name in the folder, which could not be removed then.
+ */
+function letGo(fd: number): void {
+  try {
+    ftruncateSync(fd, 0);
+  } catch {
+    // The file system fails: then it does so for others too.
+  }
+  closeSync(fd);
 }
 
 /** Removes the lock of a command that was killed. One that is held stays, and where there is none nothing happens. */
 export async function removeStaleLock(path: string): Promise<void> {
-  const holder = readLock(path);
-  if (holder !== undefined && !isHeld(holder)) await takeAway(path, holder);
+  const text = readLock(path);
+  if (text !== undefined) await removeEnded(path, text);
 }
 
 async function tryCreate(path: string, text: string): Promise<boolean> {
@@ -124,34 +258,57 @@ function readLock(path: string): string | undefined {
   }
 }
 
-/** Removes a dead process's lock, and not one that somebody took in this moment. */
-async function takeAway(path: string, holder: string): Promise<void> {
+/** Removes a lock whose holder has ended, or finds it gone. False: he has not, or that cannot be known here. */
+async function removeEnded(path: string, text: string): Promise<boolean> {
+  const { state, otherwise } = holderOf(text);
+  if (state === 'runs' || state === 'unknown') return false;
+  const locks = locksFor(dirname(path));
+  const fd = locks ? openToLock(path) : 'other';
+  if (fd === 'gone') return true;
+  if (!locks || fd === 'other') {
+    if (state === 'ask' && otherwise === 'unknown') return false;
+    await takeAway(path, text);
+    return true;
+  }
+  let open = true;
+  try {
+    const answer = locks.lockAlone(fd, lockedByte);
+    if (state === 'ask' && isTaken(answer)) return false;
+    if (state === 'ask' && answer < 0 && otherwise === 'unknown') return false;
+    if (answer < 0) await takeAway(path, text);
+    // Another one by now, which is looked at then.
+    else if (textIn(fd) === text) {
+      open = false;
+      await takeAway(path, text, () => letGo(fd));
+    }
+    return true;
+  } finally {
+    if (open) closeSync(fd);
+  }
+}
+
+/** Removes a dead process's lock, and not one that somebody took in this moment. `release` is called when it has lost its name. */
+async function takeAway(path: string, text: string, release?: () => void): Promise<void> {
   await using aside = createAside(path, { asNamed: true });
   try {
     renameSync(path, aside.path);
+    const taken = readLock(aside.path);
+    // That very file: its holder has it locked.
+    if (taken !== undefined && taken !== text) moveUnlessExists(aside.path, path);
   } catch (cause) {
-    if (errnoOf(cause) === 'ENOENT') return;
-    throw cause;
+    if (errnoOf(cause) !== 'ENOENT' && errnoOf(cause) !== 'EEXIST') throw cause;
+  } finally {
+    release?.();
   }
-  const taken = readLock(aside.path);
-  if (taken !== undefined && taken !== holder) await tryCreate(path, taken);
 }
 
-function inUse(path: string, what: string, holder: string): DiskError {
-  const pid = Number.parseInt(holder, 10);
-  return new DiskError('in-use', `Another cowherd (process ${pid}) is working on ${what}`, {
+function inUse(path: string, what: string, text: string): DiskError {
+  const { pid, host } = holderOf(text);
+  const of = host === undefined ? '' : ` of the host '${host}'`;
+  const wait = 'wait for it to end and try again';
+  const broken = `. If that host is gone for good, or has no such process any more: rm '${path.replaceAll("'", "'\\''")}'`;
+  return new DiskError('in-use', `Another cowherd (process ${pid}${of}) is working on ${what}`, {
     path,
-    detail: { pid, fix: 'wait for it to end and try again' },
+    detail: { pid, host, fix: host === undefined ? wait : `${wait}${broken}` },
   });
-}
-
-/**
- * A killed process's lock is no lock. Nor is one of another boot or container, whose processes cannot be asked: should
- * two commands really meet so, no file of one is overwritten by the other while it is made.
- */
-function isHeld(text: string): boolean {
-  const [digits, start, place] = text.split(' ');
-  const pid = Number(digits);
-  if (!Number.isSafeInteger(pid) || pid < 1 || place !== processPlace()) return false;
-  return start === '' ? isAlive(pid) : processStart(pid) === start;
 }

@@ -8,8 +8,8 @@ import { kernel, libc } from './libc.ts';
  */
 export interface ByteLocks {
   lock(fd: number, byte: number): number;
-  /** Locks the whole file, for nobody else to lock any byte of it. */
-  lockAlone(fd: number): number;
+  /** Locks the whole file, or one byte, for nobody else to lock any of it. */
+  lockAlone(fd: number, byte?: number): number;
   unlock(fd: number, byte: number): number;
   /** 1 when another open file description, of this or any process, has a lock on the byte; else 0. */
   isLocked(fd: number, byte: number): number;
@@ -34,9 +34,9 @@ export function byteLocks(): ByteLocks | undefined {
   };
   return {
     lock: (fd, byte) => set(fd, kernel.F_RDLCK, byte),
-    lockAlone(fd) {
+    lockAlone(fd, byte) {
       // A length of 0: to the end of the file, wherever that comes to be.
-      fill(kernel.F_WRLCK, 0, 0n);
+      fill(kernel.F_WRLCK, byte ?? 0, byte === undefined ? 0n : 1n);
       return system.fcntl(fd, kernel.F_OFD_SETLK, flock);
     },
     unlock: (fd, byte) => set(fd, kernel.F_UNLCK, byte),
@@ -87,12 +87,37 @@ export function parseLocks(table: string, file: string): LockedRange[] {
  * subvolume has one of its own.
  */
 function superblockDevice(fd: number): string | undefined {
+  const device = mountOf(fd)?.[2];
+  if (device === undefined) return undefined;
+  const hex = (digits: string) => Number(digits).toString(16).padStart(2, '0');
+  return device.split(':').map(hex).join(':');
+}
+
+/** The words of /proc/self/mountinfo's line on the mount that an open file lies in (proc(5)); undefined without /proc. */
+function mountOf(fd: number): string[] | undefined {
   const mount = /^mnt_id:\s*(\d+)/m.exec(readText(`/proc/self/fdinfo/${fd}`) ?? '')?.[1];
   if (mount === undefined) return undefined;
-  const line = new RegExp(`^${mount} \\d+ (\\d+):(\\d+) `, 'm').exec(readText('/proc/self/mountinfo') ?? '');
-  if (!line) return undefined;
-  const hex = (digits: string) => Number(digits).toString(16).padStart(2, '0');
-  return `${hex(line[1])}:${hex(line[2])}`;
+  const line = new RegExp(`^${mount} \\d+ \\d+:\\d+ .*`, 'm').exec(
+    readText('/proc/self/mountinfo') ?? '',
+  )?.[0];
+  return line?.split(' ');
+}
+
+/** One kernel has all who use these, or an NFS server is among them, which asks that kernel. */
+const localTypes = new Set([
+  ...['ext2', 'ext3', 'ext4', 'xfs', 'btrfs', 'bcachefs', 'f2fs', 'zfs', 'tmpfs', 'overlay'],
+]);
+
+/**
+ * Whether a lock on a file there is one for all hosts that can reach the file. Not on FUSE, SMB and others that keep locks in each host, or of
+ * which nobody can tell; on NFS it is for the mount to say (`nolock`, `local_lock`). `fd` is a file or a folder.
+ */
+export function locksReachAll(fd: number): boolean {
+  const words = mountOf(fd);
+  if (!words) return false;
+  const [type, , options] = words.slice(words.indexOf('-') + 1);
+  if (localTypes.has(type)) return true;
+  return /^nfs4?$/.test(type) && /(^|,)local_lock=(none|flock)(,|$)/.test(options);
 }
 
 function readText(path: string): string | undefined {

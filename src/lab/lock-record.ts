@@ -1,0 +1,55 @@
+import { hostIdentity, isAlive, processPlace, processStart } from '../platform/process-identity.ts';
+
+/*
+ * What a lock file says: `PID START PLACE BOOT MACHINE HOW HOST`. The first three name the process where its number means something, the rest
+ * the host. HOW is `locked` where the holder has a lock of the system on the file too, which reaches all hosts: that tells then
+ * whether it still works, from anywhere.
+ */
+
+/** `locked`: the writer is going to lock the file it writes this into. */
+export function lockRecord(locked: boolean): string {
+  const { boot, machine, name } = hostIdentity();
+  const process = `${globalThis.process.pid} ${processStart(globalThis.process.pid) ?? ''} ${processPlace()}`;
+  return `${process} ${boot} ${machine} ${locked ? 'locked' : '-'} ${name}`;
+}
+
+export interface LockHolder {
+  readonly pid: number;
+  /** Its name, where that is another one than this host's. */
+  readonly host?: string;
+  /**
+   * `ask`: the lock on the file tells. `unknown`: nobody can tell here, and it is taken for held.
+   */
+  readonly state: 'runs' | 'ended' | 'ask' | 'unknown';
+  /** What is to be believed where `ask` cannot be done. */
+  readonly otherwise: 'ended' | 'unknown';
+}
+
+/**
+ * Who holds a lock, and what can be known here of whether he still works. A process of this boot and container is looked for. This host's
+ * before it started anew are dead, and (without a lock to ask) those of its other containers are taken for dead, which nobody can look for.
+ */
+export function holderOf(text: string): LockHolder {
+  const [digits, start, place, boot, machine, how, host] = text.split(' ');
+  const pid = Number(digits);
+  const ended = { pid, state: 'ended', otherwise: 'ended' } as const;
+  if (digits === '' || !Number.isSafeInteger(pid) || pid < 1) return ended;
+  if (place === processPlace()) return isRunning(pid, start) ? { ...ended, state: 'runs' } : ended;
+  // As it was written once, without a host.
+  if (host === undefined) return ended;
+  const here = hostIdentity();
+  const asked = how === 'locked' ? 'ask' : undefined;
+  const named = host === here.name ? {} : { host };
+  if (boot === here.boot && boot !== '-') return { ...ended, ...named, state: asked ?? 'ended' };
+  if (machine === here.machine && host === here.name) {
+    // Containers have no number, and may all have one name.
+    return machine === '-' ? { ...ended, state: asked ?? 'ended' } : ended;
+  }
+  return { pid, host, state: asked ?? 'unknown', otherwise: 'unknown' };
+}
+
+function isRunning(pid: number, start: string): boolean {
+  const begun = start === '' ? undefined : processStart(pid);
+  // Of other users' processes /proc need not tell anything (hidepid).
+  return begun === undefined ? isAlive(pid) : begun === start;
+}
