@@ -47,6 +47,17 @@ describe('what the system refused and nobody put into words', () => {
       `cowherd: Could not use '${path}': No such file or directory`,
     );
   });
+
+  it.each([
+    ['EIO', -5, "The system refused 'write': Input/output error"],
+    ['EDQUOT', -122, "Could not write what is needed below '/': Disk quota exceeded"],
+    ['ENOSPC', -28, "Could not write what is needed below '/': No space left on device"],
+  ])('nor is it where Node does not say of which file: %s', (code, errno, said) => {
+    const refused = Object.assign(new Error(`${code}: refused, write`), { code, errno, syscall: 'write' });
+    const [line, ...more] = describeError(refused, testContext({ program: 'cowherd', cwd: '/' })).split('\n');
+    expect(line).toBe(`cowherd: ${said}`);
+    expect(more.join()).not.toContain('fault of the program');
+  });
 });
 
 describe('the refusal to write to what others stand on', () => {

@@ -1,7 +1,7 @@
 import type { CliContext } from '../cli/context.ts';
-import { type DiskError, type DiskErrorCode, firstError, isDiskError } from '../errors.ts';
+import { DiskError, type DiskErrorCode, firstError, isDiskError } from '../errors.ts';
 import { corruptDependentsFlag } from '../platform/dependents.ts';
-import { asSystemError, errnoOf } from '../platform/errno.ts';
+import { asSystemError, codeOfErrno, errnoOf, strerror } from '../platform/errno.ts';
 
 /** What to do about errors that do not say it themselves. */
 const fixes: Readonly<Partial<Record<DiskErrorCode, string>>> = {
@@ -37,9 +37,16 @@ function inWords(error: unknown, context: CliContext): unknown {
   const { path, dest } = error as NodeJS.ErrnoException & { readonly dest?: string };
   const place = dest ?? path;
   if (place !== undefined) return asSystemError(error, 'use', place);
-  return errnoOf(error) === 'ENOSPC'
-    ? asSystemError(error, 'write what is needed below', context.cwd)
-    : error;
+  const name = errnoOf(error);
+  if (name === undefined) return error;
+  if (name === 'ENOSPC' || name === 'EDQUOT')
+    return asSystemError(error, 'write what is needed below', context.cwd);
+  // Node tells of a call on an open file what it was, and not on which.
+  const { syscall } = error as NodeJS.ErrnoException;
+  if (syscall === undefined) return error;
+  return new DiskError(codeOfErrno(name), `The system refused '${syscall}': ${strerror(name)}`, {
+    cause: error,
+  });
 }
 
 /** A line in which names of files and images (anybody can choose those) cannot command the terminal. */

@@ -114,14 +114,18 @@ export function closeFile(file: OpenFile): void {
   }
 }
 
-/** Bytes of an open regular file, and bytes that its blocks take. */
+/** Bytes of an open regular file, what its blocks take of them, and when it was changed (ms since the epoch). Throws what the system refused. */
 export function measureFile(file: OpenFile): {
   readonly size: number;
   readonly allocated: number;
   readonly modifiedAt: number;
 } {
-  const { size, blocks, mtimeMs } = fstatSync(file.fd);
-  return { size, allocated: blocks * 512, modifiedAt: mtimeMs };
+  try {
+    const { size, blocks, mtimeMs } = fstatSync(file.fd);
+    return { size, allocated: blocks * 512, modifiedAt: mtimeMs };
+  } catch (error) {
+    throw asSystemError(error, 'stat', file.name);
+  }
 }
 
 function isTransient(error: unknown): boolean {

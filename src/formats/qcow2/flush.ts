@@ -1,5 +1,6 @@
 import type { ByteStore } from '../../storage/store.ts';
 import type { FrozenTable } from '../mapped/table.ts';
+import { offerSpace } from '../offer-space.ts';
 import type { FreedRun } from './pending-frees.ts';
 import type { Refcounts } from './refcounts.ts';
 import type { Qcow2Writer } from './writer.ts';
@@ -79,7 +80,7 @@ async function applyFrees(writer: Qcow2Writer, freed: readonly FreedRun[]): Prom
       for (const { first, count } of free) {
         const at = first * clusterSize;
         const length = Math.min(count * clusterSize, store.size - at);
-        if (length > 0) await store.zero(at, length, { punch: true });
+        if (length > 0) await offerSpace(store, at, length);
       }
     } catch (error) {
       // Some of the run may be free already.

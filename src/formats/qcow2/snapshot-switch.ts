@@ -1,3 +1,4 @@
+import { offerSpace } from '../offer-space.ts';
 import { highCopied } from './constants.ts';
 import { EntryKind, entryKind, entryOffset, packedExtent } from './entry.ts';
 import { corrupt, hex } from './errors.ts';
@@ -62,18 +63,14 @@ async function attempt(
   await punch(writer, freed);
 }
 
-/** Gives the space of free clusters back to the host. A failure costs that space, and nothing else. */
+/** Gives the space of free clusters back to the host. */
 async function punch(writer: Qcow2Writer, free: readonly ClusterRun[]): Promise<void> {
   const { store, mapping, discards } = writer;
   const { clusterSize } = mapping.geometry;
   if (!discards.snapshot) return;
-  try {
-    for (const { first, count } of free) {
-      const length = Math.min(count * clusterSize, store.size - first * clusterSize);
-      if (length > 0) await store.zero(first * clusterSize, length, { punch: true });
-    }
-  } catch {
-    // The change has happened and is durable; to report a failure now would be untrue.
+  for (const { first, count } of free) {
+    const length = Math.min(count * clusterSize, store.size - first * clusterSize);
+    if (length > 0) await offerSpace(store, first * clusterSize, length);
   }
 }
 

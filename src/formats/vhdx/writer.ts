@@ -9,6 +9,7 @@ import { NewBlocks } from '../mapped/new-blocks.ts';
 import { NewSectors } from '../mapped/new-sectors.ts';
 import type { DirtyBitmap } from '../mapped/sector-bitmaps.ts';
 import { hasSector, sectorRun, setSectors } from '../mapped/sector-bits.ts';
+import { offerSpace } from '../offer-space.ts';
 import { alignment, BlockState, bitmapPresent } from './constants.ts';
 import { unsupported } from './errors.ts';
 import { Journal, type Page } from './journal.ts';
@@ -193,7 +194,7 @@ export class VhdxWriter extends VhdxLayer implements WritableLayer {
     }
     if (left.length === 0) return;
     for (const at of left) {
-      await this.#store.zero(at, this.blockSize, { punch: true });
+      await offerSpace(this.#store, at, this.blockSize);
       this.#free.push(at);
     }
     await this.#store.flush();

@@ -1,5 +1,6 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import type { Table } from '../mapped/table.ts';
+import { offerSpace } from '../offer-space.ts';
 import { sectorBytes } from './constants.ts';
 import { cowdFreeField } from './cowd.ts';
 import type { SparseWriter } from './sparse-writer.ts';
@@ -116,7 +117,7 @@ async function giveBack(writer: SparseWriter, freed: number[]): Promise<void> {
     const at = freed[index];
     let end = at;
     for (; index < freed.length && freed[index] === end; index++) end += grain;
-    await writer.store.zero(at, end - at, { punch: true });
+    await offerSpace(writer.store, at, end - at);
   }
   for (const at of freed) writer.free.push(at);
 }

@@ -3,6 +3,7 @@ import type { Reservation, WritableLayer } from '../driver.ts';
 import { InPlace } from '../in-place.ts';
 import { Mutex } from '../mapped/mutex.ts';
 import { NewBlocks } from '../mapped/new-blocks.ts';
+import { offerSpace } from '../offer-space.ts';
 import { BlockLayer, type BlockParts, unused } from './block-layer.ts';
 import { DirtyTable, writePieces } from './dirty-table.ts';
 import { sectorBytes } from './geometry.ts';
@@ -97,8 +98,7 @@ export class DynamicWriter extends BlockLayer implements WritableLayer {
     }
     if (left.length === 0) return;
     for (const at of left) {
-      await this.#store.zero(at, this.span, { punch: true });
-      this.#space.give({ at, zeroed: true });
+      this.#space.give({ at, zeroed: await offerSpace(this.#store, at, this.span) });
     }
     await this.#store.flush();
   }

@@ -8,6 +8,7 @@ import type { Image } from '../../image/image.ts';
 import { openImage } from '../../image/open.ts';
 import type { ImageTarget } from '../../node.ts';
 import { createAside } from '../../platform/atomic-file.ts';
+import { asSystemError } from '../../platform/errno.ts';
 import { makeFolder } from '../../platform/json-file.ts';
 import { sweepFor } from '../../storage/file-target.ts';
 import { compressionIn } from '../../storage/file-unpacked.ts';
@@ -207,7 +208,11 @@ export async function makeMachine(
     const xml = applianceXml(appliance, name, disks, domainType);
     await using aside = createAside(definition);
     sweepFor(aside.target);
-    writeFileSync(aside.path, xml, { flag: 'wx' });
+    try {
+      writeFileSync(aside.path, xml, { flag: 'wx' });
+    } catch (error) {
+      throw asSystemError(error, 'write', definition);
+    }
     const files: NewFile[] = [...targets].map(([index, target]) => ({ ...target, path: paths[index] }));
     await placeAll([...files, { ...aside, path: definition, written: aside.path }], force);
   } catch (error) {
