@@ -67,4 +67,48 @@ describe('RangeLock', () => {
       }),
     );
   });
+
+  it('keeps the order of asking among thousands, also for who is no more than waiting to be looked at', async () => {
+    const locks = new RangeLock();
+    const order: number[] = [];
+    const ask = async (index: number, start: number, end: number) => {
+      const held = await locks.lock(start, end, true);
+      order.push(index);
+      await null;
+      locks.unlock(held);
+    };
+    const first = await locks.lock(0, 10, true);
+    const asked = Array.from({ length: 3000 }, (_, index) => ask(index, 5, 6));
+    // Nobody stands in its way but those who were there before.
+    expect(locks.tryLock(20, 30, true)).toBeUndefined();
+    expect(locks.isFree(20, 30, true)).toBe(false);
+    const all = ask(3000, 0, Number.POSITIVE_INFINITY);
+    const last = ask(3001, 20, 30);
+    locks.unlock(first);
+    await Promise.all([...asked, all, last]);
+    expect(order).toEqual(Array.from({ length: 3002 }, (_, index) => index));
+    expect(locks.tryLock(0, Number.POSITIVE_INFINITY, true)).toBeDefined();
+  });
+
+  it('compares a request with few others, however many there are', async () => {
+    let compared = 0;
+    const counted = (value: number) =>
+      ({
+        valueOf: () => {
+          compared++;
+          return value;
+        },
+      }) as unknown as number;
+    const locks = new RangeLock();
+    const requests = 600;
+    await Promise.all(
+      Array.from({ length: requests }, async (_, index) => {
+        const unit = Math.floor(index / 8);
+        const held = await locks.lock(counted(unit), counted(unit + 1), true);
+        await null;
+        locks.unlock(held);
+      }),
+    );
+    expect(compared / requests).toBeLessThan(1000);
+  });
 });
