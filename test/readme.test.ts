@@ -55,6 +55,13 @@ describe('the README', () => {
       expect((await run('qemu-img', ['check', 'seat.qcow2'], { cwd: folder })).code).toBe(0);
   });
 
+  it('links to what is in the package only', () => {
+    const { files } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { files: string[] };
+    const links = [...readme.matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(([, link]) => link);
+    expect(links.length).toBeGreaterThan(5);
+    expect(links.filter((link) => !files.includes(link.split('/')[0]))).toEqual([]);
+  });
+
   it('has lab files that are valid', () => {
     const labs = blocks('yaml');
     expect(labs.length).toBe(4);
