@@ -113,7 +113,7 @@ export class ChainStatus {
   lookDown(offset: number, length: number): BlockStatus | undefined {
     let wanted = length;
     for (let depth = 0; ; depth++) {
-      const status = this.look(depth, offset, wanted);
+      const status = this.look(depth, offset, wanted, true);
       if (!status || status.data || status.zero || depth === this.#levels.length - 1) return status;
       wanted = status.length;
     }
@@ -127,8 +127,8 @@ export class ChainStatus {
     if (missing) await missing();
   }
 
-  /** One layer's own answer; undefined: `await load()` and ask again. */
-  look(depth: number, offset: number, length: number): BlockStatus | undefined {
+  /** One layer's own answer; undefined: `await load()` and ask again. `told`: as `Extent.told` has it, only to be shown. */
+  look(depth: number, offset: number, length: number, told = false): BlockStatus | undefined {
     const { layer, size, slice } = this.#levels[depth];
     if (!(offset >= 0 && length > 0 && offset < size)) {
       throw new DiskError('out-of-range', `No guest byte ${offset} in an image of ${size} bytes`, {
@@ -138,7 +138,7 @@ export class ChainStatus {
     }
     let wanted = Math.min(length, size - offset);
     if (layer.flat) {
-      const status = this.#flat(layer.flat.source, layer.flat.at + offset, wanted, depth);
+      const status = this.#flat(layer.flat.source, layer.flat.at + offset, wanted, depth, told);
       if (!status) return undefined;
       // Space that a format gave to data counts as data, also where it is a hole of the file.
       if (layer.flat.mayBeSparse) status.data = true;
@@ -157,7 +157,13 @@ export class ChainStatus {
   }
 
   /** A place in a file, taken as guest bytes: data or hole, as the file system says. */
-  #flat(source: ByteSource, at: number, length: number, depth: number): BlockStatus | undefined {
+  #flat(
+    source: ByteSource,
+    at: number,
+    length: number,
+    depth: number,
+    told: boolean,
+  ): BlockStatus | undefined {
     const bottom = placeBelow(source, at);
     if (bottom.source.unspecified) return silence(length, depth);
     const found = silence(length, depth);
@@ -173,8 +179,11 @@ export class ChainStatus {
     const end = extent.offset + extent.length;
     // A hole at the end of the file goes on over the bytes that round its size up to a sector.
     if (extent.data || end < source.size) found.length = Math.min(length, end - at);
-    found.data = extent.data;
-    found.zero = !extent.data;
+    const { data, zero } = (told && extent.told) || { data: extent.data, zero: !extent.data };
+    // A stretch that is said to be neither has no place either.
+    if (!data && !zero) return silence(found.length, depth);
+    found.data = data;
+    found.zero = zero;
     return found;
   }
 

@@ -6,6 +6,11 @@ export interface Extent {
   readonly offset: number;
   readonly length: number;
   readonly data: boolean;
+  /**
+   * What `map` is to say instead, of a source that was asked about something else than what is stored (NBD's
+   * `x-dirty-bitmap`). Whoever copies must not go by it: `data` is true then.
+   */
+  readonly told?: { readonly data: boolean; readonly zero: boolean };
 }
 
 /** How space is set aside when a store grows (QEMU's `preallocation` of the protocol layer). */

@@ -87,8 +87,8 @@ class SourceWindow<Inner extends ByteSource> implements ByteSource {
 
   async extent(at: number): Promise<Extent> {
     this.checkInside('Extent', at, 1, this.size);
-    const { length, data } = await this.inner.extent(this.offset + at);
-    return { offset: at, length: Math.min(length, this.size - at), data };
+    const extent = await this.inner.extent(this.offset + at);
+    return { ...extent, offset: at, length: Math.min(extent.length, this.size - at) };
   }
 
   /** The source's own figure: what lies outside the window counts too. */

@@ -11,10 +11,10 @@ export const nbdDifferences = [
   },
   {
     id: 'nbd-dirty-bitmap',
-    what: 'The option `x-dirty-bitmap` of `nbd`',
-    qemuImg: 'takes what a bitmap says for what the disk stores',
-    cowImg: 'answers that it is not supported',
-    reason: 'A program that copies by it would leave out data.',
+    what: 'The option `x-dirty-bitmap` of `nbd`, elsewhere than in `map`',
+    qemuImg: 'takes what a bitmap says for what the disk stores: `convert` leaves out what is dirty',
+    cowImg: 'reads the whole disk; says which context an export lacks',
+    reason: 'Whoever copies wants the data. `map` tells what is dirty as qemu-img does.',
   },
   {
     id: 'nbd-lost-writes',

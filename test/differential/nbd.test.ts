@@ -23,12 +23,34 @@ async function start() {
   await write('raw', raw);
   await write('qcow2', qcow2);
   copyFileSync(qcow2, folder.file('inside.qcow2'));
+  const changed = folder.file('changed.qcow2');
+  copyFileSync(qcow2, changed);
+  await mustRun('qemu-img', ['bitmap', '--add', '-g', '64k', changed, 'since']);
+  await mustRun('qemu-img', ['bitmap', '--add', changed, 'none']);
+  await mustRun('qemu-img', ['bitmap', '--disable', changed, 'none']);
+  // Data and zeroes are dirty, each beside parts that are not.
+  const changes = ['write -P 9 1088k 64k', 'write -z 5M 128k', 'write -P 3 9100k 1k'];
+  await mustRun('qemu-io', ['-f', 'qcow2', ...changes.flatMap((one) => ['-c', one]), changed]);
+  await mustRun('qemu-img', [
+    'create',
+    '-q',
+    '-f',
+    'qcow2',
+    '-b',
+    changed,
+    '-F',
+    'qcow2',
+    folder.file('top.qcow2'),
+  ]);
+  await mustRun('qemu-io', ['-f', 'qcow2', '-c', 'write -P 4 3M 64k', folder.file('top.qcow2')]);
   return [
     await serve('raw', ['-r', '-f', 'raw', '-x', 'disk', raw]),
     // What lies inside the export is an image itself,
     await serve('inside', ['-f', 'raw', folder.file('inside.qcow2')]),
     // and here the server opens it.
     await serve('guest', ['-f', 'qcow2', qcow2]),
+    await serve('changed', ['-r', '-f', 'qcow2', '-B', 'since', '-B', 'none', '-x', 'disk', changed]),
+    await serve('depth', ['-r', '-f', 'qcow2', '-A', folder.file('top.qcow2')]),
   ];
 }
 
@@ -41,6 +63,11 @@ const path = (name: string) => folder.file(`${name}.sock`);
 const raw = `nbd+unix:///disk?socket=${path('raw')}`;
 const inside = `nbd+unix:///?socket=${path('inside')}`;
 const guest = `nbd:unix:${path('guest')}`;
+const changed = `driver=nbd,path=${path('changed')},export=disk`;
+const since = `${changed},x-dirty-bitmap=qemu:dirty-bitmap:since`;
+const none = `${changed},x-dirty-bitmap=qemu:dirty-bitmap:none`;
+const depth = `driver=nbd,path=${path('depth')},x-dirty-bitmap=qemu:allocation-depth`;
+const long = `${changed},x-dirty-bitmap=${'b'.repeat(4097)}`;
 
 lines(
   'names of NBD exports that lead nowhere',
@@ -82,11 +109,7 @@ lines(
       differs: 'nbds',
       ours: { code: 1, stderr: "Failed to connect to 'localhost:1': Connection refused" },
     },
-    {
-      line: 'info --image-opts driver=nbd,path=x,x-dirty-bitmap=b',
-      differs: 'nbd-dirty-bitmap',
-      ours: { code: 1, stderr: "The option 'x-dirty-bitmap' of nbd is not supported" },
-    },
+    'info --image-opts driver=nbd,path=x,x-dirty-bitmap=b',
   ],
   { readOnly: true },
 );
@@ -128,6 +151,37 @@ if (ready) {
       `resize -f raw ${guest} 20M`,
       `resize -f raw --shrink ${guest} 2M`,
       `convert -n -O raw raw.img ${raw}`,
+    ],
+    { readOnly: true },
+  );
+
+  lines(
+    'what an NBD server says of bitmaps and depths',
+    [
+      ...[since, none, depth].flatMap((of) => [
+        `map --output json --image-opts ${of}`,
+        `map --image-opts ${of}`,
+        `info --image-opts ${of}`,
+      ]),
+      `map --output json --start-offset 1100k --max-length 5M --image-opts ${since}`,
+      `map --output json --image-opts driver=raw,offset=1M,size=6M,file.${since.replaceAll(',', ',file.')}`,
+      `map --output json 'json:{"driver":"raw","file":{"driver":"nbd","export":"disk","server":{"type":"unix","path":"${path('changed')}"},"x-dirty-bitmap":"qemu:dirty-bitmap:since"}}'`,
+      {
+        line: `map --image-opts ${changed},x-dirty-bitmap=qemu:dirty-bitmap:other`,
+        differs: 'nbd-dirty-bitmap',
+        ours: { code: 1, stderr: "The export has no 'qemu:dirty-bitmap:other' (x-dirty-bitmap)" },
+      },
+      `map --image-opts ${long}`,
+      {
+        line: `compare --image-opts ${since} ${changed}`,
+        differs: 'nbd-dirty-bitmap',
+        ours: { code: 0, stdout: 'Images are identical.\n' },
+      },
+      {
+        line: `compare --image-opts ${depth} driver=nbd,path=${path('depth')}`,
+        differs: 'nbd-dirty-bitmap',
+        ours: { code: 0, stdout: 'Images are identical.\n' },
+      },
     ],
     { readOnly: true },
   );

@@ -4,7 +4,7 @@ import { DiskError, isDiskError } from '../../errors.ts';
 import type { ByteStore, Extent } from '../store.ts';
 import { limitsOf } from './handshake.ts';
 import { NbdLink, type NbdLinkOptions } from './link.ts';
-import { AllocationFlag, Command, CommandFlag, TransmissionFlag } from './protocol.ts';
+import { AllocationFlag, Command, CommandFlag, MetaContext, TransmissionFlag } from './protocol.ts';
 
 /** Longer reads and writes go out in pieces, which several connections can share. */
 const pieceBytes = 2 * 1024 * 1024;
@@ -15,7 +15,9 @@ const freshStatus = 1000;
 /** As far as one block status asks. */
 const farthestStatus = 1024 * 1024 * 1024;
 
-export interface NbdStoreOptions extends NbdLinkOptions {
+export interface NbdStoreOptions extends Omit<NbdLinkOptions, 'context'> {
+  /** What extents tell of in place of what is stored (QEMU's `x-dirty-bitmap`): a meta context that the export must have. */
+  readonly statusContext?: string;
   /** For messages, and as the store's name. */
   readonly name: string;
   readonly writable: boolean;
@@ -26,7 +28,20 @@ export interface NbdStoreOptions extends NbdLinkOptions {
  * for a server's refusal, `corrupt` for one that does not keep to the protocol; later, requests throw what the server says.
  */
 export async function openNbdStore(options: NbdStoreOptions): Promise<NbdStore> {
-  const link = await NbdLink.open(options);
+  const { statusContext: context } = options;
+  const link = await NbdLink.open({ ...options, context });
+  if (context !== undefined && link.info.contextId === undefined) {
+    await link.close();
+    throw new DiskError(
+      'not-found',
+      `The export has no '${context}' (x-dirty-bitmap); nbdinfo --json names what it has`,
+      {
+        path: options.name,
+        field: 'x-dirty-bitmap',
+        detail: { errno: 'EINVAL' },
+      },
+    );
+  }
   if (options.writable && (link.info.flags & TransmissionFlag.readOnly) !== 0) {
     await link.close();
     throw new DiskError('denied', 'Could not open image: Permission denied', {
@@ -57,6 +72,7 @@ export class NbdStore implements ByteStore {
   readonly fixedSize = true;
   readonly writable: boolean;
   readonly #link: NbdLink;
+  readonly #context: string | undefined;
   readonly #unit: number;
   readonly #most: number;
   /** Writes of blocks that are read first keep others away from them. */
@@ -65,8 +81,12 @@ export class NbdStore implements ByteStore {
   #status: Status | undefined;
   #changes = 0;
 
-  constructor(link: NbdLink, { name, writable }: Pick<NbdStoreOptions, 'name' | 'writable'>) {
+  constructor(
+    link: NbdLink,
+    { name, writable, statusContext }: Pick<NbdStoreOptions, 'name' | 'writable' | 'statusContext'>,
+  ) {
     this.#link = link;
+    this.#context = statusContext;
     this.name = name;
     this.writable = writable;
     const { minimum, maximum } = limitsOf(link.info);
@@ -197,26 +217,46 @@ export class NbdStore implements ByteStore {
 
   /** The extent at `at`, which is used up by it: others may change the export, so nothing is told twice. */
   #tell(at: number, status: Status | undefined): Extent {
-    if (!status) return { offset: at, length: this.size - at, data: true };
+    if (!status) return this.#untold(at, this.size - at);
     const { parts } = status;
     let { index, at: end } = status;
-    let data: boolean | undefined;
+    let kind: number | undefined;
     for (; index < parts.length && end < this.size; index += 2) {
-      const isData = (parts[index + 1] & AllocationFlag.zero) === 0;
+      const next = this.#kindOf(parts[index + 1]);
       const ends = end + parts[index];
       // The block began before the byte in question.
       if (ends > at) {
-        if (data !== undefined && isData !== data) break;
-        data = isData;
+        if (kind !== undefined && next !== kind) break;
+        kind = next;
       }
       end = ends;
     }
     end = Math.min(end, this.size);
-    if (end <= at || data === undefined) {
-      return { offset: at, length: Math.min(alignUp(at + 1, this.#unit), this.size) - at, data: true };
+    if (end <= at || kind === undefined) {
+      return this.#untold(at, Math.min(alignUp(at + 1, this.#unit), this.size) - at);
     }
     if (index < parts.length) this.#status = { ...status, at: end, index };
-    return { offset: at, length: end - at, data };
+    const [data, zero] = [(kind & AllocationFlag.hole) === 0, (kind & AllocationFlag.zero) !== 0];
+    if (this.#context === undefined) return { offset: at, length: end - at, data: !zero };
+    return { offset: at, length: end - at, data: true, told: { data, zero } };
+  }
+
+  /** The flags that make one extent of neighbours. */
+  #kindOf(flags: number): number {
+    if (this.#context === undefined) return flags & AllocationFlag.zero;
+    // As QEMU has it: depths are no flags, and all beneath the image are one.
+    if (this.#context === MetaContext.allocationDepth && flags > 2) return 2;
+    return flags & (AllocationFlag.hole | AllocationFlag.zero);
+  }
+
+  /** A stretch of which the server says nothing. It may hold data, but must not pass for a part that a bitmap does not name. */
+  #untold(at: number, length: number): Extent {
+    if (this.#context === undefined) return { offset: at, length, data: true };
+    throw new DiskError('io', `The server does not say what '${this.#context}' is here`, {
+      path: this.name,
+      offset: at,
+      field: 'x-dirty-bitmap',
+    });
   }
 
   /** Whole blocks, in as many pieces as it takes; all of them have an end when it returns or throws. */

@@ -29,8 +29,9 @@ export const nbdDriver: NodeDriver = {
     if (new TextEncoder().encode(exportName).length > maxStringBytes) {
       throw nodeError('export', 'export name too long to send to server');
     }
-    if (reader.string('x-dirty-bitmap') !== undefined) {
-      throw nodeError('x-dirty-bitmap', "The option 'x-dirty-bitmap' of nbd is not supported", 'unsupported');
+    const statusContext = reader.string('x-dirty-bitmap');
+    if (statusContext !== undefined && new TextEncoder().encode(statusContext).length > maxStringBytes) {
+      throw nodeError('x-dirty-bitmap', 'x-dirty-bitmap query too long to send to server');
     }
     const reconnectDelay = seconds(reader, 'reconnect-delay');
     const openTimeout = seconds(reader, 'open-timeout');
@@ -42,6 +43,7 @@ export const nbdDriver: NodeDriver = {
         connect,
         address,
         exportName,
+        statusContext,
         security,
         reconnectDelay,
         openTimeout,
