@@ -378,6 +378,24 @@ describe('creating a file', () => {
 });
 
 describe.skipIf(!qemu || !isRoot || !have('losetup'))('a block device (loop device)', () => {
+  it.each(['falloc', 'full'])(
+    'has no space to set aside: preallocation=%s is refused',
+    async (preallocation) => {
+      const file = dir.file('device');
+      await writeFile(file, new Uint8Array(8 << 20));
+      const device = (await mustRun('losetup', ['-f', '--show', file])).trim();
+      try {
+        const words = `Preallocation mode '${preallocation}' unsupported for this non-regular file`;
+        const options = ['-f', 'qcow2', '-o', `preallocation=${preallocation}`];
+        expect((await run('qemu-img', ['create', ...options, device, '1M'])).stderr).toContain(words);
+        const ours = createImageFile(device, { format: 'qcow2', size: 1 << 20, options: { preallocation } });
+        await expect(ours).rejects.toMatchObject({ code: 'unsupported', message: words });
+      } finally {
+        await run('losetup', ['-d', device]);
+      }
+    },
+  );
+
   it.each(['raw', 'qcow2'])('takes a %s image over it, which qemu-img reads', async (format) => {
     const file = dir.file('device');
     await writeFile(file, new Uint8Array(8 << 20).fill(0xee));

@@ -15,6 +15,9 @@ const steps: Readonly<Record<string, string>> = {
  */
 export function growthRefusal(error: unknown, format: string): string | undefined {
   if (!isDiskError(error) || error.detail.errno === undefined) return undefined;
+  if (error.detail.step === 'device') {
+    return format === 'raw' ? error.message : `Failed to resize underlying file: ${error.message}`;
+  }
   const reason = strerror(String(error.detail.errno));
   const step = steps[String(error.detail.step)];
   if (format === 'raw') return `${step ?? steps.resize}: ${reason}`;

@@ -71,8 +71,23 @@ export async function growAllocated(
   await writeZeroes(file, from, size - from, onProgress);
 }
 
-/** Sets a device's "size": it has only one. */
-export function refuseDeviceResize(file: OpenFile, before: number, size: number): void {
+/** Sets a device's "size": it has only one, and no space to set aside (`detail.step` 'device', as QEMU refuses it). */
+export function refuseDeviceResize(
+  file: OpenFile,
+  before: number,
+  size: number,
+  preallocation: 'off' | 'falloc' | 'full' = 'off',
+): void {
+  if (preallocation !== 'off') {
+    throw new DiskError(
+      'unsupported',
+      `Preallocation mode '${preallocation}' unsupported for this non-regular file`,
+      {
+        path: file.name,
+        detail: { step: 'device', errno: 'ENOTSUP' },
+      },
+    );
+  }
   if (size === before) return;
   const grow = size > before;
   throw new DiskError(

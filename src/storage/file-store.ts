@@ -164,13 +164,13 @@ export class FileStore implements ByteStore, HostFile {
   /**
    * Sets the size. Preallocation is as QEMU's file driver does it: 'falloc' takes the space, 'full' writes zeroes
    * into it; a file that grows from nothing gets its first block in any case. When that fails the old size is
-   * restored. Throws `unsupported` for preallocation while shrinking and for a device made smaller, and
+   * restored. Throws `unsupported` for preallocation while shrinking or on a device and for a device made smaller, and
    * `out-of-space` for a device made larger.
    */
   async resize(size: number, allocate?: Allocation): Promise<void> {
     this.#checkWrite(size, 0);
     if (this.fileKind === 'block') {
-      refuseDeviceResize(this, this.#size, size);
+      refuseDeviceResize(this, this.#size, size, allocate?.preallocation);
       return;
     }
     const grows = size >= this.#size;

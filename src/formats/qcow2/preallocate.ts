@@ -65,6 +65,8 @@ export async function preallocate(
   if (mapping.geometry.externalData) return preallocateData(writer, from, to, mode, onProgress);
   const { clusterSize } = mapping.geometry;
   const fixed = hasFixedSize(store);
+  // Whether space can be set aside there is the store's to say: a device refuses it, a server does not care.
+  if (fixed && mode !== 'metadata') await store.resize(store.size, { preallocation: mode });
   // A device has no end to go past, and what its free space holds is not known.
   const firstNew = fixed ? Number.POSITIVE_INFINITY : Math.ceil(store.size / clusterSize);
   const total = to - from;
