@@ -306,21 +306,18 @@ async function masterOf(lab: Lab): Promise<Master> {
       'name the image that the seats start from',
     );
   }
-  if (format === undefined && master.format === 'raw' && isOnlyText(master.files[0])) {
-    throw lab.spec.mistake(
-      ['master'],
-      'what it holds is text, and no image',
-      'if it is a raw image, say so: master: {path: FILE, format: raw}',
-    );
-  }
+  if (format !== undefined || master.format !== 'raw') return master;
+  const fix = 'if it is a raw image, say so: master: {path: FILE, format: raw}';
   const ending = /\.(qcow2?|vmdk|vdi|vhdx?|vpc|qed)$/i.exec(path)?.[1];
-  if (format !== undefined || master.format !== 'raw' || ending === undefined) return master;
-  // A damaged header makes an image raw to everybody who guesses.
-  throw lab.spec.mistake(
-    ['master'],
-    `its name ends in .${ending}, but what it holds is no such image`,
-    'if it is a raw image, say so: master: {path: FILE, format: raw}',
-  );
+  if (ending !== undefined) {
+    // A damaged header makes an image raw to everybody who guesses.
+    const message = `its name ends in .${ending}, but what it holds is no such image`;
+    throw lab.spec.mistake(['master'], message, fix);
+  }
+  if (isOnlyText(master.files[0])) {
+    throw lab.spec.mistake(['master'], 'what it holds is text, and no image', fix);
+  }
+  return master;
 }
 
 /** Whether a file begins as text does, and is of a size that no disk has. */
