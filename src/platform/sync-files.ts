@@ -43,10 +43,16 @@ export class FileSync implements Disposable {
 
   #open(folder: string): void {
     try {
+      if (!trusted.has(statfsSync(folder).type)) return;
       const fd = openSync(folder, 'r');
-      const { dev } = fstatSync(fd);
-      if (this.#folders.has(dev) || !trusted.has(statfsSync(folder).type)) closeSync(fd);
-      else this.#folders.set(dev, fd);
+      try {
+        const { dev } = fstatSync(fd);
+        if (this.#folders.has(dev)) closeSync(fd);
+        else this.#folders.set(dev, fd);
+      } catch (error) {
+        closeSync(fd);
+        throw error;
+      }
     } catch (cause) {
       throw asSystemError(cause, 'open', folder);
     }
