@@ -62,9 +62,8 @@ const encryptedRequests = 4;
  * least as large. Neither may be written by others meanwhile. Does not flush the target.
  *
  * Throws `bad-argument` for a target that is too small; failures of reading and writing carry `detail.step`
- * ('state', 'read', 'write') and `detail.offset`, the guest's byte; an abort throws `aborted`, or the
- * reason of the signal itself. After a failure
- * the target holds a part of the content.
+ * ('state', 'read', 'write') and `detail.offset`, the guest's byte; an abort throws `aborted`, or the reason of the signal
+ * itself. After a failure the target holds a part of the content.
  */
 export async function convertImages(
   sources: readonly Image[],
