@@ -64,10 +64,10 @@ export function addMasterFolder(spec: Named, folder: string): void {
   if (known.length > 0) note(spec, new Set([...known, folder]));
 }
 
-/** After the lab was taken down in a pool: forgets the folders in which nothing speaks of it any more. */
-export function forgetMasterFolders(spec: Named, pool: string): void {
+/** Forgets the folders in which nothing speaks of the lab any more. `downIn`: the pool in which it has just been taken down. */
+export function forgetMasterFolders(spec: Named, downIn?: string): void {
   if (!existsSync(recordPath(spec))) return;
-  note(spec, new Set(), pool);
+  note(spec, new Set(), downIn);
 }
 
 function note(spec: Named, folders: ReadonlySet<string>, downIn?: string): void {

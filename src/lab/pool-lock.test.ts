@@ -191,6 +191,20 @@ it.each(['locked', '-'])(
   },
 );
 
+it.skipIf(!canLock)('leaves a dead lock to who is just taking it away', async () => {
+  const dead = `${process.pid} 1 ${processPlace()}`;
+  await leave(dead);
+  const taker = openSync(path(), 'r+');
+  expect(byteLocks()!.lockAlone(taker)).toBe(0);
+  const asked = lockPool(path(), 'x');
+  await sleep(20);
+  expect(readFileSync(path(), 'utf8')).toBe(dead);
+  rmSync(path());
+  closeSync(taker);
+  (await asked)[Symbol.dispose]();
+  expect(readdirSync(join(dir, '.cowherd'))).toEqual([]);
+});
+
 it('does without locks of the system', async () => {
   vi.stubEnv('COWHERD_NO_KOFFI', '1');
   reloadLibc();

@@ -40,6 +40,9 @@ const lockedByte = 0;
 /** How often a lock is asked for that another command holds. */
 const pollMs = 50;
 
+/** How often one looks again at a dead one's lock that somebody has locked: who takes it away is done in a moment. */
+const patience = 50;
+
 export interface LockOptions {
   readonly waitMs?: number;
   readonly signal?: AbortSignal;
@@ -84,7 +87,7 @@ async function takeLock(path: string, what: string): Promise<PoolLock> {
       const text = readLock(path);
       // Gone again meanwhile: its holder is done.
       if (text === undefined) continue;
-      if (!(await removeEnded(path, text))) throw inUse(path, what, text);
+      if (!(await removeEnded(path, text, tries < patience))) throw inUse(path, what, text);
     }
     throw inUse(path, what, readLock(path) ?? '');
   } catch (cause) {
@@ -217,7 +220,7 @@ function letGo(fd: number): void {
 /** Removes the lock of a command that was killed. One that is held stays, and where there is none nothing happens. */
 export async function removeStaleLock(path: string): Promise<void> {
   const text = readLock(path);
-  if (text !== undefined) await removeEnded(path, text);
+  if (text !== undefined) await removeEnded(path, text, true);
 }
 
 async function tryCreate(path: string, text: string): Promise<boolean> {
@@ -258,8 +261,11 @@ function readLock(path: string): string | undefined {
   }
 }
 
-/** Removes a lock whose holder has ended, or finds it gone. False: he has not, or that cannot be known here. */
-async function removeEnded(path: string, text: string): Promise<boolean> {
+/**
+ * Removes a lock whose holder has ended, or finds it gone. False: he has not, or that cannot be known here. `patient`: another one who is at
+ * it is left to it, for a while.
+ */
+async function removeEnded(path: string, text: string, patient: boolean): Promise<boolean> {
   const { state, otherwise } = holderOf(text);
   if (state === 'runs' || state === 'unknown') return false;
   const locks = locksFor(dirname(path));
@@ -275,7 +281,9 @@ async function removeEnded(path: string, text: string): Promise<boolean> {
     const answer = locks.lockAlone(fd, lockedByte);
     if (state === 'ask' && isTaken(answer)) return false;
     if (state === 'ask' && answer < 0 && otherwise === 'unknown') return false;
-    if (answer < 0) await takeAway(path, text);
+    // By the time that he is done the name may be a live one's, who would lose it for a moment.
+    if (patient && isTaken(answer)) await sleep(pollMs / 10);
+    else if (answer < 0) await takeAway(path, text);
     // Another one by now, which is looked at then.
     else if (textIn(fd) === text) {
       open = false;

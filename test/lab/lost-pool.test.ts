@@ -206,6 +206,14 @@ describe.skipIf(!qemu)('a pool that is not there, while seats were made in it', 
     expect((await bench.run('up')).err).toContain('is its disk mounted?');
   });
 
+  it('is missed after a down that found nothing, while the folder of its master was away too', async () => {
+    await using bench = await withoutPool();
+    renameSync(bench.path('masters'), bench.path('masters-away'));
+    expect(await bench.must('down')).toContain('nothing to take down');
+    renameSync(bench.path('masters-away'), bench.path('masters'));
+    expect((await bench.run('up')).err).toContain('is its disk mounted?');
+  });
+
   it('is no trouble where the folder of the lab file can hold no such record, or holds a damaged one', async () => {
     await using bench = await labBench();
     bench.write('lab.yaml', { seats: 2 });

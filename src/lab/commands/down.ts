@@ -112,7 +112,8 @@ export const run = orRemote(onThisMachine, () => import('./remote/down.ts'), 0);
 
 /** What is left when the last moments of a `down` were cut off: a lock, and folders with nothing in them. */
 async function tidyAway(lab: Lab): Promise<void> {
-  forgetMasterFolders(lab.spec, lab.pool);
+  // Nothing was taken down: the pool may be away like a master's folder, and its seats are missed when only that is back.
+  forgetMasterFolders(lab.spec);
   if (!existsSync(dirname(lab.lockPath))) return;
   await tidy(lab);
   removeEmptyPool(lab.pool);
