@@ -1,5 +1,6 @@
 // One file a program, and one a kind of worker thread, with what starts them.
-import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { copyFileSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as esbuild from 'esbuild';
 import { lateModules } from './late-modules.mjs';
@@ -20,7 +21,8 @@ const external = ['koffi', '@bokuweb/zstd-wasm'];
 export async function bundle(root, folder) {
   mkdirSync(folder, { recursive: true });
   const sources = Object.entries({ ...programs, ...threads });
-  await esbuild.build({
+  const { outputFiles } = await esbuild.build({
+    write: false,
     absWorkingDir: root,
     entryPoints: Object.fromEntries(sources.map(([name, source]) => [`${name}.bundle`, source])),
     outdir: folder,
@@ -46,6 +48,17 @@ export async function bundle(root, folder) {
     legalComments: 'linked',
     logLevel: 'warning',
   });
+  // Code of an earlier build, which is of no use to this one.
+  const code = new RegExp(`^(${sources.map(([name]) => name).join('|')})\\..*\\.code$`);
+  for (const name of readdirSync(folder)) if (code.test(name)) rmSync(join(folder, name));
+  for (const { path, contents } of outputFiles) {
+    // A line that no other bundle begins with: see launch.cjs.
+    const build = createHash('sha256').update(contents).digest('hex').slice(0, 16);
+    writeFileSync(
+      path,
+      path.endsWith('.cjs') ? Buffer.concat([Buffer.from(`// ${build}\n`), contents]) : contents,
+    );
+  }
   copyFileSync(join(root, 'scripts/launch.cjs'), join(folder, 'launch.cjs'));
   const start = (name, text, mode) => writeFileSync(join(folder, `${name}.cjs`), text, { mode });
   for (const name of Object.keys(programs)) {

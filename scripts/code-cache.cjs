@@ -7,12 +7,13 @@ const { join } = require('node:path');
 const { isMainThread, Worker, workerData } = require('node:worker_threads');
 
 const [folder, name, command, ...rest] = workerData ?? process.argv.slice(2);
-const { anyCommand, codeOf, compile } = require(join(folder, 'launch.cjs'));
+const { anyCommand, codeOf, compile, sourceOf } = require(join(folder, 'launch.cjs'));
 
-const keep = (script, of) => writeFileSync(codeOf(name, of), script.createCachedData());
+const source = sourceOf(name);
+const keep = (script, of) => writeFileSync(codeOf(name, of, source), script.createCachedData());
 
 if (!isMainThread) {
-  const { script } = compile(name);
+  const { script } = compile(name, source);
   process.on('exit', () => keep(script, anyCommand));
 } else if (command === '--thread') {
   const thread = new Worker(__filename, { workerData: [folder, name], trackUnmanagedFds: false });
@@ -26,7 +27,7 @@ if (!isMainThread) {
       throw new Error(message.message ?? message.failure);
   });
 } else {
-  const { exports: program, script } = compile(name);
+  const { exports: program, script } = compile(name, source);
   const calls = [[]];
   for (const argument of rest) {
     if (argument === '--') calls.push([]);

@@ -6,20 +6,28 @@ const nodeModule = require('node:module');
 const { join } = require('node:path');
 const { constants, Script } = require('node:vm');
 
-/** Where the compiled code is kept that a program needs for a command. V8 takes it only in the version that made it. */
-const codeOf = (name, command) =>
-  join(__dirname, `${name}.${command}.${process.version}-${process.arch}.code`);
+/**
+ * Where the code is kept that was compiled of a bundle's `source` for a command. V8 takes it only in the version that made it, but for
+ * any source of the same length: code of an earlier build would run in place of what is there.
+ */
+const codeOf = (name, command, source) =>
+  join(__dirname, `${name}.${command}.${buildOf(source)}.${process.version}-${process.arch}.code`);
+
+/** What a bundle begins with, and no other has (scripts/bundle.mjs). */
+const buildOf = (source) => /^\/\/ ([0-9a-f]+)\n/.exec(source)?.[1];
 
 /** What has no code of its own: that of the program's `--version`, or of a thread. */
 const anyCommand = 'any';
 
 const bundleOf = (name) => join(__dirname, `${name}.bundle.cjs`);
 
-function codeFor(name, command) {
+const sourceOf = (name) => readFileSync(bundleOf(name), 'latin1');
+
+function codeFor(name, command, source) {
   // A command is a word; what else stands first may be the path of anything.
   for (const one of /^[a-z-]+$/.test(command) ? [command, anyCommand] : [anyCommand]) {
     try {
-      return readFileSync(codeOf(name, one));
+      return readFileSync(codeOf(name, one, source));
     } catch {
       // Not among those that were run at the build.
     }
@@ -29,17 +37,18 @@ function codeFor(name, command) {
 
 /** Loads a bundle; `main` is its program. `command` is what it will be told to do. */
 function load(name, command) {
-  const cachedData = codeFor(name, command);
-  if (cachedData) return compile(name, cachedData).exports;
+  const source = sourceOf(name);
+  const cachedData = codeFor(name, command, source);
+  if (cachedData) return compile(name, source, cachedData).exports;
   // Built by another version of Node: compiled anew, or kept by Node itself where it can (22 and newer).
   nodeModule.enableCompileCache?.();
   return require(bundleOf(name));
 }
 
 /** A bundle comes to a function as it stands (scripts/bundle.mjs): text that is put together would be copied once more. */
-function compile(name, cachedData) {
+function compile(name, source, cachedData) {
   const bundle = bundleOf(name);
-  const script = new Script(readFileSync(bundle, 'latin1'), {
+  const script = new Script(source, {
     filename: bundle,
     cachedData,
     importModuleDynamically: constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER ?? ((name) => import(name)),
@@ -64,4 +73,4 @@ async function run(name) {
   setImmediate(() => program.leave?.(process.exitCode));
 }
 
-module.exports = { anyCommand, codeOf, compile, run, runThread };
+module.exports = { anyCommand, codeOf, compile, run, runThread, sourceOf };

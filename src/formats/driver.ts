@@ -1,6 +1,6 @@
 import type { CodecName } from '../codecs/codec.ts';
 import type { KeyRing } from '../crypto/luks/key-ring.ts';
-import type { ByteSource, ByteStore, OnProgress } from '../storage/store.ts';
+import type { ByteSource, ByteStore, Extent, OnProgress } from '../storage/store.ts';
 
 /** Where guest bytes lie, by one layer alone. */
 export type Place =
@@ -11,6 +11,8 @@ export type Place =
       readonly at: number;
       /** The format may have laid this over holes of the source: ask `source.extent` whether it is zero. */
       readonly mayBeSparse?: boolean;
+      /** As the source's extent has it: only to be shown. */
+      readonly told?: Extent['told'];
     }
   | {
       readonly kind: 'packed';

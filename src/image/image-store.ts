@@ -1,7 +1,7 @@
 import { isOffset } from '../bytes/numbers.ts';
 import { type HeldRange, RangeLock } from '../bytes/range-lock.ts';
 import { DiskError } from '../errors.ts';
-import type { Allocation, ByteSource, ByteStore, Extent } from '../storage/store.ts';
+import { type Allocation, type ByteSource, type ByteStore, type Extent, sameTold } from '../storage/store.ts';
 import type { Image } from './image.ts';
 
 export interface ImageStoreOptions {
@@ -78,17 +78,21 @@ export class ImageStore implements ByteStore {
     }
     let end = at;
     let data: boolean | undefined;
+    let told: Extent['told'];
     for await (const page of this.image.runs({ from: at })) {
       for (const run of page) {
         const isData = run.kind === 'data' || run.kind === 'packed';
-        if (data !== undefined && isData !== data) return { offset: at, length: end - at, data };
+        const runTold = run.kind === 'data' ? run.told : undefined;
+        if (data !== undefined && (isData !== data || !sameTold(told, runTold)))
+          return { offset: at, length: end - at, data, ...(told && { told }) };
         data = isData;
+        told = runTold;
         end = run.offset + run.length;
       }
       // One page tells enough: the rest can be asked for again.
       break;
     }
-    return { offset: at, length: end - at, data: data ?? true };
+    return { offset: at, length: end - at, data: data ?? true, ...(told && { told }) };
   }
 
   allocated(): Promise<number | undefined> {

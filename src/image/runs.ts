@@ -1,4 +1,5 @@
 import type { Layer, Run } from '../formats/driver.ts';
+import { sameTold } from '../storage/store.ts';
 import { ChainCursor } from './chain-cursor.ts';
 import type { ChainRun } from './image.ts';
 
@@ -71,6 +72,7 @@ function openRun(run: Run, depth: number): OpenRun {
         source: run.source,
         at: run.at,
         mayBeSparse: run.mayBeSparse,
+        ...(run.told && { told: run.told }),
         depth,
       };
     case 'packed':
@@ -88,7 +90,7 @@ function continues(open: OpenRun, next: Run, depth: number): boolean {
   if (open.kind !== next.kind || open.depth !== depth) return false;
   if (open.kind === 'data' && next.kind === 'data') {
     const contiguous = open.source === next.source && open.at + open.length === next.at;
-    return contiguous && open.mayBeSparse === next.mayBeSparse;
+    return contiguous && open.mayBeSparse === next.mayBeSparse && sameTold(open.told, next.told);
   }
   if (open.kind === 'zero' && next.kind === 'zero') {
     if (open.source !== next.source) return false;

@@ -13,6 +13,11 @@ export interface Extent {
   readonly told?: { readonly data: boolean; readonly zero: boolean };
 }
 
+/** Whether two neighbours may be one extent, as far as `told` goes. */
+export function sameTold(one: Extent['told'], other: Extent['told']): boolean {
+  return one?.data === other?.data && one?.zero === other?.zero;
+}
+
 /** How space is set aside when a store grows (QEMU's `preallocation` of the protocol layer). */
 export type Preallocation = 'off' | 'falloc' | 'full';
 

@@ -165,6 +165,8 @@ if (ready) {
       ]),
       `map --output json --start-offset 1100k --max-length 5M --image-opts ${since}`,
       `map --output json --image-opts driver=raw,offset=1M,size=6M,file.${since.replaceAll(',', ',file.')}`,
+      // Nodes that hand on what the one below them says.
+      `map --output json --image-opts driver=raw,file.driver=raw,file.${since.replaceAll('driver=', 'file.driver=').replaceAll(/,/g, ',file.file.')}`,
       `map --output json 'json:{"driver":"raw","file":{"driver":"nbd","export":"disk","server":{"type":"unix","path":"${path('changed')}"},"x-dirty-bitmap":"qemu:dirty-bitmap:since"}}'`,
       {
         line: `map --image-opts ${changed},x-dirty-bitmap=qemu:dirty-bitmap:other`,

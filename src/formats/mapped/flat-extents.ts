@@ -16,13 +16,11 @@ export class FlatExtents {
     const extent = this.#extent;
     if (!extent || offset < extent.offset || offset >= extent.offset + extent.length) return undefined;
     this.#extent = undefined;
-    return {
-      offset,
-      length: Math.min(end, extent.offset + extent.length) - offset,
-      kind: extent.data ? 'data' : 'zero',
-      source: this.#source,
-      at: offset,
-    };
+    const length = Math.min(end, extent.offset + extent.length) - offset;
+    const place = { offset, length, source: this.#source, at: offset };
+    return extent.data
+      ? { ...place, kind: 'data', ...(extent.told && { told: extent.told }) }
+      : { ...place, kind: 'zero' };
   }
 
   async fault(offset: number): Promise<void> {
