@@ -1,4 +1,4 @@
-import { statSync, symlinkSync } from 'node:fs';
+import { readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { cowImg } from '../src/cli/cow-img.ts';
 import { openFileStore } from '../src/node.ts';
@@ -126,6 +126,18 @@ describe.skipIf(!canLoop || !have('qemu-img') || !have('qemu-io'))('a block devi
         expect(await refused(line)).toContain('which is read, under another name');
       }
     }
+  });
+
+  it('is left by a raw image as it was, but for a header that was there: as qemu-img leaves it', async () => {
+    const left: Buffer[] = [];
+    for (const program of ['ours', 'qemu-img']) {
+      writeFileSync(device, Buffer.alloc(1 << 20, 0xee));
+      const words = ['create', '-q', '-f', 'raw', device, '1M'];
+      if (program === 'ours') expect(await cowImg(words, testContext({ cwd: dir.path }))).toBe(0);
+      else await mustRun('qemu-img', words);
+      left.push(readFileSync(device).subarray(0, 1 << 20));
+    }
+    expect(left[0].equals(left[1])).toBe(true);
   });
 
   it('stays locked from before its first byte until it is closed', async () => {

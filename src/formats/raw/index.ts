@@ -40,7 +40,7 @@ export const raw: FormatDriver = {
     const preallocation = preallocationOf(options.preallocation, store.name);
     const length = alignUp(size, sectorBytes);
     if (hasFixedSize(store)) {
-      // A device keeps its size: creating over it only asks whether the image fits. What is to be there is what it has (a thin volume: nothing).
+      // A device keeps its size, and what is to be there is what it has (a thin volume: nothing).
       if (preallocation !== 'off') {
         throw new DiskError('unsupported', `Unsupported preallocation mode '${preallocation}'`, {
           path: store.name,
@@ -55,6 +55,8 @@ export const raw: FormatDriver = {
           detail: { size: length, device: store.size },
         });
       }
+      // But not the header of an older image, which whoever guesses its format would take it for.
+      await store.zero(0, Math.min(sectorBytes, store.size));
       return;
     }
     await store.resize(0);
