@@ -86,6 +86,8 @@ describe.skipIf(!canLoop || !have('qemu-img') || !have('qemu-io'))('a block devi
       'create -q -f vpc -o subformat=fixed DEVICE 16M',
       'create -q -f vhdx -o subformat=fixed DEVICE 16M',
       'create -q --object secret,id=s,data=a -f luks -o key-secret=s,iter-time=10 DEVICE 16M',
+      'create -q --object secret,id=s,data=a -f luks -o key-secret=s,iter-time=10,preallocation=full DEVICE 1M',
+      'convert --object secret,id=s,data=a -f raw -O luks -o key-secret=s,iter-time=10,preallocation=falloc DIR/other DEVICE',
       'convert -f raw -O qcow2 DIR/other DIR/round',
       'dd -f raw -O raw if=DIR/other of=DIR/round',
       `convert -f raw -O qcow2 DIR/other DIR/${'x'.repeat(256)}`,

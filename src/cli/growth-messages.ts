@@ -15,12 +15,16 @@ const steps: Readonly<Record<string, string>> = {
  */
 export function growthRefusal(error: unknown, format: string): string | undefined {
   if (!isDiskError(error) || error.detail.errno === undefined) return undefined;
-  if (error.detail.step === 'device') {
-    return format === 'raw' ? error.message : `Failed to resize underlying file: ${error.message}`;
-  }
+  const whose = resizesItself(format) ? '' : 'Failed to resize underlying file: ';
+  if (error.detail.step === 'device') return `${whose}${error.message}`;
   const reason = strerror(String(error.detail.errno));
   const step = steps[String(error.detail.step)];
   if (format === 'raw') return `${step ?? steps.resize}: ${reason}`;
-  if (step !== undefined) return `Failed to resize underlying file: ${step}: ${reason}`;
-  return error.code === 'out-of-space' ? `Failed to grow the L1 table: ${reason}` : undefined;
+  if (step !== undefined) return `${whose}${step}: ${reason}`;
+  return error.code === 'out-of-space' && format !== 'luks'
+    ? `Failed to grow the L1 table: ${reason}`
+    : undefined;
 }
+
+/** Whether an image of that format is as long as its file, but for a header: the file's refusal is its own. */
+export const resizesItself = (format: string): boolean => format === 'raw' || format === 'luks';

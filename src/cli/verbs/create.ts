@@ -8,7 +8,7 @@ import { type BackingFacts, planImage } from '../../operations/create.ts';
 import { errnoOf, strerror, systemError } from '../../platform/errno.ts';
 import type { CliContext, Command } from '../context.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
-import { growthRefusal } from '../growth-messages.ts';
+import { growthRefusal, resizesItself } from '../growth-messages.ts';
 import { ImageArguments } from '../image-arguments.ts';
 import { creatableFormat, explain, isKnownToQemu, unknownProtocol } from '../messages.ts';
 import { askingForNew } from '../missing-key.ts';
@@ -173,7 +173,7 @@ export function worded(
   }
   const refusal = growthRefusal(error, driver.name);
   if (refusal === undefined) return error;
-  const what = driver.name === 'raw' ? '' : 'Could not resize image: ';
+  const what = resizesItself(driver.name) ? '' : 'Could not resize image: ';
   return new CliFailure(`${what}${refusal}`, { cause: error });
 }
 

@@ -29,6 +29,11 @@ export const luks: FormatDriver = {
       type: 'string',
       help: 'ID of the secret that provides the keyslot passphrase',
     },
+    {
+      name: 'preallocation',
+      type: 'string',
+      help: 'Preallocation mode (allowed values: off, falloc, full)',
+    },
     { name: 'size', type: 'size', help: 'Virtual disk size' },
   ],
   openOptions: [{ name: 'key-secret', type: 'string' }],
@@ -43,15 +48,18 @@ export const luks: FormatDriver = {
   async create(store, size, options, context) {
     const passphrase = await requireSecret(context, options['key-secret'], '', store.name);
     const plan = planHeader(luksOptions(options, ''));
+    const preallocation = preallocationOf(options.preallocation, store.name);
     const detached = options['detached-header'] === true;
     const length = plan.payloadOffset + (detached ? 0 : alignUp(size, sectorBytes));
     if (hasFixedSize(store)) {
       // A device says that it cannot grow.
       if (length > store.size) await store.resize(length);
+      // Nor can it set space aside; a server does not care.
+      else if (preallocation !== 'off') await store.resize(store.size, { preallocation });
       await store.zero(0, plan.payloadOffset);
     } else {
       await store.resize(0);
-      await store.resize(length);
+      await store.resize(length, { preallocation, onProgress: context.onProgress });
     }
     try {
       await createHeader(store, plan, passphrase, { detached, signal: context?.signal });
@@ -91,3 +99,10 @@ export const luks: FormatDriver = {
     }
   },
 };
+
+/** QEMU takes `metadata` too, of which LUKS has none that space could be set aside for. */
+function preallocationOf(value: unknown, path: string): 'off' | 'falloc' | 'full' {
+  if (value === undefined || value === 'off' || value === 'metadata') return 'off';
+  if (value === 'falloc' || value === 'full') return value;
+  throw new DiskError('bad-argument', `invalid parameter value: ${value}`, { path, field: 'preallocation' });
+}

@@ -1,4 +1,4 @@
-import { copyFile, readFile, writeFile } from 'node:fs/promises';
+import { copyFile, readFile, stat, writeFile } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import { have, mustRun, run, tempDir } from '../../../test/support/programs.ts';
 import { createImage, openImage } from '../../image/open.ts';
@@ -114,6 +114,21 @@ describe.skipIf(!have('cryptsetup'))('cryptsetup', () => {
     await mustRun('cryptsetup', ['luksKillSlot', '-q', file, '0', '-d', '-'], { input: passphrases.n });
     expect([await canOpen(file, 's'), await canOpen(file, 'n')]).toEqual([false, true]);
   });
+
+  it.each(['off', 'metadata', 'falloc', 'full'])(
+    'takes as much of the disk as qemu-img does: preallocation=%s',
+    async (preallocation) => {
+      await using dir = await tempDir();
+      const [ours, theirs] = [dir.file('ours'), dir.file('theirs')];
+      await makeImage(ours, 4 << 20, { preallocation });
+      const options = `key-secret=s,iter-time=10,preallocation=${preallocation}`;
+      const object = ['--object', 'secret,id=s,data=x'];
+      await mustRun('qemu-img', ['create', '-q', '-f', 'luks', ...object, '-o', options, theirs, '4M']);
+      const taken = async (file: string) => (await stat(file)).blocks * 512;
+      expect(await taken(ours)).toBe(await taken(theirs));
+      expect((await taken(ours)) > 4 << 20).toBe(preallocation === 'falloc' || preallocation === 'full');
+    },
+  );
 
   it('tells the volume key that openssl decrypts our payload with', async () => {
     await using dir = await tempDir();
