@@ -15,7 +15,7 @@ export function lockRecord(locked: boolean): string {
 
 export interface LockHolder {
   readonly pid: number;
-  /** Its name, where that is another one than this host's. */
+  /** Its name, where it may be another one than this host. */
   readonly host?: string;
   /**
    * `ask`: the lock on the file tells. `unknown`: nobody can tell here, and it is taken for held.
@@ -26,8 +26,8 @@ export interface LockHolder {
 }
 
 /**
- * Who holds a lock, and what can be known here of whether he still works. A process of this boot and container is looked for. This host's
- * before it started anew are dead, and (without a lock to ask) those of its other containers are taken for dead, which nobody can look for.
+ * Who holds a lock, and what can be known here of whether he still works. A process of this boot and container is looked for. Without a lock
+ * to ask, this host's before it started anew are dead, and those of its other containers are taken for dead, which nobody can look for.
  */
 export function holderOf(text: string): LockHolder {
   const [digits, start, place, boot, machine, how, host] = text.split(' ');
@@ -41,10 +41,8 @@ export function holderOf(text: string): LockHolder {
   const asked = how === 'locked' ? 'ask' : undefined;
   const named = host === here.name ? {} : { host };
   if (boot === here.boot && boot !== '-') return { ...ended, ...named, state: asked ?? 'ended' };
-  if (machine === here.machine && host === here.name) {
-    // Containers have no number, and may all have one name.
-    return machine === '-' ? { ...ended, state: asked ?? 'ended' } : ended;
-  }
+  // Asked all the same: machines are cloned, and then have one number, and containers none. The host is named, though it has our name.
+  if (machine === here.machine && host === here.name) return { ...ended, host, state: asked ?? 'ended' };
   return { pid, host, state: asked ?? 'unknown', otherwise: 'unknown' };
 }
 
