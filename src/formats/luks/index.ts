@@ -46,22 +46,22 @@ export const luks: FormatDriver = {
   open: openLuks,
 
   async create(store, size, options, context) {
-    const passphrase = await requireSecret(context, options['key-secret'], '', store.name);
-    const plan = planHeader(luksOptions(options, ''));
     const preallocation = preallocationOf(options.preallocation, store.name);
-    const detached = options['detached-header'] === true;
-    const length = plan.payloadOffset + (detached ? 0 : alignUp(size, sectorBytes));
-    if (hasFixedSize(store)) {
-      // A device says that it cannot grow.
-      if (length > store.size) await store.resize(length);
-      // Nor can it set space aside; a server does not care.
-      else if (preallocation !== 'off') await store.resize(store.size, { preallocation });
-      await store.zero(0, plan.payloadOffset);
-    } else {
-      await store.resize(0);
-      await store.resize(length, { preallocation, onProgress: context.onProgress });
-    }
+    const passphrase = await requireSecret(context, options['key-secret'], '', store.name);
     try {
+      const plan = planHeader(luksOptions(options, ''));
+      const detached = options['detached-header'] === true;
+      const length = plan.payloadOffset + (detached ? 0 : alignUp(size, sectorBytes));
+      if (hasFixedSize(store)) {
+        // A device says that it cannot grow.
+        if (length > store.size) await store.resize(length);
+        // Nor can it set space aside; a server does not care.
+        else if (preallocation !== 'off') await store.resize(store.size, { preallocation });
+        await store.zero(0, plan.payloadOffset);
+      } else {
+        await store.resize(0);
+        await store.resize(length, { preallocation, onProgress: context.onProgress });
+      }
       await createHeader(store, plan, passphrase, { detached, signal: context?.signal });
     } finally {
       wipe(passphrase);
