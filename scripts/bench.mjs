@@ -6,7 +6,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, release, tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { buildWhenNeeded, installDebianPackages, installPackages, libdeflate, root } from './bootstrap.mjs';
+import { buildWhenNeeded, installDebianPackages, installPackages, libraries, root } from './bootstrap.mjs';
 
 const { values } = parseArgs({
   options: {
@@ -30,7 +30,7 @@ const missing = installDebianPackages({
   'mkfs.btrfs': 'btrfs-progs',
   fio: 'fio',
   nbdcopy: 'libnbd-bin',
-  ...libdeflate,
+  ...libraries,
 });
 if (missing.some((name) => ['qemu-utils', 'time', 'fdisk', 'e2fsprogs'].includes(name))) {
   console.error(`The benchmark needs: sudo apt-get install ${missing.join(' ')}`);

@@ -3,7 +3,7 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { installDebianPackages, installPackages, libdeflate, root, run } from './bootstrap.mjs';
+import { installDebianPackages, installPackages, libraries, root, run } from './bootstrap.mjs';
 
 /** Programs that judge our work, and the Debian packages that bring them. */
 const judges = {
@@ -54,7 +54,7 @@ const judges = {
   bzip2: 'bzip2',
   zstd: 'zstd',
   gcc: 'gcc',
-  ...libdeflate,
+  ...libraries,
   // It lays out volumes without the kernel's device mapper too.
   lvcreate: 'lvm2',
 };

@@ -10,7 +10,7 @@ import {
 } from 'node:crypto';
 import type { BlockCipher, CryptoPrimitives, HashName } from '../crypto/primitives.ts';
 import { DiskError } from '../errors.ts';
-import { nativeAes } from './libcrypto.ts';
+import { nativeAes } from './native-aes.ts';
 
 /**
  * A call of the library itself costs less than Node's, which gives its result in new memory each time, but it takes a while to

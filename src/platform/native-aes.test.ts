@@ -1,8 +1,13 @@
 import { createCipheriv, randomBytes } from 'node:crypto';
+import { existsSync, readdirSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
 import { libc } from './libc.ts';
-import { nativeAes, reloadLibcrypto } from './libcrypto.ts';
+import { nativeAes, reloadNativeAes } from './native-aes.ts';
 import { OpensslPrimitives } from './openssl.ts';
+
+const libgcryptIsThere = readdirSync('/usr/lib').some((folder) =>
+  existsSync(`/usr/lib/${folder}/libgcrypt.so.20`),
+);
 
 const show = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
 
@@ -12,12 +17,22 @@ function byNode(key: Uint8Array, plain: Uint8Array): Buffer {
     .update(plain);
 }
 
-describe.skipIf(!libc())('AES of the OpenSSL in this process', () => {
-  it.each([
-    ...[16, 24, 32].map((bytes) => [bytes, 'ecb'] as const),
-    ...[16, 24, 32].map((bytes) => [bytes, 'xts'] as const),
-    [32, 'faster'] as const,
-  ])('is Node’s, with a key of %s bytes, by %s', (keyBytes, way) => {
+describe.skipIf(!libc())('AES by a C library', () => {
+  const ways = (['ecb', 'xts', 'libgcrypt'] as const).map((way) => ({
+    way,
+    isThere: nativeAes(new Uint8Array(32), way) !== undefined,
+  }));
+
+  it('knows OpenSSL’s two ciphers and libgcrypt’s, where it is installed', () => {
+    const found = ways.flatMap(({ way, isThere }) => (isThere ? [way] : []));
+    expect(found).toEqual(['ecb', 'xts', ...(libgcryptIsThere ? ['libgcrypt'] : [])]);
+  });
+
+  it.for([
+    ...[16, 24, 32].flatMap((keyBytes) => ways.map((one) => ({ keyBytes, ...one }))),
+    { keyBytes: 32, way: undefined, isThere: true },
+  ])('is Node’s, with a key of $keyBytes bytes, by $way', ({ keyBytes, way, isThere }, { skip }) => {
+    skip(!isThere, `no ${way} here`);
     const key = new Uint8Array(randomBytes(keyBytes));
     const plain = new Uint8Array(randomBytes(65_536 + 16));
     using aes = nativeAes(key, way)!;
@@ -31,9 +46,10 @@ describe.skipIf(!libc())('AES of the OpenSSL in this process', () => {
     }
   });
 
-  it.each(['ecb', 'xts'] as const)(
-    'begins anew with each call, small or more than one of XTS may be: %s',
-    (way) => {
+  it.for(ways)(
+    'begins anew with each call, small or more than one of XTS may be: $way',
+    ({ way, isThere }, { skip }) => {
+      skip(!isThere, `no ${way} here`);
       const key = new Uint8Array(randomBytes(32));
       const plain = new Uint8Array(randomBytes(2 ** 24 + 4096));
       const expected = byNode(key, plain);
@@ -50,8 +66,9 @@ describe.skipIf(!libc())('AES of the OpenSSL in this process', () => {
     },
   );
 
-  it('does nothing after it was disposed', () => {
-    const aes = nativeAes(new Uint8Array(32))!;
+  it.for(ways)('does nothing after it was disposed: $way', ({ way, isThere }, { skip }) => {
+    skip(!isThere, `no ${way} here`);
+    const aes = nativeAes(new Uint8Array(32), way)!;
     const bytes = new Uint8Array(64);
     aes.encrypt(bytes);
     const before = show(bytes);
@@ -62,8 +79,11 @@ describe.skipIf(!libc())('AES of the OpenSSL in this process', () => {
     expect(show(bytes)).toBe(before);
   });
 
-  it('refuses keys that are none', () => {
-    expect(() => nativeAes(new Uint8Array(20))!.encrypt(new Uint8Array(16))).toThrow();
+  it.for(ways)('refuses keys that are none: $way', ({ way, isThere }, { skip }) => {
+    skip(!isThere, `no ${way} here`);
+    for (const bytes of [0, 8, 20, 64]) {
+      expect(() => nativeAes(new Uint8Array(bytes), way)!.encrypt(new Uint8Array(16))).toThrow();
+    }
   });
 });
 
@@ -72,12 +92,12 @@ describe('OpenSSL’s AES with and without koffi', () => {
   afterEach(() => {
     if (before === undefined) delete process.env.COWHERD_NO_KOFFI;
     else process.env.COWHERD_NO_KOFFI = before;
-    reloadLibcrypto();
+    reloadNativeAes();
   });
 
   it.each(['0', '1'])('gives the same bytes, large and small: COWHERD_NO_KOFFI=%s', (without) => {
     process.env.COWHERD_NO_KOFFI = without;
-    reloadLibcrypto();
+    reloadNativeAes();
     const key = new Uint8Array(randomBytes(32));
     const aes = new OpensslPrimitives().aes(key);
     expect(nativeAes(key) === undefined).toBe(without === '1' || !libc());
