@@ -1,6 +1,6 @@
 // What a fresh clone lacks, brought in: npm packages, the build, and (as root on Debian) system packages.
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { existsSync, lstatSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -40,6 +40,8 @@ export function installPackages() {
   const installed = join(root, 'node_modules/.package-lock.json');
   const lock = join(root, 'package-lock.json');
   if (existsSync(installed) && statSync(installed).mtimeMs >= statSync(lock).mtimeMs) return;
+  // npm would empty the folder that the link of a second work tree leads to.
+  if (existsSync(installed) && lstatSync(join(root, 'node_modules')).isSymbolicLink()) return;
   console.error('Installing npm packages …');
   // What an outer npm was told (--dry-run, --omit=dev) is not meant for these.
   const asked = ['--include=dev', '--dry-run=false', '--no-audit', '--no-fund', '--loglevel=error'];
