@@ -40,7 +40,8 @@ Command parameters:
   'size'          bytes, or with a suffix of 1024's powers: k, M, G, T, P, E (1.5G, 512M)
   'options'       the format's own settings, name=value,name=value; '-o help' lists them
   'ofmt'          'human' (default) or 'json'
-  'cache'         accepted for qemu-img's sake: none, writeback, writethrough, directsync, unsafe
+  'cache'         none, writeback, writethrough, directsync: what is written is on the disk at the end; unsafe
+                  (the default of convert): convert does not wait for that
   'backing_file'  the image that the new one is laid over; '-F' names its format and is required with it
   '-u'            (create) write the backing file's name without opening it
   '--image-opts'  the file name is a list of options: driver=qcow2,file.filename=disk.qcow2
@@ -58,7 +59,7 @@ Command parameters:
   '--bitmaps'     (convert) copy the dirty bitmaps as well
   '-n'            (convert) write into a target that exists
   '-S'            (convert) runs of this many zero bytes become holes (default 4k; 0: write everything)
-  '-W', '-m'      accepted for qemu-img's sake: work in flight and its order are chosen by the program
+  '-W', '-m'      (convert) many requests wait for the disk together; by default one writes while others read ahead
   '-s'            (compare) strict: sizes and allocation must be equal as well
   '-r'            (check) repair: 'leaks' gives lost space back, 'all' mends the tables too, at a risk
   '--shrink'      (resize) really throw away what lies past the new size
