@@ -40,6 +40,14 @@ export interface HeaderPlace {
   readonly lenient?: boolean;
 }
 
+/** Refuses a header, by its field. */
+type Refuse = (
+  code: 'corrupt' | 'unsupported',
+  field: string,
+  message: string,
+  detail?: ErrorPlace['detail'],
+) => never;
+
 /**
  * Reads a header from the image's first bytes (section "Header"). `bytes` should hold the first cluster; what
  * is missing counts as zeroes, as reading past the end of a file does. Checks come in QEMU's order and the
@@ -48,56 +56,43 @@ export interface HeaderPlace {
 export function parseHeader(bytes: Uint8Array, place: HeaderPlace = {}): Qcow2Header {
   const padded = bytes.length >= 512 ? bytes : padTo(bytes, 512);
   const view = new DataView(padded.buffer, padded.byteOffset, padded.byteLength);
-  const fail = (code: 'corrupt' | 'unsupported', field: string, message: string, detail = {}): never => {
+  const refuse: Refuse = (code, field, message, detail = {}) => {
     throw new DiskError(code, message, { path: place.path, offset: 0, field, detail } satisfies ErrorPlace);
   };
 
-  if (view.getUint32(0) !== c.magic) fail('corrupt', 'magic', 'Image is not in qcow2 format');
+  if (view.getUint32(0) !== c.magic) refuse('corrupt', 'magic', 'Image is not in qcow2 format');
   const version = view.getUint32(4);
   if (version !== 2 && version !== 3) {
-    return fail('unsupported', 'version', `Unsupported qcow2 version ${version}`, { version });
+    return refuse('unsupported', 'version', `Unsupported qcow2 version ${version}`, { version });
   }
   const clusterBits = view.getUint32(20);
   if (clusterBits < c.minClusterBits || clusterBits > c.maxClusterBits) {
-    fail('unsupported', 'cluster_bits', `Unsupported cluster size: 2^${clusterBits}`, { clusterBits });
+    refuse('unsupported', 'cluster_bits', `Unsupported cluster size: 2^${clusterBits}`, { clusterBits });
   }
   const clusterSize = 2 ** clusterBits;
   const v3 = version === 3;
   const headerLength = v3 ? view.getUint32(100) : c.headerLengthV2;
   if (headerLength < (v3 ? c.headerLengthV3 : 0)) {
-    fail('corrupt', 'header_length', 'qcow2 header too short', { headerLength });
+    refuse('corrupt', 'header_length', 'qcow2 header too short', { headerLength });
   }
   if (headerLength > clusterSize) {
-    fail('corrupt', 'header_length', 'qcow2 header exceeds cluster size', { headerLength, clusterSize });
+    refuse('corrupt', 'header_length', 'qcow2 header exceeds cluster size', { headerLength, clusterSize });
   }
   const first = padded.length >= clusterSize ? padded.subarray(0, clusterSize) : padTo(padded, clusterSize);
 
   const backingOffset = view.getBigUint64(8);
   if (backingOffset > BigInt(clusterSize)) {
-    fail('corrupt', 'backing_file_offset', 'Invalid backing file offset', { value: String(backingOffset) });
+    refuse('corrupt', 'backing_file_offset', 'Invalid backing file offset', { value: String(backingOffset) });
   }
   const backingFileOffset = Number(backingOffset);
   const extensionsEnd = backingFileOffset === 0 ? clusterSize : backingFileOffset;
   const incompatibleFeatures = v3 ? view.getBigUint64(72) : 0n;
-  const compatibleFeatures = v3 ? view.getBigUint64(80) : 0n;
-  const autoclearFeatures = v3 ? view.getBigUint64(88) : 0n;
-
   const compressionType = headerLength > 104 ? view.getUint8(104) : 0;
-  if (compressionType > c.CompressionType.zstd) {
-    fail('unsupported', 'compression_type', `qcow2: unknown compression type: ${compressionType}`, {
-      compressionType,
-    });
-  }
-  const otherCompression = (incompatibleFeatures & c.Incompatible.compression) !== 0n;
-  if (otherCompression !== (compressionType !== c.CompressionType.zlib)) {
-    const not = otherCompression ? 'not ' : '';
-    const message = `qcow2: Compression type incompatible feature bit must ${not}be set`;
-    fail('corrupt', 'incompatible_features', message, { compressionType });
-  }
+  checkCompression(compressionType, incompatibleFeatures, refuse);
   const unknownBits = incompatibleFeatures & ~c.knownIncompatible;
   if (unknownBits !== 0n) {
     const names = unsupportedFeatures(unknownBits, first, headerLength, extensionsEnd);
-    fail('unsupported', 'incompatible_features', `Unsupported qcow2 feature(s): ${names}`, {
+    refuse('unsupported', 'incompatible_features', `Unsupported qcow2 feature(s): ${names}`, {
       features: names,
       bits: `0x${unknownBits.toString(16)}`,
     });
@@ -105,16 +100,72 @@ export function parseHeader(bytes: Uint8Array, place: HeaderPlace = {}): Qcow2He
   const extendedL2 = (incompatibleFeatures & c.Incompatible.extendedL2) !== 0n;
   if (extendedL2 && clusterSize / c.subclustersPerCluster < 512) {
     const subclusterSize = clusterSize / c.subclustersPerCluster;
-    fail('unsupported', 'cluster_bits', `Unsupported subcluster size: ${subclusterSize}`, { subclusterSize });
+    refuse('unsupported', 'cluster_bits', `Unsupported subcluster size: ${subclusterSize}`, {
+      subclusterSize,
+    });
   }
   const refcountOrder = v3 ? view.getUint32(96) : 4;
   if (refcountOrder > 6) {
-    fail('corrupt', 'refcount_order', 'Reference count entry width too large; may not exceed 64 bits', {
+    refuse('corrupt', 'refcount_order', 'Reference count entry width too large; may not exceed 64 bits', {
       refcountOrder,
     });
   }
+  const tables = readTables(view, clusterSize, place.lenient ?? false, refuse);
+  const size = checkSize(view.getBigUint64(24), clusterBits, extendedL2, tables.l1Size, refuse);
 
-  /** Offset and count of a table in bounds, or an error in QEMU's words. */
+  const extensions = parseExtensions(first, headerLength, extensionsEnd, place.path);
+  const cryptMethod = view.getUint32(32);
+  if (cryptMethod > c.CryptMethod.luks) {
+    refuse('unsupported', 'crypt_method', `Unsupported encryption method ${cryptMethod}`, { cryptMethod });
+  }
+  const header = {
+    version,
+    clusterBits,
+    size,
+    cryptMethod,
+    ...tables,
+    incompatibleFeatures,
+    compatibleFeatures: v3 ? view.getBigUint64(80) : 0n,
+    autoclearFeatures: v3 ? view.getBigUint64(88) : 0n,
+    refcountOrder,
+    headerLength,
+    compressionType,
+    unknownFields: first.slice(Math.min(headerLength, c.headerLengthFull), headerLength),
+    extensions,
+    backingFileOffset,
+  } satisfies Qcow2Header;
+  checkExtensions(header, place.path);
+  const backingFileBytes = backingNameIn(first, backingFileOffset, view.getUint32(16), refuse);
+  return backingFileBytes === undefined ? header : { ...header, backingFileBytes };
+}
+
+/** A type that is known, and its feature bit set just where it is not the first one. */
+function checkCompression(compressionType: number, incompatibleFeatures: bigint, refuse: Refuse): void {
+  if (compressionType > c.CompressionType.zstd) {
+    refuse('unsupported', 'compression_type', `qcow2: unknown compression type: ${compressionType}`, {
+      compressionType,
+    });
+  }
+  const otherCompression = (incompatibleFeatures & c.Incompatible.compression) !== 0n;
+  if (otherCompression !== (compressionType !== c.CompressionType.zlib)) {
+    const not = otherCompression ? 'not ' : '';
+    const message = `qcow2: Compression type incompatible feature bit must ${not}be set`;
+    refuse('corrupt', 'incompatible_features', message, { compressionType });
+  }
+}
+
+type TableFields = Pick<
+  Qcow2Header,
+  | 'refcountTableClusters'
+  | 'refcountTableOffset'
+  | 'snapshotCount'
+  | 'snapshotsOffset'
+  | 'l1Size'
+  | 'l1TableOffset'
+>;
+
+/** Where the tables lie, all in bounds; with `lenient` the snapshot table may lie anywhere. */
+function readTables(view: DataView, clusterSize: number, lenient: boolean, refuse: Refuse): TableFields {
   const table = (
     name: string,
     [countField, offsetField]: readonly [string, string],
@@ -124,21 +175,17 @@ export function parseHeader(bytes: Uint8Array, place: HeaderPlace = {}): Qcow2He
     max: number,
   ) => {
     const offset = view.getBigUint64(at);
-    if (count > Math.floor(max / bytesEach)) {
-      fail('corrupt', countField, `${name} too large`, {
-        entries: count,
-        limit: Math.floor(max / bytesEach),
-      });
-    }
+    const limit = Math.floor(max / bytesEach);
+    if (count > limit) refuse('corrupt', countField, `${name} too large`, { entries: count, limit });
     const last = offset + BigInt(count * bytesEach);
     if (last > BigInt(Number.MAX_SAFE_INTEGER) || offset % BigInt(clusterSize) !== 0n) {
-      fail('corrupt', offsetField, `${name} offset invalid`, { offset: String(offset) });
+      refuse('corrupt', offsetField, `${name} offset invalid`, { offset: String(offset) });
     }
     return Number(offset);
   };
   const refcountTableClusters = view.getUint32(56);
-  if (refcountTableClusters === 0 && !place.lenient) {
-    fail('corrupt', 'refcount_table_clusters', 'Image does not contain a reference count table');
+  if (refcountTableClusters === 0 && !lenient) {
+    refuse('corrupt', 'refcount_table_clusters', 'Image does not contain a reference count table');
   }
   const refcountTableOffset = table(
     'Reference count table',
@@ -149,7 +196,7 @@ export function parseHeader(bytes: Uint8Array, place: HeaderPlace = {}): Qcow2He
     c.maxRefcountTableBytes,
   );
   const snapshotCount = view.getUint32(60);
-  const snapshotsOffset = place.lenient
+  const snapshotsOffset = lenient
     ? Number(view.getBigUint64(64))
     : table(
         'Snapshot table',
@@ -162,45 +209,31 @@ export function parseHeader(bytes: Uint8Array, place: HeaderPlace = {}): Qcow2He
   const l1Size = view.getUint32(36);
   const l1Fields = ['l1_size', 'l1_table_offset'] as const;
   const l1TableOffset = table('Active L1 table', l1Fields, 40, l1Size, c.entryBytes, c.maxL1Bytes);
-  const size = checkSize(view.getBigUint64(24), clusterBits, extendedL2, l1Size, fail);
-
-  const extensions = parseExtensions(first, headerLength, extensionsEnd, place.path);
-  const cryptMethod = view.getUint32(32);
-  if (cryptMethod > c.CryptMethod.luks) {
-    fail('unsupported', 'crypt_method', `Unsupported encryption method ${cryptMethod}`, { cryptMethod });
-  }
-  const header = {
-    version,
-    clusterBits,
-    size,
-    cryptMethod,
-    l1Size,
-    l1TableOffset,
-    refcountTableOffset,
+  return {
     refcountTableClusters,
+    refcountTableOffset,
     snapshotCount,
     snapshotsOffset,
-    incompatibleFeatures,
-    compatibleFeatures,
-    autoclearFeatures,
-    refcountOrder,
-    headerLength,
-    compressionType,
-    unknownFields: first.slice(Math.min(headerLength, c.headerLengthFull), headerLength),
-    extensions,
-    backingFileOffset,
-  } satisfies Qcow2Header;
-  checkExtensions(header, place.path);
-  if (backingFileOffset === 0) return header;
+    l1Size,
+    l1TableOffset,
+  };
+}
 
-  const backingSize = view.getUint32(16);
-  if (backingSize > Math.min(c.maxBackingNameBytes, clusterSize - backingFileOffset)) {
-    fail('corrupt', 'backing_file_size', 'Backing file name too long', { backingFileSize: backingSize });
+/** The backing file's name in the first cluster, to its first zero; undefined where there is none. */
+function backingNameIn(
+  first: Uint8Array,
+  offset: number,
+  length: number,
+  refuse: Refuse,
+): Uint8Array | undefined {
+  if (offset === 0) return undefined;
+  if (length > Math.min(c.maxBackingNameBytes, first.length - offset)) {
+    refuse('corrupt', 'backing_file_size', 'Backing file name too long', { backingFileSize: length });
   }
-  const name = first.slice(backingFileOffset, backingFileOffset + backingSize);
+  const name = first.slice(offset, offset + length);
   const ends = name.indexOf(0);
-  const backingFileBytes = ends < 0 ? name : name.subarray(0, ends);
-  return backingFileBytes.length === 0 ? header : { ...header, backingFileBytes };
+  const bytes = ends < 0 ? name : name.subarray(0, ends);
+  return bytes.length === 0 ? undefined : bytes;
 }
 
 /** Reads and parses the header of an image. Throws as `parseHeader` does, and `io`. */
@@ -227,18 +260,18 @@ function checkSize(
   clusterBits: number,
   extendedL2: boolean,
   l1Size: number,
-  fail: (code: 'corrupt' | 'unsupported', field: string, message: string, detail?: object) => never,
+  refuse: Refuse,
 ): number {
   const l2Bits = clusterBits - (extendedL2 ? 4 : 3);
   const perTable = 1n << BigInt(clusterBits + l2Bits);
   const needed = (size + perTable - 1n) / perTable;
   const detail = { size: String(size) };
-  if (needed > 0x7fffffffn) fail('unsupported', 'size', 'Image is too big', detail);
+  if (needed > 0x7fffffffn) refuse('unsupported', 'size', 'Image is too big', detail);
   if (BigInt(l1Size) < needed) {
-    fail('corrupt', 'l1_size', 'L1 table is too small', { ...detail, l1Size, needed: Number(needed) });
+    refuse('corrupt', 'l1_size', 'L1 table is too small', { ...detail, l1Size, needed: Number(needed) });
   }
   if (size > BigInt(Number.MAX_SAFE_INTEGER)) {
-    fail('unsupported', 'size', 'Image is too big: sizes past 2^53 - 1 bytes are not supported', detail);
+    refuse('unsupported', 'size', 'Image is too big: sizes past 2^53 - 1 bytes are not supported', detail);
   }
   return Number(size);
 }
