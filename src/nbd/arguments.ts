@@ -143,7 +143,7 @@ export function readArguments(args: readonly string[], context: CliContext): Nbd
         objects.add(value);
         found.objects.push(value);
       }
-    } else take(found, key, value, context);
+    } else takers[key](found, value, context);
   }
   // Whoever opens the images makes them again, of what was read here.
   found.secrets = objects.shared();
@@ -152,136 +152,87 @@ export function readArguments(args: readonly string[], context: CliContext): Nbd
   return found;
 }
 
-function take(found: NbdArguments, key: string, value: string, context: CliContext): void {
-  switch (key) {
-    case 's':
-      found.overlay = 'export';
-      break;
-    case 'copy-on-write':
-      found.overlay = 'session';
-      break;
-    case 'n':
-      takeCache(found, 'none');
-      break;
-    case 'cache':
-      takeCache(found, value);
-      break;
-    case 'aio':
-      if (found.aio !== undefined) throw new CliFailure('--aio can only be specified once');
-      if (!['threads', 'native', 'io_uring'].includes(value))
-        throw new CliFailure(`Invalid aio mode '${value}'`);
-      found.aio = value;
-      break;
-    case 'discard':
-      if (found.discard !== undefined) throw new CliFailure('--discard can only be specified once');
-      if (!['off', 'ignore', 'on', 'unmap'].includes(value))
-        throw new CliFailure(`Invalid discard mode \`${value}'`);
-      found.discard = value === 'on' || value === 'unmap';
-      break;
-    case 'detect-zeroes':
-      takeDetectZeroes(found, value);
-      break;
-    case 'b':
-      found.bind = value;
-      break;
-    case 'p':
-      found.port = value;
-      break;
-    case 'o':
-      found.offset = unsigned(value) ?? fail(`Invalid offset '${value}'`);
-      break;
-    case 'l':
-      try {
-        found.snapshot = snapshotArgument(context, value);
-      } catch (error) {
-        if (!(error instanceof CliFailure)) throw error;
-        throw new CliFailure(`Failed in parsing snapshot param \`${value}'`, { cause: error });
-      }
-      found.readOnly = true;
-      break;
-    case 'r':
-      found.readOnly = true;
-      break;
-    case 'A':
-      found.allocationDepth = true;
-      break;
-    case 'B':
-      // QEMU puts each before those that came earlier.
-      found.bitmaps.unshift(value);
-      break;
-    case 'k':
-      if (!value.startsWith('/')) throw new CliFailure('socket path must be absolute');
-      found.socket = value;
-      break;
-    case 'd':
-      found.disconnect = true;
-      break;
-    case 'c':
-      found.connect = value;
-      break;
-    case 'e': {
-      const count = unsigned(value);
-      if (count === undefined || count > 0x7fffffff)
-        throw new CliFailure(`Invalid shared device number '${value}'`);
-      found.shared = count;
-      break;
-    }
-    case 'f':
-      found.format = value;
-      break;
-    case 't':
-      found.persistent = true;
-      break;
-    case 'x':
-      if (Buffer.byteLength(value) > maxStringBytes) throw new CliFailure(`export name '${value}' too long`);
-      found.exportName = value;
-      break;
-    case 'D':
-      if (Buffer.byteLength(value) > maxStringBytes)
-        throw new CliFailure(`export description '${value}' too long`);
-      found.description = value;
-      break;
-    case 'v':
-      found.verbose = true;
-      break;
-    case 'tls-creds':
-      found.tlsCredentials = value;
-      break;
-    case 'tls-hostname':
-      found.tlsHostname = value;
-      break;
-    case 'tls-authz':
-      found.tlsAuthorization = value;
-      break;
-    case 'image-opts':
-      found.imageOptions = true;
-      break;
-    case 'untrusted':
-      found.untrusted = true;
-      break;
-    case 'T':
-      // Trace points are QEMU's own: accepted, as by cow-img, and without effect.
-      break;
-    case 'P':
-      throw new CliFailure(
-        'Partitions are not served (qemu-nbd dropped -P as well): use --offset, or nbdkit --filter=partition',
-      );
-    case 'fork':
-      found.fork = true;
-      break;
-    case 'L':
-      found.list = true;
-      break;
-    case 'pid-file':
-      found.pidFile = value;
-      break;
-    case 'selinux-label':
-      found.selinuxLabel = value;
-      break;
-    case 'export':
-      found.others.push(parseExportOption(value));
-      break;
+type Taker = (found: NbdArguments, value: string, context: CliContext) => void;
+
+/** What each option does, by its letter or, where it has none, its name. */
+const takers: Readonly<Record<string, Taker>> = {
+  s: (found) => (found.overlay = 'export'),
+  'copy-on-write': (found) => (found.overlay = 'session'),
+  n: (found) => takeCache(found, 'none'),
+  cache: takeCache,
+  aio: takeAio,
+  discard: takeDiscard,
+  'detect-zeroes': takeDetectZeroes,
+  b: (found, value) => (found.bind = value),
+  p: (found, value) => (found.port = value),
+  o: (found, value) => (found.offset = unsigned(value) ?? fail(`Invalid offset '${value}'`)),
+  l: takeSnapshot,
+  r: (found) => (found.readOnly = true),
+  A: (found) => (found.allocationDepth = true),
+  // QEMU puts each before those that came earlier.
+  B: (found, value) => found.bitmaps.unshift(value),
+  k: (found, value) => {
+    if (!value.startsWith('/')) throw new CliFailure('socket path must be absolute');
+    found.socket = value;
+  },
+  d: (found) => (found.disconnect = true),
+  c: (found, value) => (found.connect = value),
+  e: (found, value) => {
+    const count = unsigned(value);
+    if (count === undefined || count > 0x7fffffff)
+      throw new CliFailure(`Invalid shared device number '${value}'`);
+    found.shared = count;
+  },
+  f: (found, value) => (found.format = value),
+  t: (found) => (found.persistent = true),
+  x: (found, value) => (found.exportName = wireString('export name', value)),
+  D: (found, value) => (found.description = wireString('export description', value)),
+  v: (found) => (found.verbose = true),
+  'tls-creds': (found, value) => (found.tlsCredentials = value),
+  'tls-hostname': (found, value) => (found.tlsHostname = value),
+  'tls-authz': (found, value) => (found.tlsAuthorization = value),
+  'image-opts': (found) => (found.imageOptions = true),
+  untrusted: (found) => (found.untrusted = true),
+  T: () => {
+    // Trace points are QEMU's own: accepted, as by cow-img, and without effect.
+  },
+  P: () =>
+    fail(
+      'Partitions are not served (qemu-nbd dropped -P as well): use --offset, or nbdkit --filter=partition',
+    ),
+  fork: (found) => (found.fork = true),
+  L: (found) => (found.list = true),
+  'pid-file': (found, value) => (found.pidFile = value),
+  'selinux-label': (found, value) => (found.selinuxLabel = value),
+  export: (found, value) => found.others.push(parseExportOption(value)),
+};
+
+/** A text that the protocol has room for. */
+function wireString(what: string, text: string): string {
+  return Buffer.byteLength(text) > maxStringBytes ? fail(`${what} '${text}' too long`) : text;
+}
+
+function takeSnapshot(found: NbdArguments, value: string, context: CliContext): void {
+  try {
+    found.snapshot = snapshotArgument(context, value);
+  } catch (error) {
+    if (!(error instanceof CliFailure)) throw error;
+    throw new CliFailure(`Failed in parsing snapshot param \`${value}'`, { cause: error });
   }
+  found.readOnly = true;
+}
+
+function takeAio(found: NbdArguments, mode: string): void {
+  if (found.aio !== undefined) throw new CliFailure('--aio can only be specified once');
+  if (!['threads', 'native', 'io_uring'].includes(mode)) throw new CliFailure(`Invalid aio mode '${mode}'`);
+  found.aio = mode;
+}
+
+function takeDiscard(found: NbdArguments, mode: string): void {
+  if (found.discard !== undefined) throw new CliFailure('--discard can only be specified once');
+  if (!['off', 'ignore', 'on', 'unmap'].includes(mode))
+    throw new CliFailure(`Invalid discard mode \`${mode}'`);
+  found.discard = mode === 'on' || mode === 'unmap';
 }
 
 function takeCache(found: NbdArguments, mode: string): void {
