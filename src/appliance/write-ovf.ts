@@ -31,60 +31,6 @@ const places = { ide: 2, scsi: 15, sata: 30 } as const;
  */
 export function encodeOvf(wish: OvfWish): string {
   const { disks } = wish;
-  const perController = places[wish.bus];
-  const controllerCount = Math.max(1, Math.ceil(disks.length / perController));
-  const firstController = 3;
-  const firstDisk = firstController + controllerCount;
-  const controller = controllers[wish.bus];
-  const items = [
-    item({
-      AllocationUnits: 'hertz * 10^6',
-      Description: 'Number of Virtual CPUs',
-      ElementName: `${wish.cpus} virtual CPU(s)`,
-      InstanceID: 1,
-      ResourceType: 3,
-      VirtualQuantity: wish.cpus,
-    }),
-    item({
-      AllocationUnits: 'byte * 2^20',
-      Description: 'Memory Size',
-      ElementName: `${wish.memoryMiB}MB of memory`,
-      InstanceID: 2,
-      ResourceType: 4,
-      VirtualQuantity: wish.memoryMiB,
-    }),
-    ...Array.from({ length: controllerCount }, (_, index) =>
-      item({
-        Address: index,
-        Description: controller.name,
-        ElementName: `${controller.name} ${index}`,
-        InstanceID: firstController + index,
-        ResourceSubType: controller.subType,
-        ResourceType: controller.type,
-      }),
-    ),
-    ...disks.map((_, index) =>
-      item({
-        AddressOnParent: index % perController,
-        ElementName: `Hard Disk ${index + 1}`,
-        HostResource: `ovf:/disk/vmdisk${index + 1}`,
-        InstanceID: firstDisk + index,
-        Parent: firstController + Math.floor(index / perController),
-        ResourceType: 17,
-      }),
-    ),
-    ...Array.from({ length: wish.networkCards }, (_, index) =>
-      item({
-        AutomaticAllocation: 'true',
-        Connection: 'VM Network',
-        Description: 'E1000 ethernet adapter',
-        ElementName: `Ethernet ${index + 1}`,
-        InstanceID: firstDisk + disks.length + index,
-        ResourceSubType: 'E1000',
-        ResourceType: 10,
-      }),
-    ),
-  ];
   const network =
     wish.networkCards === 0
       ? ''
@@ -102,22 +48,10 @@ export function encodeOvf(wish: OvfWish): string {
   return `<?xml version="1.0" encoding="UTF-8"?>
 <Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1" xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData" xmlns:vmw="http://www.vmware.com/schema/ovf" xmlns:vssd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">
   <References>
-${disks
-  .map(
-    ({ file, fileBytes }, index) =>
-      `    <File ovf:href="${escaped(file)}" ovf:id="file${index + 1}" ovf:size="${fileBytes}"/>\n`,
-  )
-  .join('')}  </References>
+${disks.map(fileReference).join('')}  </References>
   <DiskSection>
     <Info>Virtual disk information</Info>
-${disks
-  .map(
-    ({ capacity, populated }, index) =>
-      `    <Disk ovf:capacity="${capacity}" ovf:capacityAllocationUnits="byte" ovf:diskId="vmdisk${index + 1}" ` +
-      `ovf:fileRef="file${index + 1}" ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized" ` +
-      `ovf:populatedSize="${populated}"/>\n`,
-  )
-  .join('')}  </DiskSection>
+${disks.map(diskElement).join('')}  </DiskSection>
 ${network}  <VirtualSystem ovf:id="${escaped(wish.name)}">
     <Info>A virtual machine</Info>
     <Name>${escaped(wish.name)}</Name>
@@ -133,14 +67,82 @@ ${network}  <VirtualSystem ovf:id="${escaped(wish.name)}">
         <vssd:VirtualSystemIdentifier>${escaped(wish.name)}</vssd:VirtualSystemIdentifier>
         <vssd:VirtualSystemType>vmx-10</vssd:VirtualSystemType>
       </System>
-${items.join('')}${firmware}    </VirtualHardwareSection>
+${hardware(wish).map(item).join('')}${firmware}    </VirtualHardwareSection>
   </VirtualSystem>
 </Envelope>
 `;
 }
 
+type WishedDisk = OvfWish['disks'][number];
+
+function fileReference({ file, fileBytes }: WishedDisk, index: number): string {
+  return `    <File ovf:href="${escaped(file)}" ovf:id="file${index + 1}" ovf:size="${fileBytes}"/>\n`;
+}
+
+function diskElement({ capacity, populated }: WishedDisk, index: number): string {
+  return (
+    `    <Disk ovf:capacity="${capacity}" ovf:capacityAllocationUnits="byte" ovf:diskId="vmdisk${index + 1}" ` +
+    `ovf:fileRef="file${index + 1}" ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized" ` +
+    `ovf:populatedSize="${populated}"/>\n`
+  );
+}
+
+type Item = Readonly<Record<string, string | number>>;
+
+/** Processors, memory, controllers, disks and network cards, by their numbers in that order. */
+function hardware(wish: OvfWish): Item[] {
+  const perController = places[wish.bus];
+  const controllerCount = Math.max(1, Math.ceil(wish.disks.length / perController));
+  const firstController = 3;
+  const firstDisk = firstController + controllerCount;
+  const controller = controllers[wish.bus];
+  return [
+    {
+      AllocationUnits: 'hertz * 10^6',
+      Description: 'Number of Virtual CPUs',
+      ElementName: `${wish.cpus} virtual CPU(s)`,
+      InstanceID: 1,
+      ResourceType: 3,
+      VirtualQuantity: wish.cpus,
+    },
+    {
+      AllocationUnits: 'byte * 2^20',
+      Description: 'Memory Size',
+      ElementName: `${wish.memoryMiB}MB of memory`,
+      InstanceID: 2,
+      ResourceType: 4,
+      VirtualQuantity: wish.memoryMiB,
+    },
+    ...Array.from({ length: controllerCount }, (_, index) => ({
+      Address: index,
+      Description: controller.name,
+      ElementName: `${controller.name} ${index}`,
+      InstanceID: firstController + index,
+      ResourceSubType: controller.subType,
+      ResourceType: controller.type,
+    })),
+    ...wish.disks.map((_, index) => ({
+      AddressOnParent: index % perController,
+      ElementName: `Hard Disk ${index + 1}`,
+      HostResource: `ovf:/disk/vmdisk${index + 1}`,
+      InstanceID: firstDisk + index,
+      Parent: firstController + Math.floor(index / perController),
+      ResourceType: 17,
+    })),
+    ...Array.from({ length: wish.networkCards }, (_, index) => ({
+      AutomaticAllocation: 'true',
+      Connection: 'VM Network',
+      Description: 'E1000 ethernet adapter',
+      ElementName: `Ethernet ${index + 1}`,
+      InstanceID: firstDisk + wish.disks.length + index,
+      ResourceSubType: 'E1000',
+      ResourceType: 10,
+    })),
+  ];
+}
+
 /** The schema wants the elements in the alphabet's order. */
-function item(values: Readonly<Record<string, string | number>>): string {
+function item(values: Item): string {
   const lines = Object.entries(values)
     .sort(([a], [b]) => (a < b ? -1 : 1))
     .map(([name, value]) => `        <rasd:${name}>${escaped(String(value))}</rasd:${name}>\n`);
