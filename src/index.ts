@@ -44,7 +44,8 @@ export { combineReference, parseReference, type Reference } from './image/refere
 export { checkImage } from './operations/check.ts';
 export { type CommitOptions, commitImage } from './operations/commit.ts';
 export { type CompareOptions, type Comparison, compareImages } from './operations/compare.ts';
-export { type ConvertOptions, convertImages } from './operations/convert.ts';
+export { convertImages } from './operations/convert.ts';
+export type { ConvertOptions } from './operations/convert-options.ts';
 export { type MapEntry, type MapScope, mapImage } from './operations/map.ts';
 export { measureImage } from './operations/measure.ts';
 export { BlobSource } from './storage/blob.ts';

@@ -24,14 +24,16 @@ export interface CommitOptions {
  * of the new content where its format has a mark for that, and only then is it emptied: a stop or a power cut at any
  * moment leaves the overlay's content as it was.
  *
- * Throws `read-only` for a base that was not opened for writing, `bad-argument` where there is none, and what
- * `convertImages` throws.
+ * Throws `read-only` for a base that was not opened for writing, `bad-argument` where there is none at that depth, and
+ * what `convertImages` throws.
  */
 export async function commitImage(image: Image, options: CommitOptions): Promise<void> {
   const { depth, keepOverlay = depth > 1, bytesPerSecond, onProgress, signal } = options;
-  const base = backingAt(image, depth);
+  // Committed to itself, or to nobody knows what, an overlay would only be emptied.
+  const base = Number.isInteger(depth) && depth >= 1 ? backingAt(image, depth) : undefined;
   if (!base) {
-    throw new DiskError('bad-argument', `The chain has no image at depth ${depth}`, {
+    const what = `The chain has no image at depth ${depth} to commit to: 1 is the backing image`;
+    throw new DiskError('bad-argument', what, {
       path: image.layer.source.name,
       field: 'backing_file',
     });

@@ -4,7 +4,9 @@ import type { Image } from '../image/image.ts';
 import { createImage, openImage } from '../image/open.ts';
 import { registerZlibCodec } from '../platform/zlib-codec.ts';
 import { MemoryStore } from '../storage/memory.ts';
-import { type ConvertOptions, convertImages } from './convert.ts';
+import { commitImage } from './commit.ts';
+import { convertImages } from './convert.ts';
+import type { ConvertOptions } from './convert-options.ts';
 import { firstDifference } from './first-difference.ts';
 
 registerZlibCodec();
@@ -223,4 +225,56 @@ describe('convertImages', () => {
     await convertImages([source], target, { bytesPerSecond: 20 * mib });
     expect(performance.now() - start).toBeGreaterThan(90);
   });
+});
+
+describe('what was meant otherwise', () => {
+  it.each<[ConvertOptions, string]>([
+    [{ requests: 0 }, 'requests'],
+    [{ requests: -1 }, 'requests'],
+    [{ requests: Number.NaN }, 'requests'],
+    [{ requests: 17 }, 'requests'],
+    [{ layersCopied: 0 }, 'layersCopied'],
+    [{ layersCopied: Number.NaN }, 'layersCopied'],
+    [{ sparseBytes: 100 }, 'sparseBytes'],
+    [{ sparseBytes: Number.NaN }, 'sparseBytes'],
+    [{ bytesPerSecond: Number.NaN }, 'bytesPerSecond'],
+    [{ bytesPerSecond: -1 }, 'bytesPerSecond'],
+    [{ targetBacking: { bytes: -1 } }, 'targetBacking'],
+  ])('%o is refused by convertImages, and never answered as done', async (options, field) => {
+    await using source = await rawOf(blocks(1, 2));
+    const { image, store } = await emptyImage('qcow2', 8 * kib);
+    await using target = image;
+    await expect(convertImages([source], target, options)).rejects.toMatchObject({
+      code: 'bad-argument',
+      field,
+      path: store.name,
+    });
+    expect(await contentOf(target)).toEqual(new Uint8Array(8 * kib));
+  });
+
+  it('no source is refused', async () => {
+    const { image } = await emptyImage('qcow2', 8 * kib);
+    await using target = image;
+    await expect(convertImages([], target)).rejects.toMatchObject({ code: 'bad-argument', field: 'sources' });
+  });
+
+  it.each([0, -1, Number.NaN, 0.5, undefined])(
+    'an overlay that is to be committed to depth %s keeps what it holds',
+    async (depth) => {
+      const base = new MemoryStore({ name: 'base', size: 64 * kib });
+      const store = new MemoryStore({ name: 'overlay' });
+      await createImage(store, 'qcow2', 64 * kib, {}, { backing: { path: 'base', format: 'raw' } });
+      await using overlay = await openImage(store, {
+        writable: true,
+        writableBacking: 1,
+        resolve: async () => base,
+      });
+      await overlay.write(0, new Uint8Array(4 * kib).fill(7));
+      await expect(commitImage(overlay, { depth: depth as number })).rejects.toMatchObject({
+        code: 'bad-argument',
+        path: 'overlay',
+      });
+      expect((await contentOf(overlay)).subarray(0, 4 * kib)).toEqual(new Uint8Array(4 * kib).fill(7));
+    },
+  );
 });

@@ -5,51 +5,10 @@ import { cipherCrew } from '../crypto/bulk-cipher.ts';
 import { DiskError } from '../errors.ts';
 import { isWritable, unitOf } from '../formats/driver.ts';
 import { type Image, unfiltered } from '../image/image.ts';
-import type { ByteSource, ByteStore, OnProgress } from '../storage/store.ts';
+import type { ByteSource, ByteStore } from '../storage/store.ts';
+import { type ConvertOptions, checkConvertOptions } from './convert-options.ts';
 import { type Batch, ConvertPlan, type PlanOptions, sectorBytes } from './convert-plan.ts';
 import { SparseDetector } from './sparse-detection.ts';
-
-export interface ConvertOptions {
-  /**
-   * Bytes of zeroes in a row that are worth leaving out, whole sectors; default 4096. 0: nothing is left out, the
-   * target is allocated in full.
-   */
-  readonly sparseBytes?: number;
-  /** The target reads as zeroes where nothing was written (new and without a backing image, or by promise). */
-  readonly targetIsZero?: boolean;
-  /**
-   * The target has a backing image that stands for the first source's: only what the source's top layer holds is
-   * copied. `bytes` is its guest size, where it is known.
-   */
-  readonly targetBacking?: { readonly bytes?: number };
-  /** Only what so many layers of the source, from its top on, hold is copied; the target has the rest already. */
-  readonly layersCopied?: number;
-  /** Stores every cluster packed (compressed), as some targets must have it. The target's format must be able to. */
-  readonly packed?: boolean;
-  /**
-   * Requests in flight, 1 to 16, each of up to 2 MiB; default 2: while one is written the next is read. With encryption 4:
-   * some are on their way through a cipher.
-   */
-  readonly requests?: number;
-  /** Writes need not follow the guest's order. */
-  readonly unordered?: boolean;
-  /** Data is copied as it is, without looking for zeroes in it; between host files by the system alone. */
-  readonly verbatim?: boolean;
-  /**
-   * Where the target's file system can share the blocks of all that the sources hold, that is done, verbatim. Not with
-   * `packed` or `onUnreadable`, which look at every byte.
-   */
-  readonly shareBlocks?: boolean;
-  /** Bytes that a second may write at most. */
-  readonly bytesPerSecond?: number;
-  /** Goes on where a source cannot be read: told of each failure, and zeroes are written for the sector. */
-  readonly onUnreadable?: (failure: { step: 'state' | 'read'; offset: number; error: unknown }) => void;
-  /** Bytes of data copied, of those that there are to copy. */
-  readonly onProgress?: OnProgress;
-  /** Whether anybody looks at the progress by now; until then what there is to copy is not counted. Absent: yes. */
-  readonly isWatched?: () => boolean;
-  readonly signal?: AbortSignal;
-}
 
 const requestBytes = 2 * 1024 * 1024;
 /** What the system is asked to copy at once: where blocks are shared, a call costs the same whatever its length. */
@@ -61,7 +20,7 @@ const encryptedRequests = 4;
  * Copies what a guest reads from the sources, one after the other, to the target, which must be writable and at
  * least as large. Neither may be written by others meanwhile. Does not flush the target.
  *
- * Throws `bad-argument` for a target that is too small; failures of reading and writing carry `detail.step`
+ * Throws `bad-argument` for a target that is too small, for no sources, and for options that cannot be, before anything is written; failures of reading and writing carry `detail.step`
  * ('state', 'read', 'write') and `detail.offset`, the guest's byte; an abort throws `aborted`, or the reason of the signal
  * itself. After a failure the target holds a part of the content.
  */
@@ -70,6 +29,7 @@ export async function convertImages(
   target: Image,
   options: ConvertOptions = {},
 ): Promise<void> {
+  checkConvertOptions(sources, options, target.layer.source.name);
   const conversion = new Conversion(sources, target, options);
   await conversion.run();
 }

@@ -50,6 +50,23 @@ describe('mapImage', () => {
     expect(await entries(top, { from: 512 * kib })).toEqual([]);
   });
 
+  it.each([
+    { from: Number.NaN },
+    { from: -512 },
+    { from: 0.5 },
+    { from: '0' },
+    { to: Number.NaN },
+    { to: -1 },
+  ])('refuses %o, for which it would tell of nothing, or of something else', async (scope) => {
+    const { image } = await chain();
+    await using top = image;
+    await expect(entries(top, scope as MapScope)).rejects.toMatchObject({
+      code: 'bad-argument',
+      path: 'overlay',
+      field: Object.keys(scope)[0],
+    });
+  });
+
   it('answers at once for 64 TiB of nothing', async () => {
     const store = new MemoryStore();
     await createImage(store, 'qcow2', 2 ** 46, { cluster_size: 2 * 1024 * kib });

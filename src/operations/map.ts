@@ -1,3 +1,5 @@
+import { isOffset } from '../bytes/numbers.ts';
+import { DiskError } from '../errors.ts';
 import type { Image } from '../image/image.ts';
 import type { ByteSource } from '../storage/store.ts';
 import { type BlockStatus, ChainStatus } from './block-status.ts';
@@ -18,7 +20,7 @@ export interface MapEntry {
 }
 
 export interface MapScope {
-  /** Guest bytes; default 0 and the image's size. */
+  /** Guest bytes; default 0 and the image's size. What lies past that is left out. */
   readonly from?: number;
   readonly to?: number;
   readonly signal?: AbortSignal;
@@ -30,14 +32,23 @@ const entriesAPage = 1024;
  * Pages of map entries, in order and without gaps, merged as `qemu-img map` merges them: neighbours of one kind
  * that also lie one after the other in the same file. The image must not be written meanwhile.
  *
- * Throws `corrupt` where a table cannot be true; the entries before it have been yielded then.
+ * Throws `corrupt` where a table cannot be true; the entries before it have been yielded then. `bad-argument` for a scope
+ * that is none, and the reason of the signal.
  */
 export async function* mapImage(image: Image, scope: MapScope = {}): AsyncGenerator<readonly MapEntry[]> {
+  const { from = 0, to = image.size } = scope;
+  for (const [field, value] of Object.entries({ from, to })) {
+    if (isOffset(value)) continue;
+    throw new DiskError('bad-argument', `A map cannot be told ${field} byte ${value}`, {
+      path: image.layer.source.name,
+      field,
+    });
+  }
   const chain = await ChainStatus.of(image, scope.signal);
-  const end = Math.min(scope.to ?? image.size, image.size);
+  const end = Math.min(to, image.size);
   let page: MapEntry[] = [];
   let open: BlockStatus | undefined;
-  let start = scope.from ?? 0;
+  let start = from;
   try {
     for (let offset = start; offset < end; ) {
       const status = chain.lookDown(offset, end - offset);

@@ -26,6 +26,9 @@ export async function measureImage(
       detail: { format: driver.name },
     });
   }
+  if (typeof source === 'bigint' && source < 0n) {
+    throw new DiskError('bad-argument', `An image cannot have ${source} bytes`, { field: 'size' });
+  }
   if (typeof source === 'bigint') return driver.measure({ secret: context.secret, size: source, options });
   return driver.measure({
     secret: context.secret,
