@@ -212,6 +212,26 @@ it.each([0, -512, Number.NaN])(
   },
 );
 
+it.each([Number.NaN, -1, 0.5, '4096', 4096n, 2 ** 53, undefined, Promise.resolve(4096)])(
+  'a store that says it has %s bytes is neither opened nor laid over',
+  async (size) => {
+    class Liar extends FilterStore {
+      override get size(): number {
+        return size as number;
+      }
+    }
+    for (const format of ['raw', ...mapped]) {
+      const memory = new MemoryStore({ name: 'disk' });
+      await createImage(memory, format, MiB);
+      const before = memory.toBytes();
+      const refused = { code: 'bad-argument', path: 'disk', field: 'size' };
+      await expect(openImage(new Liar(memory), { format, writable: true })).rejects.toMatchObject(refused);
+      await expect(createImage(new Liar(memory), format, 2 * MiB)).rejects.toMatchObject(refused);
+      expect(Buffer.compare(memory.toBytes(), before)).toBe(0);
+    }
+  },
+);
+
 it('what cannot be written is not opened for writing, and what is no source not at all', async () => {
   const blob = new Blob([new Uint8Array(1024)]);
   await expect(openImage(new BlobSource(blob), { format: 'raw', writable: true })).rejects.toMatchObject({

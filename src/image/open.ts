@@ -11,7 +11,7 @@ import type {
 import { formats } from '../formats/index.ts';
 import { checkOptions } from '../formats/option-values.ts';
 import type { RequestPolicy } from '../storage/request-policy.ts';
-import { type ByteSource, type ByteStore, bottomOf, hostFileOf } from '../storage/store.ts';
+import { assertSized, type ByteSource, type ByteStore, bottomOf, hostFileOf } from '../storage/store.ts';
 import { DiskImage } from './disk-image.ts';
 import type { Image } from './image.ts';
 import { lockFor, sharedLockFor } from './locks.ts';
@@ -219,6 +219,7 @@ function nodeOf(opened: ByteSource | PreparedNode): PreparedNode {
       'An image is opened over a ByteSource (BlobSource, MemoryStore …); openImageFile opens one by its name';
     throw new DiskError('bad-argument', what);
   }
+  assertSized(source as ByteSource);
   return 'source' in opened ? opened : { source: opened };
 }
 
@@ -261,6 +262,7 @@ export async function createImage(
   options: OptionValues = {},
   context: CreateContext & { readonly formats?: readonly FormatDriver[] } = {},
 ): Promise<void> {
+  assertSized(store);
   const driver = requireFormat(format, context.formats ?? formats, store.name);
   if (!driver.create) {
     throw new DiskError('unsupported', `Images in ${format} format cannot be created`, {

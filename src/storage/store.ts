@@ -1,3 +1,4 @@
+import { isOffset } from '../bytes/numbers.ts';
 import { DiskError } from '../errors.ts';
 import type { ImageLock } from './image-lock.ts';
 
@@ -101,6 +102,19 @@ export async function extentOf(source: ByteSource, at: number): Promise<Extent> 
     {
       path: source.name,
       offset: at,
+    },
+  );
+}
+
+/** Throws `bad-argument` for a source that counts its bytes otherwise (a bigint, a promise): what is laid over it would lie anywhere. */
+export function assertSized({ name, size }: ByteSource): void {
+  if (isOffset(size)) return;
+  throw new DiskError(
+    'bad-argument',
+    `'${name}' says that it has ${size} bytes: a number from 0 to 2^53 - 1 is needed`,
+    {
+      path: name,
+      field: 'size',
     },
   );
 }
