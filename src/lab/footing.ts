@@ -13,8 +13,9 @@ import {
   masterChanges,
   rememberedContent,
 } from './master.ts';
-import { backingPathOf, fileIdentity, type ImageHead, readImageHead } from './overlay.ts';
+import { backingPathOf, fileIdentity, type ImageHead, isSameFile, readImageHead } from './overlay.ts';
 import type { Plan, Problem, Step } from './plan.ts';
+import { isLocked } from './release.ts';
 import { readState } from './state.ts';
 
 /*
@@ -48,7 +49,11 @@ export async function vetRelinks(lab: Lab, plan: Plan, digest: DigestOptions | u
       steps.push(step);
       continue;
     }
-    const other = await footings.other(head, { path: resolve(lab.pool, step.to), format: step.format });
+    const to = resolve(lab.pool, step.to);
+    // It stands where it shall, by a name that does not last: that has time until its guest is off.
+    const renamed = head.backing?.format === step.format && isSameFile(backingPathOf(head) ?? '', to);
+    if (renamed && (await isLocked(step.path))) continue;
+    const other = await footings.other(head, { path: to, format: step.format });
     if (other) {
       const { seat, path } = step;
       problems.push({ seat, path, what: `its disk ${other.what}`, fix: other.fix });

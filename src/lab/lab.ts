@@ -2,6 +2,7 @@ import { readdirSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { recordFolder, recordsFor } from '../platform/dependents.ts';
+import { lastingPathOf } from '../platform/device-names.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { realPathOf } from '../platform/host-names.ts';
 import { extraDiskName, seatOfExtraDisk } from './extra-disk-name.ts';
@@ -112,7 +113,7 @@ export function labOf(
     const now = spec.hosts.find(({ name }) => name === recorded.host);
     return now && uri !== undefined && now.uri !== uri ? { host: now.name, uri } : undefined;
   };
-  const master = realPath(spec.master.path);
+  const master = masterNameOf(spec.master.path);
   const present = filesIn(pool);
   const headOf = (path: string) => (present.has(basename(path)) ? readImageHead(path) : undefined);
   const seatOf = (seat: string, mac: string, uuid: string): Seat => {
@@ -263,6 +264,16 @@ function macsOfOthers(pool: string, lab: string): readonly string[] {
         throw error;
       }
     });
+}
+
+/** A master's path as it is written down: `realPath`, but a device by a name that lasts. */
+export function masterNameOf(path: string): string {
+  try {
+    return lastingPathOf(path);
+  } catch {
+    // It is not there now, or says itself what is wrong with it.
+    return realPath(path);
+  }
 }
 
 /** The path with its symbolic links resolved, those too that lead to what is not there (now). */

@@ -1,12 +1,13 @@
 import { createHash } from 'node:crypto';
-import { rmSync, statSync } from 'node:fs';
+import { type BigIntStats, closeSync, openSync, rmSync, statSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import type { Image } from '../image/image.ts';
 import { openImageFile, trustedImages } from '../node.ts';
+import { blockDeviceSize } from '../platform/block-device.ts';
 import { recordFolder } from '../platform/dependents.ts';
+import { lastingPathOf } from '../platform/device-names.ts';
 import { asSystemError } from '../platform/errno.ts';
-import { realPathOf } from '../platform/host-names.ts';
 import { readHead, readJsonFile, writeJsonFile } from '../platform/json-file.ts';
 import { hostFileOf, type OnProgress } from '../storage/store.ts';
 import { contentDigest, contentDigestPrefix } from './content-digest.ts';
@@ -19,7 +20,7 @@ const headBytes = 64 * 1024;
 
 /** A master as it is now. Paths are absolute. */
 export interface Master {
-  /** Symbolic links resolved: what overlays name. */
+  /** Symbolic links resolved, but for those that are a device's lasting name: what overlays name. */
   readonly path: string;
   readonly format: string;
   /** Guest bytes. */
@@ -36,7 +37,7 @@ export function fileFacts(path: string): FileFacts {
     const device = stat.isBlockDevice();
     return {
       path,
-      size: Number(stat.size),
+      size: device ? deviceBytes(path, stat) : Number(stat.size),
       mtime: device ? '0' : String(stat.mtimeNs),
       inode: device ? '0' : String(stat.ino),
       head: createHash('sha256').update(head.subarray(0, got)).digest('hex'),
@@ -47,13 +48,28 @@ export function fileFacts(path: string): FileFacts {
   }
 }
 
+function deviceBytes(path: string, { rdev }: BigIntStats): number {
+  const fd = openSync(path, 'r');
+  try {
+    return blockDeviceSize(fd, Number(rdev), path);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Facts that were taken of a device when its size was not yet among them. */
+function isUnmeasured({ size, mtime }: FileFacts): boolean {
+  return size === 0 && mtime === '0';
+}
+
 /**
  * What differs between two facts about the same file, in words; undefined when nothing does. A date of writing can be put back. Where only
  * the other one, of any change, is not what it was, `file` (absolute; default: `now.path`) is looked into: a mode, a link or an owner may
  * have changed, which a hypervisor does at every start.
  */
 export function factsDiffer(before: FileFacts, now: FileFacts, file = now.path): string | undefined {
-  if (before.size !== now.size) return `its size was ${before.size} bytes and is ${now.size}`;
+  if (before.size !== now.size && !isUnmeasured(before))
+    return `its size was ${before.size} bytes and is ${now.size}`;
   if (before.head !== now.head) return 'its header changed';
   if (before.inode !== now.inode) return 'it is another file now (its inode changed)';
   if (before.mtime !== now.mtime) return `it was written to at ${timeOf(now.mtime)}`;
@@ -109,7 +125,7 @@ async function openPlain(path: string, format: string | undefined): Promise<Imag
 
 function openedPathOf(path: string): string {
   try {
-    return realPathOf(path);
+    return lastingPathOf(path);
   } catch (cause) {
     throw asSystemError(cause, 'open', path);
   }
@@ -129,7 +145,8 @@ export function masterState(
     files: master.files.map((one, i) => {
       const path = pathFrom(pool, one.path);
       const known = before?.files[i];
-      if (known?.path === path && factsDiffer(known, one) === undefined) return known;
+      const isKnown = known?.path === path && factsDiffer(known, one) === undefined;
+      if (isKnown && known.size === one.size) return known;
       return { ...withSample(one), path };
     }),
   };

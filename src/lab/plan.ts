@@ -1,4 +1,5 @@
 import { DiskError } from '../errors.ts';
+import { isNumberedDevice } from '../platform/device-names.ts';
 import type { DeviceProblem } from './device-disk.ts';
 import { pathFrom } from './master.ts';
 import { backingPathOf, fileIdentity, type ImageHead } from './overlay.ts';
@@ -227,7 +228,8 @@ function planDisk(input: PlanInput, { name: seat, disk }: SeatFiles, draft: Draf
   const sound =
     backing !== undefined &&
     fileIdentity(backing) === fileIdentity(master.path) &&
-    head.backing?.format === master.format;
+    head.backing?.format === master.format &&
+    (backing === master.path || !isNumberedDevice(backing));
   if (!sound) {
     const to = pathFrom(input.pool, master.path);
     const from = head.backing?.path ?? 'nothing';

@@ -8,7 +8,7 @@ import { type DeviceProblem, deviceFor, deviceNumber, deviceProblem } from './de
 import { vetRelinks } from './footing.ts';
 import { formerInUse, isRoll, masterPath, mastersOf } from './former.ts';
 import { guardNeeds, type Hold } from './guard.ts';
-import { filesIn, type Lab, realPath, seatPaths } from './lab.ts';
+import { filesIn, type Lab, masterNameOf, seatPaths } from './lab.ts';
 import { type LostPool, lostPoolOf, lostPoolProblem } from './lost-pool.ts';
 import {
   computeContent,
@@ -272,7 +272,7 @@ function wantedDefinitions(
   loose: ReadonlySet<string>,
 ): PlanInput['wanted'] {
   const wanted = new Map<string, { definition: string }>();
-  const present = realPath(lab.spec.master.path);
+  const present = masterNameOf(lab.spec.master.path);
   for (const { name, disk, definition } of files) {
     const seat = lab.seats.get(name);
     if (!seat) continue;
