@@ -181,6 +181,42 @@ describe.skipIf(!judge || !isRoot)('a file that nothing can be renamed over', ()
   });
 });
 
+describe.skipIf(!judge)('a file that whoever calls has open', () => {
+  it('is empty at first, and takes what two calls write, where it lies', async () => {
+    const bytes = await makeSource();
+    const fd = openSync(dir.file('out'), 'w+');
+    try {
+      // Empty; then with content, which the program looks for a caller of.
+      for (const line of ['create -q -f qcow2 DIR/out 1M', 'convert -O raw DIR/source DIR/out']) {
+        const words = line.split(' ').map((word) => word.replace('DIR', dir.path));
+        await mustRun(program[0], [program[1], ...words]);
+        expect(fstatSync(fd)).toMatchObject({ ino: statSync(dir.file('out')).ino, nlink: 1 });
+        expect(readFileSync(`/proc/self/fd/${fd}`).equals(readFileSync(dir.file('out')))).toBe(true);
+      }
+      expect(readFileSync(dir.file('out')).equals(bytes)).toBe(true);
+    } finally {
+      closeSync(fd);
+    }
+    const { ino } = statSync(dir.file('out'));
+    await mustRun(program[0], [program[1], 'create', '-q', '-f', 'raw', dir.file('out'), '1M']);
+    expect(statSync(dir.file('out')).ino).not.toBe(ino);
+  });
+
+  it('is empty again where the work fails', async () => {
+    writeFileSync(dir.file('out'), '');
+    const { ino } = statSync(dir.file('out'));
+    {
+      await using target = await createTarget(dir.file('out'));
+      await target.store.write(0, new Uint8Array(512));
+      await target.settle();
+      expect([target.aside, statSync(dir.file('out')).size]).toEqual([false, 512]);
+    }
+    expect(statSync(dir.file('out'))).toMatchObject({ ino, size: 0 });
+    await using kept = await createTarget(dir.file('out'), { keepLinks: true });
+    expect(kept.aside).toBe(true);
+  });
+});
+
 describe('a target', () => {
   it('whose path leads out of where a link leads is made there', async () => {
     mkdirSync(dir.file('a/b'), { recursive: true });

@@ -6,17 +6,35 @@ export interface NamedProcess {
   readonly name: string;
 }
 
-/** Other processes that have a file open, as far as we may look: a plain user sees his own. Empty where there is no /proc. */
-export function processesWith(path: string): readonly NamedProcess[] {
+/**
+ * Other processes (`among`: of these) that have a file open, as far as we may look: a plain user sees his own. Empty where there is no
+ * /proc.
+ */
+export function processesWith(path: string, among?: readonly number[]): readonly NamedProcess[] {
   try {
     const { dev, ino } = statSync(path, { bigint: true });
-    const pids = readdirSync('/proc')
-      .map(Number)
-      .filter((pid) => pid > 0 && pid !== process.pid);
+    const pids = (among ?? readdirSync('/proc').map(Number)).filter((pid) => pid > 0 && pid !== process.pid);
     return pids.filter((pid) => hasOpen(pid, dev, ino)).map((pid) => ({ pid, name: nameOf(pid) }));
   } catch {
     return [];
   }
+}
+
+/** Who has started this process, and who has started that one, and so on. Empty where there is no /proc. */
+export function ancestors(): readonly number[] {
+  const found: number[] = [];
+  try {
+    for (let pid = process.ppid; pid > 0 && !found.includes(pid); pid = parentOf(pid)) found.push(pid);
+  } catch {
+    // It has ended: whoever has its children now has not started them.
+  }
+  return found;
+}
+
+function parentOf(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+  // A name may hold spaces and parentheses.
+  return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]);
 }
 
 function hasOpen(pid: number, dev: bigint, ino: bigint): boolean {

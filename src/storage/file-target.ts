@@ -1,4 +1,4 @@
-import { type BigIntStats, fchmodSync, truncateSync } from 'node:fs';
+import { type BigIntStats, fchmodSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import {
@@ -9,6 +9,7 @@ import {
 } from '../platform/atomic-file.ts';
 import { asSystemError, systemError } from '../platform/errno.ts';
 import { modeSaysAll } from '../platform/file-attributes.ts';
+import { ancestors, processesWith } from '../platform/processes-with.ts';
 import { replaceRefusal, type TargetPlace } from '../platform/target-place.ts';
 import { emptyUnlessInUse, type FileStore, openFileStore } from './file.ts';
 import type { ByteStore } from './store.ts';
@@ -42,7 +43,7 @@ export interface TargetFile extends AsyncDisposable {
   readonly store: ByteStore;
   /** The name that the file has until `commit`. */
   readonly written: string;
-  /** False: the bytes are written in place, so that a failure leaves a part of them there. */
+  /** False: the bytes are written in place, so that a failure leaves a part of them there (nothing, where a file was empty). */
   readonly aside: boolean;
   /** There is a file that will be lost. */
   readonly replaces: boolean;
@@ -88,20 +89,22 @@ export async function openExisting(file: string, unflushed?: boolean): Promise<F
 
 /**
  * Whether what is there keeps its place, and takes the new bytes where the old ones lie: a block device, an open file of a process, and
- * unless `keepLinks` says otherwise, a file that has other names, or that nothing can be renamed over. Throws `denied` or `in-use` where
- * nothing can, and it may not be written in place.
+ * unless `keepLinks` says otherwise, a file that is empty, that has other names, that who has started us has open (`mktemp`, and a reading of
+ * what came, by the same descriptor), or that nothing can be renamed over. Throws `denied` or `in-use` where nothing can, and it may not
+ * be written in place.
  */
 export function keepsItsPlace(
-  old: Pick<BigIntStats, 'nlink' | 'isBlockDevice'>,
+  old: Pick<BigIntStats, 'nlink' | 'size' | 'isBlockDevice'>,
   place: TargetPlace,
   { keepLinks = false }: Pick<TargetOptions, 'keepLinks'> = {},
 ): boolean {
   if (old.isBlockDevice()) return true;
   // An open file may have no name at all; `createAside` says so to who may not write in place.
   if (place.kind === 'open-file') return !keepLinks;
-  if (!keepLinks && old.nlink > 1n) return true;
+  if (!keepLinks && (old.nlink > 1n || old.size === 0n)) return true;
   // Who may read it or write to it would be lost with it.
   if (!keepLinks && !modeSaysAll([place.path, dirname(place.path)])) return true;
+  if (!keepLinks && processesWith(place.path, ancestors()).length > 0) return true;
   const refusal = replaceRefusal(place.path);
   if (refusal !== undefined && keepLinks) throw systemError(refusal, 'replace', place.path);
   return refusal !== undefined;
@@ -116,6 +119,7 @@ export async function writtenInPlace(
   old: FileStore,
   { mode }: TargetOptions,
 ): Promise<TargetFile> {
+  const wasEmpty = old.fileKind === 'regular' && old.size === 0;
   let again: FileStore | undefined;
   try {
     // Whoever writes through the store may close it, and the name may lead elsewhere by then (an open file, whose process has ended).
@@ -127,7 +131,7 @@ export async function writtenInPlace(
     await closeAll(old, again);
     throw asSystemError(cause, 'change the permissions of', file);
   }
-  return inPlace(file, old, again);
+  return inPlace(file, old, again, wasEmpty);
 }
 
 /**
@@ -140,30 +144,24 @@ export async function madeInPlace(place: string, options: TargetOptions): Promis
   const opening = { create: 'exclusive', foreground, writeBehind, unflushed, mode } as const;
   const store = await openFileStore(place, opening);
   const target = await writtenInPlace(place, store, {});
-  let committed = false;
   return {
     ...target,
     replaces: false,
     async commit(how) {
       await target.commit(how);
-      committed = true;
       if (how?.durable !== false) syncDirectory(dirname(place));
-    },
-    async [Symbol.asyncDispose]() {
-      await target[Symbol.asyncDispose]();
-      if (!committed) truncateSync(place);
     },
   };
 }
 
-function inPlace(file: string, store: FileStore, again: FileStore): TargetFile {
+function inPlace(file: string, store: FileStore, again: FileStore, wasEmpty: boolean): TargetFile {
   const close = () => closeAll(store, again);
   let settled = false;
+  let committed = false;
   const settle = async () => {
     await closeAll(store);
     if (!settled) await again.flush();
     settled = true;
-    await close();
   };
   return {
     store,
@@ -179,9 +177,16 @@ function inPlace(file: string, store: FileStore, again: FileStore): TargetFile {
     settle,
     async commit({ durable = true } = {}) {
       if (durable) await settle();
-      else await close();
+      committed = true;
+      await close();
     },
-    [Symbol.asyncDispose]: close,
+    async [Symbol.asyncDispose]() {
+      try {
+        if (!committed && wasEmpty) await again.resize(0);
+      } finally {
+        await close();
+      }
+    },
   };
 }
 
