@@ -26,6 +26,11 @@ export function labUuid(lab: string): string {
   return uuidV5(lab, seatNamespace);
 }
 
+/** By what a lab signs records whose pool was made in this folder (real path). */
+export function poolUuid(lab: string, pool: string): string {
+  return uuidV5(pool, labUuid(lab));
+}
+
 /**
  * A MAC address below QEMU's prefix 52:54:00. `attempt` gives others for the same seat, in a fixed order; there are
  * 16.8 million, so that a thousand seats collide once in thirty labs.

@@ -7,7 +7,7 @@ import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { realPathOf } from '../platform/host-names.ts';
 import { extraDiskName, seatOfExtraDisk } from './extra-disk-name.ts';
 import { formerOf, masterPath, mastersOf } from './former.ts';
-import { identities, labUuid, uuidV5 } from './identity.ts';
+import { identities, labUuid, poolUuid, uuidV5 } from './identity.ts';
 import {
   fileIdentity,
   type ImageHead,
@@ -16,7 +16,7 @@ import {
   readHeadIfOpen,
   readImageHead,
 } from './overlay.ts';
-import { assertNotMoving } from './pool-move/journal.ts';
+import { assertArrived, assertNotMoving } from './pool-move/journal.ts';
 import { defaultUri } from './runner/libvirt/default-uri.ts';
 import type { DiskEncryption, FormerHome, Seat } from './seat.ts';
 import { placeSeats } from './spec/hosts.ts';
@@ -75,9 +75,9 @@ export function labLockPath(pool: string, lab: string): string {
   return join(pool, recordFolder, `lab-${lab}.lock`);
 }
 
-/** Reads the lab file and the lab's state. Throws `bad-argument`, `corrupt`. */
-export function openLab(file: string, cwd: string): Lab {
-  return labOf(loadLab(file, cwd));
+/** Reads the lab file and the lab's state. Throws `bad-argument`, `corrupt`. `moving`: by the move of its pool itself. */
+export function openLab(file: string, cwd: string, { moving = false } = {}): Lab {
+  return labOf(loadLab(file, cwd), undefined, [], moving);
 }
 
 /**
@@ -88,12 +88,16 @@ export function labOf(
   spec: LabSpec,
   placed?: ReadonlyMap<string, string | undefined>,
   lost: readonly string[] = [],
+  moving = false,
 ): Lab {
   const { name } = spec;
   // Relative names of masters start from where the folder really is.
   const pool = realPath(spec.pool);
   assertNotMoving(pool);
   const state = readState(pool, name);
+  const id = idOf(pool, name, state);
+  const origin = { id, places: placesOf(state, id) };
+  if (!moving) assertArrived(pool, origin.places);
   const given = new Map(state?.seats.map((seat) => [seat.name, seat.mac]));
   const identity = identities(name, spec.seats, given, macsOfOthers(pool, name));
   const hostBefore = new Map([
@@ -146,6 +150,7 @@ export function labOf(
         encryption: encryptionOf(spec, seat, headOf(extraDiskPath(pool, seat, disk))),
       })),
       definition: paths.definition,
+      origin,
       serialLog: paths.log,
       master: formerPath(state, pool, head) ?? master,
       graphics: spec.graphics,
@@ -167,7 +172,7 @@ export function labOf(
     statePath: statePath(pool, name),
     lockPath: labLockPath(pool, name),
     state,
-    id: idOf(pool, name, state),
+    id,
     seats: seats(spec.seats, identity),
     unlisted: seats(gone, goneIdentities),
   };
@@ -183,7 +188,7 @@ function uriOf({ runner, uri }: LabSpec): string | undefined {
  * itself, lest the two take each other's names off the masters.
  */
 export function idOf(pool: string, name: string, state: LabState | undefined): string {
-  const own = uuidV5(pool, labUuid(name));
+  const own = poolUuid(name, pool);
   if (!state || state.id === own) return own;
   const here = fileIdentity(statePath(pool, name));
   for (const path of mastersOf(state).flatMap((one) => masterPath(one, pool))) {
@@ -193,6 +198,11 @@ export function idOf(pool: string, name: string, state: LabState | undefined): s
     if (signer !== undefined && signer !== here) return own;
   }
   return state.id;
+}
+
+/** Where the pool of a lab that signs with `id` has lain, by its state; what a copy's says is true of the original. */
+export function placesOf(state: LabState | undefined, id: string): readonly string[] {
+  return state?.id === id ? (state.places ?? []) : [];
 }
 
 /** A disk that is there is as it was made; one that is not will be as the lab file says. */

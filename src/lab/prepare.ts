@@ -8,7 +8,8 @@ import { type DeviceProblem, deviceFor, deviceNumber, deviceProblem } from './de
 import { vetRelinks } from './footing.ts';
 import { formerInUse, isRoll, masterPath, mastersOf } from './former.ts';
 import { guardNeeds, type Hold } from './guard.ts';
-import { filesIn, type Lab, masterNameOf, seatPaths } from './lab.ts';
+import { poolUuid } from './identity.ts';
+import { filesIn, type Lab, masterNameOf, placesOf, realPath, seatPaths } from './lab.ts';
 import { type LostPool, lostPoolOf, lostPoolProblem } from './lost-pool.ts';
 import {
   computeContent,
@@ -38,7 +39,7 @@ import { memoryWithoutDisk, savedAmong, waysOut } from './saved-memory.ts';
 import { planExtras, withExtraFiles } from './seat-extras.ts';
 import { type Forecast, forecastOf, overcommitted, warningsOf } from './space/forecast.ts';
 import { planReserve } from './space/reserve.ts';
-import type { LabState, MasterState } from './state.ts';
+import { type LabState, type MasterState, withPlaces } from './state.ts';
 import { strayProblems, type Where } from './whereabouts.ts';
 
 /** What `up` found and would do. */
@@ -377,12 +378,21 @@ function stateAfter(
     master: masterState(master, content, lab.pool, lab.state?.master),
   } as const;
   const libvirt = libvirtAfter(lab, seats, options);
+  const places = placesAfter(lab);
   return {
     ...state,
     ...(former.length > 0 ? { former: [...former] } : {}),
     seats,
     ...(Object.keys(libvirt).length > 0 ? { libvirt } : {}),
+    ...(places.length > 0 ? { places: [...places] } : {}),
   };
+}
+
+/** Where the pool has lain then, this place among them unless the lab's signature says so. */
+function placesAfter({ id, name, pool, state }: Lab): readonly string[] {
+  const places = placesOf(state, id);
+  const isKnown = places.length > 0 ? places.at(-1) === pool : poolUuid(name, pool) === id;
+  return isKnown ? places : withPlaces(places, pool);
 }
 
 /** Which libvirts have the seats' domains then: those that answer as the lab file has them, the others as they were. */

@@ -29,6 +29,8 @@ export interface Seat {
   readonly disks?: readonly SeatDisk[];
   /** Absolute path of its libvirt definition. */
   readonly definition: string;
+  /** Where its lab's pool has lain before, by the lab's own records: a domain that was defined there may be this seat's. */
+  readonly origin?: PoolOrigin;
   /** Absolute path of the file that the serial port COM1 is written to. */
   readonly serialLog: string;
   /** Absolute path of the master, for the domain's metadata and for messages. */
@@ -41,6 +43,14 @@ export interface Seat {
   readonly firmware: Firmware;
   /** A trusted platform module of its own, emulated. */
   readonly tpm?: boolean;
+}
+
+/** Earlier places of a pool, and where it was made. */
+export interface PoolOrigin {
+  /** `poolUuid` of the folder that it was made in. */
+  readonly id: string;
+  /** Real paths. */
+  readonly places: readonly string[];
 }
 
 /** The libvirt that has had a seat's domain. */

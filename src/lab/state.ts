@@ -56,6 +56,8 @@ const makeSchema = () => {
     seats: z.array(seatStateSchema()),
     /** URIs of the libvirts that have the seats' domains, by host; '' is that of a lab without hosts. Those that have answered. */
     libvirt: z.record(z.string(), z.string()).optional(),
+    /** Real paths at which the pool has lain, the newest last. Absent: it lies where `id` was made. */
+    places: z.array(z.string()).min(1).optional(),
   });
 };
 
@@ -128,6 +130,14 @@ export function readStateFile(path: string): LabState | undefined {
 /** Writes the state, whole or not at all; answers whether it had to. */
 export function writeState(pool: string, state: LabState): boolean {
   return writeJsonFile(statePath(pool, state.lab), state);
+}
+
+/** So many earlier places of a pool are remembered. */
+const mostPlaces = 32;
+
+/** What a state says of where its pool has lain, with more of it. */
+export function withPlaces(places: readonly string[], ...more: readonly string[]): string[] {
+  return [...places.filter((one) => !more.includes(one)), ...more].slice(-mostPlaces);
 }
 
 /** Removes the state, and the pool's folders where nothing else is in them. */

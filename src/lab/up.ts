@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { isWritable, type Layer, type WritableLayer } from '../formats/driver.ts';
@@ -21,6 +21,7 @@ import { isBlockDevice, readImageHead } from './overlay.ts';
 import { placeFiles } from './place-files.ts';
 import { isOurs, problemError, type Step } from './plan.ts';
 import { lockPool, removeStaleLock } from './pool-lock.ts';
+import { placeLock } from './pool-move/journal.ts';
 import { otherContent, type Prepared } from './prepare.ts';
 import {
   assertClosed,
@@ -36,7 +37,7 @@ import { diskModeOf, newEncryption } from './seat-image.ts';
 import { assertKeyOfAll, assertKeyOfDisk, disksOf, keyFor } from './seat-key.ts';
 import { overcommitError } from './space/forecast.ts';
 import { reserveDisk, reserveNew } from './space/reserve.ts';
-import { type LabState, writeState } from './state.ts';
+import { type LabState, removeEmptyRecords, writeState } from './state.ts';
 
 export interface ApplyOptions {
   /** Seats of which nothing is in the pool any more are given up. */
@@ -343,8 +344,19 @@ export function removeLeftovers(pool: string): void {
   }
 }
 
+/** Locks of killed moves, where the pool is and where it was. */
+async function sweepPlaces({ pool, state }: Lab): Promise<void> {
+  for (const place of new Set([pool, ...(state?.places ?? [])])) {
+    const { path } = placeLock(place);
+    if (!existsSync(path)) continue;
+    await removeStaleLock(path);
+    removeEmptyRecords(dirname(place));
+  }
+}
+
 /** `removeLeftovers` for who does not hold the lab's lock, with a killed command's lock among them. */
 export async function tidy(lab: Lab): Promise<void> {
   await removeStaleLock(lab.lockPath);
+  await sweepPlaces(lab);
   removeLeftovers(lab.pool);
 }

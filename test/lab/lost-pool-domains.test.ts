@@ -1,5 +1,19 @@
-import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { lockPool } from '../../src/lab/pool-lock.ts';
+import { markCopy, writeJournal } from '../../src/lab/pool-move/journal.ts';
+import { movePool } from '../../src/lab/pool-move/move.ts';
+import { planPoolMove } from '../../src/lab/pool-move/plan.ts';
 import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../support/libvirtd.ts';
 import { mustRun } from '../support/programs.ts';
 import { LabBench } from './support.ts';
@@ -101,5 +115,115 @@ describe.skipIf(!haveLibvirtd)('--forget-gone under libvirt', () => {
     expect([code, err]).toEqual([1, expect.stringContaining("'student-03' is another file now")]);
     expect(await domains()).toHaveLength(3);
     await mustRun('virsh', ['-c', libvirtd.uri, 'undefine', 'class-student-03']);
+  });
+
+  it('takes over no domain of another lab of the same name, whose pool is away', async () => {
+    write(2, false);
+    mkdirSync(bench.path('theirs'));
+    bench.write('other.yaml', {
+      seats: 2,
+      network: 'none',
+      pool: 'theirs/class',
+      runner: { libvirt: libvirtd.uri },
+    });
+    await bench.must('up', 'other.yaml');
+    const dump = () => mustRun('virsh', ['-c', libvirtd.uri, 'dumpxml', '--inactive', 'class-student-01']);
+    const before = await dump();
+    renameSync(bench.path('theirs'), bench.path('off'));
+    for (const verb of [['plan'], ['up', '--dry-run'], ['up']]) {
+      const { out, err } = await bench.run(...verb, 'lab.yaml');
+      expect([verb, out + err]).toEqual([verb, expect.stringMatching(/made by the seat of '.*theirs/)]);
+      expect([verb, out + err]).toEqual([verb, expect.stringMatching(/mounted\?.*undefine/)]);
+    }
+    expect(existsSync(bench.path('class/student-01.qcow2'))).toBe(false);
+    // Seats that were made while nothing was in the way.
+    write(2, false);
+    bench.write('lab.yaml', { seats: 2, network: 'none' });
+    await bench.must('up', 'lab.yaml');
+    write(2, false);
+    const start = await bench.run('start', 'lab.yaml', 'student-01');
+    expect([start.code, start.err]).toEqual([1, expect.stringMatching(/made by the seat of.*\n.*mounted\?/)]);
+    await bench.must('down', 'lab.yaml');
+    expect(await dump()).toBe(before);
+    renameSync(bench.path('off'), bench.path('theirs'));
+    await bench.must('down', 'other.yaml');
+    expect(await domains()).toEqual([]);
+  });
+
+  it('knows its own domains where somebody moved the pool, again and again', async () => {
+    write(2, false);
+    await bench.must('up');
+    let at = 'class';
+    const moved = (to: string) => {
+      renameSync(bench.path(at), bench.path(to));
+      at = to;
+      bench.write('lab.yaml', {
+        seats: 2,
+        network: 'none',
+        pool: to,
+        runner: { libvirt: libvirtd.uri },
+      });
+    };
+    for (const place of ['one', 'two', 'three']) {
+      moved(place);
+      // What the definition names is not there any more, or another pool's.
+      const { code, out } = await bench.run('start', 'student-01');
+      expect([code, out]).toEqual([1, expect.stringContaining("'cowherd up' writes it anew")]);
+      if (place === 'two') continue;
+      await bench.must('up');
+      const xml = await mustRun('virsh', ['-c', libvirtd.uri, 'dumpxml', 'class-student-01']);
+      expect(xml).toContain(bench.path(place, 'student-01.qcow2'));
+    }
+    moved('class');
+    await bench.must('down');
+    expect(await domains()).toEqual([]);
+  });
+
+  it.each(['renamed', 'copied'])(
+    'completes a move that was killed before domains followed (%s)',
+    async (how) => {
+      const shm = how === 'copied' ? mkdtempSync('/dev/shm/cowherd-') : undefined;
+      try {
+        write(2, false);
+        await bench.must('up');
+        const [from, to] = [bench.path('class'), join(shm ?? bench.path('far'), 'class')];
+        const plan = await planPoolMove(from, to, [bench.dir.path]);
+        await movePool(plan, () => undefined);
+        // As they are until the last step: a copy is told from what it was copied from by its mark.
+        writeJournal(from, plan.journal);
+        if (shm !== undefined) markCopy(to, from, []);
+        for (const verb of ['start', 'up', 'down', 'status']) {
+          const { code, err } = await bench.run(verb);
+          expect([verb, code, err]).toEqual([
+            verb,
+            1,
+            expect.stringMatching(/cut off at its end(?:.|\n)*cowherd move '.*class'/),
+          ]);
+        }
+        expect(await bench.must('move', 'class', to, '.')).toContain('completing a move');
+        const xml = await mustRun('virsh', ['-c', libvirtd.uri, 'dumpxml', 'class-student-01']);
+        expect(xml).toContain(join(to, 'student-01.qcow2'));
+        expect(await bench.must('up')).toContain('nothing to do');
+        expect(readdirSync(bench.path('.cowherd'))).toEqual(['masters-class.json']);
+        await bench.must('down');
+        expect(await domains()).toEqual([]);
+      } finally {
+        if (shm !== undefined) rmSync(shm, { recursive: true });
+      }
+    },
+  );
+
+  it('sweeps what a killed move left of its locks', async () => {
+    write(2, false);
+    await bench.must('up');
+    const lock = bench.path('.cowherd/class.pool-move.lock');
+    const held = await lockPool(lock, 'the place');
+    const [, ...rest] = readFileSync(lock, 'utf8').split(' ');
+    held[Symbol.dispose]();
+    const ended = await mustRun('sh', ['-c', 'echo $$']);
+    mkdirSync(bench.path('.cowherd'), { recursive: true });
+    writeFileSync(lock, [ended.trim(), ...rest].join(' '));
+    expect(await bench.must('up')).toContain('nothing to do');
+    expect(existsSync(lock)).toBe(false);
   });
 });

@@ -97,15 +97,19 @@ async function movePoolTo(
       const { labs } = plan;
       for (const { name } of labs)
         held.push(await lockPool(labLockPath(plan.placed ? to : from, name), `the lab "${name}"`));
-      const follow = () => {
+      const onPlaced = () => {
         for (const [i, { name }] of labs.entries()) held[i].follow(labLockPath(to, name));
       };
-      left = await movePool(await planPoolMove(from, to, folders), follow, {
+      const renew = async () => {
+        bar.end();
+        for (const { file } of labs)
+          await renewDefinitions(openLab(file, context.cwd, { moving: true }), context);
+      };
+      left = await movePool(await planPoolMove(from, to, folders), onPlaced, {
         signal: context.signal,
         onProgress: bar.update,
+        renew,
       });
-      bar.end();
-      for (const { file } of labs) await renewDefinitions(openLab(file, context.cwd), context);
     } finally {
       bar.end();
       for (const lock of [...held, ...placeLocks]) lock[Symbol.dispose]();

@@ -81,6 +81,7 @@ export async function startSeats(
   }
   if (saved.length > 0 && !wantsJson(input))
     say(context, `${count(saved.length, 'seat')} to go on from a saved memory: ${describeSeats(saved)}`);
+  for (const seat of down) await runner.assertOwn?.(seat);
   await assertOwnDisks(down, runner);
   await check(down);
   // Awaited: the runner is given back when this returns.

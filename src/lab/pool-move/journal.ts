@@ -1,7 +1,7 @@
 import { rmSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import * as z from 'zod';
-import { DiskError } from '../../errors.ts';
+import { DiskError, isDiskError } from '../../errors.ts';
 import { syncDirectory } from '../../platform/atomic-file.ts';
 import { recordFolder } from '../../platform/dependents.ts';
 import { readJsonFile, writeJsonFile } from '../../platform/json-file.ts';
@@ -113,6 +113,26 @@ export function placeLock(place: string): { readonly path: string; readonly what
 export function removeJournal(from: string): void {
   rmSync(journalPath(from), { force: true });
   syncDirectory(dirname(journalPath(from)));
+}
+
+/** Throws `in-use` where a move from one of these places to the pool was cut off after its lab files had followed. */
+export function assertArrived(pool: string, places: readonly string[]): void {
+  const from = places.find((place) => place !== pool && leadsTo(place, pool));
+  if (from === undefined) return;
+  throw new DiskError('in-use', `The pool '${pool}' comes from '${from}': a move was cut off at its end`, {
+    path: pool,
+    detail: { fix: `complete it first: cowherd move '${from}' '${pool}'` },
+  });
+}
+
+/** What cannot be looked at there, or is damaged, is no word of this pool. */
+function leadsTo(place: string, pool: string): boolean {
+  try {
+    return readJournal(place)?.to === pool;
+  } catch (error) {
+    if (isDiskError(error)) return false;
+    throw error;
+  }
 }
 
 /** Throws `in-use` where a move of the pool was cut off: its labs wait until it is completed. */

@@ -7,12 +7,13 @@ import { asSystemError, errnoOf } from '../../platform/errno.ts';
 import { makeFolder } from '../../platform/json-file.ts';
 import { isMountPoint } from '../../platform/scratch-folder.ts';
 import { holdDisks } from '../hold-disks.ts';
+import { realPath } from '../lab.ts';
 import { pathFrom } from '../master.ts';
 import { nameBacking } from '../name-backing.ts';
 import { backingPathOf, nameExists, readImageHead } from '../overlay.ts';
 import { editLabFile, withValue } from '../spec/edit.ts';
 import { loadLab } from '../spec/load.ts';
-import { writeState } from '../state.ts';
+import { readState, writeState } from '../state.ts';
 import { assertLeftAlone, type CopyOptions, copyFolder, removeCopied } from './copy.ts';
 import { filesBelow, isImageName, within } from './files.ts';
 import { assertNobodyOutside } from './free.ts';
@@ -24,8 +25,14 @@ import type { PoolMovePlan } from './plan.ts';
  * beside the masters it is recorded where they are and will be; then the folder gets its new place in one instant; then names
  * become relative again, and states, records and lab files follow. Lab files come last: until then a journal beside the old
  * place keeps the labs from being used, and the same command completes what was cut off. What was copied is removed from the old
- * place at the very end, and nothing else that lies there.
+ * place at the end, and nothing else that lies there. Definitions come after that: while the old ones are there, they are another pool's to
+ * the hypervisor.
  */
+
+export interface PoolMoveOptions extends CopyOptions {
+  /** All files have their places: lets the labs' definitions follow. Where this throws, the move is over: `up` does it, too. */
+  readonly renew?: () => Promise<void>;
+}
 
 /**
  * Does what the plan says. The caller holds the locks of both places and of the labs, and made the plan under them; `onPlaced` is
@@ -35,23 +42,29 @@ import type { PoolMovePlan } from './plan.ts';
 export async function movePool(
   plan: PoolMovePlan,
   onPlaced: () => void,
-  options: CopyOptions = {},
+  options: PoolMoveOptions = {},
 ): Promise<readonly string[]> {
   const { from, to, journal } = plan;
   writeJournal(from, journal);
   await using _held = plan.placed ? await holdOriginals(from, to) : await givePlace(plan, options);
   onPlaced();
   for (const name of journal.relative) await nameRelative(join(to, name));
-  for (const state of journal.states) writeState(to, state);
+  for (const state of journal.states) {
+    // One that was written by an earlier run may have changed since.
+    if (readState(to, state.lab)?.places?.at(-1) !== to) writeState(to, state);
+  }
   await recordNew(plan);
   for (const { file } of plan.labs) {
-    const { pool } = loadLab(file, dirname(file));
-    if (resolve(pool) === to) continue;
+    if (realPath(loadLab(file, dirname(file)).pool) === to) continue;
     editLabFile(file, (text) => withValue(text, ['pool'], poolName(text, file, to)));
   }
   const left = await removeCopied(from, to);
-  removeJournal(from);
-  unmarkCopy(to);
+  try {
+    await options.renew?.();
+  } finally {
+    removeJournal(from);
+    unmarkCopy(to);
+  }
   return left;
 }
 

@@ -7,7 +7,7 @@ import { mastersOf } from '../former.ts';
 import { pathFrom } from '../master.ts';
 import { labFileOfPool, namesIn } from '../masters/lab-files.ts';
 import { backingPathOf, nameExists, readImageHead } from '../overlay.ts';
-import { type LabState, readStateFile } from '../state.ts';
+import { type LabState, readStateFile, withPlaces } from '../state.ts';
 import { assertLeftAlone } from './copy.ts';
 import { filesBelow, within } from './files.ts';
 import { assertFree } from './free.ts';
@@ -185,6 +185,7 @@ function stateFrom(state: LabState, from: string, to: string): LabState {
     ...state,
     master: follow(state.master),
     ...(former ? { former: former.map(follow) } : {}),
+    places: withPlaces(state.places ?? [], from, to),
   };
 }
 

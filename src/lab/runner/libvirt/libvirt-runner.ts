@@ -4,7 +4,7 @@ import { DiskError, isDiskError } from '../../../errors.ts';
 import { createPrivateFolder, type ScratchFolder } from '../../../platform/scratch-folder.ts';
 import { type DomainType, domainName, metadataNamespace } from '../../domain-xml.ts';
 import { isSameFile } from '../../overlay.ts';
-import type { Problem } from '../../plan.ts';
+import { type Problem, problemError } from '../../plan.ts';
 import type { Seat } from '../../seat.ts';
 import { disksOf } from '../../seat-key.ts';
 import { alreadyRunning } from '../qemu-start.ts';
@@ -30,6 +30,7 @@ import { domainDisks } from './domain-disks.ts';
 import { DomainEvents } from './domain-events.ts';
 import { domainsBeside } from './domain-files.ts';
 import { takenNames, withNameFix } from './domain-names.ts';
+import { assertNamesDisk, DomainOwners, othersProblem } from './domain-owners.ts';
 import { tellSecret } from './domain-secret.ts';
 import { seatEnd, seatState } from './domain-state.ts';
 import { findDomainType } from './domain-type.ts';
@@ -63,7 +64,7 @@ const outageMs = 20_000;
 
 /**
  * Guests as libvirt domains, over one virsh. A domain is ours when its metadata names the definition file that it was
- * made from; no other is ever changed, started or removed.
+ * made from, or one where our pool lay before (`domain-owners.ts`); no other is ever changed, started or removed.
  */
 export class LibvirtRunner implements Runner {
   readonly name = 'libvirt';
@@ -71,6 +72,7 @@ export class LibvirtRunner implements Runner {
   readonly uri: string;
   readonly #virsh: Virsh;
   readonly #place: SeatPlace;
+  readonly #owners: DomainOwners;
   readonly #events: DomainEvents;
   #domainType: Promise<DomainType> | undefined;
   /** The running domains' UUIDs, asked for together by all who wait. */
@@ -91,6 +93,7 @@ export class LibvirtRunner implements Runner {
     this.#virsh = new Virsh({ uri: this.uri, program: options.virsh });
     this.#saved = new SavedDomains(this.#virsh);
     this.#place = options.place ?? onThisMachine;
+    this.#owners = new DomainOwners(this.#place);
     this.#autostart = new Autostart(this.#virsh, this.#place === onThisMachine);
     this.#events = new DomainEvents({
       uri: this.uri,
@@ -140,8 +143,14 @@ export class LibvirtRunner implements Runner {
   }
 
   async obstacles(seats: readonly Seat[]): Promise<readonly Problem[]> {
+    const problems: Problem[] = [];
+    for (const seat of seats) {
+      const mark = await this.#markOf(seat);
+      if (mark !== undefined && !(await this.#owners.isOurs(seat, mark)))
+        problems.push(othersProblem(seat, mark, this.uri, this.#place));
+    }
     try {
-      return await takenNames(this.#virsh, this.uri, seats);
+      return [...problems, ...(await takenNames(this.#virsh, this.uri, seats))];
     } catch (error) {
       throw unreachable(this.uri, error);
     }
@@ -204,12 +213,13 @@ export class LibvirtRunner implements Runner {
   async define(seat: Seat): Promise<void> {
     const text = await this.#place.definition(seat);
     const mark = await this.#markOf(seat);
-    if (mark !== undefined) this.#assertOurs(seat, mark);
+    if (mark !== undefined) await this.#assertOurs(seat, mark);
     if (mark !== undefined && mark !== 'foreign' && mark.from === seat.definition) {
       if (mark.digest === definitionDigest(text)) return await this.#autostart.restore(seat);
       const other = await this.otherDisk(seat);
       if (other !== undefined) throw otherDiskError(seat, other);
     }
+    assertNamesDisk(seat, text);
     this.#folder ??= createPrivateFolder('define');
     const file = this.#folder.file(`${seat.uuid}.xml`);
     try {
@@ -258,7 +268,7 @@ export class LibvirtRunner implements Runner {
 
   async #forget(seat: Seat): Promise<void> {
     const mark = await this.#markOf(seat);
-    if (mark === undefined || !this.#isOurs(seat, mark)) return;
+    if (mark === undefined || !(await this.#owners.isOurs(seat, mark))) return;
     if (!isDown(await this.state(seat))) {
       throw new DiskError('in-use', `Seat '${seat.name}' is running: stop it first`, {
         path: seat.disk.path,
@@ -288,7 +298,7 @@ export class LibvirtRunner implements Runner {
 
   async renew(seat: Seat): Promise<void> {
     const mark = await this.#markOf(seat);
-    if (mark === undefined || !this.#isOurs(seat, mark)) return;
+    if (mark === undefined || !(await this.#owners.isOurs(seat, mark))) return;
     await this.#autostart.remember(seat);
     await this.#forget(seat);
     await this.define(seat);
@@ -315,7 +325,7 @@ export class LibvirtRunner implements Runner {
 
   async assertOwn(seat: Seat): Promise<void> {
     const mark = await this.#markOf(seat);
-    if (mark !== undefined) this.#assertOurs(seat, mark);
+    if (mark !== undefined) await this.#assertOurs(seat, mark);
   }
 
   async stop(seat: Seat, options: StopOptions = {}): Promise<void> {
@@ -469,21 +479,8 @@ export class LibvirtRunner implements Runner {
     return after !== '' && after !== before;
   }
 
-  /** A domain is this seat's when it was defined from the seat's file, or from one that is not there any more. */
-  #isOurs(seat: Seat, mark: DefinitionMark | 'foreign'): boolean {
-    return mark !== 'foreign' && (mark.from === seat.definition || this.#place.isGone(mark.from));
-  }
-
-  #assertOurs(seat: Seat, mark: DefinitionMark | 'foreign'): void {
-    if (this.#isOurs(seat, mark)) return;
-    const other = mark === 'foreign' ? 'somebody else' : `the seat of '${mark.from}'`;
-    throw new DiskError(
-      'exists',
-      `${this.uri} has a domain with the UUID of seat '${seat.name}', made by ${other}`,
-      {
-        path: seat.definition,
-        detail: { fix: 'two copies of one lab need two names (lab: NAME)' },
-      },
-    );
+  async #assertOurs(seat: Seat, mark: DefinitionMark | 'foreign'): Promise<void> {
+    if (await this.#owners.isOurs(seat, mark)) return;
+    throw problemError([othersProblem(seat, mark, this.uri, this.#place)]);
   }
 }

@@ -8,7 +8,7 @@ import { followLog } from '../console-log.ts';
 export interface SeatPlace {
   /** The definition's text. Throws `not-found` where there is none. */
   definition(seat: Seat): Promise<string> | string;
-  /** Whether what a domain says that it was defined from is not there any more. */
+  /** Whether what a domain says that it was defined from is not there any more: the seat's pool may have lain there. */
   isGone(from: string): boolean;
   /** Before a start: makes room for the serial log, where it takes any. */
   prepareLog(seat: Seat): void;
