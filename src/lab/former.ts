@@ -69,6 +69,14 @@ export function mastersOf(state: LabState): readonly MasterState[] {
   return [state.master, ...(state.former ?? [])];
 }
 
+/** `after` with the masters of `before` as former ones that `releaseFormer` is going to give back: whoever is cut off does it again. */
+export function withDropped(before: LabState | undefined, after: LabState): LabState {
+  if (!before) return after;
+  const kept = new Set(mastersOf(after).flatMap((one) => one.files.map(({ path }) => path)));
+  const dropped = mastersOf(before).filter((one) => one.files.some(({ path }) => !kept.has(path)));
+  return dropped.length > 0 ? { ...after, former: [...(after.former ?? []), ...dropped] } : after;
+}
+
 /**
  * Gives back the files that `after` holds no more, where `id` signed for them. Before the state is written: a run that is cut
  * off in between does it again, as nothing stands on them.

@@ -7,7 +7,7 @@ import { sweepAsides } from '../platform/atomic-file.ts';
 import { recordFolder } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
 import { emptyDevice, isOnOwnDevice, writeDeviceDisk } from './device-disk.ts';
-import { releaseFormer } from './former.ts';
+import { releaseFormer, withDropped } from './former.ts';
 import { guardNeeds, takeHold } from './guard.ts';
 import { isSeatDiskName, removeFiles } from './hold-disks.ts';
 import type { Lab } from './lab.ts';
@@ -37,7 +37,7 @@ import { diskModeOf, newEncryption } from './seat-image.ts';
 import { assertKeyOfAll, assertKeyOfDisk, disksOf, keyFor } from './seat-key.ts';
 import { overcommitError } from './space/forecast.ts';
 import { reserveDisk, reserveNew } from './space/reserve.ts';
-import { type LabState, removeEmptyRecords, writeState } from './state.ts';
+import { type LabState, readState, removeEmptyRecords, writeState } from './state.ts';
 
 export interface ApplyOptions {
   /** Seats of which nothing is in the pool any more are given up. */
@@ -101,15 +101,9 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   await withdraw(lab, plan.steps, options.runner);
   // While the masters' records still name them: a run that is cut off does it again.
   for (const seat of lost) await options.runner.undefine(seat, { ownOnly: true });
-  // Seats that are going to be removed stay known until they are gone.
-  const during =
-    removals.length > 0
-      ? withRemovals(
-          lab,
-          after,
-          removals.map((step) => step.seat),
-        )
-      : after;
+  // Seats that are going to be removed, and masters that are to be given back, stay known until that is done.
+  const gone = removals.map((step) => step.seat);
+  const during = withDropped(lab.state, gone.length > 0 ? withRemovals(lab, after, gone) : after);
   const warnings = await rememberSeats(prepared, during, options);
   const created = await createDisks(prepared, options);
   await makeExtras(lab, plan.steps, { renewed: new Set(created), signal: options.signal });
@@ -123,7 +117,9 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   for (const { seat, paths } of removals) for (const path of paths) await giveUpDevice(lab, seat, path);
   await removeFiles(doomed);
   if (lab.state) await releaseFormer(lab, lab.state, after);
-  if (during !== after) writeState(lab.pool, after);
+  // What `rememberSeats` wrote of the master is newer than the plan.
+  if (during !== after)
+    writeState(lab.pool, { ...after, master: readState(lab.pool, lab.name)?.master ?? after.master });
   const kept = removals
     .flatMap((step) => extras.get(step.seat) ?? [])
     .flatMap(({ path, ours }) => (ours ? [] : [`'${path}' ${whyKept(path, lab.name)}`]));

@@ -1,7 +1,7 @@
 import { chmodSync, chownSync, existsSync, readFileSync, renameSync, statSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { recordsFor } from '../../src/platform/dependents.ts';
-import { have, isRoot, mustRun } from '../support/programs.ts';
+import { have, isRoot, mustRun, openQemuIo } from '../support/programs.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
 
 const qemu = have('qemu-io') && have('qemu-img');
@@ -128,5 +128,31 @@ describe.skipIf(!qemu)('roll', () => {
     const { code, err } = await bench.run('start', 'student-01');
     expect(code).toBe(1);
     expect(err).toMatch(/The master '.*m\.raw' changed since its clones were made: it is gone/);
+  });
+
+  it('gives the former master back after a cut, too, where the two hold the same', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2 });
+    await bench.must('up');
+    const [one, other] = [bench.path('masters/m.raw'), bench.path('masters/n.raw')];
+    await mustRun('cp', [one, other]);
+    chmodSync(other, 0o644);
+    bench.write('lab.yaml', { seats: 2, master: 'masters/n.raw' });
+    const disk = bench.path('class/student-01.qcow2');
+    const guest = await openQemuIo(['-f', 'qcow2', disk]);
+    try {
+      // The state is written, and this disk cannot be linked anew.
+      expect((await bench.run('up')).code).toBe(1);
+      expect(readFileSync(bench.path('class/.cowherd/lab-class.json'), 'utf8')).toContain('n.raw');
+    } finally {
+      await guest.close();
+    }
+    await bench.must('up');
+    expect(recordsFor(one)).toEqual([]);
+    expect(statSync(one).mode & 0o222).not.toBe(0);
+    expect(recordsFor(other)).toHaveLength(1);
+    expect(await bench.must('up')).toContain('nothing to do');
+    await mustRun('rm', [one]);
+    await reads(disk, '0x5a');
   });
 });
