@@ -39,6 +39,7 @@ import { memoryWithoutDisk, savedAmong, waysOut } from './saved-memory.ts';
 import { planExtras, withExtraFiles } from './seat-extras.ts';
 import { type Forecast, forecastOf, overcommitted, warningsOf } from './space/forecast.ts';
 import { planReserve } from './space/reserve.ts';
+import { assertMakeable } from './spec/load.ts';
 import { type LabState, type MasterState, withPlaces } from './state.ts';
 import { strayProblems, type Where } from './whereabouts.ts';
 
@@ -78,6 +79,7 @@ export interface PrepareOptions {
 
 /** Looks at the master and the pool and makes the plan. Changes nothing but the memory of the master's digest. */
 export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise<Prepared> {
+  assertMakeable(lab.spec);
   const master = await masterOf(lab);
   assertMasterApart(
     lab,

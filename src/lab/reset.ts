@@ -24,6 +24,7 @@ import { assertNobodyStandsOn } from './release.ts';
 import type { Runner } from './runner/runner.ts';
 import { assertOwnExtras, extraDisksOf, renewExtras } from './seat-extras.ts';
 import { reserveNew } from './space/reserve.ts';
+import { assertMakeable } from './spec/load.ts';
 import type { LabState } from './state.ts';
 import { conditionOf } from './status.ts';
 import { makeDeviceDisks, overlayKind, rememberSeats, removeLeftovers } from './up.ts';
@@ -63,6 +64,7 @@ export async function resetSeats(
   names: readonly string[],
   options: ResetOptions,
 ): Promise<ResetResult> {
+  assertMakeable(lab.spec);
   const { state } = lab;
   if (!state) {
     assertPoolThere(lab);

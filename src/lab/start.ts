@@ -5,6 +5,7 @@ import { assertPoolThere } from './lost-pool.ts';
 import { readImageHead } from './overlay.ts';
 import type { Seat } from './seat.ts';
 import { assertKeyFits } from './seat-key.ts';
+import { assertMakeable } from './spec/load.ts';
 import { conditionOf } from './status.ts';
 import { assertFormerUnchanged, assertMasterUnchanged } from './verify.ts';
 
@@ -13,6 +14,7 @@ import { assertFormerUnchanged, assertMasterUnchanged } from './verify.ts';
  * master is not what they stand on, `corrupt` or `exists` for disks that are not theirs: always before any is started.
  */
 export async function seatsToStart(lab: Lab, names: readonly string[]): Promise<readonly Seat[]> {
+  assertMakeable(lab.spec);
   const by = new Map<ReturnType<typeof conditionOf>, string[]>();
   for (const name of names) {
     const condition = conditionOf(lab, name, readImageHead(seatPaths(lab.pool, name).disk));

@@ -6,6 +6,7 @@ import { definitionDigest } from '../runner/libvirt/marked-definition.ts';
 import { isDown, isOff } from '../runner/runner.ts';
 import { memoryWithoutDisk } from '../saved-memory.ts';
 import type { Seat } from '../seat.ts';
+import { assertMakeable } from '../spec/load.ts';
 import type { FoundSeat, HostView, RemoteHost } from './host.ts';
 import type { RemoteLab, RemoteMaster, RemoteView } from './lab.ts';
 import { seenAfter } from './machines.ts';
@@ -80,6 +81,7 @@ export async function planRemote(
     giveUp = nothingGivenUp,
   }: { readonly digest?: DigestOptions; readonly make?: boolean; readonly giveUp?: GivenUp } = {},
 ): Promise<RemotePlan> {
+  assertMakeable(lab.spec);
   const view = withoutSurplus(await lab.look(digest), giveUp.seats);
   assertGone(giveUp, lab.spec.hosts!, new Set(view.replaced.map(({ host }) => host)));
   const { master } = view;

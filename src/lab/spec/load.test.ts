@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { DiskError } from '../../errors.ts';
-import { parseLab } from './load.ts';
+import { assertMakeable, parseLab } from './load.ts';
 import { editDistance, nearest } from './nearest.ts';
 
 const where = { name: 'lab.yaml', file: '/srv/labs/lab.yaml' };
@@ -117,7 +117,7 @@ describe('a lab file', () => {
   it('says of every mistake where it is, what is wrong and what to write', async () => {
     const told = wrong.map((text) => {
       try {
-        parse(text);
+        assertMakeable(parse(text));
       } catch (error) {
         expect(error).toBeInstanceOf(DiskError);
         expect((error as DiskError).detail.report).toMatch(/^lab\.yaml:\d+:\d+: /);

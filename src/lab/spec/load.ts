@@ -59,6 +59,8 @@ export interface LabSpec {
   readonly guest: 'any' | 'demo';
   /** With absolute paths. */
   readonly serve?: ServeDocument;
+  /** Why no seat is made or started as the file says (`assertMakeable`); what only takes away does without. */
+  readonly doubt?: DiskError;
   /** An error about the value at `path` of the lab file, with its line. */
   mistake(path: readonly (string | number)[], message: string, fix?: string): DiskError;
 }
@@ -83,6 +85,11 @@ export function loadLab(name: string, cwd: string): LabSpec {
     });
   }
   return parseLab(text, { name, file });
+}
+
+/** Throws what is doubtful in a lab file that seats are to be made or started by. */
+export function assertMakeable({ doubt }: Pick<LabSpec, 'doubt'>): void {
+  if (doubt) throw doubt;
 }
 
 /** `loadLab` for a text that was read already. */
@@ -193,16 +200,18 @@ function resolveSpec(data: LabDocument, document: Document, source: SourceText, 
     return isAbsolute(home) ? home : join(base, home);
   };
 
+  const doubts: Mistake[] = [];
   const seats = seatNames(data.seats, wrong);
   const memoryMiB = typeof data.memory === 'number' ? data.memory : sizeOf(data.memory) / (1024 * 1024);
   if (!Number.isInteger(memoryMiB) || memoryMiB < 1 || memoryMiB > 16 * 1024 * 1024) {
     wrong(['memory'], 'memory must be a whole number of MiB, up to 16T', 'write for example: memory: 2G');
   } else if (typeof data.memory === 'number' && data.memory < leastBareMiB) {
-    wrong(
-      ['memory'],
-      `memory: ${data.memory} is ${data.memory} MiB, in which hardly anything boots`,
-      `write its unit: memory: ${data.memory}G, or ${data.memory}M where that is meant`,
-    );
+    // Such files were taken once, and their labs are there.
+    doubts.push({
+      ...rangeOf(document, ['memory']),
+      message: `memory: ${data.memory} is ${data.memory} MiB, in which hardly anything boots`,
+      fix: `write its unit: memory: ${data.memory}G, or ${data.memory}M where that is meant`,
+    });
   }
   const size = data.disk.size === undefined ? undefined : sizeOf(data.disk.size);
   if (size !== undefined && (!Number.isSafeInteger(size) || size % 512 !== 0 || size === 0)) {
@@ -276,7 +285,7 @@ function resolveSpec(data: LabDocument, document: Document, source: SourceText, 
     wrong(['serve', 'socket'], 'serve has a socket and listen', 'keep one of them');
   if (serve?.master && seats.includes('master'))
     wrong(['serve'], 'a seat is called master, as the export of the master', 'add: master: false');
-  if (mistakes.length > 0) throw labFileError(source, mistakes);
+  if (mistakes.length > 0) throw labFileError(source, [...mistakes, ...doubts]);
 
   const master = typeof data.master === 'string' ? { path: data.master } : data.master;
   return {
@@ -297,6 +306,7 @@ function resolveSpec(data: LabDocument, document: Document, source: SourceText, 
     disk: { ...data.disk, size },
     overcommit: data.space.overcommit,
     disks,
+    ...(doubts.length > 0 && { doubt: labFileError(source, doubts) }),
     encrypt: data.encrypt && { passphraseFile: local(data.encrypt['passphrase-file']) },
     seed: seedOf(data.seed, local),
     graphics: data.graphics,

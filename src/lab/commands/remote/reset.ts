@@ -7,6 +7,7 @@ import { assertNobodyStandsThere } from '../../remote/standing.ts';
 import type { Beside } from '../../runner/runner.ts';
 import { savedGoes } from '../../saved-memory.ts';
 import type { Seat } from '../../seat.ts';
+import { assertMakeable } from '../../spec/load.ts';
 import { warnOfBeside } from '../beside.ts';
 import { type LabCommand, lazyProgress, say, sayJson, startToo, wantsJson } from '../command.ts';
 import { stopFirst } from '../stop-first.ts';
@@ -15,6 +16,7 @@ import { lockedRemote, lookAt, remoteLabFrom, selected } from './lab.ts';
 /** `cowherd reset` for a lab whose hosts keep its seats. */
 export const run: LabCommand = async (input, context) => {
   const { lab: remote, file, rest } = remoteLabFrom(input, context);
+  assertMakeable(remote.spec);
   await using lab = remote;
   if (rest.length === 0) {
     throw new DiskError('bad-argument', 'Which seats? Reset throws their disks away', {
