@@ -8,11 +8,12 @@ import {
   recordsFor,
   recordsPlace,
 } from '../platform/dependents.ts';
+import { formerPoolOf, formerPoolProblem } from './changed-pool.ts';
 import { count, describeSeats } from './describe.ts';
 import { releaseHold } from './guard.ts';
 import { type Lab, labOf, realPath } from './lab.ts';
 import { knownMasterFolders, voidFolders } from './master-folders.ts';
-import type { Problem } from './plan.ts';
+import { type Problem, problemError } from './plan.ts';
 import { unknownError } from './release.ts';
 import type { Runner } from './runner/runner.ts';
 import type { Seat } from './seat.ts';
@@ -113,10 +114,12 @@ export function lostPoolProblem(lost: LostPool): Problem {
   };
 }
 
-/** Throws `not-found` where seats were made in the pool, and nothing of them is there. */
+/** Throws `not-found` where seats were made in the pool, and nothing of them is there; `exists` where they are in another one. */
 export function assertPoolThere(lab: Lab): void {
   const lost = lostPoolOf(lab);
   if (lost) throw lostPoolError(lost);
+  const elsewhere = formerPoolOf(lab);
+  if (elsewhere?.own) throw problemError([formerPoolProblem(elsewhere, lab)]);
 }
 
 export function lostPoolError(lost: LostPool): DiskError {

@@ -1,6 +1,7 @@
 import { basename } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { readHead } from '../platform/json-file.ts';
+import { formerPoolNote, formerPoolOf, formerPoolProblem } from './changed-pool.ts';
 import { type DefinitionKind, definitionOf, definitionOwner } from './definition.ts';
 import { definitionKind } from './definition-kind.ts';
 import { describeSeats } from './describe.ts';
@@ -131,8 +132,10 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
   const { where } = options;
   const registered = await registrations(lab, plan, options.runner);
   const lost = lostPoolOf(lab);
+  const elsewhere = formerPoolOf(lab);
   const problems = [
     ...(lost && !options.forgetGone ? [lostPoolProblem(lost)] : []),
+    ...(elsewhere?.own ? [formerPoolProblem(elsewhere, lab)] : []),
     ...strayProblems(lab, options.prune ?? false),
     ...(where?.problems ?? []),
     ...(rolls ? [] : changedMaster(lab, plan, content)),
@@ -150,7 +153,8 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
   const memory = await savedMemories(lab, steps, options.runner);
   const space = forecastNotes(lab, steps, await forecastOf(lab, kept, master.size));
   const detached = await detachedBy(lab, registered, options.runner);
-  const notes = [...plan.notes, ...extras.notes, ...memory.notes, ...detached, ...space.notes];
+  const copied = elsewhere && !elsewhere.own ? [formerPoolNote(elsewhere, lab)] : [];
+  const notes = [...copied, ...plan.notes, ...extras.notes, ...memory.notes, ...detached, ...space.notes];
   return {
     lab,
     master,

@@ -96,8 +96,8 @@ export function seatsFrom(lab: Lab, selections: readonly string[]): readonly str
 }
 
 /**
- * Does the work while holding the lab's lock. Throws `not-found`, before it makes a folder for that, where seats were made in the pool and
- * nothing of them is there, unless `forgetGone` gives them up.
+ * Does the work while holding the lab's lock. Throws as `assertPoolThere`, before it makes a folder for that, unless `forgetGone` gives up
+ * what is not there.
  */
 export async function locked<T>(
   lab: Lab,

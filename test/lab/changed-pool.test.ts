@@ -1,0 +1,49 @@
+import { existsSync, mkdirSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { labBench, poolNames } from './support.ts';
+
+const disks = ['student-01.qcow2', 'student-01.xml', 'student-02.qcow2', 'student-02.xml'];
+
+describe('a lab file that names another pool than before', () => {
+  it('makes no seats anew while those that were made are in the old one; move takes them along', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2 });
+    await bench.must('up');
+    bench.write('lab.yaml', { seats: 2, pool: 'other' });
+    const told = /2 seats of this lab are there \(student-01, student-02\).*names another pool now/;
+    for (const verb of [['plan'], ['up', '--dry-run'], ['up']]) {
+      const { code, out, err } = await bench.run(...verb, 'lab.yaml');
+      expect([verb, code, out + err]).toEqual([verb, 1, expect.stringMatching(told)]);
+      expect([verb, out + err]).toEqual([verb, expect.stringMatching(/cowherd move '.*class' '.*other'/)]);
+    }
+    expect((await bench.run('down')).err).toMatch(told);
+    expect(existsSync(bench.path('other'))).toBe(false);
+    await bench.must('move', 'class', bench.path('other'));
+    expect(poolNames(bench, 'other')).toEqual(disks);
+    expect(existsSync(bench.path('class'))).toBe(false);
+    expect(await bench.must('up')).toContain('nothing to do');
+    expect(await bench.must('status')).toContain('as it was');
+  });
+
+  it('makes them where the old ones were given up', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2 });
+    await bench.must('up');
+    await bench.must('down');
+    bench.write('lab.yaml', { seats: 2, pool: 'other' });
+    await bench.must('up');
+    expect(poolNames(bench, 'other')).toEqual(disks);
+  });
+
+  it('tells of them, and no more, where they may be those of a copy of the lab', async () => {
+    await using bench = await labBench();
+    for (const folder of ['a', 'b']) mkdirSync(bench.path(folder));
+    for (const folder of ['a', 'b'])
+      bench.write(`${folder}/lab.yaml`, { seats: 2, master: '../masters/m.raw' });
+    await bench.must('up', 'a/lab.yaml');
+    expect(await bench.must('plan', 'b/lab.yaml')).toContain("are in '");
+    expect(await bench.must('up', 'b/lab.yaml')).toContain('was pool: changed?');
+    expect(poolNames(bench, 'b/class')).toEqual(disks);
+    expect(await bench.must('plan', 'b/lab.yaml')).not.toContain('was pool: changed?');
+  });
+});
