@@ -10,7 +10,7 @@ import { vetRelinks } from './footing.ts';
 import { formerInUse, isRoll, masterPath, mastersOf } from './former.ts';
 import { guardNeeds, type Hold } from './guard.ts';
 import { poolUuid } from './identity.ts';
-import { filesIn, type Lab, masterNameOf, placesOf, realPath, seatPaths } from './lab.ts';
+import { filesIn, type Lab, masterNameOf, placesOf, seatPaths } from './lab.ts';
 import { type LostPool, lostPoolOf, lostPoolProblem } from './lost-pool.ts';
 import {
   computeContent,
