@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { basename, dirname, extname, join, resolve } from 'node:path';
 import { isDiskError } from '../../errors.ts';
 import { sweepAsides, syncDirectory } from '../../platform/atomic-file.ts';
@@ -10,7 +10,6 @@ import {
   recordFolder,
   recordsFor,
 } from '../../platform/dependents.ts';
-import { asSystemError } from '../../platform/errno.ts';
 import { fileFacts, isImmutable, setImmutable } from '../../platform/file-facts.ts';
 import { realPathOf } from '../../platform/host-names.ts';
 import { abandonedFolders, allocatedIn, mountedIn, removeFolder } from '../../platform/scratch-folder.ts';
@@ -25,6 +24,7 @@ import { type Scan, scanImages, standingOn } from '../scan.ts';
 import { poolOfState, readStateFile } from '../state.ts';
 import { type LabFiles, labFilesIn, labFilesNaming, mayName, namesIn } from './lab-files.ts';
 import { folderLock, type MasterVersion, masterVersions, orphanedRecords } from './library.ts';
+import { remove, removeLeftover } from './unfinished.ts';
 
 /** Something that nobody needs any more. */
 export interface Garbage {
@@ -225,7 +225,8 @@ export async function collect(masters: string, options: CollectOptions): Promise
       const { forgetMachine } = await import('../build/installer-machine.ts');
       await forgetMachine(path);
       removeFolder(path);
-    } else remove(path);
+    } else if (kind === 'leftover') removeLeftover(path);
+    else remove(path);
   }
   return collection;
 }
@@ -237,14 +238,6 @@ async function removeVersion(path: string): Promise<void> {
   forgetContent(path);
   remove(join(dirname(path), recordFolder, `${basename(path)}.dependents`));
   remove(path.replace(/\.[^.]+$/, '.json'));
-}
-
-function remove(path: string): void {
-  try {
-    rmSync(path, { force: true, recursive: true });
-  } catch (cause) {
-    throw asSystemError(cause, 'remove', path);
-  }
 }
 
 /** Folders in which clones may be (looked into deeply), and those in which lab files may be. */

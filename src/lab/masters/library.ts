@@ -6,6 +6,7 @@ import { recordFolder } from '../../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../../platform/errno.ts';
 import { readJsonFile } from '../../platform/json-file.ts';
 import { type MasterFormat, masterFormats, parseMasterName, versionLabel, versionOfFile } from './name.ts';
+import { unfinishedLabels } from './unfinished.ts';
 
 /*
  * Masters are kept in versions, in a folder: `debian-12@3.qcow2`, read-only for good, and `debian-12@3.json`, which says what
@@ -87,10 +88,12 @@ export function findVersion(folder: string, text: string): MasterVersion {
   });
 }
 
-/** The number that the next version of `name` gets: one that no image and no record has. */
+/** The number that the next version of `name` gets: one that no image and no record has, but of a version whose making was cut off. */
 export function nextNumber(folder: string, name: string): number {
+  const unfinished = unfinishedLabels(folder);
   let highest = 0;
   for (const file of namesIn(folder)) {
+    if (unfinished.has(file.replace(/\.json$/, ''))) continue;
     const number = versionOfFile(file.replace(/\.json$/, '.raw'));
     if (number?.name === name) highest = Math.max(highest, number.number);
   }

@@ -1,11 +1,15 @@
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, linkSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { have } from '../../../test/support/programs.ts';
 import { DiskError } from '../../errors.ts';
-import { findVersion, masterVersions, nextNumber, orphanedRecords } from './library.ts';
+import { isImmutable, setImmutable } from '../../platform/file-facts.ts';
+import { processMark } from '../../platform/process-identity.ts';
+import { lockPool } from '../pool-lock.ts';
+import { collect } from './collect.ts';
+import { findVersion, folderLock, masterVersions, nextNumber, orphanedRecords } from './library.ts';
 import { nameForVersionsOf, parseMasterName, versionOfFile } from './name.ts';
 import { publishMaster } from './publish.ts';
 
@@ -15,7 +19,11 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
-const publish = (name: string, make: (path: string) => void, format: 'raw' | 'qcow2' = 'raw') =>
+const publish = (
+  name: string,
+  make: (path: string) => void | Promise<void>,
+  format: 'raw' | 'qcow2' = 'raw',
+) =>
   publishMaster({
     folder,
     name,
@@ -24,6 +32,21 @@ const publish = (name: string, make: (path: string) => void, format: 'raw' | 'qc
     now: () => 0,
     make: async (path) => make(path),
   });
+
+/** Whether the folder for temporary files is on a file system that has the flag, and we may set it. */
+function haveImmutable(): boolean {
+  const path = join(mkdtempSync(join(tmpdir(), 'cowherd-flag-')), 'file');
+  writeFileSync(path, '');
+  try {
+    setImmutable(path, true);
+    setImmutable(path, false);
+    return true;
+  } catch {
+    return false;
+  } finally {
+    rmSync(dirname(path), { recursive: true });
+  }
+}
 
 describe('names of versions', () => {
   it('are read and refused', () => {
@@ -67,6 +90,61 @@ describe('a folder of masters', () => {
     const first = await publish('m', (path) => writeFileSync(path, new Uint8Array(512)));
     rmSync(first.path);
     expect(nextNumber(folder, 'm')).toBe(2);
+  });
+
+  /** As a run leaves it that was killed before the image had its name, or `named` just after. */
+  const cutOff = (label: string, named: boolean) => {
+    // No process has so high a number.
+    const mark = processMark().replace(/^\d+/, '999999999');
+    const hidden = join(folder, `.${label}.raw.cowherd-${mark}.0123456789ab.part`);
+    writeFileSync(hidden, new Uint8Array(512), { mode: 0o444 });
+    const record = { version: 1, master: label, format: 'raw', size: 512, content: 'x', created: '' };
+    writeFileSync(join(folder, `${label}.json`), JSON.stringify({ ...record, origin: { how: 'test' } }));
+    if (named) linkSync(hidden, join(folder, `${label}.raw`));
+    return hidden;
+  };
+
+  it('gives the number of a version that was cut off to the next one, and takes away what is left of it', async () => {
+    await publish('m', (path) => writeFileSync(path, new Uint8Array(512)));
+    cutOff('m@2', false);
+    expect(nextNumber(folder, 'm')).toBe(2);
+    const next = await publish('m', (path) => writeFileSync(path, new Uint8Array(1024)));
+    expect(next.label).toBe('m@2');
+    expect(findVersion(folder, 'm').record).toMatchObject({ master: 'm@2', size: 1024 });
+    expect(readdirSync(folder).sort()).toEqual(['.cowherd', 'm@1.json', 'm@1.raw', 'm@2.json', 'm@2.raw']);
+  });
+
+  it.skipIf(!haveImmutable())(
+    'goes on, and gc too, where a second name was left of a master that is immutable now',
+    async () => {
+      const image = join(folder, 'm@1.raw');
+      for (const clear of [
+        () => publish('m', (path) => writeFileSync(path, new Uint8Array(512))),
+        () => collect(folder, { keep: 5, places: [], forgetGone: false }),
+      ]) {
+        rmSync(image, { force: true });
+        const hidden = cutOff('m@1', true);
+        setImmutable(image, true);
+        try {
+          await clear();
+          expect(existsSync(hidden)).toBe(false);
+          expect(isImmutable(image)).toBe(true);
+        } finally {
+          setImmutable(image, false);
+        }
+      }
+    },
+  );
+
+  it('waits with a finished image for who works on the masters', async () => {
+    const { path, what } = folderLock(folder);
+    const held: Disposable[] = [];
+    const version = await publish('m', async (image) => {
+      writeFileSync(image, new Uint8Array(512));
+      held.push(await lockPool(path, what));
+      setTimeout(() => held[0][Symbol.dispose](), 200);
+    });
+    expect(version.label).toBe('m@1');
   });
 
   it('has nothing of an image that could not be made', async () => {

@@ -1,14 +1,19 @@
-import { chmodSync, renameSync } from 'node:fs';
+import { chmodSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { isDiskError } from '../../errors.ts';
 import { openImageFile, trustedImages } from '../../node.ts';
-import { createAside, sweepAsides } from '../../platform/atomic-file.ts';
+import { createAside } from '../../platform/atomic-file.ts';
+import { recordFolder } from '../../platform/dependents.ts';
 import { realPathOf } from '../../platform/host-names.ts';
 import { makeFolder, writeJsonFile } from '../../platform/json-file.ts';
+import { sweepFor } from '../../storage/file-target.ts';
 import { contentDigest } from '../content-digest.ts';
 import { type DigestOptions, inspectMaster, rememberContent } from '../master.ts';
+import { nameExists } from '../overlay.ts';
 import { lockPool } from '../pool-lock.ts';
 import { folderLock, type MasterRecord, type MasterVersion, nextNumber, recordPathOf } from './library.ts';
 import { type MasterFormat, versionLabel } from './name.ts';
+import { clearUnfinished, hasUnfinished } from './unfinished.ts';
 
 export interface PublishOptions {
   /** Where versions are kept; made where it is missing. */
@@ -25,16 +30,21 @@ export interface PublishOptions {
 
 const readOnly = 0o444;
 
+/** How long to wait, with an image that may have taken hours, for who adds to the masters or collects some. */
+const lockWaitMs = 300_000;
+
 /**
- * Adds a version to a folder of masters. The image is written aside and its content's digest computed; then comes the
- * record, which reserves the number, then the image, durable, under its name. So a kill at any moment leaves no image without its record, and at most a record without its image, which `gc` removes. The image is
- * read-only from its first moment on. Throws what `make` throws, with nothing left.
+ * Adds a version to a folder of masters. The image is written aside and its content's digest computed. Then, under the folder's lock, it
+ * gets a hidden name that tells its number, then its record is written, then it gets its own name, durable. So a kill at any moment leaves no image without its record, and what it leaves else is known for what it is (`clearUnfinished`): the next one gets that
+ * number. The image is read-only from its first moment on. Throws what `make` throws, with nothing left; `in-use` where another one does
+ * not give the lock back for minutes.
  */
 export async function publishMaster(options: PublishOptions): Promise<MasterVersion> {
   const { name, format } = options;
   makeFolder(options.folder);
   const folder = realPathOf(options.folder);
-  sweepAsides(folder);
+  const lock = folderLock(folder);
+  await makeRoom(folder);
   await using aside = createAside(join(folder, `${name}@new.${format}`));
   await options.make(aside.path);
   chmodSync(aside.path, readOnly);
@@ -45,10 +55,13 @@ export async function publishMaster(options: PublishOptions): Promise<MasterVers
     size = image.size;
     content = await contentDigest(image, options.digest);
   }
-  const lock = folderLock(folder);
   let version: MasterVersion;
   {
-    using _lock = await lockPool(lock.path, lock.what);
+    using _lock = await lockPool(lock.path, lock.what, {
+      waitMs: lockWaitMs,
+      signal: options.digest?.signal,
+    });
+    clearUnfinished(folder);
     const number = nextNumber(folder, name);
     const label = versionLabel(name, number);
     const path = join(folder, `${label}.${format}`);
@@ -63,12 +76,42 @@ export async function publishMaster(options: PublishOptions): Promise<MasterVers
       created,
       origin: options.origin,
     };
-    writeJsonFile(recordPath, record);
     await using named = createAside(path);
     renameSync(aside.path, named.path);
-    await named.commit({ replace: false });
+    writeJsonFile(recordPath, record);
+    try {
+      await named.commit({ replace: false });
+    } catch (error) {
+      // Whatever has the name then is not what the record says.
+      if (isDiskError(error, 'exists') || !nameExists(path)) rmSync(recordPath, { force: true });
+      throw error;
+    }
     version = { name, number, label, format, path, recordPath, record };
-    rememberContent(await inspectMaster(path, format), content);
+    await remember(version, content);
   }
   return version;
+}
+
+/** Removes what killed runs have left, as large as images. While another one works on the masters, a part is left for later. */
+async function makeRoom(folder: string): Promise<void> {
+  const lock = folderLock(folder);
+  if (hasUnfinished(folder)) {
+    try {
+      using _lock = await lockPool(lock.path, lock.what);
+      clearUnfinished(folder);
+    } catch (error) {
+      if (isDiskError(error, 'in-use')) return;
+      throw error;
+    }
+  }
+  for (const path of [join(folder, recordFolder), lock.path]) sweepFor(path, true);
+}
+
+/** The version is there, whatever becomes of this: the first lab would compute it again. */
+async function remember({ path, format }: MasterVersion, content: string): Promise<void> {
+  try {
+    rememberContent(await inspectMaster(path, format), content);
+  } catch (error) {
+    if (!isDiskError(error)) throw error;
+  }
 }
