@@ -173,6 +173,26 @@ export function afterHold(state: MasterState, pool: string): MasterState {
   return { ...state, files: state.files.map(now) };
 }
 
+/** Whether a file was changed in any way since its facts were written down, by the date that no program can put back. */
+export function hasOldDates(state: MasterState, pool: string): boolean {
+  return state.files.some(({ path, ctime }) => {
+    const stat = statSync(resolve(pool, path), { bigint: true, throwIfNoEntry: false });
+    return ctime !== undefined && stat !== undefined && ctime !== String(stat.ctimeNs);
+  });
+}
+
+/** The state with these dates as they are now, of files whose samples are what they were. */
+export function withNewDates(state: MasterState, pool: string): MasterState {
+  const now = (known: FileFacts): FileFacts => {
+    // The date is of before the sample: what changes after it is seen the next time.
+    const facts = fileFacts(resolve(pool, known.path));
+    return known.sample === undefined || facts.ctime === undefined || factsDiffer(known, facts) !== undefined
+      ? known
+      : { ...known, ctime: facts.ctime };
+  };
+  return { ...state, files: state.files.map(now) };
+}
+
 /**
  * A path as an image in `folder` names it: relative, but absolute for what is below /dev. Both are real paths. A colon in
  * the first part would be taken for a protocol, so a `./` precedes it.

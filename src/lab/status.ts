@@ -53,7 +53,7 @@ export interface LabStatus {
 
 /** Looks at every seat, and at the master: at once, or with `digest` at its whole content. */
 export async function statusOf(lab: Lab, runner: Runner, digest?: DigestOptions): Promise<LabStatus> {
-  const master = await verifyMaster(lab, digest);
+  const master = await verifyMaster(lab, { digest, remember: true });
   const seats: SeatStatus[] = [];
   const all = [...lab.seats.values(), ...lab.unlisted.values()];
   const where = await runner.whereabouts?.(all);

@@ -1,9 +1,11 @@
+import { isDeepStrictEqual } from 'node:util';
 import { isDiskError } from '../errors.ts';
 import { formerOf, isSameMaster, masterPath } from './former.ts';
 import { type Lab, realPath, seatPaths } from './lab.ts';
 import {
   computeContent,
   type DigestOptions,
+  hasOldDates,
   inspectMaster,
   type Master,
   type MasterChange,
@@ -11,10 +13,11 @@ import {
   masterChanges,
   masterState,
   rememberedContent,
+  withNewDates,
 } from './master.ts';
 import { nameExists, readImageHead } from './overlay.ts';
 import { lockPool } from './pool-lock.ts';
-import { type LabState, type MasterState, writeState } from './state.ts';
+import { type MasterState, readState, writeState } from './state.ts';
 
 /** What became of a master since its clones were made. */
 export interface MasterVerdict {
@@ -29,15 +32,26 @@ export interface MasterVerdict {
   readonly verified: boolean;
 }
 
+export interface VerifyOptions {
+  /** Compares the whole content. */
+  readonly digest?: DigestOptions;
+  /** Where only dates differ, and the content is known to be the same, the lab remembers the new ones. Default: nothing is written. */
+  readonly remember?: boolean;
+}
+
 /**
  * Compares the master with what the lab remembers: at once by size, time, inode and header; with `digest` by its whole
- * content. Where only dates differ, and the content is known to be the same, the lab remembers the new dates.
+ * content.
  */
-export async function verifyMaster(lab: Lab, digest?: DigestOptions): Promise<MasterVerdict> {
+export async function verifyMaster(lab: Lab, options: VerifyOptions = {}): Promise<MasterVerdict> {
   const { state } = lab;
+  const { digest, remember = false } = options;
   if (!state) return { state: 'unknown', changes: [], verified: false };
   const changes = masterChanges(state.master, lab.pool);
-  if (changes.length === 0 && !digest) return { state: 'as-it-was', changes, verified: false };
+  if (changes.length === 0 && !digest) {
+    if (remember) await rememberChange(lab);
+    return { state: 'as-it-was', changes, verified: false };
+  }
   // What counts is the file that the seats' disks name, whatever the lab file has named since; where that is gone, `up` links anew.
   const known = masterPath(state.master, lab.pool);
   const renamed = !isSameMaster(state.master, lab.pool, lab.spec.master.path);
@@ -63,7 +77,8 @@ export async function verifyMaster(lab: Lab, digest?: DigestOptions): Promise<Ma
   if (content !== state.master.content) {
     return { state: 'changed', changes: orSay(changes, lab, 'its content is another one'), verified };
   }
-  if (changes.length > 0 && !renamed) await rememberDates(lab, state, master);
+  if (changes.length > 0 && !renamed && remember)
+    await rememberDates(lab, state.master, ({ content }) => masterState(master, content, lab.pool));
   return { state: 'as-it-was', changes: [], verified };
 }
 
@@ -71,10 +86,27 @@ function orSay(changes: readonly MasterChange[], lab: Lab, what: string): readon
   return changes.length > 0 ? changes : [{ path: lab.spec.master.path, what, gone: false }];
 }
 
-async function rememberDates(lab: Lab, state: LabState, master: Master): Promise<void> {
+/**
+ * The lab remembers when its master was last changed, where nothing but a mode, an owner or a link of it was: else it would be looked into
+ * each time anew. A hypervisor changes the owner at every start.
+ */
+export async function rememberChange(lab: Lab): Promise<void> {
+  const { state, pool } = lab;
+  if (state && hasOldDates(state.master, pool))
+    await rememberDates(lab, state.master, (known) => withNewDates(known, pool));
+}
+
+async function rememberDates(
+  lab: Lab,
+  before: MasterState,
+  dated: (known: MasterState) => MasterState,
+): Promise<void> {
   try {
     using _lock = await lockPool(lab.lockPath, `the lab "${lab.name}"`);
-    writeState(lab.pool, { ...state, master: masterState(master, state.master.content, lab.pool) });
+    // Another command may have been at work until now: what it has written stays.
+    const now = readState(lab.pool, lab.name);
+    if (now && isDeepStrictEqual(now.master, before))
+      writeState(lab.pool, { ...now, master: dated(now.master) });
   } catch (error) {
     // Another command works on the lab, or it cannot be written: the dates are compared again next time.
     if (!isDiskError(error)) throw error;

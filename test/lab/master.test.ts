@@ -13,6 +13,8 @@ import {
 } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { contentDigest } from '../../src/lab/content-digest.ts';
+import { openLab } from '../../src/lab/lab.ts';
+import { verifyMaster } from '../../src/lab/verify.ts';
 import { openImageFile } from '../../src/node.ts';
 import { assertNoDependents, knownDependents } from '../../src/platform/dependents.ts';
 import { isImmutable } from '../../src/platform/file-facts.ts';
@@ -188,6 +190,40 @@ describe.skipIf(!qemu)('a master that changed', () => {
     expect(await bench.must('up')).not.toContain('disk made');
     await bench.must('reset', 'all');
     expect(await bench.must('up')).toContain('nothing to do');
+  });
+
+  it('looks into it once after such a change, not each time; who promises to change nothing writes nothing', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml');
+    const master = bench.path('masters/m.raw');
+    await bench.must('up');
+    const known = () =>
+      JSON.parse(readFileSync(bench.path('class/.cowherd/lab-class.json'), 'utf8')).master.files[0].ctime;
+    const now = () => String(statSync(master, { bigint: true }).ctimeNs);
+    for (const verb of ['status', 'up']) {
+      chmodSync(master, verb === 'up' ? 0o400 : 0o440);
+      const before = bench.snapshot();
+      await bench.must('plan');
+      await bench.must('reset', 'all', '--dry-run');
+      expect(bench.snapshot()).toEqual(before);
+      expect(known()).not.toBe(now());
+      await bench.must(verb);
+      expect(known()).toBe(now());
+    }
+  });
+
+  it('is remembered with its new dates, and what another command has written meanwhile stays', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2 });
+    await bench.must('up');
+    const lab = openLab('lab.yaml', bench.dir.path);
+    bench.write('lab.yaml', { seats: 3 });
+    await bench.must('up');
+    utimesSync(bench.path('masters/m.raw'), 1, 1);
+    expect(await verifyMaster(lab, { digest: {}, remember: true })).toMatchObject({ state: 'as-it-was' });
+    const state = JSON.parse(readFileSync(bench.path('class/.cowherd/lab-class.json'), 'utf8'));
+    expect(state.seats.length).toBe(3);
+    expect(state.master.files[0].mtime).toBe('1000000000');
   });
 });
 

@@ -10,6 +10,7 @@ import { assertNotMoving } from '../pool-move/journal.ts';
 import type { Prepared } from '../prepare.ts';
 import { readState } from '../state.ts';
 import { type Applied, type ApplyOptions, applyUp, tidy } from '../up.ts';
+import { rememberChange } from '../verify.ts';
 import { forgetApart, locate } from '../whereabouts.ts';
 import {
   checkStartToo,
@@ -59,6 +60,7 @@ const onThisMachine: LabCommand = async (input, context) => {
   const idle = isEmpty(prepared.plan);
   if (idle) {
     if (lab.state) noteMasterFolders(lab.spec, lab.pool, lab.state);
+    await rememberChange(lab);
     await tidy(lab);
   } else {
     const first = prepared;
