@@ -1,6 +1,7 @@
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
+  chmodSync,
   closeSync,
   copyFileSync,
   existsSync,
@@ -16,6 +17,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { isRoot, mustRun } from '../../test/support/programs.ts';
 import { byteLocks, locksReachAll } from '../platform/byte-locks.ts';
 import { reloadLibc } from '../platform/libc.ts';
 import { hostIdentity, processPlace, processStart } from '../platform/process-identity.ts';
@@ -101,6 +103,15 @@ const canLock = (() => {
   }
 })();
 
+/** Whether a folder for temporary files can be made immutable: then nothing in it can be renamed or removed. */
+function haveFlag(): boolean {
+  const probe = mkdtempSync(join(tmpdir(), 'cowherd-flag-'));
+  const set = spawnSync('chattr', ['+i', probe]).status === 0;
+  if (set) spawnSync('chattr', ['-i', probe]);
+  rmSync(probe, { recursive: true });
+  return set;
+}
+
 /** What a process of another host (or of this one, where that is said) writes. */
 function record({
   how = 'locked',
@@ -165,6 +176,76 @@ it.skipIf(!canLock)("is in nobody's way who copies it as an image, and follows t
   lock[Symbol.dispose]();
   expect(readdirSync(join(dir, '.cowherd'))).toEqual([]);
 });
+
+it.skipIf(!canLock)('says of a copy that cannot be locked that it is not', async () => {
+  const lock = await lockPool(path(), 'x');
+  const moved = `${path()}-moved`;
+  copyFileSync(path(), moved);
+  vi.stubEnv('COWHERD_NO_KOFFI', '1');
+  reloadLibc();
+  try {
+    lock.follow(moved);
+  } finally {
+    vi.unstubAllEnvs();
+    reloadLibc();
+  }
+  const mine = `${process.pid} ${processStart(process.pid)} ${processPlace()}`;
+  expect(readFileSync(moved, 'utf8')).toMatch(new RegExp(`^${mine} .* - \\S+$`));
+  lock[Symbol.dispose]();
+  expect(existsSync(moved)).toBe(false);
+});
+
+it.skipIf(!haveFlag())('makes no failure of finished work where it cannot be given back', async () => {
+  for (const reach of [true, false]) {
+    if (!reach) vi.stubEnv('COWHERD_NO_KOFFI', '1');
+    reloadLibc();
+    const lock = await lockPool(path(), 'x');
+    await mustRun('chattr', ['+i', join(dir, '.cowherd')]);
+    try {
+      lock[Symbol.dispose]();
+      expect(existsSync(path())).toBe(true);
+    } finally {
+      await mustRun('chattr', ['-i', join(dir, '.cowherd')]);
+      vi.unstubAllEnvs();
+      reloadLibc();
+    }
+    // Nobody has it, though this process lives.
+    if (reach) (await lockPool(path(), 'x'))[Symbol.dispose]();
+    else rmSync(path());
+  }
+  expect(readdirSync(join(dir, '.cowherd'))).toEqual([]);
+});
+
+it.skipIf(!canLock || !isRoot)('asks of the lock of another user in a container of this host', async () => {
+  const { boot } = hostIdentity();
+  await leave(record({ how: 'locked', host: 'container', machine: '-', boot }));
+  const holder = openSync(path(), 'r+');
+  expect(byteLocks()!.lockAlone(holder, 0)).toBe(0);
+  chmodSync(join(dir, '.cowherd'), 0o777);
+  const ask = () => asUser(() => lockPool(path(), 'x'));
+  await expect(ask()).rejects.toMatchObject({
+    code: 'in-use',
+    detail: { fix: expect.stringMatching(/rm '/) },
+  });
+  chmodSync(path(), 0o600);
+  await expect(ask()).rejects.toMatchObject({ code: 'denied' });
+  closeSync(holder);
+  chmodSync(path(), 0o644);
+  (await ask())[Symbol.dispose]();
+});
+
+/** Does it as a user who may read, and not write what others have made. */
+async function asUser<T>(work: () => Promise<T>): Promise<T> {
+  chmodSync(dir, 0o755);
+  process.setegid!(65534);
+  process.seteuid!(65534);
+  try {
+    return await work();
+  } finally {
+    process.seteuid!(0);
+    process.setegid!(0);
+  }
+}
 
 it("refuses another host's lock that nobody can ask about", async () => {
   await leave(record({ how: '-' }));

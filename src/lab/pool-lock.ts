@@ -10,6 +10,7 @@ import {
   rmSync,
   symlinkSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -160,7 +161,7 @@ function isTaken(answer: number): boolean {
 
 class HeldLock implements PoolLock {
   path: string;
-  readonly #text: string;
+  #text: string;
   /** The file, locked. */
   #fd: number | undefined;
 
@@ -176,27 +177,60 @@ class HeldLock implements PoolLock {
     const fd = openToLock(path);
     if (typeof fd !== 'number') return;
     // A copy is another file, which nobody has locked; the file itself has this lock already.
-    if (isSameFile(fd, this.#fd) || (byteLocks()?.lockAlone(fd, lockedByte) ?? -1) < 0) {
+    const answer = isSameFile(fd, this.#fd) ? undefined : lockAt(fd);
+    if (answer === undefined || isTaken(answer)) {
       closeSync(fd);
       return;
     }
     closeSync(this.#fd);
     this.#fd = fd;
+    if (answer >= 0) return;
+    // Nobody may believe that the copy is locked: another host would take it away.
+    this.#text = lockRecord(false);
+    writeOver(fd, this.#text);
+    closeSync(fd);
+    this.#fd = undefined;
   }
 
+  /** Never throws: the work is done, and what the holder leaves is taken for a dead one's. */
   [Symbol.dispose](): void {
+    try {
+      this.#giveBack();
+    } catch {
+      // The file system fails, or the folder may not be written any more.
+    }
+  }
+
+  #giveBack(): void {
     if (this.#fd === undefined) {
       if (readLock(this.path) === this.#text) rmSync(this.path, { force: true });
       return;
     }
-    const aside = createAside(this.path, { asNamed: true });
+    let aside: ReturnType<typeof createAside> | undefined;
     try {
-      if (readLock(this.path) === this.#text) renameSync(this.path, aside.path);
+      if (readLock(this.path) !== this.#text) return;
+      aside = createAside(this.path, { asNamed: true });
+      renameSync(this.path, aside.path);
+    } catch {
+      // No room for another name. Without a name it cannot be taken for a lock; NFS alone leaves something of it behind.
+      rmSync(this.path, { force: true });
     } finally {
       letGo(this.#fd);
-      aside.abandon().catch(() => undefined);
+      aside?.abandon().catch(() => undefined);
     }
   }
+}
+
+/** As `ByteLocks.lockAlone` answers; below 0 where there are no locks of the system. */
+function lockAt(fd: number): number {
+  return byteLocks()?.lockAlone(fd, lockedByte) ?? -errnoNumber('ENOLCK');
+}
+
+/** Whoever reads it meanwhile reads a host of a strange name, and takes the lock for held. */
+function writeOver(fd: number, text: string): void {
+  const bytes = new TextEncoder().encode(text);
+  writeSync(fd, bytes, 0, bytes.length, 0);
+  ftruncateSync(fd, bytes.length);
 }
 
 function isSameFile(one: number, other: number): boolean {
@@ -272,7 +306,7 @@ async function removeEnded(path: string, text: string, patient: boolean): Promis
   const fd = locks ? openToLock(path) : 'other';
   if (fd === 'gone') return true;
   if (!locks || fd === 'other') {
-    if (state === 'ask' && otherwise === 'unknown') return false;
+    if (state === 'ask' && (otherwise === 'unknown' || (locks && isHeldByOther(path, locks)))) return false;
     await takeAway(path, text);
     return true;
   }
@@ -295,6 +329,20 @@ async function removeEnded(path: string, text: string, patient: boolean): Promis
   }
 }
 
+/** Whether a file that may not be written (another user's) is locked, or may be, since it may not be read either. */
+function isHeldByOther(path: string, locks: ByteLocks): boolean {
+  try {
+    const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+    try {
+      return locks.isLocked(fd, lockedByte) !== 0;
+    } finally {
+      closeSync(fd);
+    }
+  } catch (error) {
+    return errnoOf(error) === 'EACCES';
+  }
+}
+
 /** Removes a dead process's lock, and not one that somebody took in this moment. `release` is called when it has lost its name. */
 async function takeAway(path: string, text: string, release?: () => void): Promise<void> {
   await using aside = createAside(path, { asNamed: true });
@@ -311,12 +359,16 @@ async function takeAway(path: string, text: string, release?: () => void): Promi
 }
 
 function inUse(path: string, what: string, text: string): DiskError {
-  const { pid, host } = holderOf(text);
+  const { pid, host, state } = holderOf(text);
   const of = host === undefined ? '' : ` of the host '${host}'`;
   const wait = 'wait for it to end and try again';
-  const broken = `. If that host is gone for good, or has no such process any more: rm '${path.replaceAll("'", "'\\''")}'`;
+  const remove = `rm '${path.replaceAll("'", "'\\''")}'`;
+  const broken =
+    host === undefined
+      ? `. If it ran in a container that is gone: ${remove}`
+      : `. If that host is gone for good, or has no such process any more: ${remove}`;
   return new DiskError('in-use', `Another cowherd (process ${pid}${of}) is working on ${what}`, {
     path,
-    detail: { pid, host, fix: host === undefined ? wait : `${wait}${broken}` },
+    detail: { pid, host, fix: state === 'runs' ? wait : `${wait}${broken}` },
   });
 }
