@@ -21,10 +21,15 @@ let exitHooked = false;
 
 /**
  * Makes `.build-NAME.cowherd-PID-START.PLACE.RANDOM` in a folder. Should the process end by `process.exit`, it is removed;
- * after a kill -9, `abandonedFolders` finds it. Throws what the system says. Disposing leaves it where something is mounted in it.
+ * after a kill -9, `abandonedFolders` finds it. Throws what the system says. Disposing leaves it where something is mounted in it, and where it
+ * cannot be removed: what was made of it is not undone by that, so `onLeft` is told, and nothing thrown.
  */
-export function createScratchFolder(parent: string, name: string): ScratchFolder {
-  return createMarkedFolder(parent, `.build-${name}`);
+export function createScratchFolder(
+  parent: string,
+  name: string,
+  onLeft: (error: DiskError) => void,
+): ScratchFolder {
+  return createMarkedFolder(parent, `.build-${name}`, onLeft);
 }
 
 /**
@@ -38,7 +43,11 @@ export function createPrivateFolder(
   return createMarkedFolder(parent, `cowherd-${what}`);
 }
 
-function createMarkedFolder(parent: string, name: string): ScratchFolder {
+function createMarkedFolder(
+  parent: string,
+  name: string,
+  onLeft?: (error: DiskError) => void,
+): ScratchFolder {
   let path: string;
   try {
     const random = randomBytes(6).toString('hex');
@@ -61,7 +70,9 @@ function createMarkedFolder(parent: string, name: string): ScratchFolder {
         removeFolder(path);
       } catch (error) {
         // What is mounted in it stays, and the folder with it: there is likely a better error on its way.
-        if (!isDiskError(error, 'in-use')) throw error;
+        if (isDiskError(error, 'in-use')) return;
+        if (!onLeft || !isDiskError(error)) throw error;
+        onLeft(error);
       }
     },
   };

@@ -6,7 +6,7 @@ import { haveLinuxGuest } from '../../src/lab/build/small-linux.ts';
 import { markOf } from '../../src/lab/runner/process-mark.ts';
 import { haveLibvirtd, startLibvirtd } from '../support/libvirtd.ts';
 import { unmount } from '../support/mounts.ts';
-import { have, isRoot, mustRun, openQemuIo } from '../support/programs.ts';
+import { have, isRoot, mustRun, openQemuIo, run } from '../support/programs.ts';
 import { buildProgram } from './kill.ts';
 import { LabBench, labBench } from './support.ts';
 
@@ -73,6 +73,27 @@ describe.skipIf(!canSeal)('a master that is interrupted in the making', () => {
       expect(readdirSync(bench.path('masters'))).toEqual(['m.raw']);
     }
   });
+
+  it.skipIf(!isRoot || !have('chattr'))(
+    'is made all the same where its folder cannot be removed',
+    async () => {
+      const real = (await mustRun('sh', ['-c', 'command -v debugfs'])).trim();
+      mkdirSync(bench.path('stuck'));
+      const script = `#!/bin/sh\ntouch stays && chattr +i stays\nexec '${real}' "$@"\n`;
+      writeFileSync(bench.path('stuck/debugfs'), script, { mode: 0o755 });
+      const { code, stdout, stderr } = await run(process.execPath, [program, ...seal, '--name', 'whole'], {
+        cwd: bench.dir.path,
+        env: { PATH: `${bench.path('stuck')}:${process.env.PATH}` },
+      });
+      expect([code, stdout], stderr).toEqual([0, expect.stringContaining('whole@1 is sealed')]);
+      expect(stderr).toMatch(/warning: Could not remove '.*\.build-whole.*'cowherd gc masters' removes it/);
+      await mustRun('chattr', ['-R', '-i', bench.path('masters')]);
+      expect(await bench.must('gc', 'masters', '--yes')).toContain('Removed 1 thing');
+      expect(folders()).toEqual([]);
+      for (const name of ['whole@1.qcow2', 'whole@1.json', '.cowherd'])
+        rmSync(bench.path('masters', name), { recursive: true });
+    },
+  );
 
   it('a kill leaves a folder, which gc shows and then removes: not that of who is at work, nor what is in use', async () => {
     await interrupted(seal, 'SIGKILL');

@@ -23,7 +23,7 @@ import { viewerFor } from '../screen.ts';
 import { assertWholeSource } from '../whole-source.ts';
 import { type Input, type LabCommand, lazyProgress, say, shown, wantsJson, warn } from './command.ts';
 import { assertFileNotSaved } from './saved-memory.ts';
-import { defaultFolder, lintAndSeal, nameFrom } from './seal.ts';
+import { defaultFolder, leftBehind, lintAndSeal, nameFrom } from './seal.ts';
 
 const MiB = 1024 * 1024;
 const kinds = ['small', 'debian', 'iso', 'from'] as const;
@@ -42,7 +42,7 @@ export const run: LabCommand = async (input, context) => {
   const folder = resolve(context.cwd, text(input, 'folder') ?? defaultFolder);
   makeFolder(folder);
   // Beside the versions: there is room for a disk, and it is no other file system.
-  using scratch = createScratchFolder(folder, name);
+  using scratch = createScratchFolder(folder, name, leftBehind(context, folder));
   await using image = await builders[chosen[0]](input, context, scratch.path, name);
   return await lintAndSeal(image, input, context, { name, origin: originOf(chosen[0], input) });
 };

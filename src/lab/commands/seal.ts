@@ -22,6 +22,7 @@ import {
   sayJson,
   shown,
   wantsJson,
+  warn,
 } from './command.ts';
 import { assertFileNotSaved } from './saved-memory.ts';
 
@@ -65,7 +66,7 @@ async function fixAndSeal(
   }
   const folder = folderFrom(input, context);
   makeFolder(folder);
-  using scratch = createScratchFolder(folder, name);
+  using scratch = createScratchFolder(folder, name, leftBehind(context, folder));
   const fixed = scratch.file('disk.raw');
   const bar = lazyProgress(context, 'copying', 'bytes');
   try {
@@ -76,6 +77,11 @@ async function fixAndSeal(
   await using copy = await openImageFile(fixed, { format: 'raw' });
   const origin = { how: 'seal --fix', image: from, changes: changes.length };
   return await lintAndSeal(copy, input, context, { name, origin });
+}
+
+/** Says of a folder for what was needed on the way that it could not be removed. */
+export function leftBehind(context: CliContext, folder: string): (error: DiskError) => void {
+  return ({ message }) => warn(context, `${message}; 'cowherd gc ${shown(context, folder)}' removes it`);
 }
 
 function folderFrom(input: Input, context: CliContext): string {
