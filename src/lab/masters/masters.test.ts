@@ -158,8 +158,9 @@ describe('a folder of masters', () => {
   });
 
   it.skipIf(!have('qemu-img'))('knows the content of what qemu-img made', async () => {
-    const make = (path: string) =>
+    const make = (path: string) => {
       execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', path, '1M'], { stdio: 'ignore' });
+    };
     const version = await publish('q', make, 'qcow2');
     expect(version.record!.size).toBe(1024 * 1024);
     const raw = await publish('r', (path) => writeFileSync(path, new Uint8Array(1024 * 1024)));
