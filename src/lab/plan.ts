@@ -90,8 +90,13 @@ export interface Plan {
 /** A seat's files as they are. */
 export interface SeatFiles {
   readonly name: string;
-  /** `leadsTo`: where the path is a link to, though nothing is there. */
-  readonly disk: { readonly path: string; readonly head?: ImageHead; readonly leadsTo?: string };
+  /** `leadsTo`: where the path is a link to, though nothing is there. `otherName`: what is in its place, where the file system takes two names for one. */
+  readonly disk: {
+    readonly path: string;
+    readonly head?: ImageHead;
+    readonly leadsTo?: string;
+    readonly otherName?: string;
+  };
   readonly definition: { readonly path: string; readonly owner?: SeatOwner };
 }
 
@@ -192,6 +197,15 @@ function planDisk(input: PlanInput, { name: seat, disk }: SeatFiles, draft: Draf
   }
   if (head === undefined && disk.leadsTo !== undefined) {
     draft.problems.push({ seat, path, ...leadsNowhere(disk.leadsTo) });
+    return;
+  }
+  if (disk.otherName !== undefined) {
+    draft.problems.push({
+      seat,
+      path,
+      what: `'${disk.otherName}' is in the place of its disk: this file system takes the two names for one`,
+      fix: 'call the seat as it was, or otherwise',
+    });
     return;
   }
   if (head === undefined || (device && isMarkedFor(head, input.lab, seat))) {

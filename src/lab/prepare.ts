@@ -1,4 +1,4 @@
-import { basename } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { readHead } from '../platform/json-file.ts';
 import { formerPoolNote, formerPoolOf, formerPoolProblem } from './changed-pool.ts';
@@ -430,10 +430,18 @@ export function seatFilesIn(lab: Lab): readonly SeatFiles[] {
     const owner = isThere(definition) ? definitionOwner(definition, lab.name, name) : undefined;
     return {
       name,
-      disk: isThere(disk) ? diskIn(disk) : { path: disk },
+      disk: isThere(disk) ? diskIn(disk) : { path: disk, otherName: otherNameOf(disk, present) },
       definition: { path: definition, owner },
     };
   });
+}
+
+/** What a path leads to that the folder has by another name: on a file system that makes no difference between A and a, or between two ways to write ä. */
+function otherNameOf(path: string, present: ReadonlySet<string>): string | undefined {
+  if (!nameExists(path)) return undefined;
+  const folded = (name: string) => name.normalize('NFC').toLowerCase();
+  const twin = [...present].find((name) => folded(name) === folded(basename(path)));
+  return twin !== undefined && isSameFile(path, join(dirname(path), twin)) ? twin : undefined;
 }
 
 function diskIn(path: string): SeatFiles['disk'] {

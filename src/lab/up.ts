@@ -340,12 +340,13 @@ export function removeLeftovers(pool: string): void {
   }
 }
 
-/** Locks of killed moves, where the pool is and where it was. */
+/** What killed moves left of their locks, where the pool is and where it was. */
 async function sweepPlaces({ pool, state }: Lab): Promise<void> {
   for (const place of new Set([pool, ...(state?.places ?? [])])) {
     const { path } = placeLock(place);
-    if (!existsSync(path)) continue;
+    if (!existsSync(dirname(path))) continue;
     await removeStaleLock(path);
+    sweepAsides(dirname(path));
     removeEmptyRecords(dirname(place));
   }
 }

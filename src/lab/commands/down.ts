@@ -6,7 +6,7 @@ import { isDown, planDown, takeDown } from '../down.ts';
 import { givenUp } from '../give-up.ts';
 import { isSeatDiskName } from '../hold-disks.ts';
 import { type Lab, openLab } from '../lab.ts';
-import { lostPoolOf, unlistedLost } from '../lost-pool.ts';
+import { assertPoolThere, lostPoolOf, unlistedLost } from '../lost-pool.ts';
 import { forgetMasterFolders } from '../master-folders.ts';
 import { assertNoOtherDomain } from '../other-domains.ts';
 import { assertClosed, assertNotRunning, assertOwnDisks } from '../release.ts';
@@ -43,6 +43,7 @@ const onThisMachine: LabCommand = async (input, context) => {
   const lost = gone ? await unlistedLost(lab, gone, runner) : [];
   const seats = [...lab.seats.values(), ...lab.unlisted.values(), ...lost];
   if (await isDown(lab, forgetGone)) {
+    if (!forgetGone) assertPoolThere(lab);
     if (!dryRun) await tidyAway(lab);
     if (!dryRun && giveUp.hosts.size > 0) forgetApart(lab);
     if (wantsJson(input))
