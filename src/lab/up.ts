@@ -345,9 +345,14 @@ async function sweepPlaces({ pool, state }: Lab): Promise<void> {
   for (const place of new Set([pool, ...(state?.places ?? [])])) {
     const { path } = placeLock(place);
     if (!existsSync(dirname(path))) continue;
-    await removeStaleLock(path);
-    sweepAsides(dirname(path));
-    removeEmptyRecords(dirname(place));
+    try {
+      await removeStaleLock(path);
+      sweepAsides(dirname(path));
+      removeEmptyRecords(dirname(place));
+    } catch (error) {
+      // Another user's, or out of reach: it keeps nobody from anything but a move.
+      if (!isDiskError(error) && errnoOf(error) === undefined) throw error;
+    }
   }
 }
 
