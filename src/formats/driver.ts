@@ -393,6 +393,8 @@ export interface CheckResult {
 
 export interface CheckOptions {
   readonly repair?: 'none' | 'leaks' | 'all';
+  /** With `repair`, the host gets back what leaked clusters take (qcow2), where nothing but leaks is found. */
+  readonly giveBack?: boolean;
   readonly onFinding?: (finding: Finding) => void;
   readonly onProgress?: OnProgress;
   readonly signal?: AbortSignal;

@@ -16,16 +16,19 @@ export interface SoundOptions {
 
 /**
  * Throws `corrupt` for an image whose tables a check finds wrong, or whose file is shorter than they say: nothing is to be done by
- * tables that cannot be trusted. Leaked clusters are no harm. Throws `locked` where a program writes to it.
+ * tables that cannot be trusted. Leaked clusters are no harm. Throws `locked` where a program writes to it. Answers as `assertSoundLayer`.
  */
-export async function assertSound(path: string, options: SoundOptions = {}): Promise<void> {
+export async function assertSound(
+  path: string,
+  options: SoundOptions = {},
+): Promise<CheckResult | undefined> {
   const { encryption, withoutKey, name = path } = options;
   const how = withoutKey ? { metadataOnly: true, checking: true } : keyFor(encryption);
   const { layer } = await orDamaged(name, checkIt(name), () =>
     openLayerFile(path, { policy: trustedImages, ...how }),
   );
   await using _layer = layer;
-  await assertSoundLayer(layer, { name });
+  return await assertSoundLayer(layer, { name });
 }
 
 /**

@@ -3,6 +3,7 @@ import { resolve } from 'node:path';
 import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
 import { nameInWords } from '../../filesystems/volumes.ts';
+import { count } from '../describe.ts';
 import { type Lab, openLab } from '../lab.ts';
 import { withoutControls } from '../messages.ts';
 import { assertNoOtherDomain } from '../other-domains.ts';
@@ -112,8 +113,8 @@ async function compactAll(disks: readonly Compactable[], input: Input, context: 
 }
 
 function linesOf(one: Compacted, dryRun: boolean, context: CliContext): readonly string[] {
-  const { path, volumes, freed, zeroes, before, after } = one;
-  const what = `${humanSize(freed)} of deleted files and ${humanSize(zeroes)} of zeroes stored`;
+  const { path, volumes, freed, zeroes, leaked, before, after } = one;
+  const what = `${humanSize(freed)} of deleted files and ${humanSize(zeroes)} of zeroes stored${leaked > 0 ? `, ${count(leaked, 'cluster')} lost by a run that was cut off` : ''}`;
   return [
     `${shown(context, path)}: ${what}${dryRun ? '' : `; ${humanSize(before)} by du, now ${humanSize(after)}`}`,
     ...volumes.flatMap(({ partition, logical, note }) =>

@@ -1,4 +1,5 @@
 import { isDiskError } from '../../../errors.ts';
+import { offerSpace } from '../../offer-space.ts';
 import type { CheckedImage } from './checked-image.ts';
 import { pageEntries, type ReferenceCounts } from './reference-counts.ts';
 import type { StoredRefcounts } from './stored-refcounts.ts';
@@ -15,6 +16,8 @@ export interface ComparedRefcounts {
 export interface RepairKinds {
   readonly leaks: boolean;
   readonly errors: boolean;
+  /** Holes are punched where leaked clusters lie that nothing refers to. */
+  readonly giveBack?: boolean;
 }
 
 /**
@@ -31,6 +34,8 @@ export async function compareRefcounts(
   let highest = 0;
   let rebuild = false;
   let changed = false;
+  /** Runs of clusters that the next block says are free. */
+  const freed: { readonly first: number; count: number }[] = [];
   const { blockEntries } = stored;
   for (let from = 0; from < counts.size; ) {
     // A piece lies in one refcount block and in one page of counts.
@@ -40,6 +45,8 @@ export async function compareRefcounts(
     const page = counts.page(pageNumber);
     const block = await load(index, from, to);
     if (block && comparePiece(block, index, page, from, to)) {
+      // Before the refcounts say so: after that nobody would find what free clusters take.
+      for (const run of freed.splice(0)) await punch(run);
       await stored.write(index);
       changed = true;
     } else if (block === undefined && page) {
@@ -84,9 +91,16 @@ export async function compareRefcounts(
       } else if (unlike(cluster, value, stored.exact(block, cluster - first), count)) {
         stored.set(block, cluster - first, count);
         dirty = true;
+        if (repair.giveBack && count === 0) addTo(freed, cluster);
       }
     }
     return dirty;
+  }
+
+  async function punch(run: { readonly first: number; readonly count: number }): Promise<void> {
+    const at = run.first * image.clusterSize;
+    const length = Math.min(run.count * image.clusterSize, image.store.size - at);
+    if (length > 0) await offerSpace(image.store, at, length);
   }
 
   /** Reports a difference. True: it is to be put right here. */
@@ -108,4 +122,10 @@ export async function compareRefcounts(
     else tally.counts[leak ? 'leaks' : 'corruptions']++;
     return fixes;
   }
+}
+
+function addTo(runs: { readonly first: number; count: number }[], cluster: number): void {
+  const last = runs.at(-1);
+  if (last && last.first + last.count === cluster) last.count += 1;
+  else runs.push({ first: cluster, count: 1 });
 }

@@ -127,10 +127,12 @@ class Check {
         });
       }
       if (tally.counts.leaks > 0 || tally.counts.corruptions > 0) {
+        const giveBack = tally.givesBack;
         tally.restore(before);
         compared = await compareRefcounts(image, this.#stored, this.#counts, tally, {
           leaks: true,
           errors: tally.repairsErrors,
+          giveBack,
         });
       }
     }

@@ -37,6 +37,11 @@ export class Tally {
     return this.#options.repair === 'all';
   }
 
+  /** Whether the space of leaked clusters may go: what is counted up to now are leaks alone. */
+  get givesBack(): boolean {
+    return this.#options.giveBack === true && this.counts.corruptions + this.counts.checkErrors === 0;
+  }
+
   /** Tells of a finding without counting it. */
   say(
     kind: Finding['kind'],
