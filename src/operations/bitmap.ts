@@ -28,17 +28,40 @@ export type ChangeBitmap = (name: string, action: BitmapAction) => Promise<void>
  * Changes one bitmap, durably: whole or not at all. Throws `unsupported` (field `bitmap`) for a format that has none,
  * `not-found`, `exists`, `in-use` (an inconsistent one, which can only be removed), `bad-argument`.
  */
-export function changeBitmap(image: Image, name: string, action: BitmapAction): Promise<void> {
-  return changeBitmaps(image, (change) => change(name, action));
+export async function changeBitmap(image: Image, name: string, action: BitmapAction): Promise<void> {
+  const ready = await withContent(image, action);
+  return changeTogether(image, (change) => change(name, ready));
 }
 
 /**
  * Changes bitmaps, durably, and as one: a stop or a power cut in between leaves them as they were. Where a change fails, those
- * before it are kept. Throws what `work` throws; its changes throw as `changeBitmap` does.
+ * before it are kept. Throws what `work` throws; its changes throw as `changeBitmap` does, and `in-use` where one merges from an image whose
+ * own changes wait for this one's to end.
  */
-export async function changeBitmaps(
+export function changeBitmaps(image: Image, work: (change: ChangeBitmap) => Promise<void>): Promise<void> {
+  return changeTogether(image, work);
+}
+
+/** What is done to a bitmap, the content that is merged at hand. */
+type ReadyAction = BitmapAction | { readonly kind: 'fill'; content(): Promise<BitmapContent> };
+
+/**
+ * Reads what another image's bitmap says before the image has its turn: two whose bitmaps are merged into each other would wait for each
+ * other. An error is thrown where the content is needed.
+ */
+async function withContent(image: Image, action: BitmapAction): Promise<ReadyAction> {
+  if (action.kind !== 'merge' || action.from === undefined || action.from === image) return action;
+  try {
+    const content = await readBitmap(action.from, action.source);
+    return { kind: 'fill', content: async () => content };
+  } catch (error) {
+    return { kind: 'fill', content: () => Promise.reject(error) };
+  }
+}
+
+async function changeTogether(
   image: Image,
-  work: (change: ChangeBitmap) => Promise<void>,
+  work: (change: (name: string, action: ReadyAction) => Promise<void>) => Promise<void>,
 ): Promise<void> {
   const { bitmaps } = image.layer;
   if (!bitmaps) {
@@ -62,16 +85,18 @@ export function supportsBitmaps({ layer }: Image): boolean {
  * are); `detail.step` says whether it was to 'create' or to 'populate', and `detail.name` which bitmap.
  */
 export async function copyBitmaps(source: Image, target: Image): Promise<void> {
-  const found = await listBitmaps(source);
-  await changeBitmaps(target, async (change) => {
-    for (const { name, granularity, enabled, inconsistent } of found) {
-      if (inconsistent) continue;
+  const found = (await listBitmaps(source)).filter(({ inconsistent }) => !inconsistent);
+  const filled = new Map<string, ReadyAction>();
+  for (const { name } of found)
+    filled.set(name, await withContent(target, { kind: 'merge', source: name, from: source }));
+  await changeTogether(target, async (change) => {
+    for (const { name, granularity, enabled } of found) {
       await atStep('create', name, () => change(name, { kind: 'add', granularity, enabled: false }));
       try {
-        await atStep('populate', name, () => change(name, { kind: 'merge', source: name, from: source }));
+        await atStep('populate', name, () => change(name, filled.get(name)!));
       } catch (error) {
-        // An empty one would say that nothing has changed.
-        await change(name, { kind: 'remove' });
+        // An empty one would say that nothing has changed. What kept it from being filled is what is told.
+        await change(name, { kind: 'remove' }).catch(() => undefined);
         throw error;
       }
       if (enabled) await change(name, { kind: 'enable' });
@@ -93,7 +118,7 @@ async function perform(
   bitmaps: BitmapChanges,
   image: Image,
   name: string,
-  action: BitmapAction,
+  action: ReadyAction,
 ): Promise<void> {
   switch (action.kind) {
     case 'add':
@@ -104,8 +129,12 @@ async function perform(
       return bitmaps.clear(name);
     case 'merge': {
       const { from = image, source } = action;
-      return bitmaps.merge(name, () => (from === image ? bitmaps.content(source) : readBitmap(from, source)));
+      return bitmaps.merge(name, () =>
+        from === image ? bitmaps.content(source) : readMeanwhile(image, from, source),
+      );
     }
+    case 'fill':
+      return bitmaps.merge(name, action.content);
     default:
       return bitmaps.enable(name, action.kind === 'enable');
   }
@@ -124,4 +153,25 @@ function noBitmaps({ layer }: Image, name: string, adding: boolean): DiskError {
     ...place,
     detail: { name, errno: 'ENOENT' },
   });
+}
+
+/** Images that have their turn and wait for another one's to end. */
+const waiting = new Map<Image, Image>();
+
+/** What a bitmap of another image says, while `image` has its turn. */
+async function readMeanwhile(image: Image, from: Image, name: string): Promise<BitmapContent> {
+  for (let next: Image | undefined = from; next; next = waiting.get(next)) {
+    if (next !== image) continue;
+    throw new DiskError(
+      'in-use',
+      `Bitmaps of '${image.layer.source.name}' and '${from.layer.source.name}' are being merged into each other`,
+      { field: 'bitmap', detail: { fix: 'merge one after the other' } },
+    );
+  }
+  waiting.set(image, from);
+  try {
+    return await readBitmap(from, name);
+  } finally {
+    waiting.delete(image);
+  }
 }

@@ -109,4 +109,41 @@ describe('bitmaps that are changed together', () => {
     expect((await listBitmaps(target.image)).map(({ name }) => name)).toEqual(['kept']);
     for (const { image } of [source, target]) await image[Symbol.asyncDispose]();
   });
+
+  it('of two images are merged into each other at once: neither waits for ever', async () => {
+    const [one, other] = [await beginSession(scenario(), formats), await beginSession(scenario(), formats)];
+    for (const [{ image }, at] of [
+      [one, 0],
+      [other, 2 * MiB],
+    ] as const) {
+      for (const name of ['a', 'b']) await changeBitmap(image, name, { kind: 'add' });
+      await image.write(at, stamped(4, 70_000));
+      await readBitmap(image, 'a');
+    }
+    const pairs = [
+      [one.image, other.image],
+      [other.image, one.image],
+    ] as const;
+    await Promise.all(
+      pairs.flatMap(([into, from]) =>
+        ['a', 'b'].map((name) => changeBitmap(into, name, { kind: 'merge', source: name, from })),
+      ),
+    );
+    for (const { image } of [one, other])
+      expect(await bitmapsOf(image)).toMatchObject(
+        ['a', 'b'].map((name) => ({ name, dirty: { length: 2 } })),
+      );
+    // Where the turns are somebody else's, one is told so; the other one is done.
+    const ends = await Promise.allSettled(
+      pairs.map(([into, from]) =>
+        changeBitmaps(into, async (change) => {
+          await change('c', { kind: 'add' });
+          await change('c', { kind: 'merge', source: 'a', from });
+        }),
+      ),
+    );
+    expect(ends.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
+    expect(ends.find((one) => one.status === 'rejected')?.reason).toMatchObject({ code: 'in-use' });
+    for (const { image } of [one, other]) await image[Symbol.asyncDispose]();
+  });
 });
