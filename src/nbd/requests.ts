@@ -229,27 +229,41 @@ export class Requests {
     return length;
   }
 
-  /** In one chunk, or as a simple reply. What follows the first piece can no longer be answered with an error. */
+  /**
+   * In one chunk, or as a simple reply. Once its header is out there is no telling of an error any more, so that what is
+   * longer than the buffer is read through before: a bad sector then fails the request, and does not cost the client its disk.
+   */
   async #readWhole(request: RequestHeader, buffer: PageBuffer): Promise<void> {
     const { offset, length } = request;
-    for (let done = 0; done < length; ) {
-      const most =
-        this.#out.kept || this.#out.replyBytes < shortRead ? this.#out.replyBytes : buffer.capacity;
-      const count = Math.min(length - done, buffer.capacity, most);
+    const { capacity } = buffer;
+    for (let from = capacity; from < length; from += capacity) {
+      await this.#readInto(buffer, offset + from, Math.min(length - from, capacity));
+    }
+    for (let from = 0; from < length; from += capacity) {
+      const held = Math.min(length - from, capacity);
       try {
-        await this.#readInto(buffer, offset + done, count);
+        await this.#readInto(buffer, offset + from, held);
       } catch (error) {
-        this.#broken = done > 0;
+        this.#broken = from > 0;
         throw error;
       }
       let start = dataStart;
-      if (done === 0) {
+      if (from === 0) {
         start -= dataHeaderBytes(this.#mode);
         encodeDataHeader(buffer.view, start, this.#mode, request, { offset, length, last: true });
       }
-      this.#out.direct(buffer, start, dataStart - start + count);
+      await this.#sendInParts(buffer, start, dataStart + held);
+    }
+  }
+
+  /** Sends [start, end) of the buffer: in smaller parts to a client that does not take them, or where many do not. */
+  async #sendInParts(buffer: PageBuffer, start: number, end: number): Promise<void> {
+    for (let at = start; at < end; ) {
+      const { kept, replyBytes } = this.#out;
+      const count = kept || replyBytes < shortRead ? Math.min(end - at, replyBytes) : end - at;
+      this.#out.direct(buffer, at, count);
       await this.#out.taken();
-      done += count;
+      at += count;
     }
   }
 

@@ -113,8 +113,8 @@ describe('a connection to a server whose large buffers are all in use', () => {
   });
 });
 
-/** An image of which the map names, for its second cluster, a place that cannot be. */
-async function damagedImage(format: 'qcow2' | 'qed'): Promise<Image> {
+/** An image of which the map names, for one of its clusters, a place that cannot be. */
+async function damagedImage(format: 'qcow2' | 'qed', cluster = 1): Promise<Image> {
   const store = new MemoryStore();
   await createImage(store, format, 4 << 20);
   {
@@ -126,7 +126,7 @@ async function damagedImage(format: 'qcow2' | 'qed'): Promise<Image> {
   const little = format === 'qed';
   const l1 = Number(view.getBigUint64(40, little));
   const l2 = Number(view.getBigUint64(l1, little) & 0xff_ffff_fe00n);
-  view.setBigUint64(l2 + 8, little ? 513n : 0x8000_0000_0000_0200n, little);
+  view.setBigUint64(l2 + 8 * cluster, little ? 513n : 0x8000_0000_0000_0200n, little);
   return openImage(new MemoryStore({ bytes }), { format });
 }
 
@@ -155,5 +155,30 @@ describe('a damaged image', () => {
     }
     const { io } = NbdError;
     expect(answers).toEqual({ 0: io, 1: 0, 2: io, 3: 0, 4: io, 5: 0, 6: io, 7: 0 });
+  });
+
+  it('costs no client its connection where a long read in one piece fails late', async () => {
+    await using disk = await ServedDisk.of(await damagedImage('qcow2', 60), { readOnly: true });
+    const wire = new FakeWire();
+    const session = { disk, mode: 'simple' as const, contexts: [] };
+    const connection = new Connection(new ThreadBuffers(), wire, session, { onWork: () => undefined });
+    const whole = 4 << 20;
+    wire.input = Uint8Array.from([...request(1, 0, whole, 0), ...request(2, whole - 512, 512, 0)]);
+    for (let turn = 0; turn < 40; turn++) {
+      connection.pump();
+      await new Promise(setImmediate);
+    }
+    expect(connection.closed).toBe(false);
+    const replies = Buffer.from(wire.sent);
+    const { simpleReply } = HeaderBytes;
+    expect(replies.length).toBe(2 * simpleReply + 512);
+    const errors = [0, simpleReply].map((at) => [
+      replies.readUInt32BE(at + 12),
+      replies.readUInt32BE(at + 4),
+    ]);
+    expect(errors).toEqual([
+      [1, NbdError.io],
+      [2, 0],
+    ]);
   });
 });
