@@ -8,7 +8,8 @@ import './bytes/dispose-symbols.ts';
 
 import { fstatSync } from 'node:fs';
 import { basename, dirname, isAbsolute, join, normalize, relative, resolve as resolvePath } from 'node:path';
-import { DiskError, isDiskError } from './errors.ts';
+import { assertText } from './bytes/byte-text.ts';
+import { DiskError, errorIn, isDiskError } from './errors.ts';
 import type { BackingPlace, BackingReference, CreateContext, OptionValues } from './formats/driver.ts';
 import type { Image } from './image/image.ts';
 import { takesNewImages } from './image/nodes/drivers/index.ts';
@@ -102,8 +103,11 @@ export async function openImageFile(
   name: string | NodeOptions,
   options: OpenImageFileOptions = {},
 ): Promise<Image> {
-  const node = await openTop(name, options);
-  return openImage(node, nodeOptions(node, options));
+  if (!(name instanceof NodeOptions)) assertText(name);
+  return naming(name, async () => {
+    const node = await openTop(name, options);
+    return openImage(node, nodeOptions(node, options));
+  });
 }
 
 /** Opens the image alone, without its backing chain, for those who need no guest data (`info`, `check`). */
@@ -111,8 +115,11 @@ export async function openLayerFile(
   name: string | NodeOptions,
   options: OpenImageFileOptions = {},
 ): Promise<OpenedLayer> {
-  const node = await openTop(name, options);
-  return openLayer(node, nodeOptions(node, options));
+  if (!(name instanceof NodeOptions)) assertText(name);
+  return naming(name, async () => {
+    const node = await openTop(name, options);
+    return openLayer(node, nodeOptions(node, options));
+  });
 }
 
 /** Throws `denied` or `unsupported` where the image `from` may not name `reference` as its backing image. */
@@ -176,6 +183,7 @@ export interface ImageTarget extends TargetFile {
 
 /** As `createTarget`, for an image of any format. */
 export async function createImageTarget(path: string, options: TargetOptions = {}): Promise<ImageTarget> {
+  assertText(path);
   const main = await createTarget(path, options);
   const siblings = new Map<string, TargetFile>();
   /** Of the siblings. */
@@ -245,6 +253,7 @@ async function placeOfBacking(path: string, reference: string): Promise<BackingP
  * Throws `locked` while another program uses the file that is there, `in-use` when other images stand on it.
  */
 export async function createTarget(path: string, options: TargetOptions = {}): Promise<TargetFile> {
+  assertText(path);
   if (takesNewImages(path)) return exportTarget(path);
   const file = requireFile(path);
   const place = placeOf(file);
@@ -368,6 +377,16 @@ class KeptOpen extends FilterStore {
   }
 }
 
+/** Does work on an image; an error of it that does not say where it lies lies in that image. */
+async function naming<T>(name: string | NodeOptions, work: () => Promise<T>): Promise<T> {
+  const path = typeof name === 'string' ? name : (name.text('filename') ?? name.text('file.filename'));
+  try {
+    return await work();
+  } catch (error) {
+    throw path ? errorIn(path, error) : error;
+  }
+}
+
 async function openTop(name: string | NodeOptions, options: OpenImageFileOptions): Promise<PreparedNode> {
   const { writable = false, format } = options;
   const given = typeof name === 'string' ? NodeOptions.none : name;
@@ -449,7 +468,8 @@ async function resolve(
   const filename = named ? combineReference(from.name, reference.path) : undefined;
   const { format } = reference;
   const withFormat = format !== undefined && !given.has('driver') ? given.with('driver', format) : given;
-  return prepareNode({ filename, options: withFormat, asProtocol }, context);
+  const described = filename ?? given;
+  return naming(described, () => prepareNode({ filename, options: withFormat, asProtocol }, context));
 }
 
 /**

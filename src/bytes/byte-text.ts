@@ -69,8 +69,23 @@ export function shownName(text: string): string {
   });
 }
 
-/** Throws `unsupported` for a name that leads to no file that Node could open. `path`: what has the name, for the error. */
+/**
+ * Throws for a name that leads to no file that Node could open: `bad-argument` for what is no text (a URL, a Buffer) and for one with a NUL, where
+ * a name ends for the system, and `unsupported` for one that is not UTF-8. `path`: what has the name, for the error.
+ */
 export function assertText(name: string, path = name): void {
+  if (typeof name !== 'string') {
+    const given: unknown = name;
+    const what = given instanceof URL ? 'a URL: fileURLToPath makes one of it' : typeof given;
+    throw new DiskError('bad-argument', `A file's name is a string, and not ${what}`, { field: 'file name' });
+  }
+  if (name.includes('\0')) {
+    const shown = (text: string) => shownName(text).replaceAll('\0', '\\0');
+    throw new DiskError('bad-argument', `No file can be called '${shown(name)}': there is a NUL in it`, {
+      path: shown(path),
+      field: 'file name',
+    });
+  }
   if (isText(name)) return;
   throw new DiskError(
     'unsupported',
