@@ -86,14 +86,6 @@ export function isSameFile(one: string, other: string): boolean {
   );
 }
 
-/** Takes the write bits of everybody away (`chmod a-w`); answers the mode that was. Root writes regardless. */
-export function makeReadOnly(path: string): number {
-  const { mode } = fileFacts(path);
-  const writeBits = 0o222;
-  setMode(path, mode & ~writeBits);
-  return mode;
-}
-
 /** Sets permission bits (0o7777). */
 export function setMode(path: string, mode: number): void {
   try {

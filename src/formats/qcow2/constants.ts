@@ -5,7 +5,6 @@ export const magic = 0x514649fb;
 
 export const minClusterBits = 9;
 export const maxClusterBits = 21;
-export const defaultClusterBits = 16;
 
 /** Bytes of the header: version 2, the least of version 3, and with the additional fields known today. */
 export const headerLengthV2 = 72;

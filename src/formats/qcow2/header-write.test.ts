@@ -7,7 +7,7 @@ import { ExtensionType } from './constants.ts';
 import { encodeNewImage } from './create.ts';
 import { backingFileOf, backingFormatOf, findExtension, withExtension } from './extensions.ts';
 import { parseHeader, type Qcow2Header, readHeader } from './header.ts';
-import { replaceHeader, setHeaderExtension } from './header-write.ts';
+import { replaceHeader } from './header-write.ts';
 import { qcow2 } from './index.ts';
 import type { WritableQcow2Layer } from './layer.ts';
 
@@ -133,11 +133,16 @@ describe('a header that is replaced', () => {
       { backing: { path: 'x'.repeat(300), format: 'raw' } },
     );
     const store = new MemoryStore({ bytes: before.bytes });
-    await expect(setHeaderExtension(store, ExtensionType.provenance, provenance)).rejects.toMatchObject({
+    const current = await readHeader(store);
+    const withProvenance = (data: Uint8Array) => ({
+      ...current,
+      extensions: withExtension(current.extensions, ExtensionType.provenance, data),
+    });
+    await expect(replaceHeader(store, current, withProvenance(provenance))).rejects.toMatchObject({
       code: 'out-of-range',
     });
     expect(store.toBytes()).toEqual(before.bytes);
-    await setHeaderExtension(store, ExtensionType.provenance, text.encode('short'));
+    await replaceHeader(store, current, withProvenance(text.encode('short')));
     const header = await readHeader(store);
     expect(new TextDecoder().decode(findExtension(header, ExtensionType.provenance))).toBe('short');
     expect(backingFileOf(header)).toBe('x'.repeat(300));

@@ -1,8 +1,8 @@
 import { alignUp } from '../../bytes/numbers.ts';
 import type { ByteStore } from '../../storage/store.ts';
 import { ExtensionType } from './constants.ts';
-import { type HeaderExtension, withExtension } from './extensions.ts';
-import { clusterSizeOf, type Qcow2Header, readHeader } from './header.ts';
+import type { HeaderExtension } from './extensions.ts';
+import { clusterSizeOf, type Qcow2Header } from './header.ts';
 import { encodeFields, encodeHeader, extensionBytes } from './header-encode.ts';
 
 /** A disk writes this much or nothing; the fields and the small extensions are meant to lie in it. */
@@ -93,16 +93,6 @@ function chainEnd(header: Qcow2Header): number {
 
 function withoutNames(header: Qcow2Header): Qcow2Header {
   return { ...header, extensions: header.extensions.filter((extension) => !isFeatureNames(extension)) };
-}
-
-/** Sets (or with `undefined` drops) one header extension of an image that is not open, durably. */
-export async function setHeaderExtension(
-  store: ByteStore,
-  type: number,
-  data: Uint8Array | undefined,
-): Promise<void> {
-  const header = await readHeader(store);
-  await replaceHeader(store, header, { ...header, extensions: withExtension(header.extensions, type, data) });
 }
 
 function isFeatureNames(extension: HeaderExtension): boolean {

@@ -1,4 +1,3 @@
-import { guidText } from '../../bytes/guid.ts';
 import { readU64BE, viewOf, writeU64BE } from '../../bytes/numbers.ts';
 import { corrupt } from './errors.ts';
 import type { Geometry } from './geometry.ts';
@@ -117,11 +116,6 @@ export function putText(bytes: Uint8Array, at: number, text: string): void {
 /** The seconds of a moment in milliseconds since 1970, as a footer counts them. */
 export function timestampOf(milliseconds: number): number {
   return Math.max(0, Math.floor(milliseconds / 1000) - 946_684_800);
-}
-
-/** A disk's identifier as text. */
-export function idText(footer: Footer): string {
-  return guidText(footer.uniqueId);
 }
 
 function typeOf(value: number): DiskType | undefined {

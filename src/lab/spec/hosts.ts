@@ -46,8 +46,6 @@ export const hostsSchema = z
   .min(1, { error: 'hosts must name at least one' })
   .max(1000);
 
-export type HostsDocument = z.output<typeof hostsSchema>;
-
 /**
  * Which host each seat is on: where it was before, listed or not; else the one with the fewest seats for its share, the first of those in
  * the list. Pure.
