@@ -97,7 +97,7 @@ export function labOf(
   const state = readState(pool, name);
   const id = idOf(pool, name, state);
   const origin = { id, places: placesOf(state, id) };
-  if (!moving) assertArrived(pool, origin.places);
+  if (!moving) assertArrived(pool, state?.movedFrom);
   const given = new Map(state?.seats.map((seat) => [seat.name, seat.mac]));
   const identity = identities(name, spec.seats, given, macsOfOthers(pool, name));
   const hostBefore = new Map([

@@ -58,6 +58,8 @@ const makeSchema = () => {
     libvirt: z.record(z.string(), z.string()).optional(),
     /** Real paths at which the pool has lain, the newest last. Absent: it lies where `id` was made. */
     places: z.array(z.string()).min(1).optional(),
+    /** Where a move of the pool that has not ended takes it from. */
+    movedFrom: z.string().optional(),
   });
 };
 

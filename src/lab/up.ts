@@ -66,6 +66,7 @@ export async function applyUp(prepared: Prepared, options: ApplyOptions): Promis
   const { lab, plan, after } = prepared;
   assertPossible(prepared);
   removeLeftovers(lab.pool);
+  await sweepPlaces(lab);
   if (plan.steps.length === 0 || after === undefined)
     return { created: [], defined: 0, removed: [], warnings: [] };
 
@@ -340,9 +341,9 @@ export function removeLeftovers(pool: string): void {
   }
 }
 
-/** What killed moves left of their locks, where the pool is and where it was. */
+/** What killed moves left of their locks, where the pool is and where the last one took it from. */
 async function sweepPlaces({ pool, state }: Lab): Promise<void> {
-  for (const place of new Set([pool, ...(state?.places ?? [])])) {
+  for (const place of new Set([pool, state?.movedFrom ?? pool])) {
     const { path } = placeLock(place);
     if (!existsSync(dirname(path))) continue;
     try {

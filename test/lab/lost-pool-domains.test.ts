@@ -14,6 +14,7 @@ import { lockPool } from '../../src/lab/pool-lock.ts';
 import { markCopy, writeJournal } from '../../src/lab/pool-move/journal.ts';
 import { movePool } from '../../src/lab/pool-move/move.ts';
 import { planPoolMove } from '../../src/lab/pool-move/plan.ts';
+import { readState, writeState } from '../../src/lab/state.ts';
 import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../support/libvirtd.ts';
 import { mustRun } from '../support/programs.ts';
 import { LabBench } from './support.ts';
@@ -191,6 +192,7 @@ describe.skipIf(!haveLibvirtd)('--forget-gone under libvirt', () => {
         await movePool(plan, () => undefined);
         // As they are until the last step: a copy is told from what it was copied from by its mark.
         writeJournal(from, plan.journal);
+        writeState(to, { ...readState(to, 'class')!, movedFrom: from });
         if (shm !== undefined) markCopy(to, from, []);
         for (const verb of ['start', 'up', 'down', 'status']) {
           const { code, err } = await bench.run(verb);

@@ -115,10 +115,9 @@ export function removeJournal(from: string): void {
   syncDirectory(dirname(journalPath(from)));
 }
 
-/** Throws `in-use` where a move from one of these places to the pool was cut off after its lab files had followed. */
-export function assertArrived(pool: string, places: readonly string[]): void {
-  const from = places.find((place) => place !== pool && leadsTo(place, pool));
-  if (from === undefined) return;
+/** Throws `in-use` where a move from that place to the pool was cut off after its lab files had followed. */
+export function assertArrived(pool: string, from: string | undefined): void {
+  if (from === undefined || !leadsTo(from, pool)) return;
   throw new DiskError('in-use', `The pool '${pool}' comes from '${from}': a move was cut off at its end`, {
     path: pool,
     detail: { fix: `complete it first: cowherd move '${from}' '${pool}'` },

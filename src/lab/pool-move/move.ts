@@ -13,7 +13,7 @@ import { nameBacking } from '../name-backing.ts';
 import { backingPathOf, nameExists, readImageHead } from '../overlay.ts';
 import { editLabFile, withValue } from '../spec/edit.ts';
 import { loadLab } from '../spec/load.ts';
-import { readState, writeState } from '../state.ts';
+import { type LabState, readState, writeState } from '../state.ts';
 import { assertLeftAlone, type CopyOptions, copyFolder, removeCopied } from './copy.ts';
 import { filesBelow, isImageName, within } from './files.ts';
 import { assertNobodyOutside } from './free.ts';
@@ -64,8 +64,14 @@ export async function movePool(
   } finally {
     removeJournal(from);
     unmarkCopy(to);
+    for (const { name } of plan.labs) forgetMove(to, name);
   }
   return left;
+}
+
+function forgetMove(pool: string, lab: string): void {
+  const { movedFrom, ...state } = readState(pool, lab) ?? {};
+  if (movedFrom !== undefined) writeState(pool, state as LabState);
 }
 
 /** Puts the pool in its new place, or leaves it as it was. Answers what keeps guests from the disks that were copied. */

@@ -186,6 +186,7 @@ function stateFrom(state: LabState, from: string, to: string): LabState {
     master: follow(state.master),
     ...(former ? { former: former.map(follow) } : {}),
     places: withPlaces(state.places ?? [], from, to),
+    movedFrom: from,
   };
 }
 
