@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process';
 import {
   appendFileSync,
   existsSync,
@@ -8,12 +9,15 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
+import { dirname } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { openLab } from '../../src/lab/lab.ts';
 import { resetSeats } from '../../src/lab/reset.ts';
 import { FilesRunner } from '../../src/lab/runner/files-runner.ts';
+import { processPlace, processStart } from '../../src/platform/process-identity.ts';
 import { unmount } from '../support/mounts.ts';
 import { have, isRoot, mustRun, openQemuIo, run } from '../support/programs.ts';
+import { buildProgram } from './kill.ts';
 import { labBench, poolNames, qemuCheck } from './support.ts';
 
 describe('a master that is none', () => {
@@ -279,3 +283,28 @@ describe.skipIf(!isRoot)('a full disk', () => {
     }
   });
 });
+
+describe.skipIf(!isRoot || !have('unshare') || !have('setpriv'))(
+  'a /proc that hides others’ processes',
+  () => {
+    it('lets nobody take the lock of another user who works', async () => {
+      await using bench = await labBench();
+      const program = await buildProgram(bench);
+      bench.write('lab.yaml');
+      const holder = spawn('sleep', ['300']);
+      try {
+        const lock = bench.path('class/.cowherd/lab-class.lock');
+        mkdirSync(dirname(lock), { recursive: true });
+        writeFileSync(lock, `${holder.pid} ${processStart(holder.pid!)} ${processPlace()}`);
+        await mustRun('chown', ['-R', '65534:65534', bench.dir.path]);
+        const asUser = `setpriv --reuid=65534 --regid=65534 --clear-groups '${process.execPath}' '${program}' up`;
+        const script = `mount -t proc -o hidepid=2 proc /proc && exec ${asUser}`;
+        const { code, stderr } = await run('unshare', ['-m', 'sh', '-c', script], { cwd: bench.dir.path });
+        expect([code, stderr]).toEqual([1, expect.stringContaining(`(process ${holder.pid})`)]);
+        expect(existsSync(lock)).toBe(true);
+      } finally {
+        holder.kill();
+      }
+    });
+  },
+);
