@@ -236,9 +236,8 @@ export class Requests {
   async #readWhole(request: RequestHeader, buffer: PageBuffer): Promise<void> {
     const { offset, length } = request;
     const { capacity } = buffer;
-    for (let from = capacity; from < length; from += capacity) {
-      await this.#readInto(buffer, offset + from, Math.min(length - from, capacity));
-    }
+    if (length > capacity)
+      await this.#disk.cache(offset + capacity, length - capacity, buffer.bytes.subarray(dataStart));
     for (let from = 0; from < length; from += capacity) {
       const held = Math.min(length - from, capacity);
       try {

@@ -40,6 +40,7 @@ class SlowDisk implements Partial<ServedDisk> {
 
   look = () => Look.later;
   load = async () => false;
+  cache = async () => undefined;
   holeAt = async () => 0;
   dataLength = (_offset: number, length: number) => length;
 
