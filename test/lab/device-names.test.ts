@@ -1,6 +1,7 @@
 import {
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   statSync,
@@ -120,6 +121,27 @@ describe.skipIf(!haveLoops || !have('qemu-img') || !have('mknod'))('a volume as 
     expect(await bench.must('status')).toContain('as it was');
     await bench.must('up');
     expect(readFileSync(state, 'utf8')).toBe(ofNow);
+    await bench.must('down');
+  });
+
+  it('gets no version beside it, where the next start would take it away', async () => {
+    await using bench = await labBench();
+    await using master = await loopDevice(bench, 'm', 4 * MiB);
+    write(bench, master.path);
+    await bench.must('up');
+    const before = readdirSync('/dev').filter((name) => /@|cowherd$/.test(name));
+    for (const more of [[], ['--dry-run'], ['--method', 'commit'], ['--as', 'x']]) {
+      const { code, err } = await bench.run('promote', 's1', '--anyway', ...more);
+      expect([code, err]).toEqual([1, expect.stringContaining('is a block device')]);
+    }
+    expect(readdirSync('/dev').filter((name) => /@|cowherd$/.test(name))).toEqual(before);
+    const { err } = await bench.run('promote', 's1');
+    const fix = /cowherd (seal .*)$/m
+      .exec(err)![1]
+      .split(' ')
+      .map((word) => word.replace(/^'(.*)'$/, '$1'));
+    await bench.must(...fix, '--anyway');
+    await mustRun('qemu-img', ['compare', '-q', bench.path('masters/class@1.qcow2'), master.path]);
     await bench.must('down');
   });
 

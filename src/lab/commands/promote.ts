@@ -36,7 +36,7 @@ export const run: LabCommand = async (input, context) => {
       assertPlainWanted(disk, plain);
       if (method === 'commit') await assertCommittable(lab, disk, context.signal);
       await assertKeyOfDisk(seat, disk);
-      return { disk, target: promoteTarget(lab, name) };
+      return { disk, target: promoteTarget(lab, seat, name) };
     };
     const work = async (lab: Lab, _: Runner, found: Awaited<ReturnType<typeof check>>, isUp: boolean) => {
       const { disk, target } = found;

@@ -7,8 +7,9 @@ import { copyFileSparse } from '../../platform/copy-file.ts';
 import type { OnProgress } from '../../storage/store.ts';
 import { writeFlatCopy } from '../flat-copy.ts';
 import { assertFooting } from '../footing.ts';
-import { type Lab, realPath } from '../lab.ts';
+import { type Lab, realPath, seatPaths } from '../lab.ts';
 import type { DigestOptions } from '../master.ts';
+import { isBlockDevice } from '../overlay.ts';
 import { openSeatDisk, type SeatDiskFile, seatDiskFile } from '../seat-disk.ts';
 import type { MasterVersion } from './library.ts';
 import { masterFormats, nameForVersionsOf, parseMasterName } from './name.ts';
@@ -29,9 +30,17 @@ export interface PromoteOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Where a promoted seat would go: the folder of the lab's master, and the name of the version. */
-export function promoteTarget(lab: Lab, name?: string): { readonly folder: string; readonly name: string } {
+/**
+ * Where a promoted seat would go: the folder of the lab's master, and the name of the version. Throws `unsupported` where the master is a
+ * block device: what is written into /dev is memory, and gone at the next start.
+ */
+export function promoteTarget(
+  lab: Lab,
+  seat: string,
+  name?: string,
+): { readonly folder: string; readonly name: string } {
   const master = realPath(lab.spec.master.path);
+  if (isBlockDevice(master)) throw noVersionsBeside(lab, seat, name);
   const folder = dirname(master);
   if (name === undefined) return { folder, name: nameForVersionsOf(master) };
   const parsed = parseMasterName(name);
@@ -40,6 +49,22 @@ export function promoteTarget(lab: Lab, name?: string): { readonly folder: strin
     field: 'master',
     detail: { fix: `write for example --as ${parsed.name}` },
   });
+}
+
+function noVersionsBeside(lab: Lab, seat: string, name: string | undefined): DiskError {
+  const { path } = lab.spec.master;
+  const { disk } = seatPaths(lab.pool, seat);
+  return new DiskError(
+    'unsupported',
+    `The master '${path}' is a block device: no version can be kept beside it`,
+    {
+      path,
+      field: 'master',
+      detail: {
+        fix: `make one in a folder of its own: cowherd seal '${disk}' --name '${name ?? lab.name}' --folder masters`,
+      },
+    },
+  );
 }
 
 /** Throws `bad-argument` where a disk is encrypted and nobody said that what it holds may be read by who reads masters. */
@@ -80,7 +105,7 @@ export async function promoteSeat(lab: Lab, seat: string, options: PromoteOption
   const disk = await seatDiskFile(lab, seat);
   assertPlainWanted(disk, options.plain);
   const { method, now, digest, onProgress, signal } = options;
-  const target = promoteTarget(lab, options.name);
+  const target = promoteTarget(lab, seat, options.name);
   await using image = await openSeatDisk(disk);
   const origin = {
     how: 'promote',
