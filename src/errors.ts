@@ -1,6 +1,18 @@
 /**
  * Stable, machine-readable reasons. A face maps each to its own words and exit code; programs
  * branch on the code, never on the message.
+ *
+ * - `not-found`, `exists`, `denied`: as the system, a server or a policy says of a file; `not-found` and `exists` also of a snapshot or a bitmap.
+ * - `locked`: another program uses the file in a way that excludes this one; `in-use`: others stand on it, or a part of it is not to be changed now.
+ * - `corrupt`: what the image says of itself cannot be true.
+ * - `unsupported`: neither wrong nor damaged, but not done here (a format, a feature, a codec of this runtime).
+ * - `out-of-space`: the host has no room, or a device or an export ends there.
+ * - `out-of-range`: no such guest byte, or byte of a source.
+ * - `read-only`: it was not opened for writing, or cannot be written.
+ * - `bad-argument`: the caller's mistake, such as a number that is none, an option that there is not, an image that is closed.
+ * - `changed`: it is not, or no longer, what it was (another file on a server, another parent).
+ * - `aborted`: by an `AbortSignal`, whose reason is the `cause`.
+ * - `io`: everything else that the system or a server refused; `detail.errno` has its name where there is one.
  */
 export type DiskErrorCode =
   | 'not-found'
@@ -18,7 +30,10 @@ export type DiskErrorCode =
   | 'aborted'
   | 'io';
 
-/** Where an error lies. `offset` is in bytes within `path`; `field` is the format specification's name. */
+/**
+ * Where an error lies. `path` is the file's name as it was opened (a URL, `json:{…}`); `offset` is in bytes within it, or a guest byte where the
+ * work was on what a guest reads; `field` is the format specification's name, or the option's that was wrong.
+ */
 export interface ErrorPlace {
   readonly path?: string;
   readonly offset?: number;

@@ -42,6 +42,7 @@ function load(): typeof Cowherd {
     console,
     setTimeout,
     fetch,
+    crypto,
   });
   new Script(code).runInContext(realm);
   return new Script('cowherd').runInContext(realm) as typeof Cowherd;
@@ -73,6 +74,25 @@ describe('the bundle for browsers', () => {
     await again.read(0, bytes);
     const expected = new Uint8Array(1 << 20).fill(3, 70_000, 71_000);
     expect(Buffer.compare(bytes, expected)).toBe(0);
+  });
+
+  it.each([
+    ['qcow2', {}],
+    ['qcow2', { compression_type: 'zstd' }],
+    ['vmdk', { subformat: 'streamOptimized' }],
+  ])('says who packs what it cannot: %s %o', async (format, options) => {
+    const { convertImages, createImage, openImage, MemoryStore } = load();
+    const store = new MemoryStore({ name: `disk.${format}` });
+    await createImage(store, format, 1 << 20, options);
+    const target = await openImage(store, { writable: true });
+    const bytes = new Uint8Array(1 << 20).fill(7);
+    const source = await openImage(new MemoryStore({ bytes }), { format: 'raw' });
+    const packing = convertImages([source], target, { packed: true, targetIsZero: true });
+    await expect(packing).rejects.toMatchObject({
+      code: 'unsupported',
+      path: `disk.${format}`,
+      message: expect.stringMatching(/in Node, 'cowherd\/node' brings one that can/),
+    });
   });
 
   it.skipIf(!have('qemu-img') || !have('qemu-io'))(

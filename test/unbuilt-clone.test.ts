@@ -39,14 +39,9 @@ describe('a clone that is not built', () => {
     const { scripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
     const [node, ...args] = scripts.prepare.split(' ');
     expect(node).toBe('node');
-    const { npm_package_resolved: _outer, ...env } = process.env;
     const { code, stderr } = await run(process.execPath, args, {
       cwd: scratch.path,
-      env: {
-        ...env,
-        npm_lifecycle_event: 'prepare',
-        ...(resolved === undefined ? {} : { npm_package_resolved: resolved }),
-      },
+      env: { npm_lifecycle_event: 'prepare', npm_package_resolved: resolved },
     });
     expect({ code, stderr, built: existsSync(built) }).toEqual({ code: 0, stderr: '', built: builds });
   });

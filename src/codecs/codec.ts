@@ -41,3 +41,9 @@ export function registerCodec(codec: Codec): void {
 export function findCodec(name: CodecName): Codec | undefined {
   return codecs.get(name);
 }
+
+/** Where there is one that packs and unpacks, for the message of who lacks it (a page in a browser). */
+export function whoPacks(name: CodecName): string {
+  const wasm = name === 'zstd' ? ", before Node 22.15 by the package '@bokuweb/zstd-wasm'" : '';
+  return `in Node, 'cowherd/node' brings one that can${wasm}`;
+}

@@ -97,6 +97,7 @@ export interface OpenLayerOptions {
   readonly keyRing?: KeyRing;
   /** The formats to choose from; default all. */
   readonly formats?: readonly FormatDriver[];
+  /** Ends the opening, and afterwards refuses every request on the image but flushing and disposing (`aborted`). */
   readonly signal?: AbortSignal;
 }
 

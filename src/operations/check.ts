@@ -4,7 +4,8 @@ import { formats } from '../formats/index.ts';
 
 /**
  * Checks the tables of an image, and repairs them where `options.repair` says so; the layer must have been opened for
- * writing then, and must be opened anew afterwards. Throws `unsupported` (field `check`) for a format that has
+ * writing then, and must be opened anew afterwards. What is looked at is what lies in the file: flush an image that was changed before, and
+ * let nothing else be under way on it. Throws `unsupported` (field `check`) for a format that has
  * nothing to check, and what its checker throws.
  */
 export async function checkImage(

@@ -45,7 +45,7 @@ interface Stretch {
  * the images meanwhile.
  *
  * Throws `DiskError` with `detail.image` (1 or 2), `detail.offset` and `detail.step` ('state': the image's own
- * tables could not be read; 'read': its data); its `cause` is what went wrong.
+ * tables could not be read; 'read': its data); its `cause` is what went wrong. An abort throws the reason of the signal.
  */
 export async function compareImages(
   first: Image,

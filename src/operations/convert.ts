@@ -445,10 +445,16 @@ async function readPadded(image: Image, offset: number, into: Uint8Array): Promi
 
 function failureAt(step: 'state' | 'read' | 'write', offset: number, cause: unknown): unknown {
   if (!(cause instanceof DiskError) || cause.code === 'aborted') return cause;
-  return new DiskError(cause.code, `Could not ${step === 'write' ? 'write' : 'read'} at byte ${offset}`, {
-    path: cause.path,
-    offset,
-    detail: { ...cause.detail, step, offset },
-    cause,
-  });
+  // What cannot be done anywhere in the image says how it could be.
+  const why = cause.code === 'unsupported' ? `: ${cause.message}` : '';
+  return new DiskError(
+    cause.code,
+    `Could not ${step === 'write' ? 'write' : 'read'} at byte ${offset}${why}`,
+    {
+      path: cause.path,
+      offset,
+      detail: { ...cause.detail, step, offset },
+      cause,
+    },
+  );
 }

@@ -1,4 +1,5 @@
 import { alignDown } from '../../bytes/numbers.ts';
+import { whoPacks } from '../../codecs/codec.ts';
 import { packedHigh, packedOffsetLimit } from './entry.ts';
 import { unsupported } from './errors.ts';
 import { dropReference } from './free-entry.ts';
@@ -20,7 +21,7 @@ export async function pack(writer: Qcow2Writer, offset: number, bytes: Uint8Arra
   const { compressionType } = writer.header;
   const codec = codecFor(writer.store.name, compressionType);
   if (!codec.pack) {
-    const message = `The ${codec.name} codec of this runtime cannot compress`;
+    const message = `The ${codec.name} codec of this runtime cannot compress: ${whoPacks(codec.name)}`;
     throw unsupported(writer.store.name, 'compression_type', message);
   }
   const cluster = bytes.length === clusterSize ? bytes : padded(bytes, clusterSize);

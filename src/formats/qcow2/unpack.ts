@@ -1,4 +1,4 @@
-import { type CodecName, findCodec } from '../../codecs/codec.ts';
+import { type CodecName, findCodec, whoPacks } from '../../codecs/codec.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import { CompressionType, compressionNames } from './constants.ts';
 import { corrupt, hex, unsupported } from './errors.ts';
@@ -12,12 +12,18 @@ export function codecNameOf(compressionType: number): CodecName {
 
 /** The codec of an image, or an `unsupported` error that names it. */
 export function codecFor(path: string, compressionType: number) {
-  const codec = findCodec(codecNameOf(compressionType));
+  const codecName = codecNameOf(compressionType);
+  const codec = findCodec(codecName);
   if (codec) return codec;
   const name = compressionNames[compressionType];
-  throw unsupported(path, 'compression_type', `No codec for compression type ${name} is available here`, {
-    compressionType: name,
-  });
+  throw unsupported(
+    path,
+    'compression_type',
+    `No codec for compression type ${name} is available here: ${whoPacks(codecName)}`,
+    {
+      compressionType: name,
+    },
+  );
 }
 
 /**

@@ -1,5 +1,5 @@
 import { alignUp, readU64LE, viewOf, writeU64LE } from '../../bytes/numbers.ts';
-import { type Codec, findCodec } from '../../codecs/codec.ts';
+import { type Codec, findCodec, whoPacks } from '../../codecs/codec.ts';
 import type { ByteSource } from '../../storage/store.ts';
 import { grainMarkerBytes, sectorBytes } from './constants.ts';
 import { corrupt, unsupported } from './errors.ts';
@@ -12,7 +12,8 @@ export interface PackedGrains {
 
 export function zlibCodec(path: string): Codec {
   const codec = findCodec('zlib');
-  if (!codec) throw unsupported(path, 'compressAlgorithm', 'No codec for zlib is available here');
+  if (!codec)
+    throw unsupported(path, 'compressAlgorithm', `No codec for zlib is available here: ${whoPacks('zlib')}`);
   return codec;
 }
 
@@ -62,7 +63,11 @@ export async function packGrain(path: string, sector: number, grain: Uint8Array)
   const codec = zlibCodec(path);
   const packed = await codec.pack?.(grain, 2 * grain.length);
   if (!packed) {
-    throw unsupported(path, 'compressAlgorithm', `The ${codec.name} codec of this runtime cannot compress`);
+    throw unsupported(
+      path,
+      'compressAlgorithm',
+      `The ${codec.name} codec of this runtime cannot compress: ${whoPacks(codec.name)}`,
+    );
   }
   const bytes = new Uint8Array(alignUp(grainMarkerBytes + packed.length, sectorBytes));
   const view = viewOf(bytes);
