@@ -2,8 +2,7 @@ import { alignUp } from '../../bytes/numbers.ts';
 import { hasFixedSize } from '../../storage/store.ts';
 import { flushImage } from './flush.ts';
 import { markLocked } from './mark.ts';
-import { truncateFile } from './resize.ts';
-import { shrinkRefcounts } from './shrink-refcounts.ts';
+import { dropTables } from './resize.ts';
 import type { Qcow2Writer } from './writer.ts';
 
 /**
@@ -18,19 +17,7 @@ export async function emptyImage(writer: Qcow2Writer): Promise<void> {
   const l1 = mapping.l1!;
   // Entries past the guest's end may hold a snapshot's VM state that was loaded: it is no part of the disk either.
   await markLocked(writer, 'hole', 0, l1.size * l2Span, true);
-  for (
-    let index = l1.nextAllocated(0, l1.size);
-    index < l1.size;
-    index = l1.nextAllocated(index + 1, l1.size)
-  ) {
-    const at = l1.offset(index);
-    mapping.tables.remove(index);
-    l1.set(index, 0);
-    writer.frees.add(at / clusterSize, 1, true);
-  }
-  await flushImage(writer);
-  await shrinkRefcounts(writer);
-  await truncateFile(writer);
+  await dropTables(writer, 0, l1.size);
   // As QEMU leaves it: a whole last cluster.
   const { store } = writer;
   const end = alignUp(store.size, clusterSize);

@@ -146,8 +146,7 @@ async function growL1(writer: Qcow2Writer, entries: number): Promise<void> {
 }
 
 async function shrink(writer: Qcow2Writer, size: number, l1Size: number): Promise<void> {
-  const { mapping } = writer;
-  const { clusterSize, externalData, grain, l2Span } = mapping.geometry;
+  const { externalData, grain, l2Span } = writer.mapping.geometry;
   const oldSize = writer.header.size;
   await flushImage(writer);
   await writer.writeFields({ ...writer.header, size });
@@ -157,21 +156,7 @@ async function shrink(writer: Qcow2Writer, size: number, l1Size: number): Promis
   const from = alignUp(size, grain);
   if (from < oldSize) await markLocked(writer, 'hole', from, oldSize - from, true);
   // L2 tables that map only what is gone go as well; the L1 table keeps its length, as in QEMU.
-  const l1 = mapping.l1!;
-  const l1End = Math.ceil(oldSize / l2Span);
-  for (
-    let index = l1.nextAllocated(l1Size, l1End);
-    index < l1End;
-    index = l1.nextAllocated(index + 1, l1End)
-  ) {
-    const at = l1.offset(index);
-    mapping.tables.remove(index);
-    l1.set(index, 0);
-    writer.frees.add(at / clusterSize, 1, true);
-  }
-  await flushImage(writer);
-  await shrinkRefcounts(writer);
-  await truncateFile(writer);
+  await dropTables(writer, l1Size, Math.ceil(oldSize / l2Span));
   if (externalData && !hasFixedSize(writer.data)) {
     await writer.data.resize(size);
     await writer.data.flush();
@@ -201,8 +186,26 @@ async function growDataFile(
   if (setLength) await data.resize(size);
 }
 
+/**
+ * Gives back the L2 tables of the L1 entries from `first` to before `end`, which map nothing any more, durably, and cuts the
+ * file behind what is left. The caller holds the mutex.
+ */
+export async function dropTables(writer: Qcow2Writer, first: number, end: number): Promise<void> {
+  const { mapping } = writer;
+  const l1 = mapping.l1!;
+  for (let index = l1.nextAllocated(first, end); index < end; index = l1.nextAllocated(index + 1, end)) {
+    const at = l1.offset(index);
+    mapping.tables.remove(index);
+    l1.set(index, 0);
+    writer.frees.add(at / mapping.geometry.clusterSize, 1, true);
+  }
+  await flushImage(writer);
+  await shrinkRefcounts(writer);
+  await truncateFile(writer);
+}
+
 /** Cuts the file behind its last used cluster. */
-export async function truncateFile(writer: Qcow2Writer): Promise<void> {
+async function truncateFile(writer: Qcow2Writer): Promise<void> {
   const { store, refcounts } = writer;
   const { clusterSize } = writer.mapping.geometry;
   if (hasFixedSize(store)) return;
