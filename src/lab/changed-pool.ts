@@ -3,7 +3,7 @@ import { isDiskError } from '../errors.ts';
 import { imagesWithRecords, recordsFor } from '../platform/dependents.ts';
 import { count, describeSeats } from './describe.ts';
 import { type Lab, realPath, seatPaths } from './lab.ts';
-import { knownMasterFolders } from './master-folders.ts';
+import { knownMasterFolders, knownPool } from './master-folders.ts';
 import { labFileOfPool } from './masters/lab-files.ts';
 import { nameExists } from './overlay.ts';
 import type { Problem } from './plan.ts';
@@ -11,7 +11,8 @@ import { poolOfState, readStateFile, statePath } from './state.ts';
 
 /*
  * A lab file whose `pool:` was changed means seats that are not made yet, while those that were made are where they were, with all their
- * work. The masters' records name the states of their labs, and so the pools.
+ * work. The masters' records name the states of their labs, and so the pools; that they are not another lab's of the same name is said only
+ * by what is remembered beside the lab file.
  */
 
 /** Another pool in which a lab of this name has seats on the lab's masters. */
@@ -19,7 +20,7 @@ export interface FormerPool {
   /** Absolute path. */
   readonly pool: string;
   readonly seats: readonly string[];
-  /** They were made by this very lab file, as far as can be known: it has made seats, and none of its folder names that pool. */
+  /** They were made by this very lab file, which wrote its pool otherwise then, and none of its folder names that pool now. */
   readonly own: boolean;
 }
 
@@ -27,15 +28,18 @@ export interface FormerPool {
 export function formerPoolOf(lab: Pick<Lab, 'name' | 'pool' | 'state' | 'spec'>): FormerPool | undefined {
   if (lab.state) return undefined;
   const known = knownMasterFolders(lab.spec);
+  const made = knownPool(lab.spec);
+  let other: Omit<FormerPool, 'own'> | undefined;
   for (const folder of new Set([dirname(realPath(lab.spec.master.path)), ...known])) {
     for (const path of imagesWithRecords(folder)) {
-      const found = poolsBy(path, lab).find(({ seats }) => seats.length > 0);
-      if (!found) continue;
-      const own = known.length > 0 && !isNamedBeside(lab, found.pool);
-      return { ...found, own };
+      const found = poolsBy(path, lab).filter(({ seats }) => seats.length > 0);
+      const own = found.find(({ pool }) => pool === made?.pool);
+      if (own && made?.text !== lab.spec.poolText && !isNamedBeside(lab, own.pool))
+        return { ...own, own: true };
+      other ??= found[0];
     }
   }
-  return undefined;
+  return other && { ...other, own: false };
 }
 
 /** What cannot be read is no word of this lab. */

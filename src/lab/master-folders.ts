@@ -10,12 +10,13 @@ import type { LabSpec } from './spec/load.ts';
 import { type LabState, removeEmptyRecords } from './state.ts';
 
 /*
- * In which folders the masters of a lab lie, remembered beside its lab file. The state in the pool says so too, but where the pool is away
+ * In which folders the masters of a lab lie, and in which pool its seats, remembered beside its lab file. The state in the pool says so too, but where the pool is away
  * (its disk is not mounted) only records beside the masters tell that there was one, and the lab file may name a master in another folder by
  * then. A hint where to look, and no more: it is never a reason to fail.
  */
 
 type Named = Pick<LabSpec, 'file' | 'name'>;
+type Pooled = Pick<LabSpec, 'file' | 'name' | 'poolText'>;
 
 const longest = 1024 * 1024;
 
@@ -39,6 +40,22 @@ export function voidFolders(spec: Named, pool: string): ReadonlySet<string> {
   );
 }
 
+/** The pool in which this lab file has made seats, unless they were taken down there. */
+export interface KnownPool {
+  /** Absolute path. */
+  readonly pool: string;
+  /** As the lab file wrote it then. */
+  readonly text: string;
+}
+
+/** Undefined: none, or not known. */
+export function knownPool(spec: Named): KnownPool | undefined {
+  const { pool } = ofHint(() => readJsonFile(recordPath(spec), longest)) ?? {};
+  const { path, text } = Object(pool);
+  if (typeof path !== 'string' || typeof text !== 'string') return undefined;
+  return { pool: resolve(dirname(spec.file), path), text };
+}
+
 interface TakenDown {
   /** As in `folders`. */
   readonly folder: string;
@@ -52,10 +69,11 @@ function takenDown(spec: Named): readonly TakenDown[] {
   return value.filter((one) => typeof one?.folder === 'string' && typeof one?.pool === 'string');
 }
 
-/** Remembers the folders of these masters. Those that were known stay while anything there speaks of the lab, or they cannot be looked into. */
-export function noteMasterFolders(spec: Named, pool: string, state: LabState): void {
+/** Remembers the folders of these masters, and the pool. Folders that were known stay while anything there speaks of the lab, or they cannot be looked into. */
+export function noteMasterFolders(spec: Pooled, pool: string, state: LabState): void {
   const files = mastersOf(state).flatMap((one) => one.files.map(({ path }) => realPath(resolve(pool, path))));
-  note(spec, new Set(files.map((file) => dirname(file)).filter((folder) => !folder.startsWith('/dev'))));
+  const folders = new Set(files.map((file) => dirname(file)).filter((folder) => !folder.startsWith('/dev')));
+  note(spec, folders, { made: { pool, text: spec.poolText } });
 }
 
 /** Remembers one more folder, where the lab has any. */
@@ -67,11 +85,17 @@ export function addMasterFolder(spec: Named, folder: string): void {
 /** Forgets the folders in which nothing speaks of the lab any more. `downIn`: the pool in which it has just been taken down. */
 export function forgetMasterFolders(spec: Named, downIn?: string): void {
   if (!existsSync(recordPath(spec))) return;
-  note(spec, new Set(), downIn);
+  note(spec, new Set(), { downIn });
 }
 
-function note(spec: Named, folders: ReadonlySet<string>, downIn?: string): void {
+function note(
+  spec: Named,
+  folders: ReadonlySet<string>,
+  { made, downIn }: { readonly made?: KnownPool; readonly downIn?: string } = {},
+): void {
   ofHint(() => {
+    const before = knownPool(spec);
+    const known = made ?? (before?.pool === downIn ? undefined : before);
     const others = knownMasterFolders(spec).filter((one) => !folders.has(one) && speaksOf(one, spec));
     const all = [...folders, ...others].sort();
     const path = recordPath(spec);
@@ -100,6 +124,7 @@ function note(spec: Named, folders: ReadonlySet<string>, downIn?: string): void 
       version: 1,
       lab: spec.name,
       folders: all.map((one) => shortest(base, one)),
+      ...(known ? { pool: { path: shortest(base, known.pool), text: known.text } } : {}),
       ...(voids.length > 0 ? { takenDown: voids } : {}),
     });
     giveToOwner(path);

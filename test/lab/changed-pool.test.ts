@@ -1,5 +1,5 @@
-import { existsSync, mkdirSync } from 'node:fs';
-import { describe, expect, it } from 'vitest';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { describe, expect, it, vi } from 'vitest';
 import { labBench, poolNames } from './support.ts';
 
 const disks = ['student-01.qcow2', 'student-01.xml', 'student-02.qcow2', 'student-02.xml'];
@@ -45,5 +45,40 @@ describe('a lab file that names another pool than before', () => {
     expect(await bench.must('up', 'b/lab.yaml')).toContain('was pool: changed?');
     expect(poolNames(bench, 'b/class')).toEqual(disks);
     expect(await bench.must('plan', 'b/lab.yaml')).not.toContain('was pool: changed?');
+    // That one of the two has made seats before makes the other's no more its own.
+    await bench.must('down', 'b/lab.yaml');
+    expect(await bench.must('up', 'b/lab.yaml')).toContain('was pool: changed?');
+    expect(poolNames(bench, 'b/class')).toEqual(disks);
+  });
+
+  it('lets each user of a shared lab file have seats in a folder of their own', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2, pool: '~/vms' });
+    try {
+      for (const home of ['one', 'two']) {
+        mkdirSync(bench.path(home));
+        vi.stubEnv('HOME', bench.path(home));
+        await bench.must('up');
+        expect(poolNames(bench, `${home}/vms`)).toEqual(disks);
+      }
+    } finally {
+      vi.unstubAllEnvs();
+    }
+  });
+
+  it('knows them after a move, too, and takes them for possibly its own where only the masters were remembered', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2 });
+    await bench.must('up');
+    await bench.must('move', 'class', bench.path('second'));
+    bench.write('lab.yaml', { seats: 2, pool: 'third' });
+    expect((await bench.run('up')).err).toMatch(/2 seats of this lab are there.*second'/);
+    // As it was written before pools were remembered.
+    const hint = bench.path('.cowherd/masters-class.json');
+    const { pool, ...rest } = JSON.parse(readFileSync(hint, 'utf8'));
+    expect(pool).toEqual({ path: 'second', text: 'second' });
+    writeFileSync(hint, JSON.stringify(rest));
+    expect(await bench.must('up')).toContain('was pool: changed?');
+    expect(poolNames(bench, 'third')).toEqual(disks);
   });
 });

@@ -4,6 +4,7 @@ import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
 import { count } from '../describe.ts';
 import { type Lab, labLockPath, openLab, realPath } from '../lab.ts';
+import { noteMasterFolders } from '../master-folders.ts';
 import { folderLock } from '../masters/library.ts';
 import { type MovePlan, moveMaster, planMove } from '../masters/move.ts';
 import { lockPool, type PoolLock } from '../pool-lock.ts';
@@ -102,8 +103,9 @@ async function movePoolTo(
       };
       const renew = async () => {
         bar.end();
-        for (const { file } of labs)
-          await renewDefinitions(openLab(file, context.cwd, { moving: true }), context);
+        const moved = labs.map(({ file }) => openLab(file, context.cwd, { moving: true }));
+        for (const { spec, pool, state } of moved) if (state) noteMasterFolders(spec, pool, state);
+        for (const lab of moved) await renewDefinitions(lab, context);
       };
       left = await movePool(await planPoolMove(from, to, folders), onPlaced, {
         signal: context.signal,

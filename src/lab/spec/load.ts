@@ -21,6 +21,8 @@ export interface LabSpec {
   readonly master: { readonly path: string; readonly format?: 'qcow2' | 'raw' };
   /** Absolute path of the folder of the seats' files. */
   readonly pool: string;
+  /** The same as the lab file writes it; `~` leads elsewhere for everybody. */
+  readonly poolText: string;
   /** In the lab file's order; at least one. */
   readonly seats: readonly string[];
   readonly runner: 'qemu' | 'libvirt' | 'files';
@@ -293,6 +295,7 @@ function resolveSpec(data: LabDocument, document: Document, source: SourceText, 
     name: data.lab,
     master: { ...master, path: local(master.path) },
     pool: local(data.pool ?? data.lab),
+    poolText: data.pool ?? data.lab,
     seats,
     runner,
     uri: typeof data.runner === 'string' ? undefined : data.runner.libvirt,
