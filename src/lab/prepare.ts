@@ -160,7 +160,7 @@ export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise
     master,
     content,
     hold,
-    after,
+    after: after && withProved(after, lab.pool, options.runner?.provedPools?.() ?? []),
     rolls,
     lost,
     plan: { ...plan, steps, problems: [...problems, ...memory.problems], notes },
@@ -399,6 +399,12 @@ function placesAfter({ id, name, pool, state }: Lab): readonly string[] {
   const places = placesOf(state, id);
   const isKnown = places.length > 0 ? places.at(-1) === pool : poolUuid(name, pool) === id;
   return isKnown ? places : withPlaces(places, pool);
+}
+
+/** Where the pool lay by the definitions alone has to be known before they are written: a run that is cut off then finds its domains. */
+function withProved(after: LabState, pool: string, proved: readonly string[]): LabState {
+  if (proved.length === 0) return after;
+  return { ...after, places: withPlaces([...proved, ...(after.places ?? [])], pool) };
 }
 
 /** Which libvirts have the seats' domains then: those that answer as the lab file has them, the others as they were. */

@@ -32,9 +32,10 @@ describe.skipIf(!haveLibvirtd)('--forget-gone under libvirt', () => {
       .filter((name) => name !== '')
       .sort();
 
-  const write = (seats: number, isOverHosts: boolean) =>
+  const write = (seats: number, isOverHosts: boolean, pool = 'class') =>
     bench.write('lab.yaml', {
       seats,
+      pool,
       network: 'none',
       ...(isOverHosts
         ? { runner: 'libvirt', hosts: [{ name: 'one', libvirt: libvirtd.uri }] }
@@ -179,6 +180,44 @@ describe.skipIf(!haveLibvirtd)('--forget-gone under libvirt', () => {
     await bench.must('down');
     expect(await domains()).toEqual([]);
   });
+
+  it.each([false, true])(
+    'knows them when its definitions were written anew, and it was cut off then (over hosts: %s)',
+    async (hosts) => {
+      write(2, hosts);
+      await bench.must('up');
+      for (const [from, to] of [
+        ['class', 'one'],
+        ['one', 'two'],
+      ]) {
+        renameSync(bench.path(from), bench.path(to));
+        write(2, hosts, to);
+        if (to === 'two') break;
+        await bench.must('up');
+        // As a state was written before it said where the pool has lain.
+        const path = bench.path(to, '.cowherd/lab-class.json');
+        const { places, ...state } = JSON.parse(readFileSync(path, 'utf8'));
+        expect(places).toEqual([bench.path(to)]);
+        writeFileSync(path, JSON.stringify(state));
+      }
+      const names = await domains();
+      const before = await Promise.all(
+        names.map((name) => mustRun('virsh', ['-c', libvirtd.uri, 'dumpxml', '--inactive', name])),
+      );
+      await bench.must('up');
+      for (const [i, name] of names.entries()) {
+        await mustRun('virsh', ['-c', libvirtd.uri, 'undefine', name]);
+        writeFileSync(bench.path('d.xml'), before[i]);
+        await mustRun('virsh', ['-c', libvirtd.uri, 'define', bench.path('d.xml')]);
+      }
+      expect(before[0]).toContain(bench.path('one/student-01.qcow2'));
+      await bench.must('up');
+      for (const name of names)
+        expect(await mustRun('virsh', ['-c', libvirtd.uri, 'dumpxml', name])).toContain(bench.path('two/'));
+      await bench.must('down');
+      expect(await domains()).toEqual([]);
+    },
+  );
 
   it.each(['renamed', 'copied'])(
     'completes a move that was killed before domains followed (%s)',

@@ -100,6 +100,10 @@ export class HostsRunner implements Runner {
     return [...found.values()].flat();
   }
 
+  provedPools(): readonly string[] {
+    return [...new Set([...this.#hosts.values()].flatMap((runner) => runner.provedPools()))];
+  }
+
   async pending(seats: readonly Seat[]): Promise<readonly Seat[]> {
     const found = await this.#ask((runner, host) =>
       runner.pending(seats.filter((seat) => seat.host === host)),

@@ -17,8 +17,8 @@ import type { SeatPlace } from './seat-place.ts';
 /** Whose the domains of seats' UUIDs are. */
 export class DomainOwners {
   readonly #place: SeatPlace;
-  /** What was proved by definitions that have been written anew since. */
-  readonly #proved = new Set<string>();
+  /** What was proved by definitions that may have been written anew since: `UUID FROM`, and the pool that lay there. */
+  readonly #proved = new Map<string, string>();
 
   constructor(place: SeatPlace) {
     this.#place = place;
@@ -35,6 +35,11 @@ export class DomainOwners {
     return lay(seat, dirname(mark.from)) || (await this.#isOfText(seat, mark));
   }
 
+  /** Where pools of seats' labs lay by nothing but their definitions, of those that were asked about. */
+  pools(): readonly string[] {
+    return [...new Set(this.#proved.values())];
+  }
+
   /** A definition names its pool: nobody else's, from another pool, has the same. It came along with a pool that somebody moved. */
   async #isOfText(seat: Seat, mark: DefinitionMark): Promise<boolean> {
     const key = `${seat.uuid} ${mark.from}`;
@@ -45,7 +50,7 @@ export class DomainOwners {
       if (isDiskError(error, 'not-found')) return false;
       throw error;
     }
-    this.#proved.add(key);
+    this.#proved.set(key, dirname(mark.from));
     return true;
   }
 }

@@ -156,6 +156,10 @@ export class LibvirtRunner implements Runner {
     }
   }
 
+  provedPools(): readonly string[] {
+    return this.#owners.pools();
+  }
+
   async pending(seats: readonly Seat[]): Promise<readonly Seat[]> {
     try {
       await this.#virsh.run('uri');
