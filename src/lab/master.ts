@@ -305,7 +305,8 @@ export function forgetContent(path: string): void {
   rmSync(contentRecord(path), { force: true });
 }
 
-function contentRecord(path: string): string {
+/** Where the content of an image is remembered. */
+export function contentRecord(path: string): string {
   return join(dirname(path), recordFolder, `${basename(path)}.content.json`);
 }
 

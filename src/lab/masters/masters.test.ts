@@ -7,6 +7,7 @@ import { have } from '../../../test/support/programs.ts';
 import { DiskError } from '../../errors.ts';
 import { isImmutable, setImmutable } from '../../platform/file-facts.ts';
 import { processMark } from '../../platform/process-identity.ts';
+import { takeHold } from '../guard.ts';
 import { lockPool } from '../pool-lock.ts';
 import { collect } from './collect.ts';
 import { findVersion, folderLock, masterVersions, nextNumber, orphanedRecords } from './library.ts';
@@ -112,6 +113,31 @@ describe('a folder of masters', () => {
     expect(next.label).toBe('m@2');
     expect(findVersion(folder, 'm').record).toMatchObject({ master: 'm@2', size: 1024 });
     expect(readdirSync(folder).sort()).toEqual(['.cowherd', 'm@1.json', 'm@1.raw', 'm@2.json', 'm@2.raw']);
+  });
+
+  it('gives nobody the number of one that was whole, while a killed attempt to bring its image back lies there', async () => {
+    for (const kept of ['m@1.raw.content.json', 'm@1.raw.dependents']) {
+      await publish('m', (path) => writeFileSync(path, new Uint8Array(512)));
+      const remembered = join(folder, '.cowherd', kept);
+      if (kept.endsWith('.dependents')) {
+        await takeHold({
+          id: 'x',
+          lab: 'x',
+          state: 's',
+          files: [join(folder, 'm@1.raw')],
+          disks: [],
+          immutable: false,
+        });
+        rmSync(join(folder, '.cowherd/m@1.raw.content.json'));
+      }
+      expect(existsSync(remembered)).toBe(true);
+      rmSync(join(folder, 'm@1.raw'));
+      cutOff('m@1', false);
+      const next = await publish('m', (path) => writeFileSync(path, new Uint8Array(1024)));
+      expect(next.label).toBe('m@2');
+      expect(existsSync(join(folder, 'm@1.json'))).toBe(true);
+      rmSync(folder, { recursive: true });
+    }
   });
 
   it.skipIf(!haveImmutable())(

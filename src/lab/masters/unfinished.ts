@@ -2,15 +2,18 @@ import { readdirSync, rmSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { isDiskError } from '../../errors.ts';
 import { syncDirectory } from '../../platform/atomic-file.ts';
+import { recordsPlace } from '../../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../../platform/errno.ts';
 import { isImmutable, isSameFile, setImmutable } from '../../platform/file-facts.ts';
+import { contentRecord } from '../master.ts';
 import { nameExists } from '../overlay.ts';
 import { masterFormats } from './name.ts';
 
 /*
  * A version gets its name under the folder's lock: its image is given the hidden name `.LABEL.FORMAT.cowherd-….part`, then comes the record,
  * then the image's own name. So where such a hidden image and the record are, and no image of that name, whoever was at it was killed: no
- * version of that number ever was, and nobody can have seats on it. A record alone is of an image that somebody has deleted.
+ * version of that number ever was, and nobody can have seats on it. A record alone is of an image that somebody has deleted; and where who stands on
+ * the image or its content is remembered, it was whole once, and what is hidden is a killed attempt to bring it back.
  */
 
 const hiddenImage = /^\.(.+@[1-9]\d*)\.(qcow2|raw)\.cowherd-.+\.part$/;
@@ -38,11 +41,12 @@ export function hasUnfinished(folder: string): boolean {
 
 /** Labels of versions whose making was cut off, or is at its end right now: who holds the folder's lock knows that it is the former. */
 export function unfinishedLabels(folder: string): ReadonlySet<string> {
-  const isThere = (label: string) =>
-    masterFormats.some((format) => nameExists(join(folder, `${label}.${format}`)));
+  const was = (path: string) =>
+    [path, recordsPlace(path), contentRecord(path)].some((one) => nameExists(one));
+  const wasThere = (label: string) => masterFormats.some((format) => was(join(folder, `${label}.${format}`)));
   return new Set(
     hiddenImages(folder).flatMap(({ label }) =>
-      nameExists(join(folder, `${label}.json`)) && !isThere(label) ? [label] : [],
+      nameExists(join(folder, `${label}.json`)) && !wasThere(label) ? [label] : [],
     ),
   );
 }
