@@ -12,6 +12,10 @@ describe('a lab file that is refused by now', () => {
       const { code, err } = await bench.run(...verb);
       expect([verb, code, err]).toEqual([verb, 2, expect.stringContaining('memory: 2 is 2 MiB')]);
     }
+    // Its last step writes definitions: nothing has been moved when it says so.
+    const move = await bench.run('move', 'class', bench.path('far'));
+    expect([move.code, move.err]).toEqual([2, expect.stringContaining('memory: 2 is 2 MiB')]);
+    expect([existsSync(bench.path('class')), existsSync(bench.path('far'))]).toEqual([true, false]);
     bench.write('lab.yaml', { seats: 2, memory: 2, runner: 'qemu' });
     expect((await bench.run('start')).err).toContain('memory: 2 is 2 MiB');
     await bench.must('status');

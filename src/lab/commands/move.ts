@@ -12,6 +12,7 @@ import { placeLock, readJournal } from '../pool-move/journal.ts';
 import { movePool } from '../pool-move/move.ts';
 import { planPoolMove } from '../pool-move/plan.ts';
 import { prepareUp } from '../prepare.ts';
+import { assertMakeable, loadLab } from '../spec/load.ts';
 import { removeEmptyRecords } from '../state.ts';
 import { applyDefinitions } from '../up.ts';
 import {
@@ -82,11 +83,12 @@ async function movePoolTo(
   const dryRun = input.options.dryRun === true;
   // Before anything is locked, which leaves folders: most refusals come here.
   let plan = await planPoolMove(from, to, folders);
-  if (!plan.resumed)
-    await assertNoneSaved(
-      plan.labs.map(({ file }) => file),
-      context,
-    );
+  if (!plan.resumed) {
+    const files = plan.labs.map(({ file }) => file);
+    // Their definitions are made anew at the end.
+    for (const file of files) assertMakeable(loadLab(file, context.cwd));
+    await assertNoneSaved(files, context);
+  }
   let left: readonly string[] = [];
   if (!dryRun) {
     const placeLocks: PoolLock[] = [];
