@@ -23,7 +23,7 @@ import { LabBench, labBench } from './support.ts';
 
 const words = 'only the teacher knows';
 
-/** The seat's passphrase as docs/architecture.md says it is made: PBKDF2, and HKDF (RFC 5869) written out. */
+/** The seat's passphrase as docs/lab.md says it is made: PBKDF2, and HKDF (RFC 5869) written out. */
 function passphraseOf(seat: string, lab = 'class', of = words): string {
   const stretched = pbkdf2Sync(of, `cowherd lab ${lab}`, 500_000, 32, 'sha512');
   const key = createHmac('sha256', Buffer.alloc(32)).update(stretched).digest();
