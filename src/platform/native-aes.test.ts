@@ -1,6 +1,8 @@
 import { createCipheriv, randomBytes } from 'node:crypto';
 import { existsSync, readdirSync } from 'node:fs';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import type { AesLibrary } from './aes-library.ts';
+import type { Koffi } from './koffi.ts';
 import { libc } from './libc.ts';
 import { nativeAes, reloadNativeAes } from './native-aes.ts';
 import { OpensslPrimitives } from './openssl.ts';
@@ -84,6 +86,39 @@ describe.skipIf(!libc())('AES by a C library', () => {
     for (const bytes of [0, 8, 20, 64]) {
       expect(() => nativeAes(new Uint8Array(bytes), way)!.encrypt(new Uint8Array(16))).toThrow();
     }
+  });
+});
+
+describe.skipIf(!libc())('a C library that is wrong', () => {
+  afterEach(() => {
+    vi.doUnmock('./libgcrypt.ts');
+    vi.resetModules();
+  });
+
+  it.each([8, 16, 32])('where it does %i blocks at once is not used', async (wide) => {
+    const { bindLibcrypto } = await import('./libcrypto.ts');
+    vi.resetModules();
+    vi.doMock('./libgcrypt.ts', () => ({
+      bindLibgcrypt(koffi: Koffi): AesLibrary {
+        const library = bindLibcrypto(koffi, 'ecb');
+        return {
+          start(key, forth) {
+            const context = library.start(key, forth);
+            return {
+              update(blocks) {
+                context.update(blocks);
+                if (blocks.length > 16 * wide) blocks[16 * wide - 1] ^= 1;
+              },
+              free: () => context.free(),
+            };
+          },
+        };
+      },
+    }));
+    const { nativeAes: anew } = await import('./native-aes.ts');
+    expect(anew(new Uint8Array(32), 'libgcrypt')).toBeUndefined();
+    using other = anew(new Uint8Array(32));
+    expect(other).toBeDefined();
   });
 });
 

@@ -110,9 +110,12 @@ function timeOf(library: AesLibrary): number {
   return least;
 }
 
-/** FIPS 197, appendices C.1 and C.3, eight blocks of each, twice: what is found by name should be what it is taken for, call after call. */
+/** So many that the widest loops of today (32 blocks), all narrower ones, and a block that is left over have their turn. */
+const triedBlocks = 2 * 32 + 16 + 8 + 4 + 2 + 1;
+
+/** FIPS 197, appendices C.1 and C.3, many blocks of each, twice: what is found by name should be what it is taken for, call after call. */
 function agreesWithFips(library: AesLibrary): boolean {
-  const plain = new Uint8Array(128).map((_, at) => (at % 16) * 0x11);
+  const plain = new Uint8Array(16 * triedBlocks).map((_, at) => (at % 16) * 0x11);
   return [
     { bytes: 16, expected: [0x69c4e0d8, 0x6a7b0430, 0xd8cdb780, 0x70b4c55a] },
     { bytes: 32, expected: [0x8ea2b7ca, 0x516745bf, 0xeafc4990, 0x4b496089] },
