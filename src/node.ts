@@ -159,7 +159,7 @@ export async function createImageFile(path: string, options: CreateImageFileOpti
     throw new DiskError('aborted', 'The creation was stopped', { path, cause: signal.reason });
   };
   stopIfAborted();
-  await using target = await createImageTarget(path, options);
+  await using target = await createImageTarget(path, { ...options, emptyLate: true });
   await createImage(target.store, options.format, options.size, options.options, {
     ...target.context(options.backing),
     secret: options.secret,

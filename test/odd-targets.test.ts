@@ -222,6 +222,39 @@ describe.skipIf(!judge)('a file that whoever calls has open', () => {
   });
 });
 
+describe.skipIf(!judge)('a file that is written in place', () => {
+  it('keeps what it held where the image is refused before its first byte', async () => {
+    await makeSource();
+    linkSync(dir.file('source'), dir.file('other'));
+    const before = readFileSync(dir.file('source'));
+    for (const line of [
+      'create -q -f qcow2 -o cluster_size=3 DIR/other 1M',
+      'create -q -f qcow2 -o preallocation=nope DIR/other 1M',
+      'create -q -f qcow2 -o encrypt.format=luks DIR/other 1M',
+      'convert -O qcow2 -o compat=7 DIR/copy DIR/other',
+    ]) {
+      writeFileSync(dir.file('copy'), before);
+      expect(await cow(line)).toMatchObject({ code: 1 });
+      expect(readFileSync(dir.file('other')).equals(before), line).toBe(true);
+    }
+    expect(await cow('create -q -f raw DIR/other 0')).toEqual({ code: 0, err: '' });
+    expect(statSync(dir.file('source'))).toMatchObject({ size: 0, nlink: 2 });
+  });
+
+  it.each([{ durable: true }, { durable: false }])('is empty after a commit of nothing: %o', async (how) => {
+    writeFileSync(dir.file('out'), 'old');
+    linkSync(dir.file('out'), dir.file('other'));
+    {
+      await using target = await createTarget(dir.file('out'), { emptyLate: true });
+      expect([target.aside, target.store.size, statSync(dir.file('out')).size]).toEqual([false, 0, 3]);
+    }
+    expect(readFileSync(dir.file('other'), 'latin1')).toBe('old');
+    await using target = await createTarget(dir.file('out'), { emptyLate: true });
+    await target.commit(how);
+    expect(statSync(dir.file('other')).size).toBe(0);
+  });
+});
+
 describe('a target', () => {
   it('whose path leads out of where a link leads is made there', async () => {
     mkdirSync(dir.file('a/b'), { recursive: true });

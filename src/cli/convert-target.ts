@@ -84,6 +84,7 @@ export async function createConvertTarget(
       foreground: writesInForeground(wish),
       writeBehind: isDurable(wish),
       unflushed: true,
+      emptyLate: true,
     });
     if (target.aside) sweepFor(requireFile(path), true);
     context.signal.throwIfAborted();

@@ -58,6 +58,8 @@ export class FileStore implements ByteStore, HostFile {
   #sizeChanged = false;
   /** Something was written or made zeroes of. */
   #changed = false;
+  /** The file still has what it held, which goes with the first change (`emptyAtFirstChange`). */
+  #emptiedLater = false;
   /**
    * What a flush failed with. The kernel may have dropped what it could not write and tells of it once: later flushes would
    * succeed, and what stands on what was lost would become durable. So none does.
@@ -186,6 +188,22 @@ export class FileStore implements ByteStore, HostFile {
       this.#findSize();
       this.#sizeChanged = true;
     }
+  }
+
+  /**
+   * From here on a regular file counts as empty, and is so from its first change on: who is refused before that (a creation option
+   * that cannot be) has not lost what it held.
+   */
+  emptyAtFirstChange(): void {
+    if (this.fileKind === 'block' || this.#size === 0) return;
+    this.#emptiedLater = true;
+    this.#size = 0;
+    this.#data = { from: 0, to: 0 };
+  }
+
+  /** After `emptyAtFirstChange`: nothing was changed, so that the file has what it held. */
+  get isUnchanged(): boolean {
+    return this.#emptiedLater;
   }
 
   async flush(): Promise<void> {
@@ -342,7 +360,7 @@ export class FileStore implements ByteStore, HostFile {
 
   /** After a request that failed half-way: the file may have grown by part of it. */
   #findSize(): void {
-    if (this.fileKind === 'regular') this.#size = measureFile(this).size;
+    if (this.fileKind === 'regular' && !this.#emptiedLater) this.#size = measureFile(this).size;
   }
 
   #check(at: number, length: number): void {
@@ -373,6 +391,13 @@ export class FileStore implements ByteStore, HostFile {
       });
     }
     if (length > 0) this.#changed = true;
+    if (this.#emptiedLater) this.#empty();
+  }
+
+  #empty(): void {
+    truncate(this, 0);
+    this.#emptiedLater = false;
+    this.#sizeChanged = true;
   }
 
   #outOfRange(what: string, at: number, length: number): DiskError {

@@ -12,6 +12,7 @@ import { modeSaysAll } from '../platform/file-attributes.ts';
 import { ancestors, processesWith } from '../platform/processes-with.ts';
 import { replaceRefusal, type TargetPlace } from '../platform/target-place.ts';
 import { emptyUnlessInUse, type FileStore, openFileStore } from './file.ts';
+import { creationLock } from './image-lock.ts';
 import type { ByteStore } from './store.ts';
 
 export interface TargetOptions {
@@ -35,6 +36,11 @@ export interface TargetOptions {
    * that is an error. (A block device has nothing to take the name of.) Default: as QEMU's tools, which write in place there.
    */
   readonly keepLinks?: boolean;
+  /**
+   * What is written in place keeps what it held until the first byte comes, so that who is refused before has lost nothing. For who writes
+   * through `store` alone. Default: it is emptied at once.
+   */
+  readonly emptyLate?: boolean;
 }
 
 /** A file about to be made or replaced. Disposed without `commit`: nothing has happened. */
@@ -117,14 +123,17 @@ export function keepsItsPlace(
 export async function writtenInPlace(
   file: string,
   old: FileStore,
-  { mode }: TargetOptions,
+  { mode, emptyLate = false }: TargetOptions,
 ): Promise<TargetFile> {
   const wasEmpty = old.fileKind === 'regular' && old.size === 0;
   let again: FileStore | undefined;
   try {
     // Whoever writes through the store may close it, and the name may lead elsewhere by then (an open file, whose process has ended).
     again = await openFileStore(file, { writable: true });
-    await emptyUnlessInUse(old);
+    if (emptyLate) {
+      await old.lock(creationLock);
+      old.emptyAtFirstChange();
+    } else await emptyUnlessInUse(old);
     // Who has it open keeps that.
     if (mode !== undefined && old.fileKind === 'regular') fchmodSync(old.fd, mode);
   } catch (cause) {
@@ -160,6 +169,8 @@ function inPlace(file: string, store: FileStore, again: FileStore, wasEmpty: boo
   let committed = false;
   const settle = async () => {
     await closeAll(store);
+    // Nothing came, so that nothing has emptied it.
+    if (store.isUnchanged && !settled) await again.resize(0);
     if (!settled) await again.flush();
     settled = true;
   };
@@ -177,6 +188,7 @@ function inPlace(file: string, store: FileStore, again: FileStore, wasEmpty: boo
     settle,
     async commit({ durable = true } = {}) {
       if (durable) await settle();
+      else if (store.isUnchanged) await again.resize(0);
       committed = true;
       await close();
     },

@@ -130,7 +130,7 @@ async function create(
   try {
     refuseOversize(driver.name, BigInt(size), options);
     checkFileName(path);
-    const target = await createImageTarget(path, { corruptDependents: wish.force });
+    const target = await createImageTarget(path, { corruptDependents: wish.force, emptyLate: true });
     try {
       await createImage(target.store, driver.name, size, {}, target.context());
       return target;
