@@ -65,7 +65,9 @@ export function checkConvertOptions(
   if (!(Number.isInteger(requests) && requests >= 1 && requests <= mostRequests)) {
     refuse('requests', `${requests} requests cannot be in flight: 1 to ${mostRequests} can`);
   }
-  if (!(Number.isInteger(layersCopied) && layersCopied >= 1)) {
+  // Without an end: all that there are.
+  const countsLayers = Number.isInteger(layersCopied) || layersCopied === Number.POSITIVE_INFINITY;
+  if (!(countsLayers && layersCopied >= 1)) {
     refuse('layersCopied', `${layersCopied} layers cannot be copied: 1, the image alone, or more`);
   }
   if (!(sparseBytes >= 0 && sparseBytes % sectorBytes === 0)) {

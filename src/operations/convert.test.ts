@@ -252,6 +252,14 @@ describe('what was meant otherwise', () => {
     expect(await contentOf(target)).toEqual(new Uint8Array(8 * kib));
   });
 
+  it('layers without an end are all that there are', async () => {
+    await using source = await rawOf(blocks(1, 2));
+    const { image } = await emptyImage('qcow2', 8 * kib);
+    await using target = image;
+    await convertImages([source], target, { layersCopied: Number.POSITIVE_INFINITY });
+    expect(await contentOf(target)).toEqual(await contentOf(source));
+  });
+
   it('no source is refused', async () => {
     const { image } = await emptyImage('qcow2', 8 * kib);
     await using target = image;

@@ -48,6 +48,7 @@ describe('mapImage', () => {
       [64 * kib, 6 * kib],
     ]);
     expect(await entries(top, { from: 512 * kib })).toEqual([]);
+    expect(await entries(top, { to: Number.POSITIVE_INFINITY })).toEqual(await entries(top));
   });
 
   it.each([

@@ -38,7 +38,8 @@ const entriesAPage = 1024;
 export async function* mapImage(image: Image, scope: MapScope = {}): AsyncGenerator<readonly MapEntry[]> {
   const { from = 0, to = image.size } = scope;
   for (const [field, value] of Object.entries({ from, to })) {
-    if (isOffset(value)) continue;
+    // `to` without an end is the image's.
+    if (isOffset(value) || (field === 'to' && value === Number.POSITIVE_INFINITY)) continue;
     throw new DiskError('bad-argument', `A map cannot be told ${field} byte ${value}`, {
       path: image.layer.source.name,
       field,
