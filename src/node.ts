@@ -246,8 +246,7 @@ async function placeOfBacking(path: string, reference: string): Promise<BackingP
 /**
  * Prepares a file to be written aside and to take the place of `path` when it is whole. Written in place are block
  * devices, files that a process has open (`/dev/fd/3`), and unless told to keep them, files that are empty (and are so again if it is
- * not committed), that a process which has started this one has open for writing, or with other hard links (which would keep the
- * old content) and files that nothing can be renamed over: in a directory where nothing can be created, mount points, others' in a
+ * not committed) or with other hard links (which would keep the old content) and files that nothing can be renamed over: in a directory where nothing can be created, mount points, others' in a
  * sticky directory, and what lies, or is new, in one that only takes new files. Deletes what runs that were killed have left of this file.
  *
  * Throws `locked` while another program uses the file that is there, `in-use` when other images stand on it.

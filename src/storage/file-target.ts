@@ -9,7 +9,6 @@ import {
 } from '../platform/atomic-file.ts';
 import { asSystemError, systemError } from '../platform/errno.ts';
 import { modeSaysAll } from '../platform/file-attributes.ts';
-import { ancestors, processesWith } from '../platform/processes-with.ts';
 import { replaceRefusal, type TargetPlace } from '../platform/target-place.ts';
 import { emptyUnlessInUse, type FileStore, openFileStore } from './file.ts';
 import { creationLock } from './image-lock.ts';
@@ -95,9 +94,8 @@ export async function openExisting(file: string, unflushed?: boolean): Promise<F
 
 /**
  * Whether what is there keeps its place, and takes the new bytes where the old ones lie: a block device, an open file of a process, and
- * unless `keepLinks` says otherwise, a file that is empty, that has other names, that who has started us has open for writing (and reads by
- * the same descriptor what came), or that nothing can be renamed over. Throws `denied` or `in-use` where nothing can, and it may not
- * be written in place.
+ * unless `keepLinks` says otherwise, a file that is empty (somebody made it, and may read by his descriptor what came), that has other names,
+ * or that nothing can be renamed over. Throws `denied` or `in-use` where nothing can, and it may not be written in place.
  */
 export function keepsItsPlace(
   old: Pick<BigIntStats, 'nlink' | 'size' | 'isBlockDevice'>,
@@ -110,7 +108,6 @@ export function keepsItsPlace(
   if (!keepLinks && (old.nlink > 1n || old.size === 0n)) return true;
   // Who may read it or write to it would be lost with it.
   if (!keepLinks && !modeSaysAll([place.path, dirname(place.path)])) return true;
-  if (!keepLinks && processesWith(place.path, { among: ancestors(), writing: true }).length > 0) return true;
   const refusal = replaceRefusal(place.path);
   if (refusal !== undefined && keepLinks) throw systemError(refusal, 'replace', place.path);
   return refusal !== undefined;

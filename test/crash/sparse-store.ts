@@ -1,3 +1,4 @@
+import { isOffset } from '../../src/bytes/numbers.ts';
 import { DiskError } from '../../src/errors.ts';
 import type { ByteStore, Extent } from '../../src/storage/store.ts';
 import { extentOf } from './recording-store.ts';
@@ -32,16 +33,19 @@ export class SparseStore implements ByteStore {
   }
 
   async write(at: number, from: Uint8Array): Promise<void> {
+    this.#assertEnd(at + from.length);
     this.changes += 1;
     this.content.write(at, from);
   }
 
   async zero(at: number, length: number, options: { readonly punch?: boolean } = {}): Promise<void> {
+    this.#assertEnd(at + length);
     this.changes += 1;
     this.content.zero(at, length, options.punch !== false);
   }
 
   async resize(size: number): Promise<void> {
+    this.#assertEnd(size);
     this.changes += 1;
     this.content.resize(size);
   }
@@ -60,5 +64,11 @@ export class SparseStore implements ByteStore {
 
   async [Symbol.asyncDispose](): Promise<void> {
     // The content belongs to whoever made it.
+  }
+
+  /** As a file store refuses it: past that bytes have no numbers of their own. */
+  #assertEnd(end: number): void {
+    if (isOffset(end)) return;
+    throw new DiskError('bad-argument', `${end} is no offset`, { path: this.name });
   }
 }

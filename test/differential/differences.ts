@@ -108,7 +108,7 @@ export const differences = [
     what: 'A file that `create` or `convert` replaces',
     qemuImg: 'is emptied and filled again: programs that have it open, and its inode, stay',
     cowImg:
-      'is another file of the same name, mode, owner, access control list and extended attributes (but for file capabilities and integrity sums); written in place are block devices, files that a process has open (`/dev/fd/3`), that whoever started it has open for writing, that are empty, with other hard links, or that nothing can be renamed over',
+      'is another file of the same name, mode, owner, access control list and extended attributes (but for file capabilities and integrity sums); written in place are block devices, files that a process has open (`/dev/fd/3`), that are empty, with other hard links, or that nothing can be renamed over',
     reason:
       'So a failure or a kill leaves the old file. Until the end the disk needs room for both; and it is refused while somebody writes to a raw image that was there, whose writes nobody would find.',
     shown: 'elsewhere',

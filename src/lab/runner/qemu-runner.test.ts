@@ -256,6 +256,20 @@ describe.skipIf(!have('qemu-system-x86_64') || !have('qemu-img'))('the qemu runn
     expect(await runner.state(seat)).toBe('running');
   });
 
+  it('is off after a start that was stopped before QEMU had written its number', async () => {
+    const seat = endlessSeat();
+    const qemu = folder.file('qemu');
+    const script = `#!/bin/sh\nwhile [ "$1" != -pidfile ]; do shift; done\n: > "$2"\nexec sleep 60\n`;
+    writeFileSync(qemu, script, { mode: 0o755 });
+    const slow = new QemuRunner({ accelerator: 'tcg', runtimeDir: folder.file('run'), qemu });
+    const controller = new AbortController();
+    const start = slow.start(seat, { signal: controller.signal });
+    await expect.poll(() => existsSync(filesOf(seat).pid), { interval: 1 }).toBe(true);
+    controller.abort();
+    expect(await failure(start)).toMatchObject({ code: 'aborted' });
+    expect(await runner.state(seat)).toBe('off');
+  });
+
   it('refuses a libvirt network and a folder too long for a socket', async () => {
     const seat = seatOn(folder, 'net', {}, { network: { kind: 'network', name: 'default' } });
     expect(await failure(runner.define(seat))).toMatchObject({ code: 'unsupported', field: 'network' });

@@ -57,8 +57,10 @@ export async function startQemu(
   } catch (error) {
     child.kill('SIGKILL');
     if (mark) await waitUntilGone(mark, killLimitMs);
-    // Its own pid file stays behind a kill and would look like a crash.
-    if (child.pid !== undefined && pidIn(files) === child.pid) rmSync(files.pid, { force: true });
+    // Its own pid file stays behind a kill and would look like a crash; so would one that it made and had no time to write to.
+    if (child.pid !== undefined && (pidIn(files) ?? child.pid) === child.pid) {
+      rmSync(files.pid, { force: true });
+    }
     throw error;
   }
   return {
