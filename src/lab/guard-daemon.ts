@@ -1,9 +1,9 @@
-import { readdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { byteLocks } from '../platform/byte-locks.ts';
 import { knownDependents, recordFolder } from '../platform/dependents.ts';
-import { asSystemError, errnoOf } from '../platform/errno.ts';
+import { errnoOf } from '../platform/errno.ts';
+import { namesIn } from '../platform/folder-names.ts';
 import { readSmallText } from '../platform/json-file.ts';
 import { type FileStore, openFileStore } from '../storage/file.ts';
 import { allPermissions, type ImageLock, Permission } from '../storage/image-lock.ts';
@@ -158,13 +158,4 @@ function recordedImages(folder: string): readonly string[] {
     const image = /^(.+)\.dependents$/.exec(name)?.[1];
     return image === undefined ? [] : [join(folder, image)];
   });
-}
-
-function namesIn(folder: string): readonly string[] {
-  try {
-    return readdirSync(folder);
-  } catch (cause) {
-    if (errnoOf(cause) === 'ENOENT') return [];
-    throw asSystemError(cause, 'look into', folder);
-  }
 }

@@ -1,9 +1,9 @@
-import { readdirSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { recordFolder, recordsFor } from '../platform/dependents.ts';
 import { lastingPathOf } from '../platform/device-names.ts';
-import { asSystemError, errnoOf } from '../platform/errno.ts';
+import { errnoOf } from '../platform/errno.ts';
+import { namesIn } from '../platform/folder-names.ts';
 import { realPathOf } from '../platform/host-names.ts';
 import { extraDiskName, seatOfExtraDisk } from './extra-disk-name.ts';
 import { formerOf, masterPath, mastersOf } from './former.ts';
@@ -248,16 +248,6 @@ function unrecorded(
 /** The names in a pool, which need not exist: to ask for each seat's files by themselves takes longer than everything else. */
 export function filesIn(pool: string): ReadonlySet<string> {
   return new Set(namesIn(pool));
-}
-
-function namesIn(folder: string): readonly string[] {
-  try {
-    return readdirSync(folder);
-  } catch (cause) {
-    const errno = errnoOf(cause);
-    if (errno === 'ENOENT') return [];
-    throw asSystemError(cause, 'look into', folder);
-  }
 }
 
 /** MAC addresses that other labs of the pool have given out. */

@@ -22,7 +22,7 @@ import { lockPool } from '../pool-lock.ts';
 import { isLocked } from '../release.ts';
 import { type Scan, scanImages, standingOn } from '../scan.ts';
 import { poolOfState, readStateFile } from '../state.ts';
-import { type LabFiles, labFilesIn, labFilesNaming, mayName, namesIn } from './lab-files.ts';
+import { type LabFiles, labFilesIn, labFilesNaming, mayName, namesInAny } from './lab-files.ts';
 import { folderLock, type MasterVersion, masterVersions, orphanedRecords } from './library.ts';
 import { remove, removeLeftover } from './unfinished.ts';
 
@@ -173,7 +173,7 @@ function livingLab(hold: DependentsRecord, path: string): string | undefined {
 /** Holds of labs that are gone, on images of which nothing is known to be left: they keep the image read-only. */
 async function deadHolds(folder: string, { forgetGone }: CollectOptions): Promise<readonly Garbage[]> {
   const found: Garbage[] = [];
-  for (const name of namesIn(join(folder, recordFolder))) {
+  for (const name of namesInAny(join(folder, recordFolder))) {
     const image = /^(.+)\.(?:dependents|content\.json)$/.exec(name)?.[1];
     if (image === undefined) continue;
     const path = join(folder, image);

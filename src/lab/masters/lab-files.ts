@@ -1,7 +1,7 @@
-import { readdirSync, statSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDiskError } from '../../errors.ts';
-import { asSystemError, errnoOf } from '../../platform/errno.ts';
+import { namesIn } from '../../platform/folder-names.ts';
 import { readSmallText } from '../../platform/json-file.ts';
 import { realPath } from '../lab.ts';
 import { fileIdentity } from '../overlay.ts';
@@ -42,7 +42,7 @@ export function labFilesIn(folders: readonly string[]): LabFiles {
   const named = new Map<string, string>();
   const unread = new Map<string, UnreadLabFile>();
   for (const folder of folders) {
-    for (const name of namesIn(folder)) {
+    for (const name of namesInAny(folder)) {
       if (!/\.ya?ml$/i.test(name)) continue;
       const file = join(folder, name);
       try {
@@ -88,7 +88,7 @@ export function labFileOfPool(
   folders: readonly string[],
 ): string | undefined {
   for (const folder of folders) {
-    for (const name of namesIn(folder)) {
+    for (const name of namesInAny(folder)) {
       if (!/\.ya?ml$/i.test(name)) continue;
       try {
         const spec = loadLab(join(folder, name), folder);
@@ -101,13 +101,7 @@ export function labFileOfPool(
   return undefined;
 }
 
-/** The names in a folder; none where there is no such folder. */
-export function namesIn(folder: string): readonly string[] {
-  try {
-    return readdirSync(folder);
-  } catch (cause) {
-    const errno = errnoOf(cause);
-    if (errno === 'ENOENT' || errno === 'ENOTDIR') return [];
-    throw asSystemError(cause, 'look into', folder);
-  }
+/** The names in a folder; none where there is no such folder, or something else has its name. */
+export function namesInAny(folder: string): readonly string[] {
+  return namesIn(folder, ['ENOENT', 'ENOTDIR']);
 }

@@ -1,9 +1,8 @@
-import { readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import * as z from 'zod';
 import { DiskError } from '../../errors.ts';
 import { recordFolder } from '../../platform/dependents.ts';
-import { asSystemError, errnoOf } from '../../platform/errno.ts';
+import { namesIn } from '../../platform/folder-names.ts';
 import { readJsonFile } from '../../platform/json-file.ts';
 import { type MasterFormat, masterFormats, parseMasterName, versionLabel, versionOfFile } from './name.ts';
 import { unfinishedLabels } from './unfinished.ts';
@@ -119,13 +118,4 @@ export function readMasterRecord(path: string): MasterRecord | undefined {
     if (!(error instanceof DiskError)) throw error;
   }
   return undefined;
-}
-
-function namesIn(folder: string): readonly string[] {
-  try {
-    return readdirSync(folder);
-  } catch (cause) {
-    if (errnoOf(cause) === 'ENOENT') return [];
-    throw asSystemError(cause, 'look into', folder);
-  }
 }

@@ -1,10 +1,11 @@
-import { readdirSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { isDiskError } from '../../errors.ts';
 import { syncDirectory } from '../../platform/atomic-file.ts';
 import { recordsPlace } from '../../platform/dependents.ts';
-import { asSystemError, errnoOf } from '../../platform/errno.ts';
+import { asSystemError } from '../../platform/errno.ts';
 import { isImmutable, isSameFile, setImmutable } from '../../platform/file-facts.ts';
+import { namesIn } from '../../platform/folder-names.ts';
 import { contentRecord } from '../master.ts';
 import { nameExists } from '../overlay.ts';
 import { masterFormats } from './name.ts';
@@ -86,14 +87,5 @@ export function remove(path: string): void {
     rmSync(path, { force: true, recursive: true });
   } catch (cause) {
     throw asSystemError(cause, 'remove', path);
-  }
-}
-
-function namesIn(folder: string): readonly string[] {
-  try {
-    return readdirSync(folder);
-  } catch (cause) {
-    if (errnoOf(cause) === 'ENOENT') return [];
-    throw asSystemError(cause, 'look into', folder);
   }
 }

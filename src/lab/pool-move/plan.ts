@@ -5,7 +5,7 @@ import { recordFolder } from '../../platform/dependents.ts';
 import { isMountPoint } from '../../platform/scratch-folder.ts';
 import { mastersOf } from '../former.ts';
 import { pathFrom } from '../master.ts';
-import { labFileOfPool, namesIn } from '../masters/lab-files.ts';
+import { labFileOfPool, namesInAny } from '../masters/lab-files.ts';
 import { backingPathOf, nameExists, readImageHead } from '../overlay.ts';
 import { type LabState, readStateFile, withPlaces } from '../state.ts';
 import { assertLeftAlone } from './copy.ts';
@@ -192,7 +192,7 @@ function stateFrom(state: LabState, from: string, to: string): LabState {
 
 function statesIn(pool: string): readonly LabState[] {
   const folder = join(pool, recordFolder);
-  return namesIn(folder)
+  return namesInAny(folder)
     .filter((name) => /^lab-.*\.json$/.test(name))
     .flatMap((name) => readStateFile(join(folder, name)) ?? []);
 }

@@ -7,7 +7,7 @@ import { spaceAt } from '../../platform/file-facts.ts';
 import { describeSeats } from '../describe.ts';
 import { deviceFor, deviceSize } from '../device-disk.ts';
 import { extraDiskPath, type Lab } from '../lab.ts';
-import { namesIn } from '../masters/lab-files.ts';
+import { namesInAny } from '../masters/lab-files.ts';
 import { type ImageHead, isBlockDevice, readHeadIfOpen, readImageHead } from '../overlay.ts';
 import type { SeatFiles } from '../plan.ts';
 import { fullBytes } from './worst-case.ts';
@@ -63,9 +63,9 @@ export async function forecastOf(
 
 /** Disks in the pool that other labs made. Looked for only where another lab has its state there. */
 function disksOfOthers({ name, pool }: Lab): readonly ImageHead[] {
-  const states = namesIn(join(pool, recordFolder)).filter((file) => /^lab-.*\.json$/.test(file));
+  const states = namesInAny(join(pool, recordFolder)).filter((file) => /^lab-.*\.json$/.test(file));
   if (states.every((file) => file === `lab-${name}.json`)) return [];
-  return namesIn(pool)
+  return namesInAny(pool)
     .filter((file) => file.endsWith('.qcow2') && !isBlockDevice(join(pool, file)))
     .flatMap((file) => readHeadIfOpen(join(pool, file)) ?? [])
     .filter(({ provenance }) => provenance !== undefined && provenance.lab !== name);
