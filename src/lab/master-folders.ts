@@ -42,7 +42,7 @@ export function voidFolders(spec: Named, pool: string): ReadonlySet<string> {
 
 /** The pool in which this lab file has made seats, unless they were taken down there. */
 export interface KnownPool {
-  /** Absolute path. */
+  /** Absolute path, symbolic links resolved. */
   readonly pool: string;
   /** As the lab file wrote it then. */
   readonly text: string;
@@ -53,7 +53,8 @@ export function knownPool(spec: Named): KnownPool | undefined {
   const { pool } = ofHint(() => readJsonFile(recordPath(spec), longest)) ?? {};
   const { path, text } = Object(pool);
   if (typeof path !== 'string' || typeof text !== 'string') return undefined;
-  return { pool: resolve(dirname(spec.file), path), text };
+  // The lab file's own folder may be come to by a link, or not.
+  return { pool: realPath(resolve(dirname(spec.file), path)), text };
 }
 
 interface TakenDown {
@@ -124,7 +125,7 @@ function note(
       version: 1,
       lab: spec.name,
       folders: all.map((one) => shortest(base, one)),
-      ...(known ? { pool: { path: shortest(base, known.pool), text: known.text } } : {}),
+      ...(known ? { pool: { path: shortest(realPath(base), known.pool), text: known.text } } : {}),
       ...(voids.length > 0 ? { takenDown: voids } : {}),
     });
     giveToOwner(path);

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { describe, expect, it, vi } from 'vitest';
 import { labBench, poolNames } from './support.ts';
 
@@ -63,6 +63,28 @@ describe('a lab file that names another pool than before', () => {
       }
     } finally {
       vi.unstubAllEnvs();
+    }
+  });
+
+  it('knows them by whatever path its folder is come to', async () => {
+    await using bench = await labBench();
+    mkdirSync(bench.path('real'));
+    symlinkSync('real', bench.path('link'));
+    for (const [made, asked] of [
+      ['real', 'link'],
+      ['link', 'real'],
+      ['link', 'link'],
+    ]) {
+      const lab = { seats: 2, master: '../masters/m.raw' };
+      bench.write('real/lab.yaml', lab);
+      await bench.must('up', bench.path(made, 'lab.yaml'));
+      const hint = JSON.parse(readFileSync(bench.path('real/.cowherd/masters-class.json'), 'utf8'));
+      expect(hint.pool).toEqual({ path: 'class', text: 'class' });
+      bench.write('real/lab.yaml', { ...lab, pool: 'other' });
+      expect((await bench.run('up', bench.path(asked, 'lab.yaml'))).err).toMatch(/2 seats of this lab are there/);
+      bench.write('real/lab.yaml', lab);
+      await bench.must('down', bench.path(asked, 'lab.yaml'));
+      expect(existsSync(bench.path('real/.cowherd'))).toBe(false);
     }
   });
 
