@@ -404,7 +404,7 @@ function placesAfter({ id, name, pool, state }: Lab): readonly string[] {
 /** Where the pool lay by the definitions alone has to be known before they are written: a run that is cut off then finds its domains. */
 function withProved(after: LabState, pool: string, proved: readonly string[]): LabState {
   if (proved.length === 0) return after;
-  return { ...after, places: withPlaces([...proved, ...(after.places ?? [])], pool) };
+  return { ...after, places: withPlaces(after.places ?? [], ...proved, pool) };
 }
 
 /** Which libvirts have the seats' domains then: those that answer as the lab file has them, the others as they were. */

@@ -181,9 +181,13 @@ describe.skipIf(!haveLibvirtd)('--forget-gone under libvirt', () => {
     expect(await domains()).toEqual([]);
   });
 
-  it.each([false, true])(
-    'knows them when its definitions were written anew, and it was cut off then (over hosts: %s)',
-    async (hosts) => {
+  it.each([
+    [false, 0],
+    [true, 0],
+    [false, 32],
+  ])(
+    'knows them when its definitions were written anew, and it was cut off then (over hosts: %s, %i places)',
+    async (hosts, known) => {
       write(2, hosts);
       await bench.must('up');
       for (const [from, to] of [
@@ -194,11 +198,12 @@ describe.skipIf(!haveLibvirtd)('--forget-gone under libvirt', () => {
         write(2, hosts, to);
         if (to === 'two') break;
         await bench.must('up');
-        // As a state was written before it said where the pool has lain.
+        // As a state was written before it said where the pool has lain; or one that has as many places as it may.
         const path = bench.path(to, '.cowherd/lab-class.json');
         const { places, ...state } = JSON.parse(readFileSync(path, 'utf8'));
         expect(places).toEqual([bench.path(to)]);
-        writeFileSync(path, JSON.stringify(state));
+        const older = Array.from({ length: known }, (_, i) => bench.path(`older-${i}`));
+        writeFileSync(path, JSON.stringify(known > 0 ? { ...state, places: older } : state));
       }
       const names = await domains();
       const before = await Promise.all(
