@@ -50,11 +50,12 @@ export interface KnownPool {
 
 /** Undefined: none, or not known. */
 export function knownPool(spec: Named): KnownPool | undefined {
-  const { pool } = ofHint(() => readJsonFile(recordPath(spec), longest)) ?? {};
-  const { path, text } = Object(pool);
-  if (typeof path !== 'string' || typeof text !== 'string') return undefined;
-  // The lab file's own folder may be come to by a link, or not.
-  return { pool: realPath(resolve(dirname(spec.file), path)), text };
+  return ofHint(() => {
+    const { path, text } = Object(Object(readJsonFile(recordPath(spec), longest)).pool);
+    if (typeof path !== 'string' || typeof text !== 'string') return undefined;
+    // The lab file's own folder may be come to by a link, or not.
+    return { pool: realPath(resolve(dirname(spec.file), path)), text };
+  });
 }
 
 interface TakenDown {

@@ -81,10 +81,34 @@ describe('a lab file that names another pool than before', () => {
       const hint = JSON.parse(readFileSync(bench.path('real/.cowherd/masters-class.json'), 'utf8'));
       expect(hint.pool).toEqual({ path: 'class', text: 'class' });
       bench.write('real/lab.yaml', { ...lab, pool: 'other' });
-      expect((await bench.run('up', bench.path(asked, 'lab.yaml'))).err).toMatch(/2 seats of this lab are there/);
+      expect((await bench.run('up', bench.path(asked, 'lab.yaml'))).err).toMatch(
+        /2 seats of this lab are there/,
+      );
       bench.write('real/lab.yaml', lab);
       await bench.must('down', bench.path(asked, 'lab.yaml'));
       expect(existsSync(bench.path('real/.cowherd'))).toBe(false);
+    }
+  });
+
+  it('does without what cannot be read there', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 2 });
+    // Where a link leads whose name is no text.
+    symlinkSync(Buffer.from('\xff', 'latin1'), bench.path('odd'));
+    mkdirSync(Buffer.concat([Buffer.from(bench.path('')), Buffer.from('/\xff', 'latin1')]));
+    for (const pool of [
+      null,
+      'class',
+      { path: 'a\0b', text: 'x' },
+      { path: 'odd', text: 'x' },
+      { path: 1 },
+    ]) {
+      const hint = { version: 1, lab: 'class', folders: ['masters'], pool };
+      mkdirSync(bench.path('.cowherd'), { recursive: true });
+      writeFileSync(bench.path('.cowherd/masters-class.json'), JSON.stringify(hint));
+      await bench.must('up');
+      expect(poolNames(bench, 'class')).toEqual(disks);
+      await bench.must('down');
     }
   });
 
