@@ -1,4 +1,5 @@
 import { probeLock } from '../storage/file.ts';
+import { type FormerPool, formerPoolOf } from './changed-pool.ts';
 import { formerOf } from './former.ts';
 import type { Lab } from './lab.ts';
 import { seatPaths } from './lab.ts';
@@ -49,6 +50,8 @@ export interface LabStatus {
   readonly leftDisks: readonly LeftDisk[];
   /** Seats that were made before, of which nothing is in the pool. */
   readonly lost?: LostPool;
+  /** Where the seats are that were made before the lab file named this pool. */
+  readonly elsewhere?: FormerPool;
 }
 
 /** Looks at every seat, and at the master: at once, or with `digest` at its whole content. */
@@ -81,7 +84,9 @@ export async function statusOf(lab: Lab, runner: Runner, digest?: DigestOptions)
       listed: lab.seats.has(seat.name),
     });
   }
-  return { master, seats, leftDisks: leftDisks(lab), lost: lostPoolOf(lab) };
+  const lost = lostPoolOf(lab);
+  const former = lost ? undefined : formerPoolOf(lab);
+  return { master, seats, leftDisks: leftDisks(lab), lost, elsewhere: former?.own ? former : undefined };
 }
 
 /** What is to be said of a seat's disk. */

@@ -11,12 +11,15 @@ describe('a lab file that names another pool than before', () => {
     await bench.must('up');
     bench.write('lab.yaml', { seats: 2, pool: 'other' });
     const told = /2 seats of this lab are there \(student-01, student-02\).*names another pool now/;
-    for (const verb of [['plan'], ['up', '--dry-run'], ['up']]) {
+    for (const verb of [['plan'], ['status'], ['up', '--dry-run'], ['up']]) {
       const { code, out, err } = await bench.run(...verb, 'lab.yaml');
       expect([verb, code, out + err]).toEqual([verb, 1, expect.stringMatching(told)]);
       expect([verb, out + err]).toEqual([verb, expect.stringMatching(/cowherd move '.*class' '.*other'/)]);
     }
     expect((await bench.run('down')).err).toMatch(told);
+    expect(JSON.parse((await bench.run('status', '--output', 'json')).out)).toMatchObject({
+      elsewhere: { pool: bench.path('class'), seats: ['student-01', 'student-02'] },
+    });
     expect(existsSync(bench.path('other'))).toBe(false);
     await bench.must('move', 'class', bench.path('other'));
     expect(poolNames(bench, 'other')).toEqual(disks);

@@ -1,5 +1,6 @@
 import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
+import { formerPoolProblem } from '../changed-pool.ts';
 import { count, describeSeats, table } from '../describe.ts';
 import type { Lab } from '../lab.ts';
 import { lostPoolProblem } from '../lost-pool.ts';
@@ -48,7 +49,7 @@ const onThisMachine: LabCommand = async (input, context) => {
     await watchSeats(watched, runner, input, context);
   }
   const { state } = status.master;
-  return (state === 'as-it-was' || state === 'unknown') && !status.lost ? 0 : 1;
+  return (state === 'as-it-was' || state === 'unknown') && !status.lost && !status.elsewhere ? 0 : 1;
 };
 
 /** With --watch others follow: each is one line then. */
@@ -59,7 +60,7 @@ export function sayStatus(input: Input, context: CliContext, value: unknown): vo
 
 export const run = orRemote(onThisMachine, () => import('./remote/status.ts'), 0);
 
-function jsonOf(lab: Lab, { master, seats, leftDisks, lost }: LabStatus): unknown {
+function jsonOf(lab: Lab, { master, seats, leftDisks, lost, elsewhere }: LabStatus): unknown {
   const known = lab.state?.master;
   return {
     lab: lab.name,
@@ -76,12 +77,13 @@ function jsonOf(lab: Lab, { master, seats, leftDisks, lost }: LabStatus): unknow
     seats,
     leftDisks,
     ...(lost ? { lost: lost.seats } : {}),
+    ...(elsewhere ? { elsewhere: { pool: elsewhere.pool, seats: elsewhere.seats } } : {}),
   };
 }
 
 function linesOf(
   lab: Lab,
-  { master, seats, leftDisks, lost }: LabStatus,
+  { master, seats, leftDisks, lost, elsewhere }: LabStatus,
   context: CliContext,
   brief: boolean,
 ): readonly string[] {
@@ -103,6 +105,7 @@ function linesOf(
   }
   lines.push(summary(seats), ...leftLines(leftDisks, context));
   if (lost) lines.push(...describeProblems([lostPoolProblem(lost)], context));
+  if (elsewhere) lines.push(...describeProblems([formerPoolProblem(elsewhere, lab)], context));
   return lines;
 }
 
