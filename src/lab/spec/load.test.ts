@@ -57,6 +57,7 @@ describe('a lab file', () => {
       name: 'networking-101',
       master: { path: '/srv/labs/masters/debian-12.qcow2' },
       pool: '/srv/labs/networking-101',
+      poolText: 'networking-101',
       seats: ['student-01', 'student-02', 'student-03'],
       runner: 'qemu',
       memoryMiB: 1024,
