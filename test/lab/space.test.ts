@@ -148,7 +148,8 @@ describe.skipIf(!needed.every(have))('compact', () => {
     const plan = await bench.json<{ images: { leaked: number }[] }>('compact', 'lab.yaml', '--dry-run');
     expect([plan.images[0].leaked, await du(seat)]).toEqual([64, taken]);
     expect(await bench.must('compact', 'lab.yaml')).toContain('64 clusters lost');
-    expect(await du(seat)).toBeLessThanOrEqual(taken - 4 * MiB);
+    // More extents may take the host a block of its own.
+    expect(await du(seat)).toBeLessThan(taken - 4 * MiB + 64 * 1024);
     await qemuCheck(seat);
     expect(readFileSync(await rawOf(seat)).equals(raw)).toBe(true);
     expect(await bench.must('compact', 'lab.yaml')).not.toContain('lost');
