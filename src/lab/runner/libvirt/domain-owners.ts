@@ -40,7 +40,10 @@ export class DomainOwners {
     return [...new Set(this.#proved.values())];
   }
 
-  /** A definition names its pool: nobody else's, from another pool, has the same. It came along with a pool that somebody moved. */
+  /**
+   * A definition names its pool: whoever has the same text was moved from there, or copied with all that was in it. Which of the two cannot be told
+   * while the original is away.
+   */
   async #isOfText(seat: Seat, mark: DefinitionMark): Promise<boolean> {
     const key = `${seat.uuid} ${mark.from}`;
     if (this.#proved.has(key)) return true;
