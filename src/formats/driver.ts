@@ -276,6 +276,12 @@ export interface WritableLayer extends Layer {
   storeSnapshotZeroes?(signal?: AbortSignal): Promise<void>;
   /** Durable on return, in an order that a power cut cannot turn into corruption: data, refcounts, maps. */
   flush(): Promise<void>;
+  /**
+   * Runs `work`, which changes the image's file underneath (a repair). All that was written is in the file before, which is then as that of an
+   * image that is not open; and what is known of the file is forgotten after it, or every further change is refused (`changed`).
+   * Throws `in-use` while a write is under way. Absent: nothing is kept in memory that `work` could make untrue.
+   */
+  rewritten?<T>(work: () => Promise<T>): Promise<T>;
 }
 
 export interface ResizeOptions {

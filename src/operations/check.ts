@@ -1,12 +1,21 @@
 import { DiskError } from '../errors.ts';
-import type { CheckOptions, CheckResult, FormatDriver, Layer } from '../formats/driver.ts';
+import {
+  type CheckOptions,
+  type CheckResult,
+  type FormatDriver,
+  isWritable,
+  type Layer,
+} from '../formats/driver.ts';
 import { formats } from '../formats/index.ts';
 
 /**
  * Checks the tables of an image, and repairs them where `options.repair` says so; the layer must have been opened for
- * writing then, and must be opened anew afterwards. What is looked at is what lies in the file: flush an image that was changed before, and
- * let nothing else be under way on it. Throws `unsupported` (field `check`) for a format that has
- * nothing to check, and what its checker throws.
+ * writing then. What is looked at is what lies in the file: what was written and not flushed is brought there first (of a qcow2 image with
+ * lazy refcounts, only for a repair). Let nothing else be under way on the image: a repair throws `in-use` where it sees a write.
+ * After a repair a qcow2 image goes on as it is; others refuse to be changed until they are opened anew (`changed`).
+ *
+ * Throws `unsupported` (field `check`) for a format that has nothing to check, `read-only` for a repair of an image that was
+ * opened for reading, and what its checker throws.
  */
 export async function checkImage(
   layer: Layer,
@@ -21,5 +30,9 @@ export async function checkImage(
       detail: { format: layer.format },
     });
   }
-  return driver.check(layer, options);
+  const check = () => driver.check!(layer, options);
+  if (!isWritable(layer)) return check();
+  if ((options.repair ?? 'none') !== 'none' && layer.rewritten) return layer.rewritten(check);
+  await layer.flush();
+  return check();
 }

@@ -74,6 +74,12 @@ export class TableCache {
     return this.#tables.size;
   }
 
+  /** Somebody has space that a table is yet to name. */
+  get pinned(): boolean {
+    for (const { pins } of this.#tables.values()) if (pins > 0) return true;
+    return false;
+  }
+
   /** The resident table, marked as used. */
   get(index: number): Table | undefined {
     const table = this.#tables.get(index);

@@ -2,6 +2,7 @@ import type { IntervalSet } from '../../bytes/intervals.ts';
 import { DiskError } from '../../errors.ts';
 import { type ByteStore, hasFixedSize } from '../../storage/store.ts';
 import type { Reservation, WritableLayer } from '../driver.ts';
+import { mustReopen, writeUnderWay } from '../rewriting.ts';
 import { EntryVet } from './entry-vet.ts';
 import { EntryMeaning } from './grain-map.ts';
 import type { HostSpace } from './host-space.ts';
@@ -48,6 +49,7 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
   protected readonly space: HostSpace;
   protected readonly mutex = new Mutex();
   readonly #options: WritableMappedOptions;
+  #rewritten = false;
 
   constructor(options: WritableMappedOptions) {
     super(options);
@@ -59,6 +61,7 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
   }
 
   async reserve(offset: number, length: number): Promise<Reservation> {
+    this.assertCurrent();
     const { map } = this;
     if (map.tables.dirtyBytes > map.tables.budgetBytes / 2) await this.flush();
     const table = await this.#pinned(Math.floor(offset / map.span));
@@ -175,6 +178,7 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
     length: number,
     options: { readonly discard?: boolean } = {},
   ): Promise<boolean> {
+    this.assertCurrent();
     const { map, grain } = this;
     const { canMarkZero = false } = this.#options;
     const bare = this.backing === undefined;
@@ -210,6 +214,24 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
 
   async flush(): Promise<void> {
     await this.mutex.run(() => this.flushTables());
+  }
+
+  /** Afterwards nobody knows here which space is free: see `assertCurrent`. */
+  async rewritten<T>(work: () => Promise<T>): Promise<T> {
+    const { tables } = this.map;
+    if (tables.pinned) throw writeUnderWay(this.store.name);
+    await this.flush();
+    this.#rewritten = true;
+    try {
+      return await work();
+    } finally {
+      tables.clear();
+    }
+  }
+
+  /** To be called before every change. Throws `changed` once the file was changed underneath. */
+  protected assertCurrent(): void {
+    if (this.#rewritten) throw mustReopen(this.store.name);
   }
 
   /** The order above. The caller holds the mutex. */

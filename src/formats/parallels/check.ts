@@ -1,7 +1,7 @@
 import { alignUp, viewOf } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteStore } from '../../storage/store.ts';
-import { type CheckOptions, type CheckResult, isWritable, type Layer } from '../driver.ts';
+import type { CheckOptions, CheckResult, Layer } from '../driver.ts';
 import { clusterUse, maxEntry, scanBat } from './clusters.ts';
 import { closedMark, headerBytes, type ParallelsHeader } from './header.ts';
 import { readParallelsHeader } from './layer.ts';
@@ -9,7 +9,6 @@ import { readParallelsHeader } from './layer.ts';
 /** Checks the block allocation table with qemu-img's sentences, and looks for clusters that share bytes. */
 export async function checkParallels(layer: Layer, options: CheckOptions): Promise<CheckResult> {
   const { source } = layer;
-  if (isWritable(layer)) await layer.flush();
   const header = await readParallelsHeader(source);
   const fixErrors = options.repair === 'all';
   const fixLeaks = options.repair === 'all' || options.repair === 'leaks';

@@ -15,15 +15,16 @@ import type {
   SnapshotSelector,
   WritableLayer,
 } from '../driver.ts';
+import { mustReopen, writeUnderWay } from '../rewriting.ts';
 import { Qcow2Bitmaps } from './bitmap-actions.ts';
-import { ExtensionType, knownAutoclear } from './constants.ts';
+import { ExtensionType, Incompatible, knownAutoclear } from './constants.ts';
 import { asCorruption } from './corruption.ts';
 import { detailsOf } from './details.ts';
 import { emptyImage } from './empty.ts';
 import { unsupported } from './errors.ts';
 import { backingFileOf, backingFormatOf, findExtension, withExtension } from './extensions.ts';
 import { flushImage } from './flush.ts';
-import type { Qcow2Header } from './header.ts';
+import { hasIncompatible, type Qcow2Header } from './header.ts';
 import { replaceHeader } from './header-write.ts';
 import type { LegacyAes } from './legacy-aes.ts';
 import { type LocateContext, locate } from './locate.ts';
@@ -320,6 +321,7 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
 
   async #changeHeader(change: (header: Qcow2Header) => Qcow2Header): Promise<void> {
     const writer = this.#writer;
+    if (this.#corruption) throw this.#corruption;
     await writer.mutex.run(async () => {
       if (writer.prepared) await flushImage(writer);
       await writer.settleHeader();
@@ -340,12 +342,39 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
 
   /** For what the format itself changes beyond guest data: `work` runs while nobody else changes the image. */
   async change(work: (writer: Qcow2Writer) => Promise<void>): Promise<void> {
+    if (this.#corruption) throw this.#corruption;
     await this.#marking(() => this.#writer.mutex.run(() => work(this.#writer)));
   }
 
   /** Flushes, and leaves the image as one that is not open; the source stays open. */
   async finish(): Promise<void> {
     await this.#writer.mutex.run(() => this.#writer.finish());
+  }
+
+  async rewritten<T>(work: () => Promise<T>): Promise<T> {
+    const writer = this.#writer;
+    return writer.mutex.run(async () => {
+      if (writer.mapping.tables.pinned) throw writeUnderWay(this.source.name);
+      await writer.finish();
+      try {
+        return await work();
+      } finally {
+        await this.#reload();
+      }
+    });
+  }
+
+  async #reload(): Promise<void> {
+    this.#found = undefined;
+    try {
+      await this.#writer.reload();
+    } catch (error) {
+      // What is known of the file may be untrue, and must not be written over what it has now.
+      this.#corruption = isDiskError(error) ? error : mustReopen(this.source.name, error);
+      return;
+    }
+    const { version } = this.header;
+    if (version < 3 || !hasIncompatible(this.header, Incompatible.corrupt)) this.#corruption = undefined;
   }
 
   override async [Symbol.asyncDispose](): Promise<void> {

@@ -72,10 +72,11 @@ export class Mapping {
   }
 
   async #load(index: number): Promise<void> {
-    const at = this.#l1!.offset(index);
+    const l1 = this.#l1!;
+    const at = l1.offset(index);
     const table = new Table(index, at, await this.readTable(index, at));
-    // While it was read, the table may have been copied elsewhere or dropped; whoever asked asks again.
-    if (this.#l1!.offset(index) === at && !this.tables.get(index)) this.tables.add(table);
+    // While it was read, the table may have been copied elsewhere or dropped, or the file been changed underneath; whoever asked asks again.
+    if (this.#l1 === l1 && l1.offset(index) === at && !this.tables.get(index)) this.tables.add(table);
   }
 
   /** Reads the L2 table at `at`, after the checks that QEMU makes and one for its place in the file. */

@@ -8,7 +8,7 @@ import * as c from './constants.ts';
 import { corrupt, hex } from './errors.ts';
 import { bitmapsOf, findExtension } from './extensions.ts';
 import { flushImage, writeBlocks, writeRefcountTable } from './flush.ts';
-import { hasIncompatible, type Qcow2Header } from './header.ts';
+import { hasIncompatible, type Qcow2Header, readHeader } from './header.ts';
 import { replaceHeader, writeHeaderFields } from './header-write.ts';
 import { L1Table } from './l1-table.ts';
 import type { Mapping } from './mapping.ts';
@@ -285,6 +285,17 @@ export class Qcow2Writer {
     this.#refcounts = undefined;
     // With lazy refcounts the closing must clear the dirty bit. That the switch happened is true also if this fails.
     if (this.lazy) await this.load().catch(() => undefined);
+  }
+
+  /** Forgets what is in memory of an image that was changed underneath. Nothing may wait to be written, and no reservation be open. */
+  async reload(): Promise<void> {
+    this.#refcounts = undefined;
+    this.packingAt = 0;
+    this.blankEnd = 0;
+    this.metadata = this.#newMap();
+    this.mapping.adopt(this.header);
+    this.header = await readHeader(this.store, { lenient: true });
+    this.mapping.adopt(this.header);
   }
 
   /**

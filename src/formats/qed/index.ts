@@ -1,7 +1,7 @@
 import { alignUp, viewOf } from '../../bytes/numbers.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteStore } from '../../storage/store.ts';
-import { type CreateContext, type FormatDriver, isWritable, type OptionValues } from '../driver.ts';
+import type { CreateContext, FormatDriver, OptionValues } from '../driver.ts';
 import { checkTables } from './check.ts';
 import {
   encodeHeader,
@@ -34,7 +34,6 @@ export const qed: FormatDriver = {
   },
   create: createQed,
   async check(layer, options) {
-    if (isWritable(layer)) await layer.flush();
     return checkTables(layer.source, await readQedHeader(layer.source), options);
   },
 };

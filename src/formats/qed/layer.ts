@@ -85,6 +85,7 @@ class WritableQedLayer extends WritableMappedLayer {
    * old end, where nobody looks until the header says so.
    */
   async resize(size: number, options: ResizeOptions = {}): Promise<void> {
+    this.assertCurrent();
     const { name: path } = this.store;
     if ((options.preallocation ?? 'off') !== 'off') {
       throw new DiskError('unsupported', `Unsupported preallocation mode '${options.preallocation}'`, {
@@ -138,6 +139,7 @@ class WritableQedLayer extends WritableMappedLayer {
 
   /** Durable on return. A name of up to 448 bytes shares the sector of the header, which is written whole or not. */
   async setBacking(reference: BackingReference | undefined): Promise<void> {
+    this.assertCurrent();
     const { header, name } = withBacking(this.#header, reference);
     await this.flush();
     const bytes = new Uint8Array(headerBytes + name.length);

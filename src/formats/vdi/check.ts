@@ -1,7 +1,7 @@
 import { SparseBits } from '../../bytes/sparse-bits.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteStore } from '../../storage/store.ts';
-import { type CheckOptions, type CheckResult, isWritable, type Layer } from '../driver.ts';
+import type { CheckOptions, CheckResult, Layer } from '../driver.ts';
 import type { TablePiece } from '../mapped/scan-table.ts';
 import { scanBlockMap } from './block-map.ts';
 import { BlockEntry, blockBytes, encodeAllocated, layoutFault, type VdiHeader } from './header.ts';
@@ -13,7 +13,6 @@ const mostMoves = 1 << 20;
 /** Checks the block map with qemu-img's sentences, and one more finding: blocks past those that are counted. */
 export async function checkVdi(layer: Layer, options: CheckOptions): Promise<CheckResult> {
   const { source } = layer;
-  if (isWritable(layer)) await layer.flush();
   const header = await readVdiHeader(source);
   const { onFinding } = options;
   // Absent where nobody listens: a table may have half a milliard of lies.

@@ -25,7 +25,7 @@ import { TableWalk } from './walk-tables.ts';
  * references are counted, then compared with the stored refcounts and the COPIED flags. Findings come in the
  * words of `qemu-img check`.
  *
- * The layer must have nothing unwritten; after a repair it must be opened anew, since it was changed underneath.
+ * The layer must have nothing unwritten, and forgets afterwards what it knew: `WritableLayer.rewritten`.
  * Every step of a repair leaves the image no worse when it is cut short there.
  *
  * Throws when the check cannot go on (`detail.errno` names why, as QEMU does) and `aborted`.
