@@ -127,6 +127,12 @@ export interface BitmapChanges {
   merge(name: string, from: () => Promise<BitmapContent>): Promise<void>;
 }
 
+/** Changes that become durable together. */
+export interface BitmapsTogether extends BitmapChanges {
+  /** Makes changes of the row whole or not at all: where `work` fails, those that it made are taken back. */
+  asOne(work: () => Promise<void>): Promise<void>;
+}
+
 /**
  * The persistent bitmaps of an image. Each change is durable, whole or not at all; nothing else may be under way on the
  * layer.
@@ -139,7 +145,7 @@ export interface LayerBitmaps extends BitmapChanges {
    * Makes what `work` changes one change: durable when this ends, and nothing of it before. Where `work` fails half-way, what
    * it had changed until then is kept.
    */
-  together(work: (bitmaps: BitmapChanges) => Promise<void>): Promise<void>;
+  together(work: (bitmaps: BitmapsTogether) => Promise<void>): Promise<void>;
 }
 
 /** A snapshot that is meant: its id or else its name, or both as far as they are given. */

@@ -1,5 +1,5 @@
 import { DiskError } from '../errors.ts';
-import type { BitmapChanges, BitmapContent, BitmapInfo } from '../formats/driver.ts';
+import type { BitmapChanges, BitmapContent, BitmapInfo, BitmapsTogether } from '../formats/driver.ts';
 import type { Image } from '../image/image.ts';
 
 /** What can be done to a persistent bitmap. */
@@ -61,16 +61,25 @@ async function withContent(image: Image, action: BitmapAction): Promise<ReadyAct
 
 async function changeTogether(
   image: Image,
-  work: (change: (name: string, action: ReadyAction) => Promise<void>) => Promise<void>,
+  work: (
+    change: (name: string, action: ReadyAction) => Promise<void>,
+    asOne: BitmapsTogether['asOne'],
+  ) => Promise<void>,
 ): Promise<void> {
   const { bitmaps } = image.layer;
   if (!bitmaps) {
-    return work(async (name, action) => {
+    const refuse = async (name: string, action: ReadyAction) => {
       throw noBitmaps(image, name, action.kind === 'add');
-    });
+    };
+    return work(refuse, (some) => some());
   }
   await image.exclusively(() =>
-    bitmaps.together((row) => work((name, action) => perform(row, image, name, action))),
+    bitmaps.together((row) =>
+      work(
+        (name, action) => perform(row, image, name, action),
+        (some) => row.asOne(some),
+      ),
+    ),
   );
 }
 
@@ -81,25 +90,18 @@ export function supportsBitmaps({ layer }: Image): boolean {
 
 /**
  * Gives `target` the bitmaps of `source`, with what they say and whether they record, all at once. Those that are
- * inconsistent are left out. Throws as `changeBitmap` does (one that cannot be filled is then not there, those before it
- * are); `detail.step` says whether it was to 'create' or to 'populate', and `detail.name` which bitmap.
+ * inconsistent are left out. Takes the memory of one of them at a time. Throws as `changeBitmaps` does (one that cannot be copied whole is then not
+ * there, those before it are); `detail.step` says whether it was to 'create' or to 'populate', and `detail.name` which bitmap.
  */
 export async function copyBitmaps(source: Image, target: Image): Promise<void> {
   const found = (await listBitmaps(source)).filter(({ inconsistent }) => !inconsistent);
-  const filled = new Map<string, ReadyAction>();
-  for (const { name } of found)
-    filled.set(name, await withContent(target, { kind: 'merge', source: name, from: source }));
-  await changeTogether(target, async (change) => {
+  await changeTogether(target, async (change, asOne) => {
     for (const { name, granularity, enabled } of found) {
-      await atStep('create', name, () => change(name, { kind: 'add', granularity, enabled: false }));
-      try {
-        await atStep('populate', name, () => change(name, filled.get(name)!));
-      } catch (error) {
-        // An empty one would say that nothing has changed. What kept it from being filled is what is told.
-        await change(name, { kind: 'remove' }).catch(() => undefined);
-        throw error;
-      }
-      if (enabled) await change(name, { kind: 'enable' });
+      // An empty one would say that nothing has changed.
+      await asOne(async () => {
+        await atStep('create', name, () => change(name, { kind: 'add', granularity, enabled }));
+        await atStep('populate', name, () => change(name, { kind: 'merge', source: name, from: source }));
+      });
     }
   });
 }

@@ -1,6 +1,6 @@
 import { DiskError } from '../../errors.ts';
 import type { ByteSource } from '../../storage/store.ts';
-import type { BitmapChanges, BitmapContent, BitmapInfo, LayerBitmaps } from '../driver.ts';
+import type { BitmapContent, BitmapInfo, BitmapsTogether, LayerBitmaps } from '../driver.ts';
 import { readBitmapDirectory } from './bitmap-directory.ts';
 import { BitmapRow, usableBitmap } from './bitmap-row.ts';
 import { changeBitmaps } from './bitmap-store.ts';
@@ -77,7 +77,7 @@ export class Qcow2Bitmaps implements LayerBitmaps {
     return this.together((row) => row.merge(name, from));
   }
 
-  async together(work: (row: BitmapChanges) => Promise<void>): Promise<void> {
+  async together(work: (row: BitmapsTogether) => Promise<void>): Promise<void> {
     if (!this.#change) {
       throw new DiskError('read-only', 'The image was opened for reading only', { path: this.#source.name });
     }

@@ -8,6 +8,7 @@ import {
   type ChangeBitmap,
   changeBitmap,
   changeBitmaps,
+  copyBitmaps,
   listBitmaps,
   readBitmap,
 } from '../../operations/bitmap.ts';
@@ -118,5 +119,69 @@ describe.skipIf(!have('qemu-img'))('a row of changes of which one cannot be writ
       expect(after, `${name}, write ${left}`).toBeOneOf(whole);
     }
     expect(failed).toBeGreaterThan(2);
+  });
+});
+
+/** Reads fail from some moment on; what is read and written is noted. */
+class UnreadableStore extends MemoryStore {
+  /** Reads that are still done; below zero: all are. */
+  left = -1;
+  log: string[] = [];
+
+  override async read(at: number, into: Uint8Array): Promise<void> {
+    if (this.left === 0) throw new DiskError('io', 'no', { path: this.name, offset: at });
+    if (this.left > 0) this.left -= 1;
+    this.log.push(`${this.name} read ${at}`);
+    await super.read(at, into);
+  }
+
+  override async write(at: number, from: Uint8Array): Promise<void> {
+    this.log.push(`${this.name} written`);
+    await super.write(at, from);
+  }
+}
+
+describe('bitmaps that are copied to an image of which nothing can be read from some moment on', () => {
+  async function emptyTarget(): Promise<UnreadableStore> {
+    const store = new UnreadableStore({ name: 'target' });
+    await qcow2.create!(store, 64 * MiB, { cluster_size: 4096 }, {});
+    return store;
+  }
+
+  it('none is there that says less than it should', async () => {
+    await using source = await openImage(new MemoryStore({ bytes: await prepared() }), { format: 'qcow2' });
+    const wanted = await bitmapsOf(source);
+    let failed = 0;
+    for (let left = 0; ; left++) {
+      const store = await emptyTarget();
+      const image = await openImage(store, { format: 'qcow2', writable: true });
+      store.left = left;
+      const error = await copyBitmaps(source, image).catch((cause: unknown) => cause);
+      store.left = -1;
+      await image[Symbol.asyncDispose]().catch(() => undefined);
+      await using again = await openImage(new MemoryStore({ bytes: store.toBytes() }), { format: 'qcow2' });
+      const found = await bitmapsOf(again);
+      for (const [name, bitmap] of Object.entries(found))
+        expect(bitmap, `read ${left}`).toEqual(wanted[name]);
+      if (!error) {
+        expect(found).toEqual(wanted);
+        break;
+      }
+      failed += 1;
+      expect(error).toMatchObject({ code: 'io' });
+    }
+    expect(failed).toBeGreaterThan(2);
+  });
+
+  it('one is read after the other was written: they are never all in memory', async () => {
+    const from = new UnreadableStore({ name: 'source', bytes: await prepared() });
+    await using source = await openImage(from, { format: 'qcow2' });
+    const into = await emptyTarget();
+    into.log = from.log = [];
+    await using target = await openImage(into, { format: 'qcow2', writable: true });
+    await copyBitmaps(source, target);
+    const turns = from.log.map((line) => line.split(' ')[0]).filter((name, at, all) => name !== all[at - 1]);
+    // The directory, and each of the two.
+    expect(turns.filter((name) => name === 'source').length).toBeGreaterThanOrEqual(3);
   });
 });

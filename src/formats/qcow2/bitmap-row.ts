@@ -1,7 +1,7 @@
 import { bytesOf } from '../../bytes/byte-text.ts';
 import { DiskError } from '../../errors.ts';
 import type { ByteSource } from '../../storage/store.ts';
-import type { BitmapChanges, BitmapContent } from '../driver.ts';
+import type { BitmapChanges, BitmapContent, BitmapsTogether } from '../driver.ts';
 import { DirtyBits } from './bitmap-bits.ts';
 import {
   type BitmapEntry,
@@ -27,7 +27,7 @@ const maxBitmapBytes = 0x2000_0000;
  * written, which is the caller's affair, the image has none of them: a bitmap that was added and is about to be filled would
  * claim that nothing has changed.
  */
-export class BitmapRow implements BitmapChanges {
+export class BitmapRow implements BitmapsTogether {
   readonly #source: ByteSource;
   readonly #header: Qcow2Header;
   readonly #change: BitmapChange;
@@ -53,6 +53,17 @@ export class BitmapRow implements BitmapChanges {
   /** At least one change has been made. */
   get changed(): boolean {
     return this.#changed;
+  }
+
+  async asOne(work: () => Promise<void>): Promise<void> {
+    const [entries, changed] = [this.#entries, this.#changed];
+    try {
+      await this.#change.step(work);
+    } catch (error) {
+      this.#entries = entries;
+      this.#changed = changed;
+      throw error;
+    }
   }
 
   async content(name: string): Promise<BitmapContent> {
