@@ -1,8 +1,24 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { testContext } from '../../test/support/cli-context.ts';
 import { have, mustRun, type TempDir, tempDir } from '../../test/support/programs.ts';
 import { recordDependents } from '../platform/dependents.ts';
 import { cowImg } from './cow-img.ts';
+
+/** What somebody does once it was looked who stands on an image; only the first time. */
+const meanwhile = vi.hoisted(() => ({ once: undefined as (() => Promise<void>) | undefined }));
+
+vi.mock('../platform/dependents.ts', async (original) => {
+  const real = await original<typeof import('../platform/dependents.ts')>();
+  return {
+    ...real,
+    async assertNoDependents(...request: Parameters<typeof real.assertNoDependents>) {
+      await real.assertNoDependents(...request);
+      const { once } = meanwhile;
+      meanwhile.once = undefined;
+      await once?.();
+    },
+  };
+});
 
 async function cow(...args: string[]): Promise<{ code: number; err: string }> {
   const context = testContext();
@@ -41,6 +57,23 @@ describe.skipIf(!have('qemu-img') || !have('qemu-io'))('an image that others are
     await chain(dir);
     await recordDependents(dir.file('base'), [dir.file('one')], { by: 'test', label: 'a test' });
     expect(await cow('commit', '-q', dir.file('one'))).toEqual({ code: 0, err: '' });
+  });
+
+  it('takes none where somebody put an image on it while it was not locked', async () => {
+    await using dir = await tempDir('cowherd-dependents-');
+    await chain(dir);
+    const record = (...names: string[]) =>
+      recordDependents(dir.file('base'), names.map(dir.file), { by: 'test', label: 'a test' });
+    await record('one');
+    const before = await mustRun('md5sum', [dir.file('base'), dir.file('one')]);
+    // Two calls: the overlay itself is looked at when it is opened for writing.
+    meanwhile.once = async () => {
+      meanwhile.once = () => record('one', 'two');
+    };
+    const { code, err } = await cow('commit', '-q', dir.file('one'));
+    expect(code).toBe(1);
+    expect(err).toContain('two');
+    expect(await mustRun('md5sum', [dir.file('base'), dir.file('one')])).toBe(before);
   });
 
   it('is rebased where its content stays, and not where it may change', async () => {

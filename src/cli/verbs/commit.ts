@@ -74,7 +74,7 @@ async function commit(context: CliContext, path: string, wish: CommitArguments):
     try {
       depth = await depthOf(seen, path, wish);
       base = backingAt(seen, depth)!.layer.source.name;
-      await assertNoDependents(base, { force: wish.force, except: namesAbove(seen, depth) });
+      await assertMayChange(seen, depth, wish);
     } finally {
       await looked[Symbol.asyncDispose]();
     }
@@ -86,6 +86,8 @@ async function commit(context: CliContext, path: string, wish: CommitArguments):
     if (backingAt(image, depth)?.layer.source.name !== base) {
       throw new CliFailure(`The backing chain of '${path}' was changed by another program`);
     }
+    // Nobody had the base locked while it was opened again; somebody may have put an image on it.
+    await assertMayChange(image, depth, wish);
     await commitImage(image, {
       depth,
       keepOverlay: wish.keepOverlay || wish.base !== undefined,
@@ -125,6 +127,14 @@ async function depthOf(image: Image, path: string, wish: CommitArguments): Promi
   const depth = await findBacking(image, wish.base, async (name) => realNameOf(name));
   if (depth !== undefined) return depth;
   throw new CliFailure(`Did not find '${wish.base}' in the backing chain of '${path}'`);
+}
+
+/** Throws `in-use` where other images than those of the chain stand on the one at that depth. */
+function assertMayChange(image: Image, depth: number, { force }: CommitArguments): Promise<void> {
+  return assertNoDependents(backingAt(image, depth)!.layer.source.name, {
+    force,
+    except: namesAbove(image, depth),
+  });
 }
 
 function namesAbove(image: Image, depth: number): string[] {
