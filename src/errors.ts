@@ -3,7 +3,7 @@
  * branch on the code, never on the message.
  *
  * - `not-found`, `exists`, `denied`: as the system, a server or a policy says of a file; `not-found` and `exists` also of a snapshot or a bitmap.
- * - `locked`: another program uses the file in a way that excludes this one; `in-use`: others stand on it, or a part of it is not to be changed now.
+ * - `locked`: another program, or another image of this one, uses the file in a way that excludes this one; `in-use`: others stand on it, or a part of it is not to be changed now.
  * - `corrupt`: what the image says of itself cannot be true.
  * - `unsupported`: neither wrong nor damaged, but not done here (a format, a feature, a codec of this runtime).
  * - `out-of-space`: the host has no room, or a device or an export ends there.
@@ -11,7 +11,7 @@
  * - `read-only`: it was not opened for writing, or cannot be written.
  * - `bad-argument`: the caller's mistake, such as a number that is none, an option that there is not, an image that is closed.
  * - `changed`: it is not, or no longer, what it was (another file on a server, another parent).
- * - `aborted`: by an `AbortSignal`, whose reason is the `cause`.
+ * - `aborted`: because what it was on was closed meanwhile. (An `AbortSignal` rejects with its own reason, as elsewhere on the platform.)
  * - `io`: everything else that the system or a server refused; `detail.errno` has its name where there is one.
  */
 export type DiskErrorCode =
@@ -69,7 +69,7 @@ export function isDiskError(error: unknown, code?: DiskErrorCode): error is Disk
 
 /** The same error, and that it lies in `path`, where it does not say in what. */
 export function errorIn(path: string, error: unknown): unknown {
-  if (!isDiskError(error) || error.path !== undefined) return error;
+  if (!isDiskError(error) || error.path !== undefined || error.code === 'aborted') return error;
   const { code, message, offset, field, detail, cause } = error;
   return new DiskError(code, message, { path, offset, field, detail, cause });
 }

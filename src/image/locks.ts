@@ -1,7 +1,11 @@
+import { DiskError } from '../errors.ts';
 import { allPermissions, type ImageLock, Permission } from '../storage/image-lock.ts';
+import { type ByteSource, bottomOf, hostFileOf } from '../storage/store.ts';
+import type { OpenLayerOptions } from './open.ts';
+import type { StoreClaims } from './store-claims.ts';
 
 /** What an opening is for, as far as QEMU's image locks ask. */
-export interface LockRequest {
+interface LockRequest {
   readonly format: string;
   readonly writable: boolean;
   /** Only headers and tables are read (`info`). */
@@ -18,7 +22,7 @@ export interface LockRequest {
  * file, so that others may neither write nor resize while it is open. It is the same for a backing image, since
  * the tools let others write to the image on top of it.
  */
-export function lockFor(request: LockRequest): ImageLock {
+function lockFor(request: LockRequest): ImageLock {
   const { writable, metadataOnly, resize, keepSize = false } = request;
   const raw = request.format === 'raw';
   let hold = metadataOnly ? 0 : Permission.consistentRead;
@@ -29,6 +33,37 @@ export function lockFor(request: LockRequest): ImageLock {
 }
 
 /** `-U`: reads along with whoever writes, and forbids nobody anything. */
-export function sharedLockFor(metadataOnly: boolean): ImageLock {
+function sharedLockFor(metadataOnly: boolean): ImageLock {
   return { hold: metadataOnly ? 0 : Permission.consistentRead, shared: allPermissions };
+}
+
+export interface LockingOptions
+  extends Pick<OpenLayerOptions, 'locks' | 'writable' | 'metadataOnly' | 'resize' | 'keepSize'> {
+  /** What the image has of stores that this program may open twice. */
+  readonly claims: StoreClaims;
+}
+
+/** Takes QEMU's locks on a source of an image, as far as `options.locks` says. Throws `locked`. */
+export async function takeLocks(source: ByteSource, format: string, options: LockingOptions): Promise<void> {
+  const {
+    locks = 'take',
+    writable = false,
+    metadataOnly = false,
+    resize = false,
+    keepSize,
+    claims,
+  } = options;
+  if (locks === 'share' && writable) {
+    throw new DiskError('bad-argument', 'force-share=on can only be used with read-only images', {
+      path: source.name,
+      field: 'force-share',
+    });
+  }
+  if (locks === 'none') return;
+  const lock =
+    locks === 'share'
+      ? sharedLockFor(metadataOnly)
+      : lockFor({ format, writable, metadataOnly, resize, keepSize });
+  if (writable) claims.add(source, lock);
+  await hostFileOf(bottomOf(source))?.lock(lock);
 }

@@ -14,10 +14,11 @@ import type { RequestPolicy } from '../storage/request-policy.ts';
 import { assertSized, type ByteSource, type ByteStore, bottomOf, hostFileOf } from '../storage/store.ts';
 import { DiskImage } from './disk-image.ts';
 import type { Image } from './image.ts';
-import { lockFor, sharedLockFor } from './locks.ts';
+import { takeLocks } from './locks.ts';
 import type { NodeOptions } from './nodes/node-options.ts';
 import { assertAllowed, type NamingImage, type ReferencePolicy, trustedImages } from './policy.ts';
 import { probeFormat, readProbeView, requireFormat } from './probe.ts';
+import { StoreClaims } from './store-claims.ts';
 
 /** What an image's reference is for, told to whoever opens it. */
 export interface ReferenceRequest extends NamingImage {
@@ -78,7 +79,7 @@ export interface OpenLayerOptions {
   readonly checking?: boolean;
   /**
    * QEMU's image locks on host files: 'take' (default), 'share' (as `-U`: beside a program that writes; for
-   * reading only) or 'none'.
+   * reading only) or 'none'. With 'none' two images may also write one store of this program.
    */
   readonly locks?: 'take' | 'share' | 'none';
   /** With a writable raw image: its size will change, which others must then not rely on. */
@@ -97,7 +98,7 @@ export interface OpenLayerOptions {
   readonly keyRing?: KeyRing;
   /** The formats to choose from; default all. */
   readonly formats?: readonly FormatDriver[];
-  /** Ends the opening, and afterwards refuses every request on the image but flushing and disposing (`aborted`). */
+  /** Ends the opening, and afterwards refuses every request on the image but flushing and disposing, with its reason. */
   readonly signal?: AbortSignal;
 }
 
@@ -128,7 +129,8 @@ export interface OpenedLayer {
 }
 
 /**
- * Opens an image and its backing chain. From here on the image owns `source`, also when this throws.
+ * Opens an image and its backing chain. From here on the image owns `source`, also when this throws. Throws `locked` where another
+ * program uses a file of it, or where another image of this one that is open writes the same store (which then stays that image's).
  *
  * An error that lies in a backing image carries `detail.depth` (1: the backing image), `detail.role`, `detail.from`
  * (the image that names it) and `detail.reference` (the name as written); its `cause` is the error itself.
@@ -263,6 +265,7 @@ export async function createImage(
   options: OptionValues = {},
   context: CreateContext & { readonly formats?: readonly FormatDriver[] } = {},
 ): Promise<void> {
+  context.signal?.throwIfAborted();
   assertSized(store);
   const driver = requireFormat(format, context.formats ?? formats, store.name);
   if (!driver.create) {
@@ -295,13 +298,9 @@ async function openLayerAt(
 ): Promise<OpenedLayer> {
   const { source, filename, filtered, requests, headerFile } = node;
   let opened: readonly AsyncDisposable[] = headerFile ? [source, headerFile] : [source];
+  const claims = new StoreClaims();
   try {
-    if (options.signal?.aborted) {
-      throw new DiskError('aborted', 'The opening was stopped', {
-        path: source.name,
-        cause: options.signal.reason,
-      });
-    }
+    options.signal?.throwIfAborted();
     if (options.writable && typeof (source as Partial<ByteStore>).write !== 'function') {
       throw new DiskError('read-only', `'${source.name}' can only be read`, { path: source.name });
     }
@@ -313,15 +312,13 @@ async function openLayerAt(
       (format === undefined
         ? probeFormat(await readProbeView(source), drivers)
         : requireFormat(format, drivers, source.name));
-    await takeLocks(source, node.driver ? 'raw' : driver.name, {
-      ...options,
-      locks: node.locks ?? options.locks,
-    });
-    if (headerFile)
-      await takeLocks(headerFile, driver.name, { ...options, locks: node.locks ?? options.locks });
+    const locking = { ...options, locks: node.locks ?? options.locks, claims };
+    await takeLocks(source, node.driver ? 'raw' : driver.name, locking);
+    if (headerFile) await takeLocks(headerFile, driver.name, locking);
     const layerOptions = { ...options.layerOptions, ...node.layerOptions?.(driver.name) };
-    const used = { sibling: false };
+    const used = { sibling: false, claims };
     const layer = await driver.open(source, openContext(node, { ...options, layerOptions }, depth, used));
+    claims.releaseWith(layer);
     opened = [layer];
     if (
       node.siblings &&
@@ -338,33 +335,17 @@ async function openLayerAt(
     node.verify?.(layer, { chain });
     return { layer, probed, filename, filtered, requests };
   } catch (error) {
-    for (const one of opened) await closeQuietly(one);
+    for (const one of opened) if (!claims.isAnothers(one)) await closeQuietly(one);
+    claims.release();
     throw error;
   }
-}
-
-async function takeLocks(source: ByteSource, format: string, options: OpenLayerOptions) {
-  const { locks = 'take', writable = false, metadataOnly = false, resize = false, keepSize } = options;
-  if (locks === 'share' && writable) {
-    throw new DiskError('bad-argument', 'force-share=on can only be used with read-only images', {
-      path: source.name,
-      field: 'force-share',
-    });
-  }
-  const host = hostFileOf(bottomOf(source));
-  if (!host || locks === 'none') return;
-  const lock =
-    locks === 'share'
-      ? sharedLockFor(metadataOnly)
-      : lockFor({ format, writable, metadataOnly, resize, keepSize });
-  await host.lock(lock);
 }
 
 function openContext(
   node: PreparedNode,
   options: OpenImageOptions,
   depth: number,
-  used: { sibling: boolean },
+  used: { sibling: boolean; readonly claims: StoreClaims },
 ): OpenContext {
   const own = options.ownReferences && depth === (options.depth ?? 0);
   const from = { name: baseOf(node.source), depth, role: 'file', options: node.siblings, own } as const;
@@ -394,11 +375,11 @@ function openContext(
           });
         }
         const locks = node.locks ?? options.locks;
-        const how = { writable, resize: writable, keepSize: false, locks };
+        const how = { writable, resize: writable, keepSize: false, locks, claims: used.claims };
         await takeLocks(source, tables ? 'tables' : 'raw', { ...options, ...how });
         return source;
       } catch (error) {
-        await closeQuietly(source);
+        if (!used.claims.isAnothers(source)) await closeQuietly(source);
         throw error;
       }
     },
@@ -489,7 +470,7 @@ async function closeQuietly(opened: AsyncDisposable): Promise<void> {
 }
 
 function placeInChain(cause: unknown, from: NamingImage, reference: string): unknown {
-  if (!(cause instanceof DiskError) || cause.detail.own) return cause;
+  if (!isDiskError(cause) || cause.code === 'aborted' || cause.detail.own) return cause;
   return new DiskError(cause.code, `The backing image '${reference}' of '${from.name}' could not be opened`, {
     path: cause.path,
     offset: cause.offset,
