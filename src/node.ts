@@ -150,26 +150,22 @@ export interface CreateImageFileOptions extends Omit<CreateContext, 'sibling'> {
  * Creates an image file, or lays an image over a block device. A file that is there is replaced when the new one is
  * whole: until then, and if this throws, it stays as it was (see `createTarget` for when that cannot be).
  *
- * Throws `locked` and `in-use` when the file that is there is used, and what the format's `create` throws.
+ * Throws `locked` and `in-use` when the file that is there is used, what the format's `create` throws, and the reason of the signal.
  */
 export async function createImageFile(path: string, options: CreateImageFileOptions): Promise<void> {
   const { signal, onProgress } = options;
-  const stopIfAborted = () => {
-    if (!signal?.aborted) return;
-    throw new DiskError('aborted', 'The creation was stopped', { path, cause: signal.reason });
-  };
-  stopIfAborted();
+  signal?.throwIfAborted();
   await using target = await createImageTarget(path, { ...options, emptyLate: true });
   await createImage(target.store, options.format, options.size, options.options, {
     ...target.context(options.backing),
     secret: options.secret,
     signal,
     onProgress: (done, total) => {
-      stopIfAborted();
+      signal?.throwIfAborted();
       onProgress?.(done, total);
     },
   });
-  stopIfAborted();
+  signal?.throwIfAborted();
   await target.commit({ durable: options.durable });
 }
 

@@ -67,10 +67,16 @@ async function dispatch(args: readonly string[], context: CliContext): Promise<n
   return run([verb, ...rest], context);
 }
 
+/** Where a verb has put words around it, too. */
+function isStopped(error: unknown, { reason }: AbortSignal): boolean {
+  const cause = error instanceof CliFailure ? error.cause : error;
+  return cause === reason || isDiskError(cause, 'aborted');
+}
+
 function answerFor(thrown: unknown, context: CliContext): number {
   const error = firstError(thrown);
   if (context.env.COWHERD_DEBUG === '1' && error instanceof Error) context.stderr.write(`${error.stack}\n`);
-  if (context.signal.aborted && (error === context.signal.reason || isDiskError(error, 'aborted'))) {
+  if (context.signal.aborted && isStopped(error, context.signal)) {
     // As if the signal had ended the process, which is what scripts that look at the code expect.
     const { reason } = context.signal;
     return reason instanceof SignalReceived ? reason.exitCode : 130;

@@ -4,6 +4,7 @@ import { findFormat } from '../formats/index.ts';
 import { isAbsentProtocol, nodeDrivers } from '../image/nodes/drivers/index.ts';
 import { protocolOf } from '../image/reference.ts';
 import { strerror } from '../platform/errno.ts';
+import { SignalReceived } from '../platform/signals.ts';
 import type { CliContext } from './context.ts';
 import { CliFailure } from './failure.ts';
 
@@ -46,10 +47,14 @@ export function explain(thrown: unknown): Explanation {
   return { text: error instanceof Error ? error.message : String(error) };
 }
 
+/** Ctrl-C, or what came of it, is no failure of an image. */
+export function isStop(error: unknown): boolean {
+  return error instanceof SignalReceived || isDiskError(error, 'aborted');
+}
+
 /** The failure to open `filename`, as every verb words it. */
 export function couldNotOpen(filename: string, error: unknown, exitCode = 1): unknown {
-  // Ctrl-C is no failure of the image.
-  if (isDiskError(error, 'aborted')) return error;
+  if (isStop(error)) return error;
   const { text, hint } = explain(error);
   return new CliFailure(`Could not open '${filename}': ${text}`, { exitCode, hint, cause: error });
 }

@@ -244,8 +244,8 @@ describe('writing', () => {
     const stop = new AbortController();
     const image = imageOf(new ToyLayer({ size: 8 * grain }), undefined, stop.signal);
     await image.write(0, pattern(1, 1));
-    stop.abort();
-    await expect(image.write(0, pattern(1, 1))).rejects.toEqual(expect.objectContaining({ code: 'aborted' }));
+    stop.abort('enough');
+    await expect(image.write(0, pattern(1, 1))).rejects.toBe('enough');
   });
 });
 

@@ -259,7 +259,7 @@ export class DiskImage implements Image {
       const held = this.writable ? await this.#hold(collector.position, to, false) : undefined;
       let page: ChainRun[];
       try {
-        page = await collector.page(() => this.#checkAborted());
+        page = await collector.page(() => this.#signal?.throwIfAborted());
       } finally {
         if (held) this.#locks.unlock(held);
       }
@@ -423,7 +423,7 @@ export class DiskImage implements Image {
   }
 
   #check(offset: number, length: number): void {
-    this.#checkAborted();
+    this.#signal?.throwIfAborted();
     if (this.#disposed) throw this.#error('bad-argument', 'The image is closed');
     if (isOffset(offset) && isOffset(length) && offset + length <= this.size) return;
     throw this.#outside(offset, length);
@@ -451,12 +451,6 @@ export class DiskImage implements Image {
     if (this.#unflushed === unflushed) return;
     this.#unflushed = unflushed;
     noteUnflushed(this, unflushed);
-  }
-
-  #checkAborted(): void {
-    if (this.#signal?.aborted) {
-      throw this.#error('aborted', 'The work on the image was stopped', { cause: this.#signal.reason });
-    }
   }
 
   #error(

@@ -15,13 +15,14 @@ import { formats } from '../formats/index.ts';
  * After a repair a qcow2 image goes on as it is; others refuse to be changed until they are opened anew (`changed`).
  *
  * Throws `unsupported` (field `check`) for a format that has nothing to check, `read-only` for a repair of an image that was
- * opened for reading, and what its checker throws.
+ * opened for reading, what its checker throws, and the reason of the signal.
  */
 export async function checkImage(
   layer: Layer,
   options: CheckOptions = {},
   drivers: readonly FormatDriver[] = formats,
 ): Promise<CheckResult> {
+  options.signal?.throwIfAborted();
   const driver = drivers.find((candidate) => candidate.name === layer.format);
   if (!driver?.check) {
     throw new DiskError('unsupported', 'This image format does not support checks', {

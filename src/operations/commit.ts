@@ -29,6 +29,7 @@ export interface CommitOptions {
  */
 export async function commitImage(image: Image, options: CommitOptions): Promise<void> {
   const { depth, keepOverlay = depth > 1, bytesPerSecond, onProgress, signal } = options;
+  signal?.throwIfAborted();
   // Committed to itself, or to nobody knows what, an overlay would only be emptied.
   const base = Number.isInteger(depth) && depth >= 1 ? backingAt(image, depth) : undefined;
   if (!base) {

@@ -53,6 +53,7 @@ export async function compareImages(
   options: CompareOptions = {},
 ): Promise<Comparison> {
   const { strict = false, signal, onProgress } = options;
+  signal?.throwIfAborted();
   const total = Math.max(first.size, second.size);
   if (strict && first.size !== second.size) return { equal: false, difference: 'size' };
   const readers = Array.from({ length: requestsInFlight }, () => new StretchReader(first, second));
@@ -215,7 +216,7 @@ function failure(
   step: 'state' | 'read',
   offset: number,
 ): unknown {
-  if (!(cause instanceof DiskError)) return cause;
+  if (!(cause instanceof DiskError) || cause.code === 'aborted') return cause;
   const path = image.layer.source.name;
   const what = step === 'read' ? 'The data' : 'The state of the data';
   return new DiskError(cause.code, `${what} at ${offset} of '${path}' could not be read`, {

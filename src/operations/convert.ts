@@ -21,7 +21,7 @@ const encryptedRequests = 4;
  * least as large. Neither may be written by others meanwhile. Does not flush the target.
  *
  * Throws `bad-argument` for a target that is too small, for no sources, and for options that cannot be, before anything is written; failures of reading and writing carry `detail.step`
- * ('state', 'read', 'write') and `detail.offset`, the guest's byte; an abort throws `aborted`, or the reason of the signal
+ * ('state', 'read', 'write') and `detail.offset`, the guest's byte; an abort throws the reason of the signal
  * itself. After a failure the target holds a part of the content.
  */
 export async function convertImages(
@@ -29,6 +29,7 @@ export async function convertImages(
   target: Image,
   options: ConvertOptions = {},
 ): Promise<void> {
+  options.signal?.throwIfAborted();
   checkConvertOptions(sources, options, target.layer.source.name);
   const conversion = new Conversion(sources, target, options);
   await conversion.run();

@@ -37,6 +37,7 @@ const entriesAPage = 1024;
  */
 export async function* mapImage(image: Image, scope: MapScope = {}): AsyncGenerator<readonly MapEntry[]> {
   const { from = 0, to = image.size } = scope;
+  scope.signal?.throwIfAborted();
   for (const [field, value] of Object.entries({ from, to })) {
     // `to` without an end is the image's.
     if (isOffset(value) || (field === 'to' && value === Number.POSITIVE_INFINITY)) continue;

@@ -20,6 +20,7 @@ export async function measureImage(
   options: OptionValues = {},
   context: Pick<MeasureRequest, 'secret'> & { readonly signal?: AbortSignal } = {},
 ): Promise<Measurement> {
+  context.signal?.throwIfAborted();
   if (!driver.measure) {
     throw new DiskError('unsupported', `Block driver '${driver.name}' does not support size measurement`, {
       field: 'measure',

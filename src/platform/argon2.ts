@@ -16,15 +16,14 @@ export type Argon2Answer = { readonly key: Uint8Array } | { readonly error: stri
 
 /**
  * Argon2 in a thread of its own: it takes seconds, which the signal ends, and up to gigabytes. Where the thread's code is not found
- * it is computed here, and stops for nothing. Throws `aborted`, and `io` where it fails.
+ * it is computed here, and stops for nothing. Throws the signal's reason, and `io` where it fails.
  */
 export async function argon2InThread(request: Argon2Request, signal?: AbortSignal): Promise<Uint8Array> {
   try {
     const file = threadFile('argon2-worker');
     return file ? await hire(file, request, signal) : await computeHere(request, signal);
   } catch (cause) {
-    if (signal?.aborted)
-      throw new DiskError('aborted', 'The key derivation was stopped', { cause: signal.reason });
+    signal?.throwIfAborted();
     const why = cause instanceof Error ? cause.message : String(cause);
     throw new DiskError('io', `The key derivation failed: ${why}`, { field: 'kdf', cause });
   }

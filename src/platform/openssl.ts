@@ -85,10 +85,6 @@ export function derivationsUnderWay(): number {
   return underWay;
 }
 
-function stopped(signal: AbortSignal | undefined): DiskError {
-  return new DiskError('aborted', 'The key derivation was stopped', { cause: signal?.reason });
-}
-
 /** All that is needed of OpenSSL, as Node has it. */
 export class OpensslPrimitives implements CryptoPrimitives {
   /** Asked for late: OpenSSL takes 5 ms to load, and most images have nothing to encrypt. */
@@ -120,7 +116,7 @@ export class OpensslPrimitives implements CryptoPrimitives {
   ): Promise<Uint8Array> {
     this.#require(name);
     return new Promise((resolve, reject) => {
-      const stop = () => reject(stopped(signal));
+      const stop = () => reject(signal?.reason);
       if (signal?.aborted) {
         stop();
         return;

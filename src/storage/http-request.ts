@@ -122,7 +122,7 @@ export class RangeClient {
     }
   }
 
-  /** Ends requests in flight with `aborted`. */
+  /** Ends requests in flight with `aborted`; the caller's own signal does with its reason. */
   close(): void {
     this.#closing.abort();
   }
@@ -167,8 +167,8 @@ export class RangeClient {
       try {
         return await attempt(progress, idle.signal);
       } catch (error) {
-        if (signal?.aborted || closing.aborted)
-          throw this.#failure('aborted', 'was no longer wanted', undefined, error);
+        signal?.throwIfAborted();
+        if (closing.aborted) throw this.#failure('aborted', 'was no longer wanted', undefined, error);
         if (!(error instanceof Transient)) throw error;
         if (failures++ >= retries)
           throw this.#failure('io', `cannot be read: ${error.message}`, undefined, error);

@@ -316,11 +316,11 @@ describe('openHttpSource', () => {
     server.intercept = () => true;
     const reads = [source, other].map((each) => each.read(0, new Uint8Array(10)));
     setTimeout(() => {
-      controller.abort();
+      controller.abort('enough');
       void other[Symbol.asyncDispose]();
     }, 20);
-    for (const result of await Promise.allSettled(reads)) {
-      expect(result).toMatchObject({ status: 'rejected', reason: { code: 'aborted' } });
-    }
+    const [aborted, closed] = await Promise.allSettled(reads);
+    expect(aborted).toEqual({ status: 'rejected', reason: 'enough' });
+    expect(closed).toMatchObject({ status: 'rejected', reason: { code: 'aborted', path: server.url } });
   });
 });

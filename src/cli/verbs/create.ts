@@ -10,7 +10,7 @@ import type { CliContext, Command } from '../context.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
 import { growthRefusal, resizesItself } from '../growth-messages.ts';
 import { ImageArguments } from '../image-arguments.ts';
-import { creatableFormat, explain, isKnownToQemu, unknownProtocol } from '../messages.ts';
+import { creatableFormat, explain, isKnownToQemu, isStop, unknownProtocol } from '../messages.ts';
 import { askingForNew } from '../missing-key.ts';
 import {
   type CreationOptions,
@@ -67,7 +67,7 @@ export const run: Command = async (args, context) => {
   try {
     await create(context, path, size, wish, images);
   } catch (error) {
-    if (isDiskError(error, 'aborted')) throw error;
+    if (isStop(error)) throw error;
     const { text, hint } = explain(error);
     throw new CliFailure(`${path}: ${text}`, { hint, cause: error });
   }

@@ -14,7 +14,7 @@ import type { CliContext, Command } from '../context.ts';
 import { reportCorruption } from '../corruption.ts';
 import { CliFailure, UsageFailure } from '../failure.ts';
 import { ImageArguments } from '../image-arguments.ts';
-import { explain, isKnownToQemu } from '../messages.ts';
+import { explain, isKnownToQemu, isStop } from '../messages.ts';
 import { openForVerb } from '../open-image.ts';
 import { type PercentProgress, progressStyle, qemuProgress } from '../progress.ts';
 import { flag, readOptions, valued } from '../verb-options.ts';
@@ -175,7 +175,7 @@ async function openNext(image: Image, wish: RebaseArguments, context: CliContext
     });
     return new Next({ kind: 'image', image: next });
   } catch (error) {
-    if (isDiskError(error, 'aborted')) throw error;
+    if (isStop(error)) throw error;
     const { text, hint } = explain(error);
     throw new CliFailure(`Could not open new backing file '${wish.backing}': ${text}`, {
       hint,

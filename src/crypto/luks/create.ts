@@ -76,7 +76,7 @@ export function planHeader(options: LuksOptions): LuksPlan {
 
 /**
  * Writes a header with a new master key and one key slot into `area`, which reads as zeroes. Gives the header. `detached`:
- * the payload lies in another file. Throws `bad-argument` for an ESSIV hash that makes no AES key, `aborted` at the signal.
+ * the payload lies in another file. Throws `bad-argument` for an ESSIV hash that makes no AES key, the signal's reason.
  */
 export async function createHeader(
   area: WritableHeaderArea,

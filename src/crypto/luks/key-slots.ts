@@ -43,7 +43,7 @@ export interface Unlocked {
 
 /**
  * Tries a passphrase on every active slot. All are tried, whichever fits, so that the time tells nothing of it. Undefined:
- * it fits none. Throws `corrupt` for a header that asks for more work than anybody would, `aborted` at the signal.
+ * it fits none. Throws `corrupt` for a header that asks for more work than anybody would, the signal's reason.
  */
 export async function unlock(
   area: HeaderArea,

@@ -15,7 +15,7 @@ export interface Unlocking {
   readonly keyRing?: KeyRing;
 }
 
-/** Finds the master key by a passphrase. Throws `denied` where it fits no slot, `aborted` at the signal. */
+/** Finds the master key by a passphrase. Throws `denied` where it fits no slot, the signal's reason. */
 export async function unlockPayload(
   area: HeaderArea,
   header: LuksHeader,

@@ -25,7 +25,7 @@ export async function unlockLuks2(
   if (slots.length === 0 && refused.length > 0) throw refused[0];
   checkCost(header, area.name);
   for (const slot of slots) {
-    if (signal?.aborted) throw new DiskError('aborted', 'The opening was stopped', { path: area.name });
+    signal?.throwIfAborted();
     const key = await openSlot(area, slot, passphrase, signal);
     const found = await primitives().pbkdf2(
       digest.hash,
