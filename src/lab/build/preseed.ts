@@ -9,8 +9,14 @@ import { requireTools, runTool, type ToolOptions } from './tools.ts';
  * So its kernel is booted from outside, with an archive of that one file behind its own: the ISO stays as it is.
  */
 
-/** Where Debian's installers have kernel and initial file system. */
-const folders = ['install.amd', 'install.386', 'install'];
+/** Where Debian's installers have kernel and initial file system: in a folder, the small ones of its netboot (`mini.iso`) at the top. */
+const places = [
+  ...['install.amd', 'install.386', 'install'].map((folder) => [
+    `/${folder}/vmlinuz`,
+    `/${folder}/initrd.gz`,
+  ]),
+  ['/linux', '/initrd.gz'],
+] as const;
 
 /** Whether a file of answers is one for Debian's installer, by its name. */
 export function isPreseed(path: string): boolean {
@@ -28,21 +34,27 @@ export async function preseededInstaller(
   tool: ToolOptions = {},
 ): Promise<SeatKernel> {
   requireTools({ xorriso: 'xorriso' });
-  const kernel = join(scratch, 'vmlinuz');
-  const initrd = join(scratch, 'initrd.gz');
-  const lines = folders.flatMap((folder) => [
-    ...['-extract_single', `/${folder}/vmlinuz`, kernel],
-    ...['-extract_single', `/${folder}/initrd.gz`, initrd],
-  ]);
-  // A folder that is not there is no failure, of three.
+  const pairs = places.map((place, i) => ({
+    kernel: { from: place[0], to: join(scratch, `vmlinuz-${i}`) },
+    initrd: { from: place[1], to: join(scratch, `initrd-${i}.gz`) },
+  }));
+  const lines = pairs.flatMap((pair) =>
+    Object.values(pair).flatMap(({ from, to }) => ['-extract_single', from, to]),
+  );
+  // A place where there is nothing is no failure, of four.
   const how = ['-abort_on', 'NEVER', '-return_with', 'FATAL', '32', '-osirrox', 'on', '-indev', iso];
   await runTool('xorriso', [...how, ...lines], tool);
-  if (!existsSync(kernel) || !existsSync(initrd)) {
+  // Each kernel takes its own modules alone.
+  const found = pairs.find(({ kernel, initrd }) => existsSync(kernel.to) && existsSync(initrd.to));
+  if (!found) {
     throw new DiskError('unsupported', `'${iso}' has no installer that takes a preseed`, {
       path: iso,
-      detail: { fix: `it would have its kernel in /${folders[0]}/vmlinuz, as Debian's do` },
+      detail: {
+        fix: `it would have its kernel in ${places[0][0]} or ${places.at(-1)![0]}, as Debian's do`,
+      },
     });
   }
+  const [kernel, initrd] = [found.kernel.to, found.initrd.to];
   // Before the answers are in it.
   chmodSync(initrd, 0o600);
   chmodSync(kernel, 0o644);
@@ -52,7 +64,9 @@ export async function preseededInstaller(
   return {
     path: kernel,
     initrd,
-    commandLine: 'auto=true priority=critical console=tty0 console=ttyS0 no_timer_check ---',
+    // It speaks to the last console alone; in lines, its words can be read in what the serial port has said.
+    commandLine:
+      'auto=true priority=critical DEBIAN_FRONTEND=text TERM=dumb console=tty0 console=ttyS0 no_timer_check ---',
   };
 }
 
