@@ -47,10 +47,16 @@ async function bootSeat(
 const canInstall = haveLinuxGuest() && canBoot && have('grub-mkrescue') && have('xorriso');
 
 /** An ISO that installs the small Linux on the empty disk, when it boots from it; `kernelIn` is the folder of its kernel. */
-async function makeInstaller(iso: string, kernelIn: string, init: string): Promise<void> {
+async function makeInstaller(iso: string, kernelIn: string, init: string, machineId = ''): Promise<void> {
   await using scratch = await tempDir('cowherd-iso-');
   const payload = scratch.file('payload.raw');
   await makeLinuxGuest(scratch, payload);
+  if (machineId !== '') {
+    writeFileSync(scratch.file('machine-id'), `${machineId}\n`);
+    const write = `mkdir /etc\nwrite ${scratch.file('machine-id')} /etc/machine-id\n`;
+    writeFileSync(scratch.file('requests'), write);
+    await mustRun('debugfs', ['-w', '-f', scratch.file('requests'), `${payload}?offset=${1024 * 1024}`]);
+  }
   const tree = scratch.file('cd');
   mkdirSync(`${tree}/boot/grub`, { recursive: true });
   mkdirSync(join(tree, kernelIn), { recursive: true });
@@ -119,6 +125,32 @@ describe.skipIf(!haveLinuxGuest() || !canBoot)('build', () => {
       await bootSeat(bench, 'masters/os@1.qcow2', /cowherd-guest host=\? .*boots=1/, 120_000);
     },
   );
+});
+
+describe.skipIf(!canInstall || !have('debugfs'))('build --iso of what clones would clash by', () => {
+  it('keeps what was installed, and says how it becomes a version', { timeout: 480_000 }, async () => {
+    await using bench = await labBench();
+    const iso = bench.path('installer.iso');
+    await makeInstaller(iso, 'boot', installer('poweroff -f'), '0123456789abcdef0123456789abcdef');
+    mkdirSync(bench.path('own masters'));
+    writeFileSync(bench.path('own masters/os.unsealed.qcow2'), 'of an earlier build');
+    const size = ['--disk', '64M', '--memory', '256M', '--display', 'none'];
+    const build = ['build', 'os', '--iso', iso, ...size, '--folder', 'own masters'];
+    const { code, out, err } = await bench.run(...build);
+    expect([code, out], err).toEqual([1, expect.stringContaining('/etc/machine-id')]);
+    const again = "seal 'own masters/os.unsealed-2.qcow2' --name os --folder 'own masters' --fix";
+    expect(out).toContain(`  cowherd ${again} (or --anyway)`);
+    expect(readdirSync(bench.path('own masters')).sort()).toEqual([
+      'os.unsealed-2.qcow2',
+      'os.unsealed.qcow2',
+    ]);
+    const kept = bench.path('own masters/os.unsealed-2.qcow2');
+    expect(statSync(kept).mode & 0o777).toBe(0o600);
+    expect(await mustRun('qemu-img', ['check', '-q', kept])).toBe('');
+    const words = again.match(/'[^']*'|\S+/g)!.map((word) => word.replaceAll("'", ''));
+    expect(await bench.must(...words)).toContain('os@1 is sealed');
+    await bootSeat(bench, 'own masters/os@1.qcow2', /cowherd-guest host=\? .*boots=1/, 120_000);
+  });
 });
 
 describe.skipIf(!canInstall || !haveLibvirtd)('build --iso under libvirt', () => {
@@ -247,6 +279,23 @@ describe.skipIf(!have('qemu-img') || !have('mkfs.ext4'))('build --from', () => {
     expect((await bench.run('build', 'cloud')).err).toContain(
       '--small, --debian SUITE, --iso FILE, --from IMAGE',
     );
+  });
+});
+
+describe.skipIf(!have('qemu-img') || !have('mkfs.ext4') || !have('debugfs'))('build --fix', () => {
+  it('seals a copy without what clones would clash by', async () => {
+    await using bench = await labBench();
+    mkdirSync(bench.path('tree/etc'), { recursive: true });
+    writeFileSync(bench.path('tree/etc/machine-id'), '0123456789abcdef0123456789abcdef\n');
+    await mustRun('mkfs.ext4', ['-q', '-d', bench.path('tree'), bench.path('dirty.raw'), '8M']);
+    const refused = await bench.run('build', 'os', '--from', 'dirty.raw');
+    expect([refused.code, refused.out]).toEqual([1, expect.stringContaining('let --fix take it out')]);
+    expect(readdirSync(bench.path('masters'))).toEqual(['m.raw']);
+    expect(await bench.must('build', 'os', '--from', 'dirty.raw', '--fix')).toContain('os@1 is sealed');
+    const { origin } = JSON.parse(readFileSync(bench.path('masters/os@1.json'), 'utf8'));
+    expect(origin).toEqual({ how: 'build --from', from: 'dirty.raw', fix: true, changes: 1 });
+    const found = await bench.json<{ findings: unknown[] }>('seal', 'masters/os@1.qcow2', '--check');
+    expect(found.findings).toEqual([]);
   });
 });
 

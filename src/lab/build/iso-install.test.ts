@@ -1,6 +1,7 @@
 import { mkdirSync } from 'node:fs';
 import { expect, it } from 'vitest';
 import { mustRun, tempDir } from '../../../test/support/programs.ts';
+import { DiskError } from '../../errors.ts';
 import { FilesRunner } from '../runner/files-runner.ts';
 import type { SeatEnd } from '../runner/runner.ts';
 import type { Seat } from '../seat.ts';
@@ -8,10 +9,10 @@ import { installFromIso } from './iso-install.ts';
 
 /** Its machine writes something to its disk, or not, and ends in a way of one's choice. */
 class InstallerRunner extends FilesRunner {
-  readonly #end: SeatEnd;
+  readonly #end: SeatEnd | 'never';
   readonly #writes: string | undefined;
 
-  constructor(end: SeatEnd, writes?: string) {
+  constructor(end: SeatEnd | 'never', writes?: string) {
     super();
     this.#end = end;
     this.#writes = writes;
@@ -26,14 +27,19 @@ class InstallerRunner extends FilesRunner {
   }
 
   override async waitOff(): Promise<SeatEnd> {
+    if (this.#end === 'never') throw new DiskError('aborted', 'It is still up', { field: 'timeout' });
     return this.#end;
+  }
+
+  override async stop(): Promise<void> {
+    // At once.
   }
 }
 
 it('counts as installed where the guest has switched itself off, and something was written', async () => {
   await using folder = await tempDir();
   let n = 0;
-  const install = async (end: SeatEnd, writes?: string): Promise<string> => {
+  const install = async (end: SeatEnd | 'never', writes?: string): Promise<string> => {
     const scratch = folder.file(`build-${++n}`);
     mkdirSync(scratch);
     const what = {
@@ -50,7 +56,7 @@ it('counts as installed where the guest has switched itself off, and something w
       network: { kind: 'none' },
     } as const;
     const runner = new InstallerRunner(end, writes);
-    return await installFromIso({ ...what, ...machine, runner, timeLimitMs: 10_000 }).then(
+    return await installFromIso({ ...what, ...machine, runner, timeLimitMs: 60_000 }).then(
       () => 'installed',
       (error: Error) => error.message,
     );
@@ -59,6 +65,7 @@ it('counts as installed where the guest has switched itself off, and something w
   expect(await install('powered-off', something)).toBe('installed');
   expect(await install('cut-off', something)).toContain('was torn off');
   expect(await install('crashed', something)).toContain('crashed during the installation');
+  expect(await install('never', something)).toContain('had not ended after 1 minutes');
   expect(await install('powered-off')).toContain('nothing had been installed');
   expect(await install('powered-off', 'write -P 0 5M 1M')).toContain('nothing had been installed');
 });

@@ -13,6 +13,7 @@ import type { Graphics, Seat, SeatKernel } from '../seat.ts';
 import { encodeIso9660 } from '../seed/iso9660.ts';
 import { buildLab, forgetFormerMachine, recordMachine } from './installer-machine.ts';
 import { isPreseed, preseededInstaller } from './preseed.ts';
+import { type Quiet, watchForQuiet } from './quiet-watch.ts';
 
 const MiB = 1024 * 1024;
 
@@ -42,7 +43,11 @@ export interface InstallOptions {
   readonly signal?: AbortSignal;
   readonly onStarted?: (seat: Seat) => void;
   readonly onLine?: (text: string) => void;
+  /** Told where an installer that has its answers shows no sign of life for ten minutes. */
+  readonly onQuiet?: (quiet: Quiet) => void;
 }
+
+const quietMs = 10 * 60_000;
 
 /**
  * Makes an empty disk and a machine, boots the installer on it, and waits until the machine is switched off. The disk comes first at boot, so
@@ -92,6 +97,15 @@ export async function installFromIso(options: InstallOptions): Promise<void> {
   if (libvirt !== undefined) recordMachine(scratch, libvirt, seat);
   await runner.define(seat);
   try {
+    using _watch =
+      answers === undefined
+        ? undefined
+        : watchForQuiet({
+            disk,
+            serialLog: seat.serialLog,
+            quietMs,
+            onQuiet: (quiet) => options.onQuiet?.(quiet),
+          });
     let last: BootEvent | undefined;
     const events = bootMany(runner, [seat], { until: 'off', timeLimitMs: options.timeLimitMs, signal });
     for await (const event of events) {
@@ -99,13 +113,26 @@ export async function installFromIso(options: InstallOptions): Promise<void> {
       if (event.kind === 'line') options.onLine?.(event.text);
       last = event;
     }
-    if (last?.kind === 'failed') throw last.error;
+    if (last?.kind === 'failed') throw last.error.field === 'timeout' ? pastLimit(options) : last.error;
     const end = last?.kind === 'done' ? last.end : 'crashed';
     if (end !== 'powered-off') throw tornOff(end);
   } finally {
     await runner.undefine(seat);
   }
   await assertWritten(disk, signal);
+}
+
+function pastLimit({ timeLimitMs }: InstallOptions): DiskError {
+  return new DiskError(
+    'aborted',
+    `The installation had not ended after ${timeLimitMs / 60_000} minutes, and its machine was stopped`,
+    {
+      field: 'timeout',
+      detail: {
+        fix: 'did the installer ask something? It has to switch its machine off, or have what it installed do so. --limit gives it more time',
+      },
+    },
+  );
 }
 
 /** What is on the disk then is a part of an installation. */

@@ -10,7 +10,7 @@ export const masterCommands: readonly CommandSpec[] = [
     description:
       'Makes the next version of the master NAME, looks into it as seal does, and seals it. --small: a Linux of 32 MiB, in seconds, of the ' +
       'kernel and busybox of this machine. --debian: by mmdebstrap; no mount, no virtual machine, no privileges. --iso: boots an installer ' +
-      'on an empty disk, by QEMU or libvirt, and waits until it has switched its machine off: one that is turned off from outside (virsh destroy) counts as torn off. --from: a disk image of any format, packed or not; a cloud image; an appliance (OVA, OVF) of one disk.',
+      'on an empty disk, by QEMU or libvirt, and waits until it has switched its machine off: one that is turned off from outside (virsh destroy) counts as torn off. Where clones of it would clash, its disk is kept as NAME.unsealed.qcow2, and --fix seals a copy without what they would share. --from: a disk image of any format, packed or not; a cloud image; an appliance (OVA, OVF) of one disk.',
     options: [
       { flags: '--small', help: 'a small Linux that says who it is' },
       { flags: '--debian <suite>', help: 'bookworm, trixie …' },
@@ -27,6 +27,7 @@ export const masterCommands: readonly CommandSpec[] = [
       },
       { flags: '--memory <size>', help: 'with --iso: the memory of its machine (2G)' },
       { flags: '--display <kind>', help: 'with --iso: how to see it (vnc)', choices: ['vnc', 'none'] },
+      { flags: '--limit <minutes>', help: 'with --iso: how long it may take (1440)' },
       { flags: '--disk <size>', help: 'the size of the disk (2G with --debian, 10G with --iso)' },
       { flags: '--from <image>', help: 'a disk image, or an appliance' },
       {
@@ -36,6 +37,7 @@ export const masterCommands: readonly CommandSpec[] = [
       { flags: '--sha256 <digest>', help: 'with --from and --iso: what the file must be' },
       { flags: '--sha512 <digest>', help: 'the same, as Debian publishes it' },
       { flags: '--folder <folder>', help: 'where versions are kept (masters)' },
+      { flags: '--fix', help: 'take what clones would share out of it, as seal --fix does' },
       { flags: '--anyway', help: 'seal it also where clones would clash' },
       output,
     ],
@@ -43,7 +45,7 @@ export const masterCommands: readonly CommandSpec[] = [
       'build tiny --small',
       'build debian-12 --debian bookworm --include cloud-init,openssh-server',
       'build win-11 --iso Win11.iso --disk 64G --memory 8G',
-      'build debian-12 --iso debian-12-netinst.iso --answers preseed.cfg --libvirt qemu:///system',
+      'build debian-12 --iso debian-12-netinst.iso --answers preseed.cfg --fix --libvirt qemu:///system',
       'build alma-9 --iso AlmaLinux-9.iso --answers ks.cfg --disk 20G',
       'build debian-12 --from debian-12-generic-amd64.qcow2 --sha512 9f3c…',
     ],

@@ -13,6 +13,7 @@ import { compressionIn } from '../../storage/file-unpacked.ts';
 import { makeDebian } from '../build/debian.ts';
 import { installFromIso } from '../build/iso-install.ts';
 import { makeLinuxGuest, requireLinuxGuest } from '../build/small-linux.ts';
+import { keepUnsealed } from '../build/unsealed-disk.ts';
 import { verifyFile } from '../build/verified-file.ts';
 import { accountFor } from '../doctor/account.ts';
 import { unpackAppliance } from '../import/import-appliance.ts';
@@ -23,11 +24,13 @@ import { viewerFor } from '../screen.ts';
 import { assertWholeSource } from '../whole-source.ts';
 import { type Input, type LabCommand, lazyProgress, say, shown, wantsJson, warn } from './command.ts';
 import { assertFileNotSaved } from './saved-memory.ts';
-import { defaultFolder, leftBehind, lintAndSeal, nameFrom } from './seal.ts';
+import { defaultFolder, leftBehind, makeVersion, nameFrom } from './seal.ts';
 
 const MiB = 1024 * 1024;
 const kinds = ['small', 'debian', 'iso', 'from'] as const;
-const installLimitMs = 24 * 60 * 60 * 1000;
+const installLimitMinutes = 24 * 60;
+/** What a timer can wait for. */
+const mostMinutes = 30_000;
 
 /** `cowherd build`: makes a master and seals it. Exit code 1 where clones of it would clash. */
 export const run: LabCommand = async (input, context) => {
@@ -44,14 +47,23 @@ export const run: LabCommand = async (input, context) => {
   // Beside the versions: there is room for a disk, and it is no other file system.
   using scratch = createScratchFolder(folder, name, leftBehind(context, folder));
   await using image = await builders[chosen[0]](input, context, scratch.path, name);
-  return await lintAndSeal(image, input, context, { name, origin: originOf(chosen[0], input) });
+  return await makeVersion(image, input, context, {
+    name,
+    origin: originOf(chosen[0], input),
+    keep: chosen[0] === 'iso' ? () => keepUnsealed(installedIn(scratch.path), folder, name) : undefined,
+  });
 };
+
+/** The disk that an installer fills. */
+function installedIn(scratch: string): string {
+  return join(scratch, 'disk.qcow2');
+}
 
 /** What each kind of build can be told. */
 const optionsOf: Readonly<Record<(typeof kinds)[number], readonly string[]>> = {
   small: [],
   debian: ['include', 'mirror', 'disk'],
-  iso: ['answers', 'libvirt', 'memory', 'display', 'disk', 'sha256', 'sha512'],
+  iso: ['answers', 'libvirt', 'memory', 'display', 'limit', 'disk', 'sha256', 'sha512'],
   from: ['format', 'sha256', 'sha512'],
 };
 
@@ -116,7 +128,7 @@ const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
     return openImageFile(path, { format: 'raw' });
   },
   async iso(input, context, scratch, name) {
-    const disk = join(scratch, 'disk.qcow2');
+    const disk = installedIn(scratch);
     const iso = await verified(input, context, text(input, 'iso')!);
     const answers = text(input, 'answers');
     const uri = text(input, 'libvirt');
@@ -138,7 +150,7 @@ const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
       runner,
       libvirt: uri,
       owner,
-      timeLimitMs: installLimitMs,
+      timeLimitMs: minutesOf(input, 'limit', installLimitMinutes) * 60_000,
       signal: context.signal,
       onStarted: (seat) => {
         if (quiet) return;
@@ -152,6 +164,13 @@ const builders: Readonly<Record<(typeof kinds)[number], Builder>> = {
       },
       onLine: (line) => {
         if (!quiet) say(context, `  | ${line}`);
+      },
+      onQuiet: ({ minutes, said }) => {
+        warn(
+          context,
+          `nothing was written for ${minutes} minutes, to the installer's disk or its serial port: it may be asking what ${shown(context, answers!)} does not answer`,
+        );
+        for (const line of said.split('\n')) warn(context, `  | ${line}`);
       },
     });
     return openImageFile(disk, { format: 'qcow2' });
@@ -224,13 +243,22 @@ async function verified(input: Input, context: CliContext, file: string): Promis
 }
 
 function originOf(how: string, input: Input): { how: string; [key: string]: unknown } {
-  const { debian, include, iso, from, sha256, sha512 } = input.options;
-  return { how: `build --${how}`, debian, include, iso, from, sha256, sha512 };
+  const { debian, include, iso, from, sha256, sha512, fix } = input.options;
+  return { how: `build --${how}`, debian, include, iso, from, sha256, sha512, fix };
 }
 
 function text(input: Input, option: string): string | undefined {
   const value = input.options[option];
   return typeof value === 'string' ? value : undefined;
+}
+
+/** Whole minutes. Throws `bad-argument`. */
+function minutesOf(input: Input, option: string, fallback: number): number {
+  const given = text(input, option) ?? String(fallback);
+  if (/^[1-9]\d{0,4}$/.test(given) && Number(given) <= mostMinutes) return Number(given);
+  throw new DiskError('bad-argument', `"${given}" are no minutes from 1 to ${mostMinutes}`, {
+    field: option,
+  });
 }
 
 /** A size in whole MiB. Throws `bad-argument`. */

@@ -6,6 +6,7 @@ import { openImageFile, trustedImages } from '../../node.ts';
 import { makeFolder } from '../../platform/json-file.ts';
 import { createScratchFolder } from '../../platform/scratch-folder.ts';
 import { count } from '../describe.ts';
+import { shellWord } from '../doctor/access.ts';
 import { type MasterVersion, nextNumber } from '../masters/library.ts';
 import { nameForVersionsOf, parseMasterName, versionLabel } from '../masters/name.ts';
 import { withoutControls } from '../messages.ts';
@@ -38,19 +39,55 @@ export const run: LabCommand = async (input, context) => {
   await assertFileNotSaved(path, context);
   await using image = await openImageFile(path, { format, policy: trustedImages });
   await assertWholeSource(image, { name: path, format, signal: context.signal });
-  const from = nameForVersionsOf(path);
-  if (input.options.fix === true) return await fixAndSeal(image, input, context, name, from);
-  return await lintAndSeal(image, input, context, { name, origin: { how: 'seal', image: from } });
+  return await makeVersion(image, input, context, {
+    name,
+    origin: { how: input.options.fix === true ? 'seal --fix' : 'seal', image: nameForVersionsOf(path) },
+  });
 };
 
-/** Takes out of a copy what can be, and seals that. */
-async function fixAndSeal(
+/** What becomes a version. */
+export interface Made extends Pick<SealOptions, 'name' | 'origin'> {
+  /** Keeps what would be gone with the command, where no version became of it, and answers with its path. */
+  readonly keep?: () => string;
+}
+
+/**
+ * Looks into the image and seals it, as the options say; with `--fix` a copy, out of which what was found has been taken. Exit code 1 where
+ * clones would clash, and nothing was sealed then unless `--anyway` was said.
+ */
+export async function makeVersion(
   image: Image,
   input: Input,
   context: CliContext,
-  name: string,
-  from: string,
+  made: Made,
 ): Promise<number> {
+  const { keep } = made;
+  if (!keep) return await orFixed(image, input, context, made);
+  let kept: string | undefined;
+  try {
+    return await orFixed(image, input, context, { ...made, keep: () => (kept = keep()) });
+  } catch (error) {
+    // No room for a copy, say.
+    kept ??= keep();
+    warn(context, `what was made is kept: ${sealAgain(kept, input, context, made.name)}`);
+    throw error;
+  }
+}
+
+/** How a version is made of what was kept. */
+function sealAgain(kept: string, input: Input, context: CliContext, name: string): string {
+  const folder = folderFrom(input, context);
+  const own = folder === resolve(context.cwd, defaultFolder) ? [] : ['--folder', shown(context, folder)];
+  const words = ['seal', shown(context, kept), '--name', name, ...own];
+  return `${context.program} ${words.map(shellWord).join(' ')}`;
+}
+
+function orFixed(image: Image, input: Input, context: CliContext, made: Made): Promise<number> {
+  return (input.options.fix === true ? fixAndSeal : lintAndSeal)(image, input, context, made);
+}
+
+/** Takes out of a copy what can be, and seals that. */
+async function fixAndSeal(image: Image, input: Input, context: CliContext, made: Made): Promise<number> {
   const plan = await planFixes(image, await lintImage(image));
   const changes = plan.flatMap((volume) => volume.changes);
   const only = input.options.dryRun === true || input.options.check === true;
@@ -66,7 +103,7 @@ async function fixAndSeal(
   }
   const folder = folderFrom(input, context);
   makeFolder(folder);
-  using scratch = createScratchFolder(folder, name, leftBehind(context, folder));
+  using scratch = createScratchFolder(folder, made.name, leftBehind(context, folder));
   const fixed = scratch.file('disk.raw');
   const bar = lazyProgress(context, 'copying', 'bytes');
   try {
@@ -75,8 +112,8 @@ async function fixAndSeal(
     bar.end();
   }
   await using copy = await openImageFile(fixed, { format: 'raw' });
-  const origin = { how: 'seal --fix', image: from, changes: changes.length };
-  return await lintAndSeal(copy, input, context, { name, origin });
+  const origin = { ...made.origin, changes: changes.length };
+  return await lintAndSeal(copy, input, context, { ...made, origin });
 }
 
 /** Says of a folder for what was needed on the way that it could not be removed. */
@@ -99,16 +136,8 @@ export function nameFrom(input: Input, fallback: string): string {
   });
 }
 
-/**
- * Looks into the image and seals it, as the options say. Exit code 1 where clones would clash, and nothing was sealed then
- * unless `--anyway` was said.
- */
-export async function lintAndSeal(
-  image: Image,
-  input: Input,
-  context: CliContext,
-  options: Pick<SealOptions, 'name' | 'origin'>,
-): Promise<number> {
+async function lintAndSeal(image: Image, input: Input, context: CliContext, made: Made): Promise<number> {
+  const { keep, ...options } = made;
   const report = await lintImage(image);
   const refused = clonesWouldClash(report) && input.options.anyway !== true;
   const dryRun = input.options.dryRun === true;
@@ -130,6 +159,7 @@ export async function lintAndSeal(
       bar.end();
     }
   }
+  const kept = refused ? keep?.() : undefined;
   const next = seals && dryRun ? versionLabel(options.name, nextNumber(folder, options.name)) : undefined;
   if (wantsJson(input)) {
     sayJson(context, {
@@ -138,13 +168,20 @@ export async function lintAndSeal(
       path: version?.path ?? null,
       content: version?.record?.content ?? null,
       ...(dryRun ? { dryRun } : {}),
+      ...(kept === undefined ? {} : { kept }),
     });
   } else if (next !== undefined) say(context, `Would seal it as ${next} in ${shown(context, folder)}`);
   else if (version) {
     say(context, `${version.label} is sealed: ${shown(context, version.path)}`);
     say(context, `  ${version.record?.content ?? ''}`);
-  } else if (refused)
-    say(context, 'Not sealed: clones would clash. Do the above in the guest, or say --anyway');
+  } else if (kept !== undefined) {
+    say(context, `Not sealed: clones would clash. What was made is kept: ${shown(context, kept)}`);
+    const how = input.options.fix === true ? '--anyway' : '--fix (or --anyway)';
+    say(context, `  ${sealAgain(kept, input, context, made.name)} ${how}`);
+  } else if (refused) {
+    const fix = input.options.fix === true ? '' : 'let --fix take it out of the copy, ';
+    say(context, `Not sealed: clones would clash. Do the above in the guest, ${fix}or say --anyway`);
+  }
   return refused ? 1 : 0;
 }
 
