@@ -18,11 +18,11 @@ import {
 } from './overlay.ts';
 import { assertArrived, assertNotMoving } from './pool-move/journal.ts';
 import { defaultUri } from './runner/libvirt/default-uri.ts';
-import type { DiskEncryption, FormerHome, Seat } from './seat.ts';
+import type { DiskEncryption, FormerHome, PoolOrigin, Seat } from './seat.ts';
 import { placeSeats } from './spec/hosts.ts';
 import type { LabSpec } from './spec/load.ts';
 import { loadLab } from './spec/load.ts';
-import { type LabState, readState, readStateFile, statePath } from './state.ts';
+import { copiedFrom, isAway, type LabState, readState, readStateFile, statePath } from './state.ts';
 
 /** A lab file, what was made for it before, and where everything is. */
 export interface Lab {
@@ -95,8 +95,8 @@ export function labOf(
   const pool = realPath(spec.pool);
   assertNotMoving(pool);
   const state = readState(pool, name);
-  const id = idOf(pool, name, state);
-  const origin = { id, places: placesOf(state, id) };
+  const id = idOf(spec, pool, state);
+  const origin = originOf(spec, pool, state, id);
   if (!moving) assertArrived(pool, state?.movedFrom);
   const given = new Map(state?.seats.map((seat) => [seat.name, seat.mac]));
   const identity = identities(name, spec.seats, given, macsOfOthers(pool, name));
@@ -185,19 +185,49 @@ function uriOf({ runner, uri }: LabSpec): string | undefined {
 
 /**
  * What a lab's records on masters are signed with: what the state says, wherever the pool was moved to; but a pool that was copied signs for
- * itself, lest the two take each other's names off the masters.
+ * itself, lest the two take each other's names off the masters; so does one whose original may be on a disk that is not mounted, unless
+ * that `isGone`.
  */
-export function idOf(pool: string, name: string, state: LabState | undefined): string {
+export function idOf(
+  { name, master }: Pick<LabSpec, 'name' | 'master'>,
+  pool: string,
+  state: LabState | undefined,
+  isGone = false,
+): string {
   const own = poolUuid(name, pool);
   if (!state || state.id === own) return own;
+  const from = isGone ? undefined : copiedFrom(pool, state);
   const here = fileIdentity(statePath(pool, name));
-  for (const path of mastersOf(state).flatMap((one) => masterPath(one, pool))) {
+  // A copy may lie at another depth than what it was made of, and what its state names is not there then.
+  const recorded = mastersOf(state).flatMap((one) => masterPath(one, pool));
+  for (const path of new Set([master.path, ...recorded])) {
     const note = recordsFor(path).find((one) => one.by === state.id)?.note;
     if (typeof note?.state !== 'string') continue;
-    const signer = fileIdentity(resolve(dirname(realPath(path)), note.state));
-    if (signer !== undefined && signer !== here) return own;
+    const file = resolve(dirname(realPath(path)), note.state);
+    const signer = fileIdentity(file);
+    if (signer === undefined ? isAway(file, from) : signer !== here) return own;
   }
   return state.id;
+}
+
+/** Whose domains may be the lab's, which signs with `id`. */
+function originOf(spec: LabSpec, pool: string, state: LabState | undefined, id: string): PoolOrigin {
+  const from = copiedFrom(pool, state);
+  if (from === undefined) return { id, places: placesOf(state, id) };
+  const made = idOf(spec, pool, state, true);
+  return { id: made, places: placesOf(state, made), copiedFrom: from };
+}
+
+/** The lab where what its pool may be a copy of is gone for good: the domains of that are its own. */
+export function withoutOriginal(lab: Lab): Lab {
+  const known = (seats: Lab['seats']): Lab['seats'] =>
+    new Map(
+      [...seats].map(([name, { origin, ...seat }]) => {
+        const isGone = origin?.copiedFrom !== undefined;
+        return [name, { ...seat, origin: origin && { ...origin, ...(isGone ? { isGone } : {}) } }] as const;
+      }),
+    );
+  return { ...lab, seats: known(lab.seats), unlisted: known(lab.unlisted) };
 }
 
 /** Where the pool of a lab that signs with `id` has lain, by its state; what a copy's says is true of the original. */

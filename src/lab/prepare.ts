@@ -10,7 +10,7 @@ import { vetRelinks } from './footing.ts';
 import { formerInUse, isRoll, masterPath, mastersOf } from './former.ts';
 import { guardNeeds, type Hold } from './guard.ts';
 import { poolUuid } from './identity.ts';
-import { filesIn, type Lab, masterNameOf, placesOf, seatPaths } from './lab.ts';
+import { filesIn, type Lab, masterNameOf, placesOf, seatPaths, withoutOriginal } from './lab.ts';
 import { type LostPool, lostPoolOf, lostPoolProblem } from './lost-pool.ts';
 import {
   computeContent,
@@ -79,7 +79,8 @@ export interface PrepareOptions {
 }
 
 /** Looks at the master and the pool and makes the plan. Changes nothing but the memory of the master's digest. */
-export async function prepareUp(lab: Lab, options: PrepareOptions = {}): Promise<Prepared> {
+export async function prepareUp(given: Lab, options: PrepareOptions = {}): Promise<Prepared> {
+  const lab = options.forgetGone ? withoutOriginal(given) : given;
   assertMakeable(lab.spec);
   const master = await masterOf(lab);
   assertMasterApart(
@@ -391,6 +392,7 @@ function stateAfter(
     seats,
     ...(Object.keys(libvirt).length > 0 ? { libvirt } : {}),
     ...(places.length > 0 ? { places: [...places] } : {}),
+    ...(lab.state?.folder ? { folder: lab.state.folder } : {}),
   };
 }
 
@@ -401,10 +403,14 @@ function placesAfter({ id, name, pool, state }: Lab): readonly string[] {
   return isKnown ? places : withPlaces(places, pool);
 }
 
-/** Where the pool lay by the definitions alone has to be known before they are written: a run that is cut off then finds its domains. */
+/**
+ * Where the pool lay by more than its records has to be known before definitions are written: a run that is cut off then finds its domains. What
+ * has them is no copy any more.
+ */
 function withProved(after: LabState, pool: string, proved: readonly string[]): LabState {
   if (proved.length === 0) return after;
-  return { ...after, places: withPlaces(after.places ?? [], ...proved, pool) };
+  const { folder: _, ...rest } = after;
+  return { ...rest, places: withPlaces(after.places ?? [], ...proved, pool) };
 }
 
 /** Which libvirts have the seats' domains then: those that answer as the lab file has them, the others as they were. */

@@ -51,6 +51,10 @@ export interface PoolOrigin {
   readonly id: string;
   /** Real paths. */
   readonly places: readonly string[];
+  /** The pool is a copy of one that lay on this file system (`fileSystemAt`), which may be there still. */
+  readonly copiedFrom?: string;
+  /** What that copy was made from is gone for good. */
+  readonly isGone?: boolean;
 }
 
 /** The libvirt that has had a seat's domain. */

@@ -1,10 +1,10 @@
-import { rmdirSync, rmSync } from 'node:fs';
+import { rmdirSync, rmSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import * as z from 'zod';
 import { DiskError } from '../errors.ts';
-import { recordFolder } from '../platform/dependents.ts';
+import { fileSystemAt, recordFolder } from '../platform/dependents.ts';
 import { asSystemError } from '../platform/errno.ts';
-import { readJsonFile, writeJsonFile } from '../platform/json-file.ts';
+import { makeFolder, readJsonFile, writeJsonFile } from '../platform/json-file.ts';
 
 /** What tells whether a file was touched, without reading it. Numbers past 2^53 are decimal texts. */
 export const fileFactsSchema = () =>
@@ -43,6 +43,15 @@ const seatStateSchema = () =>
     host: z.string().optional(),
   });
 
+const folderFactsSchema = () =>
+  z.object({
+    /** `fileSystemAt`. */
+    fileSystem: z.string(),
+    inode: z.string(),
+    /** Nanoseconds since the epoch; 0 where its file system does not keep that. */
+    born: z.string(),
+  });
+
 const makeSchema = () => {
   const master = masterStateSchema();
   return z.object({
@@ -60,6 +69,8 @@ const makeSchema = () => {
     places: z.array(z.string()).min(1).optional(),
     /** Where a move of the pool that has not ended takes it from. */
     movedFrom: z.string().optional(),
+    /** The pool's folder. A copy of the pool says so of the one that it was made from. */
+    folder: folderFactsSchema().optional(),
   });
 };
 
@@ -72,6 +83,7 @@ export function labStateSchema(): ReturnType<typeof makeSchema> {
 }
 
 export type FileFacts = z.infer<ReturnType<typeof fileFactsSchema>>;
+type FolderFacts = z.infer<ReturnType<typeof folderFactsSchema>>;
 export type MasterState = z.infer<ReturnType<typeof masterStateSchema>>;
 /**
  * What was made for a lab, remembered in its pool: no database, one small file, written before the first file of a
@@ -80,6 +92,11 @@ export type MasterState = z.infer<ReturnType<typeof masterStateSchema>>;
 export type LabState = z.infer<ReturnType<typeof labStateSchema>>;
 
 const stateLimit = 64 * 1024 * 1024;
+
+/** Whether what is not at a path may be there when the file system is mounted that a pool was copied from. Undefined: none was. */
+export function isAway(path: string, from: string | undefined): boolean {
+  return from !== undefined && fileSystemAt(path) !== from;
+}
 
 /** The state file of a lab in its pool. */
 export function statePath(pool: string, lab: string): string {
@@ -129,9 +146,26 @@ export function readStateFile(path: string): LabState | undefined {
   });
 }
 
-/** Writes the state, whole or not at all; answers whether it had to. */
+/** Writes the state, whole or not at all; answers whether it had to. One that says of no folder which the pool's is gets this one. */
 export function writeState(pool: string, state: LabState): boolean {
-  return writeJsonFile(statePath(pool, state.lab), state);
+  makeFolder(pool);
+  return writeJsonFile(statePath(pool, state.lab), { ...state, folder: state.folder ?? folderFacts(pool) });
+}
+
+function folderFacts(pool: string): FolderFacts | undefined {
+  const stat = statSync(pool, { bigint: true, throwIfNoEntry: false });
+  return stat && { fileSystem: String(stat.dev), inode: String(stat.ino), born: String(stat.birthtimeNs) };
+}
+
+/**
+ * The file system on which the pool lay that this one was copied from, or moved from to another file system: which of the two cannot be told.
+ * Undefined: it is the very folder that it was, or that is not known.
+ */
+export function copiedFrom(pool: string, state: LabState | undefined): string | undefined {
+  const was = state?.folder;
+  const now = was && folderFacts(pool);
+  // The file system's number may be another after each mount.
+  return now && (now.inode !== was.inode || now.born !== was.born) ? was.fileSystem : undefined;
 }
 
 /** So many earlier places of a pool are remembered. */

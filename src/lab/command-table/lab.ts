@@ -14,6 +14,11 @@ const forgetGone = {
   help: 'seats that the master has on record, of which nothing is in the pool any more, are gone for good (not with pools on hosts)',
 };
 
+const giveUpGone = {
+  ...forgetGone,
+  help: `${forgetGone.help}; so is the pool that this one was copied from, whose domains get the disks of this one`,
+};
+
 /** Making a lab, running it, and removing it. */
 export const labCommands: readonly CommandSpec[] = [
   {
@@ -25,7 +30,7 @@ export const labCommands: readonly CommandSpec[] = [
     options: [
       { flags: '--prune', help: 'with seats that are not in the lab file any more' },
       giveUp,
-      forgetGone,
+      giveUpGone,
       output,
     ],
     examples: ['plan classroom.yaml', 'plan classroom.yaml --output json'],
@@ -48,7 +53,7 @@ export const labCommands: readonly CommandSpec[] = [
       },
       { flags: '--prune', help: 'remove seats that are not in the lab file any more, with their disks' },
       giveUp,
-      forgetGone,
+      giveUpGone,
       dryRun,
       { flags: '--parallel <n>', help: 'with --start: seats that are booted at the same time' },
       { flags: '--watch', help: 'with --start: show what guests print, until they are off' },

@@ -180,9 +180,9 @@ function stateFrom(state: LabState, from: string, to: string): LabState {
       });
     }),
   });
-  const { former } = state;
+  const { former, folder: _, ...rest } = state;
   return {
-    ...state,
+    ...rest,
     master: follow(state.master),
     ...(former ? { former: former.map(follow) } : {}),
     places: withPlaces(state.places ?? [], from, to),

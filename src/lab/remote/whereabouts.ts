@@ -150,7 +150,7 @@ function lostProblems({ spec }: RemoteLab): readonly Problem[] {
   if (existsSync(hostsRecordPath(spec))) return [];
   const pool = realPath(spec.pool);
   const state = readState(pool, spec.name);
-  const id = idOf(pool, spec.name, state);
+  const id = idOf(spec, pool, state);
   const lost = lostPoolOf({ id, pool, state, statePath: statePath(pool, spec.name), spec });
   if (!lost) return [];
   const { path, what } = lostPoolProblem(lost);

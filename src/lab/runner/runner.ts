@@ -112,8 +112,8 @@ export interface Runner extends AsyncDisposable {
   /** What keeps seats from being defined, as somebody else's domain of that name does. Absent: nothing does. */
   obstacles?(seats: readonly Seat[]): Promise<readonly Problem[]>;
   /**
-   * Folders (real paths) in which the lab's pool lay, as `obstacles` has found by the seats' definitions. Nothing else proves it once these are
-   * written anew. Absent: none.
+   * Folders (real paths) in which the lab's pool lay, as `obstacles` has found by the seats' definitions, or since what it was copied from is
+   * gone. Nothing else proves it to the next command. Absent: none.
    */
   provedPools?(): readonly string[];
   /** Of these seats, those that it does not know, or knows by an older definition: `define` is called for them. */

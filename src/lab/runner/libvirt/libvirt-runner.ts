@@ -30,7 +30,7 @@ import { domainDisks } from './domain-disks.ts';
 import { DomainEvents } from './domain-events.ts';
 import { domainsBeside } from './domain-files.ts';
 import { takenNames, withNameFix } from './domain-names.ts';
-import { assertNamesDisk, DomainOwners, othersProblem } from './domain-owners.ts';
+import { assertNamesDisk, DomainOwners } from './domain-owners.ts';
 import { tellSecret } from './domain-secret.ts';
 import { seatEnd, seatState } from './domain-state.ts';
 import { findDomainType } from './domain-type.ts';
@@ -147,7 +147,7 @@ export class LibvirtRunner implements Runner {
     for (const seat of seats) {
       const mark = await this.#markOf(seat);
       if (mark !== undefined && !(await this.#owners.isOurs(seat, mark)))
-        problems.push(othersProblem(seat, mark, this.uri, this.#place));
+        problems.push(await this.#owners.problem(seat, mark, this.uri));
     }
     try {
       return [...problems, ...(await takenNames(this.#virsh, this.uri, seats))];
@@ -485,6 +485,6 @@ export class LibvirtRunner implements Runner {
 
   async #assertOurs(seat: Seat, mark: DefinitionMark | 'foreign'): Promise<void> {
     if (await this.#owners.isOurs(seat, mark)) return;
-    throw problemError([othersProblem(seat, mark, this.uri, this.#place)]);
+    throw problemError([await this.#owners.problem(seat, mark, this.uri)]);
   }
 }
