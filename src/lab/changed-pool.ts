@@ -3,7 +3,7 @@ import { isDiskError } from '../errors.ts';
 import { imagesWithRecords, recordsFor } from '../platform/dependents.ts';
 import { count, describeSeats } from './describe.ts';
 import { type Lab, realPath, seatPaths } from './lab.ts';
-import { knownMasterFolders, knownPool } from './master-folders.ts';
+import { knownMasterFolders, knownPools } from './master-folders.ts';
 import { labFileOfPool } from './masters/lab-files.ts';
 import { nameExists } from './overlay.ts';
 import type { Problem } from './plan.ts';
@@ -28,14 +28,15 @@ export interface FormerPool {
 export function formerPoolOf(lab: Pick<Lab, 'name' | 'pool' | 'state' | 'spec'>): FormerPool | undefined {
   if (lab.state) return undefined;
   const known = knownMasterFolders(lab.spec);
-  const made = knownPool(lab.spec);
+  const left = knownPools(lab.spec).filter(({ text }) => text !== lab.spec.poolText);
   let other: Omit<FormerPool, 'own'> | undefined;
   for (const folder of new Set([dirname(realPath(lab.spec.master.path)), ...known])) {
     for (const path of imagesWithRecords(folder)) {
       const found = poolsBy(path, lab).filter(({ seats }) => seats.length > 0);
-      const own = found.find(({ pool }) => pool === made?.pool);
-      if (own && made?.text !== lab.spec.poolText && !isNamedBeside(lab, own.pool))
-        return { ...own, own: true };
+      const own = found.find(
+        ({ pool }) => left.some((one) => one.pool === pool) && !isNamedBeside(lab, pool),
+      );
+      if (own) return { ...own, own: true };
       other ??= found[0];
     }
   }

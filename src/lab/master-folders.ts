@@ -40,7 +40,7 @@ export function voidFolders(spec: Named, pool: string): ReadonlySet<string> {
   );
 }
 
-/** The pool in which this lab file has made seats, unless they were taken down there. */
+/** A pool in which a lab file has made seats. */
 export interface KnownPool {
   /** Absolute path, symbolic links resolved. */
   readonly pool: string;
@@ -48,13 +48,34 @@ export interface KnownPool {
   readonly text: string;
 }
 
-/** Undefined: none, or not known. */
-export function knownPool(spec: Named): KnownPool | undefined {
-  return ofHint(() => {
-    const { path, text } = Object(Object(readJsonFile(recordPath(spec), longest)).pool);
-    if (typeof path !== 'string' || typeof text !== 'string') return undefined;
+/** `file`: the lab file's name in its folder; undefined: it was not written down. */
+type NotedPool = KnownPool & { readonly file: string | undefined };
+
+/**
+ * The pools in which this lab file has made seats, unless they were taken down there. Where none is known of it, those of lab files of the lab
+ * that are not there any more: it may have been called so.
+ */
+export function knownPools(spec: Named): readonly KnownPool[] {
+  const all = notedPools(spec);
+  const own = all.filter(({ file }) => file === basename(spec.file));
+  return own.length > 0 ? own : all.filter(({ file }) => !isBeside(spec, file));
+}
+
+function isBeside(spec: Named, file: string | undefined): boolean {
+  return file !== undefined && existsSync(join(dirname(spec.file), file));
+}
+
+function notedPools(spec: Named): readonly NotedPool[] {
+  // Versions before remembered one, and not whose.
+  const { pools, pool } = ofHint(() => readJsonFile(recordPath(spec), longest)) ?? {};
+  return (Array.isArray(pools) ? pools : [pool]).flatMap((value) => {
+    const { file, path, text } = Object(value);
+    if (typeof path !== 'string' || typeof text !== 'string') return [];
     // The lab file's own folder may be come to by a link, or not.
-    return { pool: realPath(resolve(dirname(spec.file), path)), text };
+    const real = ofHint(() => realPath(resolve(dirname(spec.file), path)));
+    return real === undefined
+      ? []
+      : [{ file: typeof file === 'string' ? file : undefined, pool: real, text }];
   });
 }
 
@@ -75,7 +96,7 @@ function takenDown(spec: Named): readonly TakenDown[] {
 export function noteMasterFolders(spec: Pooled, pool: string, state: LabState): void {
   const files = mastersOf(state).flatMap((one) => one.files.map(({ path }) => realPath(resolve(pool, path))));
   const folders = new Set(files.map((file) => dirname(file)).filter((folder) => !folder.startsWith('/dev')));
-  note(spec, folders, { made: { pool, text: spec.poolText } });
+  note(spec, folders, { made: { file: basename(spec.file), pool, text: spec.poolText } });
 }
 
 /** Remembers one more folder, where the lab has any. */
@@ -93,11 +114,10 @@ export function forgetMasterFolders(spec: Named, downIn?: string): void {
 function note(
   spec: Named,
   folders: ReadonlySet<string>,
-  { made, downIn }: { readonly made?: KnownPool; readonly downIn?: string } = {},
+  { made, downIn }: { readonly made?: NotedPool; readonly downIn?: string } = {},
 ): void {
   ofHint(() => {
-    const before = knownPool(spec);
-    const known = made ?? (before?.pool === downIn ? undefined : before);
+    const pools = poolsAfter(spec, made, downIn);
     const others = knownMasterFolders(spec).filter((one) => !folders.has(one) && speaksOf(one, spec));
     const all = [...folders, ...others].sort();
     const path = recordPath(spec);
@@ -126,11 +146,28 @@ function note(
       version: 1,
       lab: spec.name,
       folders: all.map((one) => shortest(base, one)),
-      ...(known ? { pool: { path: shortest(realPath(base), known.pool), text: known.text } } : {}),
+      ...(pools.length > 0 ? { pools: pools.map((one) => written(one, realPath(base))) } : {}),
       ...(voids.length > 0 ? { takenDown: voids } : {}),
     });
     giveToOwner(path);
   });
+}
+
+function written({ file, pool, text }: NotedPool, base: string) {
+  return { file, path: shortest(base, pool), text };
+}
+
+/** Two lab files of a folder may have labs of one name, in a pool each. */
+function poolsAfter(
+  spec: Named,
+  made: NotedPool | undefined,
+  downIn: string | undefined,
+): readonly NotedPool[] {
+  const others = notedPools(spec).filter(
+    ({ file, pool }) =>
+      pool !== downIn && (!made || (file !== made.file && (pool !== made.pool || isBeside(spec, file)))),
+  );
+  return [...others, ...(made ? [made] : [])].sort((a, b) => ((a.file ?? '') < (b.file ?? '') ? -1 : 1));
 }
 
 /** Whether records beside masters in the folder are a lab's of this name, in whatever pool; what cannot be looked at may be. */

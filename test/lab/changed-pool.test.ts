@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { describe, expect, it, vi } from 'vitest';
 import { labBench, poolNames } from './support.ts';
 
@@ -82,7 +82,7 @@ describe('a lab file that names another pool than before', () => {
       bench.write('real/lab.yaml', lab);
       await bench.must('up', bench.path(made, 'lab.yaml'));
       const hint = JSON.parse(readFileSync(bench.path('real/.cowherd/masters-class.json'), 'utf8'));
-      expect(hint.pool).toEqual({ path: 'class', text: 'class' });
+      expect(hint.pools).toEqual([{ file: 'lab.yaml', path: 'class', text: 'class' }]);
       bench.write('real/lab.yaml', { ...lab, pool: 'other' });
       expect((await bench.run('up', bench.path(asked, 'lab.yaml'))).err).toMatch(
         /2 seats of this lab are there/,
@@ -91,6 +91,35 @@ describe('a lab file that names another pool than before', () => {
       await bench.must('down', bench.path(asked, 'lab.yaml'));
       expect(existsSync(bench.path('real/.cowherd'))).toBe(false);
     }
+  });
+
+  it('are those of each of two lab files of a folder that have labs of one name', async () => {
+    await using bench = await labBench();
+    const write = (file: string, pool: string) => bench.write(file, { seats: 2, pool });
+    for (const file of ['a', 'b']) {
+      write(`${file}.yaml`, file);
+      await bench.must('up', `${file}.yaml`);
+    }
+    for (const file of ['a', 'b']) {
+      write(`${file}.yaml`, 'other');
+      expect((await bench.run('up', `${file}.yaml`)).err).toMatch(
+        new RegExp(`2 seats of this lab are there.*/${file}'`),
+      );
+      // The one lab's pool is never the other's, and none is made while both want it.
+      write(`${file}.yaml`, file);
+      expect(await bench.must('up', `${file}.yaml`)).toContain('nothing to do');
+    }
+    // A lab file that has another name now is the one that made them.
+    renameSync(bench.path('a.yaml'), bench.path('c.yaml'));
+    write('c.yaml', 'other');
+    expect((await bench.run('up', 'c.yaml')).err).toMatch(/2 seats of this lab are there.*\/a'/);
+    await bench.must('down', 'b.yaml');
+    expect((await bench.run('up', 'c.yaml')).err).toMatch(/2 seats of this lab are there.*\/a'/);
+    write('c.yaml', 'a');
+    await bench.must('down', 'c.yaml');
+    write('c.yaml', 'other');
+    await bench.must('up', 'c.yaml');
+    expect(poolNames(bench, 'other')).toEqual(disks);
   });
 
   it('does without what cannot be read there', async () => {
@@ -106,7 +135,7 @@ describe('a lab file that names another pool than before', () => {
       { path: 'odd', text: 'x' },
       { path: 1 },
     ]) {
-      const hint = { version: 1, lab: 'class', folders: ['masters'], pool };
+      const hint = { version: 1, lab: 'class', folders: ['masters'], pools: [pool] };
       mkdirSync(bench.path('.cowherd'), { recursive: true });
       writeFileSync(bench.path('.cowherd/masters-class.json'), JSON.stringify(hint));
       await bench.must('up');
@@ -124,8 +153,11 @@ describe('a lab file that names another pool than before', () => {
     expect((await bench.run('up')).err).toMatch(/2 seats of this lab are there.*second'/);
     // As it was written before pools were remembered.
     const hint = bench.path('.cowherd/masters-class.json');
-    const { pool, ...rest } = JSON.parse(readFileSync(hint, 'utf8'));
-    expect(pool).toEqual({ path: 'second', text: 'second' });
+    const { pools, ...rest } = JSON.parse(readFileSync(hint, 'utf8'));
+    expect(pools).toEqual([{ file: 'lab.yaml', path: 'second', text: 'second' }]);
+    // As it was written before it was remembered whose they are.
+    writeFileSync(hint, JSON.stringify({ ...rest, pool: { path: 'second', text: 'second' } }));
+    expect((await bench.run('up')).err).toMatch(/2 seats of this lab are there.*second'/);
     writeFileSync(hint, JSON.stringify(rest));
     expect(await bench.must('up')).toContain('was pool: changed?');
     expect(poolNames(bench, 'third')).toEqual(disks);
