@@ -3,14 +3,27 @@ import { hostIdentity, isAlive, processPlace, processStart } from '../platform/p
 /*
  * What a lock file says: `PID START PLACE BOOT MACHINE HOW HOST`. The first three name the process where its number means something, the rest
  * the host. HOW is `locked` where the holder has a lock of the system on the file too, which reaches all hosts: that tells then
- * whether it still works, from anywhere.
+ * whether it still works, from anywhere; `cut` where HOST is only how the host's name begins.
  */
 
 /** `locked`: the writer is going to lock the file it writes this into. */
 export function lockRecord(locked: boolean): string {
+  return record(locked ? 'locked' : '-');
+}
+
+/** The longest target that ext4 keeps in a symbolic link itself. (XFS and btrfs keep longer ones.) */
+const linkBytes = 59;
+
+/** As `lockRecord(false)`, for a lock that lies in a link: so short that this takes no block of the file system. */
+export function linkRecord(): string {
+  const whole = lockRecord(false);
+  return whole.length <= linkBytes ? whole : record('cut').slice(0, linkBytes);
+}
+
+function record(how: 'locked' | 'cut' | '-'): string {
   const { boot, machine, name } = hostIdentity();
   const process = `${globalThis.process.pid} ${processStart(globalThis.process.pid) ?? ''} ${processPlace()}`;
-  return `${process} ${boot} ${machine} ${locked ? 'locked' : '-'} ${name}`;
+  return `${process} ${boot} ${machine} ${how} ${name}`;
 }
 
 export interface LockHolder {
@@ -30,19 +43,21 @@ export interface LockHolder {
  * to ask, this host's before it started anew are dead, and those of its other containers are taken for dead, which nobody can look for.
  */
 export function holderOf(text: string): LockHolder {
-  const [digits, start, place, boot, machine, how, host] = text.split(' ');
+  const [digits, start, place, boot, machine, how, name] = text.split(' ');
   const pid = Number(digits);
   const ended = { pid, state: 'ended', otherwise: 'ended' } as const;
   if (digits === '' || !Number.isSafeInteger(pid) || pid < 1) return ended;
   if (place === processPlace()) return isRunning(pid, start) ? { ...ended, state: 'runs' } : ended;
   // As it was written once, without a host.
-  if (host === undefined) return ended;
+  if (name === undefined) return ended;
   const here = hostIdentity();
   const asked = how === 'locked' ? 'ask' : undefined;
-  const named = host === here.name ? {} : { host };
+  const isHere = how === 'cut' ? here.name.startsWith(name) : name === here.name;
+  const host = how === 'cut' ? `${name}…` : name;
+  const named = isHere ? {} : { host };
   if (boot === here.boot && boot !== '-') return { ...ended, ...named, state: asked ?? 'ended' };
   // Asked all the same: machines are cloned, and then have one number, and containers none. The host is named, though it has our name.
-  if (machine === here.machine && host === here.name) return { ...ended, host, state: asked ?? 'ended' };
+  if (machine === here.machine && isHere) return { ...ended, host, state: asked ?? 'ended' };
   return { pid, host, state: asked ?? 'unknown', otherwise: 'unknown' };
 }
 

@@ -21,7 +21,7 @@ import { type ByteLocks, byteLocks, locksReachAll } from '../platform/byte-locks
 import { asSystemError, errnoNumber, errnoOf } from '../platform/errno.ts';
 import { makeFolder, readSmallText } from '../platform/json-file.ts';
 import { moveUnlessExists } from '../platform/move-file.ts';
-import { holderOf, lockRecord } from './lock-record.ts';
+import { holderOf, linkRecord, lockRecord } from './lock-record.ts';
 
 /**
  * One command at a time, of all hosts that share the disk, changes a lab, or a folder of masters. Disposing gives the lock back; a killed
@@ -75,9 +75,11 @@ async function takeLock(path: string, what: string): Promise<PoolLock> {
       // Who has just taken the lab down removes it again.
       makeFolder(dirname(path));
       const locks = reach ? locksFor(dirname(path)) : undefined;
-      const mine = lockRecord(locks !== undefined);
-      if (await tryCreate(path, mine)) {
-        if (!locks) return new HeldLock(path, mine);
+      const wanted = lockRecord(locks !== undefined);
+      const mine = await tryCreate(path, wanted);
+      if (mine !== undefined) {
+        // A link cannot be locked, and says so.
+        if (!locks || mine !== wanted) return new HeldLock(path, mine);
         const fd = await lockOwn(path, mine, locks);
         if (typeof fd === 'number') return new HeldLock(path, mine, fd);
         // Nobody may believe that this one is locked.
@@ -257,31 +259,34 @@ export async function removeStaleLock(path: string): Promise<void> {
   if (text !== undefined) await removeEnded(path, text, true);
 }
 
-async function tryCreate(path: string, text: string): Promise<boolean> {
+/** Answers what the lock says now; undefined: there is one, or no folder any more. */
+async function tryCreate(path: string, text: string): Promise<string | undefined> {
   try {
     await using aside = createAside(path, { asNamed: true });
     writeFileSync(aside.path, text, { flag: 'wx' });
     await aside.commit({ replace: false, durable: false });
-    return true;
+    return text;
   } catch (error) {
-    if (errnoOf(error) === 'ENOSPC') return tryLink(path, text);
+    const errno = errnoOf(error);
+    if (errno === 'ENOSPC' || errno === 'EDQUOT') return tryLink(path);
     // The folder can be gone meanwhile.
-    if (isDiskError(error, 'exists') || isDiskError(error, 'not-found') || errnoOf(error) === 'ENOENT')
-      return false;
+    if (isDiskError(error, 'exists') || isDiskError(error, 'not-found') || errno === 'ENOENT')
+      return undefined;
     throw error;
   }
 }
 
 /**
- * Where there is no room for a byte, as a link that leads to the text: it lies with the file's own data, and what gives room
- * back needs the lock.
+ * Where there is no room for a byte, by the disk or by a quota, as a link that leads to a text short enough to lie with the file's own data:
+ * what gives room back needs the lock.
  */
-function tryLink(path: string, text: string): boolean {
+function tryLink(path: string): string | undefined {
+  const text = linkRecord();
   try {
     symlinkSync(text, path);
-    return true;
+    return text;
   } catch (error) {
-    if (errnoOf(error) === 'EEXIST') return false;
+    if (errnoOf(error) === 'EEXIST') return undefined;
     throw error;
   }
 }
