@@ -16,7 +16,9 @@ import { datesOf } from '../../src/lab/compared-copy.ts';
 import { cowherd } from '../../src/lab/cowherd.ts';
 import { filesBelow } from '../../src/lab/pool-move/files.ts';
 import { markCopy, writeJournal } from '../../src/lab/pool-move/journal.ts';
+import { movePool } from '../../src/lab/pool-move/move.ts';
 import { planPoolMove } from '../../src/lab/pool-move/plan.ts';
+import { readState, writeState } from '../../src/lab/state.ts';
 import { knownDependents } from '../../src/platform/dependents.ts';
 import { testContext } from '../support/cli-context.ts';
 import { unmount } from '../support/mounts.ts';
@@ -88,6 +90,41 @@ describe.skipIf(!have('qemu-io') || !have('qemu-img'))('move of a pool', () => {
     await bench.must('down');
     expect(statSync(bench.path('masters/m.raw')).mode & 0o200).not.toBe(0);
     expect(existsSync(bench.path('masters/.cowherd'))).toBe(false);
+  });
+
+  it('completes one whose journal a version before wrote: that did not say where the pool has lain', async () => {
+    await using bench = await labBench();
+    const contents = await workingPool(bench);
+    const [from, to] = [bench.path('class'), bench.path('second')];
+    const { journal } = await planPoolMove(from, to, [bench.dir.path]);
+    const states = journal.states.map(({ places: _, movedFrom: __, ...state }) => state);
+    writeJournal(from, { ...journal, states });
+    expect(await bench.must('move', 'class', to)).toContain('completing a move');
+    await expectPool(to, contents);
+    const { movedFrom, ...state } = readState(to, 'class')!;
+    expect([state.places, movedFrom]).toEqual([[from, to], undefined]);
+    // Cut off once more, when the state had been written: what has changed in it since stays.
+    const seats = state.seats.map((seat, i) => ({ ...seat, mac: `52:54:00:00:00:0${i}` }));
+    writeJournal(from, { ...journal, states });
+    writeState(to, { ...state, seats, movedFrom: from });
+    expect(await bench.must('move', 'class', to, '.')).toContain('completing a move');
+    expect(readState(to, 'class')!.seats).toEqual(seats);
+    expect(await bench.must('up')).toContain('nothing to do');
+  });
+
+  it('says where it comes from also where the pool had lain before', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 1 });
+    await bench.must('up');
+    const [from, to] = [bench.path('class'), bench.path('second')];
+    await bench.must('move', 'class', to);
+    renameSync(to, from);
+    bench.write('lab.yaml', { seats: 1 });
+    const plan = await planPoolMove(from, to, [bench.dir.path]);
+    const renew = async () => expect(readState(to, 'class')).toMatchObject({ movedFrom: from });
+    await movePool(plan, () => undefined, { renew });
+    expect(readState(to, 'class')).not.toHaveProperty('movedFrom');
+    expect(await bench.must('up')).toContain('nothing to do');
   });
 
   it.skipIf(!existsSync('/dev/shm'))(

@@ -50,8 +50,7 @@ export async function movePool(
   onPlaced();
   for (const name of journal.relative) await nameRelative(join(to, name));
   for (const state of journal.states) {
-    // One that was written by an earlier run may have changed since.
-    if (readState(to, state.lab)?.places?.at(-1) !== to) writeState(to, state);
+    if (!(plan.resumed && isWritten(to, state))) writeState(to, state);
   }
   await recordNew(plan);
   for (const { file } of plan.labs) {
@@ -67,6 +66,12 @@ export async function movePool(
     for (const { name } of plan.labs) forgetMove(to, name);
   }
   return left;
+}
+
+/** Whether an earlier run of the move has written that state: it may have changed since. The pool may have lain there before, too. */
+function isWritten(pool: string, { lab, movedFrom }: LabState): boolean {
+  const { places, movedFrom: from } = readState(pool, lab) ?? {};
+  return places?.at(-1) === pool && from === movedFrom;
 }
 
 function forgetMove(pool: string, lab: string): void {

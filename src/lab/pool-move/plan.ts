@@ -119,16 +119,18 @@ export async function planPoolMove(
     clones: outside,
     masters,
     labs,
-    journal: journal ?? {
-      to,
-      relative: outside
-        .filter((path) => {
-          const name = parseReference(readImageHead(path)!.backing!.path);
-          return name.kind === 'file' && !isAbsolute(name.path);
-        })
-        .map((path) => relative(present, path)),
-      states: states.map((state) => stateFrom(state, from, to)),
-    },
+    journal: journal
+      ? { ...journal, states: journal.states.map((state) => arriving(state, from, to)) }
+      : {
+          to,
+          relative: outside
+            .filter((path) => {
+              const name = parseReference(readImageHead(path)!.backing!.path);
+              return name.kind === 'file' && !isAbsolute(name.path);
+            })
+            .map((path) => relative(present, path)),
+          states: states.map((state) => stateFrom(state, from, to)),
+        },
     resumed: journal !== undefined,
     placed,
     mountPoint: isMountPoint(from),
@@ -181,13 +183,13 @@ function stateFrom(state: LabState, from: string, to: string): LabState {
     }),
   });
   const { former, folder: _, ...rest } = state;
-  return {
-    ...rest,
-    master: follow(state.master),
-    ...(former ? { former: former.map(follow) } : {}),
-    places: withPlaces(state.places ?? [], from, to),
-    movedFrom: from,
-  };
+  const moved = { ...rest, master: follow(state.master), ...(former ? { former: former.map(follow) } : {}) };
+  return arriving(moved, from, to);
+}
+
+/** What a state says of the move: the journal of a version before need not. */
+function arriving(state: LabState, from: string, to: string): LabState {
+  return { ...state, places: withPlaces(state.places ?? [], from, to), movedFrom: from };
 }
 
 function statesIn(pool: string): readonly LabState[] {
