@@ -19,7 +19,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { isRoot, mustRun } from '../../test/support/programs.ts';
 import { byteLocks, locksReachAll } from '../platform/byte-locks.ts';
-import { reloadLibc } from '../platform/libc.ts';
+import { errnoNumber } from '../platform/errno.ts';
+import { kernel, libc, reloadLibc } from '../platform/libc.ts';
 import { hostIdentity, processPlace, processStart } from '../platform/process-identity.ts';
 import { lockPool, removeStaleLock } from './pool-lock.ts';
 
@@ -233,6 +234,35 @@ it.skipIf(!canLock || !isRoot)('asks of the lock of another user in a container 
   chmodSync(path(), 0o644);
   (await ask())[Symbol.dispose]();
 });
+
+it.skipIf(!canLock || !isRoot)(
+  "believes what is written in another user's lock where the system cannot be asked",
+  async () => {
+    const { boot } = hostIdentity();
+    for (const [errno, isHeld] of [
+      ['ENOLCK', false],
+      ['EAGAIN', true],
+    ] as const) {
+      await leave(record({ host: 'container', machine: '-', boot }));
+      chmodSync(join(dir, '.cowherd'), 0o777);
+      chmodSync(path(), 0o644);
+      const { fcntl } = libc()!;
+      const asked = vi
+        .spyOn(libc()!, 'fcntl')
+        .mockImplementation((fd, what, flock) =>
+          what === kernel.F_OFD_GETLK ? -errnoNumber(errno) : fcntl(fd, what, flock),
+        );
+      try {
+        const lock = asUser(() => lockPool(path(), 'x'));
+        if (isHeld) await expect(lock).rejects.toMatchObject({ code: 'in-use' });
+        else (await lock)[Symbol.dispose]();
+        expect(asked).toHaveBeenCalled();
+      } finally {
+        asked.mockRestore();
+      }
+    }
+  },
+);
 
 /** Does it as a user who may read, and not write what others have made. */
 async function asUser<T>(work: () => Promise<T>): Promise<T> {

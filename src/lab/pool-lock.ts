@@ -334,12 +334,13 @@ async function removeEnded(path: string, text: string, patient: boolean): Promis
   }
 }
 
-/** Whether a file that may not be written (another user's) is locked, or may be, since it may not be read either. */
+/** Whether a file that may not be written (another user's) is locked, or may be, since it may not be read either. Where nobody can be asked it is not. */
 function isHeldByOther(path: string, locks: ByteLocks): boolean {
   try {
     const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
     try {
-      return locks.isLocked(fd, lockedByte) !== 0;
+      const answer = locks.isLocked(fd, lockedByte);
+      return answer > 0 || isTaken(answer);
     } finally {
       closeSync(fd);
     }
