@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
-import { expect, it } from 'vitest';
+import { expect, it, vi } from 'vitest';
 import { have } from '../../../test/support/programs.ts';
 import { isAlive, markOf, waitUntilGone } from './process-mark.ts';
 
@@ -33,3 +33,13 @@ it.skipIf(process.platform !== 'linux' || !have('python3'))(
     expect(markOf(child.pid!)).toBeUndefined();
   },
 );
+
+it('waits no longer where the clock is set back meanwhile', async () => {
+  const began = Date.now();
+  const clock = vi.spyOn(Date, 'now').mockImplementation(() => began - 3_600_000);
+  try {
+    expect(await waitUntilGone(markOf(process.pid)!, 50)).toBe(false);
+  } finally {
+    clock.mockRestore();
+  }
+});

@@ -36,10 +36,10 @@ export async function waitUntilGone(
   limitMs = Number.POSITIVE_INFINITY,
   signal?: AbortSignal,
 ): Promise<boolean> {
-  const limit = Date.now() + limitMs;
+  const limit = performance.now() + limitMs;
   for (let pause = 10; isAlive(mark); pause = Math.min(100, pause * 1.5)) {
-    if (Date.now() >= limit || signal?.aborted) return false;
-    await sleep(Math.min(pause, limit - Date.now()));
+    if (performance.now() >= limit || signal?.aborted) return false;
+    await sleep(Math.min(pause, limit - performance.now()));
   }
   return true;
 }

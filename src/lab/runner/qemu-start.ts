@@ -121,7 +121,7 @@ async function untilItRuns(
   void ended.then((value) => {
     code = value;
   });
-  const limit = Date.now() + startLimitMs;
+  const limit = performance.now() + startLimitMs;
   for (;;) {
     if (signal?.aborted) {
       throw new DiskError('aborted', `Stopped while seat '${seat.name}' was starting`, {
@@ -132,7 +132,7 @@ async function untilItRuns(
     if (pidIn(files) === child.pid && existsSync(files.qmp)) {
       try {
         await using monitor = await openMonitor(seat, files, {
-          timeoutMs: Math.max(1, Math.min(helloLimitMs, limit - Date.now())),
+          timeoutMs: Math.max(1, Math.min(helloLimitMs, limit - performance.now())),
           signal,
         });
         await monitor.execute('query-status', undefined, { signal });
@@ -145,7 +145,7 @@ async function untilItRuns(
     await Promise.race([ended, sleep(10)]);
     if (code === 0) return;
     if (code !== undefined) throw startFailure(seat, files);
-    if (Date.now() > limit) {
+    if (performance.now() > limit) {
       throw new DiskError('io', `Seat '${seat.name}': QEMU did not come up within ${startLimitMs / 1000} s`, {
         path: seat.disk.path,
         field: 'timeout',
