@@ -59,7 +59,7 @@ function domain(seat: Seat, options: DomainXmlOptions): Node {
     node('cpu', { mode: type === 'kvm' ? 'host-passthrough' : 'maximum' }),
     node('clock', { offset: 'utc' }),
     text('on_poweroff', 'destroy'),
-    text('on_reboot', seat.kernel ? 'destroy' : 'restart'),
+    text('on_reboot', seat.once ? 'destroy' : 'restart'),
     text('on_crash', 'destroy'),
     node('devices', {}, ...devices(seat, options)),
   );

@@ -23,8 +23,10 @@ export interface Seat {
   readonly cdrom?: string;
   /** Absolute path of an image with what makes the guest this seat's (cloud-init's NoCloud), in a second drive. */
   readonly seed?: string;
-  /** A kernel to boot in place of what the disks hold; a restart then switches the machine off. */
+  /** A kernel to boot in place of what the disks hold. */
   readonly kernel?: SeatKernel;
+  /** A restart switches the machine off. */
+  readonly once?: boolean;
   /** More disks, of this seat alone, empty at first. */
   readonly disks?: readonly SeatDisk[];
   /** Absolute path of its libvirt definition. */

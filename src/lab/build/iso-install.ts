@@ -51,7 +51,7 @@ const quietMs = 10 * 60_000;
 
 /**
  * Makes an empty disk and a machine, boots the installer on it, and waits until the machine is switched off. The disk comes first at boot, so
- * that a restart after the installation boots what was installed; with a preseed a restart is the end. Throws what starting throws, `io` where it did not end well.
+ * that a restart after the installation boots what was installed; with answers a restart is the end. Throws what starting throws, `io` where it did not end well.
  */
 export async function installFromIso(options: InstallOptions): Promise<void> {
   const { runner, name, scratch, disk, size, signal } = options;
@@ -88,6 +88,8 @@ export async function installFromIso(options: InstallOptions): Promise<void> {
     cdrom: iso,
     seed,
     kernel,
+    // Installers that have their answers restart at their end, and then alone: what they have made is not to boot before its clones do.
+    once: answers !== undefined,
     definition: join(scratch, `${name}.xml`),
     serialLog: join(scratch, `${name}.log`),
     graphics: options.graphics,

@@ -52,6 +52,7 @@ export function qemuArguments(seat: Seat, files: StartFiles, accelerator: Accele
     ...['-cpu', accelerator === 'kvm' ? 'host' : 'max'],
     ...['-m', `${seat.memoryMiB}M`, '-smp', String(seat.cpus), '-boot', 'menu=off,strict=on'],
     ...kernelArguments(seat),
+    ...(seat.once ? ['-no-reboot'] : []),
     ...['-pidfile', files.pid],
     ...['-chardev', `socket,id=qmp,path=${option(files.qmp)},server=on,wait=off`],
     ...['-mon', 'chardev=qmp,mode=control'],
@@ -75,7 +76,7 @@ export function qemuArguments(seat: Seat, files: StartFiles, accelerator: Accele
 function kernelArguments({ kernel }: Seat): string[] {
   if (!kernel) return [];
   const { path, initrd, commandLine } = kernel;
-  return ['-kernel', path, '-initrd', initrd, '-append', commandLine, '-no-reboot'];
+  return ['-kernel', path, '-initrd', initrd, '-append', commandLine];
 }
 
 const diskDevices: Readonly<Record<DiskBus, readonly string[]>> = {
