@@ -54,6 +54,7 @@ const judges = {
   bzip2: 'bzip2',
   zstd: 'zstd',
   gcc: 'gcc',
+  chromium: 'chromium',
   ...libraries,
   // It lays out volumes without the kernel's device mapper too.
   lvcreate: 'lvm2',

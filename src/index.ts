@@ -52,5 +52,6 @@ export { BlobSource } from './storage/blob.ts';
 export { type HttpOptions, openHttpSource } from './storage/http.ts';
 export { allPermissions, type ImageLock, Permission } from './storage/image-lock.ts';
 export { MemoryStore } from './storage/memory.ts';
+export { OpfsStore, type SyncAccessHandle } from './storage/opfs.ts';
 export type * from './storage/store.ts';
 export { hostFileOf } from './storage/store.ts';

@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { createContext, Script } from 'node:vm';
 import { build } from 'esbuild';
@@ -31,9 +31,10 @@ beforeAll(async () => {
 afterAll(() => dir.remove());
 
 /** The bundle in a realm that has what a browser and Node have in common, and nothing else. */
-function load(): typeof Cowherd {
+function load(more: object = {}): typeof Cowherd {
   // DecompressionStream is a web interface too, but the built-in inflate must do without.
   const realm = createContext({
+    ...more,
     Blob,
     TextDecoder,
     TextEncoder,
@@ -94,6 +95,31 @@ describe('the bundle for browsers', () => {
       message: expect.stringMatching(/in Node, 'cowherd\/node' brings one that can/),
     });
   });
+
+  it.skipIf(!have('qemu-img'))(
+    'packs by zlib what qemu-img reads, where there is a CompressionStream',
+    async () => {
+      const web = load({ CompressionStream, Response });
+      const bytes = new Uint8Array(1 << 20).map((_, at) => (at >> 7) % 251);
+      await writeFile(dir.file('plain.raw'), bytes);
+      for (const [format, options] of [
+        ['qcow2', {}],
+        ['vmdk', { subformat: 'streamOptimized' }],
+      ] as const) {
+        const store = new web.MemoryStore({ name: `packed.${format}` });
+        await web.createImage(store, format, bytes.length, options);
+        const target = await web.openImage(store, { writable: true });
+        const source = await web.openImage(new web.MemoryStore({ bytes }), { format: 'raw' });
+        await web.convertImages([source], target, { packed: true, targetIsZero: true });
+        await close(target);
+        expect(store.size).toBeLessThan(bytes.length / 2);
+        await writeFile(dir.file(store.name), store.toBytes());
+        const files = [store.name, 'plain.raw'];
+        await mustRun('qemu-img', ['compare', '-f', format, '-F', 'raw', ...files], { cwd: dir.path });
+      }
+      await mustRun('qemu-img', ['check', 'packed.qcow2'], { cwd: dir.path });
+    },
+  );
 
   it.skipIf(!have('qemu-img') || !have('qemu-io'))(
     'reads a qcow2 with a backing file from Blobs as qemu-img does',

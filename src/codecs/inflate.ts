@@ -1,9 +1,9 @@
 import { copyMatch, damaged } from './back-references.ts';
-import { DirectCodec } from './direct-codec.ts';
+import { WebDeflate } from './web-deflate.ts';
 
 /** For runtimes without a better one. */
-export const plainDeflate = new DirectCodec('deflate', inflate);
-export const plainZlib = new DirectCodec('zlib', inflateZlib);
+export const plainDeflate = new WebDeflate('deflate', 'deflate-raw', inflate);
+export const plainZlib = new WebDeflate('zlib', 'deflate', inflateZlib);
 
 /** Fills `into` from a zlib stream (RFC 1950); what its checksum says is not looked at. Throws `corrupt`. */
 function inflateZlib(packed: Uint8Array, into: Uint8Array): void {
