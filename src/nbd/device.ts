@@ -1,5 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, openSync, statSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, realpathSync, statSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import type { CliContext } from '../cli/context.ts';
 import { CliFailure } from '../cli/failure.ts';
 import { errnoOf, strerror } from '../platform/errno.ts';
@@ -10,20 +12,54 @@ import type { Place } from './listen.ts';
  * the kernel's version.
  */
 
-/** Connects a device to the server at `place`; `end` is called when it is disconnected. Answers how to do that. */
+/** Milliseconds for which partitions are waited for. */
+const patienceMs = 5000;
+
+/**
+ * Connects a device to the server at `place`; `end` is called when it is disconnected. Answers how to do that. `sysBlock`:
+ * what the system says of its block devices.
+ */
 export async function connectDevice(
   device: string,
   place: Place,
   end: () => void,
   context: CliContext,
+  sysBlock = '/sys/block',
 ): Promise<() => Promise<void>> {
   checkDevice(device, 'Failed to open');
   if (place.kind !== 'unix') throw new CliFailure('A device is only connected over a unix socket');
   await nbdClient(['-unix', place.path, device]);
+  const maker = makerOf(device, sysBlock);
+  await showPartitions(device);
   if (context.signal.aborted) end();
   return async () => {
-    await nbdClient(['-d', device]);
+    // It may have been disconnected, and connected to another server since: that is not for this one to end.
+    if (makerOf(device, sysBlock) === maker) await nbdClient(['-d', device]);
   };
+}
+
+/** The process that connected the device, as the system has it; 'nobody' where it is not connected. */
+function makerOf(device: string, sysBlock: string): string {
+  try {
+    return readFileSync(join(sysBlock, basename(realpathSync(device)), 'pid'), 'utf8').trim();
+  } catch {
+    return 'nobody';
+  }
+}
+
+/**
+ * The kernel looks for partitions when somebody opens the device: without udev, that is for this program to do, as QEMU
+ * does. What it reads then comes from this process, whose thread must be free meanwhile.
+ */
+async function showPartitions(device: string): Promise<void> {
+  const opened = open(device, 'r').then((handle) => handle.close());
+  let timer: NodeJS.Timeout | undefined;
+  const patience = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, patienceMs);
+  });
+  // The server is connected, whatever comes of this.
+  await Promise.race([opened.catch(() => undefined), patience]);
+  clearTimeout(timer);
 }
 
 /** What is no block device has nothing to disconnect, and that is no failure: so it is with QEMU. */
