@@ -58,6 +58,8 @@ export class Connection {
   /** The next request is such a one. */
   #waitsForTurn = false;
   #waitsForBuffer = false;
+  /** It was told of a free buffer: if it takes none now, the next who waits has it. */
+  #woken = false;
   #finishing = false;
   #hurried = false;
   #dead = false;
@@ -82,7 +84,7 @@ export class Connection {
     };
     this.#onWork = options.onWork;
     this.#out = new Outbox(wire, buffers, () => this.#lose());
-    this.#requests = new Requests(session, this.#out);
+    this.#requests = new Requests(session, this.#out, buffers);
     if (options.first && options.first.length > 0) {
       this.#rest = Uint8Array.from(options.first);
       this.#restWaits = true;
@@ -133,6 +135,10 @@ export class Connection {
     if (this.#closed) return;
     this.#out.flush();
     if (this.wantsInput) this.#take();
+    if (this.#woken) {
+      this.#woken = false;
+      this.#buffers.pool.wake();
+    }
     this.#out.flush();
     if (this.#hurried && this.#out.kept) {
       this.#lose();
@@ -406,6 +412,11 @@ export class Connection {
     this.#waitsForBuffer = true;
     this.#buffers.pool.onFree(() => {
       this.#waitsForBuffer = false;
+      if (this.#dead || this.#finishing) {
+        this.#buffers.pool.wake();
+        return;
+      }
+      this.#woken = true;
       this.#onWork();
     });
     return -1;

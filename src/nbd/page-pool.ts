@@ -37,12 +37,17 @@ export class PagePool {
 
   give(buffer: PageBuffer): void {
     (buffer.capacity === smallBytes ? this.#small : this.#large).give(buffer);
-    this.#waiting.shift()?.();
+    this.wake();
   }
 
-  /** Calls back once when a buffer has come free. */
+  /** Calls back once when a buffer has come free. Who then takes none calls `wake`, for the next who waits. */
   onFree(wake: () => void): void {
     this.#waiting.push(wake);
+  }
+
+  /** Calls back whoever has waited longest, if a buffer is free. */
+  wake(): void {
+    if (this.#small.hasSome || this.#large.hasSome) this.#waiting.shift()?.();
   }
 }
 
@@ -54,6 +59,10 @@ class Shelf {
   constructor(bytes: number, limit: number) {
     this.#bytes = bytes;
     this.#left = limit;
+  }
+
+  get hasSome(): boolean {
+    return this.#left > 0 || this.#free.length > 0;
   }
 
   take(): PageBuffer | undefined {
@@ -88,9 +97,26 @@ export class ThreadBuffers {
   readonly output = pageBuffer(256 * 1024);
   /** Bytes of replies that clients have not taken. */
   kept = 0;
+  #long: PageBuffer | undefined;
+  #longTaken = false;
 
   /** How much of a reply may be made before the client has taken what went before. */
   get replyBytes(): number {
     return this.kept > easyKept ? 16 * 1024 : 256 * 1024;
+  }
+
+  /**
+   * For one whole reply of `bytes`, however long: there is one at a time, which a client that stalls can hold.
+   * Undefined: it is taken. To be given back by `giveLong`.
+   */
+  takeLong(bytes: number): PageBuffer | undefined {
+    if (this.#longTaken) return undefined;
+    if (!this.#long || this.#long.capacity < bytes) this.#long = pageBuffer(bytes);
+    this.#longTaken = true;
+    return this.#long;
+  }
+
+  giveLong(): void {
+    this.#longTaken = false;
   }
 }

@@ -3,7 +3,7 @@ import { Command, CommandFlag, NbdError } from '../storage/nbd/protocol.ts';
 import { Extents } from './contexts.ts';
 import { Look, type ServedDisk } from './disk.ts';
 import type { Outbox } from './outbox.ts';
-import { dataStart, type PageBuffer } from './page-pool.ts';
+import { dataStart, type PageBuffer, type ThreadBuffers } from './page-pool.ts';
 import {
   dataHeaderBytes,
   encodeDataHeader,
@@ -31,13 +31,15 @@ export class Requests {
   readonly #mode: ReplyMode;
   readonly #contexts: Session['contexts'];
   readonly #out: Outbox;
+  readonly #buffers: ThreadBuffers;
   #broken = false;
 
-  constructor(session: Session, out: Outbox) {
+  constructor(session: Session, out: Outbox, buffers: ThreadBuffers) {
     this.#disk = session.disk;
     this.#mode = session.mode;
     this.#contexts = session.contexts;
     this.#out = out;
+    this.#buffers = buffers;
   }
 
   /** A reply failed half-way, so that nothing can follow it. */
@@ -232,10 +234,23 @@ export class Requests {
   /**
    * In one chunk, or as a simple reply. Once its header is out there is no telling of an error any more, so that what is
    * longer than the buffer is read through before: a bad sector then fails the request, and does not cost the client its disk.
+   * What comes from another host would come twice so: it is kept whole, where no other reply is.
    */
   async #readWhole(request: RequestHeader, buffer: PageBuffer): Promise<void> {
     const { offset, length } = request;
     const { capacity } = buffer;
+    const long = length > capacity && !this.#disk.isLocal ? this.#buffers.takeLong(length) : undefined;
+    if (long) {
+      try {
+        await this.#disk.read(offset, long.bytes.subarray(dataStart, dataStart + length));
+        const start = dataStart - dataHeaderBytes(this.#mode);
+        encodeDataHeader(long.view, start, this.#mode, request, { offset, length, last: true });
+        await this.#sendInParts(long, start, dataStart + length);
+      } finally {
+        this.#buffers.giveLong();
+      }
+      return;
+    }
     if (length > capacity)
       await this.#disk.cache(offset + capacity, length - capacity, buffer.bytes.subarray(dataStart));
     for (let from = 0; from < length; from += capacity) {

@@ -6,6 +6,7 @@ import { Look, ServedDisk } from '../../src/nbd/disk.ts';
 import { ThreadBuffers } from '../../src/nbd/page-pool.ts';
 import type { ReplyMode } from '../../src/nbd/replies.ts';
 import type { Memory, Wire } from '../../src/nbd/wire.ts';
+import { systemError } from '../../src/platform/errno.ts';
 import { MemoryStore } from '../../src/storage/memory.ts';
 import { emptyRequest, encodeRequest } from '../../src/storage/nbd/headers.ts';
 import { Command, CommandFlag, HeaderBytes, NbdError } from '../../src/storage/nbd/protocol.ts';
@@ -36,9 +37,10 @@ class FakeWire implements Wire {
 class SlowDisk implements Partial<ServedDisk> {
   readonly size = 1 << 20;
   readonly readOnly = true;
+  readonly isLocal = true;
   readonly reading: (() => void)[] = [];
 
-  look = () => Look.later;
+  look: () => (typeof Look)[keyof typeof Look] = () => Look.later;
   load = async () => false;
   cache = async () => undefined;
   holeAt = async () => 0;
@@ -111,6 +113,97 @@ describe('a connection to a server whose large buffers are all in use', () => {
       const due = Uint8Array.from({ length: lengths[cookie] }, (_, at) => contentAt(offsets[cookie] + at));
       expect(Buffer.compare(replies[cookie], due), `reply ${cookie}`).toBe(0);
     }
+  });
+});
+
+/** A disk on another host: what was read of it, and from where on it cannot be read. */
+class FarDisk implements Partial<ServedDisk> {
+  readonly size = 8 << 20;
+  readonly readOnly = true;
+  readonly isLocal = false;
+  bytesRead = 0;
+  bad = Infinity;
+
+  look = () => Look.later;
+
+  async read(offset: number, into: Uint8Array): Promise<void> {
+    this.bytesRead += into.length;
+    if (offset + into.length > this.bad) throw systemError('EIO', 'read from', 'far');
+    for (let at = 0; at < into.length; at += 1 << 14) into.fill(contentAt(offset + at), at, at + (1 << 14));
+  }
+
+  async cache(offset: number, length: number): Promise<void> {
+    await this.read(offset, new Uint8Array(length));
+  }
+}
+
+describe('a long read in one piece of a disk on another host', () => {
+  const length = 5 << 20;
+
+  it('is read once, unless another such reply is kept, and fails as a whole', async () => {
+    const buffers = new ThreadBuffers();
+    const clients = [0, 1].map(() => {
+      const [wire, disk] = [new FakeWire(), new FarDisk()];
+      const session = { disk: disk as unknown as ServedDisk, mode: 'simple', contexts: [] } as const;
+      const connection = new Connection(buffers, wire, session, { onWork: () => undefined });
+      const turns = async () => {
+        for (let turn = 0; turn < 20; turn++) {
+          connection.pump();
+          await new Promise(setImmediate);
+        }
+      };
+      return { wire, disk, connection, turns };
+    });
+    for (const { wire } of clients) wire.input = request(1, 65536, length, 0);
+    await Promise.all(clients.map(({ turns }) => turns()));
+    const [one, other] = clients;
+    expect([one.disk.bytesRead, other.disk.bytesRead]).toEqual([length, length + length - (1 << 20)]);
+    for (const { wire } of clients) {
+      const found = repliesIn(Uint8Array.from(wire.sent.splice(0)), 'simple', { 1: length })[1];
+      expect(found.every((byte, at) => byte === (contentAt(65536 + at) & 0xff))).toBe(true);
+    }
+    // The last sector is bad: the client is told, and goes on.
+    one.disk.bad = 65536 + length - 512;
+    one.wire.input = Uint8Array.from([...request(2, 65536, length, 0), ...request(3, 0, 512, 0)]);
+    await one.turns();
+    const reply = new DataView(Uint8Array.from(one.wire.sent).buffer);
+    expect([reply.getUint32(4), reply.getUint32(12)]).toEqual([NbdError.io, 2]);
+    expect([reply.getUint32(20), reply.getUint32(28), reply.byteLength]).toEqual([0, 3, 16 + 16 + 512]);
+    // Nobody has the place for it any more.
+    expect(buffers.takeLong(512)).toBeDefined();
+  });
+});
+
+describe('a connection to a server whose buffers are all in use', () => {
+  it('is served when one comes free, though others that waited before it have gone or need none any more', async () => {
+    const buffers = new ThreadBuffers();
+    const taken = Array.from({ length: 24 + 1024 }, () => buffers.pool.take(512)!);
+    expect(buffers.pool.take(512)).toBe(undefined);
+    const clients = [0, 1, 2, 3].map(() => {
+      const [wire, disk] = [new FakeWire(), new SlowDisk()];
+      const session = { disk: disk as unknown as ServedDisk, mode: 'simple', contexts: [] } as const;
+      const connection = new Connection(buffers, wire, session, { onWork: () => undefined });
+      wire.input = request(1, 0, 512, 0);
+      connection.pump();
+      return { wire, disk, connection };
+    });
+    const [gone, idle, , last] = clients;
+    gone.connection.finish();
+    gone.connection.pump();
+    // What was asked of this one lies at hand by now.
+    idle.disk.look = () => Look.zero;
+    Object.assign(idle.disk, { length: 512 });
+    // One buffer, for all who wait.
+    buffers.pool.give(taken[0]);
+    for (let turn = 0; turn < 20; turn++) {
+      for (const { connection, disk } of clients) {
+        connection.pump();
+        for (const end of disk.reading.splice(0)) end();
+      }
+      await new Promise(setImmediate);
+    }
+    expect(last.wire.sent.length).toBe(16 + 512);
+    expect(clients.map(({ wire }) => wire.sent.length)).toEqual([0, 528, 528, 528]);
   });
 });
 
