@@ -173,7 +173,7 @@ function startTls(plain: Socket, { credentials, hostname }: ClientSecurity): Pro
     const secured = connectTls({ socket: plain, ...tlsOptions(credentials, hostname) });
     const onError = (error: Error) =>
       reject(new DiskError('denied', tlsFailure(error, hostname), { field: 'tls', cause: error }));
-    const onClose = () => onError(new Error('the server has gone'));
+    const onClose = () => onError(new Error(hasGone));
     secured.once('error', onError);
     secured.once('close', onClose);
     secured.once('secureConnect', () => {
@@ -198,12 +198,17 @@ const certificateFailures: Readonly<Record<string, string>> = {
   UNABLE_TO_VERIFY_LEAF_SIGNATURE: noIssuer,
 };
 
+/** GnuTLS's words, which QEMU passes on. */
+const hasGone = 'The TLS connection was non-properly terminated.';
+
 function tlsFailure(error: Error, hostname: string | undefined): string {
-  const { code = '' } = error as NodeJS.ErrnoException;
+  const { code = '', reason } = error as NodeJS.ErrnoException & { readonly reason?: string };
   if (code === 'ERR_TLS_CERT_ALTNAME_INVALID') return `Certificate does not match the hostname ${hostname}`;
   return (
     certificateFailures[code] ??
-    (code === noHostname ? error.message : `TLS handshake failed: ${error.message}`)
+    (code === noHostname
+      ? error.message
+      : `TLS handshake failed: ${code === 'ECONNRESET' ? hasGone : (reason ?? error.message)}`)
   );
 }
 

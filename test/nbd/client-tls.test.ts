@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { cowImg } from '../../src/cli/cow-img.ts';
 import { cowNbd } from '../../src/nbd/cow-nbd.ts';
@@ -98,8 +98,43 @@ describe.skipIf(!ready)('the client under TLS', () => {
       expect(refused).toEqual(await run('qemu-img', ['info', ...args]));
       expect(refused).toMatchObject({ code: 1, stderr: expect.stringContaining(says) });
     }
+    // Signed by nobody that the server knows, which it finds out when the client thinks that it is in.
+    const [asOther] = object('other').slice(1);
+    const strange = `${asOther},sanity-check=off`;
+    writeFileSync(folder.file('other/ca-cert.pem'), readFileSync(folder.file('pki/ca-cert.pem')));
+    const hungUp = await cow(cowImg, 'info', '--object', strange, ...options());
+    expect(hungUp).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/gone right after the TLS handshake/),
+    });
     const unnamed = ['-L', '-k', server.socket, ...object('pki'), '--tls-creds', 'c'];
     expect(await cow(cowNbd, ...unnamed)).toEqual(await run('qemu-nbd', unnamed));
+  });
+});
+
+describe.skipIf(!['qemu-nbd', 'qemu-img'].every(have))('the client with a key that is another one', () => {
+  it('says so in the words of qemu-img', async () => {
+    await using folder = await tempDir();
+    for (const [dir, key] of [
+      ['psk', '0123456789abcdef'],
+      ['other', 'fedcba9876543210'],
+    ]) {
+      mkdirSync(folder.file(dir));
+      writeFileSync(folder.file(`${dir}/keys.psk`), `alice:${key.repeat(2)}\n`);
+    }
+    const image = folder.file('disk.raw');
+    writeFileSync(image, Buffer.alloc(65536));
+    const credentials = `tls-creds-psk,id=t,endpoint=server,dir=${folder.file('psk')}`;
+    await using server = await qemuNbd(folder.file('psk.sock'), [
+      ...['-t', '-e', '8', '-f', 'raw', '--object', credentials, '--tls-creds', 't', image],
+    ]);
+    const mine = `tls-creds-psk,id=c,endpoint=client,username=alice,dir=${folder.file('other')}`;
+    const args = ['info', '--object', mine, '--image-opts', `driver=nbd,path=${server.socket},tls-creds=c`];
+    const context = testContext({ program: 'qemu-img' });
+    const code = await cowImg(args, context);
+    const theirs = await run('qemu-img', args);
+    expect({ code, stdout: context.out(), stderr: context.err() }).toEqual(theirs);
+    expect(theirs.stderr).toContain('TLS handshake failed: The TLS connection was non-properly terminated.');
   });
 });
 

@@ -1,4 +1,4 @@
-import { DiskError } from '../../errors.ts';
+import { DiskError, isDiskError } from '../../errors.ts';
 import { HandshakeReader } from './handshake-reader.ts';
 import { readUint64 } from './headers.ts';
 import {
@@ -64,6 +64,12 @@ const optionNames: Readonly<Record<number, string>> = {
   [Option.setMetaContext]: 'set meta context',
 };
 
+function hungUp(cause: DiskError): DiskError {
+  const message =
+    'The NBD server has gone right after the TLS handshake: it may not let in who this client says it is; the server knows why';
+  return new DiskError('io', message, { detail: cause.detail, cause });
+}
+
 interface Reply {
   readonly type: number;
   readonly data: Uint8Array;
@@ -113,7 +119,13 @@ export class Handshake {
     this.#stream.send(answer);
     if (security) await this.#startTls(security);
     if (!this.#fixed) return;
-    this.#structured = await this.#allowed(Option.structuredReply);
+    try {
+      this.#structured = await this.#allowed(Option.structuredReply);
+    } catch (error) {
+      // With TLS 1.3, a client is through its handshake before the server has seen who it is.
+      if (security && isDiskError(error, 'io') && error.detail.gone) throw hungUp(error);
+      throw error;
+    }
   }
 
   /** Chooses the export `name`; `context` is what block status shall be about. */
