@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { errnoOf, strerror } from '../platform/errno.ts';
 import { CliFailure } from './failure.ts';
 import { objectMembers } from './object-members.ts';
+import { type CredentialFile, checkCredentials, checkKey } from './x509-check.ts';
 
 export interface X509Credentials {
   readonly kind: 'x509';
@@ -135,21 +136,28 @@ function x509Of(members: Members): X509Credentials {
   const dir = members.text('dir') ?? wrong("Missing 'dir' property value");
   const endpoint = members.endpoint();
   const required = endpoint === 'server';
+  const authority = credentialFile(dir, 'ca-cert.pem', true)!;
+  const revoked = credentialFile(dir, 'ca-crl.pem', false);
+  const certificate = credentialFile(dir, `${endpoint}-cert.pem`, required);
+  const key = credentialFile(dir, `${endpoint}-key.pem`, required);
+  const verifyPeer = members.flag('verify-peer', true);
+  if (members.flag('sanity-check', true)) checkCredentials(endpoint, authority, certificate);
+  if (certificate && key) checkKey(certificate, key);
   return {
     kind: 'x509',
     endpoint,
-    authority: credentialFile(dir, 'ca-cert.pem', true)!,
-    revoked: credentialFile(dir, 'ca-crl.pem', false),
-    certificate: credentialFile(dir, `${endpoint}-cert.pem`, required),
-    key: credentialFile(dir, `${endpoint}-key.pem`, required),
-    verifyPeer: members.flag('verify-peer', true),
+    authority: authority.content,
+    revoked: revoked?.content,
+    certificate: certificate?.content,
+    key: key?.content,
+    verifyPeer,
   };
 }
 
 function pskOf(members: Members): PskCredentials {
   members.only(['dir', 'endpoint', 'verify-peer', 'priority', 'username']);
   const dir = members.text('dir') ?? wrong("Missing 'dir' property value");
-  const text = credentialFile(dir, 'keys.psk', true)!.toString('utf8');
+  const text = credentialFile(dir, 'keys.psk', true)!.content.toString('utf8');
   const keys = new Map<string, Buffer>();
   for (const line of text.split('\n')) {
     const match = /^([^:#]+):([0-9a-fA-F]+)\s*$/.exec(line);
@@ -164,11 +172,11 @@ function pskOf(members: Members): PskCredentials {
   return { kind: 'psk', endpoint, keys, username };
 }
 
-function credentialFile(dir: string, name: string, required: boolean): Buffer | undefined {
+function credentialFile(dir: string, name: string, required: boolean): CredentialFile | undefined {
   const path = join(dir, name);
   try {
     accessSync(path, constants.R_OK);
-    return readFileSync(path);
+    return { path, content: readFileSync(path) };
   } catch (error) {
     const errno = errnoOf(error) ?? 'EIO';
     if (errno === 'ENOENT' && !required) return undefined;

@@ -145,6 +145,8 @@ function masterRecipe({ spec, name }: Lab, program: string): ExportRecipe {
 
 function credentialsOf(folder: string) {
   const objects = new TlsObjects();
-  objects.take(`tls-creds-x509,id=lab,endpoint=server,verify-peer=on,dir=${folder.replaceAll(',', ',,')}`);
+  // The server's certificate may be of another authority than the clients' are: QEMU's check would not have that.
+  const how = 'endpoint=server,verify-peer=on,sanity-check=off';
+  objects.take(`tls-creds-x509,id=lab,${how},dir=${folder.replaceAll(',', ',,')}`);
   return objects.credentials('lab', 'server');
 }

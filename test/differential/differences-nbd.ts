@@ -112,6 +112,14 @@ export const nbdDifferences = [
     shown: 'elsewhere',
   },
   {
+    id: 'tls-own-certificate',
+    what: "A certificate of one's own (`tls-creds-x509`) with that of an authority in between behind it in the same file; one whose key usage is critical and says nothing of encipherment",
+    qemuImg: 'qemu-img and qemu-nbd refuse them when they start',
+    cowImg: 'takes them',
+    reason: 'Such are what authorities hand out today; the peer looks at them.',
+    shown: 'elsewhere',
+  },
+  {
     id: 'nbd-client-purpose',
     what: "A client's certificate that says that it is for servers only (extended key usage)",
     qemuImg: 'qemu-nbd lets the client in',
