@@ -102,11 +102,12 @@ async function rememberDates(
   dated: (known: MasterState) => MasterState,
 ): Promise<void> {
   try {
+    // Reads samples, while nobody need wait.
+    const master = dated(before);
     using _lock = await lockPool(lab.lockPath, `the lab "${lab.name}"`);
     // Another command may have been at work until now: what it has written stays.
     const now = readState(lab.pool, lab.name);
-    if (now && isDeepStrictEqual(now.master, before))
-      writeState(lab.pool, { ...now, master: dated(now.master) });
+    if (now && isDeepStrictEqual(now.master, before)) writeState(lab.pool, { ...now, master });
   } catch (error) {
     // Another command works on the lab, or it cannot be written: the dates are compared again next time.
     if (!isDiskError(error)) throw error;

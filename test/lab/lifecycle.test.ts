@@ -1,5 +1,6 @@
 import { existsSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { lockPool } from '../../src/lab/pool-lock.ts';
 import { have, mustRun, run } from '../support/programs.ts';
 import { labBench, poolNames, qemuCheck } from './support.ts';
 
@@ -14,6 +15,18 @@ describe('build', () => {
 });
 
 describe('what works on whole labs', () => {
+  it('waits a moment for who writes down what it has seen of the master', async () => {
+    await using bench = await labBench();
+    bench.write('lab.yaml', { seats: 1 });
+    await bench.must('up');
+    const held = await lockPool(bench.path('class/.cowherd/lab-class.lock'), 'the lab');
+    const asked = bench.must('reset', 'student-01');
+    setTimeout(() => held[Symbol.dispose](), 300);
+    expect(await asked).toContain('1 seat reset');
+    using _held = await lockPool(bench.path('class/.cowherd/lab-class.lock'), 'the lab');
+    expect((await bench.run('reset', 'student-01')).err).toContain('is working on the lab "class"');
+  });
+
   it('takes no seat, and no lab that is not here, for the lab of this folder', async () => {
     await using bench = await labBench();
     bench.write('lab.yaml');

@@ -95,6 +95,9 @@ export function seatsFrom(lab: Lab, selections: readonly string[]): readonly str
   return selections.length === 0 ? names : selectSeats(selections, names);
 }
 
+/** For so long who only writes down what it has seen of the master (`status`) may have the lock, on a slow disk. */
+const momentMs = 1000;
+
 /**
  * Does the work while holding the lab's lock. Throws as `assertPoolThere`, before it makes a folder for that, unless `forgetGone` gives up
  * what is not there.
@@ -105,7 +108,7 @@ export async function locked<T>(
   { forgetGone, ...options }: LockOptions & { readonly forgetGone?: boolean } = {},
 ): Promise<T> {
   if (!lab.state && !forgetGone) (await import('../lost-pool.ts')).assertPoolThere(lab);
-  using _lock = await lockPool(lab.lockPath, `the lab "${lab.name}"`, options);
+  using _lock = await lockPool(lab.lockPath, `the lab "${lab.name}"`, { waitMs: momentMs, ...options });
   if (lab.state) (await import('../master-folders.ts')).noteMasterFolders(lab.spec, lab.pool, lab.state);
   return await work();
 }
