@@ -5,7 +5,7 @@ import type { OpenLayerOptions } from './open.ts';
 import type { StoreClaims } from './store-claims.ts';
 
 /** What an opening is for, as far as QEMU's image locks ask. */
-interface LockRequest {
+export interface LockRequest {
   readonly format: string;
   readonly writable: boolean;
   /** Only headers and tables are read (`info`). */
@@ -22,7 +22,7 @@ interface LockRequest {
  * file, so that others may neither write nor resize while it is open. It is the same for a backing image, since
  * the tools let others write to the image on top of it.
  */
-function lockFor(request: LockRequest): ImageLock {
+export function lockFor(request: LockRequest): ImageLock {
   const { writable, metadataOnly, resize, keepSize = false } = request;
   const raw = request.format === 'raw';
   let hold = metadataOnly ? 0 : Permission.consistentRead;
