@@ -384,6 +384,14 @@ export const differences = [
     reason: 'There are no such nodes here, and the file is what the user knows.',
   },
   {
+    id: 'bitmap-too-large',
+    what: '`resize` to more, `commit` into a smaller base and `snapshot -a`, where a bitmap of the image would be too large for the new size',
+    qemuImg: 'exit code 0, and all bitmaps of the image are lost (`Lost persistent bitmaps …`)',
+    cowImg: 'refuses, before anything is changed, and names the bitmap',
+    reason: 'What records the changes since the last backup should not go unnoticed.',
+    shown: 'elsewhere',
+  },
+  {
     id: 'bitmap-of-nothing',
     what: '`bitmap --add` on a disk of no bytes',
     qemuImg: 'exit code 0, a message that bitmaps were lost, and there is none in the image',

@@ -150,6 +150,8 @@ function worded(thrown: unknown, path: string): unknown {
     return new CliFailure(text, { hint, cause });
   }
   if (!isDiskError(error) || error.code === 'aborted' || error.detail.step === undefined) return error;
+  // QEMU loses the bitmap there.
+  if (error.code === 'out-of-range' && error.field === 'bitmap') return error;
   const unknown = error.code === 'unsupported' ? 'ENOTSUP' : 'EIO';
   const errno = error.detail.errno ?? errnoOf(error.cause) ?? unknown;
   if (error.detail.step === 'empty') {

@@ -33,7 +33,13 @@ export const maxGranularityBits = 31;
 export const maxNameBytes = 1023;
 const longestEntry = 4096;
 const maxTableEntries = 0x800_0000;
+/** QEMU's limit for the data of one bitmap. */
 const maxBitmapBytes = 0x2000_0000;
+
+/** Whether a bitmap of that granularity may belong to a disk of that size, both in bytes. Nobody opens an image with one that may not. */
+export function bitmapCovers(size: number, granularity: number): boolean {
+  return size <= maxBitmapBytes * 8 * granularity;
+}
 
 /** A bitmap whose last user did not store it: it can only be removed. */
 export function inconsistentBitmap(path: string, name: string): DiskError {

@@ -5,6 +5,7 @@ import type { BitmapChanges, BitmapContent, BitmapsTogether } from '../driver.ts
 import { DirtyBits } from './bitmap-bits.ts';
 import {
   type BitmapEntry,
+  bitmapCovers,
   encodeBitmapDirectory,
   flagAuto,
   inconsistentBitmap,
@@ -18,9 +19,6 @@ import type { BitmapChange } from './bitmap-store.ts';
 import { allZeroes, readBits } from './bitmap-table.ts';
 import { maxBitmapDirectoryBytes, maxBitmaps } from './constants.ts';
 import { clusterSizeOf, type Qcow2Header } from './header.ts';
-
-/** QEMU's limit for the data of one bitmap. */
-const maxBitmapBytes = 0x2000_0000;
 
 /**
  * Changes that become durable as one: each works on what the ones before it have left. Until the directory of `entries` is
@@ -178,7 +176,7 @@ function checkNew(
   if (nameBytes.length > maxNameBytes) {
     throw fail('bad-argument', `Name length exceeds maximum (${maxNameBytes} characters)`);
   }
-  if (header.size > maxBitmapBytes * 8 * granularity) {
+  if (!bitmapCovers(header.size, granularity)) {
     throw fail('out-of-range', 'Too much space will be occupied by the bitmap. Use larger granularity');
   }
   if (entries.length >= maxBitmaps) {

@@ -1,5 +1,12 @@
+import { DiskError } from '../../errors.ts';
 import { DirtyBits } from './bitmap-bits.ts';
-import { type BitmapEntry, flagInUse, inconsistentBitmap, readBitmapDirectory } from './bitmap-directory.ts';
+import {
+  type BitmapEntry,
+  bitmapCovers,
+  flagInUse,
+  inconsistentBitmap,
+  readBitmapDirectory,
+} from './bitmap-directory.ts';
 import { changeBitmaps, flagInPlace } from './bitmap-store.ts';
 import { flushImage } from './flush.ts';
 import type { Qcow2Writer } from './writer.ts';
@@ -8,6 +15,14 @@ export interface TrackingOptions {
   /** Also those that are disabled: their tables will change with the disk's size. */
   readonly all?: boolean;
   readonly refuseInconsistent?: boolean;
+  /** Bytes that the disk is going to have. */
+  readonly size?: number;
+}
+
+/** The image would be stored with it, and then nobody could open it. */
+function tooLarge(path: string, name: string): DiskError {
+  const message = `Bitmap '${name}' would be too large for a disk of that size: remove it first, and add one of larger granularity`;
+  return new DiskError('out-of-range', message, { path, field: 'bitmap', detail: { name, errno: 'EINVAL' } });
 }
 
 /**
@@ -27,7 +42,7 @@ export class BitmapTracking {
 
   /**
    * Takes the enabled bitmaps into use, durably, before anything is written. Throws `in-use` where that is wished for
-   * and a bitmap is in use already, so that nobody knows its bits.
+   * and a bitmap is in use already, so that nobody knows its bits; `out-of-range` for one that may not be as large as the disk is going to be.
    */
   static async start(writer: Qcow2Writer, how: TrackingOptions = {}): Promise<BitmapTracking> {
     const { store, header, mapping } = writer;
@@ -36,7 +51,9 @@ export class BitmapTracking {
     for (const entry of entries) {
       if (entry.inUse && how.refuseInconsistent) throw inconsistentBitmap(store.name, entry.name);
       if (entry.inUse || !(entry.auto || how.all)) continue;
-      const bits = new DirtyBits(header.size, 2 ** entry.granularityBits, mapping.geometry.clusterSize);
+      const granularity = 2 ** entry.granularityBits;
+      if (!bitmapCovers(how.size ?? header.size, granularity)) throw tooLarge(store.name, entry.name);
+      const bits = new DirtyBits(header.size, granularity, mapping.geometry.clusterSize);
       tracked.set(entry, bits);
     }
     if (tracked.size > 0) await flagInPlace(writer, entries, (entry) => entry.inUse || tracked.has(entry));

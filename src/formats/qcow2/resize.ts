@@ -34,7 +34,7 @@ export async function resize(writer: Qcow2Writer, size: number, options: ResizeO
     throw fail('out-of-range', 'size', 'Failed to grow the L1 table: File too large', 'EFBIG');
   }
   await writer.load();
-  await writer.trackAll({ refuseInconsistent: true });
+  await writer.trackAll({ refuseInconsistent: true, size });
   const oldSize = writer.header.size;
   if (size < oldSize) {
     if (preallocation !== 'off') {

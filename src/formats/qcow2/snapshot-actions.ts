@@ -35,18 +35,18 @@ export async function createSnapshot(writer: Qcow2Writer, wanted: NewSnapshotInf
 
 /**
  * Makes the disk what it was at a snapshot, its size included; what it holds now is lost unless another snapshot has
- * it. Durable, whole or not at all. Throws `not-found`.
+ * it. Durable, whole or not at all. Throws `not-found`; `out-of-range` where a bitmap may not have its size.
  */
 export async function applySnapshot(writer: Qcow2Writer, wanted: SnapshotSelector): Promise<void> {
+  const { entries } = await readSnapshots(writer.store, writer.header);
+  const snapshot = entries[findSnapshot(entries, wanted, writer.store.name)];
+  const size = snapshot.diskSize ?? writer.header.size;
   // The disk may change anywhere: bitmaps that record say so, and have its new size.
   await writer.load();
-  await writer.trackAll();
+  await writer.trackAll({ size });
   writer.tracking!.touch(0, Number.MAX_SAFE_INTEGER);
   await switchMetadata(writer, async (draft) => {
     const { store, header } = writer;
-    const { entries } = await readSnapshots(store, header);
-    const snapshot = entries[findSnapshot(entries, wanted, store.name)];
-    const size = snapshot.diskSize ?? header.size;
     const l1 = new Uint8Array(Math.max(snapshot.l1Size, l1EntriesFor(header, size)) * entryBytes);
     l1.set(await readL1(store, snapshot));
     await countTree(writer, draft, writer.mapping.l1!.bytes, -1);

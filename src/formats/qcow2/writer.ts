@@ -3,7 +3,7 @@ import type { ByteStore } from '../../storage/store.ts';
 import { Mutex } from '../mapped/mutex.ts';
 import { Table } from '../mapped/table.ts';
 import { type BitmapEntry, flagInUse, readBitmapDirectory } from './bitmap-directory.ts';
-import { BitmapTracking } from './bitmap-tracking.ts';
+import { BitmapTracking, type TrackingOptions } from './bitmap-tracking.ts';
 import * as c from './constants.ts';
 import { corrupt, hex } from './errors.ts';
 import { bitmapsOf, findExtension } from './extensions.ts';
@@ -117,7 +117,7 @@ export class Qcow2Writer {
   }
 
   /** Before the disk's size changes: every bitmap changes with it. */
-  async trackAll(how: { readonly refuseInconsistent?: boolean } = {}): Promise<void> {
+  async trackAll(how: Omit<TrackingOptions, 'all'> = {}): Promise<void> {
     await this.stopTracking();
     this.#tracking = await BitmapTracking.start(this, { all: true, ...how });
   }
