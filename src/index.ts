@@ -15,6 +15,7 @@
 // First: what comes after names methods by these symbols.
 import './bytes/dispose-symbols.ts';
 
+export { useZstd, type ZstdDecoder } from './codecs/zstd.ts';
 export { DiskError, type DiskErrorCode, type ErrorPlace, isDiskError } from './errors.ts';
 export type * from './filesystems/file-system.ts';
 export { openFileSystem } from './filesystems/open.ts';

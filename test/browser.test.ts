@@ -21,6 +21,7 @@ const samples = [
 const work = `
 import { toVmdk } from './sample-0.ts';
 import { writeKept } from './sample-1.ts';
+import { readZstd } from './sample-2.ts';
 import { BlobSource, convertImages, createImage, MemoryStore, openHttpSource, openImage } from 'cowherd';
 
 const put = (name: string, body: Blob | Uint8Array) => fetch('/put/' + name, { method: 'POST', body: body as Blob });
@@ -36,6 +37,9 @@ async function inPage() {
   await convertImages([remote], image, { packed: true, targetIsZero: true });
   await image[Symbol.asyncDispose]();
   await put('packed.qcow2', packed.toBytes());
+  await readZstd();
+  const zstd = new File([await (await fetch('/files/zstd.qcow2')).arrayBuffer()], 'zstd.qcow2');
+  await put('zstd.vmdk', await toVmdk(zstd));
   const worker = new Worker('/page.js', { type: 'module' });
   await new Promise<void>((done, failed) => {
     worker.onmessage = ({ data }) => (data === 'done' ? done() : failed(new Error(data)));
@@ -91,14 +95,14 @@ describe('the samples for browsers', () => {
       write: false,
       format: 'esm',
       target: 'es2022',
-      alias: { cowherd: join(root, 'src/index.ts') },
+      alias: { cowherd: join(root, 'src/index.ts'), zstddec: join(root, 'node_modules/zstddec') },
     });
     page = outputFiles[0].text;
   });
   afterAll(() => dir.remove());
 
-  it('are two, and compile under strict rules', async () => {
-    expect(samples.length).toBe(2);
+  it('are three, and compile under strict rules', async () => {
+    expect(samples.length).toBe(3);
     // Of a worker's library a sync access handle is part only.
     writeFileSync(
       dir.file('tsconfig.json'),
@@ -113,9 +117,12 @@ describe('the samples for browsers', () => {
           target: 'es2022',
           lib: ['es2023', 'esnext.disposable', 'webworker'],
           types: [],
-          paths: { cowherd: [join(root, 'dist/index.d.ts')] },
+          paths: {
+            cowherd: [join(root, 'dist/index.d.ts')],
+            zstddec: [join(root, 'node_modules/zstddec/dist/zstddec.d.mts')],
+          },
         },
-        files: ['sample-0.ts', 'sample-1.ts'],
+        files: samples.map((_, index) => `sample-${index}.ts`),
       }),
     );
     await mustRun(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', dir.path]);
@@ -128,6 +135,8 @@ describe('the samples for browsers', () => {
       async () => {
         const bytes = new Uint8Array(1 << 20).map((_, at) => (at >> 7) % 251);
         writeFileSync(dir.file('plain.raw'), bytes);
+        const zstd = ['-c', '-o', 'compression_type=zstd', 'plain.raw', 'zstd.qcow2'];
+        await mustRun('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', ...zstd], { cwd: dir.path });
         await mustRun('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', '-c', 'plain.raw', 'zlib.qcow2'], {
           cwd: dir.path,
         });
@@ -153,6 +162,7 @@ describe('the samples for browsers', () => {
         for (const [name, body] of got) writeFileSync(dir.file(name), body);
         const judge = (...args: string[]) => mustRun('qemu-img', args, { cwd: dir.path });
         await judge('compare', '-F', 'raw', 'blob.vmdk', 'plain.raw');
+        await judge('compare', '-F', 'raw', 'zstd.vmdk', 'plain.raw');
         await judge('compare', '-F', 'raw', 'packed.qcow2', 'plain.raw');
         expect(got.get('packed.qcow2')!.length).toBeLessThan(bytes.length / 2);
         await judge('check', 'packed.qcow2');

@@ -1,5 +1,5 @@
 import { type Codec, registerCodec } from '../codecs/codec.ts';
-import { damagedZstd, zstdFrameLength } from '../codecs/zstd-frame.ts';
+import { decodeFrame, unpackFrames, type ZstdDecoder } from '../codecs/zstd.ts';
 import { DiskError } from '../errors.ts';
 import { libzstd } from './libzstd.ts';
 
@@ -10,15 +10,8 @@ const wasmLevel = 3;
 class ZstdCodec implements Codec {
   readonly name = 'zstd';
 
-  async unpack(packed: Uint8Array, into: Uint8Array): Promise<void> {
-    // More than one frame is rare and allowed; what follows the last one that is needed is not looked at.
-    for (let from = 0, to = 0; to < into.length; ) {
-      const end = from + zstdFrameLength(packed, from);
-      const filled = await decompress(packed.subarray(from, end), into.subarray(to));
-      if (filled < 0) throw damagedZstd('a frame that is not zstd, or holds more than is due');
-      from = end;
-      to += filled;
-    }
+  unpack(packed: Uint8Array, into: Uint8Array): Promise<void> {
+    return unpackFrames(packed, into, decompress);
   }
 
   async pack(bytes: Uint8Array, limit: number): Promise<Uint8Array | undefined> {
@@ -35,19 +28,12 @@ class ZstdCodec implements Codec {
 async function decompress(frame: Uint8Array, into: Uint8Array): Promise<number> {
   const library = libzstd();
   if (library) return library.decompress(frame, into);
-  const bytes = (await wasmDecoder()).decode(frame, into.length);
-  // What zstddec makes of an error is no bytes: a frame that is to be skipped holds none either.
-  if (bytes.length === 0 && (frame[3] ?? 0) !== 0x18) return -1;
-  into.set(bytes);
-  return bytes.length;
+  return decodeFrame(await wasmDecoder(), frame, into);
 }
 
-interface Decoder {
-  decode(packed: Uint8Array, room: number): Uint8Array;
-}
-let decoder: Promise<Decoder> | undefined;
+let decoder: Promise<ZstdDecoder> | undefined;
 
-function wasmDecoder(): Promise<Decoder> {
+function wasmDecoder(): Promise<ZstdDecoder> {
   decoder ??= import('zstddec').then(async ({ ZSTDDecoder }) => {
     const made = new ZSTDDecoder();
     await made.init();

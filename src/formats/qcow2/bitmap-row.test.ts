@@ -158,7 +158,7 @@ describe('bitmaps that are copied to an image of which nothing can be read from 
       store.left = left;
       const error = await copyBitmaps(source, image).catch((cause: unknown) => cause);
       store.left = -1;
-      await image[Symbol.asyncDispose]().catch(() => undefined);
+      await Promise.allSettled([image[Symbol.asyncDispose]()]);
       await using again = await openImage(new MemoryStore({ bytes: store.toBytes() }), { format: 'qcow2' });
       const found = await bitmapsOf(again);
       for (const [name, bitmap] of Object.entries(found))

@@ -19,7 +19,7 @@ export function codecFor(path: string, compressionType: number) {
   throw unsupported(
     path,
     'compression_type',
-    `No codec for compression type ${name} is available here: ${whoPacks(codecName)}`,
+    `No codec for compression type ${name} is available here: ${whoPacks(codecName)}${codecName === 'zstd' ? '; in a browser, useZstd() to read' : ''}`,
     {
       compressionType: name,
     },
