@@ -88,11 +88,11 @@ function orSay(changes: readonly MasterChange[], lab: Lab, what: string): readon
 
 /**
  * The lab remembers when its master was last changed, where nothing but a mode, an owner or a link of it was: else it would be looked into
- * each time anew. A hypervisor changes the owner at every start.
+ * each time anew. A hypervisor changes the owner at every start. And which folder its pool is, where a version before has made it.
  */
 export async function rememberChange(lab: Lab): Promise<void> {
   const { state, pool } = lab;
-  if (state && hasOldDates(state.master, pool))
+  if (state && (state.folder === undefined || hasOldDates(state.master, pool)))
     await rememberDates(lab, state.master, (known) => withNewDates(known, pool));
 }
 

@@ -197,8 +197,12 @@ describe.skipIf(!isRoot)('a pool whose copy is used while its disk is not mounte
       inode: expect.any(String),
       born: expect.any(String),
     });
-    writeFileSync(path, `${JSON.stringify(state, undefined, 2)}\n`);
-    expect(await bench.must('up')).toContain('nothing to do');
+    for (const verb of ['up', 'status']) {
+      writeFileSync(path, JSON.stringify(state));
+      await bench.must(verb);
+      expect(JSON.parse(readFileSync(path, 'utf8')).folder).toEqual(folder);
+    }
+    writeFileSync(path, JSON.stringify(state));
     await mustRun('cp', ['-a', bench.path('class'), moved.file('class')]);
     await mustRun('rm', ['-r', bench.path('class')]);
     bench.write('lab.yaml', { seats: 2, pool: moved.file('class') });
