@@ -67,6 +67,35 @@ export async function planMove(
   places: readonly string[],
   signal?: AbortSignal,
 ): Promise<MovePlan> {
+  const { placed, resumed } = await stateOfMove(from, to, signal);
+  assertMovable(nameExists(from) ? from : to, from, to);
+  const names = [from, to].filter(nameExists);
+  const recorded = names.flatMap((name) => recordsFor(name));
+  const pools = [...places, ...recorded.flatMap((one) => one.dependents.map((path) => dirname(path)))].filter(
+    nameExists,
+  );
+  const near = [dirname(dirname(from)), ...pools.map((one) => dirname(one))];
+  const images = imagesSeen(from, names, { pools, near });
+  const children = await childrenOf(names, images);
+  await assertClosed([...names, ...children]);
+  const states = statesOf(names);
+  return {
+    from,
+    to,
+    children: [...children].sort(),
+    labFiles: labFilesOf(from, names, [...new Set([...near, ...places])]),
+    states,
+    resumed,
+    placed,
+  };
+}
+
+/** What an earlier run has left of a move from there. Throws `in-use`, `exists`, `not-found`. */
+async function stateOfMove(
+  from: string,
+  to: string,
+  signal: AbortSignal | undefined,
+): Promise<Pick<MovePlan, 'placed' | 'resumed'>> {
   // One that was cut off before its image had the new name has changed nothing.
   const journal = readJournal(from);
   const cutOff = journal?.to;
@@ -78,8 +107,8 @@ export async function planMove(
     });
   }
   const resumed = cutOff === to && (placed !== undefined || !nameExists(to));
-  const present = nameExists(from) ? from : to;
-  if (!nameExists(present)) throw new DiskError('not-found', `There is no image '${from}'`, { path: from });
+  const missing = () => new DiskError('not-found', `There is no image '${from}'`, { path: from });
+  if (!nameExists(from) && !nameExists(to)) throw missing();
   if (!resumed && nameExists(to)) {
     const fix =
       cutOff === to
@@ -87,8 +116,12 @@ export async function planMove(
         : undefined;
     throw new DiskError('exists', `There is a file '${to}' already`, { path: to, detail: { fix } });
   }
-  if (!resumed && present !== from)
-    throw new DiskError('not-found', `There is no image '${from}'`, { path: from });
+  if (!resumed && !nameExists(from)) throw missing();
+  return { placed, resumed };
+}
+
+/** Throws `unsupported` for what is no file, or names its backing file by a path that will be wrong. */
+function assertMovable(present: string, from: string, to: string): void {
   if (!statSync(present).isFile()) {
     throw new DiskError('unsupported', `'${from}' is no file: only those are moved`, { path: from });
   }
@@ -100,28 +133,34 @@ export async function planMove(
       detail: { fix: 'let it name its backing file by the whole path first: cow-img rebase -u' },
     });
   }
-  const names = [from, to].filter(nameExists);
-  const recorded = names.flatMap((name) => recordsFor(name));
-  const pools = [...places, ...recorded.flatMap((one) => one.dependents.map((path) => dirname(path)))].filter(
-    nameExists,
-  );
-  const near = [dirname(dirname(from)), ...pools.map((one) => dirname(one))];
-  const scan = scanImages([dirname(from), ...pools], near);
-  if (scan.warnings.length > 0) {
-    throw new DiskError('denied', `Clones may be where nothing can be seen: ${scan.warnings[0]}`, {
-      path: from,
-    });
+}
+
+/** The images around a master. Throws `denied` where some that may stand on it cannot be seen. */
+function imagesSeen(
+  from: string,
+  names: readonly string[],
+  { pools, near }: { readonly pools: readonly string[]; readonly near: readonly string[] },
+): ReturnType<typeof scanImages>['images'] {
+  const { images, warnings } = scanImages([dirname(from), ...pools], near);
+  if (warnings.length > 0) {
+    throw new DiskError('denied', `Clones may be where nothing can be seen: ${warnings[0]}`, { path: from });
   }
   const [hidden] = names.flatMap(hiddenDependents);
-  if (hidden) {
-    throw new DiskError('denied', `'${hidden.path}' stands on it, and cannot be looked at`, {
-      path: from,
-      detail: { fix: 'mount its disk: it has to name the master where that is then' },
-    });
-  }
+  if (!hidden) return images;
+  throw new DiskError('denied', `'${hidden.path}' stands on it, and cannot be looked at`, {
+    path: from,
+    detail: { fix: 'mount its disk: it has to name the master where that is then' },
+  });
+}
+
+/** The images that name the master, by either name. Throws `unsupported` for one that cannot be made to follow. */
+async function childrenOf(
+  names: readonly string[],
+  images: ReturnType<typeof scanImages>['images'],
+): Promise<readonly string[]> {
   const children = new Set<string>();
   for (const name of names) {
-    for (const { image, distance } of standingOn(name, scan.images)) {
+    for (const { image, distance } of standingOn(name, images)) {
       if (distance !== 1) continue;
       if (image.unnameable) throw unnameable(image.path);
       children.add(image.path);
@@ -136,13 +175,21 @@ export async function planMove(
       detail: { fix: 'it has to name the master where that is then' },
     });
   }
-  for (const path of [...names, ...children]) {
+  return [...children];
+}
+
+async function assertClosed(paths: readonly string[]): Promise<void> {
+  for (const path of paths) {
     if (!(await isLocked(path))) continue;
     throw new DiskError('in-use', `'${path}' is open in a program`, {
       path,
       detail: { fix: "shut down the guests first ('cowherd stop'), and the guard" },
     });
   }
+}
+
+/** The state files of labs that stand on the master. Throws `corrupt`. */
+function statesOf(names: readonly string[]): readonly string[] {
   const states = new Set(
     names.flatMap((name) =>
       recordsFor(name).flatMap(({ note }) =>
@@ -153,23 +200,18 @@ export async function planMove(
   const followed = [...states].filter(nameExists);
   // A damaged one that is found half-way would leave the master between two places.
   for (const file of followed) readStateFile(file);
-  const { named, unread } = labFilesIn([...new Set([...near, ...places])]);
+  return followed;
+}
+
+/** The lab files that name the master. Throws `bad-argument` for one with mistakes that may. */
+function labFilesOf(from: string, names: readonly string[], folders: readonly string[]): readonly string[] {
+  const { named, unread } = labFilesIn(folders);
   const mistaken = mayName(basename(from), unread);
-  if (mistaken !== undefined) {
-    throw new DiskError('bad-argument', `The lab file '${mistaken}' cannot be read, and may name '${from}'`, {
-      path: mistaken,
-      detail: { fix: `put it right first: 'cowherd plan ${mistaken}' says what is wrong` },
-    });
-  }
-  return {
-    from,
-    to,
-    children: [...children].sort(),
-    labFiles: labFilesNaming(names, named),
-    states: followed,
-    resumed,
-    placed,
-  };
+  if (mistaken === undefined) return labFilesNaming(names, named);
+  throw new DiskError('bad-argument', `The lab file '${mistaken}' cannot be read, and may name '${from}'`, {
+    path: mistaken,
+    detail: { fix: `put it right first: 'cowherd plan ${mistaken}' says what is wrong` },
+  });
 }
 
 function unnameable(path: string): DiskError {
