@@ -45,6 +45,51 @@ export async function planPoolMove(
   folders: readonly string[],
 ): Promise<PoolMovePlan> {
   const journal = readJournal(from);
+  const placed = assertPlaces(from, to, journal);
+  const present = placed ? to : from;
+  const found = statesIn(present);
+  if (!journal && found.length === 0) {
+    throw new DiskError('not-found', `'${from}' is no pool: no lab has seats in it`, { path: from });
+  }
+  const states = journal?.states ?? found;
+  const files = filesBelow(present);
+  assertNoPoolIn(present, files);
+  const images = files.map((name) => join(present, name)).filter((path) => readImageHead(path)?.backing);
+  const outside = images.filter((path) => !within(backingPathOf(readImageHead(path)!) ?? '/', present));
+  for (const path of images) assertFollows(path, present);
+  const held = states.flatMap((state) =>
+    mastersOf(state).flatMap((one) => one.files.map((file) => resolve(journal ? to : from, file.path))),
+  );
+  const labs = labsOf(states, { from, to, folders });
+  const around = [...folders, dirname(from)];
+  await assertFree(
+    files.map((name) => join(present, name)),
+    present,
+    around,
+  );
+  if (placed) await assertCopyStands(from, to, around);
+  return {
+    from,
+    to,
+    clones: outside,
+    masters: [...new Set([...outside.flatMap((path) => backingPathOf(readImageHead(path)!) ?? []), ...held])],
+    labs,
+    journal: {
+      to,
+      relative: journal?.relative ?? outside.filter(namesFromHere).map((path) => relative(present, path)),
+      states: journal
+        ? states.map((state) => arriving(state, from, to))
+        : states.map((state) => stateFrom(state, from, to)),
+    },
+    resumed: journal !== undefined,
+    placed,
+    mountPoint: isMountPoint(from),
+    around,
+  };
+}
+
+/** Whether what lies at `to` is the pool already. Throws `in-use`, `bad-argument`, `exists` for a place to which it cannot go. */
+function assertPlaces(from: string, to: string, journal: PoolJournal | undefined): boolean {
   if (journal && journal.to !== to) {
     throw new DiskError('in-use', `'${from}' is on its way to '${journal.to}': an earlier move was cut off`, {
       path: from,
@@ -58,39 +103,30 @@ export async function planPoolMove(
     });
   }
   const placed = journal !== undefined && isPlaced(from, journal);
-  if (nameExists(to) && !placed) {
-    throw new DiskError('exists', `There is '${to}' already`, {
-      path: to,
-      detail: { fix: journal && resumeFix(from, to) },
-    });
-  }
-  const present = placed ? to : from;
-  const states = statesIn(present);
-  if (!journal && states.length === 0) {
-    throw new DiskError('not-found', `'${from}' is no pool: no lab has seats in it`, { path: from });
-  }
-  const files = filesBelow(present);
+  if (placed || !nameExists(to)) return placed;
+  throw new DiskError('exists', `There is '${to}' already`, {
+    path: to,
+    detail: { fix: journal && resumeFix(from, to) },
+  });
+}
+
+/** Throws `unsupported`. */
+function assertNoPoolIn(pool: string, files: readonly string[]): void {
   const inner = files.find((name) => /\/\.cowherd\/lab-[^/]*\.json$/.test(name));
-  if (inner !== undefined) {
-    const path = join(present, dirname(dirname(inner)));
-    throw new DiskError('unsupported', `Another pool lies in it: '${path}'`, {
-      path,
-      detail: { fix: "'cowherd move' that one to another folder first" },
-    });
-  }
-  const images = files.map((name) => join(present, name)).filter((path) => readImageHead(path)?.backing);
-  const outside = images.filter((path) => !within(backingPathOf(readImageHead(path)!) ?? '/', present));
-  for (const path of images) assertFollows(path, present);
-  const held = (journal?.states ?? states).flatMap((state) =>
-    mastersOf(state).flatMap((one) => one.files.map((file) => resolve(journal ? to : from, file.path))),
-  );
-  const masters = [
-    ...new Set([...outside.flatMap((path) => backingPathOf(readImageHead(path)!) ?? []), ...held]),
-  ];
-  const labs = (journal?.states ?? states).map(({ lab }) => ({
-    name: lab,
-    file: labFileOf(lab, [from, to], folders),
-  }));
+  if (inner === undefined) return;
+  const path = join(pool, dirname(dirname(inner)));
+  throw new DiskError('unsupported', `Another pool lies in it: '${path}'`, {
+    path,
+    detail: { fix: "'cowherd move' that one to another folder first" },
+  });
+}
+
+/** The labs with their lab files. Throws `not-found`, and `unsupported` for a lab file in the pool itself. */
+function labsOf(
+  states: readonly LabState[],
+  { from, to, folders }: { readonly from: string; readonly to: string; readonly folders: readonly string[] },
+): PoolMovePlan['labs'] {
+  const labs = states.map(({ lab }) => ({ name: lab, file: labFileOf(lab, [from, to], folders) }));
   for (const { file } of labs) {
     if (!within(file, from)) continue;
     throw new DiskError('unsupported', `The lab file '${file}' lies in the pool`, {
@@ -98,44 +134,25 @@ export async function planPoolMove(
       detail: { fix: 'move it out of the folder first' },
     });
   }
-  const around = [...folders, dirname(from)];
+  return labs;
+}
+
+/** Throws `in-use`, `changed` where the originals of a copy that has its place are used, or hold what it does not. */
+async function assertCopyStands(from: string, to: string, around: readonly string[]): Promise<void> {
+  const copied = copiedFiles(from, to);
+  if (!copied) return;
   await assertFree(
-    files.map((name) => join(present, name)),
-    present,
+    copied.map(({ path }) => join(from, path)),
+    from,
     around,
   );
-  const copied = placed ? copiedFiles(from, to) : undefined;
-  if (copied) {
-    await assertFree(
-      copied.map(({ path }) => join(from, path)),
-      from,
-      around,
-    );
-    await assertLeftAlone(from, to, copied);
-  }
-  return {
-    from,
-    to,
-    clones: outside,
-    masters,
-    labs,
-    journal: journal
-      ? { ...journal, states: journal.states.map((state) => arriving(state, from, to)) }
-      : {
-          to,
-          relative: outside
-            .filter((path) => {
-              const name = parseReference(readImageHead(path)!.backing!.path);
-              return name.kind === 'file' && !isAbsolute(name.path);
-            })
-            .map((path) => relative(present, path)),
-          states: states.map((state) => stateFrom(state, from, to)),
-        },
-    resumed: journal !== undefined,
-    placed,
-    mountPoint: isMountPoint(from),
-    around,
-  };
+  await assertLeftAlone(from, to, copied);
+}
+
+/** Whether an image names what it stands on from where it lies. */
+function namesFromHere(path: string): boolean {
+  const name = parseReference(readImageHead(path)!.backing!.path);
+  return name.kind === 'file' && !isAbsolute(name.path);
 }
 
 /** What to do where a move was cut off, and nothing proves what lies at its target to be the pool. */
@@ -161,8 +178,7 @@ function assertFollows(path: string, pool: string): void {
     });
   }
   if (backing === undefined || !within(backing, pool)) return;
-  const name = parseReference(head.backing!.path);
-  if (name.kind === 'file' && !isAbsolute(name.path)) return;
+  if (namesFromHere(path)) return;
   throw new DiskError('unsupported', `'${path}' names '${backing}' by its whole path`, {
     path,
     field: 'backing_file',
