@@ -140,7 +140,7 @@ export function isKnownToQemu(format: string): boolean {
 }
 
 /** For a format that we cannot use: `unknown` ('Unknown driver') and the name in quotes, or that it is not built yet. */
-export function unknownFormat(unknown: string, format: string): string {
+function unknownFormat(unknown: string, format: string): string {
   return knownToQemu.has(format) ? `The format '${format}' is not supported yet` : `${unknown} '${format}'`;
 }
 

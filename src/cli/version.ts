@@ -2,7 +2,7 @@
 export const version = '0.1.0';
 
 /** The qemu-img whose behaviour cow-img follows. Scripts read it off `--version` to learn what they may use. */
-export const followedQemuImg = '7.2.0';
+const followedQemuImg = '7.2.0';
 
 /**
  * `qemu-img version 7.2.0 (cowherd 0.1.0)`: the shape that scripts parse, and who really answers. Through a wrapper (`exec node …/cow-img.js`)

@@ -4,7 +4,7 @@ import { ChainCursor } from './chain-cursor.ts';
 import type { ChainRun } from './image.ts';
 
 /** Runs a page. */
-export const pageRuns = 1024;
+const pageRuns = 1024;
 
 type Mutable<T> = T extends unknown ? { -readonly [Key in keyof T]: T[Key] } : never;
 type OpenRun = Mutable<ChainRun>;

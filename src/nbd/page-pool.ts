@@ -24,7 +24,7 @@ export const dataStart = pageBytes;
  * that there are few large ones and many small: with those, everybody else is served on, in smaller pieces. Their
  * number is limited; whoever gets none waits for `onFree`.
  */
-export class PagePool {
+class PagePool {
   readonly #large = new Shelf(largeBytes, 24);
   readonly #small = new Shelf(smallBytes, 1024);
   readonly #waiting: (() => void)[] = [];

@@ -33,7 +33,7 @@ export interface DescribedLayer {
 }
 
 /** Reads what `layer` says of itself. Throws `corrupt` and `io` as its format does. */
-export async function describeLayer({ layer, filename }: DescribedLayer): Promise<ImageInfo> {
+async function describeLayer({ layer, filename }: DescribedLayer): Promise<ImageInfo> {
   const { source } = layer;
   const reference = parseReference(source.name);
   const beneath = layer.openSnapshot ? undefined : imageBeneath(source);

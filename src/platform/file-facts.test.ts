@@ -12,7 +12,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { have, isRoot, mustRun, run, type TempDir, tempDir } from '../../test/support/programs.ts';
 import {
   factsIfAny,
-  fileFacts,
+  factsOf,
   isImmutable,
   isSameFile,
   realPath,
@@ -28,12 +28,12 @@ beforeEach(async () => {
 });
 afterEach(() => folder.remove());
 
-describe('fileFacts', () => {
+describe('factsOf', () => {
   it('tells what stat and du tell', async () => {
     const path = folder.file('disk');
     writeFileSync(path, Buffer.alloc(10_000, 1));
     truncateSync(path, 1_000_000);
-    const facts = fileFacts(path);
+    const facts = factsOf(path);
     const [size, blocks, mode, inode, modified, links] = (
       await mustRun('stat', ['-c', '%s %b %a %i %.9Y %h', path])
     )
@@ -48,13 +48,13 @@ describe('fileFacts', () => {
       modifiedNs: BigInt(modified.replace('.', '')),
       links: Number(links),
     });
-    expect(fileFacts(folder.path).kind).toBe('directory');
-    expect(fileFacts('/dev/null').kind).toBe('other');
+    expect(factsOf(folder.path).kind).toBe('directory');
+    expect(factsOf('/dev/null').kind).toBe('other');
   });
 
   it('tells nothing from refusal', () => {
     expect(factsIfAny(folder.file('nope'))).toBeUndefined();
-    expect(() => fileFacts(folder.file('nope'))).toThrow(/No such file or directory/);
+    expect(() => factsOf(folder.file('nope'))).toThrow(/No such file or directory/);
     expect(() => factsIfAny(folder.file('x'.repeat(300)))).toThrow(/File name too long/);
   });
 

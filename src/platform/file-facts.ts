@@ -68,7 +68,7 @@ export function factsIfAny(path: string): FileFacts | undefined {
 }
 
 /** As `factsIfAny`, but throws `not-found` where there is nothing. */
-export function fileFacts(path: string): FileFacts {
+export function factsOf(path: string): FileFacts {
   const facts = factsIfAny(path);
   if (!facts) throw systemError('ENOENT', 'stat', path);
   return facts;

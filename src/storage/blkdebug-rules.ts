@@ -1,11 +1,11 @@
 import { DiskError } from '../errors.ts';
 
 /** Kinds of requests that a rule can be about. */
-export const ioTypes = ['read', 'write', 'write-zeroes', 'discard', 'flush', 'block-status'] as const;
+const ioTypes = ['read', 'write', 'write-zeroes', 'discard', 'flush', 'block-status'] as const;
 export type IoType = (typeof ioTypes)[number];
 
 /** QEMU's events (`BlkdebugEvent`). Those of `firedEvents` happen here as well; the others are known and never come. */
-export const debugEvents: readonly string[] = `l1_update l1_grow_alloc_table l1_grow_write_table
+const debugEvents: readonly string[] = `l1_update l1_grow_alloc_table l1_grow_write_table
   l1_grow_activate_table l2_load l2_update l2_update_compressed l2_alloc_cow_read l2_alloc_write read_aio
   read_backing_aio read_compressed write_aio write_compressed vmstate_load vmstate_save cow_read cow_write
   reftable_load reftable_grow reftable_update refblock_load refblock_update refblock_update_part refblock_alloc

@@ -1,7 +1,7 @@
 import { DiskError } from '../../errors.ts';
 
 /** "LUKS", 0xba, 0xbe. */
-export const luksMagic: readonly number[] = [0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe];
+const luksMagic: readonly number[] = [0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe];
 export const headerBytes = 592;
 export const sectorBytes = 512;
 export const slotCount = 8;

@@ -5,8 +5,8 @@ import { DiskError } from '../../errors.ts';
 import { type ByteSource, readPart } from '../source.ts';
 
 /** Where the superblock lies, and its bytes. */
-export const superblockOffset = 1024;
-export const superblockSize = 1024;
+const superblockOffset = 1024;
+const superblockSize = 1024;
 const magic = 0xef53;
 
 export const Compat = { sparseSuper2: 0x200 } as const;

@@ -20,7 +20,7 @@ export function namesOfWindowsPath(path: string): string[] {
  * A path of this side as a Windows program reads it, a relative one with a dot in front. Undefined for one that has no such
  * form.
  */
-export function windowsPathOf(path: string): string | undefined {
+function windowsPathOf(path: string): string | undefined {
   if (path === '' || path.includes('\\') || path.includes('\0')) return undefined;
   const plain = path.startsWith('/') || path.startsWith('./') || path.startsWith('../');
   return (plain ? path : `./${path}`).replaceAll('/', '\\');

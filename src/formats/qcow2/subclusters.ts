@@ -21,7 +21,7 @@ export function subclusterMask(from: number, to: number): number {
 }
 
 /** How many bits in a row are set from bit `from` (below 32) on. */
-export function onesFrom(word: number, from: number): number {
+function onesFrom(word: number, from: number): number {
   const clear = ~word >>> from;
   return clear === 0 ? subclustersPerCluster - from : 31 - Math.clz32(clear & -clear);
 }
@@ -52,7 +52,7 @@ export function subclusterKind(cluster: number, zeroes: number, allocated: numbe
 }
 
 /** The subclusters of one kind (not packed) in a cluster that has some. */
-export function subclustersOfKind(kind: number, zeroes: number, allocated: number): number {
+function subclustersOfKind(kind: number, zeroes: number, allocated: number): number {
   if (kind === EntryKind.data) return allocated;
   return kind === EntryKind.zero || kind === EntryKind.zeroAllocated ? zeroes : ~(zeroes | allocated);
 }

@@ -8,7 +8,7 @@ import { isClusterOffset, isTableOffset, type QedHeader, tableBytesOf } from './
 const two32 = 0x1_0000_0000;
 
 /** Guest bytes that an L2 table covers. */
-export function l2SpanOf(header: QedHeader): number {
+function l2SpanOf(header: QedHeader): number {
   return (tableBytesOf(header) / 8) * header.clusterSize;
 }
 

@@ -7,7 +7,7 @@ import { DiskError, type DiskErrorCode } from '../../errors.ts';
  */
 
 export const vdiSignature = 0xbeda107f;
-export const vdiVersion = 0x0001_0001;
+const vdiVersion = 0x0001_0001;
 export const headerBytes = 512;
 /** The only block size that VirtualBox and QEMU write. */
 export const blockBytes = 1 << 20;

@@ -19,7 +19,7 @@ import {
 const details: LayerDetails = { clusterSize: blockBytes, dirty: false };
 
 /** A VDI image of any type, open for reading. */
-export class VdiLayer extends MappedLayer {
+class VdiLayer extends MappedLayer {
   readonly header: VdiHeader;
 
   constructor(source: ByteSource, header: VdiHeader) {

@@ -55,7 +55,7 @@ export async function readActiveLog(source: ByteSource, header: Header): Promise
  * The active sequence of a log: of all runs of entries with successive numbers, whose last one says that they begin in
  * it, the one with the greatest number; from where its last entry says (MS-VHDX 2.3.2). A torn or foreign entry ends a run.
  */
-export function findActiveSequence(log: Uint8Array, logId: string): readonly LogEntry[] {
+function findActiveSequence(log: Uint8Array, logId: string): readonly LogEntry[] {
   let best: readonly LogEntry[] = [];
   const sectors = log.length / logSectorBytes;
   for (let start = 0; start < sectors; ) {

@@ -44,7 +44,7 @@ export async function readRegions(source: ByteSource, header: Header): Promise<R
 }
 
 /** Parses one sound copy. */
-export function parseRegions(bytes: Uint8Array, path: string, header: Header, offset = 0): Regions {
+function parseRegions(bytes: Uint8Array, path: string, header: Header, offset = 0): Regions {
   const view = viewOf(bytes);
   const count = view.getUint32(8, true);
   if (count > maxEntries) throw corrupt(path, 'region table', offset);

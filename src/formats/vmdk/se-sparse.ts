@@ -27,7 +27,7 @@ const maxNeededBytes = 64 << 20;
 const two32 = 0x1_0000_0000;
 
 /** Throws `corrupt` and `unsupported` in QEMU's words. */
-export function parseSeSparseHeader(bytes: Uint8Array, path: string): SeSparseHeader {
+function parseSeSparseHeader(bytes: Uint8Array, path: string): SeSparseHeader {
   const view = viewOf(bytes);
   const hex = (at: number) => `0x${view.getBigUint64(at, true).toString(16).padStart(16, '0')}`;
   const number = (at: number, field: string) => {
@@ -75,7 +75,7 @@ export function parseSeSparseHeader(bytes: Uint8Array, path: string): SeSparseHe
 }
 
 /** The header that changes: refuses an extent whose journal would have to be replayed. */
-export function checkVolatileHeader(bytes: Uint8Array, path: string): void {
+function checkVolatileHeader(bytes: Uint8Array, path: string): void {
   const view = viewOf(bytes);
   if (view.getUint32(0, true) !== volatileMagic || view.getUint32(4, true) !== 0) {
     const found = `0x${view.getBigUint64(0, true).toString(16).padStart(16, '0')}`;

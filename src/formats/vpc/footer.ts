@@ -5,7 +5,7 @@ import type { Geometry } from './geometry.ts';
 export const footerBytes = 512;
 
 /** "Hard Disk Footer Format", field "Disk Type". */
-export const diskTypes = { fixed: 2, dynamic: 3, differencing: 4 } as const;
+const diskTypes = { fixed: 2, dynamic: 3, differencing: 4 } as const;
 export type DiskType = keyof typeof diskTypes;
 
 /** No offset: the field that it stands in is unused. */

@@ -13,7 +13,7 @@ export interface Geometry {
 }
 
 /** What the fields can say at most; a larger disk has this geometry, and its size in bytes counts alone. */
-export const maxGeometry: Geometry = { cylinders: 65535, heads: 16, sectorsPerTrack: 255 };
+const maxGeometry: Geometry = { cylinders: 65535, heads: 16, sectorsPerTrack: 255 };
 
 export function sectorsOf({ cylinders, heads, sectorsPerTrack }: Geometry): number {
   return cylinders * heads * sectorsPerTrack;

@@ -3,7 +3,7 @@ import { basename, dirname, join } from 'node:path';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { type CommitOptions, createAside, syncDirectory } from '../../platform/atomic-file.ts';
 import { asSystemError, errnoOf } from '../../platform/errno.ts';
-import { factsIfAny, fileFacts, realPath } from '../../platform/file-facts.ts';
+import { factsIfAny, factsOf, realPath } from '../../platform/file-facts.ts';
 import { readJsonFile, readSmallText } from '../../platform/json-file.ts';
 import { cutName } from '../../platform/kept-files.ts';
 import { hasEnded, processMark } from '../../platform/process-identity.ts';
@@ -257,7 +257,7 @@ function secondName(path: string, mark: string): string {
 }
 
 function keepSecondName(path: string, before: string): void {
-  const { kind } = fileFacts(path);
+  const { kind } = factsOf(path);
   if (kind !== 'regular') return;
   try {
     linkSync(path, before);

@@ -10,7 +10,7 @@ import {
   recordFolder,
   recordsFor,
 } from '../../platform/dependents.ts';
-import { fileFacts, isImmutable, setImmutable } from '../../platform/file-facts.ts';
+import { factsOf, isImmutable, setImmutable } from '../../platform/file-facts.ts';
 import { realPathOf } from '../../platform/host-names.ts';
 import { abandonedFolders, allocatedIn, mountedIn, removeFolder } from '../../platform/scratch-folder.ts';
 import { mastersOf } from '../former.ts';
@@ -91,7 +91,7 @@ export async function planCollection(masters: string, options: CollectOptions): 
   const imported = leftOfImports(folder);
   kept.push(...imported.kept);
   for (const path of imported.garbage) {
-    const allocated = fileFacts(path).allocated;
+    const allocated = factsOf(path).allocated;
     garbage.push({ kind: 'leftover', path, allocated, why: 'an import that was killed at its end left it' });
   }
   for (const path of abandonedFolders(folder)) {
