@@ -71,12 +71,16 @@ function isNamedBeside({ name, spec }: Pick<Lab, 'name' | 'spec'>, pool: string)
 export function formerPoolProblem({ pool, seats }: FormerPool, lab: Pick<Lab, 'pool'>): Problem {
   return {
     path: pool,
-    what: `${count(seats.length, 'seat')} of this lab ${seats.length === 1 ? 'is' : 'are'} there (${describeSeats(seats)}), and its lab file names another pool now`,
+    what: `${count(seats.length, 'seat')} of this lab ${seats.length === 1 ? 'is' : 'are'} there (${describeSeats(seats)}), and its lab file names another pool now${lookAlike(pool, lab.pool) ? ', which only looks the same: its letters are written otherwise (Unicode NFC and NFD)' : ''}`,
     fix: [
       `cowherd move '${pool}' '${lab.pool}' takes ${seats.length === 1 ? 'it' : 'them'} along. To give ${seats.length === 1 ? 'it' : 'them'} up: write pool: ${pool} again, and 'cowherd down';`,
       'a second lab beside this one needs another name (lab: NAME)',
     ].join('\n'),
   };
+}
+
+function lookAlike(one: string, other: string): boolean {
+  return one.normalize('NFC') === other.normalize('NFC');
 }
 
 /** The same as a note, where they may be those of a copy of the lab. */

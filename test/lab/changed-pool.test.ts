@@ -122,6 +122,18 @@ describe('a lab file that names another pool than before', () => {
     expect(poolNames(bench, 'other')).toEqual(disks);
   });
 
+  it('are not made anew in a folder whose name only looks like theirs', async () => {
+    await using bench = await labBench();
+    const [composed, apart] = ['NFC', 'NFD'].map((form) => 'Übung'.normalize(form));
+    bench.write('lab.yaml', { seats: 2, pool: apart });
+    await bench.must('up');
+    bench.write('lab.yaml', { seats: 2, pool: composed });
+    expect((await bench.run('up')).err).toMatch(/2 seats of this lab are there.*looks the same.*NFC/);
+    renameSync(bench.path(apart), bench.path(composed));
+    await bench.must('up');
+    expect(poolNames(bench, composed)).toEqual(disks);
+  });
+
   it('does without what cannot be read there', async () => {
     await using bench = await labBench();
     bench.write('lab.yaml', { seats: 2 });
