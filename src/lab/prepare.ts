@@ -403,10 +403,7 @@ function placesAfter({ id, name, pool, state }: Lab): readonly string[] {
   return isKnown ? places : withPlaces(places, pool);
 }
 
-/**
- * Where the pool lay by more than its records has to be known before definitions are written: a run that is cut off then finds its domains. What
- * has them is no copy any more.
- */
+/** Where the pool lay by more than its records has to be known before definitions are written: a run that is cut off then finds its domains, and is no copy's. */
 function withProved(after: LabState, pool: string, proved: readonly string[]): LabState {
   if (proved.length === 0) return after;
   const { folder: _, ...rest } = after;
