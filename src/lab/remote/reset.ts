@@ -6,7 +6,7 @@ import type { Seat } from '../seat.ts';
 import { removeCopies } from './collect.ts';
 import type { RemoteHost } from './host.ts';
 import type { RemoteLab, RemoteMaster, RemoteView } from './lab.ts';
-import { seatMaker } from './make-seat.ts';
+import { SeatMaker } from './make-seat.ts';
 import { removeOwnRecord } from './own-record.ts';
 import { names } from './records.ts';
 import { removeSeat } from './remove-seat.ts';
@@ -127,7 +127,7 @@ export async function resetRemote(
 ): Promise<void> {
   const master = await assertResettable(lab, view, seats);
   const after = new Map(seats.map((seat) => [seat.name, lab.onMaster(seat, master)]));
-  const maker = seatMaker(lab, master, after);
+  const maker = new SeatMaker(lab, master, after);
   let done = 0;
   await Promise.all(
     view.hosts.map(async ({ host }) => {

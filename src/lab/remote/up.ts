@@ -10,7 +10,7 @@ import { assertMakeable } from '../spec/load.ts';
 import type { FoundSeat, HostView, RemoteHost } from './host.ts';
 import type { RemoteLab, RemoteMaster, RemoteView } from './lab.ts';
 import { seenAfter } from './machines.ts';
-import { seatMaker } from './make-seat.ts';
+import { SeatMaker } from './make-seat.ts';
 import { copyMaster } from './master-copy.ts';
 import { writeOwnRecord } from './own-record.ts';
 import { type Room, roomFor, spreadSeats } from './placement.ts';
@@ -167,7 +167,7 @@ async function planHost(
   const extras: string[] = [];
   const grow: string[] = [];
   const notes: string[] = [];
-  const maker = seatMaker(lab, view.master!, seats);
+  const maker = new SeatMaker(lab, view.master!, seats);
   if (await remote.pool.open(false)) {
     const places = await Promise.all(own.map((seat) => diskPlace(remote, lab.spec.name, seat)));
     for (const [i, seat] of own.entries()) {
@@ -299,7 +299,7 @@ export async function applyRemote(
   };
   if (plan.problems.length > 0) throw problemError(plan.problems);
   const failures: { host: string; error: DiskError }[] = [];
-  const maker = seatMaker(lab, plan.view.master!, plan.seats);
+  const maker = new SeatMaker(lab, plan.view.master!, plan.seats);
   const work = async (host: HostPlan) => {
     const remote = lab.hosts.get(host.host)!;
     await remote.pool.open(true);
