@@ -48,6 +48,8 @@ export interface ByteRange {
  * be true throws `corrupt` with the place, what is not understood `unsupported`.
  */
 export interface FileSystem {
+  /** The file that it lies in, as errors name it. */
+  readonly name?: string;
   /** As blkid names it: `ext4`, `vfat` … */
   readonly kind: string;
   /** As blkid shows it; '' where there is none. */

@@ -2,7 +2,7 @@ import { crc32 } from '../bytes/crc32.ts';
 import { guidText, swapGuid } from '../bytes/guid.ts';
 import { readU64LE, viewOf } from '../bytes/numbers.ts';
 import { DiskError } from '../errors.ts';
-import { type ByteSource, readPart } from './source.ts';
+import { type ByteSource, errorAbout, readPart } from './source.ts';
 
 export interface Partition {
   /** As Linux counts: 1 to 4 are in the MBR itself, 5 and up are logical. */
@@ -36,6 +36,14 @@ const mostLogical = 256;
  * header is damaged is read from its last sector. Throws `corrupt` where an entry lies past the end.
  */
 export async function readPartitions(disk: ByteSource): Promise<PartitionTable> {
+  try {
+    return await readTable(disk);
+  } catch (error) {
+    throw errorAbout(disk, error);
+  }
+}
+
+async function readTable(disk: ByteSource): Promise<PartitionTable> {
   if (disk.size < sector) return { kind: 'none', partitions: [] };
   const mbr = await readPart(disk, 0, sector, 'MBR');
   const view = viewOf(mbr);
@@ -124,7 +132,10 @@ async function readLogical(disk: ByteSource, base: number): Promise<Partition[]>
   for (let number = 5; found.length < mostLogical; number++) {
     const at = base + next;
     if (seen.has(at)) {
-      throw new DiskError('corrupt', 'The extended boot records lead in a circle', { offset: at * sector });
+      throw new DiskError('corrupt', 'The extended boot records lead in a circle', {
+        offset: at * sector,
+        field: 'extended boot record',
+      });
     }
     seen.add(at);
     const view = viewOf(await readPart(disk, at * sector, sector, 'extended boot record'));

@@ -1,5 +1,5 @@
 import type { ByteRange } from './file-system.ts';
-import { type ByteSource, windowOf } from './source.ts';
+import { type ByteSource, nameOf, windowOf } from './source.ts';
 
 /*
  * A volume whose bytes lie in several places of a disk, as those of a logical volume may that has grown.
@@ -50,6 +50,7 @@ export function joined(disk: ByteSource, pieces: readonly ByteRange[]): ByteSour
   for (const { offset, length } of pieces) windowOf(disk, offset, length);
   const whole: ByteSource = {
     size,
+    name: nameOf(disk),
     async read(at, into) {
       let done = 0;
       for (const { offset, length } of placesOf(pieces, at, into.length)) {

@@ -1,10 +1,24 @@
-import { DiskError } from '../errors.ts';
+import { DiskError, errorIn } from '../errors.ts';
 
 /** Bytes that a partition table or a file system is read from: an `Image`, or a window on one. */
 export interface ByteSource {
   readonly size: number;
+  /** The file that errors are told of. An `Image` has one without saying so here. */
+  readonly name?: string;
   /** Fills `into` from `offset`. Throws `out-of-range` past the end. */
   read(offset: number, into: Uint8Array): Promise<void>;
+}
+
+/** The file that the bytes are of, as far as anybody says. */
+export function nameOf(source: ByteSource): string | undefined {
+  const { layer } = source as { readonly layer?: { readonly source?: { readonly name?: string } } };
+  return source.name ?? layer?.source?.name;
+}
+
+/** The same error, and in which file it lies, where it does not say that. */
+export function errorAbout(source: ByteSource, error: unknown): unknown {
+  const name = nameOf(source);
+  return name === undefined ? error : errorIn(name, error);
 }
 
 /** The part of `source` from `offset` on, `length` bytes. Throws `out-of-range` where it does not lie in `source`. */
@@ -16,6 +30,7 @@ export function windowOf(source: ByteSource, offset: number, length: number): By
   }
   return {
     size: length,
+    name: nameOf(source),
     async read(at, into) {
       if (at < 0 || at + into.length > length) {
         throw new DiskError('out-of-range', `${into.length} bytes at ${at} do not lie in ${length} bytes`, {

@@ -45,7 +45,10 @@ export async function lookUp(
     }
     links += 1;
     if (links > mostLinks) {
-      throw new DiskError('corrupt', `'${path}' leads through more than ${mostLinks} symbolic links`);
+      throw new DiskError('corrupt', `'${path}' leads through more than ${mostLinks} symbolic links`, {
+        path: system.name,
+        field: 'symbolic link',
+      });
     }
     const target = await system.target(node);
     if (target.startsWith('/')) trail = trail.slice(0, 1);
@@ -75,6 +78,7 @@ export async function sortedEntries(
   for (let i = 1; i < entries.length; i++) {
     if (entries[i].name === entries[i - 1].name) {
       throw new DiskError('corrupt', `A directory has the name '${entries[i].name}' twice`, {
+        path: system.name,
         field: 'name',
       });
     }
@@ -100,13 +104,19 @@ export async function* walkTree(
   yield* walk(root.path === '/' ? '' : root.path, root.node, 0);
 
   async function* walk(path: string, directory: FileNode, depth: number): AsyncGenerator<TreeEntry> {
-    if (depth > mostDepth) throw new DiskError('corrupt', `Directories lie more than ${mostDepth} deep`);
+    if (depth > mostDepth) {
+      throw new DiskError('corrupt', `Directories lie more than ${mostDepth} deep`, {
+        path: system.name,
+        field: 'directory',
+      });
+    }
     for (const { name, node } of await sortedEntries(system, directory)) {
       const entry: TreeEntry = { path: `${path}/${name}`, name, node };
       yield entry;
       if (node.kind !== 'directory') continue;
       if (seen.has(node.id)) {
         throw new DiskError('corrupt', `The directory '${entry.path}' is in the tree twice`, {
+          path: system.name,
           field: 'inode',
         });
       }

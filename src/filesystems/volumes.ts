@@ -4,7 +4,7 @@ import { type LogicalVolume, readLogicalVolumes } from './lvm/logical-volumes.ts
 import { hasFileSystem } from './open.ts';
 import { type Partition, readPartitions } from './partitions.ts';
 import { joined } from './pieces.ts';
-import { type ByteSource, windowOf } from './source.ts';
+import { type ByteSource, errorAbout, nameOf, windowOf } from './source.ts';
 
 /** A part of a disk that may hold a file system. */
 export interface Volume {
@@ -51,9 +51,9 @@ export async function volumesOf(disk: ByteSource): Promise<readonly Volume[]> {
       if (logical?.length) volumes.push(...logical.map((one) => logicalVolume(disk, plain, one)));
       else volumes.push(plain);
     } catch (error) {
-      if (!isDiskError(error, 'corrupt') && !isDiskError(error, 'unsupported')) throw error;
+      if (!isDiskError(error, 'corrupt') && !isDiskError(error, 'unsupported')) throw errorAbout(disk, error);
       physical += 1;
-      volumes.push({ ...plain, bytes: failing(place.length, error) });
+      volumes.push({ ...plain, bytes: failing(plain.bytes, errorAbout(disk, error)) });
     }
   }
   return withoutDoubles(volumes);
@@ -84,12 +84,15 @@ function logicalVolume(
   const bytes =
     unreadable === undefined
       ? joined(disk, pieces)
-      : failing(length, new DiskError('unsupported', unreadable, { path: logical.name }));
+      : failing(
+          { ...physical.bytes, size: length },
+          new DiskError('unsupported', unreadable, { path: logical.name }),
+        );
   return { logical, physical, offset: pieces[0]?.offset ?? start, length, pieces, bytes };
 }
 
-function failing(size: number, error: DiskError): ByteSource {
-  return { size, read: () => Promise.reject(error) };
+function failing(source: ByteSource, error: unknown): ByteSource {
+  return { size: source.size, name: nameOf(source), read: () => Promise.reject(error) };
 }
 
 /** What to call it in a sentence. */

@@ -337,7 +337,7 @@ async function openLayerAt(
   } catch (error) {
     for (const one of opened) if (!claims.isAnothers(one)) await closeQuietly(one);
     claims.release();
-    throw error;
+    throw errorIn(source.name, error);
   }
 }
 

@@ -167,7 +167,11 @@ async function readMeanwhile(image: Image, from: Image, name: string): Promise<B
     throw new DiskError(
       'in-use',
       `Bitmaps of '${image.layer.source.name}' and '${from.layer.source.name}' are being merged into each other`,
-      { field: 'bitmap', detail: { fix: 'merge one after the other' } },
+      {
+        path: image.layer.source.name,
+        field: 'bitmap',
+        detail: { fix: 'merge one after the other' },
+      },
     );
   }
   waiting.set(image, from);

@@ -1,5 +1,5 @@
 import { alignUp } from '../bytes/numbers.ts';
-import { DiskError } from '../errors.ts';
+import { DiskError, errorIn } from '../errors.ts';
 import type {
   FormatDriver,
   MeasuredBitmap,
@@ -21,22 +21,27 @@ export async function measureImage(
   context: Pick<MeasureRequest, 'secret'> & { readonly signal?: AbortSignal } = {},
 ): Promise<Measurement> {
   context.signal?.throwIfAborted();
+  const path = typeof source === 'bigint' ? undefined : source.layer.source.name;
   if (!driver.measure) {
     throw new DiskError('unsupported', `Block driver '${driver.name}' does not support size measurement`, {
+      path,
       field: 'measure',
       detail: { format: driver.name },
     });
   }
-  if (typeof source === 'bigint' && source < 0n) {
-    throw new DiskError('bad-argument', `An image cannot have ${source} bytes`, { field: 'size' });
+  const { secret, signal } = context;
+  if (typeof source === 'bigint') {
+    if (source < 0n) {
+      throw new DiskError('bad-argument', `An image cannot have ${source} bytes`, { field: 'size' });
+    }
+    return driver.measure({ secret, size: source, options });
   }
-  if (typeof source === 'bigint') return driver.measure({ secret: context.secret, size: source, options });
-  return driver.measure({
-    secret: context.secret,
-    size: BigInt(source.size),
-    options,
-    content: await contentOf(source, context.signal),
-  });
+  try {
+    const content = await contentOf(source, signal);
+    return await driver.measure({ secret, size: BigInt(source.size), options, content });
+  } catch (error) {
+    throw errorIn(source.layer.source.name, error);
+  }
 }
 
 async function contentOf(image: Image, signal: AbortSignal | undefined): Promise<MeasureRequest['content']> {

@@ -1,7 +1,7 @@
 import { bytesOf } from '../../bytes/byte-text.ts';
 import { alignDown } from '../../bytes/numbers.ts';
 import type { CodecName } from '../../codecs/codec.ts';
-import { type DiskError, isDiskError } from '../../errors.ts';
+import { type DiskError, errorIn, isDiskError } from '../../errors.ts';
 import type { ByteSource, OnProgress } from '../../storage/store.ts';
 import type {
   BackingReference,
@@ -179,7 +179,7 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
       return await work();
     } catch (error) {
       const corruption = asCorruption(error);
-      if (!corruption) throw error;
+      if (!corruption) throw errorIn(this.source.name, error);
       if (!this.#corruption) {
         this.#corruption = corruption;
         await this.#writer.mutex.run(() => this.#writer.markCorrupt());
@@ -322,13 +322,14 @@ export class WritableQcow2Layer extends Qcow2Layer implements WritableLayer {
   async #changeHeader(change: (header: Qcow2Header) => Qcow2Header): Promise<void> {
     const writer = this.#writer;
     if (this.#corruption) throw this.#corruption;
-    await writer.mutex.run(async () => {
+    const work = async () => {
       if (writer.prepared) await flushImage(writer);
       await writer.settleHeader();
       const { header } = writer;
       const autoclearFeatures = header.autoclearFeatures & knownAutoclear;
       writer.header = await replaceHeader(writer.store, header, change({ ...header, autoclearFeatures }));
-    });
+    };
+    await this.#marking(() => writer.mutex.run(work));
   }
 
   async flush(): Promise<void> {

@@ -122,10 +122,12 @@ export function encodeHeader(header: QedHeader): Uint8Array {
 export function withBacking(
   header: QedHeader,
   backing: { readonly path: string; readonly format?: string } | undefined,
+  path: string,
 ): { readonly header: QedHeader; readonly name: Uint8Array } {
   const name = bytesOf(backing?.path ?? '');
   if (name.length > longestName || headerBytes + name.length > header.clusterSize * header.headerSize) {
     throw new DiskError('bad-argument', 'The backing file name is too long', {
+      path,
       field: 'backing_file',
       detail: { errno: 'EINVAL', used: name.length },
     });

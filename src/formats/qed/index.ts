@@ -74,7 +74,7 @@ async function createQed(
     backingOffset: 0,
     backingSize: 0,
   };
-  const { header, name } = withBacking(plain, context.backing);
+  const { header, name } = withBacking(plain, context.backing, store.name);
   // An image grows at the end of its file, which a device's does not: it refuses to be empty.
   if (store.size > 0) await store.resize(0);
   await store.write(0, encodeHeader(header));

@@ -140,7 +140,7 @@ class WritableQedLayer extends WritableMappedLayer {
   /** Durable on return. A name of up to 448 bytes shares the sector of the header, which is written whole or not. */
   async setBacking(reference: BackingReference | undefined): Promise<void> {
     this.assertCurrent();
-    const { header, name } = withBacking(this.#header, reference);
+    const { header, name } = withBacking(this.#header, reference, this.store.name);
     await this.flush();
     const bytes = new Uint8Array(headerBytes + name.length);
     bytes.set(encodeHeader(header));
