@@ -1,4 +1,4 @@
-import { isBytes, notBytes } from '../bytes/is-bytes.ts';
+import { isBytes, isDetached, notBytes } from '../bytes/is-bytes.ts';
 import { alignDown, alignUp, isOffset } from '../bytes/numbers.ts';
 import { type HeldRange, RangeLock } from '../bytes/range-lock.ts';
 import { DiskError, type DiskErrorCode } from '../errors.ts';
@@ -413,8 +413,9 @@ export class DiskImage implements Image {
 
   /** Anything but bytes has a length that is not one in bytes, or none: what would be done is not what was meant. */
   #checkBytes(bytes: Uint8Array): void {
-    if (isBytes(bytes)) return;
-    throw this.#error('bad-argument', notBytes(bytes));
+    if (!isBytes(bytes)) throw this.#error('bad-argument', notBytes(bytes));
+    // No bytes: nothing would be done, and answered as done.
+    if (isDetached(bytes)) throw this.#error('bad-argument', 'The buffer was transferred before the request');
   }
 
   #resized(offset: number, cause?: unknown): DiskError {

@@ -241,3 +241,14 @@ it('what cannot be written is not opened for writing, and what is no source not 
     await expect(openImage(wrong as never)).rejects.toMatchObject({ code: 'bad-argument' });
   }
 });
+
+it('refuses a buffer that was transferred before', async () => {
+  const store = new MemoryStore();
+  await createImage(store, 'qcow2', MiB);
+  const image = await openImage(store, { writable: true });
+  const bytes = new Uint8Array(1000).fill(7);
+  structuredClone(bytes, { transfer: [bytes.buffer] });
+  for (const done of [() => image.write(0, bytes), () => image.read(0, bytes)])
+    await expect(done()).rejects.toMatchObject({ code: 'bad-argument' });
+  await image.write(0, new Uint8Array(0));
+});
