@@ -385,7 +385,7 @@ export const differences = [
   },
   {
     id: 'bitmap-too-large',
-    what: '`resize` to more, `commit` into a smaller base and `snapshot -a`, where a bitmap of the image would be too large for the new size',
+    what: '`resize` to more and `commit` into a smaller base, where a bitmap of the image would be too large for the new size',
     qemuImg: 'exit code 0, and all bitmaps of the image are lost (`Lost persistent bitmaps …`)',
     cowImg: 'refuses, before anything is changed, and names the bitmap',
     reason: 'What records the changes since the last backup should not go unnoticed.',

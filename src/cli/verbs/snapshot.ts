@@ -85,9 +85,7 @@ function refusal(context: CliContext, image: Image, action: Action, name: string
     // QEMU opens such an image once more, and says so again.
     if (absent && image.probed) warnOfProbedRaw(context, image.layer.source.name);
     if (absent) return `Could not apply snapshot '${name}': Block driver does not support snapshots`;
-    // QEMU loses the bitmap there.
-    const reason = isDiskError(error, 'out-of-range') && error.field === 'bitmap' ? text : strerror(errno);
-    return `Could not apply snapshot '${name}': Failed to load snapshot: ${reason}`;
+    return `Could not apply snapshot '${name}': Failed to load snapshot: ${strerror(errno)}`;
   }
   const missing = absent || (isDiskError(error, 'not-found') && error.field === 'snapshot');
   return `Could not delete snapshot '${name}': ${missing ? 'snapshot not found' : text}`;
