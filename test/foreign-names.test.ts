@@ -1,8 +1,8 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { readImageHead } from '../src/lab/overlay.ts';
-import { scanImages } from '../src/lab/scan.ts';
+import { readImageHead } from '../src/lab/disks/overlay.ts';
 import { loadLab } from '../src/lab/spec/load.ts';
+import { scanImages } from '../src/lab/standing/scan.ts';
 import { openLayerFile, trustedImages } from '../src/node.ts';
 import { builtProgram } from './support/built-program.ts';
 import { have, mustRun, run, type TempDir, tempDir } from './support/programs.ts';

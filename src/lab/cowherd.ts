@@ -8,7 +8,7 @@ import type { CommandSpec } from './command-table/spec.ts';
 import { commands } from './command-table.ts';
 import type { Input } from './commands/command.ts';
 import { describeError } from './messages.ts';
-import { type AskPassphrase, askPassphraseBy, forgetPassphrases } from './passphrase-memory.ts';
+import { type AskPassphrase, askPassphraseBy, forgetPassphrases } from './seats/passphrase-memory.ts';
 
 /** Exit code for a command line that cannot be understood. */
 const usageExit = 2;

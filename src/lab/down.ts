@@ -1,19 +1,19 @@
 import { resolve } from 'node:path';
 import { DiskError, isDiskError } from '../errors.ts';
 import { recordsFor } from '../platform/dependents.ts';
-import { mastersOf } from './former.ts';
-import { releaseHold } from './guard.ts';
-import { isSeatDiskName, removeFiles } from './hold-disks.ts';
+import { isSeatDiskName, removeFiles } from './disks/hold-disks.ts';
+import { nameExists, readImageHead } from './disks/overlay.ts';
+import { releaseHold } from './guard/guard.ts';
 import { type Lab, seatPaths } from './lab.ts';
-import { forgetLost, lostPoolError, lostPoolOf } from './lost-pool.ts';
-import { inspectMaster } from './master.ts';
-import { nameExists, readImageHead } from './overlay.ts';
+import { inspectMaster } from './masters/master.ts';
 import { isMarkedFor, isOurs, type SeatFiles } from './plan.ts';
+import { forgetLost, lostPoolError, lostPoolOf } from './pool/lost-pool.ts';
 import { seatFilesIn } from './prepare.ts';
-import { assertNobodyStandsOn } from './release.ts';
 import type { Runner } from './runner/runner.ts';
-import type { Seat } from './seat.ts';
-import { extraFiles } from './seat-extras.ts';
+import type { Seat } from './seats/seat.ts';
+import { extraFiles } from './seats/seat-extras.ts';
+import { mastersOf } from './standing/former.ts';
+import { assertNobodyStandsOn } from './standing/release.ts';
 import { readState, removeState } from './state.ts';
 import { giveUpDevice, removeLeftovers } from './up.ts';
 

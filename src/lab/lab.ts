@@ -5,9 +5,6 @@ import { lastingPathOf } from '../platform/device-names.ts';
 import { errnoOf } from '../platform/errno.ts';
 import { namesIn } from '../platform/folder-names.ts';
 import { realPathOf } from '../platform/host-names.ts';
-import { extraDiskName, seatOfExtraDisk } from './extra-disk-name.ts';
-import { formerOf, masterPath, mastersOf } from './former.ts';
-import { identities, labUuid, poolUuid, uuidV5 } from './identity.ts';
 import {
   fileIdentity,
   type ImageHead,
@@ -15,13 +12,16 @@ import {
   linkTarget,
   readHeadIfOpen,
   readImageHead,
-} from './overlay.ts';
+} from './disks/overlay.ts';
+import { identities, labUuid, poolUuid, uuidV5 } from './domain/identity.ts';
 import { assertArrived, assertNotMoving } from './pool-move/journal.ts';
 import { defaultUri } from './runner/libvirt/default-uri.ts';
-import type { DiskEncryption, FormerHome, PoolOrigin, Seat } from './seat.ts';
+import { extraDiskName, seatOfExtraDisk } from './seats/extra-disk-name.ts';
+import type { DiskEncryption, FormerHome, PoolOrigin, Seat } from './seats/seat.ts';
 import { placeSeats } from './spec/hosts.ts';
 import type { LabSpec } from './spec/load.ts';
 import { loadLab } from './spec/load.ts';
+import { formerOf, masterPath, mastersOf } from './standing/former.ts';
 import { copiedFrom, isAway, type LabState, readState, readStateFile, statePath } from './state.ts';
 
 /** A lab file, what was made for it before, and where everything is. */

@@ -1,8 +1,8 @@
 import { DiskError } from '../errors.ts';
 import { isNumberedDevice } from '../platform/device-names.ts';
-import type { DeviceProblem } from './device-disk.ts';
-import { pathFrom } from './master.ts';
-import { backingPathOf, fileIdentity, type ImageHead } from './overlay.ts';
+import type { DeviceProblem } from './disks/device-disk.ts';
+import { backingPathOf, fileIdentity, type ImageHead } from './disks/overlay.ts';
+import { pathFrom } from './masters/master.ts';
 import type { LabState } from './state.ts';
 
 /** One thing that `up` would do. Paths are absolute. */

@@ -1,17 +1,14 @@
 import { basename, dirname, join } from 'node:path';
 import { isDiskError } from '../errors.ts';
 import { readHead } from '../platform/json-file.ts';
-import { formerPoolNote, formerPoolOf, formerPoolProblem } from './changed-pool.ts';
-import { type DefinitionKind, definitionOf, definitionOwner } from './definition.ts';
-import { definitionKind } from './definition-kind.ts';
 import { describeSeats } from './describe.ts';
-import { type DeviceProblem, deviceFor, deviceNumber, deviceProblem } from './device-disk.ts';
-import { vetRelinks } from './footing.ts';
-import { formerInUse, isRoll, masterPath, mastersOf } from './former.ts';
-import { guardNeeds, type Hold } from './guard.ts';
-import { poolUuid } from './identity.ts';
+import { type DeviceProblem, deviceFor, deviceNumber, deviceProblem } from './disks/device-disk.ts';
+import { isSameFile, linkTarget, nameExists, readImageHead } from './disks/overlay.ts';
+import { type DefinitionKind, definitionOf, definitionOwner } from './domain/definition.ts';
+import { definitionKind } from './domain/definition-kind.ts';
+import { poolUuid } from './domain/identity.ts';
+import { guardNeeds, type Hold } from './guard/guard.ts';
 import { filesIn, type Lab, masterNameOf, placesOf, seatPaths, withoutOriginal } from './lab.ts';
-import { type LostPool, lostPoolOf, lostPoolProblem } from './lost-pool.ts';
 import {
   computeContent,
   type DigestOptions,
@@ -21,10 +18,9 @@ import {
   masterChanged,
   masterState,
   rememberedContent,
-} from './master.ts';
+} from './masters/master.ts';
+import { assertMasterApart } from './masters/own-master.ts';
 import { wholeMessage } from './messages.ts';
-import { isSameFile, linkTarget, nameExists, readImageHead } from './overlay.ts';
-import { assertMasterApart } from './own-master.ts';
 import {
   isMarkedFor,
   isOurs,
@@ -35,14 +31,18 @@ import {
   type SeatFiles,
   type Step,
 } from './plan.ts';
+import { formerPoolNote, formerPoolOf, formerPoolProblem } from './pool/changed-pool.ts';
+import { type LostPool, lostPoolOf, lostPoolProblem } from './pool/lost-pool.ts';
+import { strayProblems, type Where } from './pool/whereabouts.ts';
 import type { Runner } from './runner/runner.ts';
-import { memoryWithoutDisk, savedAmong, waysOut } from './saved-memory.ts';
-import { planExtras, withExtraFiles } from './seat-extras.ts';
+import { memoryWithoutDisk, savedAmong, waysOut } from './seats/saved-memory.ts';
+import { planExtras, withExtraFiles } from './seats/seat-extras.ts';
 import { type Forecast, forecastOf, overcommitted, warningsOf } from './space/forecast.ts';
 import { planReserve } from './space/reserve.ts';
 import { assertMakeable } from './spec/load.ts';
+import { vetRelinks } from './standing/footing.ts';
+import { formerInUse, isRoll, masterPath, mastersOf } from './standing/former.ts';
 import { type LabState, type MasterState, withPlaces } from './state.ts';
-import { strayProblems, type Where } from './whereabouts.ts';
 
 /** What `up` found and would do. */
 export interface Prepared {

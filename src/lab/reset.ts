@@ -1,12 +1,11 @@
 import { DiskError } from '../errors.ts';
 import { realPathOf } from '../platform/host-names.ts';
-import { changeOver } from './change-over.ts';
-import { isOnOwnDevice } from './device-disk.ts';
-import { isSameMaster, masterPath } from './former.ts';
-import { holdDisks, removeDisks } from './hold-disks.ts';
+import { isOnOwnDevice } from './disks/device-disk.ts';
+import { holdDisks, removeDisks } from './disks/hold-disks.ts';
+import { makeOverlays, type OverlayJob } from './disks/make-overlays.ts';
+import { chainOf, linkTarget, nameExists, readImageHead } from './disks/overlay.ts';
+import { assertNoOtherDomain } from './domain/other-domains.ts';
 import { type Lab, seatPaths } from './lab.ts';
-import { assertPoolThere } from './lost-pool.ts';
-import { makeOverlays, type OverlayJob } from './make-overlays.ts';
 import {
   computeContent,
   type DigestOptions,
@@ -14,17 +13,18 @@ import {
   type Master,
   masterState,
   rememberedContent,
-} from './master.ts';
-import { assertNoOtherDomain } from './other-domains.ts';
-import { chainOf, linkTarget, nameExists, readImageHead } from './overlay.ts';
-import { assertMasterApart } from './own-master.ts';
+} from './masters/master.ts';
+import { assertMasterApart } from './masters/own-master.ts';
 import { foreignDisk, isMarkedFor, isOurs, leadsNowhere } from './plan.ts';
+import { assertPoolThere } from './pool/lost-pool.ts';
 import { prepareUp } from './prepare.ts';
-import { assertNobodyStandsOn } from './release.ts';
 import type { Runner } from './runner/runner.ts';
-import { assertOwnExtras, extraDisksOf, renewExtras } from './seat-extras.ts';
+import { changeOver } from './seats/change-over.ts';
+import { assertOwnExtras, extraDisksOf, renewExtras } from './seats/seat-extras.ts';
 import { reserveNew } from './space/reserve.ts';
 import { assertMakeable } from './spec/load.ts';
+import { isSameMaster, masterPath } from './standing/former.ts';
+import { assertNobodyStandsOn } from './standing/release.ts';
 import type { LabState } from './state.ts';
 import { conditionOf } from './status.ts';
 import { makeDeviceDisks, overlayKind, rememberSeats, removeLeftovers } from './up.ts';

@@ -1,6 +1,6 @@
-import { domainName } from './domain-xml.ts';
+import { domainName } from './domain/domain-xml.ts';
 import { runtimeDir, seatFiles } from './runner/runtime-dir.ts';
-import type { Seat } from './seat.ts';
+import type { Seat } from './seats/seat.ts';
 
 /**
  * What to type to see a machine's screen: under libvirt (by its URI) virt-viewer, which finds the way itself; of a QEMU of our own a viewer

@@ -10,10 +10,10 @@ import type { ExportRecipe } from '../nbd/recipe.ts';
 import { NbdServer, type NbdServerOptions } from '../nbd/server.ts';
 import { tlsStarter } from '../nbd/tls.ts';
 import { errnoOf } from '../platform/errno.ts';
-import type { ServedAt } from './domain-xml.ts';
+import type { ServedAt } from './domain/domain-xml.ts';
 import type { Lab } from './lab.ts';
-import { assertNothingAbove } from './release.ts';
-import { seatPassphrase } from './seat-key.ts';
+import { seatPassphrase } from './seats/seat-key.ts';
+import { assertNothingAbove } from './standing/release.ts';
 import { seatsToStart } from './start.ts';
 
 /** The name of the master's export. */

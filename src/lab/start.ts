@@ -1,10 +1,10 @@
 import { DiskError } from '../errors.ts';
 import { describeSeats } from './describe.ts';
+import { readImageHead } from './disks/overlay.ts';
 import { type Lab, seatPaths } from './lab.ts';
-import { assertPoolThere } from './lost-pool.ts';
-import { readImageHead } from './overlay.ts';
-import type { Seat } from './seat.ts';
-import { assertKeyFits } from './seat-key.ts';
+import { assertPoolThere } from './pool/lost-pool.ts';
+import type { Seat } from './seats/seat.ts';
+import { assertKeyFits } from './seats/seat-key.ts';
 import { assertMakeable } from './spec/load.ts';
 import { conditionOf } from './status.ts';
 import { assertFormerUnchanged, assertMasterUnchanged } from './verify.ts';

@@ -1,16 +1,16 @@
 import { probeLock } from '../storage/file.ts';
-import { type FormerPool, formerPoolOf } from './changed-pool.ts';
-import { formerOf } from './former.ts';
+import { type ImageHead, nameExists, readImageHead } from './disks/overlay.ts';
 import type { Lab } from './lab.ts';
 import { seatPaths } from './lab.ts';
-import { type LostPool, lostPoolOf } from './lost-pool.ts';
-import type { DigestOptions } from './master.ts';
-import { type ImageHead, nameExists, readImageHead } from './overlay.ts';
+import type { DigestOptions } from './masters/master.ts';
 import { isMarkedFor, isOurs } from './plan.ts';
+import { type FormerPool, formerPoolOf } from './pool/changed-pool.ts';
+import { type LostPool, lostPoolOf } from './pool/lost-pool.ts';
+import { leftBehind } from './pool/whereabouts.ts';
 import { isOff, type Runner, type SeatState } from './runner/runner.ts';
-import { type LeftDisk, leftDisks } from './seat-extras.ts';
+import { type LeftDisk, leftDisks } from './seats/seat-extras.ts';
+import { formerOf } from './standing/former.ts';
 import { type MasterVerdict, verifyMaster } from './verify.ts';
-import { leftBehind } from './whereabouts.ts';
 
 /** A seat as it is now. */
 export interface SeatStatus {

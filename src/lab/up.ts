@@ -6,37 +6,37 @@ import { openImageFile, trustedImages } from '../node.ts';
 import { sweepAsides } from '../platform/atomic-file.ts';
 import { recordFolder } from '../platform/dependents.ts';
 import { asSystemError, errnoOf } from '../platform/errno.ts';
-import { emptyDevice, isOnOwnDevice, writeDeviceDisk } from './device-disk.ts';
-import { releaseFormer, withDropped } from './former.ts';
-import { guardNeeds, takeHold } from './guard.ts';
-import { isSeatDiskName, removeFiles } from './hold-disks.ts';
+import { emptyDevice, isOnOwnDevice, writeDeviceDisk } from './disks/device-disk.ts';
+import { isSeatDiskName, removeFiles } from './disks/hold-disks.ts';
+import { makeOverlays, type OverlayKind, overlayEncoder } from './disks/make-overlays.ts';
+import { isBlockDevice, readImageHead } from './disks/overlay.ts';
+import { placeFiles } from './disks/place-files.ts';
+import { assertNoOtherDomain } from './domain/other-domains.ts';
+import { guardNeeds, takeHold } from './guard/guard.ts';
 import type { Lab } from './lab.ts';
-import { forgetLost, lostPoolError, unlistedLost } from './lost-pool.ts';
-import { makeOverlays, type OverlayKind, overlayEncoder } from './make-overlays.ts';
-import { afterHold, fileFacts, type Master, masterChanged } from './master.ts';
-import { noteMasterFolders } from './master-folders.ts';
 import { folderLock } from './masters/library.ts';
-import { assertNoOtherDomain } from './other-domains.ts';
-import { isBlockDevice, readImageHead } from './overlay.ts';
-import { placeFiles } from './place-files.ts';
+import { afterHold, fileFacts, type Master, masterChanged } from './masters/master.ts';
+import { noteMasterFolders } from './masters/master-folders.ts';
 import { isOurs, problemError, type Step } from './plan.ts';
-import { lockPool, removeStaleLock } from './pool-lock.ts';
+import { forgetLost, lostPoolError, unlistedLost } from './pool/lost-pool.ts';
+import { lockPool, removeStaleLock } from './pool/pool-lock.ts';
 import { placeLock } from './pool-move/journal.ts';
 import { otherContent, type Prepared } from './prepare.ts';
+import { isDown, type Runner } from './runner/runner.ts';
+import type { Seat } from './seats/seat.ts';
+import { extraFiles, makeExtras, whyKept } from './seats/seat-extras.ts';
+import { diskModeOf, newEncryption } from './seats/seat-image.ts';
+import { assertKeyOfAll, assertKeyOfDisk, disksOf, keyFor } from './seats/seat-key.ts';
+import { overcommitError } from './space/forecast.ts';
+import { reserveDisk, reserveNew } from './space/reserve.ts';
+import { releaseFormer, withDropped } from './standing/former.ts';
 import {
   assertClosed,
   assertNobodyStandsOn,
   assertNothingAbove,
   assertOwnDisks,
   isInUse,
-} from './release.ts';
-import { isDown, type Runner } from './runner/runner.ts';
-import type { Seat } from './seat.ts';
-import { extraFiles, makeExtras, whyKept } from './seat-extras.ts';
-import { diskModeOf, newEncryption } from './seat-image.ts';
-import { assertKeyOfAll, assertKeyOfDisk, disksOf, keyFor } from './seat-key.ts';
-import { overcommitError } from './space/forecast.ts';
-import { reserveDisk, reserveNew } from './space/reserve.ts';
+} from './standing/release.ts';
 import { type LabState, readState, removeEmptyRecords, writeState } from './state.ts';
 
 export interface ApplyOptions {

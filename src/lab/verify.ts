@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import { isDiskError } from '../errors.ts';
-import { formerOf, isSameMaster, masterPath } from './former.ts';
+import { nameExists, readImageHead } from './disks/overlay.ts';
 import { type Lab, realPath, seatPaths } from './lab.ts';
 import {
   computeContent,
@@ -14,9 +14,9 @@ import {
   masterState,
   rememberedContent,
   withNewDates,
-} from './master.ts';
-import { nameExists, readImageHead } from './overlay.ts';
-import { lockPool } from './pool-lock.ts';
+} from './masters/master.ts';
+import { lockPool } from './pool/pool-lock.ts';
+import { formerOf, isSameMaster, masterPath } from './standing/former.ts';
 import { type MasterState, readState, writeState } from './state.ts';
 
 /** What became of a master since its clones were made. */

@@ -2,7 +2,7 @@ import { lstatSync, mkdirSync, readFileSync, readlinkSync, rmSync, symlinkSync }
 import { open } from 'node:fs/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { humanSize } from '../../src/cli/sizes.ts';
-import { encodeDeviceMark, parseDeviceMark } from '../../src/lab/device-mark.ts';
+import { encodeDeviceMark, parseDeviceMark } from '../../src/lab/disks/device-mark.ts';
 import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
 import { haveLibvirtd, startLibvirtd } from '../support/libvirtd.ts';
 import { mountedApart } from '../support/mounts.ts';

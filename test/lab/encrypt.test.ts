@@ -15,7 +15,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { cowherd } from '../../src/lab/cowherd.ts';
 import { makeDemoMaster } from '../../src/lab/guest/demo-master.ts';
-import { stretched } from '../../src/lab/passphrase-memory.ts';
+import { stretched } from '../../src/lab/seats/passphrase-memory.ts';
 import { testContext } from '../support/cli-context.ts';
 import { haveLibvirtd, startLibvirtd } from '../support/libvirtd.ts';
 import { have, mustRun, run } from '../support/programs.ts';

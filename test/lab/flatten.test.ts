@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { flattenSeat } from '../../src/lab/flatten-seat.ts';
 import { openLab } from '../../src/lab/lab.ts';
 import { FilesRunner } from '../../src/lab/runner/files-runner.ts';
+import { flattenSeat } from '../../src/lab/seats/flatten-seat.ts';
 import { have, mustRun, run } from '../support/programs.ts';
 import { type LabBench, labBench, qemuCheck } from './support.ts';
 

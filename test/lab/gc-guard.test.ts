@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync 
 import { describe, expect, it } from 'vitest';
 import { cowherd } from '../../src/lab/cowherd.ts';
 import { folderLock } from '../../src/lab/masters/library.ts';
-import { lockPool } from '../../src/lab/pool-lock.ts';
+import { lockPool } from '../../src/lab/pool/pool-lock.ts';
 import { byteLocks } from '../../src/platform/byte-locks.ts';
 import { testContext } from '../support/cli-context.ts';
 import { unmount } from '../support/mounts.ts';

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { lockPool } from '../../src/lab/pool-lock.ts';
+import { lockPool } from '../../src/lab/pool/pool-lock.ts';
 import { have, mustRun, run } from '../support/programs.ts';
 import { labBench, poolNames, qemuCheck } from './support.ts';
 

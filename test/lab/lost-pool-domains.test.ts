@@ -10,7 +10,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { lockPool } from '../../src/lab/pool-lock.ts';
+import { lockPool } from '../../src/lab/pool/pool-lock.ts';
 import { markCopy, writeJournal } from '../../src/lab/pool-move/journal.ts';
 import { movePool } from '../../src/lab/pool-move/move.ts';
 import { planPoolMove } from '../../src/lab/pool-move/plan.ts';

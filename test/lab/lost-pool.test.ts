@@ -14,7 +14,7 @@ import {
 } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { openLab } from '../../src/lab/lab.ts';
-import { unlistedLost } from '../../src/lab/lost-pool.ts';
+import { unlistedLost } from '../../src/lab/pool/lost-pool.ts';
 import type { Runner } from '../../src/lab/runner/runner.ts';
 import { recordsFor } from '../../src/platform/dependents.ts';
 import { unmount } from '../support/mounts.ts';

@@ -12,8 +12,8 @@ import {
   writeSync,
 } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { contentDigest } from '../../src/lab/content-digest.ts';
 import { openLab } from '../../src/lab/lab.ts';
+import { contentDigest } from '../../src/lab/masters/content-digest.ts';
 import { verifyMaster } from '../../src/lab/verify.ts';
 import { openImageFile } from '../../src/node.ts';
 import { assertNoDependents, knownDependents } from '../../src/platform/dependents.ts';

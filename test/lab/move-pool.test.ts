@@ -12,8 +12,8 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { datesOf } from '../../src/lab/compared-copy.ts';
 import { cowherd } from '../../src/lab/cowherd.ts';
+import { datesOf } from '../../src/lab/disks/compared-copy.ts';
 import { filesBelow } from '../../src/lab/pool-move/files.ts';
 import { markCopy, writeJournal } from '../../src/lab/pool-move/journal.ts';
 import { movePool } from '../../src/lab/pool-move/move.ts';

@@ -14,7 +14,7 @@ import {
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { moveMaster, planMove } from '../../src/lab/masters/move.ts';
-import { lockPool } from '../../src/lab/pool-lock.ts';
+import { lockPool } from '../../src/lab/pool/pool-lock.ts';
 import { movePool } from '../../src/lab/pool-move/move.ts';
 import { planPoolMove } from '../../src/lab/pool-move/plan.ts';
 import { hiddenDependents, knownDependents } from '../../src/platform/dependents.ts';

@@ -9,7 +9,7 @@ import {
   recordOffset,
   type SeatRecord,
 } from '../../src/lab/guest/record.ts';
-import type { Seat } from '../../src/lab/seat.ts';
+import type { Seat } from '../../src/lab/seats/seat.ts';
 import { mustRun, type TempDir } from './programs.ts';
 
 /** A seat of 16 MiB on a disk that is there already. */

@@ -4,10 +4,10 @@ import { DOMParser } from '@xmldom/xmldom';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { readJsonFile, writeJsonFile } from '../../platform/json-file.ts';
 import { abandonedFolders } from '../../platform/scratch-folder.ts';
-import { domainName, metadataNamespace } from '../domain-xml.ts';
+import { domainName, metadataNamespace } from '../domain/domain-xml.ts';
 import { isDown, type Runner } from '../runner/runner.ts';
 import { createRunner } from '../runner/runners.ts';
-import type { Seat } from '../seat.ts';
+import type { Seat } from '../seats/seat.ts';
 
 /*
  * A build that is killed (-9) leaves its machine with libvirt. A file in its scratch folder says with which, so that `gc` finds it; the next

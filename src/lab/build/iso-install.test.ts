@@ -4,7 +4,7 @@ import { mustRun, tempDir } from '../../../test/support/programs.ts';
 import { DiskError } from '../../errors.ts';
 import { FilesRunner } from '../runner/files-runner.ts';
 import type { SeatEnd } from '../runner/runner.ts';
-import type { Seat } from '../seat.ts';
+import type { Seat } from '../seats/seat.ts';
 import { installFromIso } from './iso-install.ts';
 
 /** Its machine writes something to its disk, or not, and ends in a way of one's choice. */

@@ -1,7 +1,7 @@
 import { appendFileSync, chmodSync, existsSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { DiskError } from '../../errors.ts';
-import type { SeatKernel } from '../seat.ts';
+import type { SeatKernel } from '../seats/seat.ts';
 import { requireTools, runTool, type ToolOptions } from './tools.ts';
 
 /*

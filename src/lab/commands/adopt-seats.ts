@@ -1,9 +1,9 @@
 import { basename, extname, resolve } from 'node:path';
 import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
-import { type Adoption, adoptSeats, planAdoption } from '../adopt-seats.ts';
 import { count, table } from '../describe.ts';
 import { openLab } from '../lab.ts';
+import { type Adoption, adoptSeats, planAdoption } from '../seats/adopt-seats.ts';
 import { type LabCommand, locked, runnerOf, say, sayJson, shown, wantsJson, warn } from './command.ts';
 import { prepareWithDigest } from './plan.ts';
 

@@ -1,11 +1,11 @@
 import { resolve } from 'node:path';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { recordDependents } from '../../platform/dependents.ts';
-import { adoptedBy } from '../adopt-seats.ts';
 import { count, table } from '../describe.ts';
+import { backingPathOf, nameExists } from '../disks/overlay.ts';
 import { realPath } from '../lab.ts';
-import { backingPathOf, nameExists } from '../overlay.ts';
-import { scanImages } from '../scan.ts';
+import { adoptedBy } from '../seats/adopt-seats.ts';
+import { scanImages } from '../standing/scan.ts';
 import { adoptAsSeats } from './adopt-seats.ts';
 import { type LabCommand, say, sayJson, shown, wantsJson, warn } from './command.ts';
 

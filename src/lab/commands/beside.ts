@@ -1,6 +1,6 @@
 import type { CliContext } from '../../cli/context.ts';
 import type { Beside, Runner } from '../runner/runner.ts';
-import type { Seat } from '../seat.ts';
+import type { Seat } from '../seats/seat.ts';
 import { warn } from './command.ts';
 
 /** Says what seats lose besides their disks when these are made new, or with `dryRun` would lose: what somebody added by virsh. */

@@ -7,7 +7,7 @@ import { progressBar } from '../../cli/progress-bar.ts';
 import { DiskError } from '../../errors.ts';
 import { type Lab, labOf } from '../lab.ts';
 import { withoutControls } from '../messages.ts';
-import { type LockOptions, lockPool } from '../pool-lock.ts';
+import { type LockOptions, lockPool } from '../pool/pool-lock.ts';
 import type { Runner } from '../runner/runner.ts';
 import { selectSeats } from '../selection.ts';
 import { type LabSpec, loadLab } from '../spec/load.ts';
@@ -107,9 +107,10 @@ export async function locked<T>(
   work: () => Promise<T>,
   { forgetGone, ...options }: LockOptions & { readonly forgetGone?: boolean } = {},
 ): Promise<T> {
-  if (!lab.state && !forgetGone) (await import('../lost-pool.ts')).assertPoolThere(lab);
+  if (!lab.state && !forgetGone) (await import('../pool/lost-pool.ts')).assertPoolThere(lab);
   using _lock = await lockPool(lab.lockPath, `the lab "${lab.name}"`, { waitMs: momentMs, ...options });
-  if (lab.state) (await import('../master-folders.ts')).noteMasterFolders(lab.spec, lab.pool, lab.state);
+  if (lab.state)
+    (await import('../masters/master-folders.ts')).noteMasterFolders(lab.spec, lab.pool, lab.state);
   return await work();
 }
 

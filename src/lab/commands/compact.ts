@@ -4,17 +4,17 @@ import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
 import { nameInWords } from '../../filesystems/volumes.ts';
 import { count } from '../describe.ts';
+import { nameExists } from '../disks/overlay.ts';
+import { assertNoOtherDomain } from '../domain/other-domains.ts';
 import { type Lab, openLab } from '../lab.ts';
 import { withoutControls } from '../messages.ts';
-import { assertNoOtherDomain } from '../other-domains.ts';
-import { nameExists } from '../overlay.ts';
-import { assertNobodyStandsOn, assertNotRunning, assertOwnDisks } from '../release.ts';
+import { assertOneHost } from '../pool/whereabouts.ts';
 import type { Runner } from '../runner/runner.ts';
-import type { Seat, SeatDisk } from '../seat.ts';
-import { seatDiskFile } from '../seat-disk.ts';
-import { assertKeyOfDisk, disksOf } from '../seat-key.ts';
+import type { Seat, SeatDisk } from '../seats/seat.ts';
+import { seatDiskFile } from '../seats/seat-disk.ts';
+import { assertKeyOfDisk, disksOf } from '../seats/seat-key.ts';
 import { assertMayChange, type Compacted, compactImage } from '../space/compact.ts';
-import { assertOneHost } from '../whereabouts.ts';
+import { assertNobodyStandsOn, assertNotRunning, assertOwnDisks } from '../standing/release.ts';
 import {
   type Input,
   type LabCommand,

@@ -12,10 +12,10 @@ import { canInstallQemu, installQemu } from '../demo/get-qemu.ts';
 import { assertDemosOwn, labFile } from '../demo/own-place.ts';
 import { Stage } from '../demo/stage.ts';
 import { count, milliseconds, table } from '../describe.ts';
+import { readImageHead } from '../disks/overlay.ts';
 import { makeDemoMaster } from '../guest/demo-master.ts';
 import { seatProgram } from '../guest/program.ts';
 import { type Lab, openLab, seatPaths } from '../lab.ts';
-import { readImageHead } from '../overlay.ts';
 import { findQemu } from '../runner/qemu-command.ts';
 import { type LabCommand, say } from './command.ts';
 

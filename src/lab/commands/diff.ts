@@ -8,13 +8,13 @@ import { openImageFile, trustedImages } from '../../node.ts';
 import { count } from '../describe.ts';
 import { diffImages, type ImageDiff, type VolumeDiff } from '../diff/diff-images.ts';
 import type { FileChange } from '../diff/diff-trees.ts';
-import { assertMadeOn } from '../footing.ts';
+import { assertSoundLayer } from '../disks/sound-image.ts';
 import type { Lab } from '../lab.ts';
 import { withoutControls } from '../messages.ts';
-import { assertNotSavedIfAsked } from '../saved-memory.ts';
-import type { DiskEncryption } from '../seat.ts';
-import { assertKeyOfDisk, keyFor } from '../seat-key.ts';
-import { assertSoundLayer } from '../sound-image.ts';
+import { assertNotSavedIfAsked } from '../seats/saved-memory.ts';
+import type { DiskEncryption } from '../seats/seat.ts';
+import { assertKeyOfDisk, keyFor } from '../seats/seat-key.ts';
+import { assertMadeOn } from '../standing/footing.ts';
 import {
   colours,
   type Input,

@@ -2,21 +2,21 @@ import { existsSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { humanSize } from '../../cli/sizes.ts';
 import { count, describeSeats } from '../describe.ts';
+import { isSeatDiskName } from '../disks/hold-disks.ts';
+import { assertNoOtherDomain } from '../domain/other-domains.ts';
 import { isDown, planDown, takeDown } from '../down.ts';
-import { givenUp } from '../give-up.ts';
-import { isSeatDiskName } from '../hold-disks.ts';
 import { type Lab, openLab } from '../lab.ts';
-import { assertPoolThere, lostPoolOf, unlistedLost } from '../lost-pool.ts';
-import { forgetMasterFolders } from '../master-folders.ts';
-import { assertNoOtherDomain } from '../other-domains.ts';
-import { assertClosed, assertNotRunning, assertOwnDisks } from '../release.ts';
-import { savedAmong, savedGoes } from '../saved-memory.ts';
-import type { Seat } from '../seat.ts';
-import { whyKept } from '../seat-extras.ts';
-import { disksOf } from '../seat-key.ts';
+import { forgetMasterFolders } from '../masters/master-folders.ts';
+import { givenUp } from '../pool/give-up.ts';
+import { assertPoolThere, lostPoolOf, unlistedLost } from '../pool/lost-pool.ts';
+import { assertNoneApart, assertOneHost, forgetApart, withoutHosts } from '../pool/whereabouts.ts';
+import { savedAmong, savedGoes } from '../seats/saved-memory.ts';
+import type { Seat } from '../seats/seat.ts';
+import { whyKept } from '../seats/seat-extras.ts';
+import { disksOf } from '../seats/seat-key.ts';
+import { assertClosed, assertNotRunning, assertOwnDisks } from '../standing/release.ts';
 import { removeEmptyPool } from '../state.ts';
 import { tidy } from '../up.ts';
-import { assertNoneApart, assertOneHost, forgetApart, withoutHosts } from '../whereabouts.ts';
 import {
   type LabCommand,
   labFrom,

@@ -6,16 +6,16 @@ import { DiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
 import { trustedImages } from '../../image/policy.ts';
 import { openImageFile } from '../../node.ts';
+import { assertWholeSource } from '../disks/whole-source.ts';
 import { exportAppliance } from '../export/export-appliance.ts';
 import { assertFree } from '../import/copy-disk.ts';
 import { openLab } from '../lab.ts';
 import { withoutControls } from '../messages.ts';
-import { assertNothingAbove, assertOwnDisks } from '../release.ts';
-import { assertNotSaved } from '../saved-memory.ts';
-import { openSeatDisk, seatDiskFile } from '../seat-disk.ts';
-import { assertOwnExtraDisks } from '../seat-extras.ts';
-import { disksOf } from '../seat-key.ts';
-import { assertWholeSource } from '../whole-source.ts';
+import { assertNotSaved } from '../seats/saved-memory.ts';
+import { openSeatDisk, seatDiskFile } from '../seats/seat-disk.ts';
+import { assertOwnExtraDisks } from '../seats/seat-extras.ts';
+import { disksOf } from '../seats/seat-key.ts';
+import { assertNothingAbove, assertOwnDisks } from '../standing/release.ts';
 import {
   type Input,
   type LabCommand,

@@ -1,9 +1,9 @@
 import { humanSize } from '../../cli/sizes.ts';
-import { flattenSeat, snapshotsDropped } from '../flatten-seat.ts';
 import type { Lab } from '../lab.ts';
-import { isLocked } from '../release.ts';
 import type { Runner } from '../runner/runner.ts';
-import { openSeatDisk, type SeatDiskFile, seatDiskFile } from '../seat-disk.ts';
+import { flattenSeat, snapshotsDropped } from '../seats/flatten-seat.ts';
+import { openSeatDisk, type SeatDiskFile, seatDiskFile } from '../seats/seat-disk.ts';
+import { isLocked } from '../standing/release.ts';
 import { removeLeftovers } from '../up.ts';
 import { type LabCommand, lazyProgress, say, sayJson, wantsJson } from './command.ts';
 import { oneSeatFrom, whileOff } from './one-seat.ts';

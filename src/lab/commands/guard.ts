@@ -1,6 +1,6 @@
 import { DiskError } from '../../errors.ts';
-import { MasterGuard } from '../guard-daemon.ts';
-import { guardUnit } from '../guard-unit.ts';
+import { MasterGuard } from '../guard/guard-daemon.ts';
+import { guardUnit } from '../guard/guard-unit.ts';
 import { type LabCommand, say, shown, warn } from './command.ts';
 
 /** `cowherd guard`: holds locks on masters until it is ended, so that QEMU itself refuses to write to them. */

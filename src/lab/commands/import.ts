@@ -12,6 +12,7 @@ import { guessFormat } from '../../image/probe.ts';
 import { openImageFile } from '../../node.ts';
 import { openFileStore } from '../../storage/file.ts';
 import { compressionIn, spoolStream } from '../../storage/file-unpacked.ts';
+import { assertWholeSource } from '../disks/whole-source.ts';
 import { assertFree, copyToQcow2, place } from '../import/copy-disk.ts';
 import {
   type ImportOptions,
@@ -26,7 +27,6 @@ import { type AppliancePackage, isPackage, openPackage } from '../import/package
 import { withoutControls } from '../messages.ts';
 import { chooseAccelerator } from '../runner/accelerator.ts';
 import { findQemu } from '../runner/qemu-command.ts';
-import { assertWholeSource } from '../whole-source.ts';
 import {
   type Input,
   type LabCommand,

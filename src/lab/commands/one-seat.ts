@@ -1,11 +1,11 @@
 import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
 import { type Lab, openLab } from '../lab.ts';
-import type { LockOptions } from '../pool-lock.ts';
-import { assertNotRunning, assertOwnDisks } from '../release.ts';
+import type { LockOptions } from '../pool/pool-lock.ts';
+import { assertOneHost } from '../pool/whereabouts.ts';
 import type { Runner } from '../runner/runner.ts';
 import { selectSeats } from '../selection.ts';
-import { assertOneHost } from '../whereabouts.ts';
+import { assertNotRunning, assertOwnDisks } from '../standing/release.ts';
 import { type Input, labFrom, locked, runnerOf } from './command.ts';
 import { stopFirst } from './stop-first.ts';
 

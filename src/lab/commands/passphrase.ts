@@ -1,7 +1,7 @@
 import { wipe } from '../../crypto/bytes.ts';
 import { DiskError } from '../../errors.ts';
-import { secretXml } from '../domain-xml.ts';
-import { disksOf, seatPassphrase } from '../seat-key.ts';
+import { secretXml } from '../domain/domain-xml.ts';
+import { disksOf, seatPassphrase } from '../seats/seat-key.ts';
 import { type LabCommand, say } from './command.ts';
 import { oneSeatFrom } from './one-seat.ts';
 

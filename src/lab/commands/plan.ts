@@ -1,9 +1,9 @@
 import type { CliContext } from '../../cli/context.ts';
 import { count } from '../describe.ts';
-import { givenUp } from '../give-up.ts';
 import type { Lab } from '../lab.ts';
+import { givenUp } from '../pool/give-up.ts';
+import { locate } from '../pool/whereabouts.ts';
 import { type Prepared, type PrepareOptions, prepareUp } from '../prepare.ts';
-import { locate } from '../whereabouts.ts';
 import {
   type LabCommand,
   labFrom,

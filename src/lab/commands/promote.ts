@@ -1,5 +1,6 @@
 import { dirname } from 'node:path';
 import { humanSize } from '../../cli/sizes.ts';
+import { readImageHead } from '../disks/overlay.ts';
 import type { Lab } from '../lab.ts';
 import { nextNumber } from '../masters/library.ts';
 import { versionLabel } from '../masters/name.ts';
@@ -10,11 +11,10 @@ import {
   promoteSeat,
   promoteTarget,
 } from '../masters/promote.ts';
-import { readImageHead } from '../overlay.ts';
 import type { Runner } from '../runner/runner.ts';
 import { type LintReport, lintImage } from '../seal/lint.ts';
-import { openSeatDisk, type SeatDiskFile, seatDiskFile } from '../seat-disk.ts';
-import { assertKeyOfDisk } from '../seat-key.ts';
+import { openSeatDisk, type SeatDiskFile, seatDiskFile } from '../seats/seat-disk.ts';
+import { assertKeyOfDisk } from '../seats/seat-key.ts';
 import { type LabCommand, lazyProgress, say, sayJson, shown, wantsJson, warn } from './command.ts';
 import { oneSeatFrom, whileOff } from './one-seat.ts';
 import { clonesWouldClash, describeFindings } from './seal.ts';

@@ -2,12 +2,12 @@ import { humanSize } from '../../cli/sizes.ts';
 import { DiskError } from '../../errors.ts';
 import { count, describeSeats, milliseconds } from '../describe.ts';
 import { openLab } from '../lab.ts';
-import { assertNotRunning, assertOwnDisks } from '../release.ts';
+import { assertOneHost } from '../pool/whereabouts.ts';
 import { type ResetResult, resetSeats } from '../reset.ts';
-import { savedAmong, savedGoes } from '../saved-memory.ts';
-import type { Seat } from '../seat.ts';
-import { assertPassphrase } from '../seat-image.ts';
-import { assertOneHost } from '../whereabouts.ts';
+import { savedAmong, savedGoes } from '../seats/saved-memory.ts';
+import type { Seat } from '../seats/seat.ts';
+import { assertPassphrase } from '../seats/seat-image.ts';
+import { assertNotRunning, assertOwnDisks } from '../standing/release.ts';
 import { warnOfBeside } from './beside.ts';
 import {
   type LabCommand,

@@ -4,14 +4,14 @@ import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
 import { readSmallText } from '../../platform/json-file.ts';
 import { describeSeats } from '../describe.ts';
-import { nothingGivenUp } from '../give-up.ts';
 import { labOf, realPath } from '../lab.ts';
-import { inspectMaster, pathFrom } from '../master.ts';
 import { findVersion } from '../masters/library.ts';
+import { inspectMaster, pathFrom } from '../masters/master.ts';
+import { nothingGivenUp } from '../pool/give-up.ts';
+import { locate } from '../pool/whereabouts.ts';
 import { overcommitError } from '../space/forecast.ts';
 import { editLabFile, withValue } from '../spec/edit.ts';
 import { type LabSpec, parseLab } from '../spec/load.ts';
-import { locate } from '../whereabouts.ts';
 import {
   isRemote,
   type LabCommand,

@@ -1,14 +1,14 @@
 import { resolve } from 'node:path';
 import { humanSize } from '../../cli/sizes.ts';
 import { DiskError } from '../../errors.ts';
-import { assertFooting } from '../footing.ts';
+import { type ImageHead, nameExists } from '../disks/overlay.ts';
+import { assertSound } from '../disks/sound-image.ts';
 import type { Lab } from '../lab.ts';
-import { type ImageHead, nameExists } from '../overlay.ts';
 import type { Runner } from '../runner/runner.ts';
-import { assertReplaceable, saveSeat } from '../saved-work.ts';
-import { seatDiskFile } from '../seat-disk.ts';
-import { assertNoLabsOwn } from '../seat-names.ts';
-import { assertSound } from '../sound-image.ts';
+import { assertReplaceable, saveSeat } from '../seats/saved-work.ts';
+import { seatDiskFile } from '../seats/seat-disk.ts';
+import { assertNoLabsOwn } from '../seats/seat-names.ts';
+import { assertFooting } from '../standing/footing.ts';
 import { type LabCommand, say, sayJson, shown, wantsJson, warn } from './command.ts';
 import { oneSeatFrom, whileOff } from './one-seat.ts';
 

@@ -3,9 +3,9 @@ import type { CliContext } from '../../cli/context.ts';
 import { isDiskError } from '../../errors.ts';
 import { type Lab, openLab } from '../lab.ts';
 import { labFileOfPool } from '../masters/lab-files.ts';
-import { assertNotSavedIfAsked } from '../saved-memory.ts';
-import type { Seat } from '../seat.ts';
-import { ownerOf } from '../seat-names.ts';
+import { assertNotSavedIfAsked } from '../seats/saved-memory.ts';
+import type { Seat } from '../seats/seat.ts';
+import { ownerOf } from '../seats/seat-names.ts';
 import { isRemote, runnerOf } from './command.ts';
 
 /**

@@ -6,6 +6,7 @@ import { openImageFile, trustedImages } from '../../node.ts';
 import { makeFolder } from '../../platform/json-file.ts';
 import { createScratchFolder } from '../../platform/scratch-folder.ts';
 import { count } from '../describe.ts';
+import { assertWholeSource } from '../disks/whole-source.ts';
 import { shellWord } from '../doctor/access.ts';
 import { type MasterVersion, nextNumber } from '../masters/library.ts';
 import { nameForVersionsOf, parseMasterName, versionLabel } from '../masters/name.ts';
@@ -13,7 +14,6 @@ import { withoutControls } from '../messages.ts';
 import { makeFixed, planFixes } from '../seal/fix.ts';
 import { type LintReport, lintImage } from '../seal/lint.ts';
 import { type SealOptions, sealImage } from '../seal/seal.ts';
-import { assertWholeSource } from '../whole-source.ts';
 import {
   colours,
   type Input,

@@ -2,16 +2,16 @@ import type { CliContext } from '../../cli/context.ts';
 import { progressBar } from '../../cli/progress-bar.ts';
 import { DiskError } from '../../errors.ts';
 import { count, describeSeats, milliseconds } from '../describe.ts';
-import { assertNoOtherDomain } from '../other-domains.ts';
-import { assertNothingAbove, assertOwnDisks } from '../release.ts';
+import { assertNoOtherDomain } from '../domain/other-domains.ts';
+import { assertOneHost } from '../pool/whereabouts.ts';
 import type { BootEvent } from '../runner/boot-many.ts';
 import { isDown, type Runner } from '../runner/runner.ts';
 import { viewerFor } from '../screen.ts';
-import type { Seat } from '../seat.ts';
-import { disksOf } from '../seat-key.ts';
+import type { Seat } from '../seats/seat.ts';
+import { disksOf } from '../seats/seat-key.ts';
 import type { LabSpec } from '../spec/load.ts';
+import { assertNothingAbove, assertOwnDisks } from '../standing/release.ts';
 import { seatsToStart } from '../start.ts';
-import { assertOneHost } from '../whereabouts.ts';
 import {
   colours,
   type Input,

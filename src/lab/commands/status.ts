@@ -1,9 +1,9 @@
 import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
-import { formerPoolProblem } from '../changed-pool.ts';
 import { count, describeSeats, table } from '../describe.ts';
 import type { Lab } from '../lab.ts';
-import { lostPoolProblem } from '../lost-pool.ts';
+import { formerPoolProblem } from '../pool/changed-pool.ts';
+import { lostPoolProblem } from '../pool/lost-pool.ts';
 import { isDown } from '../runner/runner.ts';
 import { type LabStatus, type SeatStatus, statusOf } from '../status.ts';
 import { describeChanges, type MasterVerdict } from '../verify.ts';

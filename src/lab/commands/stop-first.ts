@@ -1,8 +1,8 @@
 import type { CliContext } from '../../cli/context.ts';
 import { count, describeSeats } from '../describe.ts';
-import { unknownError } from '../release.ts';
 import type { Runner } from '../runner/runner.ts';
-import type { Seat } from '../seat.ts';
+import type { Seat } from '../seats/seat.ts';
+import { unknownError } from '../standing/release.ts';
 import { type Input, say, wantsJson } from './command.ts';
 import { seatsUp, stopSeats } from './stop.ts';
 

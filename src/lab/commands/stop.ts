@@ -1,12 +1,12 @@
 import type { CliContext } from '../../cli/context.ts';
 import { DiskError } from '../../errors.ts';
 import { count, describeSeats, milliseconds } from '../describe.ts';
-import { strayProblem } from '../give-up.ts';
 import type { Lab } from '../lab.ts';
-import { assertNotHeld } from '../release.ts';
+import { strayProblem } from '../pool/give-up.ts';
+import { leftBehind, onAllHosts, straysAmong } from '../pool/whereabouts.ts';
 import type { Runner } from '../runner/runner.ts';
-import type { Seat } from '../seat.ts';
-import { leftBehind, onAllHosts, straysAmong } from '../whereabouts.ts';
+import type { Seat } from '../seats/seat.ts';
+import { assertNotHeld } from '../standing/release.ts';
 import {
   type Input,
   type LabCommand,

@@ -4,7 +4,7 @@ import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
 import { DiskError } from '../../errors.ts';
 import { count } from '../describe.ts';
-import { imageTree, type TreeNode } from '../tree.ts';
+import { imageTree, type TreeNode } from '../standing/tree.ts';
 import { colours, type LabCommand, labFrom, say, sayJson, shown, wantsJson } from './command.ts';
 
 /** Siblings that are shown without --all. */

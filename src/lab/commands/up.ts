@@ -3,15 +3,15 @@ import type { CliContext } from '../../cli/context.ts';
 import { humanSize } from '../../cli/sizes.ts';
 import { factsIfAny } from '../../platform/file-facts.ts';
 import { count, milliseconds } from '../describe.ts';
-import { givenUp } from '../give-up.ts';
 import { type Lab, openLab } from '../lab.ts';
-import { noteMasterFolders } from '../master-folders.ts';
+import { noteMasterFolders } from '../masters/master-folders.ts';
+import { givenUp } from '../pool/give-up.ts';
+import { forgetApart, locate } from '../pool/whereabouts.ts';
 import { assertNotMoving } from '../pool-move/journal.ts';
 import type { Prepared } from '../prepare.ts';
 import { readState } from '../state.ts';
 import { type Applied, type ApplyOptions, applyUp, tidy } from '../up.ts';
 import { rememberChange } from '../verify.ts';
-import { forgetApart, locate } from '../whereabouts.ts';
 import {
   checkStartToo,
   type LabCommand,

@@ -3,7 +3,7 @@ import type { CliContext } from '../../cli/context.ts';
 import { isDiskError } from '../../errors.ts';
 import { describeSeats } from '../describe.ts';
 import type { Runner, SeatState } from '../runner/runner.ts';
-import type { Seat } from '../seat.ts';
+import type { Seat } from '../seats/seat.ts';
 import { type Input, say, wantsJson } from './command.ts';
 
 /** How often is looked where nobody tells of changes. */

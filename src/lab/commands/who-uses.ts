@@ -3,7 +3,7 @@ import { dirname, join, resolve } from 'node:path';
 import { DiskError } from '../../errors.ts';
 import { recordFolder, recordsFor } from '../../platform/dependents.ts';
 import { count, milliseconds, table } from '../describe.ts';
-import { scanImages, standingOn } from '../scan.ts';
+import { scanImages, standingOn } from '../standing/scan.ts';
 import { type LabCommand, say, sayJson, shown, wantsJson, warn } from './command.ts';
 
 /**

@@ -1,6 +1,6 @@
 import { dirname, resolve } from 'node:path';
 import { DOMParser, type Element } from '@xmldom/xmldom';
-import { backingPathOf, fileIdentity, nameExists, readImageHead } from '../overlay.ts';
+import { backingPathOf, fileIdentity, nameExists, readImageHead } from '../disks/overlay.ts';
 import { type Finding, shellWord } from './access.ts';
 
 /** A file that QEMU opens. */

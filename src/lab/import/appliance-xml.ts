@@ -1,8 +1,8 @@
 import { DOMImplementation, XMLSerializer } from '@xmldom/xmldom';
 import type { Appliance, ApplianceBus, NetworkCard } from '../../appliance/appliance.ts';
-import type { DomainType } from '../domain-xml.ts';
-import { uuidV5 } from '../identity.ts';
-import { fill, type Node, node, text } from '../xml-node.ts';
+import type { DomainType } from '../domain/domain-xml.ts';
+import { uuidV5 } from '../domain/identity.ts';
+import { fill, type Node, node, text } from '../domain/xml-node.ts';
 
 /** A disk of the domain. */
 export interface ImportedDisk {

@@ -7,7 +7,7 @@ import { createImageTarget, type ImageTarget } from '../../node.ts';
 import { convertImages } from '../../operations/convert.ts';
 import type { CommitOptions } from '../../platform/atomic-file.ts';
 import type { OnProgress } from '../../storage/store.ts';
-import { assertNoLabsOwn } from '../seat-names.ts';
+import { assertNoLabsOwn } from '../seats/seat-names.ts';
 
 const sectorBytes = 512;
 

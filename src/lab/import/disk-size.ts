@@ -1,7 +1,7 @@
 import type { ApplianceDisk, ApplianceFile } from '../../appliance/appliance.ts';
 import { DiskError } from '../../errors.ts';
 import type { Image } from '../../image/image.ts';
-import { assertWholeSource } from '../whole-source.ts';
+import { assertWholeSource } from '../disks/whole-source.ts';
 
 const mebibyte = 1024 * 1024;
 const gibibyte = 1024 * mebibyte;

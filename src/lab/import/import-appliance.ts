@@ -13,7 +13,7 @@ import { makeFolder } from '../../platform/json-file.ts';
 import { sweepFor } from '../../storage/file-target.ts';
 import { compressionIn } from '../../storage/file-unpacked.ts';
 import type { ByteSource, OnProgress } from '../../storage/store.ts';
-import type { DomainType } from '../domain-xml.ts';
+import type { DomainType } from '../domain/domain-xml.ts';
 import { applianceXml } from './appliance-xml.ts';
 import { assertFree, copyToQcow2 } from './copy-disk.ts';
 import { assertDigest, digestOf } from './digest.ts';

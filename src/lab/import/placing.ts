@@ -8,7 +8,7 @@ import { readJsonFile, readSmallText } from '../../platform/json-file.ts';
 import { cutName } from '../../platform/kept-files.ts';
 import { hasEnded, processMark } from '../../platform/process-identity.ts';
 import { sweepFor } from '../../storage/file-target.ts';
-import { fileIdentity } from '../overlay.ts';
+import { fileIdentity } from '../disks/overlay.ts';
 import { place } from './copy-disk.ts';
 
 /*

@@ -13,17 +13,17 @@ import {
 import { factsOf, isImmutable, setImmutable } from '../../platform/file-facts.ts';
 import { realPathOf } from '../../platform/host-names.ts';
 import { abandonedFolders, allocatedIn, mountedIn, removeFolder } from '../../platform/scratch-folder.ts';
-import { mastersOf } from '../former.ts';
-import { releaseHold } from '../guard.ts';
+import { fileIdentity, readImageHead } from '../disks/overlay.ts';
+import { releaseHold } from '../guard/guard.ts';
 import { leftOfImports } from '../import/placing.ts';
-import { forgetContent } from '../master.ts';
-import { fileIdentity, readImageHead } from '../overlay.ts';
-import { lockPool } from '../pool-lock.ts';
-import { isLocked } from '../release.ts';
-import { type Scan, scanImages, standingOn } from '../scan.ts';
+import { lockPool } from '../pool/pool-lock.ts';
+import { mastersOf } from '../standing/former.ts';
+import { isLocked } from '../standing/release.ts';
+import { type Scan, scanImages, standingOn } from '../standing/scan.ts';
 import { poolOfState, readStateFile } from '../state.ts';
 import { type LabFiles, labFilesIn, labFilesNaming, mayName, namesInAny } from './lab-files.ts';
 import { folderLock, type MasterVersion, masterVersions, orphanedRecords } from './library.ts';
+import { forgetContent } from './master.ts';
 import { remove, removeLeftover } from './unfinished.ts';
 
 /** Something that nobody needs any more. */

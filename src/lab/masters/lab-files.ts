@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import { isDiskError } from '../../errors.ts';
 import { namesIn } from '../../platform/folder-names.ts';
 import { readSmallText } from '../../platform/json-file.ts';
+import { fileIdentity } from '../disks/overlay.ts';
 import { realPath } from '../lab.ts';
-import { fileIdentity } from '../overlay.ts';
 import { loadLab } from '../spec/load.ts';
 
 /** A lab file with the master that it names. */

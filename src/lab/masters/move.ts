@@ -12,17 +12,17 @@ import {
 } from '../../platform/dependents.ts';
 import { isImmutable, setImmutable } from '../../platform/file-facts.ts';
 import { makeFolder, writeJsonFile } from '../../platform/json-file.ts';
-import { factsDiffer, fileFacts, forgetContent, pathFrom } from '../master.ts';
-import { addMasterFolder } from '../master-folders.ts';
-import { nameBacking } from '../name-backing.ts';
-import { backingPathOf, fileIdentity, nameExists, readImageHead } from '../overlay.ts';
-import { isLocked } from '../release.ts';
-import { scanImages, standingOn } from '../scan.ts';
+import { nameBacking } from '../disks/name-backing.ts';
+import { backingPathOf, fileIdentity, nameExists, readImageHead } from '../disks/overlay.ts';
 import { editLabFile, withValue } from '../spec/edit.ts';
 import { loadLab } from '../spec/load.ts';
+import { isLocked } from '../standing/release.ts';
+import { scanImages, standingOn } from '../standing/scan.ts';
 import { type FileFacts, poolOfState, readStateFile, writeState } from '../state.ts';
 import { labFilesIn, labFilesNaming, mayName } from './lab-files.ts';
 import { readMasterRecord, recordPathOf } from './library.ts';
+import { factsDiffer, fileFacts, forgetContent, pathFrom } from './master.ts';
+import { addMasterFolder } from './master-folders.ts';
 import { versionOfFile } from './name.ts';
 import {
   assertStillSame,

@@ -7,9 +7,9 @@ import { asSystemError, errnoOf } from '../../platform/errno.ts';
 import { isImmutable, setImmutable } from '../../platform/file-facts.ts';
 import { readJsonFile, writeJsonFile } from '../../platform/json-file.ts';
 import type { OnProgress } from '../../storage/store.ts';
-import { copyCompared, datesOf, holdSame } from '../compared-copy.ts';
-import { fileFacts } from '../master.ts';
-import { fileIdentity, nameExists } from '../overlay.ts';
+import { copyCompared, datesOf, holdSame } from '../disks/compared-copy.ts';
+import { fileIdentity, nameExists } from '../disks/overlay.ts';
+import { fileFacts } from './master.ts';
 
 /*
  * A master's new name beside its old one: a hard link, or a copy that was compared. Nothing that has the name already is taken for

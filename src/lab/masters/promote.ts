@@ -5,13 +5,13 @@ import { openImageFile, trustedImages } from '../../node.ts';
 import { convertImages } from '../../operations/convert.ts';
 import { copyFileSparse } from '../../platform/copy-file.ts';
 import type { OnProgress } from '../../storage/store.ts';
-import { writeFlatCopy } from '../flat-copy.ts';
-import { assertFooting } from '../footing.ts';
+import { writeFlatCopy } from '../disks/flat-copy.ts';
+import { isBlockDevice } from '../disks/overlay.ts';
 import { type Lab, realPath, seatPaths } from '../lab.ts';
-import type { DigestOptions } from '../master.ts';
-import { isBlockDevice } from '../overlay.ts';
-import { openSeatDisk, type SeatDiskFile, seatDiskFile } from '../seat-disk.ts';
+import { openSeatDisk, type SeatDiskFile, seatDiskFile } from '../seats/seat-disk.ts';
+import { assertFooting } from '../standing/footing.ts';
 import type { MasterVersion } from './library.ts';
+import type { DigestOptions } from './master.ts';
 import { masterFormats, nameForVersionsOf, parseMasterName } from './name.ts';
 import { publishMaster } from './publish.ts';
 

@@ -7,11 +7,11 @@ import { recordFolder } from '../../platform/dependents.ts';
 import { realPathOf } from '../../platform/host-names.ts';
 import { makeFolder, writeJsonFile } from '../../platform/json-file.ts';
 import { sweepFor } from '../../storage/file-target.ts';
-import { contentDigest } from '../content-digest.ts';
-import { type DigestOptions, inspectMaster, rememberContent } from '../master.ts';
-import { nameExists } from '../overlay.ts';
-import { lockPool } from '../pool-lock.ts';
+import { nameExists } from '../disks/overlay.ts';
+import { lockPool } from '../pool/pool-lock.ts';
+import { contentDigest } from './content-digest.ts';
 import { folderLock, type MasterRecord, type MasterVersion, nextNumber, recordPathOf } from './library.ts';
+import { type DigestOptions, inspectMaster, rememberContent } from './master.ts';
 import { type MasterFormat, versionLabel } from './name.ts';
 import { clearUnfinished, hasUnfinished } from './unfinished.ts';
 

@@ -6,8 +6,8 @@ import { recordsPlace } from '../../platform/dependents.ts';
 import { asSystemError } from '../../platform/errno.ts';
 import { isImmutable, isSameFile, setImmutable } from '../../platform/file-facts.ts';
 import { namesIn } from '../../platform/folder-names.ts';
-import { contentRecord } from '../master.ts';
-import { nameExists } from '../overlay.ts';
+import { nameExists } from '../disks/overlay.ts';
+import { contentRecord } from './master.ts';
 import { masterFormats } from './name.ts';
 
 /*

@@ -21,10 +21,10 @@ import { asSystemError } from '../../platform/errno.ts';
 import { linkTargetOf } from '../../platform/host-names.ts';
 import { isMountPoint } from '../../platform/scratch-folder.ts';
 import type { OnProgress } from '../../storage/store.ts';
-import { copyCompared, datesOf, holdSame } from '../compared-copy.ts';
+import { copyCompared, datesOf, holdSame } from '../disks/compared-copy.ts';
+import { backingPathOf, nameExists } from '../disks/overlay.ts';
 import { realPath } from '../lab.ts';
-import { backingPathOf, nameExists } from '../overlay.ts';
-import { scanImages } from '../scan.ts';
+import { scanImages } from '../standing/scan.ts';
 import { isLostAndFound, within } from './files.ts';
 import { type CopiedFile, copiedFiles } from './journal.ts';
 

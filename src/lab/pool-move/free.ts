@@ -1,9 +1,9 @@
 import { DiskError } from '../../errors.ts';
 import { knownDependents } from '../../platform/dependents.ts';
+import { backingPathOf } from '../disks/overlay.ts';
 import { realPath } from '../lab.ts';
-import { backingPathOf } from '../overlay.ts';
-import { isLocked } from '../release.ts';
-import { scanImages } from '../scan.ts';
+import { isLocked } from '../standing/release.ts';
+import { scanImages } from '../standing/scan.ts';
 import { isImageName, within } from './files.ts';
 
 /** Throws `in-use` where a program has one of the images open, or one outside the pool stands on one. */

@@ -5,7 +5,7 @@ import { DiskError, isDiskError } from '../../errors.ts';
 import { syncDirectory } from '../../platform/atomic-file.ts';
 import { recordFolder } from '../../platform/dependents.ts';
 import { readJsonFile, writeJsonFile } from '../../platform/json-file.ts';
-import { nameExists } from '../overlay.ts';
+import { nameExists } from '../disks/overlay.ts';
 import { labStateSchema, readState } from '../state.ts';
 
 const journalSchema = () =>

@@ -6,11 +6,11 @@ import { type DependentsRecord, recordDependents, recordsFor } from '../../platf
 import { asSystemError, errnoOf } from '../../platform/errno.ts';
 import { makeFolder } from '../../platform/json-file.ts';
 import { isMountPoint } from '../../platform/scratch-folder.ts';
-import { holdDisks } from '../hold-disks.ts';
+import { holdDisks } from '../disks/hold-disks.ts';
+import { nameBacking } from '../disks/name-backing.ts';
+import { backingPathOf, nameExists, readImageHead } from '../disks/overlay.ts';
 import { realPath } from '../lab.ts';
-import { pathFrom } from '../master.ts';
-import { nameBacking } from '../name-backing.ts';
-import { backingPathOf, nameExists, readImageHead } from '../overlay.ts';
+import { pathFrom } from '../masters/master.ts';
 import { editLabFile, withValue } from '../spec/edit.ts';
 import { loadLab } from '../spec/load.ts';
 import { type LabState, readState, writeState } from '../state.ts';

@@ -1,6 +1,6 @@
 import { basename } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { backingPathOf, type ImageHead } from '../overlay.ts';
+import { backingPathOf, type ImageHead } from '../disks/overlay.ts';
 import type { HostView, RemoteHost } from './host.ts';
 import type { RemoteLab, RemoteView } from './lab.ts';
 import { type MasterCopy, names } from './records.ts';

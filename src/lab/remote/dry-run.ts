@@ -1,5 +1,5 @@
-import { domainName } from '../domain-xml.ts';
-import type { Seat } from '../seat.ts';
+import { domainName } from '../domain/domain-xml.ts';
+import type { Seat } from '../seats/seat.ts';
 import { copiesWithout } from './collect.ts';
 import type { RemoteLab, RemoteView } from './lab.ts';
 import { names } from './records.ts';

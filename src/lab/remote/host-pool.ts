@@ -3,10 +3,10 @@ import { createHash } from 'node:crypto';
 import { closeSync, ftruncateSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { createPrivateFolder, type ScratchFolder } from '../../platform/scratch-folder.ts';
-import { uuidV5 } from '../identity.ts';
-import { type SparseContent, withoutZeroes } from '../place-files.ts';
+import { type SparseContent, withoutZeroes } from '../disks/place-files.ts';
+import { uuidV5 } from '../domain/identity.ts';
+import { documentText, node, text } from '../domain/xml-node.ts';
 import { Virsh } from '../runner/libvirt/virsh.ts';
-import { documentText, node, text } from '../xml-node.ts';
 
 /** Namespace of the names that our storage pools have. */
 const poolNamespace = '0b8f2a8c-6d0f-5c0e-9f53-70d2f3c5a001';

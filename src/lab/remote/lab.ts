@@ -1,19 +1,19 @@
 import { basename } from 'node:path';
 import { DiskError, isDiskError } from '../../errors.ts';
-import type { DefinitionKind } from '../definition.ts';
-import { definitionOf } from '../definition.ts';
-import { templateFile } from '../definition-kind.ts';
-import { identities, seatUuid } from '../identity.ts';
+import type { DefinitionKind } from '../domain/definition.ts';
+import { definitionOf } from '../domain/definition.ts';
+import { templateFile } from '../domain/definition-kind.ts';
+import { identities, seatUuid } from '../domain/identity.ts';
 import {
   computeContent,
   type DigestOptions,
   inspectMaster,
   type Master,
   rememberedContent,
-} from '../master.ts';
+} from '../masters/master.ts';
 import { nameForVersionsOf } from '../masters/name.ts';
 import { HostsRunner } from '../runner/hosts-runner.ts';
-import type { Seat } from '../seat.ts';
+import type { Seat } from '../seats/seat.ts';
 import type { LabSpec } from '../spec/load.ts';
 import { type HostView, newest, type PoolHost, placeOnHost, RemoteHost } from './host.ts';
 import { type Replaced, settle } from './machines.ts';

@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { DiskError, isDiskError } from '../../errors.ts';
-import { encodeDeviceMark } from '../device-mark.ts';
-import { overlayEncoder } from '../make-overlays.ts';
-import type { SparseContent } from '../place-files.ts';
-import type { Seat } from '../seat.ts';
-import { encodeExtraDisk, seedEncoder } from '../seat-extras.ts';
+import { encodeDeviceMark } from '../disks/device-mark.ts';
+import { overlayEncoder } from '../disks/make-overlays.ts';
+import type { SparseContent } from '../disks/place-files.ts';
+import type { Seat } from '../seats/seat.ts';
+import { encodeExtraDisk, seedEncoder } from '../seats/seat-extras.ts';
 import type { RemoteHost } from './host.ts';
 import type { RemoteLab, RemoteMaster } from './lab.ts';
 import { names } from './records.ts';

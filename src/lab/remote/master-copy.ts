@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { DiskError, isDiskError } from '../../errors.ts';
-import { factsDiffer, fileFacts, type Master } from '../master.ts';
+import { factsDiffer, fileFacts, type Master } from '../masters/master.ts';
 import type { RemoteHost } from './host.ts';
 import type { RemoteMaster } from './lab.ts';
 import { encodeRecord, type MasterCopy, names } from './records.ts';

@@ -2,7 +2,7 @@ import { rmSync } from 'node:fs';
 import { DiskError } from '../../errors.ts';
 import { asSystemError } from '../../platform/errno.ts';
 import { readJsonFile, writeJsonFile } from '../../platform/json-file.ts';
-import type { Stray } from '../give-up.ts';
+import type { Stray } from '../pool/give-up.ts';
 import type { LabSpec } from '../spec/load.ts';
 import { hostsRecordPath } from '../state.ts';
 import { longestRecord, type Placement, placementOf } from './records.ts';

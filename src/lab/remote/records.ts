@@ -1,5 +1,5 @@
 import * as z from 'zod';
-import { extraDiskName } from '../extra-disk-name.ts';
+import { extraDiskName } from '../seats/extra-disk-name.ts';
 
 /*
  * What Cowherd writes beside images on a host. A record that was cut off is none: its text does not parse.

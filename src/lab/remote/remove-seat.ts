@@ -1,6 +1,6 @@
 import { DiskError } from '../../errors.ts';
-import { domainName } from '../domain-xml.ts';
-import type { Seat } from '../seat.ts';
+import { domainName } from '../domain/domain-xml.ts';
+import type { Seat } from '../seats/seat.ts';
 import type { RemoteHost } from './host.ts';
 import type { RemoteLab } from './lab.ts';
 import { assertReplaceable, diskPlace, removeSeatFiles } from './seat-files.ts';

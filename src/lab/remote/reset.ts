@@ -1,8 +1,8 @@
 import { DiskError } from '../../errors.ts';
 import { count, describeSeats } from '../describe.ts';
-import { assertNotStrayed } from '../give-up.ts';
+import { assertNotStrayed } from '../pool/give-up.ts';
 import { isDown, isOff } from '../runner/runner.ts';
-import type { Seat } from '../seat.ts';
+import type { Seat } from '../seats/seat.ts';
 import { removeCopies } from './collect.ts';
 import type { RemoteHost } from './host.ts';
 import type { RemoteLab, RemoteMaster, RemoteView } from './lab.ts';

@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { expect, it } from 'vitest';
 import { tempDir } from '../../../test/support/programs.ts';
-import { encodeExtraDisk } from '../seat-extras.ts';
+import { encodeExtraDisk } from '../seats/seat-extras.ts';
 import { removeSeatFiles } from './seat-files.ts';
 
 it('a seat that goes takes its own files along, and no copy of a master that is called as it is', async () => {

@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError } from '../../errors.ts';
-import type { DeviceMark } from '../device-mark.ts';
-import { seatOfExtraDisk } from '../extra-disk-name.ts';
-import { type ImageHead, imageHead } from '../overlay.ts';
+import type { DeviceMark } from '../disks/device-mark.ts';
+import { type ImageHead, imageHead } from '../disks/overlay.ts';
 import { foreignDisk, isMarkedFor, isOurs } from '../plan.ts';
-import { largestSeed } from '../seat-extras.ts';
+import { seatOfExtraDisk } from '../seats/extra-disk-name.ts';
+import { largestSeed } from '../seats/seat-extras.ts';
 import { type SeedMark, seedMark } from '../seed/nocloud.ts';
 import { watchMs } from './collect.ts';
 import { type HostPool, headBytes } from './host-pool.ts';

@@ -1,11 +1,11 @@
 import { basename } from 'node:path';
 import { DiskError } from '../../errors.ts';
-import { domainName } from '../domain-xml.ts';
-import { seatOfExtraDisk } from '../extra-disk-name.ts';
-import { otherDomainError } from '../other-domains.ts';
-import { backingPathOf, type ImageHead, imageHead } from '../overlay.ts';
-import { assertOwnDisks } from '../release.ts';
-import type { Seat } from '../seat.ts';
+import { backingPathOf, type ImageHead, imageHead } from '../disks/overlay.ts';
+import { domainName } from '../domain/domain-xml.ts';
+import { otherDomainError } from '../domain/other-domains.ts';
+import { seatOfExtraDisk } from '../seats/extra-disk-name.ts';
+import type { Seat } from '../seats/seat.ts';
+import { assertOwnDisks } from '../standing/release.ts';
 import type { RemoteHost } from './host.ts';
 import { headBytes } from './host-pool.ts';
 import type { RemoteLab } from './lab.ts';

@@ -1,11 +1,11 @@
 import { DiskError, firstError, isDiskError } from '../../errors.ts';
-import { assertGone, type GivenUp, nothingGivenUp } from '../give-up.ts';
-import type { DigestOptions } from '../master.ts';
+import type { DigestOptions } from '../masters/master.ts';
 import { isOurs, largerDisk, type Problem, problemError } from '../plan.ts';
+import { assertGone, type GivenUp, nothingGivenUp } from '../pool/give-up.ts';
 import { definitionDigest } from '../runner/libvirt/marked-definition.ts';
 import { isDown, isOff } from '../runner/runner.ts';
-import { memoryWithoutDisk } from '../saved-memory.ts';
-import type { Seat } from '../seat.ts';
+import { memoryWithoutDisk } from '../seats/saved-memory.ts';
+import type { Seat } from '../seats/seat.ts';
 import { assertMakeable } from '../spec/load.ts';
 import type { FoundSeat, HostView, RemoteHost } from './host.ts';
 import type { RemoteLab, RemoteMaster, RemoteView } from './lab.ts';

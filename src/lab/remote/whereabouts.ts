@@ -1,7 +1,9 @@
 import { existsSync } from 'node:fs';
 import { DiskError } from '../../errors.ts';
 import { describeSeats } from '../describe.ts';
-import { domainName } from '../domain-xml.ts';
+import { domainName } from '../domain/domain-xml.ts';
+import { idOf, realPath, seatPaths } from '../lab.ts';
+import type { Problem } from '../plan.ts';
 import {
   type GivenUp,
   noHost,
@@ -10,10 +12,8 @@ import {
   strayProblem,
   twinError,
   twinProblem,
-} from '../give-up.ts';
-import { idOf, realPath, seatPaths } from '../lab.ts';
-import { lostPoolOf, lostPoolProblem } from '../lost-pool.ts';
-import type { Problem } from '../plan.ts';
+} from '../pool/give-up.ts';
+import { lostPoolOf, lostPoolProblem } from '../pool/lost-pool.ts';
 import { hostsRecordPath, readState, statePath } from '../state.ts';
 import type { FoundSeat, HostView } from './host.ts';
 import type { RemoteLab, RemoteView } from './lab.ts';

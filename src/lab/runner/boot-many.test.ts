@@ -11,7 +11,7 @@ import {
   seatOn,
 } from '../../../test/support/seats.ts';
 import { DiskError } from '../../errors.ts';
-import type { Seat } from '../seat.ts';
+import type { Seat } from '../seats/seat.ts';
 import { type BootEvent, bootMany, printable } from './boot-many.ts';
 import { FilesRunner } from './files-runner.ts';
 import { QemuRunner } from './qemu-runner.ts';

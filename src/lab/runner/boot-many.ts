@@ -2,8 +2,8 @@ import { setMaxListeners } from 'node:events';
 import { availableParallelism } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError, isDiskError } from '../../errors.ts';
-import { fileIdentity } from '../overlay.ts';
-import type { Seat } from '../seat.ts';
+import { fileIdentity } from '../disks/overlay.ts';
+import type { Seat } from '../seats/seat.ts';
 import { LineSplitter } from './line-splitter.ts';
 import type { Runner, SeatEnd } from './runner.ts';
 

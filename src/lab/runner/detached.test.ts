@@ -7,7 +7,7 @@ import { build } from 'esbuild';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { have, type TempDir, tempDir } from '../../../test/support/programs.ts';
 import { bootDisk, endlessGuest, seatOn } from '../../../test/support/seats.ts';
-import type { Seat } from '../seat.ts';
+import type { Seat } from '../seats/seat.ts';
 import { QemuRunner } from './qemu-runner.ts';
 import { seatFiles } from './runtime-dir.ts';
 

@@ -1,5 +1,5 @@
 import { DiskError } from '../../errors.ts';
-import type { Seat } from '../seat.ts';
+import type { Seat } from '../seats/seat.ts';
 import { noDomains, type Runner, type SeatEnd, type SeatState } from './runner.ts';
 
 const bootsNothing =

@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError } from '../../errors.ts';
-import type { DomainType } from '../domain-xml.ts';
+import type { DomainType } from '../domain/domain-xml.ts';
 import type { Problem } from '../plan.ts';
-import type { Seat } from '../seat.ts';
+import type { Seat } from '../seats/seat.ts';
 import type { LabHost } from '../spec/hosts.ts';
 import { LibvirtRunner } from './libvirt/libvirt-runner.ts';
 import type { SeatPlace } from './libvirt/seat-place.ts';

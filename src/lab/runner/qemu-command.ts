@@ -1,8 +1,8 @@
 import { accessSync, constants, statSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { DiskError } from '../../errors.ts';
-import type { DiskBus, Seat, SeatDisk } from '../seat.ts';
-import { disksOf } from '../seat-key.ts';
+import type { DiskBus, Seat, SeatDisk } from '../seats/seat.ts';
+import { disksOf } from '../seats/seat-key.ts';
 import type { Accelerator } from './accelerator.ts';
 import type { SeatFiles } from './runtime-dir.ts';
 

@@ -14,7 +14,7 @@ import {
   seatOn,
 } from '../../../test/support/seats.ts';
 import { DiskError } from '../../errors.ts';
-import { diskBuses, type Seat } from '../seat.ts';
+import { diskBuses, type Seat } from '../seats/seat.ts';
 import { markOf } from './process-mark.ts';
 import { QemuRunner } from './qemu-runner.ts';
 import { type RunRecord, readRunRecord, writeRunRecord } from './run-record.ts';

@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { DiskError } from '../../errors.ts';
 import { createPrivateFolder } from '../../platform/scratch-folder.ts';
-import type { Seat } from '../seat.ts';
+import type { Seat } from '../seats/seat.ts';
 import { type Accelerator, chooseAccelerator } from './accelerator.ts';
 import { followLog } from './console-log.ts';
 import { isAlive, isSame, type ProcessMark, signalProcess, waitUntilGone } from './process-mark.ts';

@@ -4,7 +4,7 @@ import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { asSystemError } from '../../platform/errno.ts';
-import type { Seat } from '../seat.ts';
+import type { Seat } from '../seats/seat.ts';
 import { markOf, type ProcessMark, waitUntilGone } from './process-mark.ts';
 import { QmpClient } from './qmp.ts';
 import { pidIn } from './run-record.ts';

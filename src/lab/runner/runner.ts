@@ -1,7 +1,7 @@
 import { DiskError } from '../../errors.ts';
-import { type DomainType, domainName } from '../domain-xml.ts';
+import { type DomainType, domainName } from '../domain/domain-xml.ts';
 import type { Problem } from '../plan.ts';
-import type { Seat } from '../seat.ts';
+import type { Seat } from '../seats/seat.ts';
 
 /**
  * What a seat's guest is doing.

@@ -5,7 +5,7 @@ import { DiskError } from '../../errors.ts';
 import { asSystemError, errnoOf } from '../../platform/errno.ts';
 import { placeTold } from '../../platform/host-names.ts';
 import { makeFolder } from '../../platform/json-file.ts';
-import type { Seat } from '../seat.ts';
+import type { Seat } from '../seats/seat.ts';
 
 /** sun_path of unix(7) holds 108 bytes with the final NUL, on macOS 104. */
 const maxSocketPath = 103;

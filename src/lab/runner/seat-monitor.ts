@@ -1,5 +1,5 @@
 import { DiskError } from '../../errors.ts';
-import type { Seat } from '../seat.ts';
+import type { Seat } from '../seats/seat.ts';
 import { type QmpCallOptions, QmpClient } from './qmp.ts';
 import type { SeatState } from './runner.ts';
 import type { SeatFiles } from './runtime-dir.ts';

@@ -1,8 +1,8 @@
 import { rmSync, writeFileSync } from 'node:fs';
 import { wipe } from '../../crypto/bytes.ts';
 import { asSystemError } from '../../platform/errno.ts';
-import type { Seat } from '../seat.ts';
-import { disksOf, seatPassphrase } from '../seat-key.ts';
+import type { Seat } from '../seats/seat.ts';
+import { disksOf, seatPassphrase } from '../seats/seat-key.ts';
 
 /**
  * Writes the passphrase of the seat's disks to `path`, for its owner's eyes only; disposed, the file is gone. Without encryption it does

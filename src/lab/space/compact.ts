@@ -6,12 +6,12 @@ import type { Image } from '../../image/image.ts';
 import { openImageFile, openLayerFile, trustedImages } from '../../node.ts';
 import { checkImage } from '../../operations/check.ts';
 import type { OnProgress } from '../../storage/store.ts';
+import { readImageHead } from '../disks/overlay.ts';
+import { assertSound } from '../disks/sound-image.ts';
 import { versionOfFile } from '../masters/name.ts';
-import { readImageHead } from '../overlay.ts';
-import { scanImages, standingOn } from '../scan.ts';
-import type { DiskEncryption } from '../seat.ts';
-import { keyFor } from '../seat-key.ts';
-import { assertSound } from '../sound-image.ts';
+import type { DiskEncryption } from '../seats/seat.ts';
+import { keyFor } from '../seats/seat-key.ts';
+import { scanImages, standingOn } from '../standing/scan.ts';
 import { findUnused, type VolumeUse } from './unused.ts';
 
 export interface CompactOptions {

@@ -5,10 +5,10 @@ import { DiskError } from '../../errors.ts';
 import { recordFolder } from '../../platform/dependents.ts';
 import { spaceAt } from '../../platform/file-facts.ts';
 import { describeSeats } from '../describe.ts';
-import { deviceFor, deviceSize } from '../device-disk.ts';
+import { deviceFor, deviceSize } from '../disks/device-disk.ts';
+import { type ImageHead, isBlockDevice, readHeadIfOpen, readImageHead } from '../disks/overlay.ts';
 import { extraDiskPath, type Lab } from '../lab.ts';
 import { namesInAny } from '../masters/lab-files.ts';
-import { type ImageHead, isBlockDevice, readHeadIfOpen, readImageHead } from '../overlay.ts';
 import type { SeatFiles } from '../plan.ts';
 import { fullBytes } from './worst-case.ts';
 

@@ -7,11 +7,17 @@ import { openImageFile, trustedImages } from '../../node.ts';
 import { asSystemError } from '../../platform/errno.ts';
 import { type Space, spaceAt } from '../../platform/file-facts.ts';
 import { realPathOf } from '../../platform/host-names.ts';
-import { deviceSize } from '../device-disk.ts';
+import { deviceSize } from '../disks/device-disk.ts';
+import {
+  backingPathOf,
+  type ImageHead,
+  isBlockDevice,
+  nameExists,
+  readHeadIfOpen,
+} from '../disks/overlay.ts';
 import { filesIn, type Lab } from '../lab.ts';
-import { backingPathOf, type ImageHead, isBlockDevice, nameExists, readHeadIfOpen } from '../overlay.ts';
-import type { DiskEncryption } from '../seat.ts';
-import { keyFor } from '../seat-key.ts';
+import type { DiskEncryption } from '../seats/seat.ts';
+import { keyFor } from '../seats/seat-key.ts';
 import { fullBytes } from './worst-case.ts';
 
 /** What the files of one seat take. Bytes. */

@@ -3,8 +3,8 @@ import { open } from 'node:fs/promises';
 import { DiskError } from '../../errors.ts';
 import { asSystemError } from '../../platform/errno.ts';
 import { setAsideBeyond } from '../../platform/sparse.ts';
+import { isBlockDevice } from '../disks/overlay.ts';
 import type { Lab } from '../lab.ts';
-import { isBlockDevice } from '../overlay.ts';
 import type { SeatFiles, Step } from '../plan.ts';
 import { fullBytes } from './worst-case.ts';
 

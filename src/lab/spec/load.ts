@@ -5,7 +5,7 @@ import { assertText } from '../../bytes/byte-text.ts';
 import { DiskError } from '../../errors.ts';
 import { placeTold } from '../../platform/host-names.ts';
 import { readSmallText } from '../../platform/json-file.ts';
-import type { DiskBus, Firmware, Graphics, Preallocation, SeatNetwork } from '../seat.ts';
+import type { DiskBus, Firmware, Graphics, Preallocation, SeatNetwork } from '../seats/seat.ts';
 import { explain, rangeOf } from './explain.ts';
 import type { LabHost } from './hosts.ts';
 import { labFileError, type Mistake, type SourceText } from './mistakes.ts';

@@ -1,5 +1,5 @@
 import * as z from 'zod';
-import { diskBuses, firmwares, graphicsKinds, preallocations } from '../seat.ts';
+import { diskBuses, firmwares, graphicsKinds, preallocations } from '../seats/seat.ts';
 import { hostsSchema } from './hosts.ts';
 import { seedSchema } from './seed-schema.ts';
 

@@ -1,5 +1,5 @@
 import { count, describeSeats } from '../../describe.ts';
-import { assertGone, givenUp, strayProblem } from '../../give-up.ts';
+import { assertGone, givenUp, strayProblem } from '../../pool/give-up.ts';
 import { describeOnHosts, type OnHost, takenDown } from '../../remote/dry-run.ts';
 import { assertOff, assertOwnPlaces, savedIn, takeDownRemote } from '../../remote/reset.ts';
 import { assertNobodyStandsThere } from '../../remote/standing.ts';
@@ -11,7 +11,7 @@ import {
   otherFolder,
   straysOf,
 } from '../../remote/whereabouts.ts';
-import { savedGoes } from '../../saved-memory.ts';
+import { savedGoes } from '../../seats/saved-memory.ts';
 import { type LabCommand, say, sayJson, wantsJson, warn } from '../command.ts';
 import { stopFirst } from '../stop-first.ts';
 import { lockedRemote, lookAt, remoteLabFrom } from './lab.ts';

@@ -2,7 +2,7 @@ import { dirname, join } from 'node:path';
 import type { CliContext } from '../../../cli/context.ts';
 import { recordFolder } from '../../../platform/dependents.ts';
 import { describeSeats } from '../../describe.ts';
-import { lockPool } from '../../pool-lock.ts';
+import { lockPool } from '../../pool/pool-lock.ts';
 import { RemoteLab, type RemoteView } from '../../remote/lab.ts';
 import { selectSeats } from '../../selection.ts';
 import { removeEmptyRecords } from '../../state.ts';

@@ -1,6 +1,6 @@
 import { assertCopies, assertDisks, seatsFound } from '../../remote/reset.ts';
 import { assertNobodyStandsThere } from '../../remote/standing.ts';
-import type { Seat } from '../../seat.ts';
+import type { Seat } from '../../seats/seat.ts';
 import { assertMakeable } from '../../spec/load.ts';
 import type { LabCommand } from '../command.ts';
 import { startSeats } from '../start.ts';

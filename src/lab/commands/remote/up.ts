@@ -1,8 +1,8 @@
 import { resolve } from 'node:path';
 import type { CliContext } from '../../../cli/context.ts';
 import { count, describeSeats, milliseconds } from '../../describe.ts';
-import { type GivenUp, givenUp } from '../../give-up.ts';
 import { fixOf, withoutControls } from '../../messages.ts';
+import { type GivenUp, givenUp } from '../../pool/give-up.ts';
 import { describeOnHosts, made } from '../../remote/dry-run.ts';
 import type { RemoteLab } from '../../remote/lab.ts';
 import { writeOwnRecord } from '../../remote/own-record.ts';

@@ -5,7 +5,7 @@ import { syncDirectory } from '../../../platform/atomic-file.ts';
 import { recordFolder } from '../../../platform/dependents.ts';
 import { asSystemError } from '../../../platform/errno.ts';
 import { makeFolder } from '../../../platform/json-file.ts';
-import type { Seat } from '../../seat.ts';
+import type { Seat } from '../../seats/seat.ts';
 import { listedUuids } from './beside-seats.ts';
 import { failed } from './complaints.ts';
 import type { Virsh } from './virsh.ts';

@@ -1,6 +1,6 @@
-import { isSameFile } from '../../overlay.ts';
-import type { Seat } from '../../seat.ts';
-import { disksOf } from '../../seat-key.ts';
+import { isSameFile } from '../../disks/overlay.ts';
+import type { Seat } from '../../seats/seat.ts';
+import { disksOf } from '../../seats/seat-key.ts';
 import type { Beside } from '../runner.ts';
 import { domainDisks } from './domain-disks.ts';
 import type { Virsh } from './virsh.ts';

@@ -1,5 +1,5 @@
 import { DiskError, isDiskError } from '../../../errors.ts';
-import type { Seat } from '../../seat.ts';
+import type { Seat } from '../../seats/seat.ts';
 
 /** What libvirt complains of a seat, with the seat's name and what keeps it. */
 export function failed(seat: Seat, what: string, cause: unknown): DiskError {

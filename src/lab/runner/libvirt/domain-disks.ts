@@ -1,5 +1,5 @@
 import { DOMParser, type Element } from '@xmldom/xmldom';
-import { metadataNamespace } from '../../domain-xml.ts';
+import { metadataNamespace } from '../../domain/domain-xml.ts';
 
 /** What a domain really uses, by its document. */
 export interface DomainDisks {

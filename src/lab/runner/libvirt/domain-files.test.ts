@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { DiskError } from '../../../errors.ts';
-import type { Seat } from '../../seat.ts';
+import type { Seat } from '../../seats/seat.ts';
 import { domainsBeside } from './domain-files.ts';
 
 /** A virsh that knows these answers. */

@@ -1,7 +1,7 @@
 import { DiskError, isDiskError } from '../../../errors.ts';
-import { domainName } from '../../domain-xml.ts';
+import { domainName } from '../../domain/domain-xml.ts';
 import type { Problem } from '../../plan.ts';
-import type { Seat } from '../../seat.ts';
+import type { Seat } from '../../seats/seat.ts';
 import type { Virsh } from './virsh.ts';
 
 /*

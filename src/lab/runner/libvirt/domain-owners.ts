@@ -1,10 +1,10 @@
 import { dirname } from 'node:path';
 import { DiskError, isDiskError } from '../../../errors.ts';
-import { domainName } from '../../domain-xml.ts';
-import { poolUuid } from '../../identity.ts';
-import { isSameFile } from '../../overlay.ts';
+import { isSameFile } from '../../disks/overlay.ts';
+import { domainName } from '../../domain/domain-xml.ts';
+import { poolUuid } from '../../domain/identity.ts';
 import type { Problem } from '../../plan.ts';
-import type { Seat } from '../../seat.ts';
+import type { Seat } from '../../seats/seat.ts';
 import { isAway } from '../../state.ts';
 import { domainDisks } from './domain-disks.ts';
 import { type DefinitionMark, definitionDigest } from './marked-definition.ts';

@@ -1,7 +1,7 @@
 import { rmSync, writeFileSync } from 'node:fs';
 import type { ScratchFolder } from '../../../platform/scratch-folder.ts';
-import { secretXml } from '../../domain-xml.ts';
-import type { DiskEncryption, Seat } from '../../seat.ts';
+import { secretXml } from '../../domain/domain-xml.ts';
+import type { DiskEncryption, Seat } from '../../seats/seat.ts';
 import { layOutPassphrase } from '../secret-file.ts';
 import { failed } from './complaints.ts';
 import type { Virsh } from './virsh.ts';

@@ -1,4 +1,4 @@
-import type { DomainType } from '../../domain-xml.ts';
+import type { DomainType } from '../../domain/domain-xml.ts';
 import { chooseAccelerator } from '../accelerator.ts';
 import { findQemu } from '../qemu-command.ts';
 import { unreachable } from './complaints.ts';

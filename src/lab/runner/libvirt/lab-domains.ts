@@ -1,5 +1,5 @@
 import { isDiskError } from '../../../errors.ts';
-import type { Seat } from '../../seat.ts';
+import type { Seat } from '../../seats/seat.ts';
 import type { DomainFiles } from './domain-files.ts';
 import type { Virsh } from './virsh.ts';
 

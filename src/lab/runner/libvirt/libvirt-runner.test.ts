@@ -5,9 +5,9 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { haveLibvirtd, startLibvirtd, type TestLibvirtd } from '../../../../test/support/libvirtd.ts';
 import { have, mustRun, run, tempDir } from '../../../../test/support/programs.ts';
 import { bootDisk, endlessGuest, seatOn } from '../../../../test/support/seats.ts';
-import { type DomainType, domainName, domainXml } from '../../domain-xml.ts';
+import { type DomainType, domainName, domainXml } from '../../domain/domain-xml.ts';
 import { HostPool } from '../../remote/host-pool.ts';
-import type { Seat } from '../../seat.ts';
+import type { Seat } from '../../seats/seat.ts';
 import { LibvirtRunner } from './libvirt-runner.ts';
 import { connectLimitMs, Virsh } from './virsh.ts';
 

@@ -2,11 +2,11 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskError, isDiskError } from '../../../errors.ts';
 import { createPrivateFolder, type ScratchFolder } from '../../../platform/scratch-folder.ts';
-import { type DomainType, domainName, metadataNamespace } from '../../domain-xml.ts';
-import { isSameFile } from '../../overlay.ts';
+import { isSameFile } from '../../disks/overlay.ts';
+import { type DomainType, domainName, metadataNamespace } from '../../domain/domain-xml.ts';
 import { type Problem, problemError } from '../../plan.ts';
-import type { Seat } from '../../seat.ts';
-import { disksOf } from '../../seat-key.ts';
+import type { Seat } from '../../seats/seat.ts';
+import { disksOf } from '../../seats/seat-key.ts';
 import { alreadyRunning } from '../qemu-start.ts';
 import {
   type Beside,

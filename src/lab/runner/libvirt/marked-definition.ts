@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { DOMParser, XMLSerializer } from '@xmldom/xmldom';
 import { DiskError } from '../../../errors.ts';
-import { metadataNamespace } from '../../domain-xml.ts';
+import { metadataNamespace } from '../../domain/domain-xml.ts';
 
 /** What a domain of ours says of its definition, in `<metadata>`. */
 export interface DefinitionMark {

@@ -1,7 +1,7 @@
 import { closeSync, existsSync, openSync, readFileSync, statSync } from 'node:fs';
 import { DiskError } from '../../../errors.ts';
 import { asSystemError, errnoOf } from '../../../platform/errno.ts';
-import type { Seat } from '../../seat.ts';
+import type { Seat } from '../../seats/seat.ts';
 import { followLog } from '../console-log.ts';
 
 /** Where the files are that a libvirt runner needs of a seat: its definition and its serial log. */
