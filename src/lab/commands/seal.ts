@@ -69,7 +69,7 @@ export async function makeVersion(
   } catch (error) {
     // No room for a copy, say.
     kept ??= keep();
-    warn(context, `what was made is kept: ${sealAgain(kept, input, context, made.name)}`);
+    warn(context, `what was made is kept; to go on: ${sealAgain(kept, input, context, made.name)}`);
     throw error;
   }
 }
