@@ -50,6 +50,8 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
   protected readonly mutex = new Mutex();
   readonly #options: WritableMappedOptions;
   #rewritten = false;
+  /** Changes that are under way, and reservations that are held. */
+  #underWay = 0;
 
   constructor(options: WritableMappedOptions) {
     super(options);
@@ -61,7 +63,23 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
   }
 
   async reserve(offset: number, length: number): Promise<Reservation> {
-    this.assertCurrent();
+    const done = this.#begin();
+    try {
+      const place = await this.#reserve(offset, length);
+      return {
+        ...place,
+        async [Symbol.asyncDispose]() {
+          done();
+          await place[Symbol.asyncDispose]();
+        },
+      };
+    } catch (error) {
+      done();
+      throw error;
+    }
+  }
+
+  async #reserve(offset: number, length: number): Promise<Reservation> {
     const { map } = this;
     if (map.tables.dirtyBytes > map.tables.budgetBytes / 2) await this.flush();
     const table = await this.#pinned(Math.floor(offset / map.span));
@@ -172,13 +190,21 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
    * Grains with space are zeroed in place. A packed one loses its entry where nothing lies below, and the rest is
    * marked where the format can.
    */
-  async mark(
+  mark(
     kind: 'zero' | 'hole',
     offset: number,
     length: number,
     options: { readonly discard?: boolean } = {},
   ): Promise<boolean> {
-    this.assertCurrent();
+    return this.changing(() => this.#mark(kind, offset, length, options));
+  }
+
+  async #mark(
+    kind: 'zero' | 'hole',
+    offset: number,
+    length: number,
+    options: { readonly discard?: boolean },
+  ): Promise<boolean> {
     const { map, grain } = this;
     const { canMarkZero = false } = this.#options;
     const bare = this.backing === undefined;
@@ -216,22 +242,43 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
     await this.mutex.run(() => this.flushTables());
   }
 
-  /** Afterwards nobody knows here which space is free: see `assertCurrent`. */
+  /** Afterwards nobody knows here which space is free: see `changing`. */
   async rewritten<T>(work: () => Promise<T>): Promise<T> {
-    const { tables } = this.map;
-    if (tables.pinned) throw writeUnderWay(this.store.name);
-    await this.flush();
+    if (this.#underWay > 0) throw writeUnderWay(this.store.name);
+    const before = this.#rewritten;
+    // From this moment on: what came while it is flushed would be forgotten with the tables.
     this.#rewritten = true;
+    try {
+      await this.flush();
+    } catch (error) {
+      this.#rewritten = before;
+      throw error;
+    }
     try {
       return await work();
     } finally {
-      tables.clear();
+      this.map.tables.clear();
     }
   }
 
-  /** To be called before every change. Throws `changed` once the file was changed underneath. */
-  protected assertCurrent(): void {
+  /** Every change is made in here, or between `#begin` and what it answers. Throws `changed` once the file was changed underneath. */
+  protected async changing<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#begin();
+    try {
+      return await work();
+    } finally {
+      done();
+    }
+  }
+
+  #begin(): () => void {
     if (this.#rewritten) throw mustReopen(this.store.name);
+    this.#underWay++;
+    let isDone = false;
+    return () => {
+      if (!isDone) this.#underWay--;
+      isDone = true;
+    };
   }
 
   /** The order above. The caller holds the mutex. */

@@ -124,10 +124,17 @@ export class Qcow2Writer {
 
   /** Stores what the bitmaps recorded, durably, with all that was written. The next change starts anew. */
   async stopTracking(): Promise<void> {
-    if (!this.#tracking) return;
-    await this.load();
-    await this.#tracking.store(this);
+    const tracking = this.#tracking;
+    if (!tracking) return;
+    // A write in place, which does not wait for the mutex, would note its bytes in bits that may be stored already.
     this.#tracking = undefined;
+    try {
+      await this.load();
+      await tracking.store(this);
+    } catch (error) {
+      this.#tracking = tracking;
+      throw error;
+    }
   }
 
   /**

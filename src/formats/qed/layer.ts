@@ -84,8 +84,11 @@ class WritableQedLayer extends WritableMappedLayer {
    * Grows the disk: durable on return. What would let a longer backing image come to light is zeroed first, past the
    * old end, where nobody looks until the header says so.
    */
-  async resize(size: number, options: ResizeOptions = {}): Promise<void> {
-    this.assertCurrent();
+  resize(size: number, options: ResizeOptions = {}): Promise<void> {
+    return this.changing(() => this.#resize(size, options));
+  }
+
+  async #resize(size: number, options: ResizeOptions): Promise<void> {
     const { name: path } = this.store;
     if ((options.preallocation ?? 'off') !== 'off') {
       throw new DiskError('unsupported', `Unsupported preallocation mode '${options.preallocation}'`, {
@@ -138,8 +141,11 @@ class WritableQedLayer extends WritableMappedLayer {
   }
 
   /** Durable on return. A name of up to 448 bytes shares the sector of the header, which is written whole or not. */
-  async setBacking(reference: BackingReference | undefined): Promise<void> {
-    this.assertCurrent();
+  setBacking(reference: BackingReference | undefined): Promise<void> {
+    return this.changing(() => this.#setBacking(reference));
+  }
+
+  async #setBacking(reference: BackingReference | undefined): Promise<void> {
     const { header, name } = withBacking(this.#header, reference, this.store.name);
     await this.flush();
     const bytes = new Uint8Array(headerBytes + name.length);
