@@ -1,5 +1,5 @@
-import { isBytes, notBytes } from '../bytes/is-bytes.ts';
 import { DiskError } from '../errors.ts';
+import { assertBytes, assertRange } from './request-range.ts';
 import type { ByteStore, Extent } from './store.ts';
 
 const pageBytes = 65536;
@@ -26,7 +26,7 @@ export class MemoryStore implements ByteStore {
   }
 
   async read(at: number, into: Uint8Array): Promise<void> {
-    this.#checkBytes(into);
+    assertBytes(this.name, into);
     if (!(at >= 0) || at + into.length > this.#size) {
       throw new DiskError('out-of-range', `Read of ${into.length} bytes at ${at} ends past ${this.#size}`, {
         path: this.name,
@@ -48,7 +48,7 @@ export class MemoryStore implements ByteStore {
   }
 
   async zero(at: number, length: number, options?: { readonly punch?: boolean }): Promise<void> {
-    this.#checkRange(at, length);
+    assertRange(this.name, at, length);
     const end = at + length;
     for (let offset = at; offset < end; ) {
       const number = Math.floor(offset / pageBytes);
@@ -67,7 +67,7 @@ export class MemoryStore implements ByteStore {
   }
 
   async resize(size: number): Promise<void> {
-    this.#checkRange(size, 0);
+    assertRange(this.name, size, 0);
     if (size < this.#size) {
       for (const number of [...this.#pages.keys()]) if (number * pageBytes >= size) this.#drop(number);
       this.#pages.get(Math.floor(size / pageBytes))?.fill(0, size % pageBytes);
@@ -115,8 +115,8 @@ export class MemoryStore implements ByteStore {
   }
 
   #put(at: number, from: Uint8Array): void {
-    this.#checkBytes(from);
-    this.#checkRange(at, from.length);
+    assertBytes(this.name, from);
+    assertRange(this.name, at, from.length);
     for (let done = 0; done < from.length; ) {
       const number = Math.floor((at + done) / pageBytes);
       const skip = (at + done) % pageBytes;
@@ -148,15 +148,5 @@ export class MemoryStore implements ByteStore {
       else high = middle;
     }
     return low < this.#order.length ? this.#order[low] : Number.POSITIVE_INFINITY;
-  }
-
-  #checkBytes(bytes: Uint8Array): void {
-    if (!isBytes(bytes)) throw new DiskError('bad-argument', notBytes(bytes), { path: this.name });
-  }
-
-  #checkRange(at: number, length: number): void {
-    if (!(Number.isSafeInteger(at) && at >= 0 && length >= 0 && Number.isSafeInteger(at + length))) {
-      throw new DiskError('bad-argument', `No range of ${length} bytes at ${at}`, { path: this.name });
-    }
   }
 }

@@ -77,3 +77,29 @@ it('knows its size when the browser grants no more, and says so', async () => {
   expect(handle.bytes.subarray(500).every((byte) => byte === 0)).toBe(true);
   await expect(store.read(4590, new Uint8Array(100))).rejects.toMatchObject({ code: 'out-of-range' });
 });
+
+it('refuses what is no range of bytes, and no bytes, and changes nothing', async () => {
+  const handle = new ShortHandle(1 << 20);
+  const store = new OpfsStore(handle, 'disk.raw');
+  await store.write(0, new Uint8Array(5000).fill(7));
+  const refused = [
+    ...[-1, 0.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 53].flatMap((wrong) => [
+      () => store.write(wrong, new Uint8Array(1)),
+      () => store.zero(wrong, 10),
+      () => store.zero(0, wrong),
+      () => store.resize(wrong),
+    ]),
+    () => store.write(0, new Uint16Array(2) as never),
+    () => store.read(0, new Uint16Array(2) as never),
+  ];
+  for (const request of refused) {
+    await expect(request()).rejects.toMatchObject({ code: 'bad-argument', path: 'disk.raw' });
+  }
+  for (const wrong of [-1, 0.5, Number.NaN, 5001]) {
+    await expect(store.read(wrong, new Uint8Array(1))).rejects.toMatchObject({ code: 'out-of-range' });
+  }
+  // Nothing is written behind the end.
+  await store.write(9000, new Uint8Array(0));
+  expect([store.size, handle.getSize()]).toEqual([5000, 5000]);
+  expect(handle.bytes.every((byte) => byte === 7)).toBe(true);
+});

@@ -1,4 +1,6 @@
+import { isOffset } from '../bytes/numbers.ts';
 import { DiskError } from '../errors.ts';
+import { assertBytes, assertRange } from './request-range.ts';
 import type { ByteStore, Extent } from './store.ts';
 
 /** What `OpfsStore` needs of a `FileSystemSyncAccessHandle`, which a worker gets by `createSyncAccessHandle()`. */
@@ -17,7 +19,7 @@ const pieceBytes = 256 * 1024;
 /**
  * A store over a file of a browser's private file system (OPFS), in a worker: only there are sync access handles. Disposing closes the
  * handle. The file system knows no holes: all is data, and what is made zero keeps its space. Throws `out-of-space` where the
- * browser grants no more, `io`.
+ * browser grants no more, `bad-argument`, `io`.
  */
 export class OpfsStore implements ByteStore {
   readonly name: string;
@@ -36,7 +38,8 @@ export class OpfsStore implements ByteStore {
   }
 
   async read(at: number, into: Uint8Array): Promise<void> {
-    if (!(at >= 0) || at + into.length > this.#size) {
+    assertBytes(this.name, into);
+    if (!isOffset(at) || at + into.length > this.#size) {
       throw new DiskError('out-of-range', `Read of ${into.length} bytes at ${at} ends past ${this.#size}`, {
         path: this.name,
         offset: at,
@@ -46,10 +49,14 @@ export class OpfsStore implements ByteStore {
   }
 
   async write(at: number, from: Uint8Array): Promise<void> {
+    assertBytes(this.name, from);
+    assertRange(this.name, at, from.length);
+    if (from.length === 0) return;
     this.#do('Writing', at, () => this.#put(at, from));
   }
 
   async zero(at: number, length: number): Promise<void> {
+    assertRange(this.name, at, length);
     const end = at + length;
     this.#do('Writing zeroes', at, () => {
       const zeroes = new Uint8Array(Math.min(length, pieceBytes));
@@ -62,6 +69,7 @@ export class OpfsStore implements ByteStore {
   }
 
   async resize(size: number): Promise<void> {
+    assertRange(this.name, size, 0);
     this.#do('Resizing', size, () => this.#resize(size));
   }
 
