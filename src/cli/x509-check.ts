@@ -28,22 +28,29 @@ export function checkCredentials(
   const mine = chain?.[0];
   if (own && mine) {
     checkTimes(mine, `The ${endpoint} certificate ${own.path}`);
-    if (mine.ca)
+    if (claimsAuthority(mine))
       wrong(`The certificate ${own.path} basic constraints show a CA, but we need one for a ${endpoint}`);
   }
   for (const one of authorities) {
     checkTimes(one, `The CA certificate ${authority.path}`);
-    if (one.ca) continue;
+    const isAuthority = claimsAuthority(one);
+    if (isAuthority && !one.ca && one.raw.includes(criticalKeyUsage))
+      wrong(`Certificate ${authority.path} usage does not permit certificate signing`);
+    if (isAuthority) continue;
     wrong(
-      one.raw.includes(basicConstraints)
+      isAuthority === false
         ? `The certificate ${authority.path} basic constraints do not show a CA`
         : `The certificate ${authority.path} is missing basic constraints for a CA`,
     );
   }
-  if (!chain || leadsToOne(chain, authorities)) return;
+  // (Others may not sign, though nobody is told so who does not need them.)
+  const signing = authorities.filter(({ ca }) => ca);
+  if (!chain || leadsToOne(chain, signing)) return;
   wrong(
     `Our own certificate ${own!.path} failed validation against ${authority.path}: ` +
-      "The certificate hasn't got a known issuer",
+      (leadsToOne(chain, authorities)
+        ? 'The certificate is not trusted'
+        : "The certificate hasn't got a known issuer"),
   );
 }
 
@@ -51,17 +58,37 @@ export function checkCredentials(
 export function checkKey(certificate: CredentialFile, key: CredentialFile): void {
   const doing = `Cannot load certificate '${certificate.path}' & key '${key.path}'`;
   const [mine] = certificatesOf(certificate, `${doing}: `);
+  if (!/-----BEGIN [A-Z ]*PRIVATE KEY-----/.test(key.content.toString('latin1')))
+    wrong(`${doing}: The requested data were not available.`);
   let matches: boolean;
   try {
     matches = mine.checkPrivateKey(createPrivateKey(key.content));
   } catch (cause) {
-    throw new CliFailure(`${doing}: ${reasonOf(cause)}`, { cause });
+    const isLocked = locked.includes((cause as NodeJS.ErrnoException).code);
+    throw new CliFailure(`${doing}: ${isLocked ? 'Decryption has failed.' : reasonOf(cause)}`, { cause });
   }
   if (!matches) throw new CliFailure(`${doing}: The certificate and the given key do not match.`);
 }
 
 /** The object identifier 2.5.29.19, as it lies in a certificate. */
 const basicConstraints = Buffer.from([0x06, 0x03, 0x55, 0x1d, 0x13]);
+/** 2.5.29.15 and the BOOLEAN that makes an extension critical. */
+const criticalKeyUsage = Buffer.from([0x06, 0x03, 0x55, 0x1d, 0x0f, 0x01, 0x01, 0xff]);
+/** What is said of a key that is encrypted itself: OpenSSL would be asked for a passphrase. */
+const locked: readonly unknown[] = ['ERR_MISSING_PASSPHRASE', 'ERR_OSSL_CRYPTO_INTERRUPTED_OR_CANCELLED'];
+
+/**
+ * What its basic constraints say; undefined: it has none. (`ca` of Node asks the key usage as well, so that an authority that may sign
+ * no certificates counts as none.)
+ */
+function claimsAuthority({ raw }: X509Certificate): boolean | undefined {
+  const found = raw.indexOf(basicConstraints);
+  if (found < 0) return undefined;
+  let at = found + basicConstraints.length;
+  // A BOOLEAN, if the extension is critical; then the value, an OCTET STRING with a SEQUENCE that may begin with a BOOLEAN.
+  if (raw[at] === 0x01) at += 3;
+  return raw[at + 2] === 0x30 && raw[at + 3] > 0 && raw[at + 4] === 0x01 && raw[at + 6] !== 0;
+}
 
 function wrong(message: string): never {
   throw new CliFailure(message);

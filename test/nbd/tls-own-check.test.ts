@@ -7,7 +7,9 @@ import { have, mustRun, run, type TempDir, tempDir } from '../support/programs.t
 
 const config = `[ca]\ndefault_ca=d\n[d]\ndatabase=index\nserial=serial\nnew_certs_dir=.\ndefault_md=sha256
 policy=p\nunique_subject=no\n[p]\ncommonName=supplied\n[leaf]\nbasicConstraints=CA:FALSE
-[authority]\nbasicConstraints=critical,CA:TRUE\n`;
+[authority]\nbasicConstraints=critical,CA:TRUE
+[no-signer]\nbasicConstraints=critical,CA:TRUE\nkeyUsage=digitalSignature
+[never-signer]\nbasicConstraints=critical,CA:TRUE\nkeyUsage=critical,digitalSignature\n`;
 const future = ['20400101000000Z', '20410101000000Z'] as const;
 const past = ['20200101000000Z', '20210101000000Z'] as const;
 const now = ['20200101000000Z', '20490101000000Z'] as const;
@@ -83,6 +85,15 @@ describe.skipIf(!['qemu-nbd', 'qemu-img', 'openssl'].every(have))(
       await certificate('ca', 'ca', now, 'authority');
       await certificate('other-ca', 'other-ca', now, 'authority');
       await certificate('old-ca', 'old-ca', past, 'authority');
+      for (const kind of ['no-signer', 'never-signer']) {
+        await certificate(kind, kind, now, kind);
+        await certificate(`by-${kind}`, kind, now);
+      }
+      const pem = (name: string) => folder.file(`pki/${name}.pem`);
+      writeFileSync(pem('two'), Buffer.concat([readFileSync(pem('ca')), readFileSync(pem('no-signer'))]));
+      writeFileSync(pem('empty'), '');
+      const locked = ['-topk8', '-in', 'key.pem', '-out', 'locked-key.pem', '-passout', 'pass:secret'];
+      await openssl('pkcs8', ...locked);
       await certificate('between', 'ca', now, 'authority');
       await certificate('good', 'ca', now);
       await certificate('expired', 'ca', past);
@@ -99,6 +110,10 @@ describe.skipIf(!['qemu-nbd', 'qemu-img', 'openssl'].every(have))(
       credentials('nonsense-authority', 'nonsense', ['good']);
       credentials('chain', 'ca', ['far', 'between']);
       credentials('good', 'ca', ['good']);
+      for (const kind of ['no-signer', 'never-signer']) credentials(kind, kind, [`by-${kind}`]);
+      credentials('two', 'two', ['good']);
+      for (const key of ['empty', 'locked-key']) credentials(key, 'ca', ['good'], key);
+      credentials('no-signer-as-own', 'no-signer', ['no-signer']);
     });
     afterAll(() => folder?.remove());
 
@@ -110,6 +125,11 @@ describe.skipIf(!['qemu-nbd', 'qemu-img', 'openssl'].every(have))(
       ['own-as-authority', 'basic constraints do not show a CA'],
       ['old-authority', 'The CA certificate'],
       ['key', 'do not match'],
+      ['empty', 'The requested data were not available'],
+      ['locked-key', 'Decryption has failed'],
+      ['no-signer', 'The certificate is not trusted'],
+      ['never-signer', 'usage does not permit certificate signing'],
+      ['no-signer-as-own', 'basic constraints show a CA'],
       ['nonsense', 'Unable to import'],
       ['nonsense-authority', 'Unable to import CA certificate list'],
     ])('is said before anybody is met, as QEMU says it: %s', async (dir, says) => {
@@ -133,7 +153,9 @@ describe.skipIf(!['qemu-nbd', 'qemu-img', 'openssl'].every(have))(
     });
 
     it('is nothing where they are good, or an authority in between stands in the same file', async () => {
-      expect(await cow(cowImg, info('good'))).toEqual(await run('qemu-img', info('good')));
+      // The second authority of 'two' may sign nothing, which is all the same to those whom the first one has signed.
+      for (const dir of ['good', 'two'])
+        expect(await cow(cowImg, info(dir))).toEqual(await run('qemu-img', info(dir)));
       expect(await cow(cowImg, info('chain'))).toMatchObject({ code: 0, stderr: '' });
     });
   },
