@@ -34,16 +34,19 @@ export async function connectDevice(
   if (context.signal.aborted) end();
   return async () => {
     // It may have been disconnected, and connected to another server since: that is not for this one to end.
-    if (makerOf(device, sysBlock) === maker) await nbdClient(['-d', device]);
+    // (Where nbd-client connects in a process of its own, that may not have been seen at once.)
+    if (maker === nobody || makerOf(device, sysBlock) === maker) await nbdClient(['-d', device]);
   };
 }
 
-/** The process that connected the device, as the system has it; 'nobody' where it is not connected. */
+const nobody = 'nobody';
+
+/** The process that connected the device, as the system has it; `nobody` where it is not connected. */
 function makerOf(device: string, sysBlock: string): string {
   try {
     return readFileSync(join(sysBlock, basename(realpathSync(device)), 'pid'), 'utf8').trim();
   } catch {
-    return 'nobody';
+    return nobody;
   }
 }
 

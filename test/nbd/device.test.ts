@@ -55,3 +55,12 @@ it('where the system does not say who connected it, it is disconnected', async (
   await disconnect();
   expect(asked()).toEqual([`-unix /run/s ${device}`, `-d ${device}`]);
 });
+
+it('nor does it matter that nbd-client has said that it is done before the system showed who connected it', async () => {
+  const script = `#!/bin/sh\necho "$*" >> '${folder.file('log')}'\n`;
+  writeFileSync(folder.file('bin/nbd-client'), script, { mode: 0o755 });
+  const disconnect = await connectIt();
+  connected(7);
+  await disconnect();
+  expect(asked()).toEqual([`-unix /run/s ${device}`, `-d ${device}`]);
+});
