@@ -1,4 +1,4 @@
-import { writeSync } from 'node:fs';
+import { closeSync, writeSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import type { Duplex } from 'node:stream';
 import { Worker } from 'node:worker_threads';
@@ -91,8 +91,9 @@ class ThreadHost implements Host {
   }
 
   #leastLoaded(): Thread {
-    const [best] = [...this.#threads].sort((a, b) => a.clients - b.clients);
-    if (best && (best.clients === 0 || this.#threads.length >= this.#most)) return best;
+    const alive = this.#threads.filter(({ failure }) => failure === undefined);
+    const [best] = alive.sort((a, b) => a.clients - b.clients);
+    if (best && (best.clients === 0 || alive.length >= this.#most)) return best;
     const thread = new Thread();
     this.#threads.push(thread);
     return thread;
@@ -116,21 +117,27 @@ class Thread {
   readonly #leaving = new Map<number, () => void>();
   /** Of the exports that it has open. */
   readonly #stripes: Int32Array[] = [];
-  readonly #ready: Promise<{ readonly wakeFd: number; readonly sent: Int32Array }>;
+  readonly #ready = deferred<{ readonly wakeFd: number; readonly sent: Int32Array }>();
+  #started = false;
   #finished: ((failure?: string) => void) | undefined;
   #failure: string | undefined;
   #nextId = 0;
 
   constructor() {
-    let ready: (desk: { wakeFd: number; sent: Int32Array }) => void;
-    this.#ready = new Promise((resolve) => {
-      ready = resolve;
-    });
     this.#worker.on('message', (message: FromWorker) => {
-      if (message.kind === 'ready') ready(message);
-      else this.#hear(message);
+      if (message.kind !== 'ready') {
+        this.#hear(message);
+        return;
+      }
+      this.#started = true;
+      this.#ready.resolve(message);
     });
     this.#worker.on('error', (error) => this.#die(error));
+  }
+
+  /** Why it serves nobody any more, or never did. */
+  get failure(): string | undefined {
+    return this.#failure;
   }
 
   async open(recipe: ExportRecipe, again: boolean): Promise<ExportFacts> {
@@ -148,27 +155,36 @@ class Thread {
     const id = this.#nextId++;
     try {
       const left = new Promise<void>((resolve) => this.#leaving.set(id, resolve));
-      await this.#tell({ kind: 'serve', id, fd, client });
+      try {
+        await this.#tell({ kind: 'serve', id, fd, client });
+      } catch (error) {
+        this.#leaving.delete(id);
+        closeSync(fd);
+        throw error;
+      }
       await left;
     } finally {
       this.clients--;
     }
   }
 
-  /** Answers what went wrong in closing the images. */
+  /** Answers what went wrong in closing the images. (One that could not start, for want of descriptors, had none.) */
   async finish(): Promise<string | undefined> {
-    if (this.#failure !== undefined) return this.#failure;
     const finished = new Promise<string | undefined>((resolve) => {
       this.#finished = resolve;
     });
-    await this.#tell({ kind: 'finish' });
+    try {
+      await this.#tell({ kind: 'finish' });
+    } catch {
+      return this.#started ? this.#failure : undefined;
+    }
     return finished;
   }
 
-  /** The thread may be waiting in poll: a byte in its pipe wakes it. */
+  /** The thread may be waiting in poll: a byte in its pipe wakes it. Throws CliFailure where it has failed. */
   async #tell(message: ToWorker): Promise<void> {
-    const { wakeFd, sent } = await this.#ready;
-    if (this.#failure !== undefined) return;
+    const { wakeFd, sent } = await this.#ready.promise;
+    if (this.#failure !== undefined) throw new CliFailure(this.#failure);
     this.#worker.postMessage(message);
     Atomics.add(sent, 0, 1);
     try {
@@ -194,6 +210,7 @@ class Thread {
   #die(error: unknown): void {
     const text = error instanceof Error ? error.message : String(error);
     this.#failure = `A thread of the server failed: ${text}`;
+    this.#ready.reject(new CliFailure(this.#failure));
     for (const stripes of this.#stripes) SectorGuard.abandon(stripes);
     for (const opening of this.#opening.values()) opening.reject(new CliFailure(this.#failure));
     for (const left of this.#leaving.values()) left();

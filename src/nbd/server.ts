@@ -1,5 +1,6 @@
 import { createServer, type ListenOptions, type Server, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
+import { openFilesLeft } from '../platform/open-files.ts';
 import { TransmissionFlag } from '../storage/nbd/protocol.ts';
 import { type Host, LocalHost } from './host.ts';
 import { threadHost } from './host-threads.ts';
@@ -90,17 +91,21 @@ export class NbdServer {
 
   #accept(socket: Socket): void {
     socket.on('error', () => undefined);
-    if (this.#closing || this.#waiting.length >= mostWaiting) {
-      socket.destroy();
-      return;
-    }
-    if (this.#mayBegin()) this.#begin(socket);
-    else this.#waiting.push(socket);
+    if (!this.#closing && this.#mayBegin()) this.#begin(socket);
+    else if (!this.#closing && this.#mayWait()) this.#waiting.push(socket);
+    else socket.destroy();
   }
 
   #mayBegin(): boolean {
     const { limit = 0 } = this.#options;
     return this.#started && (limit === 0 || this.#connected < limit);
+  }
+
+  /** Those who wait leave a quarter of the descriptors to the images, which may not be open yet, and to threads. */
+  #mayWait(): boolean {
+    if (this.#waiting.length >= mostWaiting) return false;
+    const files = openFilesLeft();
+    return files === undefined || files.left >= files.limit / 4;
   }
 
   #begin(socket: Socket): void {
