@@ -117,7 +117,7 @@ export class Connection {
 
   /** There is work that needs no new input. */
   get hasWork(): boolean {
-    if (this.#restWaits && this.wantsInput) return true;
+    if (this.#woken || (this.#restWaits && this.wantsInput)) return true;
     return this.#out.waiting || this.#ended() || (this.#hurried && this.#out.kept);
   }
 

@@ -36,6 +36,8 @@ export class PollLoop {
   /** Members that have left and are being cleared up after. */
   #leaving = 0;
   #progress: (() => void) | undefined;
+  /** Work came up while members were gone through: perhaps for one that had been passed already. */
+  #noted = false;
   /** Since sockets were ready while something was under way. */
   #rounds = 0;
 
@@ -55,6 +57,7 @@ export class PollLoop {
 
   /** To be called when a connection has work that did not come from its socket. */
   readonly noteWork = (): void => {
+    this.#noted = true;
     this.#progress?.();
   };
 
@@ -94,6 +97,7 @@ export class PollLoop {
   /** Lets everybody go on who can without new input, and those leave who are done. True: there is more of that. */
   #goOn(): boolean {
     let more = false;
+    this.#noted = false;
     for (let index = this.#members.length - 1; index >= 0; index--) {
       const member = this.#members[index];
       const { connection } = member;
@@ -101,7 +105,7 @@ export class PollLoop {
       if (connection.closed) this.#leave(index);
       else if (connection.hasWork) more = true;
     }
-    return more;
+    return more || this.#noted;
   }
 
   #leave(index: number): void {

@@ -205,6 +205,33 @@ describe('a connection to a server whose buffers are all in use', () => {
     expect(last.wire.sent.length).toBe(16 + 512);
     expect(clients.map(({ wire }) => wire.sent.length)).toEqual([0, 528, 528, 528]);
   });
+
+  it('is served when one comes free, though another that is told of it cannot take it now', async () => {
+    const buffers = new ThreadBuffers();
+    const taken = Array.from({ length: 24 + 1024 }, () => buffers.pool.take(512)!);
+    const clients = [0, 1].map(() => {
+      const [wire, disk] = [new FakeWire(), new SlowDisk()];
+      const session = { disk: disk as unknown as ServedDisk, mode: 'simple', contexts: [] } as const;
+      const connection = new Connection(buffers, wire, session, { onWork: () => undefined });
+      return { wire, disk, connection };
+    });
+    const [stalled, other] = clients;
+    // It takes no replies: that of a refused request is kept, while the read behind it waits for a buffer.
+    stalled.wire.send = () => 0;
+    stalled.wire.input = Uint8Array.from([...request(1, 1 << 30, 512, 0), ...request(2, 0, 512, 0)]);
+    other.wire.input = request(3, 0, 512, 0);
+    for (const { connection } of clients) connection.pump();
+    buffers.pool.give(taken[0]);
+    // As a thread's loop does: who has no work is not asked.
+    for (let turn = 0; turn < 20; turn++) {
+      for (const { connection, disk } of clients) {
+        if (connection.hasWork) connection.pump();
+        for (const end of disk.reading.splice(0)) end();
+      }
+      await new Promise(setImmediate);
+    }
+    expect(other.wire.sent.length).toBe(16 + 512);
+  });
 });
 
 /** An image of which the map names, for one of its clusters, a place that cannot be. */
