@@ -7,7 +7,7 @@ import { releaseHold } from './guard/guard.ts';
 import { type Lab, seatPaths } from './lab.ts';
 import { inspectMaster } from './masters/master.ts';
 import { isMarkedFor, isOurs, type SeatFiles } from './plan.ts';
-import { forgetLost, lostPoolError, lostPoolOf } from './pool/lost-pool.ts';
+import { forgetLost, type LostPool, lostPoolError, lostPoolOf } from './pool/lost-pool.ts';
 import { seatFilesIn } from './prepare.ts';
 import type { Runner } from './runner/runner.ts';
 import type { Seat } from './seats/seat.ts';
@@ -86,13 +86,17 @@ function ownFiles(lab: Lab, files: SeatFiles): OwnFiles {
 
 /**
  * Removes what the plan says, gives the master back, and forgets the lab. A run that was killed is finished by the next:
- * the state goes last. `lost`: seats that are forgotten and that the lab file does not list. The caller holds the lab's lock and has seen that none of the seats runs. Throws `locked` for a disk that a
+ * the state goes last. `lost`: seats that are forgotten and that the lab file does not list; `original`: records of the pool that this one was copied from, which are forgotten too. The caller holds the lab's lock and has seen that none of the seats runs. Throws `locked` for a disk that a
  * program opened since (it stays). Answers the paths of master files that are as writable as before the lab.
  */
 export async function takeDown(
   lab: Lab,
   plan: DownPlan,
-  { runner, lost: gone }: { readonly runner: Runner; readonly lost: readonly Seat[] },
+  {
+    runner,
+    lost: gone,
+    original = [],
+  }: { readonly runner: Runner; readonly lost: readonly Seat[]; readonly original?: LostPool['holds'] },
 ): Promise<readonly string[]> {
   for (const name of [...plan.seats, ...plan.forgotten]) {
     const seat = lab.seats.get(name) ?? lab.unlisted.get(name);
@@ -109,7 +113,8 @@ export async function takeDown(
       detail: { fix: 'run this again' },
     });
   }
-  const forgotten = lost ? await forgetLost(lost) : [];
+  const forgotten = lost ? [...(await forgetLost(lost))] : [];
+  forgotten.push(...(await forgetLost({ holds: original })));
   const restored = [...forgotten, ...(await releaseHold({ id: lab.id, files: await heldFiles(lab) }))];
   removeState(lab.pool, lab.name);
   return restored;

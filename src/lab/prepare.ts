@@ -33,6 +33,7 @@ import {
 } from './plan.ts';
 import { formerPoolNote, formerPoolOf, formerPoolProblem } from './pool/changed-pool.ts';
 import { type LostPool, lostPoolOf, lostPoolProblem } from './pool/lost-pool.ts';
+import { folderAfter, holdsOfOriginal, originalNote, withProved } from './pool/original.ts';
 import { strayProblems, type Where } from './pool/whereabouts.ts';
 import type { Runner } from './runner/runner.ts';
 import { memoryWithoutDisk, savedAmong, waysOut } from './seats/saved-memory.ts';
@@ -57,6 +58,8 @@ export interface Prepared {
   readonly plan: Plan;
   /** Seats that were made before, of which nothing is in the pool: given up (`forgetGone`), or a problem of the plan. */
   readonly lost?: LostPool;
+  /** What is given up (`forgetGone`) of the pool that this one was copied from. */
+  readonly original: ReturnType<typeof holdsOfOriginal>;
   /** Why disks must not be made, by the lab file's policy. */
   readonly refused?: string;
 }
@@ -106,6 +109,8 @@ export async function prepareUp(given: Lab, options: PrepareOptions = {}): Promi
     disks: kept.map((one) => one.disk.path),
     immutable: spec.guard === 'immutable',
   };
+  const ofOriginal = holdsOfOriginal(lab);
+  const original = options.forgetGone ? ofOriginal : [];
   const rolls = content !== undefined && isRoll(state, lab.pool, master, content);
   const former = formerAfter(lab, content, rolls, files);
   const after = content === undefined ? undefined : stateAfter(lab, master, content, kept, former, options);
@@ -125,7 +130,7 @@ export async function prepareUp(given: Lab, options: PrepareOptions = {}): Promi
     files,
     devices: await devicesFor(lab, files, hold.files, options.overwrite ?? new Set()),
     prune: options.prune ?? false,
-    guard: guardNeeds(hold).map((need): Step => ({ do: 'guard', ...need })),
+    guard: [...guardNeeds(hold), ...original].map(({ path, what }): Step => ({ do: 'guard', path, what })),
     state: { path: lab.statePath, before: state, after },
   });
   const plan = await vetRelinks(lab, made, options.digest);
@@ -155,6 +160,7 @@ export async function prepareUp(given: Lab, options: PrepareOptions = {}): Promi
   const space = forecastNotes(lab, steps, await forecastOf(lab, kept, master.size));
   const detached = await detachedBy(lab, registered, options.runner);
   const copied = elsewhere && !elsewhere.own ? [formerPoolNote(elsewhere, lab)] : [];
+  copied.push(...ofOriginal.slice(original.length).map(({ path }) => originalNote(path, 'up')));
   const notes = [...copied, ...plan.notes, ...extras.notes, ...memory.notes, ...detached, ...space.notes];
   return {
     lab,
@@ -164,6 +170,7 @@ export async function prepareUp(given: Lab, options: PrepareOptions = {}): Promi
     after: after && withProved(after, lab.pool, options.runner?.provedPools?.() ?? []),
     rolls,
     lost,
+    original,
     plan: { ...plan, steps, problems: [...problems, ...memory.problems], notes },
     refused: space.refused,
   };
@@ -392,7 +399,7 @@ function stateAfter(
     seats,
     ...(Object.keys(libvirt).length > 0 ? { libvirt } : {}),
     ...(places.length > 0 ? { places: [...places] } : {}),
-    ...(lab.state?.folder ? { folder: lab.state.folder } : {}),
+    ...(lab.state?.folder ? { folder: folderAfter(lab) } : {}),
   };
 }
 
@@ -401,13 +408,6 @@ function placesAfter({ id, name, pool, state }: Lab): readonly string[] {
   const places = placesOf(state, id);
   const isKnown = places.length > 0 ? places.at(-1) === pool : poolUuid(name, pool) === id;
   return isKnown ? places : withPlaces(places, pool);
-}
-
-/** Where the pool lay by more than its records has to be known before definitions are written: a run that is cut off then finds its domains, and is no copy's. */
-function withProved(after: LabState, pool: string, proved: readonly string[]): LabState {
-  if (proved.length === 0) return after;
-  const { folder: _, ...rest } = after;
-  return { ...rest, places: withPlaces(after.places ?? [], ...proved, pool) };
 }
 
 /** Which libvirts have the seats' domains then: those that answer as the lab file has them, the others as they were. */

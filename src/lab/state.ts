@@ -50,6 +50,8 @@ const folderFactsSchema = () =>
     inode: z.string(),
     /** Nanoseconds since the epoch; 0 where its file system does not keep that. */
     born: z.string(),
+    /** In a copy that signs for itself: what the original signs with. */
+    id: z.string().optional(),
   });
 
 const makeSchema = () => {

@@ -175,15 +175,20 @@ const mastersWaitMs = 30_000;
  * records name are not in the pool, unless they are given up: what is written here takes the place of that.
  */
 export async function rememberSeats(
-  { lab, hold, master, lost }: Prepared,
+  { lab, hold, master, lost, original }: Prepared,
   during: LabState,
   { forgetGone, signal }: Pick<ApplyOptions, 'forgetGone' | 'signal'>,
 ): Promise<readonly string[]> {
   if (lost && !forgetGone) throw lostPoolError(lost);
-  const needed = guardNeeds(hold).length > 0;
+  const needed = guardNeeds(hold).length > 0 || original.length > 0;
   using _lock = needed ? await lockMasters(dirname(master.path), signal) : undefined;
   for (const path of hold.files) fileFacts(path);
   noteMasterFolders(lab.spec, lab.pool, during);
+  if (original.length > 0) {
+    // While the state says of what the pool is a copy: a run that is cut off does it again.
+    await takeHold(hold);
+    await forgetLost({ holds: original }, hold);
+  }
   writeState(lab.pool, during);
   const warnings = await takeHold(hold);
   if (needed) writeState(lab.pool, { ...during, master: afterHold(during.master, lab.pool) });

@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { openLab } from '../../src/lab/lab.ts';
 import { recordsFor } from '../../src/platform/dependents.ts';
@@ -176,13 +176,52 @@ describe.skipIf(!isRoot)('a pool whose copy is used while its disk is not mounte
         .sort();
     expect(recorded()).toEqual([...disks('copy'), ...disks('usb/class')]);
     // Nothing but a claim makes of a copy what it was copied from.
-    expect(folder()).toEqual(before);
+    expect(folder()).toMatchObject(before);
     await bench.must('down', 'copy.yaml');
     expect(recorded()).toEqual(disks('usb/class'));
     await usb.mount();
     expect(await bench.must('up')).toContain('nothing to do');
     await bench.must('down');
     expect(recorded()).toEqual([]);
+  });
+
+  it('takes the names of the original off the master where that is gone for good', async ({ skip }) => {
+    await using bench = await labBench();
+    await using usb = await usbOf(bench);
+    if (!usb.there) skip('mounting is not allowed here');
+    const recorded = () =>
+      recordsFor(bench.path('masters/m.raw'))
+        .flatMap(({ dependents }) => dependents)
+        .map((path) => path.slice(bench.path().length));
+    const copied = async () => {
+      bench.write('lab.yaml', { seats: 1, pool: 'usb/class' });
+      await bench.must('up');
+      await mustRun('cp', ['-a', bench.path('usb/class'), bench.path('copy')]);
+      await usb.unmount();
+      bench.write('lab.yaml', { seats: 1, pool: 'copy' });
+    };
+    await copied();
+    // Its names are kept by who does not say so, and found by who says it later.
+    expect((await bench.run('up')).out).toContain('up --forget-gone');
+    expect(await bench.must('up', '--dry-run', '--forget-gone')).toContain('forget who stood on it');
+    expect(recorded().sort()).toEqual(['/copy/student-01.qcow2', '/usb/class/student-01.qcow2']);
+    await bench.must('up', '--forget-gone');
+    expect(recorded()).toEqual(['/copy/student-01.qcow2']);
+    expect(await bench.must('up', '--forget-gone')).toContain('nothing to do');
+    await bench.must('down');
+    await usb.mount();
+    await mustRun('rm', ['-r', bench.path('usb/class')]);
+    // An original that is there gives up nothing.
+    await copied();
+    await bench.must('up');
+    await usb.mount();
+    await bench.must('up', '--forget-gone');
+    expect(recorded().sort()).toEqual(['/copy/student-01.qcow2', '/usb/class/student-01.qcow2']);
+    await usb.unmount();
+    expect((await bench.run('down', '--dry-run')).err).toContain('down --forget-gone');
+    await bench.must('down', '--forget-gone');
+    expect(recorded()).toEqual([]);
+    expect(statSync(bench.path('masters/m.raw')).mode & 0o200).toBe(0o200);
   });
 
   it('is found by a state that says of no folder, as versions before wrote it', async () => {

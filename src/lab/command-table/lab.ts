@@ -16,7 +16,7 @@ const forgetGone = {
 
 const giveUpGone = {
   ...forgetGone,
-  help: `${forgetGone.help}; so is the pool that this one was copied from, whose domains get the disks of this one`,
+  help: `${forgetGone.help}; so is the pool that this one was copied from, whose domains are this one's then`,
 };
 
 /** Making a lab, running it, and removing it. */
@@ -157,7 +157,7 @@ export const labCommands: readonly CommandSpec[] = [
         flags: '--give-up <hosts>',
         help: 'forget seats of these hosts, which are not in the lab file any more, or are other machines now',
       },
-      forgetGone,
+      giveUpGone,
       { flags: '--dry-run', help: 'only say what would be removed' },
       output,
     ],

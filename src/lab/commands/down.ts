@@ -5,10 +5,11 @@ import { count, describeSeats } from '../describe.ts';
 import { isSeatDiskName } from '../disks/hold-disks.ts';
 import { assertNoOtherDomain } from '../domain/other-domains.ts';
 import { isDown, planDown, takeDown } from '../down.ts';
-import { type Lab, openLab } from '../lab.ts';
+import { type Lab, openLab, withoutOriginal } from '../lab.ts';
 import { forgetMasterFolders } from '../masters/master-folders.ts';
 import { givenUp } from '../pool/give-up.ts';
 import { assertPoolThere, lostPoolOf, unlistedLost } from '../pool/lost-pool.ts';
+import { holdsOfOriginal, originalNote } from '../pool/original.ts';
 import { assertNoneApart, assertOneHost, forgetApart, withoutHosts } from '../pool/whereabouts.ts';
 import { savedAmong, savedGoes } from '../seats/saved-memory.ts';
 import type { Seat } from '../seats/seat.ts';
@@ -34,10 +35,11 @@ import { stopFirst } from './stop-first.ts';
 /** `cowherd down`: removes what `up` made, and gives the master back. */
 const onThisMachine: LabCommand = async (input, context) => {
   const giveUp = givenUp(input.options.giveUp, labFrom(input, context, 0).lab.spec.hosts, 'hosts');
-  const lab = withoutHosts(labFrom(input, context, 0).lab, giveUp);
+  const forgetGone = input.options.forgetGone === true;
+  const known = (one: Lab) => (forgetGone ? withoutOriginal(one) : one);
+  const lab = known(withoutHosts(labFrom(input, context, 0).lab, giveUp));
   await assertNoneApart(lab, giveUp);
   const dryRun = input.options.dryRun === true;
-  const forgetGone = input.options.forgetGone === true;
   await using runner = await runnerOf(lab);
   const gone = forgetGone ? lostPoolOf(lab) : undefined;
   const lost = gone ? await unlistedLost(lab, gone, runner) : [];
@@ -52,7 +54,7 @@ const onThisMachine: LabCommand = async (input, context) => {
     return 0;
   }
   const planned = async () => {
-    const again = withoutHosts(openLab(lab.spec.file, context.cwd), giveUp);
+    const again = known(withoutHosts(openLab(lab.spec.file, context.cwd), giveUp));
     const plan = await planDown(again, forgetGone);
     await assertNoOtherDomain(plan.files.filter(isSeatDiskName), again, runner);
     return { again, plan };
@@ -77,7 +79,11 @@ const onThisMachine: LabCommand = async (input, context) => {
         .map(({ path }) => path),
     );
     await assertClosed(plan.files.filter((path) => isSeatDiskName(path) && !running.has(path)));
-    const restored = dryRun ? [] : await takeDown(again, plan, { runner, lost });
+    const held = holdsOfOriginal(again);
+    const original = forgetGone ? held : [];
+    for (const { path } of held.slice(original.length))
+      warn(context, originalNote(shown(context, path), 'down'));
+    const restored = dryRun ? [] : await takeDown(again, plan, { runner, lost, original });
     return { plan: input.options.stop === true ? { ...plan, stopped } : plan, saved, restored };
   };
   const { plan, saved, restored } = dryRun ? await work() : await locked(lab, work, { forgetGone });

@@ -154,7 +154,7 @@ export async function unlistedLost({ spec }: Lab, lost: LostPool, runner: Runner
 
 /** Takes the seats off the masters' records, but for those that `kept` signs and holds. Answers the paths that are as writable as before. */
 export async function forgetLost(
-  { holds }: LostPool,
+  { holds }: Pick<LostPool, 'holds'>,
   kept?: { readonly id: string; readonly files: readonly string[] },
 ): Promise<readonly string[]> {
   const restored: string[] = [];
