@@ -103,6 +103,15 @@ it('two windows of one store are two disks, unless they overlap', async () => {
   });
 });
 
+it('a window that grew is nobody else’s where it has grown to', async () => {
+  const store = new MemoryStore({ name: 'disk' });
+  await createImage(store, 'qcow2', 64 * MiB);
+  await using one = await openImage(storeWindowOf(store, { offset: 0 }), { format: 'qcow2', writable: true });
+  await one.write(0, new Uint8Array(16 * MiB).fill(1));
+  const part = storeWindowOf(store, { offset: 8 * MiB, size: 4 * MiB });
+  await expect(openImage(part, { format: 'raw', writable: true })).rejects.toMatchObject({ code: 'locked' });
+});
+
 it('an opening that fails, and one that is told not to lock, hold nothing', async () => {
   const store = new MemoryStore({ name: 'disk', size: MiB });
   await expect(openImage(store, { format: 'qcow2', writable: true })).rejects.toMatchObject({

@@ -14,7 +14,8 @@ interface Claim {
   readonly owner: object;
   readonly lock: ImageLock;
   readonly start: number;
-  readonly end: number;
+  /** A part without a size of its own grows with the store. */
+  readonly end: () => number;
 }
 
 const claims = new WeakMap<ByteSource, Claim[]>();
@@ -31,8 +32,8 @@ export class StoreClaims {
     const excludes = (one: ImageLock, other: ImageLock) => (one.hold & ~other.shared) !== 0;
     const isInTheWay = (other: Claim) =>
       other.owner !== this &&
-      other.start < end &&
-      start < other.end &&
+      other.start < end() &&
+      start < other.end() &&
       (excludes(other.lock, lock) || excludes(lock, other.lock));
     if (held.some(isInTheWay)) {
       this.#refused = source;
@@ -75,7 +76,7 @@ export class StoreClaims {
 }
 
 /** The store at the bottom of a pile of filters, and which bytes of it the pile can reach. */
-function bytesBeneath(source: ByteSource): { store: ByteSource; start: number; end: number } {
+function bytesBeneath(source: ByteSource): Pick<Claim, 'start' | 'end'> & { readonly store: ByteSource } {
   let store = source;
   let start = 0;
   let isPart = false;
@@ -84,5 +85,6 @@ function bytesBeneath(source: ByteSource): { store: ByteSource; start: number; e
     isPart ||= store.innerOffset !== undefined;
   }
   // Two partitions of one disk are nothing to each other.
-  return { store, start, end: isPart ? start + Math.max(1, source.size) : Number.POSITIVE_INFINITY };
+  const end = () => (isPart ? start + Math.max(1, source.size) : Number.POSITIVE_INFINITY);
+  return { store, start, end };
 }
