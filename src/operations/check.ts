@@ -12,7 +12,8 @@ import { formats } from '../formats/index.ts';
  * Checks the tables of an image, and repairs them where `options.repair` says so; the layer must have been opened for
  * writing then. What is looked at is what lies in the file: what was written and not flushed is brought there first (of a qcow2 image with
  * lazy refcounts, only for a repair). Let nothing else be under way on the image: a repair throws `in-use` where it sees a write.
- * After a repair a qcow2 image goes on as it is; others refuse to be changed until they are opened anew (`changed`).
+ * A qcow2 image lets a write that comes meanwhile wait, and goes on as it is; others refuse to be changed from the repair's start on until they
+ * are opened anew (`changed`).
  *
  * Throws `unsupported` (field `check`) for a format that has nothing to check, `read-only` for a repair of an image that was
  * opened for reading, what its checker throws, and the reason of the signal.
