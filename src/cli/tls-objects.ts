@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { errnoOf, strerror } from '../platform/errno.ts';
 import { CliFailure } from './failure.ts';
 import { objectMembers } from './object-members.ts';
-import { type CredentialFile, checkCredentials, checkKey } from './x509-check.ts';
+import { type CredentialFile, checkCredentials, checkKey, checkRevoked } from './x509-check.ts';
 
 export interface X509Credentials {
   readonly kind: 'x509';
@@ -143,6 +143,7 @@ function x509Of(members: Members): X509Credentials {
   const verifyPeer = members.flag('verify-peer', true);
   if (members.flag('sanity-check', true)) checkCredentials(endpoint, authority, certificate);
   if (certificate && key) checkKey(certificate, key);
+  if (revoked && required) checkRevoked(revoked);
   return {
     kind: 'x509',
     endpoint,

@@ -70,6 +70,12 @@ export function checkKey(certificate: CredentialFile, key: CredentialFile): void
   if (!matches) throw new CliFailure(`${doing}: The certificate and the given key do not match.`);
 }
 
+/** Throws CliFailure where a server's list of revoked certificates is none: it would let in nobody. */
+export function checkRevoked({ path, content }: CredentialFile): void {
+  if (!content.includes('-----BEGIN X509 CRL-----'))
+    wrong(`Cannot load CRL '${path}': Base64 decoding error.`);
+}
+
 /** The object identifier 2.5.29.19, as it lies in a certificate. */
 const basicConstraints = Buffer.from([0x06, 0x03, 0x55, 0x1d, 0x13]);
 /** 2.5.29.15 and the BOOLEAN that makes an extension critical. */

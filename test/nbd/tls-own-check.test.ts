@@ -152,6 +152,15 @@ describe.skipIf(!['qemu-nbd', 'qemu-img', 'openssl'].every(have))(
       }
     });
 
+    it('is a list of revoked certificates that is none, to a server', async () => {
+      credentials('crl', 'ca', ['good']);
+      writeFileSync(folder.file('crl/ca-crl.pem'), 'nonsense');
+      const ours = await cow(cowNbd, serve('crl'));
+      expect(ours).toEqual(await run('qemu-nbd', serve('crl')));
+      expect(ours).toMatchObject({ code: 1, stderr: expect.stringContaining('Cannot load CRL') });
+      expect(await cow(cowImg, info('crl'))).toEqual(await run('qemu-img', info('crl')));
+    });
+
     it('is nothing where they are good, or an authority in between stands in the same file', async () => {
       // The second authority of 'two' may sign nothing, which is all the same to those whom the first one has signed.
       for (const dir of ['good', 'two'])
