@@ -29,12 +29,14 @@ export async function connectDevice(
   checkDevice(device, 'Failed to open');
   if (place.kind !== 'unix') throw new CliFailure('A device is only connected over a unix socket');
   await nbdClient(['-unix', place.path, device]);
-  const maker = makerOf(device, sysBlock);
+  const early = makerOf(device, sysBlock);
   await showPartitions(device);
+  // Where nbd-client connects in a process of its own, that may not have been seen at once.
+  const maker = early === nobody ? makerOf(device, sysBlock) : early;
   if (context.signal.aborted) end();
   return async () => {
     // It may have been disconnected, and connected to another server since: that is not for this one to end.
-    // (Where nbd-client connects in a process of its own, that may not have been seen at once.)
+    // (Who could not be seen either time may be anybody.)
     if (maker === nobody || makerOf(device, sysBlock) === maker) await nbdClient(['-d', device]);
   };
 }

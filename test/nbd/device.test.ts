@@ -1,9 +1,12 @@
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { delimiter } from 'node:path';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { connectDevice } from '../../src/nbd/device.ts';
 import { testContext } from '../support/cli-context.ts';
 import { type TempDir, tempDir } from '../support/programs.ts';
+
+vi.mock('node:fs/promises', { spy: true });
 
 let folder: TempDir;
 /** What the system says of a device that stands for /dev/nbd0, and what nbd-client was asked for. */
@@ -63,4 +66,18 @@ it('nor does it matter that nbd-client has said that it is done before the syste
   connected(7);
   await disconnect();
   expect(asked()).toEqual([`-unix /run/s ${device}`, `-d ${device}`]);
+});
+
+it('where that was seen a little later, a device that has another server since is left alone', async () => {
+  const script = `#!/bin/sh\necho "$*" >> '${folder.file('log')}'\n`;
+  writeFileSync(folder.file('bin/nbd-client'), script, { mode: 0o755 });
+  // It is seen when somebody has opened the device for its partitions.
+  vi.mocked(open).mockImplementationOnce(async () => {
+    connected(7);
+    throw new Error('no medium');
+  });
+  const disconnect = await connectIt();
+  connected(8);
+  await disconnect();
+  expect(asked()).toEqual([`-unix /run/s ${device}`]);
 });
