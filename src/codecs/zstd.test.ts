@@ -3,6 +3,7 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { ZSTDDecoder } from 'zstddec';
 import { have, mustRun, tempDir } from '../../test/support/programs.ts';
 import { MemoryStore, openImage } from '../index.ts';
+import { findCodec } from './codec.ts';
 import { unpackFrames, useZstd } from './zstd.ts';
 
 const content = new Uint8Array(300_000).map((_, at) => (at >> 9) % 251);
@@ -48,6 +49,18 @@ describe.skipIf(!have('qemu-img'))('zstd where the runtime brings none', () => {
     await expect(read(image)).rejects.toMatchObject({ code: 'corrupt' });
     useZstd({ decode: () => new Uint8Array(0) });
     await expect(read(image)).rejects.toMatchObject({ code: 'corrupt' });
+  });
+});
+
+it.each([
+  ['a promise', () => Promise.resolve(new Uint8Array(3).fill(1))],
+  ['an ArrayBuffer', () => new ArrayBuffer(3)],
+  ['nothing', () => undefined],
+])('takes %s of a decoder for no zeroes', async (_, decode) => {
+  const frame = Uint8Array.from([0x28, 0xb5, 0x2f, 0xfd, 0x20, 3, 0x19, 0, 0, 1, 2, 3]);
+  useZstd({ decode } as never);
+  await expect(findCodec('zstd')!.unpack(frame, new Uint8Array(3))).rejects.toMatchObject({
+    code: 'bad-argument',
   });
 });
 

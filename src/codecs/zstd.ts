@@ -1,3 +1,5 @@
+import { isBytes, notBytes } from '../bytes/is-bytes.ts';
+import { DiskError } from '../errors.ts';
 import { type Codec, registerCodec } from './codec.ts';
 import { damagedZstd, zstdFrameLength } from './zstd-frame.ts';
 
@@ -36,9 +38,12 @@ export async function unpackFrames(
   }
 }
 
-/** As `unpackFrames` asks it of `unpack`. */
+/** As `unpackFrames` asks it of `unpack`. Throws `bad-argument` where the decoder answers no bytes (a promise of some, say). */
 export function decodeFrame(decoder: ZstdDecoder, frame: Uint8Array, into: Uint8Array): number {
-  const bytes = decoder.decode(frame, into.length);
+  const bytes: unknown = decoder.decode(frame, into.length);
+  // What has no length would be taken for a frame that filled nothing, and the rest would read as zeroes.
+  if (!isBytes(bytes))
+    throw new DiskError('bad-argument', `The decoder given to useZstd(): ${notBytes(bytes)}`);
   // No bytes are what an error is told by: a frame that is to be skipped holds none either.
   if ((bytes.length === 0 && (frame[3] ?? 0) !== 0x18) || bytes.length > into.length) return -1;
   into.set(bytes);
