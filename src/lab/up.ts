@@ -19,6 +19,7 @@ import { afterHold, fileFacts, type Master, masterChanged } from './masters/mast
 import { noteMasterFolders } from './masters/master-folders.ts';
 import { isOurs, problemError, type Step } from './plan.ts';
 import { forgetLost, lostPoolError, unlistedLost } from './pool/lost-pool.ts';
+import { takeFromOriginal } from './pool/original.ts';
 import { lockPool, removeStaleLock } from './pool/pool-lock.ts';
 import { placeLock } from './pool-move/journal.ts';
 import { otherContent, type Prepared } from './prepare.ts';
@@ -186,8 +187,7 @@ export async function rememberSeats(
   noteMasterFolders(lab.spec, lab.pool, during);
   if (original.length > 0) {
     // While the state says of what the pool is a copy: a run that is cut off does it again.
-    await takeHold(hold);
-    await forgetLost({ holds: original }, hold);
+    await takeFromOriginal(original, hold, during, lab.pool);
   }
   writeState(lab.pool, during);
   const warnings = await takeHold(hold);

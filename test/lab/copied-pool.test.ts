@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { openLab } from '../../src/lab/lab.ts';
 import { recordsFor } from '../../src/platform/dependents.ts';
@@ -222,6 +222,50 @@ describe.skipIf(!isRoot)('a pool whose copy is used while its disk is not mounte
     await bench.must('down', '--forget-gone');
     expect(recorded()).toEqual([]);
     expect(statSync(bench.path('masters/m.raw')).mode & 0o200).toBe(0o200);
+  });
+
+  it('signs for its former masters in the place of the original that is gone', async ({ skip }) => {
+    await using bench = await labBench();
+    await using usb = await usbOf(bench);
+    if (!usb.there) skip('mounting is not allowed here');
+    bench.write('lab.yaml', { seats: 1, pool: 'usb/class' });
+    await bench.must('up');
+    writeFileSync(bench.path('masters/n.raw'), new Uint8Array(1024 * 1024).fill(8));
+    bench.write('lab.yaml', { seats: 1, pool: 'usb/class', master: 'masters/n.raw' });
+    await bench.must('up');
+    mkdirSync(bench.path('here'));
+    await mustRun('cp', ['-a', bench.path('usb/class'), bench.path('here/class')]);
+    await usb.unmount();
+    bench.write('lab.yaml', { seats: 1, pool: 'here/class', master: 'masters/n.raw' });
+    await bench.must('up', '--forget-gone');
+    const former = bench.path('masters/m.raw');
+    const disk = bench.path('here/class/student-01.qcow2');
+    expect(recordsFor(former).flatMap(({ dependents }) => dependents)).toEqual([disk]);
+    expect(statSync(former).mode & 0o222).toBe(0);
+    await bench.must('reset', 'lab.yaml', 'student-01');
+    await bench.must('up');
+    expect(recordsFor(former)).toEqual([]);
+    expect(statSync(former).mode & 0o200).toBe(0o200);
+  });
+
+  it('takes nothing off where the original only cannot be looked at', async ({ skip }) => {
+    await using bench = await labBench();
+    await using usb = await usbOf(bench);
+    if (!usb.there) skip('mounting is not allowed here');
+    bench.write('lab.yaml', { seats: 1, pool: 'usb/class' });
+    await bench.must('up');
+    await mustRun('cp', ['-a', bench.path('usb/class'), bench.path('copy')]);
+    await usb.unmount();
+    bench.write('lab.yaml', { seats: 1, pool: 'copy' });
+    // Nobody gets through it, as through a folder of another user's.
+    rmdirSync(bench.path('usb'));
+    symlinkSync('usb', bench.path('usb'));
+    const { out } = await bench.run('up', '--forget-gone');
+    rmSync(bench.path('usb'));
+    mkdirSync(bench.path('usb'));
+    expect(out).not.toContain('forget who stood on it');
+    const names = recordsFor(bench.path('masters/m.raw')).flatMap(({ dependents }) => dependents);
+    expect(names.sort()).toEqual(['copy', 'usb/class'].map((pool) => bench.path(pool, 'student-01.qcow2')));
   });
 
   it('is found by a state that says of no folder, as versions before wrote it', async () => {

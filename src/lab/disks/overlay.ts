@@ -250,6 +250,17 @@ export function nameExists(path: string): boolean {
   }
 }
 
+/** Whether no file has that name; one that cannot be looked at may be there. */
+export function isGone(path: string): boolean {
+  try {
+    statSync(path);
+    return false;
+  } catch (cause) {
+    const errno = errnoOf(cause);
+    return errno === 'ENOENT' || errno === 'ENOTDIR';
+  }
+}
+
 /** Where a symbolic link leads; undefined: there is none. */
 export function linkTarget(path: string): string | undefined {
   try {

@@ -1,11 +1,12 @@
+import { accessSync, constants } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { recordsFor } from '../../platform/dependents.ts';
-import { fileIdentity, nameExists } from '../disks/overlay.ts';
-import type { GuardNeed } from '../guard/guard.ts';
+import { recordsFor, recordsPlace } from '../../platform/dependents.ts';
+import { fileIdentity, isGone, nameExists } from '../disks/overlay.ts';
+import { type GuardNeed, type Hold, takeHold } from '../guard/guard.ts';
 import { type Lab, realPath } from '../lab.ts';
 import { mastersOf } from '../standing/former.ts';
 import { copiedFrom, type LabState, withPlaces } from '../state.ts';
-import type { LostPool } from './lost-pool.ts';
+import { forgetLost, type LostPool } from './lost-pool.ts';
 
 /*
  * A pool that was copied signs for itself while the original may be on a disk that is not mounted. It looks the same where the pool was moved
@@ -30,12 +31,39 @@ export function holdsOfOriginal(
     .filter((path) => {
       const record = recordsFor(path).find((one) => one.by === by);
       if (typeof record?.note?.state !== 'string') return false;
-      const isThere = fileIdentity(resolve(dirname(path), record.note.state)) !== undefined;
+      // What cannot be looked at (another user's, on a server that does not answer) may be alive.
+      const isThere = !isGone(resolve(dirname(path), record.note.state));
       // A master stands on its backing file, whoever has it on record.
       const disks = record.dependents.filter((one) => !files.includes(realPath(one)));
-      return !isThere && !disks.some(nameExists);
+      return !isThere && disks.every((one) => isGone(one) && !nameExists(one)) && canForget(path);
     })
     .map((path) => ({ path, by, what: 'forget who stood on it in the pool that this one was copied from' }));
+}
+
+/** Who may not write there can do nothing about it, and is not to be kept from all the rest. */
+function canForget(path: string): boolean {
+  try {
+    accessSync(recordsPlace(path), constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * Has the lab sign for its masters in the original's place: for former ones too, as its seats may stand on them, and only the original has
+ * signed there.
+ */
+export async function takeFromOriginal(
+  original: LostPool['holds'],
+  hold: Hold,
+  { former = [] }: Pick<LabState, 'former'>,
+  pool: string,
+): Promise<void> {
+  const chains = former.map(({ files }) => files.map(({ path }) => resolve(pool, path)));
+  for (const files of [hold.files, ...chains])
+    if (files.every(fileIdentity)) await takeHold({ ...hold, files });
+  await forgetLost({ holds: original }, hold);
 }
 
 /** What the state is to say of the pool's folder: a copy goes on saying that of the original, and by what its records are found. */

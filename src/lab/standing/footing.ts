@@ -1,10 +1,15 @@
-import { statSync } from 'node:fs';
 import { basename, dirname, resolve } from 'node:path';
 import { DiskError, isDiskError } from '../../errors.ts';
 import { type Image, unfiltered } from '../../image/image.ts';
-import { errnoOf } from '../../platform/errno.ts';
 import { hostFileOf } from '../../storage/store.ts';
-import { backingPathOf, fileIdentity, type ImageHead, isSameFile, readImageHead } from '../disks/overlay.ts';
+import {
+  backingPathOf,
+  fileIdentity,
+  type ImageHead,
+  isGone,
+  isSameFile,
+  readImageHead,
+} from '../disks/overlay.ts';
 import { type Lab, realPath } from '../lab.ts';
 import {
   computeContent,
@@ -210,16 +215,5 @@ class Footings {
     const remembered = rememberedContent(found);
     if (remembered !== undefined || !this.#digest) return remembered;
     return computeContent(found, this.#digest);
-  }
-}
-
-/** Whether no file has that name; one that cannot be looked at may be there. */
-function isGone(path: string): boolean {
-  try {
-    statSync(path);
-    return false;
-  } catch (cause) {
-    const errno = errnoOf(cause);
-    return errno === 'ENOENT' || errno === 'ENOTDIR';
   }
 }
