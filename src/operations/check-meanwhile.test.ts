@@ -13,6 +13,9 @@ const tick = () => new Promise((resolve) => setImmediate(resolve));
 
 /** Takes its time, as a disk does: others have their turn in every request. */
 class SlowStore extends MemoryStore {
+  /** Flushes that fail. */
+  failing = 0;
+
   override async read(at: number, into: Uint8Array): Promise<void> {
     await tick();
     await super.read(at, into);
@@ -26,6 +29,10 @@ class SlowStore extends MemoryStore {
 
   override async flush(): Promise<void> {
     await tick();
+    if (this.failing > 0) {
+      this.failing--;
+      throw new Error('the disk fails');
+    }
   }
 }
 
@@ -91,6 +98,37 @@ describe.skipIf(!have('qemu-img'))(
         }
         // Nobody waits for good, and the one or the other is told.
         expect(answers.size).toBeGreaterThan(0);
+      },
+    );
+
+    it.each(['qcow2', 'vdi', 'parallels', 'qed'])(
+      '%s: is there also where it comes between two repairs, of which the first fails',
+      async (format) => {
+        for (let wait = 0; wait < 14; wait += 2) {
+          const store = new SlowStore({ name: 'image' });
+          await createImage(store, format, size);
+          const model = new Uint8Array(size);
+          {
+            await using image = await openImage(store, { format, writable: true });
+            const put = async (at: number, value: number) => {
+              const bytes = new Uint8Array(70_000).fill(value);
+              await image.write(at, bytes);
+              model.set(bytes, at);
+            };
+            await put(3 * MiB, 1);
+            store.failing = 1;
+            const repairs = [1, 2].map(() => checkImage(image.layer, { repair: 'all' }));
+            const settled = Promise.allSettled(repairs);
+            for (let turn = 0; turn < wait; turn++) await tick();
+            await put(5 * MiB, 2).catch((error) => {
+              if (!isDiskError(error, 'changed')) throw error;
+            });
+            await settled;
+            // Where none was begun, none was flushed.
+            store.failing = 0;
+          }
+          await judge(store, format, model);
+        }
       },
     );
 

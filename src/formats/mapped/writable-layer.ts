@@ -49,6 +49,7 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
   protected readonly space: HostSpace;
   protected readonly mutex = new Mutex();
   readonly #options: WritableMappedOptions;
+  readonly #rewriting = new Mutex();
   #rewritten = false;
   /** Changes that are under way, and reservations that are held. */
   #underWay = 0;
@@ -243,7 +244,12 @@ export class WritableMappedLayer extends MappedLayer implements WritableLayer {
   }
 
   /** Afterwards nobody knows here which space is free: see `changing`. */
-  async rewritten<T>(work: () => Promise<T>): Promise<T> {
+  rewritten<T>(work: () => Promise<T>): Promise<T> {
+    // One at a time: where the first could not even flush, it is not to let changes in under the second.
+    return this.#rewriting.run(() => this.#rewrite(work));
+  }
+
+  async #rewrite<T>(work: () => Promise<T>): Promise<T> {
     if (this.#underWay > 0) throw writeUnderWay(this.store.name);
     const before = this.#rewritten;
     // From this moment on: what came while it is flushed would be forgotten with the tables.
